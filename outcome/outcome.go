@@ -1,0 +1,125 @@
+// Package outcome says what happens to a message after its handler has
+// returned. The contract lives in the error: nil is done, [Reject] is never to
+// be tried again, [RetryAfter] is an expected wait, and any other error is a
+// failure that the queue retries. [Of] is the one place that interprets it.
+package outcome
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// MaxDelay is the longest wait that SQS offers for one message (DelaySeconds).
+const MaxDelay = 15 * time.Minute
+
+// Action is what the worker does with a message.
+type Action int
+
+// The actions. The zero value is Retry, so that a forgotten decision loses nothing.
+const (
+	// Retry leaves the message in the queue, invisible for a back-off.
+	Retry Action = iota
+	// Delete removes the message: its reaction is complete.
+	Delete
+	// Delay sends a copy with a delay and removes the original, so that
+	// waiting never spends the receive count.
+	Delay
+	// DeadLetter sends the message to the dead-letter queue with the reason,
+	// then removes the original.
+	DeadLetter
+)
+
+// String returns the action's name, for logs and metrics.
+func (a Action) String() string {
+	switch a {
+	case Retry:
+		return "retry"
+	case Delete:
+		return "delete"
+	case Delay:
+		return "delay"
+	case DeadLetter:
+		return "dead-letter"
+	}
+	return fmt.Sprintf("action(%d)", int(a))
+}
+
+// Decision is the interpretation of a handler's error.
+type Decision struct {
+	// Action is what to do with the message.
+	Action Action
+	// After is the wait of a Delay: at least a second, at most MaxDelay.
+	After time.Duration
+	// Err is the handler's error; nil for Delete.
+	Err error
+}
+
+type rejected struct{ err error }
+
+func (e *rejected) Error() string { return e.err.Error() }
+func (e *rejected) Unwrap() error { return e.err }
+
+type delayed struct {
+	err   error
+	after time.Duration
+}
+
+func (e *delayed) Error() string { return fmt.Sprintf("wait %s: %v", e.after, e.err) }
+func (e *delayed) Unwrap() error { return e.err }
+
+// Reject marks err as final: the message is malformed or can never succeed, and
+// goes to the dead-letter queue with the error's text as the reason. A nil err
+// stays nil.
+func Reject(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &rejected{err}
+}
+
+// RetryAfter marks err as an expected wait of d: the message comes back after
+// it, as if it had just arrived. SQS delays at most MaxDelay, so a longer wait
+// comes back earlier and has to ask again. A nil err stays nil.
+func RetryAfter(d time.Duration, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &delayed{err, d}
+}
+
+// Of interprets a handler's error. Where marks are nested, the outermost counts:
+// whoever handled the error last knew most.
+func Of(err error) Decision {
+	if err == nil {
+		return Decision{Action: Delete}
+	}
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		switch m := e.(type) { //nolint:errorlint // walks the chain itself, to find the outermost mark
+		case *rejected:
+			return Decision{Action: DeadLetter, Err: err}
+		case *delayed:
+			return Decision{Action: Delay, After: min(max(m.after, time.Second), MaxDelay), Err: err}
+		}
+	}
+	// errors.Join and friends have several branches. A rejection in one of them
+	// must not drop what another could still do, so only a wait is honoured.
+	if d, ok := errors.AsType[*delayed](err); ok {
+		return Decision{Action: Delay, After: min(max(d.after, time.Second), MaxDelay), Err: err}
+	}
+	return Decision{Action: Retry, Err: err}
+}
+
+// Backoff returns how long a failed message stays invisible after it was
+// received for the n-th time (n counts from 1): 2 s doubling up to 15 minutes,
+// spread by up to a fifth so that a burst of failures does not come back as a
+// burst.
+func Backoff(n int) time.Duration {
+	const first, longest = 2 * time.Second, 15 * time.Minute
+	d := longest
+	if n < 10 { // 2 s · 2⁹ is beyond the longest
+		d = min(first<<max(n-1, 0), longest)
+	}
+	return d - rand.N(d/5+1)
+}
