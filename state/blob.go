@@ -1,0 +1,114 @@
+package state
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+)
+
+// partSize is how much of a blob is held in memory and sent at a time. S3 takes
+// 10,000 parts, so a blob may have 80 GB.
+const partSize = 8 << 20
+
+// PutBlob stores a stream that is no document (a report: CSV, JSON lines) of any
+// length, replacing what is there, and returns its address ("s3://bucket/key").
+// A reader that fails leaves everything as it was.
+func (s *Store) PutBlob(ctx context.Context, key, contentType string, body io.Reader) (address string, err error) {
+	part := make([]byte, partSize)
+	n, err := fill(part, body)
+	switch {
+	case err != nil:
+	case n == len(part):
+		err = s.putParts(ctx, key, contentType, part, body)
+	default: // all of it
+		_, err = s.client.PutObject(ctx, &s3.PutObjectInput{
+			Bucket: &s.bucket, Key: aws.String(s.prefix + key), ExpectedBucketOwner: s.owner,
+			Body: bytes.NewReader(part[:n]), ContentType: &contentType,
+		})
+	}
+	if err != nil {
+		return "", fmt.Errorf("put blob %s: %w", s.address(key), err)
+	}
+	return s.address(key), nil
+}
+
+// putParts uploads part, which is full, and then the rest of body, reusing part.
+func (s *Store) putParts(ctx context.Context, key, contentType string, part []byte, body io.Reader) (err error) {
+	name := aws.String(s.prefix + key)
+	upload, err := s.client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
+		Bucket: &s.bucket, Key: name, ExpectedBucketOwner: s.owner, ContentType: &contentType,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		// Parts that are left behind cost money for ever: tidy up even when ctx is done.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		_, abortErr := s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+			Bucket: &s.bucket, Key: name, ExpectedBucketOwner: s.owner, UploadId: upload.UploadId,
+		})
+		if abortErr != nil {
+			err = errors.Join(err, fmt.Errorf("abort upload: %w", abortErr))
+		}
+	}()
+	var done []types.CompletedPart
+	for n := len(part); n > 0; {
+		number := int32(len(done) + 1)
+		out, err := s.client.UploadPart(ctx, &s3.UploadPartInput{
+			Bucket: &s.bucket, Key: name, ExpectedBucketOwner: s.owner, UploadId: upload.UploadId,
+			PartNumber: &number, Body: bytes.NewReader(part[:n]),
+		})
+		if err != nil {
+			return fmt.Errorf("part %d: %w", number, err)
+		}
+		// The checksum that the SDK chose has to be repeated, or S3 refuses the completion.
+		done = append(done, types.CompletedPart{
+			PartNumber: &number, ETag: out.ETag,
+			ChecksumCRC32: out.ChecksumCRC32, ChecksumCRC32C: out.ChecksumCRC32C, ChecksumCRC64NVME: out.ChecksumCRC64NVME,
+		})
+		if n, err = fill(part, body); err != nil {
+			return err
+		}
+	}
+	_, err = s.client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
+		Bucket: &s.bucket, Key: name, ExpectedBucketOwner: s.owner, UploadId: upload.UploadId,
+		MultipartUpload: &types.CompletedMultipartUpload{Parts: done},
+	})
+	return err
+}
+
+// fill reads until p is full or r ends, which is no error. Unlike io.ReadFull it
+// cannot take a reader's own io.ErrUnexpectedEOF, a broken stream, for an end.
+func fill(p []byte, r io.Reader) (n int, err error) {
+	for n < len(p) {
+		m, err := r.Read(p[n:])
+		n += m
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// GetBlob opens what PutBlob stored; the caller closes it. ErrNotFound.
+func (s *Store) GetBlob(ctx context.Context, key string) (io.ReadCloser, error) {
+	out, err := s.get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return out.Body, nil
+}

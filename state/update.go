@@ -1,0 +1,67 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// ErrUnchanged is what the change function of Update returns to leave the
+// document as it is; Update then returns nil.
+var ErrUnchanged = errors.New("document unchanged")
+
+// updateAttempts bounds Update: under back-off, so many lost races in a row mean
+// a document that is far too hot.
+const updateAttempts = 16
+
+// Update reads the document at key, lets change alter it and writes it back
+// under the condition that nobody else has; on a conflict it starts again, with
+// a growing random wait, and gives up with ErrConflict. Where there is no
+// document, change gets a zero one and exists=false. An error of change ends it
+// and is returned as it is. A document of a newer schema is ErrNewerSchema.
+//
+// change may be called several times and, as Put explains, very rarely on a
+// document that has its effect already: it must depend on nothing but the
+// document it is given, and be safe to apply twice.
+func Update[T any, P interface {
+	*T
+	Document
+}](ctx context.Context, s *Store, key string, change func(doc P, exists bool) error) error {
+	for attempt := range updateAttempts {
+		doc := P(new(T))
+		etag, err := s.Get(ctx, key, doc)
+		exists := err == nil
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		switch err := change(doc, exists); {
+		case errors.Is(err, ErrUnchanged):
+			return nil
+		case err != nil:
+			return err
+		}
+		if _, err := s.Put(ctx, key, doc, etag); !errors.Is(err, ErrConflict) {
+			return err
+		}
+		if err := wait(ctx, attempt); err != nil {
+			return fmt.Errorf("update document %s: %w", s.address(key), err)
+		}
+	}
+	return fmt.Errorf("update document %s: gave up after %d attempts: %w", s.address(key), updateAttempts, ErrConflict)
+}
+
+// wait pauses after the n-th lost race (from 0): a random part of 10 ms
+// doubling up to 2 s.
+func wait(ctx context.Context, n int) error {
+	const first, longest = 10 * time.Millisecond, 2 * time.Second
+	t := time.NewTimer(rand.N(min(first<<n, longest)) + time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
