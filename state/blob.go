@@ -94,7 +94,7 @@ func fill(p []byte, r io.Reader) (n int, err error) {
 	for n < len(p) {
 		m, err := r.Read(p[n:])
 		n += m
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF {
 			return n, nil
 		}
 		if err != nil {

@@ -1,0 +1,185 @@
+// Package alert is what people and machines are told: the model of an alert,
+// its renderings (subject, text, JSON) and the sinks that take it. Publisher
+// sends to SNS and tells the same thing once; Printer writes to a terminal.
+//
+// An alert holds what came from events raw. The renderers escape it, so nobody
+// else has to; Escape is there for those who show a single value.
+package alert
+
+import (
+	"context"
+	"time"
+)
+
+// Schema names the JSON rendering. Members may be added to it; a change that
+// breaks a reader gets a new version.
+const Schema = "cmkeeper.alert.v1"
+
+// Severity of an alert or a finding.
+type Severity string
+
+// The severities, in rising order.
+const (
+	Info     Severity = "info"
+	Low      Severity = "low"
+	Medium   Severity = "medium"
+	High     Severity = "high"
+	Critical Severity = "critical"
+)
+
+// AtLeast reports whether s is t or worse. A word that is none of the
+// severities counts as critical, so that a slip never silences.
+func (s Severity) AtLeast(t Severity) bool { return s.rank() >= t.rank() }
+
+func (s Severity) rank() int {
+	switch s {
+	case Info:
+		return 0
+	case Low:
+		return 1
+	case Medium:
+		return 2
+	case High:
+		return 3
+	}
+	return 4
+}
+
+// Kind of an alert: what it is about.
+type Kind string
+
+// The kinds.
+const (
+	KindRotation     Kind = "rotation"
+	KindPolicy       Kind = "policy"
+	KindDeletion     Kind = "deletion"
+	KindAlias        Kind = "alias"
+	KindReencryption Kind = "reencryption"
+	KindGuard        Kind = "guard" // cmkeeper itself: shut out, its role used by somebody else, hanging on what it guards
+)
+
+// Alert is one message. What is zero is left out of the renderings.
+type Alert struct {
+	// ID names the occurrence and the reaction to it: of all alerts with the same
+	// ID one is told. Handlers make it of the event's id, the kind and, where one
+	// event has several alerts of a kind, what tells them apart. Where it is ""
+	// the alert's whole content takes its place.
+	ID       string   `json:"id"`
+	Kind     Kind     `json:"kind"`
+	Severity Severity `json:"severity"`
+	// EventName and EventID are those of the event that it began with; EventName is
+	// the API operation, the service event or the native detail-type.
+	EventName string `json:"event_name,omitempty"`
+	EventID   string `json:"event_id,omitempty"`
+	// Time is when it happened.
+	Time time.Time `json:"time,omitzero"`
+	// Account owns the key; Region is where it is.
+	Account string `json:"account,omitempty"`
+	Region  string `json:"region,omitempty"`
+	// Title is one line: what happened. Summary says it in sentences.
+	Title   string `json:"title"`
+	Summary string `json:"summary,omitempty"`
+	// Key is the key that it happened to, Actor who did it.
+	Key   *Key   `json:"key,omitempty"`
+	Actor *Actor `json:"actor,omitempty"`
+	// Action is what we did. Its zero value says that we did nothing.
+	Action Action `json:"action"`
+	// Risk is what is at risk, in sentences.
+	Risk string `json:"risk,omitempty"`
+	// Next is what to do next, in order: sentences, or commands. An entry that
+	// begins with "aws " or "cmkeeper " is a command: it is shown on one line, to be
+	// copied, so whoever builds it quotes for the shell what came from outside.
+	Next []string `json:"next,omitempty"`
+	// Findings are what is wrong, in the order of their weight.
+	Findings []Finding `json:"findings,omitempty"`
+	// Facts are whatever else there is to know, in order.
+	Facts []Fact `json:"facts,omitempty"`
+	// Cut is set by Publisher when the alert was too large to be sent whole.
+	Cut *Cut `json:"cut,omitempty"`
+}
+
+// Key is the key that an alert is about, as it was read live.
+type Key struct {
+	ARN         string   `json:"arn"`
+	Aliases     []string `json:"aliases,omitempty"`
+	Description string   `json:"description,omitempty"`
+	// State is KMS's KeyState ("PendingDeletion").
+	State        string     `json:"state,omitempty"`
+	DeletionDate *time.Time `json:"deletion_date,omitempty"`
+}
+
+// Actor is who did it, and from where.
+type Actor struct {
+	// Name is one readable line.
+	Name string `json:"name,omitempty"`
+	// Type is CloudTrail's userIdentity.type.
+	Type    string `json:"type,omitempty"`
+	ARN     string `json:"arn,omitempty"`
+	Account string `json:"account,omitempty"`
+	// Session is the role session's name; with IAM Identity Center, the person.
+	Session string `json:"session,omitempty"`
+	// InvokedBy is the AWS service that called on the actor's behalf.
+	InvokedBy string `json:"invoked_by,omitempty"`
+	SourceIP  string `json:"source_ip,omitempty"`
+	UserAgent string `json:"user_agent,omitempty"`
+}
+
+// Status is how an action ended.
+type Status string
+
+// The statuses. The zero value counts as StatusNone.
+const (
+	StatusDone    Status = "done"     // done, and checked by reading it back
+	StatusWouldDo Status = "would-do" // observe mode: enforce would do it
+	StatusNone    Status = "none"     // there is nothing for us to do
+	StatusFailed  Status = "failed"   // tried, and not done
+	StatusRefused Status = "refused"  // not tried, because it would not be safe
+)
+
+// Action is what we did about it.
+type Action struct {
+	// Mode is the reaction's mode: "observe" or "enforce"; "" where there is none.
+	Mode   string `json:"mode,omitempty"`
+	Status Status `json:"status"`
+	// Description says it in a sentence, in the words of Status: "Rotation was
+	// enabled again, every 180 days.", "Would enable …".
+	Description string `json:"description,omitempty"`
+}
+
+// Finding is one thing that is wrong.
+type Finding struct {
+	// ID is the rule's name ("public-principal").
+	ID       string   `json:"id"`
+	Severity Severity `json:"severity"`
+	// Statement is the policy statement's Sid or index, Principal who it lets in.
+	Statement string `json:"statement,omitempty"`
+	Principal string `json:"principal,omitempty"`
+	// Message is one sentence.
+	Message string `json:"message"`
+}
+
+// Fact is a named list of values.
+type Fact struct {
+	Name   string   `json:"name"`
+	Values []string `json:"values"`
+}
+
+// Cut says what was left out of an alert to make it small enough to be sent.
+type Cut struct {
+	// Findings and Facts are how many there are in the whole alert; Values is how
+	// many values its facts have.
+	Findings int `json:"findings"`
+	Facts    int `json:"facts"`
+	Values   int `json:"values"`
+	// Whole is the address of the whole alert ("s3://bucket/key"), as JSON; "" where
+	// it could not be stored.
+	Whole string `json:"whole,omitempty"`
+}
+
+// Sink takes alerts.
+type Sink interface {
+	// Publish tells the alert, or returns an error and has to be asked again (as
+	// package outcome says, where it knows when). After an error the alert may have
+	// been told all the same.
+	Publish(ctx context.Context, a Alert) error
+}

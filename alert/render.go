@@ -1,0 +1,216 @@
+package alert
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+const (
+	// subjectLimit is SNS's: "less than 100 characters long".
+	subjectLimit = 99
+	// textWidth is where the text is wrapped, as mail is read in narrow windows.
+	textWidth = 76
+	// valueLimit is how many characters of one value the text shows.
+	valueLimit = 2000
+)
+
+// Subject returns one line of at most 99 printable ASCII characters:
+// "[CRITICAL] Key scheduled for deletion: alias/payments".
+func (a Alert) Subject() string {
+	s := escapeASCII(a.Severity.label() + shorten(a.headline(), subjectLimit))
+	if len(s) > subjectLimit {
+		s = s[:subjectLimit-3] + "..."
+	}
+	return s
+}
+
+func (s Severity) label() string { return "[" + strings.ToUpper(shorten(string(s), 20)) + "] " }
+
+func (a Alert) headline() string {
+	return cmp.Or(a.Title, strings.TrimSpace(string(a.Kind)+" "+a.EventName))
+}
+
+// JSON returns the alert as one line of JSON, schema cmkeeper.alert.v1. Values
+// are as they came; characters that would not be seen are written as JSON's own
+// \u escapes, which also keeps out those that SNS and SQS refuse.
+func (a Alert) JSON() ([]byte, error) {
+	a.Title = a.headline()
+	a.Action.Status = cmp.Or(a.Action.Status, StatusNone)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(struct {
+		Schema string `json:"schema"`
+		Alert
+	}{Schema, a})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]byte, 0, b.Len())
+	for _, r := range strings.TrimSuffix(b.String(), "\n") {
+		switch {
+		case visible(r):
+			out = append(out, string(r)...)
+		case r < 0x10000:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		default:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		}
+	}
+	return out, nil
+}
+
+// Text returns the alert for people: plain text, wrapped, every value escaped,
+// with a line break at its end.
+func (a Alert) Text() string {
+	var t text
+	t.line("", "  ", a.Severity.label()+a.headline())
+
+	t.section("What happened")
+	t.paragraph(a.Summary)
+	t.table(
+		row{"Event", a.EventName},
+		row{"Time", moment(&a.Time)},
+		row{"Account", a.Account},
+		row{"Region", a.Region},
+	)
+	if k := a.Key; k != nil {
+		t.section("Key")
+		t.table(
+			row{"ARN", k.ARN},
+			row{"Aliases", strings.Join(k.Aliases, ", ")},
+			row{"Description", k.Description},
+			row{"State", k.State},
+			row{"Deletion", moment(k.DeletionDate)},
+		)
+	}
+	if w := a.Actor; w != nil {
+		t.section("Who did it")
+		t.table(
+			row{"Name", w.Name},
+			row{"Identity", strings.TrimSpace(w.Type + " " + w.ARN)},
+			row{"Session", w.Session},
+			row{"Account", w.Account},
+			row{"Invoked by", w.InvokedBy},
+			row{"From", w.SourceIP},
+			row{"With", w.UserAgent},
+		)
+	}
+	t.section("What cmkeeper did")
+	t.paragraph(a.Action.sentence())
+	if a.Risk != "" {
+		t.section("What is at risk")
+		t.paragraph(a.Risk)
+	}
+	if len(a.Next) > 0 {
+		t.section("What to do next")
+		for i, n := range a.Next {
+			number := fmt.Sprintf("  %d. ", i+1)
+			if strings.HasPrefix(n, "aws ") || strings.HasPrefix(n, "cmkeeper ") {
+				t.raw(number + Escape(n))
+				continue
+			}
+			t.line(number, strings.Repeat(" ", len(number)), n)
+		}
+	}
+	a.findings(&t)
+	if len(a.Facts) > 0 {
+		t.section("Further facts")
+		for _, f := range a.Facts {
+			t.line("  ", "  ", f.Name+":")
+			for _, v := range f.Values {
+				t.line("    ", "      ", v)
+			}
+		}
+	}
+	if c := a.Cut; c != nil {
+		t.section("Cut short")
+		t.paragraph(fmt.Sprintf("This alert was too large to be sent whole. It has %d findings and %d facts with %d values.",
+			c.Findings, c.Facts, c.Values))
+		t.table(row{"Whole alert", cmp.Or(c.Whole, "could not be stored")})
+	}
+	t.raw("")
+	t.line("-- ", "   ", Schema+" "+a.ID)
+	return t.b.String()
+}
+
+func (a Alert) findings(t *text) {
+	if len(a.Findings) == 0 {
+		return
+	}
+	t.section(fmt.Sprintf("Findings (%d)", len(a.Findings)))
+	for _, f := range a.Findings {
+		t.line(fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(f.Severity)), 20))), "            ", f.ID)
+		t.line("            ", "            ", f.Message)
+		t.table(row{"Statement", f.Statement}, row{"Principal", f.Principal})
+	}
+}
+
+// sentence says what was done in a way that cannot be mistaken for another status.
+func (a Action) sentence() string {
+	what := map[Status]string{
+		StatusDone:    "Done.",
+		StatusWouldDo: "Nothing, because it only observes. In enforce mode:",
+		StatusFailed:  "FAILED.",
+		StatusRefused: "REFUSED, because it would not be safe.",
+		StatusNone:    "Nothing.",
+	}[cmp.Or(a.Status, StatusNone)]
+	return strings.TrimSpace(cmp.Or(what, string(a.Status)+".") + " " + a.Description)
+}
+
+func moment(t *time.Time) string {
+	if t == nil || t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+}
+
+// text builds the text rendering. It escapes and shortens what it is given,
+// except the prefixes, which are ours.
+type text struct{ b strings.Builder }
+
+type row struct{ name, value string }
+
+func (t *text) raw(line string) { t.b.WriteString(line + "\n") }
+
+func (t *text) section(title string) { t.raw("\n" + strings.ToUpper(title)) }
+
+func (t *text) paragraph(s string) {
+	if s != "" {
+		t.line("  ", "  ", s)
+	}
+}
+
+// table writes the rows that have a value, with the values below each other.
+func (t *text) table(rows ...row) {
+	for _, r := range rows {
+		if r.value != "" {
+			t.line(fmt.Sprintf("  %-12s ", r.name), strings.Repeat(" ", 15), r.value)
+		}
+	}
+}
+
+// line writes s behind first, and wraps it at textWidth with the other lines
+// behind rest. Words are never broken: ARNs stay whole, to be copied.
+func (t *text) line(first, rest, s string) {
+	line, used := first, false
+	for word := range strings.SplitSeq(Escape(shorten(s, valueLimit)), " ") {
+		switch {
+		case !used:
+			line, used = line+word, true
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > textWidth:
+			t.raw(line)
+			line = rest + word
+		default:
+			line += " " + word
+		}
+	}
+	t.raw(line)
+}
