@@ -1,8 +1,193 @@
 package events
 
-import "errors"
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
 
-// Parse decodes a message body. Every error means that the body is no event.
+// accepted ends every error about a body of the wrong shape: it is the fix.
+const accepted = "want an EventBridge event, a CloudTrail record, or an SNS notification of one"
+
+// Parse decodes a message body: the forms in the package comment, and a
+// {"Records": […]} that holds exactly one. It never panics, and it keeps no
+// reference to body.
+//
+// Events of other services and unknown names are parsed, not refused: see
+// [Event.IsKMS]. A field of an unexpected type is left zero, since AWS changes
+// its records without notice and an event is only a hint; but what identifies
+// the occurrence (name, source, time, Region, id) must be there and valid.
+//
+// Every error means that the body is no event and never will be. It says what is
+// wrong and never quotes the body.
 func Parse(body []byte) (Event, error) {
-	return Event{}, errors.New("events: not written yet")
+	e, err := parse(body, true)
+	if err != nil {
+		return Event{}, fmt.Errorf("events: %w", err)
+	}
+	return e, nil
+}
+
+// message is whatever a body may be; which fields are set tells.
+type message struct {
+	// An EventBridge event.
+	ID         string          `json:"id"`
+	DetailType string          `json:"detail-type"`
+	Source     string          `json:"source"`
+	Account    string          `json:"account"`
+	Region     string          `json:"region"`
+	Time       string          `json:"time"`
+	Resources  json.RawMessage `json:"resources"` // ARNs here, objects in a CloudTrail record
+	Detail     json.RawMessage `json:"detail"`
+
+	// A CloudTrail record without an envelope.
+	EventName string            `json:"eventName"`
+	Records   []json.RawMessage `json:"Records"`
+
+	// An SNS message.
+	Type     string `json:"Type"`
+	TopicARN string `json:"TopicArn"`
+	Message  string `json:"Message"`
+}
+
+// parse decodes body. A message of a message is opened once only: nothing real
+// is nested deeper.
+func parse(body []byte, open bool) (Event, error) {
+	var m message
+	if err := decode(body, &m); err != nil {
+		return Event{}, fmt.Errorf("decode message: %w: %s", err, accepted)
+	}
+	switch {
+	case m.DetailType != "":
+		return m.event()
+	case m.EventName != "":
+		return recordEvent(body, message{})
+	case m.TopicARN != "" && m.Type == "Notification" && open:
+		e, err := parse([]byte(m.Message), false)
+		if err != nil {
+			return Event{}, fmt.Errorf("open SNS notification: %w", err)
+		}
+		return e, nil
+	case m.TopicARN != "" && m.Type != "" && m.Type != "Notification":
+		return Event{}, fmt.Errorf("an SNS %s is not an event: confirm the topic's subscription with sns:ConfirmSubscription", printable(m.Type))
+	case len(m.Records) == 1 && open:
+		return parse(m.Records[0], false)
+	case len(m.Records) > 1:
+		return Event{}, fmt.Errorf("message holds %d records: send one a message, so that each succeeds or fails by itself", len(m.Records))
+	}
+	return Event{}, errors.New("message is no event: " + accepted)
+}
+
+// event decodes an EventBridge event.
+func (m message) event() (Event, error) {
+	if strings.HasSuffix(m.DetailType, " via CloudTrail") {
+		return recordEvent(m.Detail, m)
+	}
+	e := Event{
+		ID:      m.ID,
+		Kind:    Native,
+		Name:    m.DetailType,
+		Source:  m.Source,
+		Account: m.Account,
+		Region:  m.Region,
+	}
+	var err error
+	if e.Time, err = parseTime("time", m.Time); err != nil {
+		return Event{}, err
+	}
+	if err := e.complete(); err != nil {
+		return Event{}, err
+	}
+	var resources []string
+	if err := decodeOptional(m.Resources, &resources); err != nil {
+		return Event{}, err
+	}
+	switch {
+	case m.Source == "aws.events" || m.Source == "aws.scheduler":
+		e.Kind = Scheduled
+		if len(resources) > 0 {
+			arn := resources[0]
+			e.Detail = Schedule{ARN: arn, Name: arn[strings.LastIndexByte(arn, '/')+1:]}
+		}
+	case m.Source == SourceNative:
+		var d nativeDetail
+		if err := decodeOptional(m.Detail, &d); err != nil {
+			return Event{}, err
+		}
+		e.KeyARN = e.keyARN(d.KeyID)
+		if i := slices.IndexFunc(resources, isKeyARN); i >= 0 {
+			e.KeyARN = resources[i]
+		}
+		switch m.DetailType {
+		case NativeRotation:
+			e.Detail = Rotation{d.RotationType, d.KeyOrigin, d.PreviousKeyMaterialID, d.CurrentKeyMaterialID}
+		case NativeExpiry:
+			e.Detail = KeyMaterial{ID: d.KeyMaterialID}
+		}
+	}
+	return e, nil
+}
+
+// nativeDetail is the detail of KMS's native events
+// (KMS Developer Guide, "Monitor KMS keys with Amazon EventBridge").
+type nativeDetail struct {
+	KeyID                 string `json:"key-id"`
+	KeyOrigin             string `json:"key-origin"`
+	KeyMaterialID         string `json:"key-material-id"`
+	RotationType          string `json:"rotation-type"`
+	PreviousKeyMaterialID string `json:"previous-key-material-id"`
+	CurrentKeyMaterialID  string `json:"current-key-material-id"`
+}
+
+// parseTime reads an RFC 3339 time. There is no fallback: a made-up time would
+// make an old fact look new.
+func parseTime(field, value string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, value)
+	if err != nil {
+		if len(value) > 40 {
+			value = value[:40]
+		}
+		return time.Time{}, fmt.Errorf("%s %q is not an RFC 3339 time", field, value)
+	}
+	if t = t.UTC(); t.Year() < 0 || t.Year() > 9999 {
+		return time.Time{}, fmt.Errorf("%s %q is outside of the years that RFC 3339 can write", field, value)
+	}
+	return t, nil
+}
+
+// complete checks what every event must have.
+func (e Event) complete() error {
+	var missing []string
+	for _, f := range []struct{ name, value string }{
+		{"id", e.ID}, {"name", e.Name}, {"source", e.Source}, {"region", e.Region}, {"account", e.Account},
+	} {
+		if f.value == "" {
+			missing = append(missing, f.name)
+		}
+	}
+	if missing != nil {
+		return fmt.Errorf("event has no %s: %s", strings.Join(missing, ", "), accepted)
+	}
+	return nil
+}
+
+// decode is json.Unmarshal that forgives a field of another type: the rest of
+// the document is decoded all the same, and the field stays zero.
+func decode(data []byte, into any) error {
+	err := json.Unmarshal(data, into)
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return nil
+	}
+	return err
+}
+
+// decodeOptional is decode for a part of a message that may be absent.
+func decodeOptional(data json.RawMessage, into any) error {
+	if len(data) == 0 {
+		return nil
+	}
+	return decode(data, into)
 }

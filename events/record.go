@@ -1,0 +1,307 @@
+package events
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// record is a CloudTrail record
+// (CloudTrail User Guide, "CloudTrail record contents").
+type record struct {
+	EventType           string          `json:"eventType"`
+	EventName           string          `json:"eventName"`
+	EventSource         string          `json:"eventSource"`
+	EventTime           string          `json:"eventTime"`
+	EventID             string          `json:"eventID"`
+	SharedEventID       string          `json:"sharedEventID"`
+	RequestID           string          `json:"requestID"`
+	AWSRegion           string          `json:"awsRegion"`
+	RecipientAccountID  string          `json:"recipientAccountId"`
+	SourceIPAddress     string          `json:"sourceIPAddress"`
+	UserAgent           string          `json:"userAgent"`
+	ErrorCode           string          `json:"errorCode"`
+	ErrorMessage        string          `json:"errorMessage"`
+	ReadOnly            bool            `json:"readOnly"`
+	UserIdentity        identity        `json:"userIdentity"`
+	Resources           []resource      `json:"resources"`
+	RequestParameters   json.RawMessage `json:"requestParameters"`
+	ResponseElements    json.RawMessage `json:"responseElements"`
+	ServiceEventDetails json.RawMessage `json:"serviceEventDetails"`
+}
+
+type resource struct {
+	ARN string `json:"ARN"`
+}
+
+// parameters holds what KMS writes into requestParameters, responseElements and
+// serviceEventDetails, for all operations: their names do not collide.
+type parameters struct {
+	KeyID       string `json:"keyId"`
+	AliasName   string `json:"aliasName"`
+	TargetKeyID string `json:"targetKeyId"`
+
+	PolicyName    string `json:"policyName"`
+	Policy        string `json:"policy"`
+	ReplicaPolicy string `json:"replicaPolicy"`
+	BypassCheck   bool   `json:"bypassPolicyLockoutSafetyCheck"`
+
+	Description           string `json:"description"`
+	Origin                string `json:"origin"`
+	KeySpec               string `json:"keySpec"`
+	CustomerMasterKeySpec string `json:"customerMasterKeySpec"` // keySpec, before 2021
+	KeyUsage              string `json:"keyUsage"`
+	MultiRegion           bool   `json:"multiRegion"`
+	CustomKeyStoreID      string `json:"customKeyStoreId"`
+
+	ReplicaRegion string `json:"replicaRegion"`
+	PrimaryRegion string `json:"primaryRegion"`
+
+	PendingWindowInDays  int `json:"pendingWindowInDays"`
+	RotationPeriodInDays int `json:"rotationPeriodInDays"`
+
+	GrantID                 string   `json:"grantId"`
+	GranteePrincipal        string   `json:"granteePrincipal"`
+	GranteeServicePrincipal string   `json:"granteeServicePrincipal"`
+	RetiringPrincipal       string   `json:"retiringPrincipal"`
+	Operations              []string `json:"operations"`
+
+	ExpirationModel       string `json:"expirationModel"`
+	KeyMaterialID         string `json:"keyMaterialId"`
+	RotationType          string `json:"rotationType"`
+	KeyOrigin             string `json:"keyOrigin"`
+	PreviousKeyMaterialID string `json:"previousKeyMaterialId"`
+	CurrentKeyMaterialID  string `json:"currentKeyMaterialId"`
+
+	Tags []struct {
+		Key   string `json:"tagKey"`
+		Value string `json:"tagValue"`
+	} `json:"tags"`
+	TagKeys []string `json:"tagKeys"`
+
+	KeyMetadata        keyMetadata `json:"keyMetadata"`
+	ReplicaKeyMetadata keyMetadata `json:"replicaKeyMetadata"`
+}
+
+type keyMetadata struct {
+	ARN         string `json:"arn"`
+	Origin      string `json:"origin"`
+	KeySpec     string `json:"keySpec"`
+	KeyUsage    string `json:"keyUsage"`
+	MultiRegion bool   `json:"multiRegion"`
+}
+
+// recordEvent decodes a CloudTrail record; envelope is the zero message where
+// there is none.
+func recordEvent(data []byte, envelope message) (Event, error) {
+	var r record
+	if err := decodeOptional(data, &r); err != nil {
+		return Event{}, fmt.Errorf("decode CloudTrail record: %w", err)
+	}
+	e := Event{
+		ID:           firstOf(r.SharedEventID, r.EventID, envelope.ID),
+		RequestID:    r.RequestID,
+		Kind:         APICall,
+		Name:         r.EventName,
+		Source:       r.EventSource,
+		Region:       firstOf(r.AWSRegion, envelope.Region),
+		Account:      firstOf(r.RecipientAccountID, envelope.Account, r.UserIdentity.AccountID),
+		Actor:        r.UserIdentity.actor(),
+		SourceIP:     r.SourceIPAddress,
+		UserAgent:    r.UserAgent,
+		ErrorCode:    r.ErrorCode,
+		ErrorMessage: r.ErrorMessage,
+		ReadOnly:     r.ReadOnly,
+	}
+	if r.EventType == "AwsServiceEvent" || r.EventType == "" && envelope.DetailType == "AWS Service Event via CloudTrail" {
+		e.Kind = ServiceEvent
+	}
+	var err error
+	if e.Time, err = parseTime("eventTime", r.EventTime); err != nil {
+		return Event{}, err
+	}
+	if err := e.complete(); err != nil {
+		return Event{}, err
+	}
+	if e.Source != SourceKMS {
+		return e, nil
+	}
+	var request, response, details parameters
+	for _, part := range []struct {
+		data json.RawMessage
+		into *parameters
+	}{
+		{r.RequestParameters, &request}, {r.ResponseElements, &response}, {r.ServiceEventDetails, &details},
+	} {
+		if err := decodeOptional(part.data, part.into); err != nil {
+			return Event{}, fmt.Errorf("decode parameters of %s: %w", printable(e.Name), err)
+		}
+	}
+	e.Alias = firstOf(aliasName(request.AliasName), aliasName(request.KeyID))
+	e.KeyARN = e.keyOf(r.Resources, request, response, details)
+	e.Detail = detailOf(e.Name, request, response, details)
+	return e, nil
+}
+
+// detailOf picks an operation's own parameters.
+func detailOf(name string, request, response, details parameters) Detail {
+	switch name {
+	case "CreateKey":
+		made := response.KeyMetadata
+		return CreateKey{
+			Description:                    request.Description,
+			Origin:                         firstOf(made.Origin, request.Origin),
+			KeySpec:                        firstOf(made.KeySpec, request.KeySpec, request.CustomerMasterKeySpec),
+			KeyUsage:                       firstOf(made.KeyUsage, request.KeyUsage),
+			MultiRegion:                    made.MultiRegion || request.MultiRegion,
+			CustomKeyStoreID:               request.CustomKeyStoreID,
+			Policy:                         request.Policy,
+			BypassPolicyLockoutSafetyCheck: request.BypassCheck,
+		}
+	case "ReplicateKey":
+		return ReplicateKey{
+			ReplicaRegion:                  request.ReplicaRegion,
+			ReplicaKeyARN:                  response.ReplicaKeyMetadata.ARN,
+			ReplicaPolicy:                  firstOf(response.ReplicaPolicy, request.Policy),
+			BypassPolicyLockoutSafetyCheck: request.BypassCheck,
+		}
+	case "UpdatePrimaryRegion":
+		return UpdatePrimaryRegion{PrimaryRegion: request.PrimaryRegion}
+	case "PutKeyPolicy":
+		return PutKeyPolicy{PolicyName: request.PolicyName, Policy: request.Policy, BypassPolicyLockoutSafetyCheck: request.BypassCheck}
+	case "ScheduleKeyDeletion":
+		return ScheduleKeyDeletion{PendingWindowInDays: request.PendingWindowInDays}
+	case "EnableKeyRotation":
+		return EnableKeyRotation{RotationPeriodInDays: request.RotationPeriodInDays}
+	case "CreateAlias", "UpdateAlias":
+		return AliasTarget{TargetKeyID: request.TargetKeyID}
+	case "CreateGrant":
+		return CreateGrant{
+			GrantID:                 response.GrantID,
+			GranteePrincipal:        request.GranteePrincipal,
+			GranteeServicePrincipal: request.GranteeServicePrincipal,
+			RetiringPrincipal:       request.RetiringPrincipal,
+			Operations:              request.Operations,
+		}
+	case "RetireGrant", "RevokeGrant":
+		return GrantRemoval{GrantID: firstOf(request.GrantID, response.GrantID)}
+	case "ImportKeyMaterial":
+		return ImportKeyMaterial{
+			Expires:       request.ExpirationModel != "KEY_MATERIAL_DOES_NOT_EXPIRE",
+			KeyMaterialID: firstOf(response.KeyMaterialID, request.KeyMaterialID),
+		}
+	case "DeleteImportedKeyMaterial", "DeleteExpiredKeyMaterial":
+		return KeyMaterial{ID: firstOf(response.KeyMaterialID, request.KeyMaterialID, details.KeyMaterialID)}
+	case "RotateKey":
+		return Rotation{details.RotationType, details.KeyOrigin, details.PreviousKeyMaterialID, details.CurrentKeyMaterialID}
+	case "TagResource":
+		tags := make(map[string]string, len(request.Tags))
+		for _, tag := range request.Tags {
+			tags[tag.Key] = tag.Value
+		}
+		return TagResource{Tags: tags}
+	case "UntagResource":
+		return UntagResource{TagKeys: request.TagKeys}
+	}
+	return nil
+}
+
+// keyOf finds the key that a record is about: the answer names it most surely
+// and the request least, since KMS has not resolved that yet.
+func (e Event) keyOf(resources []resource, request, response, details parameters) string {
+	for _, arn := range [...]string{response.KeyID, response.KeyMetadata.ARN} {
+		if isKeyARN(arn) {
+			return arn
+		}
+	}
+	// Resources list aliases too, with the same type and in no fixed order.
+	for _, r := range resources {
+		if isKeyARN(r.ARN) {
+			return r.ARN
+		}
+	}
+	for _, id := range [...]string{request.KeyID, request.TargetKeyID, response.KeyID, details.KeyID} {
+		if arn := e.keyARN(id); arn != "" {
+			return arn
+		}
+	}
+	return ""
+}
+
+// keyARN makes an ARN of a key that was named by its ARN or id; "" for an alias
+// and for what is neither. A bare id means a key of the account and Region of
+// the call: KMS takes other accounts' keys by ARN only.
+func (e Event) keyARN(id string) string {
+	switch {
+	case isKeyARN(id):
+		return id
+	case isKeyID(id):
+		return "arn:" + partition(e.Region) + ":kms:" + e.Region + ":" + e.Account + ":key/" + id
+	}
+	return ""
+}
+
+// isKeyARN reports whether s is the ARN of a key.
+func isKeyARN(s string) bool {
+	id, ok := strings.CutPrefix(kmsResource(s), "key/")
+	return ok && isKeyID(id)
+}
+
+// isKeyID reports whether s can be a key id. Ids become parts of names
+// elsewhere, so nothing but what KMS uses may pass; and where CloudTrail hides a
+// value it writes a word with underscores.
+func isKeyID(s string) bool {
+	for _, c := range s {
+		if c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// aliasName returns the name in an alias name or alias ARN, else "".
+func aliasName(id string) string {
+	name := firstOf(kmsResource(id), id)
+	if rest, ok := strings.CutPrefix(name, "alias/"); !ok || rest == "" {
+		return ""
+	}
+	return name
+}
+
+// kmsResource returns the last part of a KMS ARN
+// (arn:partition:kms:region:account:resource), else "".
+func kmsResource(arn string) string {
+	parts := strings.SplitN(arn, ":", 6)
+	if len(parts) < 6 || parts[0] != "arn" || parts[2] != "kms" {
+		return ""
+	}
+	return parts[5]
+}
+
+// partition returns the AWS partition of a Region (AWS SDK, partitions.json).
+func partition(region string) string {
+	for _, p := range [...]struct{ prefix, partition string }{
+		{"cn-", "aws-cn"},
+		{"us-gov-", "aws-us-gov"},
+		{"us-iso-", "aws-iso"},
+		{"us-isob-", "aws-iso-b"},
+		{"eu-isoe-", "aws-iso-e"},
+		{"us-isof-", "aws-iso-f"},
+		{"eusc-", "aws-eusc"},
+	} {
+		if strings.HasPrefix(region, p.prefix) {
+			return p.partition
+		}
+	}
+	return "aws"
+}
+
+// firstOf returns the first value that is not empty.
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
