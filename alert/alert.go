@@ -161,7 +161,7 @@ type Finding struct {
 // Fact is a named list of values.
 type Fact struct {
 	Name   string   `json:"name"`
-	Values []string `json:"values"`
+	Values []string `json:"values,omitempty"`
 }
 
 // Cut says what was left out of an alert to make it small enough to be sent.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -247,9 +248,9 @@ func (a Alert) cut(l limits, whole string) Alert {
 func (l limits) text(s string) string { return shorten(s, l.chars) }
 
 func (l limits) list(all []string) []string {
-	list := make([]string, 0, min(l.rows, len(all)))
-	for _, s := range all[:cap(list)] {
-		list = append(list, l.text(s))
+	list := slices.Clone(all[:min(l.rows, len(all))])
+	for i, s := range list {
+		list[i] = l.text(s)
 	}
 	return list
 }

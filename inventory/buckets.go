@@ -1,0 +1,180 @@
+package inventory
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go"
+	"golang.org/x/sync/errgroup"
+)
+
+// AliasTag is the bucket tag that names the aliases whose moves concern the
+// bucket, separated by spaces or commas.
+const AliasTag = "cmkeeper:alias"
+
+// bucketConcurrency is how many buckets are read at a time.
+const bucketConcurrency = 16
+
+// Bucket is what is known of a bucket's encryption.
+type Bucket struct {
+	Name, Region string
+	// DefaultKey is the key of the default encryption as it is configured: key ARN,
+	// id, alias name or alias ARN; "" for a bucket without one (SSE-S3), and for
+	// SSE-KMS without a named key, which is the AWS managed alias/aws/s3.
+	DefaultKey string
+	// DefaultAlias is the alias name in DefaultKey ("alias/app"); "" where it names
+	// the key itself.
+	DefaultAlias string
+	// DefaultKeyARN is DefaultKey resolved; "" where it names no key (any more) or
+	// one that we may not look up.
+	DefaultKeyARN string
+	// BucketKey: new objects are encrypted with an S3 bucket key.
+	BucketKey bool
+	// AliasTags are the aliases that the tag AliasTag names.
+	AliasTags []string
+}
+
+// Buckets reads all buckets of the account and Region, by name. Where one cannot
+// be read it is missing, and the error, which joins one for each, names it; the
+// others are returned beside it.
+func (r *Reader) Buckets(ctx context.Context) ([]Bucket, error) {
+	listed, err := r.listBuckets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		mu      sync.Mutex
+		buckets []Bucket
+		errs    []error
+		group   errgroup.Group
+		keys    = &resolver{r: r}
+	)
+	group.SetLimit(bucketConcurrency)
+	for _, b := range listed {
+		group.Go(func() error {
+			b, err := r.bucket(ctx, b.Name, b.Region, keys)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case errors.Is(err, errElsewhere), errors.Is(err, ErrNotFound): // not ours, or deleted since it was listed
+			case err != nil:
+				errs = append(errs, err)
+			default:
+				buckets = append(buckets, b)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // every bucket is read, whatever the others say
+	slices.SortFunc(buckets, func(a, b Bucket) int { return cmp.Compare(a.Name, b.Name) })
+	return buckets, errors.Join(errs...)
+}
+
+// Bucket reads one bucket of the account and Region. ErrNotFound, ErrAccessDenied;
+// a bucket of another Region is an error.
+func (r *Reader) Bucket(ctx context.Context, name string) (Bucket, error) {
+	return r.bucket(ctx, name, "", &resolver{r: r})
+}
+
+var errElsewhere = errors.New("bucket is in another Region")
+
+// listBuckets returns names and Regions; the Region is "" where the server does
+// not say it in a list.
+func (r *Reader) listBuckets(ctx context.Context) ([]Bucket, error) {
+	var buckets []Bucket
+	pages := s3.NewListBucketsPaginator(r.s3, &s3.ListBucketsInput{BucketRegion: &r.region, MaxBuckets: aws.Int32(1000)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, failed("list buckets", err)
+		}
+		for _, b := range page.Buckets {
+			buckets = append(buckets, Bucket{Name: aws.ToString(b.Name), Region: aws.ToString(b.BucketRegion)})
+		}
+	}
+	return buckets, nil
+}
+
+// bucket reads a bucket; region is "" where it is not known yet.
+func (r *Reader) bucket(ctx context.Context, name, region string, keys *resolver) (Bucket, error) {
+	if region == "" {
+		head, err := r.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &name, ExpectedBucketOwner: &r.account})
+		if err != nil {
+			return Bucket{}, failed("read bucket "+name, err)
+		}
+		region = cmp.Or(aws.ToString(head.BucketRegion), r.region)
+	}
+	if region != r.region {
+		return Bucket{}, fmt.Errorf("read bucket %s: %w: %s", name, errElsewhere, region)
+	}
+	b := Bucket{Name: name, Region: region}
+	encryption, err := r.s3.GetBucketEncryption(ctx, &s3.GetBucketEncryptionInput{Bucket: &name, ExpectedBucketOwner: &r.account})
+	switch {
+	case hasCode(err, "ServerSideEncryptionConfigurationNotFoundError"): // older servers; on AWS every bucket has one
+	case err != nil:
+		return Bucket{}, failed("get encryption of bucket "+name, err)
+	default:
+		b.DefaultKey, b.BucketKey = defaultEncryption(encryption.ServerSideEncryptionConfiguration)
+	}
+	tagging, err := r.s3.GetBucketTagging(ctx, &s3.GetBucketTaggingInput{Bucket: &name, ExpectedBucketOwner: &r.account})
+	switch {
+	case hasCode(err, "NoSuchTagSet"):
+	case err != nil:
+		return Bucket{}, failed("get tags of bucket "+name, err)
+	default:
+		b.AliasTags = aliasTags(tagging.TagSet)
+	}
+	if b.DefaultKey == "" {
+		return b, nil
+	}
+	b.DefaultAlias = aliasName(b.DefaultKey)
+	b.DefaultKeyARN, err = keys.resolve(ctx, b.DefaultKey)
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrAccessDenied) {
+		return Bucket{}, fmt.Errorf("resolve default key of bucket %s: %w", name, err)
+	}
+	return b, nil
+}
+
+func defaultEncryption(c *types.ServerSideEncryptionConfiguration) (key string, bucketKey bool) {
+	if c == nil || len(c.Rules) == 0 { // S3 allows one rule
+		return "", false
+	}
+	rule := c.Rules[0]
+	if d := rule.ApplyServerSideEncryptionByDefault; d != nil {
+		key = aws.ToString(d.KMSMasterKeyID)
+	}
+	return key, aws.ToBool(rule.BucketKeyEnabled)
+}
+
+func aliasTags(tags []types.Tag) []string {
+	for _, t := range tags {
+		if aws.ToString(t.Key) == AliasTag {
+			return strings.FieldsFunc(aws.ToString(t.Value), func(r rune) bool { return r == ' ' || r == ',' })
+		}
+	}
+	return nil
+}
+
+func hasCode(err error, code string) bool {
+	e, ok := errors.AsType[smithy.APIError](err)
+	return ok && e.ErrorCode() == code
+}
+
+// resolver asks for each key name once, since most buckets share a few.
+type resolver struct {
+	r     *Reader
+	known sync.Map // name → func() (string, error)
+}
+
+func (r *resolver) resolve(ctx context.Context, name string) (string, error) {
+	once, _ := r.known.LoadOrStore(name, sync.OnceValues(func() (string, error) { return r.r.Resolve(ctx, name) }))
+	return once.(func() (string, error))()
+}

@@ -1,0 +1,109 @@
+// Package inventory reads facts about keys, aliases, grants and buckets, typed
+// and complete: every list is read to its end. Nothing is cached, because what
+// handlers act on has to be live.
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
+)
+
+// KMS is what Reader calls; *kms.Client has it.
+type KMS interface {
+	DescribeKey(context.Context, *kms.DescribeKeyInput, ...func(*kms.Options)) (*kms.DescribeKeyOutput, error)
+	GetKeyPolicy(context.Context, *kms.GetKeyPolicyInput, ...func(*kms.Options)) (*kms.GetKeyPolicyOutput, error)
+	GetKeyRotationStatus(context.Context, *kms.GetKeyRotationStatusInput, ...func(*kms.Options)) (*kms.GetKeyRotationStatusOutput, error)
+	ListAliases(context.Context, *kms.ListAliasesInput, ...func(*kms.Options)) (*kms.ListAliasesOutput, error)
+	ListGrants(context.Context, *kms.ListGrantsInput, ...func(*kms.Options)) (*kms.ListGrantsOutput, error)
+	ListKeys(context.Context, *kms.ListKeysInput, ...func(*kms.Options)) (*kms.ListKeysOutput, error)
+}
+
+// S3 is what Reader calls; *s3.Client has it.
+type S3 interface {
+	GetBucketEncryption(context.Context, *s3.GetBucketEncryptionInput, ...func(*s3.Options)) (*s3.GetBucketEncryptionOutput, error)
+	GetBucketTagging(context.Context, *s3.GetBucketTaggingInput, ...func(*s3.Options)) (*s3.GetBucketTaggingOutput, error)
+	HeadBucket(context.Context, *s3.HeadBucketInput, ...func(*s3.Options)) (*s3.HeadBucketOutput, error)
+	ListBuckets(context.Context, *s3.ListBucketsInput, ...func(*s3.Options)) (*s3.ListBucketsOutput, error)
+}
+
+// What a caller may decide on, with errors.Is; AWS's own error is wrapped beside it.
+var (
+	// ErrNotFound: the key, alias or bucket does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrAccessDenied: a policy keeps us from reading it. For a key this can be its
+	// own policy, which shuts us out.
+	ErrAccessDenied = errors.New("access denied")
+)
+
+// Reader reads from one account and Region. It is safe for concurrent use.
+type Reader struct {
+	kms             KMS
+	s3              S3
+	account, region string
+}
+
+// New returns a reader for the account (12 digits, the expected owner of every
+// bucket) and the Region that the clients are for.
+func New(keys KMS, buckets S3, account, region string) *Reader {
+	return &Reader{kms: keys, s3: buckets, account: account, region: region}
+}
+
+// failed wraps an error of AWS, with the sentinel that it stands for, if any.
+func failed(what string, err error) error {
+	if e, ok := errors.AsType[smithy.APIError](err); ok {
+		switch e.ErrorCode() {
+		case "NotFoundException", "NoSuchBucket", "NotFound":
+			return fmt.Errorf("%s: %w: %w", what, ErrNotFound, err)
+		case "AccessDeniedException", "AccessDenied", "Forbidden":
+			return fmt.Errorf("%s: %w: %w", what, ErrAccessDenied, err)
+		}
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// Resolve returns the full ARN of a key that is named by key id, key ARN, alias
+// name or alias ARN, or as LocalStack does ("arn:…:key/alias/NAME"), so that keys
+// can be compared. A key ARN is its own answer, whether the key exists or not;
+// everything else is asked of KMS: ErrNotFound, ErrAccessDenied.
+func (r *Reader) Resolve(ctx context.Context, name string) (keyARN string, err error) {
+	name, isKeyARN := normalise(name)
+	if isKeyARN {
+		return name, nil
+	}
+	k, err := r.Key(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	return k.ARN, nil
+}
+
+// normalise returns the name in a form that KMS takes, and whether it is a key's
+// full ARN already.
+func normalise(name string) (normal string, isKeyARN bool) {
+	before, id, ok := strings.Cut(name, ":key/")
+	switch {
+	case !ok || !strings.HasPrefix(before, "arn:"):
+		return name, false
+	case strings.HasPrefix(id, "alias/"):
+		return before + ":" + id, false
+	}
+	return name, true
+}
+
+// aliasName returns the alias name in a key's name of any form, or "".
+func aliasName(name string) string {
+	name, _ = normalise(name)
+	if strings.HasPrefix(name, "alias/") {
+		return name
+	}
+	if before, alias, ok := strings.Cut(name, ":alias/"); ok && strings.HasPrefix(before, "arn:") {
+		return "alias/" + alias
+	}
+	return ""
+}

@@ -1,0 +1,283 @@
+package inventory
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+)
+
+// Key is what DescribeKey says. The words are KMS's own.
+type Key struct {
+	ARN, ID, Account, Region string
+	Description              string
+	// State is the KeyState: Enabled, Disabled, PendingDeletion,
+	// PendingReplicaDeletion, PendingImport, Creating, Updating or Unavailable.
+	State string
+	// Manager is CUSTOMER or AWS.
+	Manager string
+	// Origin is AWS_KMS, EXTERNAL, AWS_CLOUDHSM or EXTERNAL_KEY_STORE.
+	Origin string
+	// Spec is the KeySpec (SYMMETRIC_DEFAULT, RSA_2048, …), Usage the KeyUsage (ENCRYPT_DECRYPT, …).
+	Spec, Usage string
+	// CustomKeyStoreID is "" for a key in KMS itself.
+	CustomKeyStoreID string
+	// MultiRegion is PRIMARY or REPLICA, and "" for a key of one Region. PrimaryARN
+	// and Replicas are the ARNs of the related keys.
+	MultiRegion string
+	PrimaryARN  string
+	Replicas    []string
+	// DeletionDate is set while the key's deletion is pending and its date is known.
+	DeletionDate *time.Time
+	Created      time.Time
+}
+
+// Enabled reports whether the key can be used.
+func (k Key) Enabled() bool { return k.State == string(types.KeyStateEnabled) }
+
+// PendingDeletion reports whether the key will be deleted, with or without a date as yet.
+func (k Key) PendingDeletion() bool {
+	return k.State == string(types.KeyStatePendingDeletion) || k.State == string(types.KeyStatePendingReplicaDeletion)
+}
+
+// Blocker says why KMS cannot rotate a key automatically; "" means that it can.
+type Blocker string
+
+// The blockers. The first five are what the key is, a replica rotates with its
+// primary (Key.PrimaryARN), and the others pass with the key's state.
+const (
+	BlockedAWSManaged      Blocker = "aws-managed"
+	BlockedHMAC            Blocker = "hmac"
+	BlockedAsymmetric      Blocker = "asymmetric"
+	BlockedCustomKeyStore  Blocker = "custom-key-store"
+	BlockedImported        Blocker = "imported"
+	BlockedReplica         Blocker = "replica"
+	BlockedPendingDeletion Blocker = "pending-deletion"
+	BlockedDisabled        Blocker = "disabled"
+	BlockedPendingImport   Blocker = "pending-import"
+	BlockedUnavailable     Blocker = "unavailable" // being created, its key store disconnected, or a state unknown here
+)
+
+// RotationBlocker returns why automatic rotation of the key cannot be enabled
+// now, the lasting reasons first (KMS Developer Guide, "Rotate AWS KMS keys" and
+// "Key states").
+func (k Key) RotationBlocker() Blocker {
+	switch {
+	case k.Manager == string(types.KeyManagerTypeAws):
+		return BlockedAWSManaged
+	case strings.HasPrefix(k.Spec, "HMAC_"):
+		return BlockedHMAC
+	case k.Spec != "" && k.Spec != string(types.KeySpecSymmetricDefault):
+		return BlockedAsymmetric
+	case k.CustomKeyStoreID != "",
+		k.Origin == string(types.OriginTypeAwsCloudhsm), k.Origin == string(types.OriginTypeExternalKeyStore):
+		return BlockedCustomKeyStore
+	case k.Origin == string(types.OriginTypeExternal):
+		return BlockedImported
+	case k.MultiRegion == string(types.MultiRegionKeyTypeReplica):
+		return BlockedReplica
+	case k.PendingDeletion():
+		return BlockedPendingDeletion
+	}
+	switch types.KeyState(k.State) {
+	case types.KeyStateDisabled:
+		return BlockedDisabled
+	case types.KeyStatePendingImport:
+		return BlockedPendingImport
+	case types.KeyStateEnabled, types.KeyStateUpdating: // KMS allows it while a primary Region changes
+		return ""
+	}
+	return BlockedUnavailable
+}
+
+// Key describes a key, named by id, key ARN, alias name or alias ARN.
+// ErrNotFound, ErrAccessDenied.
+func (r *Reader) Key(ctx context.Context, name string) (Key, error) {
+	name, _ = normalise(name)
+	out, err := r.kms.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &name})
+	if err != nil {
+		return Key{}, failed("describe key "+name, err)
+	}
+	m := out.KeyMetadata
+	k := Key{
+		ARN:              aws.ToString(m.Arn),
+		ID:               aws.ToString(m.KeyId),
+		Account:          aws.ToString(m.AWSAccountId),
+		Description:      aws.ToString(m.Description),
+		State:            string(m.KeyState),
+		Manager:          string(m.KeyManager),
+		Origin:           string(m.Origin),
+		Spec:             string(m.KeySpec),
+		Usage:            string(m.KeyUsage),
+		CustomKeyStoreID: aws.ToString(m.CustomKeyStoreId),
+		DeletionDate:     m.DeletionDate,
+		Created:          aws.ToTime(m.CreationDate),
+	}
+	if parts := strings.SplitN(k.ARN, ":", 6); len(parts) == 6 {
+		k.Region = parts[3]
+	}
+	if c := m.MultiRegionConfiguration; c != nil {
+		k.MultiRegion = string(c.MultiRegionKeyType)
+		if c.PrimaryKey != nil {
+			k.PrimaryARN = aws.ToString(c.PrimaryKey.Arn)
+		}
+		for _, replica := range c.ReplicaKeys {
+			k.Replicas = append(k.Replicas, aws.ToString(replica.Arn))
+		}
+	}
+	return k, nil
+}
+
+// Rotation is a key's automatic rotation.
+type Rotation struct {
+	Enabled bool
+	// Period is in days; 0 where KMS did not say, as it may while rotation is off.
+	Period int
+	// Next is when KMS will rotate; nil where it did not say.
+	Next *time.Time
+}
+
+// Rotation reads a key's rotation status. KMS answers "off" for a key whose
+// deletion is pending, whatever it was before. ErrNotFound, ErrAccessDenied.
+func (r *Reader) Rotation(ctx context.Context, keyARN string) (Rotation, error) {
+	out, err := r.kms.GetKeyRotationStatus(ctx, &kms.GetKeyRotationStatusInput{KeyId: &keyARN})
+	if err != nil {
+		return Rotation{}, failed("get rotation status of key "+keyARN, err)
+	}
+	return Rotation{
+		Enabled: out.KeyRotationEnabled,
+		Period:  int(aws.ToInt32(out.RotationPeriodInDays)),
+		Next:    out.NextRotationDate,
+	}, nil
+}
+
+// Policy reads a key's policy document. ErrNotFound, ErrAccessDenied.
+func (r *Reader) Policy(ctx context.Context, keyARN string) (string, error) {
+	// KMS knows one name and takes it for granted; LocalStack and moto do not.
+	out, err := r.kms.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: &keyARN, PolicyName: aws.String("default")})
+	if err != nil {
+		return "", failed("get policy of key "+keyARN, err)
+	}
+	return aws.ToString(out.Policy), nil
+}
+
+// Keys lists the ARNs of all keys of the account and Region, AWS managed ones too.
+func (r *Reader) Keys(ctx context.Context) ([]string, error) {
+	var arns []string
+	pages := kms.NewListKeysPaginator(r.kms, &kms.ListKeysInput{Limit: aws.Int32(1000)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, failed("list keys", err)
+		}
+		for _, k := range page.Keys {
+			arns = append(arns, aws.ToString(k.KeyArn))
+		}
+	}
+	return arns, nil
+}
+
+// Alias is a name for a key.
+type Alias struct {
+	// Name begins with "alias/".
+	Name, ARN string
+	// TargetKeyID and TargetKeyARN are "" for an AWS managed alias that has no key yet.
+	TargetKeyID, TargetKeyARN string
+	// AWSManaged: the name is one of AWS's own ("alias/aws/s3").
+	AWSManaged bool
+	// Updated is when the alias was last pointed to a key; zero where the server omits it.
+	Updated time.Time
+}
+
+// Aliases lists all aliases of the account and Region, by name.
+func (r *Reader) Aliases(ctx context.Context) ([]Alias, error) {
+	return r.listAliases(ctx, "list aliases", &kms.ListAliasesInput{Limit: aws.Int32(100)})
+}
+
+// AliasesOf lists the aliases of one key, by name. ErrNotFound, ErrAccessDenied.
+func (r *Reader) AliasesOf(ctx context.Context, keyARN string) ([]Alias, error) {
+	return r.listAliases(ctx, "list aliases of key "+keyARN, &kms.ListAliasesInput{KeyId: &keyARN, Limit: aws.Int32(100)})
+}
+
+func (r *Reader) listAliases(ctx context.Context, what string, in *kms.ListAliasesInput) ([]Alias, error) {
+	var aliases []Alias
+	pages := kms.NewListAliasesPaginator(r.kms, in)
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, failed(what, err)
+		}
+		for _, a := range page.Aliases {
+			aliases = append(aliases, aliasOf(a))
+		}
+	}
+	slices.SortFunc(aliases, func(a, b Alias) int { return cmp.Compare(a.Name, b.Name) })
+	return aliases, nil
+}
+
+func aliasOf(a types.AliasListEntry) Alias {
+	alias := Alias{
+		Name:        aws.ToString(a.AliasName),
+		ARN:         aws.ToString(a.AliasArn),
+		TargetKeyID: aws.ToString(a.TargetKeyId),
+		Updated:     aws.ToTime(a.LastUpdatedDate),
+	}
+	alias.AWSManaged = strings.HasPrefix(alias.Name, "alias/aws/")
+	// An alias and its key are always in one account and Region.
+	if before, _, ok := strings.Cut(alias.ARN, ":alias/"); ok && alias.TargetKeyID != "" {
+		alias.TargetKeyARN = before + ":key/" + alias.TargetKeyID
+	}
+	return alias
+}
+
+// Grant lets somebody use a key.
+type Grant struct {
+	ID, Name string
+	// Grantee and Retiring are principals' ARNs; GranteeService and RetiringService
+	// are set instead for a grant to an AWS service.
+	Grantee, GranteeService   string
+	Retiring, RetiringService string
+	// Operations are what the grantee may do ("Decrypt").
+	Operations []string
+	// Constrained: the grant holds only for some encryption context or source ARN.
+	Constrained bool
+}
+
+// Grants lists a key's grants. ErrNotFound, ErrAccessDenied.
+func (r *Reader) Grants(ctx context.Context, keyARN string) ([]Grant, error) {
+	var grants []Grant
+	pages := kms.NewListGrantsPaginator(r.kms, &kms.ListGrantsInput{KeyId: &keyARN, Limit: aws.Int32(100)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, failed("list grants of key "+keyARN, err)
+		}
+		for _, g := range page.Grants {
+			grants = append(grants, grantOf(g))
+		}
+	}
+	return grants, nil
+}
+
+func grantOf(g types.GrantListEntry) Grant {
+	grant := Grant{
+		ID:              aws.ToString(g.GrantId),
+		Name:            aws.ToString(g.Name),
+		Grantee:         aws.ToString(g.GranteePrincipal),
+		GranteeService:  aws.ToString(g.GranteeServicePrincipal),
+		Retiring:        aws.ToString(g.RetiringPrincipal),
+		RetiringService: aws.ToString(g.RetiringServicePrincipal),
+	}
+	for _, o := range g.Operations {
+		grant.Operations = append(grant.Operations, string(o))
+	}
+	if c := g.Constraints; c != nil {
+		grant.Constrained = len(c.EncryptionContextEquals) > 0 || len(c.EncryptionContextSubset) > 0 || c.SourceArn != nil
+	}
+	return grant
+}
