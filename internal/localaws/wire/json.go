@@ -3,8 +3,10 @@ package wire
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -55,28 +57,41 @@ func ServeJSON(w http.ResponseWriter, r *http.Request, operations map[string]JSO
 		WriteJSONError(w, r, err)
 		return
 	}
-	header(w, r)
 	if out == nil {
-		w.WriteHeader(http.StatusOK)
+		write(w, r, http.StatusOK, nil)
 		return
 	}
-	_ = json.NewEncoder(w).Encode(out) // the client is gone: nobody to tell
+	doc, err := json.Marshal(out)
+	if err != nil {
+		WriteJSONError(w, r, fmt.Errorf("encode the answer of %s: %w", name, err))
+		return
+	}
+	write(w, r, http.StatusOK, doc)
 }
 
 // WriteJSONError answers with err in the AWS JSON protocol.
 func WriteJSONError(w http.ResponseWriter, r *http.Request, err error) {
 	e := AsError(err)
-	header(w, r)
 	w.Header().Set("X-Amzn-Errortype", e.Code)
-	w.WriteHeader(e.HTTPStatus())
-	_ = json.NewEncoder(w).Encode(map[string]string{"__type": e.Code, "message": e.Message})
+	if e.QueryCode != "" {
+		kind := "Sender"
+		if !e.SenderFault() {
+			kind = "Receiver"
+		}
+		w.Header().Set("X-Amzn-Query-Error", e.QueryCode+";"+kind)
+	}
+	doc, _ := json.Marshal(map[string]string{"__type": e.Code, "message": e.Message}) // strings always encode
+	write(w, r, e.HTTPStatus(), doc)
 }
 
-func header(w http.ResponseWriter, r *http.Request) {
+func write(w http.ResponseWriter, r *http.Request, status int, doc []byte) {
 	contentType := r.Header.Get("Content-Type")
 	if contentType == "" {
 		contentType = "application/x-amz-json-1.1"
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("X-Amzn-Requestid", RequestIDFrom(r.Context()))
+	w.Header().Set("Content-Length", strconv.Itoa(len(doc)))
+	w.WriteHeader(status)
+	_, _ = w.Write(doc) // the client is gone: nobody to tell
 }

@@ -52,12 +52,12 @@ func ServeQuery(w http.ResponseWriter, r *http.Request, namespace string, operat
 func WriteQueryError(w http.ResponseWriter, r *http.Request, namespace string, err error) {
 	e := AsError(err)
 	kind := "Sender"
-	if e.HTTPStatus() >= 500 {
+	if !e.SenderFault() {
 		kind = "Receiver"
 	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "<ErrorResponse xmlns=%q><Error><Type>%s</Type><Code>", namespace, kind)
-	_ = xml.EscapeText(&b, []byte(e.Code)) // a bytes.Buffer never fails
+	_ = xml.EscapeText(&b, []byte(e.LegacyCode())) // a bytes.Buffer never fails
 	b.WriteString("</Code><Message>")
 	_ = xml.EscapeText(&b, []byte(e.Message))
 	fmt.Fprintf(&b, "</Message></Error><RequestId>%s</RequestId></ErrorResponse>", RequestIDFrom(r.Context()))

@@ -88,6 +88,10 @@ type Error struct {
 	Message string
 	// Status is the HTTP status; zero means 400.
 	Status int
+	// QueryCode is the error's code in the query protocol, for a service that
+	// speaks both and names it differently there (SQS); empty means Code. The
+	// JSON protocol sends it in the x-amzn-query-error header.
+	QueryCode string
 	// Fields are further members of the error's body, for the S3 errors that have them.
 	Fields map[string]string
 }
@@ -96,6 +100,17 @@ type Error struct {
 func Errorf(status int, code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...), Status: status}
 }
+
+// LegacyCode returns QueryCode, or Code where it is empty.
+func (e *Error) LegacyCode() string {
+	if e.QueryCode == "" {
+		return e.Code
+	}
+	return e.QueryCode
+}
+
+// SenderFault reports whether the error is the caller's and not the server's.
+func (e *Error) SenderFault() bool { return e.HTTPStatus() < http.StatusInternalServerError }
 
 // Error returns "code: message".
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
