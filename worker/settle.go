@@ -1,0 +1,401 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+	"github.com/aws/smithy-go"
+
+	"github.com/cmkeeper/cmkeeper/outcome"
+)
+
+// The message attributes that a Pool sets on copies. FirstSent is its own
+// bookkeeping on copies that go back to the queue; the others tell whoever
+// reads the dead-letter queue why a message is there.
+const (
+	AttributeFirstSent    = "cmkeeper-first-sent"    // Number: Unix milliseconds
+	AttributeReason       = "cmkeeper-reason"        // String: the error, at most 1 KiB of printable text
+	AttributeQueue        = "cmkeeper-queue"         // String: the name of the queue it came from
+	AttributeReceiveCount = "cmkeeper-receive-count" // Number
+)
+
+const (
+	// SQS's limits for a message: attributes, and bytes of body and attributes.
+	maxAttributes = 10
+	maxBytes      = 1 << 20
+	maxReason     = 1 << 10
+
+	// deleteDelay is how long a delete waits for others to share its call.
+	deleteDelay = 50 * time.Millisecond
+	// deleteCalls is how many calls for deletes run at once.
+	deleteCalls = 4
+)
+
+// panicError is a handler's panic as an error.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("handler panicked: %v", e.value) }
+
+// process runs the handler and settles the message.
+func (p *Pool) process(ctx context.Context, d *delivery) {
+	start := time.Now()
+	err := p.call(d)
+	p.settle(ctx, d, err, time.Since(start))
+	d.cancel(nil)
+	p.slots.put(1)
+}
+
+// call runs the handler; a panic becomes an error.
+func (p *Pool) call(d *delivery) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicError{v, debug.Stack()}
+		}
+	}()
+	return p.handler.Handle(d.ctx, d.Message)
+}
+
+// settle does what the handler's error asks for. When it returns, the message
+// is settled or on its way to the deletes.
+func (p *Pool) settle(ctx context.Context, d *delivery, err error, took time.Duration) {
+	switch p.hand.begin(d) {
+	case handling:
+	case lost:
+		p.tell(d, slog.LevelWarn, "lease lost", took, ErrLeaseLost)
+		p.done(d, true)
+		return
+	default: // it was abandoned
+		return
+	}
+	decision := p.decide(d, err)
+	switch decision.Action {
+	case outcome.Delete:
+		p.tell(d, slog.LevelDebug, "delete", took, nil)
+		p.delete(ctx, d)
+	case outcome.Delay:
+		p.tell(d, slog.LevelInfo, "delay", took, err)
+		p.replace(ctx, d, p.options.QueueURL, decision.After, firstSent(d))
+	case outcome.DeadLetter:
+		p.tell(d, slog.LevelError, "dead-letter", took, decision.Err)
+		p.replace(ctx, d, p.queue.Load().deadLetterURL, 0, p.rejection(d, decision.Err))
+	case outcome.Retry:
+		var panicked *panicError
+		if errors.Is(context.Cause(d.ctx), ErrDraining) && !errors.As(err, &panicked) {
+			p.handBack(ctx, d)
+			return
+		}
+		p.tell(d, slog.LevelWarn, "retry", took, err)
+		p.show(ctx, d, outcome.Backoff(d.ReceiveCount))
+	}
+}
+
+// decide interprets the handler's error for this message: a wait that has gone
+// on for longer than the queue keeps messages ends in the dead-letter queue,
+// because each copy is kept anew and it would otherwise never end.
+func (p *Pool) decide(d *delivery, err error) outcome.Decision {
+	decision := outcome.Of(err)
+	retention := p.queue.Load().retention
+	if decision.Action == outcome.Delay && retention > 0 && !d.Sent.IsZero() && time.Since(d.Sent) > retention {
+		return outcome.Decision{
+			Action: outcome.DeadLetter,
+			Err:    fmt.Errorf("waited longer than the queue's retention of %s: %w", retention, err),
+		}
+	}
+	return decision
+}
+
+// tell logs a message's outcome.
+func (p *Pool) tell(d *delivery, level slog.Level, result string, took time.Duration, err error) {
+	ctx := context.Background()
+	if !p.log.Enabled(ctx, level) {
+		return
+	}
+	attributes := make([]slog.Attr, 0, 6)
+	attributes = append(attributes, slog.String("message_id", d.ID), slog.String("outcome", result),
+		slog.Duration("duration", took), slog.Int("receive_count", d.ReceiveCount))
+	if err != nil {
+		attributes = append(attributes, slog.String("error", err.Error()))
+	}
+	var panicked *panicError
+	if errors.As(err, &panicked) {
+		level = slog.LevelError
+		attributes = append(attributes, slog.String("stack", string(panicked.stack)))
+	}
+	p.log.LogAttrs(ctx, level, "message handled", attributes...)
+}
+
+// done takes a message out of the hand. It reports whether it was in it.
+func (p *Pool) done(d *delivery, settled bool) bool {
+	if !p.hand.remove(d, settled) {
+		return false
+	}
+	p.options.Holding(-1)
+	return true
+}
+
+// replace sends a copy and deletes the original, or retries the message when
+// the copy is not accepted.
+func (p *Pool) replace(ctx context.Context, d *delivery, url string, delay time.Duration, own []attribute) {
+	if err := p.send(ctx, d, url, delay, own); err != nil {
+		p.log.Error("cannot send a copy; the message is retried", "message_id", d.ID, "error", err, "fix", advice(err))
+		p.show(ctx, d, outcome.Backoff(d.ReceiveCount))
+		return
+	}
+	p.delete(ctx, d)
+}
+
+// handBack gives a message to the other workers, unspent. The message is
+// settling.
+func (p *Pool) handBack(ctx context.Context, d *delivery) {
+	d.cancel(ErrDraining)
+	if err := p.send(ctx, d, p.options.QueueURL, 0, firstSent(d)); err != nil {
+		p.log.Warn("cannot send a copy; the message goes back with one receive spent", "message_id", d.ID, "error", err)
+		p.show(ctx, d, 0)
+		return
+	}
+	p.log.Info("message handed back", "message_id", d.ID)
+	p.delete(ctx, d)
+}
+
+// show makes a message visible after the given time and ends its time in hand.
+// If that fails it becomes visible when its lease runs out.
+func (p *Pool) show(ctx context.Context, d *delivery, after time.Duration) {
+	if !p.hand.quiet(d) {
+		p.done(d, true)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	out, err := p.client.ChangeMessageVisibilityBatch(ctx, &sqs.ChangeMessageVisibilityBatchInput{
+		QueueUrl: aws.String(p.options.QueueURL),
+		Entries: []types.ChangeMessageVisibilityBatchRequestEntry{{
+			Id: aws.String("0"), ReceiptHandle: d.raw.ReceiptHandle, VisibilityTimeout: int32(after.Round(time.Second) / time.Second),
+		}},
+	})
+	if err == nil && len(out.Failed) > 0 {
+		err = errors.New(aws.ToString(out.Failed[0].Code))
+	}
+	if err != nil {
+		p.log.Warn("cannot set when the message is visible again; it is when its lease runs out", "message_id", d.ID, "error", err)
+	}
+	p.done(d, err == nil)
+}
+
+// attribute is a message attribute of our own.
+type attribute struct{ name, dataType, value string }
+
+// firstSent is the bookkeeping on a copy that goes back to the queue.
+func firstSent(d *delivery) []attribute {
+	if d.Sent.IsZero() {
+		return nil
+	}
+	return []attribute{{AttributeFirstSent, "Number", strconv.FormatInt(d.Sent.UnixMilli(), 10)}}
+}
+
+// rejection is what a message carries into the dead-letter queue.
+func (p *Pool) rejection(d *delivery, err error) []attribute {
+	return []attribute{
+		{AttributeReason, "String", printable(err.Error(), maxReason)},
+		{AttributeQueue, "String", p.queue.Load().name},
+		{AttributeReceiveCount, "Number", strconv.Itoa(d.ReceiveCount)},
+	}
+}
+
+// send sends a copy of a message with its attributes and our own.
+func (p *Pool) send(ctx context.Context, d *delivery, url string, delay time.Duration, own []attribute) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	in := &sqs.SendMessageInput{
+		QueueUrl:          aws.String(url),
+		MessageBody:       d.raw.Body,
+		DelaySeconds:      int32(delay.Round(time.Second) / time.Second),
+		MessageAttributes: copyAttributes(d.raw, own),
+	}
+	if group, ok := d.raw.Attributes[string(types.MessageSystemAttributeNameMessageGroupId)]; ok {
+		in.MessageGroupId = aws.String(group)
+	}
+	if _, err := p.client.SendMessage(ctx, in); err != nil {
+		return fmt.Errorf("send a copy to %s: %w", queueName(url), err)
+	}
+	return nil
+}
+
+// copyAttributes returns the attributes of a message's copy: the original's and
+// our own, as far as there is room for ours. The message itself goes before
+// what we have to say about it.
+func copyAttributes(m *types.Message, own []attribute) map[string]types.MessageAttributeValue {
+	attributes := make(map[string]types.MessageAttributeValue, len(m.MessageAttributes)+len(own))
+	maps.Copy(attributes, m.MessageAttributes)
+	for _, name := range []string{AttributeFirstSent, AttributeReason, AttributeQueue, AttributeReceiveCount} {
+		delete(attributes, name) // of an earlier copy
+	}
+	size := len(aws.ToString(m.Body))
+	for name, v := range attributes {
+		size += len(name) + len(aws.ToString(v.DataType)) + len(aws.ToString(v.StringValue)) + len(v.BinaryValue)
+	}
+	for _, a := range own {
+		size += len(a.name) + len(a.dataType) + len(a.value)
+		if len(attributes) == maxAttributes || size > maxBytes {
+			break
+		}
+		attributes[a.name] = types.MessageAttributeValue{DataType: aws.String(a.dataType), StringValue: aws.String(a.value)}
+	}
+	return attributes
+}
+
+// printable returns s as at most limit bytes of printable text, which SQS
+// accepts in an attribute: everything else is escaped as in Go source.
+func printable(s string, limit int) string {
+	const ellipsis = "…"
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		part := s[:n]
+		switch {
+		case r == utf8.RuneError && n == 1:
+			part = fmt.Sprintf(`\x%02x`, s[0])
+		case !unicode.IsPrint(r):
+			part = strings.Trim(strconv.QuoteRune(r), "'")
+		}
+		if b.Len()+len(part) > limit-len(ellipsis) && b.Len()+len(s) > limit {
+			b.WriteString(ellipsis)
+			break
+		}
+		b.WriteString(part)
+		s = s[n:]
+	}
+	if b.Len() == 0 {
+		return "no reason given" // an attribute cannot be empty
+	}
+	return b.String()
+}
+
+// delete passes a message on to deleteSettled.
+func (p *Pool) delete(ctx context.Context, d *delivery) {
+	if !p.hand.toDelete(d) {
+		p.log.Warn("lease lost; the message is not deleted and comes again", "message_id", d.ID)
+		p.done(d, true)
+		return
+	}
+	select {
+	case p.deletes <- d:
+	case <-ctx.Done():
+		p.done(d, false)
+	}
+}
+
+// deleteSettled gathers deletes into calls for ten until ctx is done. While
+// calls fail it takes no more, so that handlers, and then receiving, wait.
+func (p *Pool) deleteSettled(ctx context.Context) {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	free := make(chan struct{}, deleteCalls)
+	var batch []*delivery
+	flush := time.NewTimer(deleteDelay)
+	defer flush.Stop()
+	for {
+		select {
+		case d := <-p.deletes:
+			batch = append(batch, d)
+			if len(batch) == 1 {
+				flush.Reset(deleteDelay)
+			}
+			if len(batch) < batchSize {
+				continue
+			}
+		case <-flush.C:
+			if len(batch) == 0 {
+				continue
+			}
+		case <-ctx.Done():
+			for _, d := range batch {
+				p.done(d, false)
+			}
+			return
+		}
+		full := batch
+		batch = nil
+		free <- struct{}{}
+		calls.Go(func() {
+			p.deleteBatch(ctx, full)
+			<-free
+		})
+	}
+}
+
+// deleteBatch deletes up to ten messages and tries again, while their leases
+// hold, for those that failed. A message that it gives up comes again.
+func (p *Pool) deleteBatch(ctx context.Context, batch []*delivery) {
+	for attempt := 0; ; attempt++ {
+		again, err := p.deleteOnce(ctx, batch)
+		if err == nil && p.deleting.works() {
+			p.log.Info("deleting again")
+		}
+		if err != nil && p.deleting.fails(err) {
+			p.log.Error("cannot delete", "error", err, "fix", advice(err))
+		}
+		batch = batch[:0]
+		for _, d := range again {
+			if ctx.Err() != nil || time.Now().After(p.hand.lease(d)) {
+				p.log.Error("the message was settled but could not be deleted; it comes again", "message_id", d.ID)
+				p.done(d, false)
+				continue
+			}
+			batch = append(batch, d)
+		}
+		if len(batch) == 0 {
+			return
+		}
+		pause(ctx, min(100*time.Millisecond<<attempt, 5*time.Second))
+	}
+}
+
+// deleteOnce deletes what it can and returns what is worth another try, with an
+// error where something went wrong.
+func (p *Pool) deleteOnce(ctx context.Context, batch []*delivery) (again []*delivery, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	entries := make([]types.DeleteMessageBatchRequestEntry, len(batch))
+	for i, d := range batch {
+		entries[i] = types.DeleteMessageBatchRequestEntry{Id: aws.String(strconv.Itoa(i)), ReceiptHandle: d.raw.ReceiptHandle}
+	}
+	out, err := p.client.DeleteMessageBatch(ctx, &sqs.DeleteMessageBatchInput{
+		QueueUrl: aws.String(p.options.QueueURL), Entries: entries,
+	})
+	if err != nil {
+		return batch, fmt.Errorf("delete a batch of %d: %w", len(batch), err)
+	}
+	failed := make([]bool, len(batch))
+	for _, f := range out.Failed {
+		i, convErr := strconv.Atoi(aws.ToString(f.Id))
+		if convErr != nil || i < 0 || i >= len(batch) {
+			continue
+		}
+		failed[i] = true
+		err = &smithy.GenericAPIError{Code: aws.ToString(f.Code), Message: aws.ToString(f.Message)}
+	}
+	for i, d := range batch {
+		if failed[i] {
+			again = append(again, d)
+		} else {
+			p.done(d, true)
+		}
+	}
+	return again, err
+}

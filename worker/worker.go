@@ -1,0 +1,515 @@
+// Package worker runs handlers over the messages of one SQS queue.
+//
+// A [Pool] takes free slots before it receives, so that no message ever waits
+// without somebody renewing its lease; it renews the lease (the visibility
+// timeout) of all messages it holds; and it settles each message by the error
+// that its handler returned, as package outcome defines it:
+//
+//   - nil: the message is deleted, in batches.
+//   - [outcome.RetryAfter]: a copy is sent with that delay, then the original
+//     is deleted, so that an expected wait never spends the receive count. A
+//     copy also renews the queue's retention; a message that has waited longer
+//     than the retention in all is treated as rejected, never silently dropped.
+//   - [outcome.Reject]: the message is sent to the dead-letter queue that the
+//     queue's redrive policy names, with the reason as attributes, then deleted.
+//   - Any other error, and a panic: the message becomes visible again after
+//     [outcome.Backoff] of its receive count; the redrive policy ends it.
+//
+// A message is deleted only after its handler returned nil or after a copy of
+// it was accepted elsewhere. Where a copy cannot be sent, the message is
+// retried. SQS delivers at least once, and a crash between a copy and the
+// delete leaves both, so handlers must be idempotent.
+//
+// # Losing a lease
+//
+// When a lease cannot be renewed (the receipt is no longer valid, or renewals
+// failed until it all but ran out) the handler's context is cancelled with the
+// cause [ErrLeaseLost], and nothing more is done with the message: somebody
+// else may hold it. SQS ends every lease twelve hours after the receive; a
+// handler that is still running shortly before is cancelled in the same way,
+// so a hung message spends its receive count and ends in the dead-letter queue.
+//
+// # Stopping
+//
+// When the context of [Pool.Run] is done, receiving stops and running handlers
+// get the drain timeout. Then their contexts are cancelled with the cause
+// [ErrDraining], and what does not finish on its own within a second is handed
+// back: a copy is sent and the original deleted, so that another worker has it
+// at once and no receive is spent; if that fails, the message is made visible.
+//
+// A long poll that is open at that moment is left to end by itself, within the
+// same drain timeout: SQS does not notice an aborted poll at once and may hand
+// a message to it, which then stays invisible for a whole visibility timeout.
+// A message that arrives meanwhile is handed back. A pool with nothing to do
+// therefore takes up to Options.WaitTime to stop.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+)
+
+// The causes with which a handler's context is cancelled; read them with
+// context.Cause.
+var (
+	// ErrLeaseLost: the message may be with another worker already. Stop at
+	// once; whatever the handler returns is ignored.
+	ErrLeaseLost = errors.New("the lease on the message was lost")
+	// ErrDraining: the process is stopping. Return soon; an error hands the
+	// message back unspent, every other outcome counts as usual.
+	ErrDraining = errors.New("the worker is stopping")
+)
+
+const (
+	batchSize   = 10               // SQS takes and gives at most ten messages a call
+	longestPoll = 20 * time.Second // the longest WaitTimeSeconds
+	// linger is how long a poller that has a slot waits for further ones, so
+	// that quick handlers do not turn batches of ten into calls for one.
+	linger = 5 * time.Millisecond
+	// pollMargin is how much longer than its wait time a poll may take before
+	// its connection counts as dead.
+	pollMargin = 15 * time.Second
+	// callTimeout bounds the calls that settle a message, retries included.
+	callTimeout = 30 * time.Second
+	// unwindTime is what cancelled handlers get to return by themselves.
+	unwindTime = time.Second
+	// settleTime bounds handing back and deleting at the very end, so that the
+	// default drain timeout and all that follows it fit into the 30 seconds that
+	// ECS gives a task by default.
+	settleTime = 4 * time.Second
+)
+
+// Message is what a handler works on.
+type Message struct {
+	// ID is the message id that SQS gave; a copy has a new one.
+	ID string
+	// Body is the message's text, as sent. It is data from outside.
+	Body string
+	// Attributes are the message attributes with string values (data types
+	// String and Number); nil where there are none.
+	Attributes map[string]string
+	// ReceiveCount says how often the message was received, this time included.
+	ReceiveCount int
+	// Sent is when the message was first sent: the time of the original where
+	// this is a copy that waited or was handed back. Zero when unknown.
+	Sent time.Time
+}
+
+// Handler reacts to messages.
+type Handler interface {
+	// Handle reacts to one message. Its error says what happens to the message
+	// next; see package outcome. It is called from several goroutines at once,
+	// and must return soon after ctx is cancelled, whose cause is then
+	// ErrLeaseLost or ErrDraining.
+	Handle(ctx context.Context, m Message) error
+}
+
+// HandlerFunc is a function as a Handler.
+type HandlerFunc func(ctx context.Context, m Message) error
+
+// Handle calls f.
+func (f HandlerFunc) Handle(ctx context.Context, m Message) error { return f(ctx, m) }
+
+// SQS is what a Pool needs of the SDK's SQS client.
+type SQS interface {
+	GetQueueUrl(context.Context, *sqs.GetQueueUrlInput, ...func(*sqs.Options)) (*sqs.GetQueueUrlOutput, error)
+	GetQueueAttributes(context.Context, *sqs.GetQueueAttributesInput, ...func(*sqs.Options)) (*sqs.GetQueueAttributesOutput, error)
+	ReceiveMessage(context.Context, *sqs.ReceiveMessageInput, ...func(*sqs.Options)) (*sqs.ReceiveMessageOutput, error)
+	ChangeMessageVisibilityBatch(context.Context, *sqs.ChangeMessageVisibilityBatchInput, ...func(*sqs.Options)) (*sqs.ChangeMessageVisibilityBatchOutput, error)
+	SendMessage(context.Context, *sqs.SendMessageInput, ...func(*sqs.Options)) (*sqs.SendMessageOutput, error)
+	DeleteMessageBatch(context.Context, *sqs.DeleteMessageBatchInput, ...func(*sqs.Options)) (*sqs.DeleteMessageBatchOutput, error)
+}
+
+// Options configure a Pool. QueueURL and Concurrency are required.
+type Options struct {
+	// QueueURL is the queue to work on: a standard queue with a redrive policy.
+	QueueURL string
+	// Concurrency is how many messages are in hand at most, at least 1.
+	Concurrency int
+	// DrainTimeout is what running handlers and open polls get to finish after
+	// Run's context is done; zero cancels them at once. Run returns at most five
+	// seconds later.
+	DrainTimeout time.Duration
+	// WaitTime is how long a poll waits for messages, in whole seconds, at most
+	// 20 s, which zero means as well.
+	WaitTime time.Duration
+	// Logger gets one record per message and one per change of the queue's
+	// health; nil discards them.
+	Logger *slog.Logger
+	// Holding, if set, is told by how many the number of messages in hand
+	// changed, from several goroutines; see Protection.
+	Holding func(delta int)
+}
+
+// Pool works on one queue. It is made by New and runs once.
+type Pool struct {
+	client   SQS
+	handler  Handler
+	options  Options
+	log      *slog.Logger
+	warnings []string
+
+	queue   atomic.Pointer[queue]
+	slots   slots
+	hand    *hand
+	deletes chan *delivery
+
+	receiving, renewing, deleting condition
+
+	running   atomic.Bool
+	ready     chan struct{}
+	readyOnce sync.Once
+}
+
+// New checks the queue and returns a Pool for it; nothing is received yet.
+//
+// It fails, naming the queue, the problem and the fix, when an option is
+// missing or out of range, and when the queue does not exist or cannot be read,
+// is a FIFO queue (SQS delays no single message there), has no redrive policy,
+// or names a dead-letter queue that does not exist or cannot be read.
+func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
+	var problems []error
+	if o.QueueURL == "" {
+		problems = append(problems, errors.New("no queue URL"))
+	}
+	if o.Concurrency < 1 {
+		problems = append(problems, fmt.Errorf("concurrency %d is below 1", o.Concurrency))
+	}
+	if o.DrainTimeout < 0 {
+		problems = append(problems, fmt.Errorf("drain timeout %s is negative", o.DrainTimeout))
+	}
+	if o.WaitTime < 0 || o.WaitTime > longestPoll || o.WaitTime%time.Second != 0 {
+		problems = append(problems, fmt.Errorf("wait time %s is not in whole seconds up to %s", o.WaitTime, longestPoll))
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, fmt.Errorf("configure worker: %w", err)
+	}
+	if o.WaitTime == 0 {
+		o.WaitTime = longestPoll
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Holding == nil {
+		o.Holding = func(int) {}
+	}
+	q, err := readQueue(ctx, client, o.QueueURL)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pool{
+		client:   client,
+		handler:  h,
+		options:  o,
+		log:      o.Logger.With("queue", q.name),
+		warnings: q.warnings,
+		slots:    newSlots(o.Concurrency),
+		hand:     newHand(),
+		deletes:  make(chan *delivery),
+		ready:    make(chan struct{}),
+	}
+	p.queue.Store(q)
+	return p, nil
+}
+
+// Warnings returns what New found that works today and can fail when it is
+// needed most: a queue or dead-letter queue encrypted with a customer managed
+// key, which whoever disables that key silences. One sentence each.
+func (p *Pool) Warnings() []string { return p.warnings }
+
+// Ready returns a channel that is closed when receiving has begun.
+func (p *Pool) Ready() <-chan struct{} { return p.ready }
+
+// Run receives and handles messages until ctx is done, then drains as the
+// package describes, and returns when every message in hand is settled. Values
+// of ctx reach the handlers; its cancellation does not.
+//
+// It returns nil after a complete drain, and an error that says how many
+// messages could neither be deleted nor handed back: those come again by
+// themselves when their visibility timeout runs out. A second call fails.
+//
+// An outage of the queue is logged once, with the fix where it is known, and
+// sat out.
+func (p *Pool) Run(ctx context.Context) error {
+	if p.running.Swap(true) {
+		return errors.New("run worker: this pool has run already")
+	}
+	// Three lives beyond receiving: polls until they end or are aborted, handlers
+	// until they are cancelled, and the calls that settle messages.
+	background := context.WithoutCancel(ctx)
+	pollContext, abortPolls := context.WithCancel(background)
+	defer abortPolls()
+	handling, cancelHandlers := context.WithCancelCause(background)
+	defer cancelHandlers(nil)
+	settling, abortSettling := context.WithCancel(background)
+
+	var services sync.WaitGroup
+	services.Go(func() { p.renewLeases(settling) })
+	services.Go(func() { p.deleteSettled(settling) })
+	services.Go(func() { p.rereadQueue(settling) })
+
+	var pollers sync.WaitGroup
+	for range (p.options.Concurrency + batchSize - 1) / batchSize {
+		pollers.Go(func() { p.poll(ctx, pollContext, work{handling, settling}) })
+	}
+	drained := make(chan struct{})
+	go func() {
+		pollers.Wait()
+		<-p.hand.emptied()
+		close(drained)
+	}()
+
+	<-ctx.Done()
+	if !within(p.options.DrainTimeout, drained) {
+		abortPolls()
+		cancelHandlers(ErrDraining)
+		if !within(unwindTime, drained) {
+			for _, d := range p.hand.abandon() {
+				go p.handBack(settling, d)
+			}
+			within(settleTime, drained)
+		}
+	}
+	abortSettling()
+	<-drained
+	services.Wait()
+	if n := p.hand.leftBehind(); n > 0 {
+		return fmt.Errorf("drain queue %s: %d messages could neither be deleted nor handed back; they come again when their visibility timeout runs out", p.queue.Load().name, n)
+	}
+	return nil
+}
+
+// within reports whether done was closed before d had passed.
+func within(d time.Duration, done <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// work is the two contexts of a message in hand: the handler's, and that of the
+// calls that settle it.
+type work struct{ handling, settling context.Context }
+
+// poll receives until ctx is done.
+func (p *Pool) poll(ctx, pollContext context.Context, w work) {
+	failures := 0
+	for {
+		n := p.slots.take(ctx, batchSize)
+		if n == 0 {
+			return
+		}
+		messages, err := p.receive(pollContext, w.handling, n)
+		p.slots.put(n - len(messages))
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			if p.receiving.fails(err) {
+				p.log.Error("cannot receive", "error", err, "fix", advice(err))
+			}
+			failures++
+			pause(ctx, pollBackoff(failures))
+			continue
+		}
+		failures = 0
+		if p.receiving.works() {
+			p.log.Info("receiving again")
+		}
+		for _, d := range messages {
+			if ctx.Err() != nil { // it arrived while draining
+				p.hand.begin(d)
+				go p.handBack(w.settling, d)
+				continue
+			}
+			go p.process(w.settling, d)
+		}
+	}
+}
+
+// receive asks for up to n messages and takes those that come into the hand,
+// with contexts for their handlers made from handling.
+func (p *Pool) receive(ctx, handling context.Context, n int) ([]*delivery, error) {
+	q := p.queue.Load()
+	ctx, cancel := context.WithTimeout(ctx, p.options.WaitTime+pollMargin)
+	defer cancel()
+	p.readyOnce.Do(func() { close(p.ready) })
+	out, err := p.client.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
+		QueueUrl:            aws.String(p.options.QueueURL),
+		MaxNumberOfMessages: int32(n),
+		WaitTimeSeconds:     int32(p.options.WaitTime / time.Second),
+		// Named, so that the lease is as long as we believe even if somebody has
+		// changed the queue's own timeout since it was read.
+		VisibilityTimeout:           int32(q.visibility / time.Second),
+		MessageAttributeNames:       allAttributes,
+		MessageSystemAttributeNames: systemAttributes,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("receive from %s: %w", q.name, err)
+	}
+	deliveries := make([]*delivery, len(out.Messages))
+	for i := range out.Messages {
+		deliveries[i] = newDelivery(handling, &out.Messages[i], q.visibility)
+	}
+	p.hand.add(deliveries)
+	p.options.Holding(len(deliveries))
+	return deliveries, nil
+}
+
+// newMessage is what a handler sees of a message.
+func newMessage(raw *types.Message) Message {
+	m := Message{ID: aws.ToString(raw.MessageId), Body: aws.ToString(raw.Body), ReceiveCount: 1}
+	if n, err := strconv.Atoi(raw.Attributes[string(types.MessageSystemAttributeNameApproximateReceiveCount)]); err == nil {
+		m.ReceiveCount = n
+	}
+	if ms, err := strconv.ParseInt(raw.Attributes[string(types.MessageSystemAttributeNameSentTimestamp)], 10, 64); err == nil {
+		m.Sent = time.UnixMilli(ms)
+	}
+	for name, v := range raw.MessageAttributes {
+		if v.StringValue == nil {
+			continue
+		}
+		if name == AttributeFirstSent { // only ever earlier than the copy itself
+			if ms, err := strconv.ParseInt(*v.StringValue, 10, 64); err == nil && time.UnixMilli(ms).Before(m.Sent) {
+				m.Sent = time.UnixMilli(ms)
+			}
+			continue
+		}
+		if m.Attributes == nil {
+			m.Attributes = make(map[string]string, len(raw.MessageAttributes))
+		}
+		m.Attributes[name] = *v.StringValue
+	}
+	return m
+}
+
+var (
+	allAttributes    = []string{"All"}
+	systemAttributes = []types.MessageSystemAttributeName{
+		types.MessageSystemAttributeNameApproximateReceiveCount,
+		types.MessageSystemAttributeNameSentTimestamp,
+		types.MessageSystemAttributeNameMessageGroupId,
+	}
+)
+
+// pollBackoff is how long a poller waits after its n-th failure in a row: up to
+// 30 s, spread over the whole range above a quarter, so that a fleet does not
+// come back as one.
+func pollBackoff(n int) time.Duration {
+	longest := 30 * time.Second
+	if n < 6 {
+		longest = time.Second << (n - 1)
+	}
+	return longest/4 + rand.N(longest*3/4)
+}
+
+// pause waits for d or until ctx is done.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// slots are the free places for messages: a channel with a token for each.
+type slots chan struct{}
+
+func newSlots(n int) slots {
+	s := make(slots, n)
+	s.put(n)
+	return s
+}
+
+// take waits until a slot is free and takes it and those that become free soon,
+// at most n. It returns 0 once ctx is done.
+func (s slots) take(ctx context.Context, n int) int {
+	select {
+	case <-s:
+	case <-ctx.Done():
+		return 0
+	}
+	if ctx.Err() != nil { // both were ready
+		s.put(1)
+		return 0
+	}
+	n = min(n, cap(s))
+	taken := 1
+	for ; taken < n; taken++ {
+		select {
+		case <-s:
+			continue
+		default:
+		}
+		break
+	}
+	if taken == n {
+		return n
+	}
+	timer := time.NewTimer(linger)
+	defer timer.Stop()
+	for taken < n {
+		select {
+		case <-s:
+			taken++
+		case <-timer.C:
+			return taken
+		case <-ctx.Done():
+			s.put(taken)
+			return 0
+		}
+	}
+	return taken
+}
+
+// put frees n slots.
+func (s slots) put(n int) {
+	for range n {
+		select {
+		case s <- struct{}{}:
+		default: // more messages came than were asked for
+		}
+	}
+}
+
+// condition is whether something works, so that a lasting failure is told once.
+// The zero value works.
+type condition struct {
+	mu   sync.Mutex
+	code string // of the failure that was told last; "" while it works
+}
+
+// fails notes a failure and reports whether it is news.
+func (c *condition) fails(err error) bool {
+	code := errorCode(err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	news := c.code != code
+	c.code = code
+	return news
+}
+
+// works notes a success and reports whether it is news.
+func (c *condition) works() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	news := c.code != ""
+	c.code = ""
+	return news
+}
