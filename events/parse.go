@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 )
@@ -33,15 +32,19 @@ func Parse(body []byte) (Event, error) {
 
 // message is whatever a body may be; which fields are set tells.
 type message struct {
-	// An EventBridge event.
-	ID         string          `json:"id"`
-	DetailType string          `json:"detail-type"`
-	Source     string          `json:"source"`
-	Account    string          `json:"account"`
-	Region     string          `json:"region"`
-	Time       string          `json:"time"`
-	Resources  json.RawMessage `json:"resources"` // ARNs here, objects in a CloudTrail record
-	Detail     json.RawMessage `json:"detail"`
+	// An EventBridge event. The detail is decoded with the envelope, in one
+	// pass: that halves the time of two.
+	ID         string     `json:"id"`
+	DetailType string     `json:"detail-type"`
+	Source     string     `json:"source"`
+	Account    string     `json:"account"`
+	Region     string     `json:"region"`
+	Time       string     `json:"time"`
+	Resources  []resource `json:"resources"`
+	Detail     struct {
+		record
+		nativeDetail
+	} `json:"detail"`
 
 	// A CloudTrail record without an envelope.
 	EventName string            `json:"eventName"`
@@ -64,7 +67,11 @@ func parse(body []byte, open bool) (Event, error) {
 	case m.DetailType != "":
 		return m.event()
 	case m.EventName != "":
-		return recordEvent(body, message{})
+		var r record
+		if err := decode(body, &r); err != nil {
+			return Event{}, fmt.Errorf("decode CloudTrail record: %w", err)
+		}
+		return r.event(&message{})
 	case m.TopicARN != "" && m.Type == "Notification" && open:
 		e, err := parse([]byte(m.Message), false)
 		if err != nil {
@@ -72,7 +79,7 @@ func parse(body []byte, open bool) (Event, error) {
 		}
 		return e, nil
 	case m.TopicARN != "" && m.Type != "" && m.Type != "Notification":
-		return Event{}, fmt.Errorf("an SNS %s is not an event: confirm the topic's subscription with sns:ConfirmSubscription", printable(m.Type))
+		return Event{}, fmt.Errorf("SNS message of type %.40q is no event: if the topic's subscription is pending, confirm it", m.Type)
 	case len(m.Records) == 1 && open:
 		return parse(m.Records[0], false)
 	case len(m.Records) > 1:
@@ -82,9 +89,9 @@ func parse(body []byte, open bool) (Event, error) {
 }
 
 // event decodes an EventBridge event.
-func (m message) event() (Event, error) {
+func (m *message) event() (Event, error) {
 	if strings.HasSuffix(m.DetailType, " via CloudTrail") {
-		return recordEvent(m.Detail, m)
+		return m.Detail.record.event(m)
 	}
 	e := Event{
 		ID:      m.ID,
@@ -101,26 +108,16 @@ func (m message) event() (Event, error) {
 	if err := e.complete(); err != nil {
 		return Event{}, err
 	}
-	var resources []string
-	if err := decodeOptional(m.Resources, &resources); err != nil {
-		return Event{}, err
-	}
 	switch {
 	case m.Source == "aws.events" || m.Source == "aws.scheduler":
 		e.Kind = Scheduled
-		if len(resources) > 0 {
-			arn := resources[0]
+		if len(m.Resources) > 0 {
+			arn := m.Resources[0].ARN
 			e.Detail = Schedule{ARN: arn, Name: arn[strings.LastIndexByte(arn, '/')+1:]}
 		}
 	case m.Source == SourceNative:
-		var d nativeDetail
-		if err := decodeOptional(m.Detail, &d); err != nil {
-			return Event{}, err
-		}
-		e.KeyARN = e.keyARN(d.KeyID)
-		if i := slices.IndexFunc(resources, isKeyARN); i >= 0 {
-			e.KeyARN = resources[i]
-		}
+		d := m.Detail.nativeDetail
+		e.KeyARN = firstOf(firstKeyARN(m.Resources), e.keyARN(d.KeyID))
 		switch m.DetailType {
 		case NativeRotation:
 			e.Detail = Rotation{d.RotationType, d.KeyOrigin, d.PreviousKeyMaterialID, d.CurrentKeyMaterialID}
@@ -147,13 +144,10 @@ type nativeDetail struct {
 func parseTime(field, value string) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339, value)
 	if err != nil {
-		if len(value) > 40 {
-			value = value[:40]
-		}
-		return time.Time{}, fmt.Errorf("%s %q is not an RFC 3339 time", field, value)
+		return time.Time{}, fmt.Errorf("%s %.40q is not an RFC 3339 time", field, value)
 	}
 	if t = t.UTC(); t.Year() < 0 || t.Year() > 9999 {
-		return time.Time{}, fmt.Errorf("%s %q is outside of the years that RFC 3339 can write", field, value)
+		return time.Time{}, fmt.Errorf("%s %.40q is outside of the years that RFC 3339 can write", field, value)
 	}
 	return t, nil
 }
@@ -182,12 +176,4 @@ func decode(data []byte, into any) error {
 		return nil
 	}
 	return err
-}
-
-// decodeOptional is decode for a part of a message that may be absent.
-func decodeOptional(data json.RawMessage, into any) error {
-	if len(data) == 0 {
-		return nil
-	}
-	return decode(data, into)
 }

@@ -1,37 +1,44 @@
 package events
 
-import (
-	"encoding/json"
-	"fmt"
-	"strings"
-)
+import "strings"
 
 // record is a CloudTrail record
 // (CloudTrail User Guide, "CloudTrail record contents").
 type record struct {
-	EventType           string          `json:"eventType"`
-	EventName           string          `json:"eventName"`
-	EventSource         string          `json:"eventSource"`
-	EventTime           string          `json:"eventTime"`
-	EventID             string          `json:"eventID"`
-	SharedEventID       string          `json:"sharedEventID"`
-	RequestID           string          `json:"requestID"`
-	AWSRegion           string          `json:"awsRegion"`
-	RecipientAccountID  string          `json:"recipientAccountId"`
-	SourceIPAddress     string          `json:"sourceIPAddress"`
-	UserAgent           string          `json:"userAgent"`
-	ErrorCode           string          `json:"errorCode"`
-	ErrorMessage        string          `json:"errorMessage"`
-	ReadOnly            bool            `json:"readOnly"`
-	UserIdentity        identity        `json:"userIdentity"`
-	Resources           []resource      `json:"resources"`
-	RequestParameters   json.RawMessage `json:"requestParameters"`
-	ResponseElements    json.RawMessage `json:"responseElements"`
-	ServiceEventDetails json.RawMessage `json:"serviceEventDetails"`
+	EventType           string     `json:"eventType"`
+	EventName           string     `json:"eventName"`
+	EventSource         string     `json:"eventSource"`
+	EventTime           string     `json:"eventTime"`
+	EventID             string     `json:"eventID"`
+	SharedEventID       string     `json:"sharedEventID"`
+	RequestID           string     `json:"requestID"`
+	AWSRegion           string     `json:"awsRegion"`
+	RecipientAccountID  string     `json:"recipientAccountId"`
+	SourceIPAddress     string     `json:"sourceIPAddress"`
+	UserAgent           string     `json:"userAgent"`
+	ErrorCode           string     `json:"errorCode"`
+	ErrorMessage        string     `json:"errorMessage"`
+	ReadOnly            bool       `json:"readOnly"`
+	UserIdentity        identity   `json:"userIdentity"`
+	Resources           []resource `json:"resources"`
+	RequestParameters   parameters `json:"requestParameters"`
+	ResponseElements    parameters `json:"responseElements"`
+	ServiceEventDetails parameters `json:"serviceEventDetails"`
 }
 
+// resource is an element of a list of resources: an object in a CloudTrail
+// record, an ARN in an envelope.
 type resource struct {
-	ARN string `json:"ARN"`
+	ARN string
+}
+
+// UnmarshalJSON takes both forms and forgives every other.
+func (r *resource) UnmarshalJSON(data []byte) error {
+	if data[0] == '"' {
+		return decode(data, &r.ARN)
+	}
+	type object resource // without this method
+	return decode(data, (*object)(r))
 }
 
 // parameters holds what KMS writes into requestParameters, responseElements and
@@ -91,13 +98,8 @@ type keyMetadata struct {
 	MultiRegion bool   `json:"multiRegion"`
 }
 
-// recordEvent decodes a CloudTrail record; envelope is the zero message where
-// there is none.
-func recordEvent(data []byte, envelope message) (Event, error) {
-	var r record
-	if err := decodeOptional(data, &r); err != nil {
-		return Event{}, fmt.Errorf("decode CloudTrail record: %w", err)
-	}
+// event types the record; envelope is the zero message where there is none.
+func (r *record) event(envelope *message) (Event, error) {
 	e := Event{
 		ID:           firstOf(r.SharedEventID, r.EventID, envelope.ID),
 		RequestID:    r.RequestID,
@@ -126,17 +128,7 @@ func recordEvent(data []byte, envelope message) (Event, error) {
 	if e.Source != SourceKMS {
 		return e, nil
 	}
-	var request, response, details parameters
-	for _, part := range []struct {
-		data json.RawMessage
-		into *parameters
-	}{
-		{r.RequestParameters, &request}, {r.ResponseElements, &response}, {r.ServiceEventDetails, &details},
-	} {
-		if err := decodeOptional(part.data, part.into); err != nil {
-			return Event{}, fmt.Errorf("decode parameters of %s: %w", printable(e.Name), err)
-		}
-	}
+	request, response, details := &r.RequestParameters, &r.ResponseElements, &r.ServiceEventDetails
 	e.Alias = firstOf(aliasName(request.AliasName), aliasName(request.KeyID))
 	e.KeyARN = e.keyOf(r.Resources, request, response, details)
 	e.Detail = detailOf(e.Name, request, response, details)
@@ -144,7 +136,7 @@ func recordEvent(data []byte, envelope message) (Event, error) {
 }
 
 // detailOf picks an operation's own parameters.
-func detailOf(name string, request, response, details parameters) Detail {
+func detailOf(name string, request, response, details *parameters) Detail {
 	switch name {
 	case "CreateKey":
 		made := response.KeyMetadata
@@ -208,21 +200,29 @@ func detailOf(name string, request, response, details parameters) Detail {
 
 // keyOf finds the key that a record is about: the answer names it most surely
 // and the request least, since KMS has not resolved that yet.
-func (e Event) keyOf(resources []resource, request, response, details parameters) string {
+func (e Event) keyOf(resources []resource, request, response, details *parameters) string {
 	for _, arn := range [...]string{response.KeyID, response.KeyMetadata.ARN} {
 		if isKeyARN(arn) {
 			return arn
 		}
 	}
-	// Resources list aliases too, with the same type and in no fixed order.
-	for _, r := range resources {
-		if isKeyARN(r.ARN) {
-			return r.ARN
-		}
+	if arn := firstKeyARN(resources); arn != "" {
+		return arn
 	}
 	for _, id := range [...]string{request.KeyID, request.TargetKeyID, response.KeyID, details.KeyID} {
 		if arn := e.keyARN(id); arn != "" {
 			return arn
+		}
+	}
+	return ""
+}
+
+// firstKeyARN returns the first key among resources. They list aliases too, with
+// the same type and in no fixed order.
+func firstKeyARN(resources []resource) string {
+	for _, r := range resources {
+		if isKeyARN(r.ARN) {
+			return r.ARN
 		}
 	}
 	return ""
