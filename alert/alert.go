@@ -141,8 +141,8 @@ type Action struct {
 	// Mode is the reaction's mode: "observe" or "enforce"; "" where there is none.
 	Mode   string `json:"mode,omitempty"`
 	Status Status `json:"status"`
-	// Description says it in a sentence, in the words of Status: "Rotation was
-	// enabled again, every 180 days.", "Would enable …".
+	// Description says it in sentences that are true as they stand: "Rotation was
+	// enabled again, every 180 days.", or "… would be enabled again, …".
 	Description string `json:"description,omitempty"`
 }
 

@@ -74,8 +74,11 @@ func (a Alert) Text() string {
 	t.line("", "  ", a.Severity.label()+a.headline())
 
 	t.section("What happened")
-	t.paragraph(a.Summary)
-	t.table(
+	if a.Summary != "" {
+		t.paragraph(a.Summary)
+		t.raw("")
+	}
+	t.table("  ",
 		row{"Event", a.EventName},
 		row{"Time", moment(&a.Time)},
 		row{"Account", a.Account},
@@ -83,7 +86,7 @@ func (a Alert) Text() string {
 	)
 	if k := a.Key; k != nil {
 		t.section("Key")
-		t.table(
+		t.table("  ",
 			row{"ARN", k.ARN},
 			row{"Aliases", strings.Join(k.Aliases, ", ")},
 			row{"Description", k.Description},
@@ -93,9 +96,10 @@ func (a Alert) Text() string {
 	}
 	if w := a.Actor; w != nil {
 		t.section("Who did it")
-		t.table(
+		t.table("  ",
 			row{"Name", w.Name},
-			row{"Identity", strings.TrimSpace(w.Type + " " + w.ARN)},
+			row{"Type", w.Type},
+			row{"ARN", w.ARN},
 			row{"Session", w.Session},
 			row{"Account", w.Account},
 			row{"Invoked by", w.InvokedBy},
@@ -105,51 +109,43 @@ func (a Alert) Text() string {
 	}
 	t.section("What cmkeeper did")
 	t.paragraph(a.Action.sentence())
-	if a.Risk != "" {
-		t.section("What is at risk")
-		t.paragraph(a.Risk)
-	}
-	if len(a.Next) > 0 {
-		t.section("What to do next")
-		for i, n := range a.Next {
-			number := fmt.Sprintf("  %d. ", i+1)
-			if strings.HasPrefix(n, "aws ") || strings.HasPrefix(n, "cmkeeper ") {
-				t.raw(number + Escape(n))
-				continue
-			}
-			t.line(number, strings.Repeat(" ", len(number)), n)
+	t.section("What is at risk")
+	t.paragraph(a.Risk)
+	t.section("What to do next")
+	for i, n := range a.Next {
+		number := fmt.Sprintf("  %d. ", i+1)
+		if strings.HasPrefix(n, "aws ") || strings.HasPrefix(n, "cmkeeper ") {
+			t.raw(number + Escape(n))
+			continue
 		}
+		t.line(number, strings.Repeat(" ", len(number)), n)
 	}
 	a.findings(&t)
-	if len(a.Facts) > 0 {
-		t.section("Further facts")
-		for _, f := range a.Facts {
-			t.line("  ", "  ", f.Name+":")
-			for _, v := range f.Values {
-				t.line("    ", "      ", v)
-			}
+	t.section("Further facts")
+	for _, f := range a.Facts {
+		t.line("  ", "  ", f.Name+":")
+		for _, v := range f.Values {
+			t.line("    ", "      ", v)
 		}
 	}
 	if c := a.Cut; c != nil {
 		t.section("Cut short")
 		t.paragraph(fmt.Sprintf("This alert was too large to be sent whole. It has %d findings and %d facts with %d values.",
 			c.Findings, c.Facts, c.Values))
-		t.table(row{"Whole alert", cmp.Or(c.Whole, "could not be stored")})
+		t.table("  ", row{"Whole alert", cmp.Or(c.Whole, "could not be stored")})
 	}
-	t.raw("")
+	t.heading = "\n"
 	t.line("-- ", "   ", Schema+" "+a.ID)
 	return t.b.String()
 }
 
 func (a Alert) findings(t *text) {
-	if len(a.Findings) == 0 {
-		return
-	}
 	t.section(fmt.Sprintf("Findings (%d)", len(a.Findings)))
+	const indent = "            "
 	for _, f := range a.Findings {
-		t.line(fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(f.Severity)), 20))), "            ", f.ID)
-		t.line("            ", "            ", f.Message)
-		t.table(row{"Statement", f.Statement}, row{"Principal", f.Principal})
+		t.line(fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(f.Severity)), 20))), indent, f.ID)
+		t.line(indent, indent, f.Message)
+		t.table(indent, row{"Statement", f.Statement}, row{"Principal", f.Principal})
 	}
 }
 
@@ -174,13 +170,20 @@ func moment(t *time.Time) string {
 
 // text builds the text rendering. It escapes and shortens what it is given,
 // except the prefixes, which are ours.
-type text struct{ b strings.Builder }
+type text struct {
+	b strings.Builder
+	// heading is what comes before the next line: a section without lines is not shown.
+	heading string
+}
 
 type row struct{ name, value string }
 
-func (t *text) raw(line string) { t.b.WriteString(line + "\n") }
+func (t *text) section(title string) { t.heading = "\n" + strings.ToUpper(title) + "\n" }
 
-func (t *text) section(title string) { t.raw("\n" + strings.ToUpper(title)) }
+func (t *text) raw(line string) {
+	t.b.WriteString(t.heading + line + "\n")
+	t.heading = ""
+}
 
 func (t *text) paragraph(s string) {
 	if s != "" {
@@ -189,10 +192,11 @@ func (t *text) paragraph(s string) {
 }
 
 // table writes the rows that have a value, with the values below each other.
-func (t *text) table(rows ...row) {
+func (t *text) table(indent string, rows ...row) {
 	for _, r := range rows {
 		if r.value != "" {
-			t.line(fmt.Sprintf("  %-12s ", r.name), strings.Repeat(" ", 15), r.value)
+			name := fmt.Sprintf("%s%-12s ", indent, r.name)
+			t.line(name, strings.Repeat(" ", len(name)), r.value)
 		}
 	}
 }
