@@ -1,0 +1,196 @@
+package kms
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+)
+
+type alias struct {
+	name             string
+	key              *key
+	created, updated time.Time
+}
+
+var aliasName = regexp.MustCompile(`^alias/[a-zA-Z0-9/_-]{1,250}$`)
+
+func (s *Service) aliasARN(name string) string {
+	return "arn:aws:kms:" + s.region + ":" + s.account + ":" + name
+}
+
+// alias returns the alias, or nil. The AWS managed key behind S3's own alias
+// comes into being when it is first asked for.
+func (s *Service) alias(name string) *alias {
+	if a := s.aliases[name]; a != nil {
+		return a
+	}
+	const prefix = "alias/aws/"
+	if service := strings.TrimPrefix(name, prefix); service == "s3" {
+		c := call{Service: s, now: time.Now()}
+		k := c.newKey("Default key that protects my S3 objects when no other key is defined", managerAWS)
+		k.policy = s.managedPolicy(service)
+		var err error
+		if k.rules, err = iam.Parse([]byte(k.policy)); err != nil {
+			panic("kms: the policy of AWS managed keys: " + err.Error()) // it is our own text
+		}
+		k.materials = []*material{newMaterial(randomBytes(32), materialCurrent)}
+		k.rotationPeriod, k.nextRotation = defaultRotationDays, c.now.Add(defaultRotationDays*day)
+		s.keys[k.id] = k
+		s.aliases[name] = &alias{name: name, key: k, created: c.now, updated: c.now}
+		s.reschedule()
+	}
+	return s.aliases[name]
+}
+
+// checkName refuses names that an alias of a customer cannot have. For the
+// reserved prefix the API names InvalidAliasNameException.
+func checkName(name string) error {
+	switch {
+	case !strings.HasPrefix(name, "alias/"):
+		return invalid("Alias must start with the prefix \"alias/\".")
+	case !aliasName.MatchString(name):
+		return invalid("1 validation error detected: Value '%s' at 'aliasName' failed to satisfy constraint: Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$", name)
+	case strings.HasPrefix(name, "alias/aws/"):
+		return wire.Errorf(400, "InvalidAliasNameException", "Alias names that begin with alias/aws/ are reserved.")
+	}
+	return nil
+}
+
+type aliasInput struct {
+	AliasName   string `json:"AliasName"`
+	TargetKeyID string `json:"TargetKeyId"`
+}
+
+func createAlias(c *call, in *aliasInput) error {
+	arn := c.aliasARN(in.AliasName)
+	c.condition("kms:RequestAlias", in.AliasName)
+	if err := checkName(in.AliasName); err != nil {
+		return err
+	}
+	if err := c.authorizeResource(c.name, arn); err != nil {
+		return err
+	}
+	k, err := c.use(in.TargetKeyID, byKey)
+	if err != nil {
+		return err
+	}
+	c.resources = []string{k.arn, arn}
+	if err := k.notPendingDeletion(); err != nil {
+		return err
+	}
+	if c.aliases[in.AliasName] != nil {
+		return wire.Errorf(400, "AlreadyExistsException", "An alias with the name %s already exists", arn)
+	}
+	c.aliases[in.AliasName] = &alias{name: in.AliasName, key: k, created: c.now, updated: c.now}
+	return nil
+}
+
+func updateAlias(c *call, in *aliasInput) error {
+	arn := c.aliasARN(in.AliasName)
+	if err := checkName(in.AliasName); err != nil {
+		return err
+	}
+	if err := c.authorizeResource(c.name, arn); err != nil {
+		return err
+	}
+	a := c.aliases[in.AliasName]
+	if a == nil {
+		return notFound("Alias %s is not found.", arn)
+	}
+	k, err := c.use(in.TargetKeyID, byKey)
+	if err != nil {
+		return err
+	}
+	c.resources = []string{arn, k.arn}
+	if err := c.authorize(a.key, a.key.rules, c.name); err != nil {
+		return err
+	}
+	if err := k.notPendingDeletion(); err != nil {
+		return err
+	}
+	if k.usage != a.key.usage || kind(k) != kind(a.key) {
+		// That they must agree is documented, the error is not.
+		return invalid("Alias %s cannot be changed to a key of another type or usage", arn)
+	}
+	a.key, a.updated = k, c.now
+	return nil
+}
+
+// kind is what the two keys of an UpdateAlias must have in common.
+func kind(k *key) string {
+	switch {
+	case k.symmetric():
+		return "symmetric"
+	case strings.HasPrefix(k.spec, "HMAC_"):
+		return "HMAC"
+	}
+	return "asymmetric"
+}
+
+type aliasNameInput struct {
+	AliasName string `json:"AliasName"`
+}
+
+func deleteAlias(c *call, in *aliasNameInput) error {
+	arn := c.aliasARN(in.AliasName)
+	if err := checkName(in.AliasName); err != nil {
+		return err
+	}
+	if err := c.authorizeResource(c.name, arn); err != nil {
+		return err
+	}
+	a := c.aliases[in.AliasName]
+	if a == nil {
+		return notFound("Alias %s is not found.", arn)
+	}
+	c.key, c.resources = a.key, []string{arn, a.key.arn}
+	if err := c.authorize(a.key, a.key.rules, c.name); err != nil {
+		return err
+	}
+	delete(c.aliases, in.AliasName)
+	return nil
+}
+
+type listAliasesOutput struct {
+	Aliases []aliasEntry `json:"Aliases"`
+	pageOutput
+}
+
+type aliasEntry struct {
+	AliasName       string    `json:"AliasName"`
+	AliasArn        string    `json:"AliasArn"`
+	TargetKeyID     string    `json:"TargetKeyId"`
+	CreationDate    timestamp `json:"CreationDate"`
+	LastUpdatedDate timestamp `json:"LastUpdatedDate"`
+}
+
+func listAliases(c *call, in *listInput) (listAliasesOutput, error) {
+	var out listAliasesOutput
+	if err := c.authorizeIdentity(c.name); err != nil {
+		return out, err
+	}
+	var only *key
+	if in.KeyID != "" {
+		var err error
+		if only, err = c.find(in.KeyID, byKey); err != nil {
+			return out, err
+		}
+	}
+	entries := []aliasEntry{}
+	for _, name := range slices.Sorted(maps.Keys(c.aliases)) {
+		if a := c.aliases[name]; only == nil || a.key == only {
+			entries = append(entries, aliasEntry{
+				AliasName: name, AliasArn: c.aliasARN(name), TargetKeyID: a.key.id,
+				CreationDate: timestamp(a.created), LastUpdatedDate: timestamp(a.updated),
+			})
+		}
+	}
+	var err error
+	out.Aliases, out.pageOutput, err = paginate(entries, func(a aliasEntry) string { return a.AliasName }, in.pageInput, 50, 100)
+	return out, err
+}

@@ -1,0 +1,245 @@
+package kms
+
+import (
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+)
+
+// authorize decides as AWS does for a caller of the key's own account: an
+// explicit deny of the key policy wins; the policy, or a grant, may allow the
+// caller itself; where it allows the account, the caller's identity policy
+// decides. A caller of another account needs both.
+func (c *call) authorize(k *key, policy *iam.Policy, operation string) error {
+	decision := policy.Evaluate(iam.Request{
+		Principal: c.caller.ARN, RoleARN: c.role(), Account: c.caller.AccountID,
+		Action: "kms:" + operation, Resource: k.arn, Context: c.conditions(k),
+	})
+	byIdentity := c.caller.May("kms:"+operation, k.arn)
+	ownAccount := c.caller.AccountID == c.account
+	switch {
+	case decision == iam.ExplicitDeny:
+		return c.denied(operation, k.arn, "with an explicit deny in a resource-based policy")
+	case decision == iam.Allow && (ownAccount || byIdentity), decision == iam.AllowAccount && byIdentity, k.granted(c, operation):
+		return nil
+	case decision == iam.ImplicitDeny:
+		return c.denied(operation, k.arn, "because no resource-based policy allows the kms:"+operation+" action")
+	}
+	return c.denied(operation, k.arn, "because no identity-based policy allows the kms:"+operation+" action")
+}
+
+// authorizeIdentity decides on an operation that concerns no key.
+func (c *call) authorizeIdentity(operation string) error {
+	return c.authorizeResource(operation, "*")
+}
+
+// authorizeResource decides on a resource that has no policy, such as an alias.
+func (c *call) authorizeResource(operation, arn string) error {
+	if c.caller.May("kms:"+operation, arn) {
+		return nil
+	}
+	return c.denied(operation, arn, "because no identity-based policy allows the kms:"+operation+" action")
+}
+
+func (c *call) denied(operation, resource, reason string) error {
+	return wire.Errorf(400, "AccessDeniedException", "User: %s is not authorized to perform: kms:%s on resource: %s %s", c.caller.ARN, operation, resource, reason)
+}
+
+// role is the role behind an assumed-role session, or "".
+func (c *call) role() string {
+	if role := c.caller.RoleARN(); role != c.caller.ARN {
+		return role
+	}
+	return ""
+}
+
+// conditions are the condition keys of this call on the key.
+func (c *call) conditions(k *key) map[string]string {
+	m := map[string]string{
+		"aws:CurrentTime":   c.now.UTC().Format(time.RFC3339),
+		"kms:CallerAccount": c.caller.AccountID,
+		"kms:KeyOrigin":     k.origin,
+		"kms:KeySpec":       k.spec,
+		"kms:KeyUsage":      k.usage,
+		"kms:MultiRegion":   strconv.FormatBool(k.multiRegion),
+	}
+	if c.caller.SourceIP != "" && c.via == "" {
+		m["aws:SourceIp"] = c.caller.SourceIP
+	}
+	if c.via != "" {
+		m["kms:ViaService"] = c.via
+	}
+	for name, value := range k.tags {
+		m["aws:ResourceTag/"+name] = value
+	}
+	for name, value := range c.data {
+		m["kms:EncryptionContext:"+name] = value
+	}
+	for name, value := range c.context {
+		m[name] = value
+	}
+	return m
+}
+
+// condition adds a condition key that only this operation has.
+func (c *call) condition(name, value string) {
+	if c.context == nil {
+		c.context = map[string]string{}
+	}
+	c.context[name] = value
+}
+
+// policyDocument is the form of the policies that KMS itself gives to keys.
+type policyDocument struct {
+	Version   string            `json:"Version"`
+	ID        string            `json:"Id"`
+	Statement []policyStatement `json:"Statement"`
+}
+
+type policyStatement struct {
+	Sid       string                       `json:"Sid"`
+	Effect    string                       `json:"Effect"`
+	Principal map[string]string            `json:"Principal"`
+	Action    []string                     `json:"Action"`
+	Resource  string                       `json:"Resource"`
+	Condition map[string]map[string]string `json:"Condition,omitempty"`
+}
+
+func (d policyDocument) String() string {
+	b, _ := json.Marshal(d) // strings always encode
+	return string(b)
+}
+
+// defaultPolicy is the policy of a key that is created without one: the account decides.
+func (s *Service) defaultPolicy() string {
+	return policyDocument{Version: "2012-10-17", ID: "key-default-1", Statement: []policyStatement{{
+		Sid: "Enable IAM User Permissions", Effect: "Allow", Principal: map[string]string{"AWS": s.rootARN()},
+		Action: []string{"kms:*"}, Resource: "*",
+	}}}.String()
+}
+
+// managedPolicy is the policy of an AWS managed key: everybody in the account
+// may use it, through its service only, and nobody may change it.
+func (s *Service) managedPolicy(service string) string {
+	return policyDocument{Version: "2012-10-17", ID: "auto-" + service + "-1", Statement: []policyStatement{
+		{
+			Sid: "Use through the service", Effect: "Allow", Principal: map[string]string{"AWS": "*"},
+			Action:   []string{"kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:CreateGrant", "kms:DescribeKey"},
+			Resource: "*",
+			Condition: map[string]map[string]string{"StringEquals": {
+				"kms:CallerAccount": s.account,
+				"kms:ViaService":    service + "." + s.region + ".amazonaws.com",
+			}},
+		},
+		{
+			Sid: "Look at the key", Effect: "Allow", Principal: map[string]string{"AWS": s.rootARN()},
+			Action: []string{"kms:Describe*", "kms:Get*", "kms:List*", "kms:RevokeGrant"}, Resource: "*",
+		},
+	}}.String()
+}
+
+func (s *Service) rootARN() string { return "arn:aws:iam::" + s.account + ":root" }
+
+const (
+	maxPolicyLength = 128 << 10 // what the API's model accepts
+	maxPolicySize   = 32 << 10  // KMS's quota for a key policy
+)
+
+// setPolicy gives the key a policy unless it is malformed, too large, or would
+// keep the caller from changing it again and the check is not bypassed.
+func (c *call) setPolicy(k *key, document string, bypass bool) error {
+	if document == "" || len(document) > maxPolicyLength {
+		return invalid("1 validation error detected: Value at 'policy' failed to satisfy constraint: Member must have length between 1 and %d", maxPolicyLength)
+	}
+	if len(document) > maxPolicySize {
+		return wire.Errorf(400, "LimitExceededException", "The key policy is larger than %d bytes", maxPolicySize)
+	}
+	rules, err := iam.Parse([]byte(document))
+	if err != nil {
+		return malformedPolicy(err.Error())
+	}
+	if !bypass && c.authorize(k, rules, "PutKeyPolicy") != nil {
+		return malformedPolicy("The new key policy will not allow you to update the key policy in the future.")
+	}
+	k.policy, k.rules = document, rules
+	return nil
+}
+
+func malformedPolicy(message string) error {
+	return &wire.Error{Code: "MalformedPolicyDocumentException", Message: message}
+}
+
+type putKeyPolicyInput struct {
+	KeyID                          string  `json:"KeyId"`
+	PolicyName                     *string `json:"PolicyName"`
+	Policy                         string  `json:"Policy"`
+	BypassPolicyLockoutSafetyCheck bool    `json:"BypassPolicyLockoutSafetyCheck"`
+}
+
+func putKeyPolicy(c *call, in *putKeyPolicyInput) error {
+	c.condition("kms:BypassPolicyLockoutSafetyCheck", strconv.FormatBool(in.BypassPolicyLockoutSafetyCheck))
+	k, err := c.use(in.KeyID, byKey)
+	if err != nil {
+		return err
+	}
+	if in.PolicyName, err = policyName(in.PolicyName); err != nil {
+		return err
+	}
+	return c.setPolicy(k, in.Policy, in.BypassPolicyLockoutSafetyCheck)
+}
+
+// policyName fills in the one name that a key policy can have.
+func policyName(name *string) (*string, error) {
+	if name == nil {
+		return new(defaultPolicyName), nil
+	}
+	if *name != defaultPolicyName {
+		return name, notFound("No such policy exists")
+	}
+	return name, nil
+}
+
+type getKeyPolicyInput struct {
+	KeyID      string  `json:"KeyId"`
+	PolicyName *string `json:"PolicyName"`
+}
+
+type getKeyPolicyOutput struct {
+	Policy     string `json:"Policy"`
+	PolicyName string `json:"PolicyName"`
+}
+
+func getKeyPolicy(c *call, in *getKeyPolicyInput) (getKeyPolicyOutput, error) {
+	var out getKeyPolicyOutput
+	k, err := c.use(in.KeyID, byKey)
+	if err != nil {
+		return out, err
+	}
+	if in.PolicyName, err = policyName(in.PolicyName); err != nil {
+		return out, err
+	}
+	return getKeyPolicyOutput{Policy: k.policy, PolicyName: defaultPolicyName}, nil
+}
+
+type listInput struct {
+	KeyID string `json:"KeyId"`
+	pageInput
+}
+
+type listKeyPoliciesOutput struct {
+	PolicyNames []string `json:"PolicyNames"`
+	pageOutput
+}
+
+func listKeyPolicies(c *call, in *listInput) (listKeyPoliciesOutput, error) {
+	var out listKeyPoliciesOutput
+	_, err := c.use(in.KeyID, byKey)
+	if err != nil {
+		return out, err
+	}
+	out.PolicyNames, out.pageOutput, err = paginate([]string{defaultPolicyName}, itself, in.pageInput, 100, 1000)
+	return out, err
+}

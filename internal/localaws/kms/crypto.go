@@ -1,0 +1,358 @@
+package kms
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+)
+
+// A ciphertext is blobVersion, the length and bytes of the key's id, the id of
+// the key material, a nonce and the sealed data. All before the nonce, and the
+// encryption context, are authenticated.
+const (
+	blobVersion = 1
+	materialLen = 32
+	nonceLen    = 12
+	tagLen      = 16
+)
+
+type blob struct {
+	keyID      string
+	materialID string
+	header     []byte // what is authenticated of the blob
+	nonce      []byte
+	sealed     []byte
+}
+
+// seal encrypts under the key's current material.
+func (k *key) seal(plaintext []byte, context map[string]string) []byte {
+	m := k.current()
+	id, _ := hex.DecodeString(m.id) // ids are made by newMaterial
+	out := make([]byte, 0, 2+len(k.id)+materialLen+nonceLen+len(plaintext)+tagLen)
+	out = append(out, blobVersion, byte(len(k.id)))
+	out = append(out, k.id...)
+	out = append(out, id...)
+	aad := authenticated(out, context)
+	nonce := randomBytes(nonceLen)
+	return m.aead.Seal(append(out, nonce...), nonce, plaintext, aad)
+}
+
+// parseBlob takes a ciphertext apart; ok is false where it is none of ours.
+func parseBlob(b []byte) (p blob, ok bool) {
+	if len(b) < 2 || b[0] != blobVersion {
+		return p, false
+	}
+	idEnd := 2 + int(b[1])
+	headerEnd := idEnd + materialLen
+	if len(b) < headerEnd+nonceLen+tagLen {
+		return p, false
+	}
+	return blob{
+		keyID: string(b[2:idEnd]), materialID: hex.EncodeToString(b[idEnd:headerEnd]), header: b[:headerEnd],
+		nonce: b[headerEnd : headerEnd+nonceLen], sealed: b[headerEnd+nonceLen:],
+	}, true
+}
+
+// keyOf returns the id of the key that a ciphertext was made with, or "".
+func keyOf(ciphertext []byte) string {
+	p, _ := parseBlob(ciphertext)
+	return p.keyID
+}
+
+// authenticated is the additional data of the encryption: the blob's header and
+// the encryption context in an order of its own.
+func authenticated(header []byte, context map[string]string) []byte {
+	out := slices.Clone(header)
+	for _, name := range slices.Sorted(maps.Keys(context)) {
+		for _, s := range []string{name, context[name]} {
+			out = binary.BigEndian.AppendUint32(out, uint32(len(s)))
+			out = append(out, s...)
+		}
+	}
+	return out
+}
+
+func invalidCiphertext() error {
+	return &wire.Error{Code: "InvalidCiphertextException"} // AWS sends no message
+}
+
+// open decrypts with the material that the blob names.
+func (k *key) open(p blob, context map[string]string) ([]byte, *material, error) {
+	i := slices.IndexFunc(k.materials, func(m *material) bool { return m.id == p.materialID && m.aead != nil })
+	if i < 0 {
+		return nil, nil, invalidCiphertext()
+	}
+	plaintext, err := k.materials[i].aead.Open(nil, p.nonce, p.sealed, authenticated(p.header, context))
+	if err != nil {
+		return nil, nil, invalidCiphertext()
+	}
+	return plaintext, k.materials[i], nil
+}
+
+// cipherKey finds a key for symmetric encryption by the caller.
+func (c *call) cipherKey(ref, permission string, context map[string]string) (*key, error) {
+	c.data = context
+	k, err := c.useFor(ref, byAnyName, permission)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.ready(); err != nil {
+		return nil, err
+	}
+	if k.usage != encryptDecrypt {
+		return nil, wire.Errorf(400, "InvalidKeyUsageException", "%s key usage is %s which is not valid for %s.", k.arn, k.usage, c.name)
+	}
+	if !k.symmetric() {
+		return nil, wire.Errorf(400, "UnknownOperationException", "localaws does not model asymmetric encryption")
+	}
+	return k, nil
+}
+
+// sourceKey finds the key that decrypts the ciphertext for the caller.
+func (c *call) sourceKey(ciphertext []byte, ref, permission string, context map[string]string) (*key, blob, error) {
+	p, ok := parseBlob(ciphertext)
+	if !ok {
+		return nil, p, invalidCiphertext()
+	}
+	if ref == "" {
+		if ref = p.keyID; c.keys[ref] == nil {
+			return nil, p, wire.Errorf(400, "AccessDeniedException", "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are not allowed to access.")
+		}
+	}
+	k, err := c.cipherKey(ref, permission, context)
+	if err == nil && k.id != p.keyID {
+		err = wire.Errorf(400, "IncorrectKeyException", "The key ID in the request does not identify a CMK that can perform this operation.")
+	}
+	return k, p, err
+}
+
+// used notes a successful cryptographic operation for GetKeyLastUsage.
+func (c *call) used(k *key) {
+	k.lastUsage = &keyLastUsage{Operation: c.name, Timestamp: timestamp(c.now), CloudTrailEventID: c.eventID, KmsRequestID: c.requestID}
+}
+
+type encryptInput struct {
+	KeyID             string            `json:"KeyId"`
+	Plaintext         []byte            `json:"Plaintext"`
+	EncryptionContext map[string]string `json:"EncryptionContext"`
+	DryRun            *bool             `json:"DryRun"`
+}
+
+type encryptOutput struct {
+	CiphertextBlob      []byte `json:"CiphertextBlob"`
+	KeyID               string `json:"KeyId"`
+	EncryptionAlgorithm string `json:"EncryptionAlgorithm"`
+}
+
+func encrypt(c *call, in *encryptInput) (encryptOutput, error) {
+	var out encryptOutput
+	if len(in.Plaintext) == 0 || len(in.Plaintext) > 4096 {
+		return out, invalid("1 validation error detected: Value at 'plaintext' failed to satisfy constraint: Member must have length between 1 and 4096")
+	}
+	k, err := c.cipherKey(in.KeyID, c.name, in.EncryptionContext)
+	if err != nil {
+		return out, err
+	}
+	if err := dryRun(in.DryRun); err != nil {
+		return out, err
+	}
+	c.used(k)
+	return encryptOutput{CiphertextBlob: k.seal(in.Plaintext, in.EncryptionContext), KeyID: k.arn, EncryptionAlgorithm: symmetricDefault}, nil
+}
+
+type decryptInput struct {
+	CiphertextBlob    []byte            `json:"CiphertextBlob"`
+	KeyID             string            `json:"KeyId"`
+	EncryptionContext map[string]string `json:"EncryptionContext"`
+	DryRun            *bool             `json:"DryRun"`
+}
+
+type decryptOutput struct {
+	KeyID               string `json:"KeyId"`
+	Plaintext           []byte `json:"Plaintext"`
+	EncryptionAlgorithm string `json:"EncryptionAlgorithm"`
+	KeyMaterialID       string `json:"KeyMaterialId"`
+}
+
+func decrypt(c *call, in *decryptInput) (decryptOutput, error) {
+	var out decryptOutput
+	k, p, err := c.sourceKey(in.CiphertextBlob, in.KeyID, c.name, in.EncryptionContext)
+	if err != nil {
+		return out, err
+	}
+	plaintext, m, err := k.open(p, in.EncryptionContext)
+	if err != nil {
+		return out, err
+	}
+	if err := dryRun(in.DryRun); err != nil {
+		return out, err
+	}
+	c.used(k)
+	return decryptOutput{KeyID: k.arn, Plaintext: plaintext, EncryptionAlgorithm: symmetricDefault, KeyMaterialID: m.id}, nil
+}
+
+type reEncryptInput struct {
+	CiphertextBlob               []byte            `json:"CiphertextBlob"`
+	SourceKeyID                  string            `json:"SourceKeyId"`
+	SourceEncryptionContext      map[string]string `json:"SourceEncryptionContext"`
+	DestinationKeyID             string            `json:"DestinationKeyId"`
+	DestinationEncryptionContext map[string]string `json:"DestinationEncryptionContext"`
+	DryRun                       *bool             `json:"DryRun"`
+	DryRunModifiers              []string          `json:"DryRunModifiers"`
+}
+
+type reEncryptOutput struct {
+	CiphertextBlob                 []byte `json:"CiphertextBlob"`
+	SourceKeyID                    string `json:"SourceKeyId"`
+	KeyID                          string `json:"KeyId"`
+	SourceEncryptionAlgorithm      string `json:"SourceEncryptionAlgorithm"`
+	DestinationEncryptionAlgorithm string `json:"DestinationEncryptionAlgorithm"`
+	SourceKeyMaterialID            string `json:"SourceKeyMaterialId"`
+	DestinationKeyMaterialID       string `json:"DestinationKeyMaterialId"`
+}
+
+func reEncrypt(c *call, in *reEncryptInput) (reEncryptOutput, error) {
+	var out reEncryptOutput
+	if slices.Contains(in.DryRunModifiers, "IGNORE_CIPHERTEXT") {
+		return out, c.tryReEncrypt(in)
+	}
+	from, p, err := c.sourceKey(in.CiphertextBlob, in.SourceKeyID, "ReEncryptFrom", in.SourceEncryptionContext)
+	if err != nil {
+		return out, err
+	}
+	to, err := c.cipherKey(in.DestinationKeyID, "ReEncryptTo", in.DestinationEncryptionContext)
+	if err != nil {
+		return out, err
+	}
+	c.resources = []string{from.arn, to.arn}
+	plaintext, m, err := from.open(p, in.SourceEncryptionContext)
+	if err != nil {
+		return out, err
+	}
+	if err := dryRun(in.DryRun); err != nil {
+		return out, err
+	}
+	c.used(from)
+	c.used(to)
+	return reEncryptOutput{
+		CiphertextBlob: to.seal(plaintext, in.DestinationEncryptionContext), SourceKeyID: from.arn, KeyID: to.arn,
+		SourceEncryptionAlgorithm: symmetricDefault, DestinationEncryptionAlgorithm: symmetricDefault,
+		SourceKeyMaterialID: m.id, DestinationKeyMaterialID: to.current().id,
+	}, nil
+}
+
+// tryReEncrypt checks the permissions on both keys without a ciphertext.
+func (c *call) tryReEncrypt(in *reEncryptInput) error {
+	if in.DryRun == nil || !*in.DryRun || in.SourceKeyID == "" {
+		return invalid("IGNORE_CIPHERTEXT needs DryRun and SourceKeyId")
+	}
+	if _, err := c.cipherKey(in.SourceKeyID, "ReEncryptFrom", in.SourceEncryptionContext); err != nil {
+		return err
+	}
+	if _, err := c.cipherKey(in.DestinationKeyID, "ReEncryptTo", in.DestinationEncryptionContext); err != nil {
+		return err
+	}
+	return dryRun(in.DryRun)
+}
+
+type generateDataKeyInput struct {
+	KeyID             string            `json:"KeyId"`
+	KeySpec           string            `json:"KeySpec"`
+	NumberOfBytes     *int              `json:"NumberOfBytes"`
+	EncryptionContext map[string]string `json:"EncryptionContext"`
+	DryRun            *bool             `json:"DryRun"`
+}
+
+type generateDataKeyOutput struct {
+	CiphertextBlob []byte `json:"CiphertextBlob"`
+	Plaintext      []byte `json:"Plaintext,omitempty"`
+	KeyID          string `json:"KeyId"`
+	KeyMaterialID  string `json:"KeyMaterialId"`
+}
+
+func generateDataKey(c *call, in *generateDataKeyInput) (generateDataKeyOutput, error) {
+	var out generateDataKeyOutput
+	var length int
+	switch {
+	case in.KeySpec == "AES_256" && in.NumberOfBytes == nil:
+		length = 32
+	case in.KeySpec == "AES_128" && in.NumberOfBytes == nil:
+		length = 16
+	case in.KeySpec == "" && in.NumberOfBytes != nil && *in.NumberOfBytes >= 1 && *in.NumberOfBytes <= 1024:
+		length = *in.NumberOfBytes
+	default:
+		return out, invalid("Please specify either number of bytes or key spec.")
+	}
+	k, err := c.cipherKey(in.KeyID, c.name, in.EncryptionContext)
+	if err != nil {
+		return out, err
+	}
+	if err := dryRun(in.DryRun); err != nil {
+		return out, err
+	}
+	c.used(k)
+	plaintext := randomBytes(length)
+	return generateDataKeyOutput{
+		CiphertextBlob: k.seal(plaintext, in.EncryptionContext), Plaintext: plaintext, KeyID: k.arn, KeyMaterialID: k.current().id,
+	}, nil
+}
+
+func generateDataKeyWithoutPlaintext(c *call, in *generateDataKeyInput) (generateDataKeyOutput, error) {
+	if in.KeySpec == "" && in.NumberOfBytes == nil {
+		in.KeySpec = "AES_256" // AWS asks for none here; S3's size is the usual one
+	}
+	out, err := generateDataKey(c, in)
+	out.Plaintext = nil
+	return out, err
+}
+
+type generateRandomInput struct {
+	NumberOfBytes int `json:"NumberOfBytes"`
+}
+
+type generateRandomOutput struct {
+	Plaintext []byte `json:"Plaintext"`
+}
+
+func generateRandom(c *call, in *generateRandomInput) (generateRandomOutput, error) {
+	if err := c.authorizeIdentity(c.name); err != nil {
+		return generateRandomOutput{}, err
+	}
+	if in.NumberOfBytes < 1 || in.NumberOfBytes > 1024 {
+		return generateRandomOutput{}, invalid("1 validation error detected: Value '%d' at 'numberOfBytes' failed to satisfy constraint: Member must have value between 1 and 1024", in.NumberOfBytes)
+	}
+	return generateRandomOutput{Plaintext: randomBytes(in.NumberOfBytes)}, nil
+}
+
+type keyLastUsage struct {
+	Operation         string    `json:"Operation"`
+	Timestamp         timestamp `json:"Timestamp"`
+	CloudTrailEventID string    `json:"CloudTrailEventId"`
+	KmsRequestID      string    `json:"KmsRequestId"`
+}
+
+type getKeyLastUsageOutput struct {
+	KeyID             string        `json:"KeyId"`
+	KeyCreationDate   timestamp     `json:"KeyCreationDate"`
+	TrackingStartDate timestamp     `json:"TrackingStartDate"`
+	KeyLastUsage      *keyLastUsage `json:"KeyLastUsage,omitempty"`
+}
+
+// trackingStart is when AWS began to note the usage of keys.
+var trackingStart = time.Date(2026, time.April, 23, 0, 0, 0, 0, time.UTC)
+
+// getKeyLastUsage knows of a use at once; AWS takes up to an hour.
+func getKeyLastUsage(c *call, in *keyIDInput) (getKeyLastUsageOutput, error) {
+	k, err := c.use(in.KeyID, byKey)
+	if err != nil {
+		return getKeyLastUsageOutput{}, err
+	}
+	return getKeyLastUsageOutput{
+		KeyID: k.arn, KeyCreationDate: timestamp(k.created),
+		TrackingStartDate: timestamp(earlier(trackingStart, k.created)), KeyLastUsage: k.lastUsage,
+	}, nil
+}

@@ -1,0 +1,198 @@
+package kms
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+)
+
+type scheduleKeyDeletionInput struct {
+	KeyID               string `json:"KeyId"`
+	PendingWindowInDays *int   `json:"PendingWindowInDays"`
+}
+
+type scheduleKeyDeletionOutput struct {
+	KeyID               string     `json:"KeyId"`
+	DeletionDate        *timestamp `json:"DeletionDate,omitempty"`
+	KeyState            string     `json:"KeyState"`
+	PendingWindowInDays int        `json:"PendingWindowInDays"`
+}
+
+func scheduleKeyDeletion(c *call, in *scheduleKeyDeletionInput) (scheduleKeyDeletionOutput, error) {
+	var out scheduleKeyDeletionOutput
+	if in.PendingWindowInDays == nil {
+		in.PendingWindowInDays = new(30)
+	}
+	window := *in.PendingWindowInDays
+	if window < 7 || window > 30 {
+		return out, invalid("1 validation error detected: Value '%d' at 'pendingWindowInDays' failed to satisfy constraint: Member must have value between 7 and 30", window)
+	}
+	c.condition("kms:ScheduleKeyDeletionPendingWindowInDays", strconv.Itoa(window))
+	k, err := c.use(in.KeyID, byKey)
+	if err != nil {
+		return out, err
+	}
+	if err := k.notPendingDeletion(); err != nil {
+		return out, err
+	}
+	k.window = window
+	if !k.isPrimaryWithReplicas(c.region) {
+		k.deletion = c.now.Add(time.Duration(window) * day)
+	}
+	c.reschedule()
+	out = scheduleKeyDeletionOutput{KeyID: k.arn, KeyState: k.state(), PendingWindowInDays: window}
+	if !k.deletion.IsZero() {
+		out.DeletionDate = new(timestamp(k.deletion))
+	}
+	c.response = out
+	return out, nil
+}
+
+// cancelKeyDeletion leaves the key disabled, as AWS does.
+func cancelKeyDeletion(c *call, in *keyIDInput) (keyIDOutput, error) {
+	k, err := c.use(in.KeyID, byKey)
+	if err != nil {
+		return keyIDOutput{}, err
+	}
+	if !k.pendingDeletion() {
+		return keyIDOutput{}, invalidState(k, "not pending deletion")
+	}
+	k.window, k.deletion, k.enabled = 0, time.Time{}, false
+	c.reschedule()
+	return keyIDOutput{KeyID: k.arn}, nil
+}
+
+// deleteKey removes a key whose window has passed, with its aliases.
+func (s *Service) deleteKey(k *key) {
+	delete(s.keys, k.id)
+	maps.DeleteFunc(s.aliases, func(_ string, a *alias) bool { return a.key == k })
+	s.announce(k, k.deletion, "DeleteKey", "KMS CMK Deletion", serviceEventDetails{})
+}
+
+// multiRegionConfig is the API's MultiRegionConfiguration.
+type multiRegionConfig struct {
+	MultiRegionKeyType string           `json:"MultiRegionKeyType"`
+	PrimaryKey         multiRegionKey   `json:"PrimaryKey"`
+	ReplicaKeys        []multiRegionKey `json:"ReplicaKeys"`
+}
+
+type multiRegionKey struct {
+	Arn    string `json:"Arn"`
+	Region string `json:"Region"`
+}
+
+// arnIn is the ARN of the related key in another Region.
+func (k *key) arnIn(region string) string {
+	return strings.Replace(k.arn, ":"+k.region()+":", ":"+region+":", 1)
+}
+
+func (k *key) isPrimaryWithReplicas(region string) bool {
+	return k.multiRegion && k.primaryRegion == region && len(k.regions) > 1
+}
+
+func (k *key) multiRegionConfig() *multiRegionConfig {
+	config := &multiRegionConfig{MultiRegionKeyType: replicaKey, ReplicaKeys: []multiRegionKey{}}
+	if k.primaryRegion == k.region() {
+		config.MultiRegionKeyType = primaryKey
+	}
+	for _, region := range k.regions {
+		related := multiRegionKey{Arn: k.arnIn(region), Region: region}
+		if region == k.primaryRegion {
+			config.PrimaryKey = related
+		} else {
+			config.ReplicaKeys = append(config.ReplicaKeys, related)
+		}
+	}
+	return config
+}
+
+// multiRegionPrimary finds the key of an operation that only a primary key has.
+func (c *call) multiRegionPrimary(ref string) (*key, error) {
+	k, err := c.use(ref, byKey)
+	if err != nil {
+		return nil, err
+	}
+	if !k.multiRegion || k.primaryRegion != c.region {
+		return nil, unsupported("%s is not a multi-Region primary key.", k.arn)
+	}
+	return k, k.ready()
+}
+
+type replicateKeyInput struct {
+	KeyID                          string  `json:"KeyId"`
+	ReplicaRegion                  string  `json:"ReplicaRegion"`
+	BypassPolicyLockoutSafetyCheck bool    `json:"BypassPolicyLockoutSafetyCheck"`
+	Description                    *string `json:"Description"`
+	Policy                         *string `json:"Policy"`
+	Tags                           []tag   `json:"Tags"`
+}
+
+type replicateKeyOutput struct {
+	ReplicaKeyMetadata keyMetadata `json:"ReplicaKeyMetadata"`
+	ReplicaPolicy      string      `json:"ReplicaPolicy"`
+	ReplicaTags        []tag       `json:"ReplicaTags"`
+}
+
+// replicateKey notes the replica's Region on the key. The replica itself is in
+// another Region and is not modelled: nothing answers for it.
+func replicateKey(c *call, in *replicateKeyInput) (replicateKeyOutput, error) {
+	var out replicateKeyOutput
+	if in.Description == nil {
+		in.Description = new("")
+	}
+	c.condition("kms:ReplicaRegion", in.ReplicaRegion)
+	k, err := c.multiRegionPrimary(in.KeyID)
+	if err != nil {
+		return out, err
+	}
+	if slices.Contains(k.regions, in.ReplicaRegion) {
+		return out, wire.Errorf(400, "AlreadyExistsException", "%s already has a key in %s", k.arn, in.ReplicaRegion)
+	}
+	replica := c.newKey(*in.Description, managerCustomer)
+	replica.id, replica.arn = k.id, k.arnIn(in.ReplicaRegion)
+	replica.origin, replica.spec, replica.usage, replica.materials = k.origin, k.spec, k.usage, k.materials
+	policy := c.defaultPolicy()
+	if in.Policy != nil {
+		policy = *in.Policy
+	}
+	if err := c.setPolicy(replica, policy, in.BypassPolicyLockoutSafetyCheck); err != nil {
+		return out, err
+	}
+	if err := replica.tag(in.Tags); err != nil {
+		return out, err
+	}
+	k.regions = slices.Sorted(slices.Values(append(k.regions, in.ReplicaRegion)))
+	replica.multiRegion, replica.primaryRegion, replica.regions = true, k.primaryRegion, k.regions
+	out = replicateKeyOutput{ReplicaKeyMetadata: c.metadata(replica), ReplicaPolicy: policy, ReplicaTags: replica.tagList()}
+	out.ReplicaKeyMetadata.KeyState, out.ReplicaKeyMetadata.Enabled = "Creating", false
+	c.response = out
+	return out, nil
+}
+
+type updatePrimaryRegionInput struct {
+	KeyID         string `json:"KeyId"`
+	PrimaryRegion string `json:"PrimaryRegion"`
+}
+
+// updatePrimaryRegion makes the key of this Region a replica. That of the other
+// Region, which would log the second record and could be made primary again, is
+// not modelled.
+func updatePrimaryRegion(c *call, in *updatePrimaryRegionInput) error {
+	c.condition("kms:PrimaryRegion", in.PrimaryRegion)
+	k, err := c.multiRegionPrimary(in.KeyID)
+	if err != nil {
+		return err
+	}
+	if in.PrimaryRegion == c.region {
+		return unsupported("%s is the primary key already.", k.arn)
+	}
+	if !slices.Contains(k.regions, in.PrimaryRegion) {
+		return notFound("%s has no replica key in %s", k.arn, in.PrimaryRegion)
+	}
+	k.primaryRegion = in.PrimaryRegion
+	return nil
+}

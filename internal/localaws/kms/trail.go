@@ -1,0 +1,364 @@
+package kms
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+)
+
+// envelope is EventBridge's form of an event.
+type envelope struct {
+	Version    string          `json:"version"`
+	ID         string          `json:"id"`
+	DetailType string          `json:"detail-type"`
+	Source     string          `json:"source"`
+	Account    string          `json:"account"`
+	Time       string          `json:"time"`
+	Region     string          `json:"region"`
+	Resources  []string        `json:"resources"`
+	Detail     json.RawMessage `json:"detail"`
+}
+
+// trailRecord is a CloudTrail record of version 1.11.
+type trailRecord struct {
+	EventVersion        string          `json:"eventVersion"`
+	UserIdentity        userIdentity    `json:"userIdentity"`
+	EventTime           string          `json:"eventTime"`
+	EventSource         string          `json:"eventSource"`
+	EventName           string          `json:"eventName"`
+	AWSRegion           string          `json:"awsRegion"`
+	SourceIPAddress     string          `json:"sourceIPAddress"`
+	UserAgent           string          `json:"userAgent"`
+	ErrorCode           string          `json:"errorCode,omitempty"`
+	ErrorMessage        string          `json:"errorMessage,omitempty"`
+	RequestParameters   json.RawMessage `json:"requestParameters"`
+	ResponseElements    json.RawMessage `json:"responseElements"`
+	AdditionalEventData json.RawMessage `json:"additionalEventData,omitempty"`
+	RequestID           string          `json:"requestID,omitempty"`
+	EventID             string          `json:"eventID"`
+	ReadOnly            bool            `json:"readOnly"`
+	Resources           []trailResource `json:"resources,omitempty"`
+	EventType           string          `json:"eventType"`
+	ManagementEvent     bool            `json:"managementEvent"`
+	RecipientAccountID  string          `json:"recipientAccountId"`
+	ServiceEventDetails json.RawMessage `json:"serviceEventDetails,omitempty"`
+	EventCategory       string          `json:"eventCategory"`
+	TLSDetails          *tlsDetails     `json:"tlsDetails,omitempty"`
+}
+
+type userIdentity struct {
+	Type           string          `json:"type,omitempty"`
+	PrincipalID    string          `json:"principalId,omitempty"`
+	ARN            string          `json:"arn,omitempty"`
+	AccountID      string          `json:"accountId"`
+	AccessKeyID    string          `json:"accessKeyId,omitempty"`
+	UserName       string          `json:"userName,omitempty"`
+	SessionContext *sessionContext `json:"sessionContext,omitempty"`
+	InvokedBy      string          `json:"invokedBy,omitempty"`
+}
+
+type sessionContext struct {
+	SessionIssuer sessionIssuer     `json:"sessionIssuer"`
+	Attributes    sessionAttributes `json:"attributes"`
+}
+
+type sessionIssuer struct {
+	Type        string `json:"type"`
+	PrincipalID string `json:"principalId"`
+	ARN         string `json:"arn"`
+	AccountID   string `json:"accountId"`
+	UserName    string `json:"userName"`
+}
+
+type sessionAttributes struct {
+	CreationDate     string `json:"creationDate"`
+	MFAAuthenticated string `json:"mfaAuthenticated"`
+}
+
+// trailResource names a key or an alias; CloudTrail gives both the same type.
+type trailResource struct {
+	AccountID string `json:"accountId"`
+	Type      string `json:"type"`
+	ARN       string `json:"ARN"`
+}
+
+type tlsDetails struct {
+	TLSVersion               string `json:"tlsVersion"`
+	CipherSuite              string `json:"cipherSuite"`
+	ClientProvidedHostHeader string `json:"clientProvidedHostHeader"`
+}
+
+const (
+	apiCall      = "AWS API Call via CloudTrail"
+	serviceEvent = "AWS Service Event via CloudTrail"
+	awsInternal  = "AWS Internal"
+)
+
+func trailTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
+
+// record makes the CloudTrail record of a finished call.
+func (s *Service) record(c *call, err error) {
+	r := s.newRecord(c.name, c.now)
+	r.EventID, r.RequestID, r.ReadOnly = c.eventID, c.requestID, c.readOnly
+	r.EventType = "AwsApiCall"
+	r.UserIdentity = c.identity()
+	r.SourceIPAddress, r.UserAgent = c.caller.SourceIP, c.caller.UserAgent
+	r.TLSDetails = &tlsDetails{TLSVersion: "TLSv1.3", CipherSuite: "TLS_AES_256_GCM_SHA384", ClientProvidedHostHeader: "kms." + s.region + ".amazonaws.com"}
+	if c.via != "" {
+		r.SourceIPAddress, r.UserAgent, r.UserIdentity.InvokedBy, r.TLSDetails = awsInternal, awsInternal, awsInternal, nil
+	}
+	r.RequestParameters = trailJSON(c.params)
+	if c.grantID != "" {
+		r.AdditionalEventData = trailJSON(grantData{GrantID: c.grantID})
+	}
+	resources := c.resources
+	if len(resources) == 0 && c.key != nil {
+		resources = []string{c.key.arn}
+	}
+	for _, arn := range resources {
+		r.Resources = append(r.Resources, s.trailResource(arn))
+	}
+	switch {
+	case err != nil:
+		e := wire.AsError(err)
+		// CloudTrail writes the denial of KMS without the suffix of the wire's code.
+		r.ErrorCode, r.ErrorMessage = strings.Replace(e.Code, "AccessDeniedException", "AccessDenied", 1), e.Message
+	case c.readOnly:
+	case c.response != nil:
+		r.ResponseElements = trailJSON(c.response)
+	case c.key != nil:
+		r.ResponseElements = trailJSON(keyIDInput{KeyID: c.key.arn})
+	}
+	s.emit(apiCall, c.now, []string{}, r)
+}
+
+type grantData struct {
+	GrantID string `json:"GrantId"`
+}
+
+func (s *Service) newRecord(name string, now time.Time) trailRecord {
+	return trailRecord{
+		EventVersion: "1.11", EventTime: trailTime(now), EventSource: "kms.amazonaws.com", EventName: name,
+		AWSRegion: s.region, EventID: wire.NewUUID(), ManagementEvent: true, RecipientAccountID: s.account,
+		EventCategory: "Management",
+	}
+}
+
+func (s *Service) trailResource(arn string) trailResource {
+	return trailResource{AccountID: s.account, Type: "AWS::KMS::Key", ARN: arn}
+}
+
+// identity is the caller as userIdentity.
+func (c *call) identity() userIdentity {
+	u := userIdentity{
+		Type: c.caller.Type, PrincipalID: c.caller.PrincipalID, ARN: c.caller.ARN, AccountID: c.caller.AccountID,
+		AccessKeyID: c.caller.AccessKeyID, UserName: c.caller.UserName,
+	}
+	role := c.role()
+	if role == "" {
+		return u
+	}
+	id, _, _ := strings.Cut(c.caller.PrincipalID, ":")
+	u.SessionContext = &sessionContext{
+		SessionIssuer: sessionIssuer{
+			Type: "Role", PrincipalID: id, ARN: role, AccountID: c.caller.AccountID,
+			UserName: role[strings.LastIndexByte(role, '/')+1:],
+		},
+		// When the session began is not known here.
+		Attributes: sessionAttributes{CreationDate: trailTime(c.now), MFAAuthenticated: "false"},
+	}
+	return u
+}
+
+// serviceEventDetails is what the service events of KMS tell.
+type serviceEventDetails struct {
+	KeyID                 string `json:"keyId"`
+	KeyMaterialID         string `json:"keyMaterialId,omitempty"`
+	RotationType          string `json:"rotationType,omitempty"`
+	KeyOrigin             string `json:"keyOrigin,omitempty"`
+	PreviousKeyMaterialID string `json:"previousKeyMaterialId,omitempty"`
+	CurrentKeyMaterialID  string `json:"currentKeyMaterialId,omitempty"`
+}
+
+// nativeDetail is the detail of KMS's own events.
+type nativeDetail struct {
+	KeyID                 string `json:"key-id"`
+	KeyMaterialID         string `json:"key-material-id,omitempty"`
+	RotationType          string `json:"rotation-type,omitempty"`
+	KeyOrigin             string `json:"key-origin,omitempty"`
+	PreviousKeyMaterialID string `json:"previous-key-material-id,omitempty"`
+	CurrentKeyMaterialID  string `json:"current-key-material-id,omitempty"`
+}
+
+// announce publishes what KMS did to a key of its own accord: the service event
+// in CloudTrail, and the native event of the detail type.
+func (s *Service) announce(k *key, at time.Time, eventName, detailType string, d serviceEventDetails) {
+	d.KeyID = k.id
+	r := s.newRecord(eventName, at)
+	r.UserIdentity = userIdentity{AccountID: s.account, InvokedBy: awsInternal}
+	r.SourceIPAddress, r.UserAgent, r.EventType = awsInternal, awsInternal, "AwsServiceEvent"
+	r.Resources = []trailResource{s.trailResource(k.arn)}
+	r.ServiceEventDetails, _ = json.Marshal(d) // strings always encode
+	s.emit(serviceEvent, at, []string{}, r)
+	s.emit(detailType, at, []string{k.arn}, nativeDetail(d))
+}
+
+// emit puts an event into the outbox, for flush to publish.
+func (s *Service) emit(detailType string, at time.Time, resources []string, detail any) {
+	if s.publish == nil {
+		return
+	}
+	body, err := json.Marshal(detail)
+	if err != nil {
+		panic("kms: an event does not encode: " + err.Error()) // the types above always encode
+	}
+	event, _ := json.Marshal(envelope{
+		Version: "0", ID: wire.NewUUID(), DetailType: detailType, Source: "aws.kms", Account: s.account,
+		Time: trailTime(at), Region: s.region, Resources: resources, Detail: body,
+	})
+	copies := 1
+	if s.trail.Duplicates > 0 && s.random.Float64() < s.trail.Duplicates {
+		copies = 2
+	}
+	for range copies {
+		delay := s.trail.Delay
+		if s.trail.Jitter > 0 {
+			delay += time.Duration(s.random.Int64N(int64(s.trail.Jitter)))
+		}
+		if delay <= 0 {
+			s.outbox = append(s.outbox, event)
+			continue
+		}
+		s.later(delay, event)
+	}
+}
+
+// later publishes the event after the delay, unless the service is closed first.
+func (s *Service) later(delay time.Duration, event json.RawMessage) {
+	if s.closed {
+		return
+	}
+	var t *time.Timer
+	t = time.AfterFunc(delay, func() {
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			return
+		}
+		s.callbacks.Add(1)
+		defer s.callbacks.Done()
+		delete(s.deliver, t)
+		s.outbox = append(s.outbox, event)
+		s.mu.Unlock()
+		s.flush()
+	})
+	s.deliver[t] = struct{}{}
+}
+
+// flush publishes the outbox in order, without holding the service's lock.
+func (s *Service) flush() {
+	if s.publish == nil {
+		return
+	}
+	s.flushing.Lock()
+	defer s.flushing.Unlock()
+	s.mu.Lock()
+	events := s.outbox
+	s.outbox = nil
+	s.mu.Unlock()
+	for _, e := range events {
+		s.publish(e)
+	}
+}
+
+// trailJSON writes a request or an answer as CloudTrail does: names begin with a
+// small letter, times are text, absent members and binary ones are left out. A
+// field with the tag `trail:"-"` is left out too.
+func trailJSON(v any) json.RawMessage {
+	var b strings.Builder
+	if err := writeTrail(&b, reflect.ValueOf(v)); err != nil {
+		panic("kms: a record does not encode: " + err.Error()) // our own types always encode
+	}
+	return json.RawMessage(b.String())
+}
+
+func writeTrail(b *strings.Builder, v reflect.Value) error {
+	if t, ok := v.Interface().(timestamp); ok {
+		return writeJSON(b, time.Time(t).UTC().Format("Jan 2, 2006, 3:04:05 PM"))
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		return writeTrail(b, v.Elem())
+	case reflect.Struct:
+		b.WriteByte('{')
+		if err := writeTrailFields(b, v); err != nil {
+			return err
+		}
+		b.WriteByte('}')
+		return nil
+	case reflect.Slice:
+		b.WriteByte('[')
+		for i := range v.Len() {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			if err := writeTrail(b, v.Index(i)); err != nil {
+				return err
+			}
+		}
+		b.WriteByte(']')
+		return nil
+	case reflect.String, reflect.Bool, reflect.Int, reflect.Map:
+		return writeJSON(b, v.Interface())
+	}
+	return errors.New("no form for " + v.Type().String())
+}
+
+func writeTrailFields(b *strings.Builder, v reflect.Value) error {
+	for field, value := range v.Fields() {
+		if field.Anonymous {
+			if err := writeTrailFields(b, value); err != nil {
+				return err
+			}
+			continue
+		}
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if field.Tag.Get("trail") == "-" || absent(value) {
+			continue
+		}
+		if s := b.String(); s[len(s)-1] != '{' {
+			b.WriteByte(',')
+		}
+		b.WriteByte('"')
+		b.WriteString(strings.ToLower(name[:1]) + name[1:])
+		b.WriteString(`":`)
+		if err := writeTrail(b, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// absent reports whether the caller did not send the member, or CloudTrail does
+// not show it: bytes are never logged.
+func absent(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Pointer:
+		return v.IsNil()
+	case reflect.Slice:
+		return v.Len() == 0 || v.Type().Elem().Kind() == reflect.Uint8
+	case reflect.Map, reflect.String:
+		return v.Len() == 0
+	}
+	return false
+}
+
+func writeJSON(b *strings.Builder, v any) error {
+	doc, err := json.Marshal(v)
+	b.Write(doc)
+	return err
+}
