@@ -1,0 +1,191 @@
+package reencrypt
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+)
+
+// copyNotes say what no copy keeps, for the report.
+var copyNotes = []string{
+	"LastModified, and so what lifecycle rules count from, is the time of the copy.",
+	"In buckets with versions each copy is a new version; the version before it stays under the old key and is in the report as noncurrent.",
+	"The ETag, and the checksum of objects uploaded in parts, may differ.",
+	"An encryption context of the object's own, which S3 does not show, is lost.",
+	"Copies raise event notifications and are replicated.",
+}
+
+// errDiffers means that a copy is not what its original was. It is not undone:
+// the original is what it was only in buckets with versions.
+var errDiffers = errors.New("copy differs")
+
+// grants are the headers of an ACL.
+type grants struct{ full, read, readACP, writeACP *string }
+
+// copyWhole copies an object onto itself under the new key and checks the copy.
+func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput, g grants) error {
+	out, err := m.e.opt.S3.CopyObject(ctx, &s3.CopyObjectInput{
+		Bucket: &m.Bucket, Key: &en.key, CopySource: aws.String(copySource(m.Bucket, en.key, aws.ToString(h.VersionId))),
+		ExpectedBucketOwner: &m.e.opt.Account, ExpectedSourceBucketOwner: &m.e.opt.Account,
+		CopySourceIfMatch: h.ETag, IfMatch: h.ETag,
+		ServerSideEncryption: types.ServerSideEncryptionAwsKms, SSEKMSKeyId: &m.To, BucketKeyEnabled: h.BucketKeyEnabled,
+		MetadataDirective: types.MetadataDirectiveCopy, TaggingDirective: types.TaggingDirectiveCopy,
+		StorageClass: h.StorageClass, WebsiteRedirectLocation: h.WebsiteRedirectLocation, ChecksumAlgorithm: en.checksum,
+		GrantFullControl: g.full, GrantRead: g.read, GrantReadACP: g.readACP, GrantWriteACP: g.writeACP,
+	})
+	if err != nil {
+		return err
+	}
+	etag := ""
+	if out.CopyObjectResult != nil {
+		etag = aws.ToString(out.CopyObjectResult.ETag)
+	}
+	return m.checkCopy(ctx, en.key, h, etag, aws.ToString(out.VersionId))
+}
+
+// checkCopy compares a copy with what its original was.
+func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObjectOutput, etag, version string) error {
+	after, err := m.head(ctx, key, version)
+	switch {
+	case err != nil && classify(err) == faultGone, err == nil && etag != "" && aws.ToString(after.ETag) != etag:
+		return nil // somebody wrote or deleted it since: nothing of ours is left to compare
+	case err != nil:
+		return fmt.Errorf("check copy: %w", err)
+	}
+	keyARN, err := m.resolve(ctx, aws.ToString(after.SSEKMSKeyId))
+	if err != nil {
+		return fmt.Errorf("check copy: %w", err)
+	}
+	different := differences(before, after)
+	if keyARN != m.To {
+		different = append(different, "key")
+	}
+	if len(different) > 0 {
+		return fmt.Errorf("%w in %s", errDiffers, strings.Join(different, ", "))
+	}
+	return nil
+}
+
+// differences names what two HEAD answers, before and after a copy, should have
+// in common and do not.
+func differences(a, b *s3.HeadObjectOutput) []string {
+	var names []string
+	check := func(same bool, name string) {
+		if !same {
+			names = append(names, name)
+		}
+	}
+	same := func(x, y *string, name string) { check(aws.ToString(x) == aws.ToString(y), name) }
+	check(aws.ToInt64(a.ContentLength) == aws.ToInt64(b.ContentLength), "size")
+	check(maps.Equal(a.Metadata, b.Metadata), "metadata")
+	check(aws.ToInt32(a.MissingMeta) == aws.ToInt32(b.MissingMeta), "hidden metadata")
+	check(aws.ToInt32(a.TagCount) == aws.ToInt32(b.TagCount), "tags")
+	check(classOf(a) == classOf(b), "storage class")
+	check(aws.ToBool(a.BucketKeyEnabled) == aws.ToBool(b.BucketKeyEnabled), "bucket key")
+	check(a.ServerSideEncryption == b.ServerSideEncryption, "kind of encryption")
+	check(a.ObjectLockMode == b.ObjectLockMode && a.ObjectLockLegalHoldStatus == b.ObjectLockLegalHoldStatus, "lock")
+	same(a.CacheControl, b.CacheControl, "Cache-Control")
+	same(a.ContentDisposition, b.ContentDisposition, "Content-Disposition")
+	same(a.ContentEncoding, b.ContentEncoding, "Content-Encoding")
+	same(a.ContentLanguage, b.ContentLanguage, "Content-Language")
+	same(a.ContentType, b.ContentType, "Content-Type")
+	same(a.ExpiresString, b.ExpiresString, "Expires")
+	same(a.WebsiteRedirectLocation, b.WebsiteRedirectLocation, "website redirect")
+	if a.ChecksumType == types.ChecksumTypeFullObject && b.ChecksumType == types.ChecksumTypeFullObject {
+		for _, c := range [][2]*string{
+			{a.ChecksumCRC32, b.ChecksumCRC32}, {a.ChecksumCRC32C, b.ChecksumCRC32C}, {a.ChecksumCRC64NVME, b.ChecksumCRC64NVME},
+			{a.ChecksumSHA1, b.ChecksumSHA1}, {a.ChecksumSHA256, b.ChecksumSHA256},
+		} {
+			if c[0] != nil && c[1] != nil {
+				same(c[0], c[1], "checksum")
+			}
+		}
+	}
+	return names
+}
+
+// classOf returns an object's storage class; S3 omits STANDARD.
+func classOf(h *s3.HeadObjectOutput) types.StorageClass {
+	return cmp.Or(h.StorageClass, types.StorageClassStandard)
+}
+
+// readACL reads an object's ACL as the headers that give it to a copy.
+func (m *mover) readACL(ctx context.Context, key, version string) (grants, aclState, error) {
+	out, err := m.e.opt.S3.GetObjectAcl(ctx, &s3.GetObjectAclInput{
+		Bucket: &m.Bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: &m.e.opt.Account,
+	})
+	switch {
+	case err != nil && classify(err) == faultUnsupported:
+		return grants{}, aclOdd, nil
+	case err != nil:
+		return grants{}, aclOdd, &operationError{"GetObjectAcl", err}
+	}
+	g, state := grantHeaders(out, m.facts.owner)
+	return g, state, nil
+}
+
+// grantHeaders turns an ACL into headers. An ACL that gives nobody but the owner
+// anything needs none, as it is what a copy gets.
+func grantHeaders(acl *s3.GetObjectAclOutput, account string) (grants, aclState) {
+	owner := ""
+	if acl.Owner != nil {
+		owner = aws.ToString(acl.Owner.ID)
+	}
+	if owner == "" || owner != account {
+		return grants{}, aclForeign
+	}
+	private := len(acl.Grants) == 1 && acl.Grants[0].Permission == types.PermissionFullControl &&
+		acl.Grants[0].Grantee != nil && aws.ToString(acl.Grants[0].Grantee.ID) == owner
+	if private {
+		return grants{}, aclPlain
+	}
+	by := map[types.Permission][]string{}
+	for _, g := range acl.Grants {
+		grantee, ok := granteeHeader(g.Grantee)
+		if !ok {
+			return grants{}, aclOdd
+		}
+		by[g.Permission] = append(by[g.Permission], grantee)
+	}
+	header := func(p types.Permission) *string {
+		list := by[p]
+		delete(by, p)
+		slices.Sort(list)
+		return optional(strings.Join(list, ", "))
+	}
+	g := grants{
+		full: header(types.PermissionFullControl), read: header(types.PermissionRead),
+		readACP: header(types.PermissionReadAcp), writeACP: header(types.PermissionWriteAcp),
+	}
+	if len(by) > 0 || g == (grants{}) {
+		// A permission that objects do not have, or an ACL that gives nothing to anybody,
+		// which no header says.
+		return grants{}, aclOdd
+	}
+	return g, aclPlain
+}
+
+func granteeHeader(g *types.Grantee) (string, bool) {
+	if g == nil {
+		return "", false
+	}
+	name, value := "", ""
+	switch g.Type {
+	case types.TypeCanonicalUser:
+		name, value = "id", aws.ToString(g.ID)
+	case types.TypeGroup:
+		name, value = "uri", aws.ToString(g.URI)
+	case types.TypeAmazonCustomerByEmail:
+		name, value = "emailAddress", aws.ToString(g.EmailAddress)
+	}
+	ok := value != "" && !strings.ContainsAny(value, "\"\\\r\n")
+	return name + `="` + value + `"`, ok
+}

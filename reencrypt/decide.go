@@ -1,0 +1,179 @@
+package reencrypt
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// Reason names why an object version is moved, or is not. The names are part of
+// the reports and do not change.
+type Reason string
+
+// Why an object version is skipped: it is not in scope, or done.
+const (
+	ReasonOnTarget     Reason = "on-target"     // it is under the to-key
+	ReasonOtherKey     Reason = "other-key"     // it is under a key that is not being moved from
+	ReasonNotEncrypted Reason = "not-encrypted" // it is not encrypted by S3
+	ReasonSSES3        Reason = "sse-s3"        // it is under a key of S3's own
+	ReasonDeleteMarker Reason = "delete-marker" // it has no data
+	ReasonGone         Reason = "gone"          // it was deleted since it was listed
+)
+
+// Why an object version in scope is refused: it cannot be moved without loss, or
+// the service does not let us.
+const (
+	ReasonObjectLock     Reason = "object-lock"     // a retention or hold protects it, or would protect the copy
+	ReasonDSSE           Reason = "dsse"            // double encryption: neither method can keep it
+	ReasonNoncurrent     Reason = "noncurrent"      // a copy would become the current version
+	ReasonArchived       Reason = "archived"        // it cannot be read until it is restored
+	ReasonRestored       Reason = "restored"        // a copy would end the restored copy of an archived object
+	ReasonStorageClass   Reason = "storage-class"   // a copy cannot be put into its storage class
+	ReasonTooLarge       Reason = "too-large"       // it has more than 10,000 parts of 5 GiB
+	ReasonMetadata       Reason = "metadata"        // HEAD does not show all of its metadata, which a copy in parts has to resend
+	ReasonAnnotations    Reason = "annotations"     // a copy in parts would lose its annotations
+	ReasonACL            Reason = "acl"             // its ACL has a grant that cannot be resent
+	ReasonForeignOwner   Reason = "foreign-owner"   // another account owns it; a copy would be ours
+	ReasonUnreadableHead Reason = "unreadable-head" // S3 does not show its encryption, as for SSE-C
+	ReasonUnknownKey     Reason = "unknown-key"     // the key that S3 names cannot be found
+	ReasonKeyUnusable    Reason = "key-unusable"    // KMS does not let its key be used: disabled, or to be deleted
+	ReasonRejected       Reason = "rejected"        // S3 refuses it; the detail has its words
+)
+
+// Why an object version failed: another try may succeed.
+const (
+	ReasonChanging Reason = "changing" // it was written again and again meanwhile
+	ReasonError    Reason = "error"    // the service failed; the detail has its words
+	ReasonDiffers  Reason = "differs"  // the copy is not what the original was: look at it
+)
+
+// action is what is done with an object version.
+type action int
+
+const (
+	skip action = iota
+	refuse
+	update
+	copyWhole
+	copyParts
+)
+
+// decision is an action and, where nothing is moved, its reason.
+type decision struct {
+	action action
+	reason Reason
+}
+
+// aclState is what is known of an object's ACL.
+type aclState int
+
+const (
+	aclPlain   aclState = iota // not read yet, or all of it can be resent
+	aclOdd                     // has a grant that no header can express, or cannot be read
+	aclForeign                 // the object belongs to another account
+)
+
+// object is what decide looks at.
+type object struct {
+	key, version string
+	// latest is whether it is what a GET without a version returns.
+	latest       bool
+	deleteMarker bool
+	size         int64
+	// encryption is S3's name of it: "", AES256, aws:kms or aws:kms:dsse.
+	encryption string
+	// keyARN is the key that it is under, resolved.
+	keyARN       string
+	storageClass string
+	// archived: an Intelligent-Tiering object in an archive tier.
+	archived bool
+	// restore is HEAD's x-amz-restore.
+	restore        string
+	retention      bool
+	retainUntil    time.Time
+	held           bool // legal hold or event hold
+	hiddenMetadata bool
+	annotated      bool
+	acl            aclState
+}
+
+// rules are what decide goes by, the same for all objects of a slice.
+type rules struct {
+	from []string
+	to   string
+	// update is whether UpdateObjectEncryption is used, else copies.
+	update bool
+	// defaultLock: the bucket would put a retention on each copy.
+	defaultLock bool
+	maxCopy     int64
+	now         time.Time
+}
+
+// maxObjectSize is what 10,000 parts of 5 GiB hold.
+const maxObjectSize = 10_000 * (5 << 30)
+
+// copyClasses are the storage classes that a copy can be put into and read from
+// at once. An object of no class at all is STANDARD: S3 omits that one.
+var copyClasses = []string{"", "STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"}
+
+// decide says what to do with an object version.
+func decide(o object, r rules) decision {
+	switch {
+	case o.deleteMarker:
+		return decision{skip, ReasonDeleteMarker}
+	case o.encryption == "":
+		return decision{skip, ReasonNotEncrypted}
+	case o.encryption == "AES256":
+		return decision{skip, ReasonSSES3}
+	case o.keyARN == "":
+		return decision{refuse, ReasonUnknownKey}
+	case o.keyARN == r.to:
+		return decision{skip, ReasonOnTarget}
+	case !slices.Contains(r.from, o.keyARN):
+		return decision{skip, ReasonOtherKey}
+	case o.encryption != "aws:kms": // DSSE, or what is yet to be invented
+		return decision{refuse, ReasonDSSE}
+	case o.held || o.retention && o.retainUntil.After(r.now):
+		return decision{refuse, ReasonObjectLock}
+	case r.update:
+		return decision{action: update}
+	}
+	return decideCopy(o, r)
+}
+
+// decideCopy says what to do with an object version that only a copy can move.
+func decideCopy(o object, r rules) decision {
+	archive := o.storageClass == "GLACIER" || o.storageClass == "DEEP_ARCHIVE"
+	switch {
+	case !o.latest:
+		return decision{refuse, ReasonNoncurrent}
+	case o.retention || r.defaultLock: // a retention that is over would be lost, and a default one gained
+		return decision{refuse, ReasonObjectLock}
+	case archive && strings.Contains(o.restore, `ongoing-request="false"`):
+		return decision{refuse, ReasonRestored}
+	case archive || o.archived:
+		return decision{refuse, ReasonArchived}
+	case !slices.Contains(copyClasses, o.storageClass):
+		return decision{refuse, ReasonStorageClass}
+	case o.acl == aclForeign:
+		return decision{refuse, ReasonForeignOwner}
+	case o.acl != aclPlain:
+		return decision{refuse, ReasonACL}
+	case o.size > maxObjectSize:
+		return decision{refuse, ReasonTooLarge}
+	case o.size <= r.maxCopy:
+		return decision{action: copyWhole}
+	case o.hiddenMetadata:
+		return decision{refuse, ReasonMetadata}
+	case o.annotated:
+		return decision{refuse, ReasonAnnotations}
+	}
+	return decision{action: copyParts}
+}
+
+// partSize returns how large the parts of a copy are: as wished, or larger where
+// 10,000 of them would not hold the object.
+func partSize(size, wished int64) int64 {
+	const most = 10_000
+	return max(wished, (size+most-1)/most)
+}

@@ -1,0 +1,175 @@
+package reencrypt
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"net/url"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+)
+
+// entry is an object version as a listing shows it: without its key.
+type entry struct {
+	key, version         string // version is "" where the bucket was listed without versions
+	latest, deleteMarker bool
+	checksum             types.ChecksumAlgorithm
+}
+
+// page is one answer of a listing: entries in the order of their keys, and the
+// request for the next one (nil at the end).
+type page struct {
+	entries []entry
+	err     error
+	next    func(context.Context) page
+}
+
+// entries lists the object versions of a bucket under prefix whose keys lie after
+// one key up to and including another ("" is no bound), in the order of their
+// keys. The next page is asked for while the current one is worked on, so two
+// pages at most are held. An error ends the sequence.
+func (e *Engine) entries(ctx context.Context, s spec, versions bool, after, through string) iter.Seq2[entry, error] {
+	first := e.currentPage(s, after, nil)
+	if versions {
+		first = e.versionsPage(s, after, "")
+	}
+	return func(yield func(entry, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		answers := make(chan page, 1)
+		ask := func(f func(context.Context) page) { go func() { answers <- f(ctx) }() }
+		pending := true
+		defer func() { // waits for the request that is under way
+			cancel()
+			if pending {
+				<-answers
+			}
+		}()
+		ask(first)
+		var last entry
+		for {
+			p := <-answers
+			pending = false
+			if p.err != nil {
+				yield(entry{}, p.err)
+				return
+			}
+			n := len(p.entries)
+			if p.next != nil && (n == 0 || through == "" || p.entries[n-1].key <= through) {
+				pending = true
+				ask(p.next)
+			}
+			for _, en := range p.entries {
+				switch {
+				case through != "" && en.key > through:
+					return
+				case en.key <= after, en.key == last.key && en.version == last.version && en.deleteMarker == last.deleteMarker:
+					// Some servers begin with the marker itself, or repeat an entry on the next page.
+					continue
+				}
+				last = en
+				if !yield(en, nil) {
+					return
+				}
+			}
+			if !pending {
+				return
+			}
+		}
+	}
+}
+
+func (e *Engine) currentPage(s spec, after string, token *string) func(context.Context) page {
+	return func(ctx context.Context) page {
+		in := &s3.ListObjectsV2Input{
+			Bucket: &s.Bucket, Prefix: optional(s.Prefix), EncodingType: types.EncodingTypeUrl,
+			ContinuationToken: token, ExpectedBucketOwner: &e.opt.Account,
+		}
+		if token == nil {
+			in.StartAfter = optional(after)
+		}
+		out, err := e.opt.S3.ListObjectsV2(ctx, in)
+		if err != nil {
+			return page{err: bucketError("ListObjectsV2", s.Bucket, err)}
+		}
+		d := decoder{encoding: out.EncodingType}
+		p := page{entries: make([]entry, len(out.Contents))}
+		for i, o := range out.Contents {
+			p.entries[i] = entry{key: d.key(o.Key), latest: true, checksum: first(o.ChecksumAlgorithm)}
+		}
+		if aws.ToBool(out.IsTruncated) && out.NextContinuationToken != nil {
+			p.next = e.currentPage(s, after, out.NextContinuationToken)
+		}
+		p.err = d.err
+		return p
+	}
+}
+
+func (e *Engine) versionsPage(s spec, keyMarker, versionMarker string) func(context.Context) page {
+	return func(ctx context.Context) page {
+		out, err := e.opt.S3.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
+			Bucket: &s.Bucket, Prefix: optional(s.Prefix), EncodingType: types.EncodingTypeUrl,
+			KeyMarker: optional(keyMarker), VersionIdMarker: optional(versionMarker), ExpectedBucketOwner: &e.opt.Account,
+		})
+		if err != nil {
+			return page{err: bucketError("ListObjectVersions", s.Bucket, err)}
+		}
+		d := decoder{encoding: out.EncodingType}
+		versions := make([]entry, len(out.Versions))
+		for i, o := range out.Versions {
+			versions[i] = entry{key: d.key(o.Key), version: aws.ToString(o.VersionId), latest: aws.ToBool(o.IsLatest), checksum: first(o.ChecksumAlgorithm)}
+		}
+		markers := make([]entry, len(out.DeleteMarkers))
+		for i, o := range out.DeleteMarkers {
+			markers[i] = entry{key: d.key(o.Key), version: aws.ToString(o.VersionId), latest: aws.ToBool(o.IsLatest), deleteMarker: true}
+		}
+		p := page{entries: merge(versions, markers)}
+		if aws.ToBool(out.IsTruncated) && out.NextKeyMarker != nil {
+			p.next = e.versionsPage(s, d.key(out.NextKeyMarker), aws.ToString(out.NextVersionIdMarker))
+		}
+		p.err = d.err
+		return p
+	}
+}
+
+// merge puts two lists in the order of their keys into one.
+func merge(a, b []entry) []entry {
+	if len(b) == 0 {
+		return a
+	}
+	all := make([]entry, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if a[0].key <= b[0].key {
+			all, a = append(all, a[0]), a[1:]
+		} else {
+			all, b = append(all, b[0]), b[1:]
+		}
+	}
+	return append(append(all, a...), b...)
+}
+
+func first(algorithms []types.ChecksumAlgorithm) types.ChecksumAlgorithm {
+	if len(algorithms) == 0 {
+		return ""
+	}
+	return algorithms[0]
+}
+
+// decoder undoes the encoding of keys in listings, which keys with control
+// characters need because XML cannot hold them. It keeps the first error.
+type decoder struct {
+	encoding types.EncodingType // what the server says it used
+	err      error
+}
+
+func (d *decoder) key(encoded *string) string {
+	if d.encoding != types.EncodingTypeUrl {
+		return aws.ToString(encoded)
+	}
+	key, err := url.QueryUnescape(aws.ToString(encoded))
+	if err != nil && d.err == nil {
+		d.err = fmt.Errorf("decode listed key: %w", err)
+	}
+	return key
+}

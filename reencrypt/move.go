@@ -1,0 +1,369 @@
+package reencrypt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/outcome"
+)
+
+const (
+	// maxTries is how often an object that others write meanwhile is read and
+	// decided again, before the next pass has to see to it.
+	maxTries = 5
+	// maxTransient is how many objects of a slice may fail for reasons that go away.
+	// More of them mean that the service is ill, and the slice waits.
+	maxTransient = 10
+	// throttledWait is how long a slice waits that S3 or KMS throttled although the
+	// SDK had tried again.
+	throttledWait = 30 * time.Second
+	sampleSize    = 20
+	// maxRows is how many rows are held before they are written.
+	maxRows = 5000
+)
+
+// spec is what is moved, in a job as in Run.
+type spec struct {
+	Bucket   string   `json:"bucket"`
+	Prefix   string   `json:"prefix"`
+	From     []string `json:"from"`
+	To       string   `json:"to"`
+	Versions Versions `json:"versions"`
+	Method   Method   `json:"method"`
+}
+
+// mover moves the objects of one slice.
+type mover struct {
+	spec
+	e     *Engine
+	rules rules
+	facts facts
+	dry   bool
+	// gate is asked now and then whether to go on; its error ends the slice.
+	gate func(context.Context) error
+	keys sync.Map // what S3 calls a key → its ARN, "" where there is none
+}
+
+// verdict is what became of an object version.
+type verdict struct {
+	action  action
+	reason  Reason // "" where it moved
+	failed  bool   // another try may succeed
+	version string
+	detail  string
+	bytes   int64
+}
+
+// operationError says which operation an error is from, so that what is missing
+// can be named.
+type operationError struct {
+	operation string
+	err       error
+}
+
+func (e *operationError) Error() string { return e.operation + ": " + e.err.Error() }
+func (e *operationError) Unwrap() error { return e.err }
+
+func (e *Engine) newMover(ctx context.Context, s spec, dry bool, gate func(context.Context) error) (*mover, error) {
+	if s.Bucket == e.opt.StateBucket {
+		return nil, &stopError{"bucket " + s.Bucket + " is cmkeeper's own state bucket"}
+	}
+	useUpdate, err := e.useUpdate(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	f, err := e.bucketFacts(ctx, s.Bucket, !useUpdate)
+	if err != nil {
+		return nil, err
+	}
+	return &mover{
+		spec: s, e: e, facts: f, dry: dry, gate: gate,
+		rules: rules{from: s.From, to: s.To, update: useUpdate, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now()},
+	}, nil
+}
+
+// run moves what is in scope after one key up to and including another, and
+// counts it. Repeating it does no harm. It returns the cause of ctx when that ends.
+func (m *mover) run(ctx context.Context, after, through string, t *tally) error {
+	leave, err := m.e.rate.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	g, gctx := errgroup.WithContext(ctx)
+	err = m.feed(gctx, g, after, through, t)
+	// Where an object failed, all that feed says is that it was cancelled.
+	if first := g.Wait(); first != nil {
+		err = first
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// feed hands the entries of the range to the group, each when there is a slot.
+func (m *mover) feed(ctx context.Context, g *errgroup.Group, after, through string, t *tally) error {
+	withVersions := m.facts.versioned && m.Versions == VersionsAll
+	for en, err := range m.e.entries(ctx, m.spec, withVersions, after, through) {
+		if err == nil {
+			err = m.gate(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case m.e.slots <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		g.Go(func() error {
+			defer func() { <-m.e.slots }()
+			v, err := m.object(ctx, en)
+			if err != nil {
+				return fmt.Errorf("re-encrypt %q in %s: %w", en.key, m.Bucket, err)
+			}
+			return t.add(ctx, en, v)
+		})
+	}
+	return ctx.Err()
+}
+
+// object decides what to do with an object version and does it. Its errors end
+// the slice.
+func (m *mover) object(ctx context.Context, en entry) (verdict, error) {
+	for range maxTries {
+		v, err := m.try(ctx, en)
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return v, err
+		case errors.Is(err, errDiffers):
+			return verdict{reason: ReasonDiffers, failed: true, version: en.version, detail: err.Error()}, nil
+		case errors.Is(err, errNotRunning):
+			return v, err
+		}
+		operation := ""
+		if e, ok := errors.AsType[*operationError](err); ok {
+			operation = e.operation
+		}
+		switch classify(err) {
+		case faultChanged:
+			continue
+		case faultGone:
+			return verdict{action: skip, reason: ReasonGone}, nil
+		case faultThrottled:
+			return v, outcome.RetryAfter(throttledWait, err)
+		case faultDenied, faultNoBucket:
+			return v, bucketError(operation, m.Bucket, err)
+		case faultKey:
+			return verdict{action: refuse, reason: ReasonKeyUnusable, version: en.version, detail: words(err)}, nil
+		case faultArchived:
+			return verdict{action: refuse, reason: ReasonArchived, version: en.version, detail: words(err)}, nil
+		case faultTransient:
+			return verdict{reason: ReasonError, failed: true, version: en.version, detail: operation + ": " + words(err)}, nil
+		}
+		return verdict{action: refuse, reason: ReasonRejected, version: en.version, detail: operation + ": " + words(err)}, nil
+	}
+	return verdict{reason: ReasonChanging, failed: true, version: en.version, detail: fmt.Sprintf("changed %d times between reading and writing", maxTries)}, nil
+}
+
+// try is one reading, decision and action. Its errors are those of S3.
+func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
+	if en.deleteMarker {
+		return verdict{action: skip, reason: ReasonDeleteMarker}, nil
+	}
+	h, err := m.head(ctx, en.key, en.version)
+	switch {
+	case err != nil && classify(err) == faultRejected:
+		return verdict{action: refuse, reason: ReasonUnreadableHead, version: en.version, detail: "HEAD answers " + words(err) + ", as it does for SSE-C"}, nil
+	case err != nil && classify(err) == faultUnsupported: // 405: a delete marker
+		return verdict{action: skip, reason: ReasonDeleteMarker}, nil
+	case err != nil:
+		return verdict{}, err
+	}
+	version := en.version
+	if m.facts.versioned { // pin what HEAD saw
+		version = aws.ToString(h.VersionId)
+	}
+	o, err := m.look(ctx, en, h)
+	if err != nil {
+		return verdict{}, err
+	}
+	d := decide(o, m.rules)
+	var acl grants
+	if (d.action == copyWhole || d.action == copyParts) && m.facts.acls {
+		if acl, o.acl, err = m.readACL(ctx, en.key, aws.ToString(h.VersionId)); err != nil {
+			return verdict{}, err
+		}
+		d = decide(o, m.rules)
+	}
+	if d.action == copyParts {
+		if o.annotated, err = m.annotated(ctx, en.key, aws.ToString(h.VersionId)); err != nil {
+			return verdict{}, err
+		}
+		d = decide(o, m.rules)
+	}
+	v := verdict{action: d.action, reason: d.reason, version: version, bytes: o.size}
+	if m.dry || d.action == skip || d.action == refuse {
+		return v, nil
+	}
+	if err := m.e.rate.wait(ctx); err != nil {
+		return v, err
+	}
+	switch d.action {
+	case update:
+		err = wrap("UpdateObjectEncryption", m.update(ctx, en.key, h, version))
+	case copyWhole:
+		err = wrap("CopyObject", m.copyWhole(ctx, en, h, acl))
+	default:
+		err = m.copyParts(ctx, en, h, acl)
+	}
+	return v, err
+}
+
+func wrap(operation string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &operationError{operation, err}
+}
+
+// head reads an object version's facts. Where objects are copied it asks for the
+// checksum too, to compare it; that needs the object's key to be usable, so a
+// refusal is asked again without.
+func (m *mover) head(ctx context.Context, key, version string) (*s3.HeadObjectOutput, error) {
+	in := &s3.HeadObjectInput{Bucket: &m.Bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: &m.e.opt.Account}
+	if !m.rules.update {
+		in.ChecksumMode = types.ChecksumModeEnabled
+	}
+	h, err := m.e.opt.S3.HeadObject(ctx, in)
+	if err != nil && in.ChecksumMode != "" && (classify(err) == faultDenied || classify(err) == faultRejected) {
+		in.ChecksumMode = ""
+		h, err = m.e.opt.S3.HeadObject(ctx, in)
+	}
+	if err != nil {
+		return nil, &operationError{"HeadObject", err}
+	}
+	return h, nil
+}
+
+// look turns a listing's entry and HEAD's answer into what decide looks at.
+func (m *mover) look(ctx context.Context, en entry, h *s3.HeadObjectOutput) (object, error) {
+	keyARN := ""
+	if h.SSEKMSKeyId != nil {
+		var err error
+		if keyARN, err = m.resolve(ctx, *h.SSEKMSKeyId); err != nil {
+			return object{}, err
+		}
+	}
+	return object{
+		latest: en.latest, size: aws.ToInt64(h.ContentLength),
+		encryption: string(h.ServerSideEncryption), keyARN: keyARN,
+		storageClass: string(h.StorageClass), archived: h.ArchiveStatus != "", restore: aws.ToString(h.Restore),
+		retention: h.ObjectLockMode != "", retainUntil: aws.ToTime(h.ObjectLockRetainUntilDate),
+		held:           h.ObjectLockLegalHoldStatus == types.ObjectLockLegalHoldStatusOn || h.ObjectLockEventHold == types.ObjectLockEventHoldOn,
+		hiddenMetadata: aws.ToInt32(h.MissingMeta) > 0 || !resendable(h.Metadata),
+	}, nil
+}
+
+// resolve returns the ARN of the key that S3 names, "" where KMS knows no such
+// key. S3 itself always names the ARN; some servers repeat whatever they were
+// given.
+func (m *mover) resolve(ctx context.Context, name string) (string, error) {
+	if strings.HasPrefix(name, "arn:") && strings.Contains(name, ":key/") && !strings.Contains(name, "alias/") {
+		return name, nil
+	}
+	if arn, ok := m.keys.Load(name); ok {
+		return arn.(string), nil
+	}
+	arn, err := m.e.opt.Resolver.Resolve(ctx, name)
+	if errors.Is(err, inventory.ErrNotFound) {
+		arn, err = "", nil
+	}
+	if err != nil {
+		return "", &operationError{"resolve key", err}
+	}
+	m.keys.Store(name, arn)
+	return arn, nil
+}
+
+// tally counts what a slice does. It is safe for concurrent use.
+type tally struct {
+	mu     sync.Mutex
+	counts Counts
+	sample []Refusal
+	rows   []Refusal
+	// transient counts the failures that may go away.
+	transient int
+	// spill takes rows away when there are many; it is never called concurrently.
+	spill func(ctx context.Context, rows []Refusal) error
+	// changed, where not nil, is told the counts; never concurrently.
+	changed func(Counts)
+}
+
+func (t *tally) add(ctx context.Context, en entry, v verdict) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := Counts{Scanned: 1}
+	switch {
+	case v.failed:
+		c.Failed = 1
+		if v.reason != ReasonDiffers {
+			t.transient++
+		}
+	case v.action == skip:
+		c.Skipped = 1
+	case v.action == refuse:
+		c.Refused = 1
+	default:
+		c.Moved, c.Bytes = 1, v.bytes
+	}
+	t.counts.add(c)
+	if v.reason != "" {
+		t.counts.reason(v.reason, 1)
+	}
+	if t.changed != nil {
+		t.changed(t.counts)
+	}
+	if c.Failed+c.Refused > 0 {
+		row := Refusal{Key: en.key, Version: v.version, Reason: v.reason, Detail: v.detail}
+		t.rows = append(t.rows, row)
+		if len(t.sample) < sampleSize {
+			t.sample = append(t.sample, row)
+		}
+	}
+	if t.transient > maxTransient {
+		return fmt.Errorf("%d objects failed, the last one with: %s", t.transient, v.detail)
+	}
+	if len(t.rows) >= maxRows {
+		return t.flush(ctx)
+	}
+	return nil
+}
+
+// flush spills the rows that are held. The caller holds mu, or is alone.
+func (t *tally) flush(ctx context.Context) error {
+	if len(t.rows) == 0 {
+		return nil
+	}
+	rows := t.rows
+	t.rows = nil
+	return t.spill(ctx, rows)
+}
+
+// isAPIError reports whether err is an answer of a service.
+func isAPIError(err error) bool {
+	_, ok := errors.AsType[smithy.APIError](err)
+	return ok
+}

@@ -1,0 +1,148 @@
+package reencrypt
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+)
+
+// probe remembers, for the life of the process, whether the server has
+// UpdateObjectEncryption. A server that does not know it takes the call for a
+// PutObject and makes the request's XML the object's body, with a status of 200.
+type probe struct {
+	turn  chan struct{} // holds one value while somebody probes
+	known bool
+	// unsafe is why it must not be used; "" where it may.
+	unsafe string
+}
+
+// useUpdate says whether the objects of s are moved by update, else by copies.
+func (e *Engine) useUpdate(ctx context.Context, s spec) (bool, error) {
+	if s.Method == MethodCopy {
+		return false, nil
+	}
+	if e.opt.StateBucket == "" {
+		return false, &stopError{"a state bucket is needed to find out whether UpdateObjectEncryption is safe here: name one, or choose method copy"}
+	}
+	unsafe, err := e.probeUpdate(ctx, s.To)
+	switch {
+	case err != nil:
+		return false, err
+	case unsafe != "" && s.Method == MethodUpdate:
+		return false, &stopError{"UpdateObjectEncryption must not be used here: " + unsafe}
+	}
+	return unsafe == "", nil
+}
+
+// probeUpdate returns why UpdateObjectEncryption must not be used, "" where it
+// may. What it found out is remembered; an error is not.
+func (e *Engine) probeUpdate(ctx context.Context, to string) (unsafe string, err error) {
+	p := &e.probe
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+	if p.known {
+		return p.unsafe, nil
+	}
+	unsafe, err = e.tryUpdate(ctx, to)
+	if err != nil {
+		return "", err
+	}
+	if unsafe != "" {
+		e.opt.Logger.WarnContext(ctx, "UpdateObjectEncryption is not used", "reason", unsafe)
+	}
+	p.known, p.unsafe = true, unsafe
+	return unsafe, nil
+}
+
+// tryUpdate tries the operation on a scratch object in the state bucket, byte
+// for byte, and removes the object.
+func (e *Engine) tryUpdate(ctx context.Context, to string) (unsafe string, err error) {
+	bucket, key := e.opt.StateBucket, e.opt.StatePrefix+"probe/"+rand.Text()
+	owner := &e.opt.Account
+	fail := func(err error) (string, error) {
+		switch classify(err) {
+		case faultDenied, faultNoBucket:
+			return "", bucketError("probe", bucket, err)
+		case faultKey:
+			return "", &stopError{fmt.Sprintf("key %s cannot be used: %s", to, words(err))}
+		}
+		return "", fmt.Errorf("probe UpdateObjectEncryption: %w", err)
+	}
+
+	body := []byte("cmkeeper finds out whether this server can change an object's key: " + rand.Text())
+	metadata := map[string]string{"cmkeeper-probe": rand.Text()}
+	put, err := e.opt.S3.PutObject(ctx, &s3.PutObjectInput{
+		Bucket: &bucket, Key: &key, ExpectedBucketOwner: owner, Body: bytes.NewReader(body),
+		Metadata: metadata, Tagging: aws.String("cmkeeper=probe"), CacheControl: aws.String("no-store"), ContentType: aws.String("text/plain"),
+		ServerSideEncryption: types.ServerSideEncryptionAes256,
+	})
+	if err != nil {
+		return fail(err)
+	}
+	remove := map[string]bool{aws.ToString(put.VersionId): true}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		for version := range remove {
+			if _, removeErr := e.opt.S3.DeleteObject(ctx, &s3.DeleteObjectInput{
+				Bucket: &bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: owner,
+			}); removeErr != nil {
+				err = errors.Join(err, fmt.Errorf("remove probe object s3://%s/%s: %w", bucket, key, removeErr))
+			}
+		}
+	}()
+	before, err := e.opt.S3.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &key, ExpectedBucketOwner: owner})
+	if err != nil {
+		return fail(err)
+	}
+	_, err = e.opt.S3.UpdateObjectEncryption(ctx, &s3.UpdateObjectEncryptionInput{
+		Bucket: &bucket, Key: &key, VersionId: put.VersionId, ExpectedBucketOwner: owner, ObjectEncryption: encryptionUnder(to, true),
+	})
+	switch {
+	case err != nil && classify(err) == faultUnsupported:
+		return "the server does not have it (" + words(err) + ")", nil
+	case err != nil:
+		return fail(err)
+	}
+	after, err := e.opt.S3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key, ExpectedBucketOwner: owner})
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { _ = after.Body.Close() }()
+	remove[aws.ToString(after.VersionId)] = true
+	got, err := io.ReadAll(io.LimitReader(after.Body, int64(len(body))+1))
+	if err != nil {
+		return fail(err)
+	}
+	tags, err := e.opt.S3.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{Bucket: &bucket, Key: &key, ExpectedBucketOwner: owner})
+	if err != nil {
+		return fail(err)
+	}
+	keyARN, err := e.opt.Resolver.Resolve(ctx, aws.ToString(after.SSEKMSKeyId))
+	tagged := len(tags.TagSet) == 1 && aws.ToString(tags.TagSet[0].Key) == "cmkeeper" && aws.ToString(tags.TagSet[0].Value) == "probe"
+	switch {
+	case !bytes.Equal(got, body):
+		return "the server overwrites the object", nil
+	case !maps.Equal(after.Metadata, metadata) || aws.ToString(after.CacheControl) != "no-store" || aws.ToString(after.ContentType) != "text/plain" || !tagged:
+		return "the server loses metadata or tags", nil
+	case aws.ToString(after.ETag) != aws.ToString(before.ETag) || aws.ToString(after.VersionId) != aws.ToString(before.VersionId) ||
+		!aws.ToTime(after.LastModified).Equal(aws.ToTime(before.LastModified)):
+		return "the server makes a new object of it", nil
+	case after.ServerSideEncryption != types.ServerSideEncryptionAwsKms || err != nil || keyARN != to || !aws.ToBool(after.BucketKeyEnabled):
+		return "the server does not change the key", nil
+	}
+	return "", nil
+}

@@ -1,0 +1,281 @@
+// Package reencrypt moves the objects of S3 buckets from one KMS key to another
+// and changes nothing else about them.
+//
+// A move (an alias that points to a new key) becomes one job for each bucket and
+// prefix in its scope. A planner message cuts a job into slices, fixed ranges of
+// keys; a slice message makes one worker list its range, ask each object version
+// for its key (HEAD), decide (a pure function with a named reason) and act. When
+// all slices are in, the same slices run again as a verifying pass, and only a
+// pass that found nothing left to move completes the job.
+//
+// Messages carry ids only. The truth is in the state bucket, below jobs/:
+//
+//	jobs/open/<job>.json                       job that still has something to do
+//	jobs/<job>/job.json                        what is moved, and how far it is
+//	jobs/<job>/plans/<pass>.json               how far the planner is
+//	jobs/<job>/slices/<n>.json                 one range of keys
+//	jobs/<job>/results/<pass>/<group>/<n>.json what one slice came to, counted once
+//	jobs/<job>/totals/<pass>/<group>.json      the sum of a thousand results
+//	jobs/<job>/rows/<pass>/<n>-<write>.jsonl   what a slice did not move, and why
+//	jobs/<job>/report.json, report.jsonl       the outcome
+//
+// SQS visibility is the only lease. Each document is written under a condition,
+// so a message that comes twice, or late, or to two workers, does no harm.
+package reencrypt
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+// Move is an alias that points to a new key: the reason for a re-encryption.
+type Move struct {
+	// AliasARN is the alias that moved.
+	AliasARN string
+	// From are the ARNs of the keys that it pointed to before.
+	From []string
+	// To is the ARN of the key that it points to now.
+	To string
+	// At is when it moved. Moves of an alias are ordered by it.
+	At time.Time
+	// Scope is where the data is: see ResolveScope.
+	Scope []Scope
+}
+
+// Scope is a bucket, or the part of it below a prefix ("" is the whole bucket).
+type Scope struct {
+	Bucket string `json:"bucket"`
+	Prefix string `json:"prefix"`
+}
+
+// Method is how objects are moved.
+type Method string
+
+// The methods.
+const (
+	// MethodAuto is update where a probe has proved it, else copy.
+	MethodAuto Method = "auto"
+	// MethodUpdate is UpdateObjectEncryption: no data moves, and any size, storage
+	// class and version can be moved. Nothing moves where the probe fails.
+	MethodUpdate Method = "update"
+	// MethodCopy is CopyObject in place, in parts above 5 GB. It gives the object a
+	// new LastModified and version id, and refuses what it cannot copy without loss.
+	MethodCopy Method = "copy"
+)
+
+// Versions is which object versions are in scope.
+type Versions string
+
+// The choices of versions.
+const (
+	VersionsAll     Versions = "all"
+	VersionsCurrent Versions = "current"
+)
+
+// State is how far a job is.
+type State string
+
+// The states. A job that is not running does no work, whatever messages arrive.
+const (
+	// StateRunning: slices are being planned or worked on.
+	StateRunning State = "running"
+	// StateComplete: a verifying pass found every version in scope on the to-key or
+	// in the report with a reason.
+	StateComplete State = "complete"
+	// StateStopped: something is missing (Summary.Cause) that only people can give.
+	StateStopped State = "stopped"
+	// StateSuperseded: the alias moved again; a newer job has taken over.
+	StateSuperseded State = "superseded"
+)
+
+// Refusal is an object version that did not move, and why.
+type Refusal struct {
+	Key     string `json:"key"`
+	Version string `json:"version,omitempty"`
+	// Reason is a short name, documented in docs/reencryption.md.
+	Reason Reason `json:"reason"`
+	// Detail is for people: what the service answered, what to do.
+	Detail string `json:"detail,omitempty"`
+}
+
+// Summary is what a job has come to.
+type Summary struct {
+	// Job is the job's id; "" for Run.
+	Job string `json:"job,omitempty"`
+	// Alias is the ARN of the alias that moved; "" for Run.
+	Alias  string   `json:"alias,omitempty"`
+	Bucket string   `json:"bucket"`
+	Prefix string   `json:"prefix"`
+	From   []string `json:"from"`
+	To     string   `json:"to"`
+	State  State    `json:"state"`
+	// Cause is why a job stopped or made no progress; "" otherwise.
+	Cause string `json:"cause,omitempty"`
+	// Passes is how many times the scope was gone through, the verifying pass included.
+	Passes int `json:"passes"`
+	// Counts are the object versions of the last pass, each in one of Moved,
+	// Skipped, Refused and Failed. What an earlier pass moved is counted as Moved.
+	Counts
+	// Sample are the first rows of what was refused or failed.
+	Sample []Refusal `json:"sample,omitempty"`
+	// Notes say what the copy method could not keep.
+	Notes []string `json:"notes,omitempty"`
+	// Report is the address of all rows (JSON lines); "" where there are none.
+	Report   string    `json:"report,omitempty"`
+	Started  time.Time `json:"started"`
+	Finished time.Time `json:"finished"`
+}
+
+// Counts counts object versions.
+type Counts struct {
+	Scanned int64 `json:"scanned"`
+	Moved   int64 `json:"moved"`
+	Skipped int64 `json:"skipped"`
+	Refused int64 `json:"refused"`
+	Failed  int64 `json:"failed"`
+	// Bytes is the size of what was moved.
+	Bytes int64 `json:"bytes"`
+	// ByReason counts what did not move by its reason.
+	ByReason map[Reason]int64 `json:"by_reason,omitempty"`
+}
+
+func (c *Counts) add(o Counts) {
+	c.Scanned += o.Scanned
+	c.Moved += o.Moved
+	c.Skipped += o.Skipped
+	c.Refused += o.Refused
+	c.Failed += o.Failed
+	c.Bytes += o.Bytes
+	for reason, n := range o.ByReason {
+		c.reason(reason, n)
+	}
+}
+
+func (c *Counts) reason(r Reason, n int64) {
+	if c.ByReason == nil {
+		c.ByReason = map[Reason]int64{}
+	}
+	if c.ByReason[r] += n; c.ByReason[r] <= 0 {
+		delete(c.ByReason, r)
+	}
+}
+
+// Observer is told about jobs. It may be told the same thing twice, never less
+// than once: an error of it is returned and what it was told is told again.
+type Observer interface {
+	// Completed is told of a job that is complete.
+	Completed(ctx context.Context, s Summary) error
+	// Stalled is told of a job that stopped, or made no progress for 30 minutes.
+	Stalled(ctx context.Context, s Summary) error
+}
+
+// SQS is what an Engine calls to send its own messages and to see how many
+// slices the fleet works on; *sqs.Client has it.
+type SQS interface {
+	SendMessage(context.Context, *sqs.SendMessageInput, ...func(*sqs.Options)) (*sqs.SendMessageOutput, error)
+	GetQueueAttributes(context.Context, *sqs.GetQueueAttributesInput, ...func(*sqs.Options)) (*sqs.GetQueueAttributesOutput, error)
+}
+
+// Resolver turns a key id, ARN, alias name or alias ARN into the key's full ARN;
+// *inventory.Reader has it.
+type Resolver interface {
+	Resolve(ctx context.Context, key string) (string, error)
+}
+
+// Options says what an Engine works with. S3, Resolver and Account are needed
+// always; Store, StateBucket, SQS, QueueURL and Observer for jobs.
+type Options struct {
+	S3       S3
+	Resolver Resolver
+	// Account is the 12-digit account that every bucket must belong to.
+	Account string
+	// Store is where jobs are kept.
+	Store *state.Store
+	// StateBucket and StatePrefix say where the store is: the probe's scratch object
+	// is put there, and the bucket itself is never re-encrypted. Without it MethodAuto
+	// and MethodUpdate are errors.
+	StateBucket, StatePrefix string
+	SQS                      SQS
+	QueueURL                 string
+	Observer                 Observer
+	// Method is how the jobs of Start move objects; "" is MethodAuto.
+	Method Method
+	// Versions is what they move; "" is VersionsAll.
+	Versions Versions
+	// Concurrency is how many objects are worked on at a time, over all slices in
+	// this process; 0 is 64.
+	Concurrency int
+	// Rate is how many objects per second the whole fleet moves; 0 is unlimited.
+	Rate float64
+	// SliceSize is about how many object versions a slice has; 0 is 2,000.
+	SliceSize int
+	// MaxCopySize is the size in bytes above which objects are copied in parts of
+	// PartSize bytes. 0 is what S3 allows, 5 GiB, and parts of 512 MiB.
+	MaxCopySize, PartSize int64
+	// Logger is slog.Default where nil.
+	Logger *slog.Logger
+}
+
+// Engine re-encrypts: it starts jobs, handles their messages and runs single
+// buckets. It is safe for concurrent use.
+type Engine struct {
+	opt   Options
+	slots chan struct{} // one for each object that is worked on
+	rate  *throttle
+	probe probe
+}
+
+// New returns an engine, or an error that names everything missing in o.
+func New(o Options) (*Engine, error) {
+	var errs []error
+	missing := func(is bool, what string) {
+		if is {
+			errs = append(errs, errors.New(what+" is missing"))
+		}
+	}
+	missing(o.S3 == nil, "S3 client")
+	missing(o.Resolver == nil, "key resolver")
+	missing(o.Account == "", "account")
+	if o.Store != nil {
+		missing(o.StateBucket == "", "state bucket")
+		missing(o.SQS == nil || o.QueueURL == "", "jobs queue")
+		missing(o.Observer == nil, "observer")
+	}
+	o.Method = cmp.Or(o.Method, MethodAuto)
+	o.Versions = cmp.Or(o.Versions, VersionsAll)
+	errs = append(errs, checkChoices(o.Method, o.Versions))
+	if o.Concurrency < 0 || o.Rate < 0 || o.SliceSize < 0 || o.MaxCopySize < 0 || o.PartSize < 0 {
+		errs = append(errs, errors.New("concurrency, rate and sizes must not be negative"))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("set up re-encryption: %w", err)
+	}
+	o.Concurrency = cmp.Or(o.Concurrency, 64)
+	o.SliceSize = cmp.Or(o.SliceSize, 2000)
+	o.MaxCopySize = cmp.Or(o.MaxCopySize, 5<<30)
+	o.PartSize = cmp.Or(o.PartSize, 512<<20)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
+	e := &Engine{opt: o, slots: make(chan struct{}, o.Concurrency)}
+	e.rate = newThrottle(o.Rate, e.slicesInFlight)
+	e.probe.turn = make(chan struct{}, 1)
+	return e, nil
+}
+
+func checkChoices(m Method, v Versions) error {
+	var errs []error
+	if m != MethodAuto && m != MethodUpdate && m != MethodCopy {
+		errs = append(errs, fmt.Errorf("method %q is not auto, update or copy", m))
+	}
+	if v != VersionsAll && v != VersionsCurrent {
+		errs = append(errs, fmt.Errorf("versions %q is not all or current", v))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,117 @@
+package reencrypt
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+)
+
+// reportDoc is the outcome of a job.
+type reportDoc struct {
+	Summary
+}
+
+// Schema names the document for package state.
+func (*reportDoc) Schema() (string, int) { return "job-report", 1 }
+
+func reportKey(job string) string { return "jobs/" + job + "/report.json" }
+
+// report stores what a job has come to: a summary, and beside it all rows of what
+// did not move. last is the sum of the last pass, whose totals are named.
+func (e *Engine) report(ctx context.Context, j jobDoc, last resultDoc, totals []string) error {
+	s := j.summary()
+	s.State, s.Counts, s.Sample, s.Finished = StateComplete, withEarlier(last.Counts, j.Earlier), last.Sample, time.Now()
+	if last.Copies {
+		s.Notes = copyNotes
+	}
+	if s.Refused+s.Failed > 0 {
+		var err error
+		if s.Report, err = e.storeRows(ctx, j, totals); err != nil {
+			return err
+		}
+	}
+	// Two workers may see the end of a pass; what they report is the same.
+	var old reportDoc
+	etag, err := e.opt.Store.Get(ctx, reportKey(j.ID), &old)
+	if err == nil {
+		_, err = e.opt.Store.Put(ctx, reportKey(j.ID), &reportDoc{s}, etag)
+		return err
+	}
+	_, err = e.opt.Store.Put(ctx, reportKey(j.ID), &reportDoc{s}, "")
+	return err
+}
+
+// storeRows joins the rows of the slices into one file, as a stream: those of the
+// last pass, and from the passes before it the copies that came out different,
+// which no later pass sees again.
+func (e *Engine) storeRows(ctx context.Context, j jobDoc, last []string) (address string, err error) {
+	r, w := io.Pipe()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		lines := bufio.NewWriter(w)
+		err := e.joinRows(ctx, lines, last, "")
+		for pass := 1; pass < j.Pass && err == nil && j.Earlier.ByReason[ReasonDiffers] > 0; pass++ {
+			var totals []string
+			if totals, err = e.keys(ctx, totalsPrefix(j.ID, pass)); err == nil {
+				err = e.joinRows(ctx, lines, totals, ReasonDiffers)
+			}
+		}
+		if err == nil {
+			err = lines.Flush()
+		}
+		_ = w.CloseWithError(err) // never fails
+	}()
+	address, err = e.opt.Store.PutBlob(ctx, "jobs/"+j.ID+"/report.jsonl", "application/x-ndjson", r)
+	_ = r.CloseWithError(err) // ends the writer where the store has failed
+	<-written
+	return address, err
+}
+
+// joinRows writes the rows that totals refer to: all, or those with one reason.
+func (e *Engine) joinRows(ctx context.Context, w io.Writer, totals []string, only Reason) error {
+	for _, key := range totals {
+		var total resultDoc
+		if _, err := e.opt.Store.Get(ctx, key, &total); err != nil {
+			return err
+		}
+		if only != "" && total.Counts.ByReason[only] == 0 {
+			continue
+		}
+		for _, rows := range total.Rows {
+			if err := e.copyRows(ctx, w, rows, only); err != nil {
+				return fmt.Errorf("copy rows %s: %w", rows, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (e *Engine) copyRows(ctx context.Context, w io.Writer, key string, only Reason) error {
+	rows, err := e.opt.Store.GetBlob(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	if only == "" {
+		_, err = io.Copy(w, rows)
+		return err
+	}
+	out := json.NewEncoder(w)
+	for in := json.NewDecoder(rows); in.More(); {
+		var row Refusal
+		if err := in.Decode(&row); err != nil {
+			return err
+		}
+		if row.Reason != only {
+			continue
+		}
+		if err := out.Encode(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}

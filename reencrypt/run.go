@@ -1,0 +1,135 @@
+package reencrypt
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// RunOptions says what Run moves.
+type RunOptions struct {
+	// Bucket and Prefix are the scope; "" is the whole bucket.
+	Bucket, Prefix string
+	// From are the keys to move from and To the key to move to: ids, ARNs or aliases.
+	From []string
+	To   string
+	// Versions is which versions; "" is VersionsAll.
+	Versions Versions
+	// Method is how; "" is MethodAuto.
+	Method Method
+	// DryRun decides and counts and changes nothing in the bucket. (The probe of
+	// MethodAuto and MethodUpdate still puts its scratch object in the state bucket.)
+	DryRun bool
+	// Row, where not nil, is given each object version that a pass refuses or fails
+	// to move; never concurrently. The rows of the last pass are the outcome, and
+	// those with ReasonDiffers of every pass.
+	Row func(pass int, r Refusal)
+}
+
+// Progress is how far Run is.
+type Progress struct {
+	// Pass counts from 1. The last pass is the one that moves nothing.
+	Pass int
+	// Counts are those of this pass, without ByReason.
+	Counts
+}
+
+// Run moves one bucket in this process, without queues: it goes through the scope
+// until a pass finds nothing left to move. progress, where not nil, is called
+// after each object version and never concurrently.
+//
+// The summary says how far it came also where there is an error. Its State is
+// StateComplete; StateStopped where the error is about the whole bucket (a missing
+// permission, an unusable method) or where objects keep being written under an old
+// key; and StateRunning where it can simply be run again (ctx is over, the service
+// failed, or it was a dry run).
+func (e *Engine) Run(ctx context.Context, o RunOptions, progress func(Progress)) (Summary, error) {
+	sum := Summary{Bucket: o.Bucket, Prefix: o.Prefix, State: StateRunning, Started: time.Now()}
+	s, err := e.resolveSpec(ctx, o)
+	if err != nil {
+		return sum, err
+	}
+	sum.From, sum.To = s.From, s.To
+	m, err := e.newMover(ctx, s, o.DryRun, func(context.Context) error { return nil })
+	if err != nil {
+		return stopped(sum, err), fmt.Errorf("re-encrypt bucket %s: %w", s.Bucket, err)
+	}
+	if !m.rules.update {
+		sum.Notes = copyNotes
+	}
+	var before Counts
+	for pass := 1; ; pass++ {
+		t := &tally{spill: func(_ context.Context, rows []Refusal) error {
+			if o.Row != nil {
+				for _, r := range rows {
+					o.Row(pass, r)
+				}
+			}
+			return nil
+		}}
+		if progress != nil {
+			t.changed = func(c Counts) { c.ByReason = nil; progress(Progress{pass, c}) }
+		}
+		m.rules.now = time.Now()
+		err := m.run(ctx, "", "", t)
+		if err == nil {
+			err = t.flush(ctx)
+		}
+		sum.Passes, sum.Counts, sum.Sample, sum.Finished = pass, withEarlier(t.counts, before), t.sample, time.Now()
+		switch {
+		case err != nil:
+			return stopped(sum, err), fmt.Errorf("re-encrypt bucket %s: %w", s.Bucket, err)
+		case o.DryRun:
+			return sum, nil
+		}
+		switch next, cause := afterPass(pass, t.counts, false); next {
+		case StateComplete:
+			sum.State = StateComplete
+			return sum, nil
+		case StateStopped:
+			sum.State, sum.Cause = StateStopped, cause
+			return sum, fmt.Errorf("re-encrypt bucket %s: %s", s.Bucket, cause)
+		}
+		before = carry(before, t.counts)
+	}
+}
+
+// resolveSpec checks Run's options and names its keys by their ARNs.
+func (e *Engine) resolveSpec(ctx context.Context, o RunOptions) (spec, error) {
+	s := spec{Bucket: o.Bucket, Prefix: o.Prefix, Versions: cmp.Or(o.Versions, VersionsAll), Method: cmp.Or(o.Method, MethodAuto)}
+	if s.Bucket == "" || len(o.From) == 0 || o.To == "" {
+		return s, errors.New("a bucket, a key to move from and a key to move to are needed")
+	}
+	if err := checkChoices(s.Method, s.Versions); err != nil {
+		return s, err
+	}
+	var err error
+	if s.To, err = e.opt.Resolver.Resolve(ctx, o.To); err != nil {
+		return s, fmt.Errorf("find key to move to: %w", err)
+	}
+	for _, from := range o.From {
+		arn, err := e.opt.Resolver.Resolve(ctx, from)
+		if err != nil {
+			return s, fmt.Errorf("find key to move from: %w", err)
+		}
+		if arn == s.To {
+			return s, fmt.Errorf("%s and %s are the same key: %s", from, o.To, arn)
+		}
+		s.From = append(s.From, arn)
+	}
+	slices.Sort(s.From)
+	s.From = slices.Compact(s.From)
+	return s, nil
+}
+
+// stopped puts into a summary that its run or job cannot go on, where err says so.
+func stopped(s Summary, err error) Summary {
+	if e, ok := errors.AsType[*stopError](err); ok {
+		s.State, s.Cause = StateStopped, e.cause
+	}
+	s.Finished = time.Now()
+	return s
+}

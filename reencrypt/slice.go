@@ -1,0 +1,270 @@
+package reencrypt
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+// groupSize is how many results are summed up in one total. A look whether a
+// pass is complete lists one group, and the totals where that group is full.
+const groupSize = 1000
+
+// resultDoc is what a slice came to in a pass, or the total of a group of them.
+// It is stored once.
+type resultDoc struct {
+	Counts Counts    `json:"counts"`
+	Sample []Refusal `json:"sample,omitempty"`
+	// Rows are the blobs with the rows.
+	Rows []string `json:"rows,omitempty"`
+	// Copies: objects were moved by copying.
+	Copies bool `json:"copies,omitempty"`
+}
+
+// Schema names the document for package state.
+func (*resultDoc) Schema() (string, int) { return "job-result", 1 }
+
+func (r *resultDoc) add(o resultDoc) {
+	r.Counts.add(o.Counts)
+	r.Sample = append(r.Sample, o.Sample[:min(len(o.Sample), sampleSize-len(r.Sample))]...)
+	r.Rows = append(r.Rows, o.Rows...)
+	r.Copies = r.Copies || o.Copies
+}
+
+func resultsPrefix(job string, pass, group int) string {
+	return fmt.Sprintf("jobs/%s/results/%d/%06d/", job, pass, group)
+}
+
+func resultKey(job string, pass, n int) string {
+	return fmt.Sprintf("%s%08d.json", resultsPrefix(job, pass, n/groupSize), n)
+}
+
+func totalsPrefix(job string, pass int) string { return fmt.Sprintf("jobs/%s/totals/%d/", job, pass) }
+
+func totalKey(job string, pass, group int) string {
+	return fmt.Sprintf("%s%06d.json", totalsPrefix(job, pass), group)
+}
+
+// slice works on one slice and stores its result, unless that was done before.
+func (e *Engine) slice(ctx context.Context, j jobDoc, pass, n int) error {
+	if pass != j.Pass { // late
+		return e.begin(ctx, j)
+	}
+	var done resultDoc
+	_, err := e.opt.Store.Get(ctx, resultKey(j.ID, pass, n), &done)
+	if errors.Is(err, state.ErrNotFound) {
+		err = e.work(ctx, j, pass, n)
+	}
+	if err != nil {
+		return err
+	}
+	return e.advance(ctx, j.ID, pass, n/groupSize)
+}
+
+func (e *Engine) work(ctx context.Context, j jobDoc, pass, n int) error {
+	var s sliceDoc
+	if _, err := e.opt.Store.Get(ctx, sliceKey(j.ID, n), &s); err != nil {
+		return err
+	}
+	m, err := e.newMover(ctx, j.spec, false, e.gate(j.ID))
+	if err != nil {
+		return err
+	}
+	r := resultDoc{Copies: !m.rules.update}
+	// Of two workers on one slice only one has its rows in the report.
+	write := rand.Text()
+	t := &tally{spill: func(ctx context.Context, rows []Refusal) error {
+		var lines bytes.Buffer
+		for _, row := range rows {
+			line, err := json.Marshal(row)
+			if err != nil {
+				return fmt.Errorf("encode row: %w", err)
+			}
+			lines.Write(append(line, '\n'))
+		}
+		key := fmt.Sprintf("jobs/%s/rows/%d/%08d-%s-%d.jsonl", j.ID, pass, n, write, len(r.Rows))
+		r.Rows = append(r.Rows, key)
+		_, err := e.opt.Store.PutBlob(ctx, key, "application/x-ndjson", &lines)
+		return err
+	}}
+	if err = m.run(ctx, s.After, s.Through, t); err == nil {
+		err = t.flush(ctx)
+	}
+	if err != nil {
+		return errors.Join(err, e.dropRows(ctx, r.Rows))
+	}
+	r.Counts, r.Sample = t.counts, t.sample
+	_, err = e.opt.Store.Put(ctx, resultKey(j.ID, pass, n), &r, "")
+	if errors.Is(err, state.ErrConflict) { // another worker's counts
+		return e.dropRows(ctx, r.Rows)
+	}
+	return err
+}
+
+// dropRows removes the rows of work that does not count. It does so also where
+// ctx is over.
+func (e *Engine) dropRows(ctx context.Context, keys []string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	var errs []error
+	for _, key := range keys {
+		errs = append(errs, e.opt.Store.Delete(ctx, key, ""))
+	}
+	return errors.Join(errs...)
+}
+
+// begin sends the planner message of a job's pass where no planner has begun: the
+// worker that started the pass may have crashed in between.
+func (e *Engine) begin(ctx context.Context, j jobDoc) error {
+	p, err := e.planOf(ctx, j.ID, j.Pass)
+	if err != nil || !p.Began.IsZero() {
+		return err
+	}
+	return e.sendPlan(ctx, j.ID, time.Now())
+}
+
+// gate returns a function that ends with errNotRunning when a job has stopped
+// running; it looks every gateInterval.
+func (e *Engine) gate(job string) func(context.Context) error {
+	var mu sync.Mutex
+	looked := time.Now()
+	return func(ctx context.Context) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Since(looked) < gateInterval {
+			return nil
+		}
+		j, err := e.job(ctx, job)
+		if err != nil {
+			return err
+		}
+		if j.State != StateRunning {
+			return errNotRunning
+		}
+		looked = time.Now()
+		return nil
+	}
+}
+
+// advance looks whether a group, and with it the pass, is complete, and goes on
+// with the job where it is. Whoever stores a result or ends a plan calls it, so
+// the last of them sees all that there is.
+func (e *Engine) advance(ctx context.Context, job string, pass, group int) error {
+	cut, err := e.planOf(ctx, job, 1)
+	if err != nil {
+		return err
+	}
+	full := groupSize
+	if cut.Done {
+		full = min(groupSize, cut.Next-group*groupSize)
+	}
+	keys, err := e.keys(ctx, resultsPrefix(job, pass, group))
+	if err != nil || len(keys) < full {
+		return err
+	}
+	total, err := e.sum(ctx, keys)
+	if err != nil {
+		return err
+	}
+	_, err = e.opt.Store.Put(ctx, totalKey(job, pass, group), &total, "")
+	if err != nil && !errors.Is(err, state.ErrConflict) {
+		return err
+	}
+	if !cut.Done {
+		return nil
+	}
+	keys, err = e.keys(ctx, totalsPrefix(job, pass))
+	if err != nil || len(keys) < (cut.Next+groupSize-1)/groupSize {
+		return err
+	}
+	if total, err = e.sum(ctx, keys); err != nil {
+		return err
+	}
+	return e.endPass(ctx, job, pass, total, keys)
+}
+
+// endPass starts the next pass, or ends the job. total is the sum of the documents
+// that totals names.
+func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultDoc, totals []string) error {
+	p, err := e.planOf(ctx, id, pass)
+	if err != nil {
+		return err
+	}
+	j, err := e.job(ctx, id)
+	if err != nil {
+		return err
+	}
+	if j.State != StateRunning || j.Pass != pass { // somebody else saw the end of the pass too
+		return e.tell(ctx, j)
+	}
+	next, cause := afterPass(pass, total.Counts, p.Began.Before(j.NotBefore))
+	switch next {
+	case StateStopped:
+		return e.stop(ctx, id, cause)
+	case StateComplete:
+		if err := e.report(ctx, j, total, totals); err != nil {
+			return fmt.Errorf("report of job %s: %w", id, err)
+		}
+	}
+	err = state.Update(ctx, e.opt.Store, j.key(), func(now *jobDoc, exists bool) error {
+		if !exists || now.State != StateRunning || now.Pass != pass {
+			j = *now
+			return state.ErrUnchanged
+		}
+		if next == StateComplete {
+			now.State, now.Finished = StateComplete, time.Now()
+		} else {
+			now.Pass, now.Earlier = pass+1, carry(now.Earlier, total.Counts)
+		}
+		j = *now
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.sendPlan(ctx, id, time.Now()); err != nil {
+		return err
+	}
+	return e.tell(ctx, j)
+}
+
+func (e *Engine) keys(ctx context.Context, prefix string) ([]string, error) {
+	var keys []string
+	for key, err := range e.opt.Store.Keys(ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// sum adds up results, in the order of their keys.
+func (e *Engine) sum(ctx context.Context, keys []string) (resultDoc, error) {
+	results := make([]resultDoc, len(keys))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i, key := range keys {
+		g.Go(func() error {
+			_, err := e.opt.Store.Get(ctx, key, &results[i])
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return resultDoc{}, err
+	}
+	var total resultDoc
+	for _, r := range results {
+		total.add(r)
+	}
+	return total, nil
+}
