@@ -20,10 +20,6 @@ const (
 
 var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 
-func malformedXML() error {
-	return wire.Errorf(400, "MalformedXML", "The XML you provided was not well-formed or did not validate against our published schema")
-}
-
 func (s *Service) createBucket(c *call) error {
 	if !bucketName.MatchString(c.name) || strings.Contains(c.name, "..") {
 		return &wire.Error{Code: "InvalidBucketName", Message: "The specified bucket is not valid.", Status: 400, Fields: map[string]string{"BucketName": c.name}}

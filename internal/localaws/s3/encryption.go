@@ -159,16 +159,6 @@ func kmsContext(bucket, key string, bucketKey bool, extra map[string]string) map
 	return m
 }
 
-// newDataKey makes a data key for an object and wraps it as wanted.
-func (s *Service) newDataKey(c wire.Caller, bucket, key string, w wanted) ([]byte, *encryption, error) {
-	dataKey := randomBytes(32)
-	e, err := s.wrap(c, bucket, key, w, dataKey)
-	if err != nil {
-		return nil, nil, err
-	}
-	return dataKey, e, nil
-}
-
 // wrap seals a data key as wanted.
 func (s *Service) wrap(c wire.Caller, bucket, key string, w wanted, dataKey []byte) (*encryption, error) {
 	e := &encryption{kind: w.kind}

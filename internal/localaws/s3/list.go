@@ -48,7 +48,8 @@ func encodeKey(key string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(url.QueryEscape(key), "%2F", "/"), "%2A", "*")
 }
 
-// group returns the common prefix that a key belongs to, or "".
+// group returns the common prefix that a key, which has the listing's prefix,
+// belongs to, or "".
 func (l listing) group(key string) string {
 	if l.delimiter == "" {
 		return ""
@@ -138,7 +139,7 @@ func (s *Service) listObjects(c *call) error {
 	}
 	marker := c.query.Get("marker")
 	list, truncated := c.bucket.list(l, marker)
-	d := c.beginList(l, "ListBucketResult", "MaxKeys", truncated)
+	d := c.beginList(l, "ListBucketResult", truncated)
 	d.element("Marker", l.encode(marker))
 	if truncated && l.delimiter != "" { // else the client goes on behind the last key
 		d.element("NextMarker", l.encode(list[len(list)-1].key))
@@ -163,7 +164,7 @@ func (s *Service) listObjectsV2(c *call) error {
 		marker = string(raw)
 	}
 	list, truncated := c.bucket.list(l, marker)
-	d := c.beginList(l, "ListBucketResult", "MaxKeys", truncated)
+	d := c.beginList(l, "ListBucketResult", truncated)
 	d.number("KeyCount", int64(len(list)))
 	d.optional("StartAfter", l.encode(startAfter))
 	d.optional("ContinuationToken", token)
@@ -175,18 +176,21 @@ func (s *Service) listObjectsV2(c *call) error {
 	return c.xml(d)
 }
 
-// beginList begins an answer with what all listings tell.
-func (c *call) beginList(l listing, root, limit string, truncated bool) *document {
+// beginList begins an answer that lists objects or versions.
+func (c *call) beginList(l listing, root string, truncated bool) *document {
 	d := newDocument(root)
-	if root != "ListMultipartUploadsResult" {
-		d.element("Name", c.name)
-	}
+	d.element("Name", c.name)
+	l.write(d, "MaxKeys", truncated)
+	return d
+}
+
+// write adds what all listings tell.
+func (l listing) write(d *document, limit string, truncated bool) {
 	d.element("Prefix", l.encode(l.prefix))
 	d.optional("Delimiter", l.encode(l.delimiter))
 	d.optional("EncodingType", l.encoding)
 	d.number(limit, int64(l.limit))
 	d.boolean("IsTruncated", truncated)
-	return d
 }
 
 func (c *call) writeObjects(d *document, l listing, list []item, owners bool) {
@@ -250,7 +254,7 @@ func (s *Service) listObjectVersions(c *call) error {
 		return invalidArgument("version-id-marker", versionMarker, "Invalid version id specified")
 	}
 	list, truncated := c.bucket.listVersions(l, keyMarker, versionMarker)
-	d := c.beginList(l, "ListVersionsResult", "MaxKeys", truncated)
+	d := c.beginList(l, "ListVersionsResult", truncated)
 	d.element("KeyMarker", l.encode(keyMarker))
 	d.element("VersionIdMarker", versionMarker)
 	if truncated {

@@ -194,7 +194,7 @@ func (s *Service) putObject(c *call) error {
 	return c.empty(http.StatusOK)
 }
 
-// find returns the version that a request is about. It tells a delete marker in
+// version returns the version that a request is about. It tells a delete marker in
 // the answer's headers, and hides what is missing from a caller who may not list.
 func (c *call) version() (*version, error) {
 	v, err := c.bucket.lookup(c.key, c.query.Get("versionId"))
@@ -234,6 +234,9 @@ func (s *Service) headObject(c *call) error { return s.read(c, false) }
 
 func (s *Service) getObject(c *call) error { return s.read(c, true) }
 
+// overridable are the headers that a read may override (response-content-type=…).
+var overridable = []string{"Content-Type", "Cache-Control", "Expires", "Content-Disposition", "Content-Encoding", "Content-Language"}
+
 // read answers GetObject and HeadObject.
 func (s *Service) read(c *call, body bool) error {
 	v, err := c.version()
@@ -271,11 +274,8 @@ func (s *Service) read(c *call, body bool) error {
 	}
 	v.metadata.describe(c)
 	v.describe(c)
-	for name, header := range map[string]string{
-		"response-content-type": "Content-Type", "response-cache-control": "Cache-Control", "response-expires": "Expires",
-		"response-content-disposition": "Content-Disposition", "response-content-encoding": "Content-Encoding", "response-content-language": "Content-Language",
-	} {
-		c.set(header, c.query.Get(name))
+	for _, name := range overridable {
+		c.set(name, c.query.Get("response-"+strings.ToLower(name)))
 	}
 	// A checksum is of the whole object: a range answers without it.
 	if wantSum && !partial {
@@ -442,7 +442,7 @@ func (s *Service) deleteObjects(c *call) error {
 		return err
 	}
 	if len(list.Objects) == 0 || len(list.Objects) > 1000 {
-		return wire.Errorf(400, "MalformedXML", "The XML you provided was not well-formed or did not validate against our published schema")
+		return malformedXML()
 	}
 	if c.header("Content-Md5") == "" && given(c.r.Header).algorithm == nil && c.header("X-Amz-Trailer") == "" {
 		return wire.Errorf(400, "InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*")

@@ -9,26 +9,19 @@ import (
 // operation is one operation of S3: what it needs and what serves it.
 type operation struct {
 	serve func(*Service, *call) error
-	// action is the IAM action ("s3:GetObject"); versioned replaces it when the
-	// request names a version, and also is needed beside it.
-	action, versioned string
-	also              []string
+	// actions are the IAM actions that it needs on what it is about, and
+	// versioned those that it needs instead when the request names a version
+	// (nil: the same ones).
+	actions, versioned []string
 	// global operations work without an existing bucket.
 	global bool
 }
 
-func (o operation) actions(version bool) []string {
-	first := o.action
-	if version && o.versioned != "" {
-		first = o.versioned
+func (o operation) needs(version bool) []string {
+	if version && o.versioned != nil {
+		return o.versioned
 	}
-	if first == "" {
-		return nil
-	}
-	if o.also == nil {
-		return []string{first}
-	}
-	return append([]string{first}, o.also...)
+	return o.actions
 }
 
 // operations holds every operation that is modelled. The actions are those of
@@ -37,52 +30,63 @@ var operations map[string]operation
 
 func init() { // not a literal: the handlers refer to the table
 	operations = map[string]operation{
-		"ListBuckets":  {serve: (*Service).listBuckets, action: "s3:ListAllMyBuckets", global: true},
-		"CreateBucket": {serve: (*Service).createBucket, action: "s3:CreateBucket", global: true},
-		"HeadBucket":   {serve: (*Service).headBucket, action: "s3:ListBucket"},
-		"DeleteBucket": {serve: (*Service).deleteBucket, action: "s3:DeleteBucket"},
+		"ListBuckets":  {serve: (*Service).listBuckets, actions: []string{"s3:ListAllMyBuckets"}, global: true},
+		"CreateBucket": {serve: (*Service).createBucket, actions: []string{"s3:CreateBucket"}, global: true},
+		"HeadBucket":   {serve: (*Service).headBucket, actions: []string{"s3:ListBucket"}},
+		"DeleteBucket": {serve: (*Service).deleteBucket, actions: []string{"s3:DeleteBucket"}},
 
-		"GetBucketLocation":                  {serve: (*Service).getBucketLocation, action: "s3:GetBucketLocation"},
-		"GetBucketVersioning":                {serve: (*Service).getBucketVersioning, action: "s3:GetBucketVersioning"},
-		"PutBucketVersioning":                {serve: (*Service).putBucketVersioning, action: "s3:PutBucketVersioning"},
-		"GetBucketEncryption":                {serve: (*Service).getBucketEncryption, action: "s3:GetEncryptionConfiguration"},
-		"PutBucketEncryption":                {serve: (*Service).putBucketEncryption, action: "s3:PutEncryptionConfiguration"},
-		"DeleteBucketEncryption":             {serve: (*Service).deleteBucketEncryption, action: "s3:PutEncryptionConfiguration"},
-		"GetObjectLockConfiguration":         {serve: (*Service).getObjectLockConfiguration, action: "s3:GetBucketObjectLockConfiguration"},
-		"PutObjectLockConfiguration":         {serve: (*Service).putObjectLockConfiguration, action: "s3:PutBucketObjectLockConfiguration"},
-		"GetBucketOwnershipControls":         {serve: (*Service).getBucketOwnershipControls, action: "s3:GetBucketOwnershipControls"},
-		"PutBucketOwnershipControls":         {serve: (*Service).putBucketOwnershipControls, action: "s3:PutBucketOwnershipControls"},
-		"GetBucketAcl":                       {serve: (*Service).getBucketACL, action: "s3:GetBucketAcl"},
-		"GetBucketPolicy":                    {serve: (*Service).getBucketPolicy, action: "s3:GetBucketPolicy"},
-		"PutBucketPolicy":                    {serve: (*Service).putBucketPolicy, action: "s3:PutBucketPolicy"},
-		"DeleteBucketPolicy":                 {serve: (*Service).deleteBucketPolicy, action: "s3:DeleteBucketPolicy"},
-		"GetBucketTagging":                   {serve: (*Service).getBucketTagging, action: "s3:GetBucketTagging"},
-		"PutBucketTagging":                   {serve: (*Service).putBucketTagging, action: "s3:PutBucketTagging"},
-		"DeleteBucketTagging":                {serve: (*Service).deleteBucketTagging, action: "s3:PutBucketTagging"},
-		"GetBucketNotificationConfiguration": {serve: (*Service).getBucketNotification, action: "s3:GetBucketNotification"},
-		"GetBucketReplication":               {serve: (*Service).getBucketReplication, action: "s3:GetReplicationConfiguration"},
-		"GetBucketLifecycleConfiguration":    {serve: (*Service).getBucketLifecycle, action: "s3:GetLifecycleConfiguration"},
+		"GetBucketLocation":                  {serve: (*Service).getBucketLocation, actions: []string{"s3:GetBucketLocation"}},
+		"GetBucketVersioning":                {serve: (*Service).getBucketVersioning, actions: []string{"s3:GetBucketVersioning"}},
+		"PutBucketVersioning":                {serve: (*Service).putBucketVersioning, actions: []string{"s3:PutBucketVersioning"}},
+		"GetBucketEncryption":                {serve: (*Service).getBucketEncryption, actions: []string{"s3:GetEncryptionConfiguration"}},
+		"PutBucketEncryption":                {serve: (*Service).putBucketEncryption, actions: []string{"s3:PutEncryptionConfiguration"}},
+		"DeleteBucketEncryption":             {serve: (*Service).deleteBucketEncryption, actions: []string{"s3:PutEncryptionConfiguration"}},
+		"GetObjectLockConfiguration":         {serve: (*Service).getObjectLockConfiguration, actions: []string{"s3:GetBucketObjectLockConfiguration"}},
+		"PutObjectLockConfiguration":         {serve: (*Service).putObjectLockConfiguration, actions: []string{"s3:PutBucketObjectLockConfiguration"}},
+		"GetBucketOwnershipControls":         {serve: (*Service).getBucketOwnershipControls, actions: []string{"s3:GetBucketOwnershipControls"}},
+		"PutBucketOwnershipControls":         {serve: (*Service).putBucketOwnershipControls, actions: []string{"s3:PutBucketOwnershipControls"}},
+		"GetBucketAcl":                       {serve: (*Service).getBucketACL, actions: []string{"s3:GetBucketAcl"}},
+		"GetBucketPolicy":                    {serve: (*Service).getBucketPolicy, actions: []string{"s3:GetBucketPolicy"}},
+		"PutBucketPolicy":                    {serve: (*Service).putBucketPolicy, actions: []string{"s3:PutBucketPolicy"}},
+		"DeleteBucketPolicy":                 {serve: (*Service).deleteBucketPolicy, actions: []string{"s3:DeleteBucketPolicy"}},
+		"GetBucketTagging":                   {serve: (*Service).getBucketTagging, actions: []string{"s3:GetBucketTagging"}},
+		"PutBucketTagging":                   {serve: (*Service).putBucketTagging, actions: []string{"s3:PutBucketTagging"}},
+		"DeleteBucketTagging":                {serve: (*Service).deleteBucketTagging, actions: []string{"s3:PutBucketTagging"}},
+		"GetBucketNotificationConfiguration": {serve: (*Service).getBucketNotification, actions: []string{"s3:GetBucketNotification"}},
+		"GetBucketReplication":               {serve: (*Service).getBucketReplication, actions: []string{"s3:GetReplicationConfiguration"}},
+		"GetBucketLifecycleConfiguration":    {serve: (*Service).getBucketLifecycle, actions: []string{"s3:GetLifecycleConfiguration"}},
 
-		"ListObjects":        {serve: (*Service).listObjects, action: "s3:ListBucket"},
-		"ListObjectsV2":      {serve: (*Service).listObjectsV2, action: "s3:ListBucket"},
-		"ListObjectVersions": {serve: (*Service).listObjectVersions, action: "s3:ListBucketVersions"},
+		"ListObjects":        {serve: (*Service).listObjects, actions: []string{"s3:ListBucket"}},
+		"ListObjectsV2":      {serve: (*Service).listObjectsV2, actions: []string{"s3:ListBucket"}},
+		"ListObjectVersions": {serve: (*Service).listObjectVersions, actions: []string{"s3:ListBucketVersions"}},
 
-		"PutObject":           {serve: (*Service).putObject, action: "s3:PutObject"},
-		"GetObject":           {serve: (*Service).getObject, action: "s3:GetObject", versioned: "s3:GetObjectVersion"},
-		"HeadObject":          {serve: (*Service).headObject, action: "s3:GetObject", versioned: "s3:GetObjectVersion"},
-		"DeleteObject":        {serve: (*Service).deleteObject, action: "s3:DeleteObject", versioned: "s3:DeleteObjectVersion"},
+		"PutObject":           {serve: (*Service).putObject, actions: []string{"s3:PutObject"}},
+		"GetObject":           {serve: (*Service).getObject, actions: []string{"s3:GetObject"}, versioned: []string{"s3:GetObjectVersion"}},
+		"HeadObject":          {serve: (*Service).headObject, actions: []string{"s3:GetObject"}, versioned: []string{"s3:GetObjectVersion"}},
+		"DeleteObject":        {serve: (*Service).deleteObject, actions: []string{"s3:DeleteObject"}, versioned: []string{"s3:DeleteObjectVersion"}},
+		"CopyObject":          {serve: (*Service).copyObject, actions: []string{"s3:PutObject"}},
 		"DeleteObjects":       {serve: (*Service).deleteObjects}, // asks for each object
-		"GetObjectAttributes": {serve: (*Service).getObjectAttributes, action: "s3:GetObject", versioned: "s3:GetObjectVersion"},
-		"GetObjectAcl":        {serve: (*Service).getObjectACL, action: "s3:GetObjectAcl", versioned: "s3:GetObjectVersionAcl"},
-		"PutObjectAcl":        {serve: (*Service).putObjectACL, action: "s3:PutObjectAcl", versioned: "s3:PutObjectVersionAcl"},
-		"GetObjectTagging":    {serve: (*Service).getObjectTagging, action: "s3:GetObjectTagging", versioned: "s3:GetObjectVersionTagging"},
-		"PutObjectTagging":    {serve: (*Service).putObjectTagging, action: "s3:PutObjectTagging", versioned: "s3:PutObjectVersionTagging"},
-		"DeleteObjectTagging": {serve: (*Service).deleteObjectTagging, action: "s3:DeleteObjectTagging", versioned: "s3:DeleteObjectVersionTagging"},
-		"GetObjectRetention":  {serve: (*Service).getObjectRetention, action: "s3:GetObjectRetention"},
-		"PutObjectRetention":  {serve: (*Service).putObjectRetention, action: "s3:PutObjectRetention"},
-		"GetObjectLegalHold":  {serve: (*Service).getObjectLegalHold, action: "s3:GetObjectLegalHold"},
-		"PutObjectLegalHold":  {serve: (*Service).putObjectLegalHold, action: "s3:PutObjectLegalHold"},
-		"RestoreObject":       {serve: (*Service).restoreObject, action: "s3:RestoreObject"},
+		"GetObjectAttributes": {serve: (*Service).getObjectAttributes, actions: []string{"s3:GetObject", "s3:GetObjectAttributes"}, versioned: []string{"s3:GetObjectVersion", "s3:GetObjectVersionAttributes"}},
+		"GetObjectAcl":        {serve: (*Service).getObjectACL, actions: []string{"s3:GetObjectAcl"}, versioned: []string{"s3:GetObjectVersionAcl"}},
+		"PutObjectAcl":        {serve: (*Service).putObjectACL, actions: []string{"s3:PutObjectAcl"}, versioned: []string{"s3:PutObjectVersionAcl"}},
+		"GetObjectTagging":    {serve: (*Service).getObjectTagging, actions: []string{"s3:GetObjectTagging"}, versioned: []string{"s3:GetObjectVersionTagging"}},
+		"PutObjectTagging":    {serve: (*Service).putObjectTagging, actions: []string{"s3:PutObjectTagging"}, versioned: []string{"s3:PutObjectVersionTagging"}},
+		"DeleteObjectTagging": {serve: (*Service).deleteObjectTagging, actions: []string{"s3:DeleteObjectTagging"}, versioned: []string{"s3:DeleteObjectVersionTagging"}},
+		"GetObjectRetention":  {serve: (*Service).getObjectRetention, actions: []string{"s3:GetObjectRetention"}},
+		"PutObjectRetention":  {serve: (*Service).putObjectRetention, actions: []string{"s3:PutObjectRetention"}},
+		"GetObjectLegalHold":  {serve: (*Service).getObjectLegalHold, actions: []string{"s3:GetObjectLegalHold"}},
+		"PutObjectLegalHold":  {serve: (*Service).putObjectLegalHold, actions: []string{"s3:PutObjectLegalHold"}},
+		"RestoreObject":       {serve: (*Service).restoreObject, actions: []string{"s3:RestoreObject"}},
+
+		"UpdateObjectEncryption": {serve: (*Service).updateObjectEncryption, actions: []string{"s3:UpdateObjectEncryption", "s3:PutObject"}},
+
+		"CreateMultipartUpload":   {serve: (*Service).createMultipartUpload, actions: []string{"s3:PutObject"}},
+		"UploadPart":              {serve: (*Service).uploadPart, actions: []string{"s3:PutObject"}},
+		"UploadPartCopy":          {serve: (*Service).uploadPartCopy, actions: []string{"s3:PutObject"}},
+		"CompleteMultipartUpload": {serve: (*Service).completeMultipartUpload, actions: []string{"s3:PutObject"}},
+		"AbortMultipartUpload":    {serve: (*Service).abortMultipartUpload, actions: []string{"s3:AbortMultipartUpload"}},
+		"ListParts":               {serve: (*Service).listParts, actions: []string{"s3:ListMultipartUploadParts"}},
+		"ListMultipartUploads":    {serve: (*Service).listMultipartUploads, actions: []string{"s3:ListBucketMultipartUploads"}},
 	}
 }
 

@@ -114,7 +114,7 @@ func (s *Service) serve(c *call) error {
 	if len(c.key) > 1024 {
 		return wire.Errorf(400, "KeyTooLongError", "Your key is too long")
 	}
-	for _, action := range op.actions(c.query.Has("versionId")) {
+	for _, action := range op.needs(c.query.Has("versionId")) {
 		if err := c.authorize(action, c.name, c.key); err != nil {
 			return err
 		}

@@ -3,7 +3,6 @@ package s3
 import (
 	"bytes"
 	"encoding/xml"
-	"io"
 	"net/http"
 	"strconv"
 	"unicode/utf8"
@@ -99,11 +98,20 @@ func (c *call) decode(v any) error {
 	if err != nil {
 		return err
 	}
+	return unmarshal(body, v)
+}
+
+// unmarshal reads an XML document into v; an empty one leaves v as it is.
+func unmarshal(body []byte, v any) error {
 	if len(body) == 0 {
 		return nil
 	}
-	if err := xml.Unmarshal(body, v); err != nil && err != io.EOF { //nolint:errorlint // xml returns it bare
-		return wire.Errorf(http.StatusBadRequest, "MalformedXML", "The XML you provided was not well-formed or did not validate against our published schema")
+	if xml.Unmarshal(body, v) != nil {
+		return malformedXML()
 	}
 	return nil
+}
+
+func malformedXML() error {
+	return wire.Errorf(http.StatusBadRequest, "MalformedXML", "The XML you provided was not well-formed or did not validate against our published schema")
 }
