@@ -9,12 +9,18 @@
 package localaws
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"sync"
 
+	"github.com/cmkeeper/cmkeeper/internal/localaws/eventbridge"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/kms"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/s3"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/sns"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/sqs"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/sts"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -28,15 +34,22 @@ type Options struct {
 	// BaseURL is how queue URLs start, inprocess.Endpoint if empty. A server
 	// that listens sets the URL that it is reached at.
 	BaseURL string
+	// Seed makes the probabilities and latencies of faults repeatable.
+	Seed uint64
 }
 
 // Server is the account: an http.Handler for all services.
 type Server struct {
-	options Options
-	sqs     *sqs.Service
+	options     Options
+	kms         *kms.Service
+	s3          *s3.Service
+	sqs         *sqs.Service
+	sns         *sns.Service
+	eventbridge *eventbridge.Service
 
 	mu         sync.RWMutex
 	identities map[string]wire.Caller
+	watch      watch
 }
 
 // New returns a Server with nothing in it. Close it when done.
@@ -50,41 +63,84 @@ func New(o Options) *Server {
 	if o.BaseURL == "" {
 		o.BaseURL = inprocess.Endpoint
 	}
+	queues := sqs.New(sqs.Config{Account: o.Account, Region: o.Region, BaseURL: o.BaseURL})
+	events := eventbridge.New(eventbridge.Config{Account: o.Account, Region: o.Region, Queues: queues})
+	keys := kms.New(kms.Config{
+		Account: o.Account, Region: o.Region,
+		Publish: func(event json.RawMessage) { events.Publish(event) },
+	})
 	return &Server{
-		options:    o,
-		sqs:        sqs.New(sqs.Config{Account: o.Account, Region: o.Region, BaseURL: o.BaseURL}),
-		identities: map[string]wire.Caller{},
+		options:     o,
+		kms:         keys,
+		s3:          s3.New(s3.Config{Account: o.Account, Region: o.Region, Keys: keys}),
+		sqs:         queues,
+		sns:         sns.New(sns.Config{Account: o.Account, Region: o.Region, Queues: queues}),
+		eventbridge: events,
+		identities:  map[string]wire.Caller{},
+		watch:       watch{seed: o.Seed},
 	}
 }
 
 // Close ends what runs in the background and waits for it.
 func (s *Server) Close() {
+	s.kms.Close()
+	s.eventbridge.Close()
 	s.sqs.Close()
 }
 
-// SQS returns the queue service, for what no API can do.
+// KMS returns the keys, for what no API can do.
+func (s *Server) KMS() *kms.Service { return s.kms }
+
+// S3 returns the buckets, for what no API can do.
+func (s *Server) S3() *s3.Service { return s.s3 }
+
+// SNS returns the topics, for what no API can do.
+func (s *Server) SNS() *sns.Service { return s.sns }
+
+// SQS returns the queues, for what no API can do.
 func (s *Server) SQS() *sqs.Service { return s.sqs }
+
+// EventBridge returns the event bus, for events that AWS services publish.
+func (s *Server) EventBridge() *eventbridge.Service { return s.eventbridge }
 
 // ServeHTTP answers one request of any service.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	accessKey, scope := credential(r)
-	ctx := wire.WithRequest(r.Context(), s.caller(accessKey, r), wire.NewUUID())
-	s.route(r, scope).ServeHTTP(w, r.WithContext(ctx))
+	caller := s.caller(accessKey, r)
+	r = r.WithContext(wire.WithRequest(r.Context(), caller, wire.NewUUID()))
+	handler, request := s.route(r, scope)
+	request.Caller = caller
+	s.watch.serve(w, r, handler, request)
 }
 
-// route returns the service that a request is for.
-func (s *Server) route(r *http.Request, scope string) http.Handler {
-	target, _, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
-	if target == "AmazonSQS" {
-		return s.sqs
-	}
-	if isForm(r) && scope != "s3" && r.ParseForm() == nil {
-		switch r.Form.Get("Version") {
-		case "2012-11-05":
-			return s.sqs
+// route returns who answers a request, and its service and operation.
+func (s *Server) route(r *http.Request, scope string) (http.Handler, Request) {
+	if target := r.Header.Get("X-Amz-Target"); target != "" {
+		service, operation, _ := strings.Cut(target, ".")
+		switch service {
+		case "AmazonSQS":
+			return s.sqs, Request{Service: "sqs", Operation: operation}
+		case "AWSEvents":
+			return s.eventbridge, Request{Service: "events", Operation: operation}
+		case "TrentService":
+			return s.kms, Request{Service: "kms", Operation: operation}
+		default:
+			return http.HandlerFunc(unknown), Request{Operation: operation}
 		}
 	}
-	return http.HandlerFunc(unknown)
+	// An S3 request may have any content type, also that of a form.
+	if scope != "s3" && isForm(r) && r.ParseForm() == nil {
+		operation := r.Form.Get("Action")
+		switch r.Form.Get("Version") {
+		case "2010-03-31":
+			return s.sns, Request{Service: "sns", Operation: operation}
+		case "2011-06-15":
+			return sts.Service{}, Request{Service: "sts", Operation: operation}
+		case "2012-11-05":
+			return s.sqs, Request{Service: "sqs", Operation: operation}
+		}
+	}
+	return s.s3, Request{Service: "s3", Operation: s3.OperationName(r)}
 }
 
 func isForm(r *http.Request) bool {
@@ -93,5 +149,5 @@ func isForm(r *http.Request) bool {
 }
 
 func unknown(w http.ResponseWriter, r *http.Request) {
-	wire.WriteJSONError(w, r, wire.Errorf(http.StatusNotImplemented, "UnknownOperationException", "localaws does not model %s %s", r.Method, r.URL.Path))
+	wire.WriteJSONError(w, r, wire.Errorf(http.StatusNotImplemented, "UnknownOperationException", "localaws does not model %s", r.Header.Get("X-Amz-Target")))
 }

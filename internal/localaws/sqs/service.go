@@ -58,6 +58,8 @@ type Delivery struct {
 	// Service is the sending service's principal ("events.amazonaws.com"), and
 	// SourceARN the rule or topic that it sends for: the queue policy sees both.
 	Service, SourceARN string
+	// GroupID is the message group, for fair queues; "" for none.
+	GroupID string
 }
 
 // Deliver puts an AWS service's message into a queue if the queue's policy
@@ -82,7 +84,7 @@ func (s *Service) Deliver(d Delivery) error {
 		return err
 	}
 	m := newMessage(d.Body, d.Attributes)
-	m.senderID = d.Service
+	m.senderID, m.groupID = d.Service, d.GroupID
 	if !q.add(set.delay, m) {
 		return noQueue()
 	}
