@@ -34,7 +34,7 @@ type S3 interface {
 	ListObjectAnnotations(context.Context, *s3.ListObjectAnnotationsInput, ...func(*s3.Options)) (*s3.ListObjectAnnotationsOutput, error)
 	GetBucketOwnershipControls(context.Context, *s3.GetBucketOwnershipControlsInput, ...func(*s3.Options)) (*s3.GetBucketOwnershipControlsOutput, error)
 	GetObjectLockConfiguration(context.Context, *s3.GetObjectLockConfigurationInput, ...func(*s3.Options)) (*s3.GetObjectLockConfigurationOutput, error)
-	ListBuckets(context.Context, *s3.ListBucketsInput, ...func(*s3.Options)) (*s3.ListBucketsOutput, error)
+	GetBucketAcl(context.Context, *s3.GetBucketAclInput, ...func(*s3.Options)) (*s3.GetBucketAclOutput, error)
 
 	// For the probe's scratch object only.
 	PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error)
@@ -132,7 +132,7 @@ var needs = map[string]string{
 	"ListObjectAnnotations":      "s3:ListObjectAnnotations",
 	"GetBucketOwnershipControls": "s3:GetBucketOwnershipControls",
 	"GetObjectLockConfiguration": "s3:GetBucketObjectLockConfiguration",
-	"ListBuckets":                "s3:ListAllMyBuckets",
+	"GetBucketAcl":               "s3:GetBucketAcl",
 	"probe":                      "s3:PutObject, s3:GetObject, s3:GetObjectTagging, s3:PutObjectTagging, s3:DeleteObject and s3:UpdateObjectEncryption on the state bucket, and kms:Encrypt, kms:Decrypt, kms:GenerateDataKey and kms:ReEncrypt* on the new key",
 }
 
@@ -154,7 +154,7 @@ type facts struct {
 	versioned bool
 	// For copies only:
 	acls        bool   // objects may have ACLs
-	owner       string // canonical id of the account
+	owner       string // canonical id of the bucket's owner
 	defaultLock bool
 }
 
@@ -194,14 +194,12 @@ func (e *Engine) bucketFacts(ctx context.Context, bucket string, copies bool) (f
 	if !f.acls {
 		return f, nil
 	}
-	// The bucket belongs to our account (every call says so), so its canonical id
-	// is that of our own buckets.
-	own, err := e.opt.S3.ListBuckets(ctx, &s3.ListBucketsInput{MaxBuckets: aws.Int32(1)})
+	acl, err := e.opt.S3.GetBucketAcl(ctx, &s3.GetBucketAclInput{Bucket: &bucket, ExpectedBucketOwner: owner})
 	if err != nil {
-		return f, bucketError("ListBuckets", bucket, err)
+		return f, bucketError("GetBucketAcl", bucket, err)
 	}
-	if own.Owner != nil {
-		f.owner = aws.ToString(own.Owner.ID)
+	if acl.Owner != nil {
+		f.owner = aws.ToString(acl.Owner.ID)
 	}
 	return f, nil
 }
