@@ -135,7 +135,8 @@ type SQS interface {
 type Options struct {
 	// QueueURL is the queue to work on: a standard queue with a redrive policy.
 	QueueURL string
-	// Concurrency is how many messages are in hand at most, at least 1.
+	// Concurrency is how many messages are handled at once at most, those on
+	// their way to a handler included; at least 1.
 	Concurrency int
 	// DrainTimeout is what running handlers and open polls get to finish after
 	// Run's context is done; zero cancels them at once. Run returns at most five
@@ -428,52 +429,62 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// slots are the free places for messages: a channel with a token for each.
-type slots chan struct{}
+// slots are the free places for messages.
+type slots struct {
+	free chan struct{} // a token for each
+	// gather has one token, for the poller whose turn it is to take slots: two
+	// that take turns slot by slot would both end up with half a batch.
+	gather chan struct{}
+}
 
 func newSlots(n int) slots {
-	s := make(slots, n)
+	s := slots{free: make(chan struct{}, n), gather: make(chan struct{}, 1)}
+	s.gather <- struct{}{}
 	s.put(n)
 	return s
 }
 
 // take waits until a slot is free and takes it and those that become free soon,
 // at most n. It returns 0 once ctx is done.
-func (s slots) take(ctx context.Context, n int) int {
+func (s slots) take(ctx context.Context, n int) (taken int) {
 	select {
-	case <-s:
+	case <-s.gather:
+		defer func() { s.gather <- struct{}{} }()
 	case <-ctx.Done():
 		return 0
 	}
-	if ctx.Err() != nil { // both were ready
-		s.put(1)
+	select {
+	case <-s.free:
+		taken = 1
+	case <-ctx.Done():
 		return 0
 	}
-	n = min(n, cap(s))
-	taken := 1
-	for ; taken < n; taken++ {
+	var soon <-chan time.Time
+	for n = min(n, cap(s.free)); taken < n; {
 		select {
-		case <-s:
+		case <-s.free:
+			taken++
 			continue
 		default:
 		}
-		break
-	}
-	if taken == n {
-		return n
-	}
-	timer := time.NewTimer(linger)
-	defer timer.Stop()
-	for taken < n {
+		if soon == nil {
+			timer := time.NewTimer(linger)
+			defer timer.Stop()
+			soon = timer.C
+		}
 		select {
-		case <-s:
+		case <-s.free:
 			taken++
-		case <-timer.C:
+		case <-soon:
 			return taken
 		case <-ctx.Done():
 			s.put(taken)
 			return 0
 		}
+	}
+	if ctx.Err() != nil {
+		s.put(taken)
+		return 0
 	}
 	return taken
 }
@@ -482,7 +493,7 @@ func (s slots) take(ctx context.Context, n int) int {
 func (s slots) put(n int) {
 	for range n {
 		select {
-		case s <- struct{}{}:
+		case s.free <- struct{}{}:
 		default: // more messages came than were asked for
 		}
 	}
