@@ -1,0 +1,502 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/smithy-go/middleware"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/outcome"
+)
+
+// KMS's key states that decide something here.
+const (
+	stateEnabled        = "Enabled"
+	stateDisabled       = "Disabled"
+	statePending        = "PendingDeletion"
+	statePendingReplica = "PendingReplicaDeletion"
+	statePendingImport  = "PendingImport"
+)
+
+func isPending(state string) bool { return state == statePending || state == statePendingReplica }
+
+// deletionReason names a decision about a key that may be lost.
+type deletionReason string
+
+const (
+	// Nothing to undo.
+	deletionUndone      deletionReason = "undone"       // the key is neither pending nor disabled
+	deletionMaterial    deletionReason = "material"     // its material is gone, which only its owner can import again
+	deletionSettling    deletionReason = "settling"     // the read may be older than the event
+	deletionFirstSeen   deletionReason = "first-seen"   // it was so before cmkeeper first saw the key
+	deletionAccepted    deletionReason = "accepted"     // it was so in mode observe
+	deletionWasDisabled deletionReason = "was-disabled" // Disabled is what it was before
+	deletionUnknown     deletionReason = "unknown"      // Disabled, and what it was before is unknown
+	// To be undone.
+	deletionCancel  deletionReason = "cancel"  // cancel the deletion, and then as enable says
+	deletionEnable  deletionReason = "enable"  // enable the key
+	deletionRestore deletionReason = "restore" // finish what was begun: enable the key
+	deletionPaced   deletionReason = "paced"   // one of these, but not so often
+)
+
+type deletionInput struct {
+	event   string
+	sweep   bool
+	state   string // live
+	history []seenState
+	restore *restore // begun before, and not finished
+	// repaired: we undid it since the event.
+	repaired bool
+	// recent are our repairs for other occurrences within the flapping window.
+	recent []repair
+	// enforce is the mode: what was seen in mode observe is left alone by it.
+	enforce bool
+	// at is the time of the event, which CloudTrail gives in whole seconds.
+	at, now time.Time
+}
+
+type deletionDecision struct {
+	reason deletionReason
+	// cancel the deletion; enable the key (afterwards).
+	cancel, enable bool
+	// former is the state before, "" if unknown.
+	former string
+	wait   time.Duration
+}
+
+// decideDeletion decides how the state that a key had before comes back. A key
+// that was disabled before its deletion was scheduled stays disabled; so does
+// one of which that is unknown.
+func decideDeletion(in deletionInput) deletionDecision {
+	d := deletionDecision{former: formerState(in)}
+	accepted := in.enforce && len(in.history) > 0 && in.history[len(in.history)-1].Accepted
+	age := in.now.Sub(in.at)
+	switch {
+	case isPending(in.state) && in.sweep && d.former == "":
+		d.reason = deletionFirstSeen
+	case (isPending(in.state) || in.state == stateDisabled) && accepted && in.restore == nil:
+		d.reason = deletionAccepted
+	case isPending(in.state):
+		d.reason, d.cancel = deletionCancel, true
+		d.enable = d.former == stateEnabled || in.restore != nil
+	case in.state == stateDisabled && in.restore != nil:
+		d.reason, d.enable = deletionRestore, true
+	case in.state == stateDisabled && (in.event == "DisableKey" || in.sweep):
+		switch d.former {
+		case stateEnabled:
+			d.reason, d.enable = deletionEnable, true
+		case "":
+			d.reason = deletionUnknown
+		default:
+			d.reason = deletionWasDisabled
+		}
+	case isMaterialLoss(in.event) && in.state == statePendingImport:
+		d.reason = deletionMaterial
+	case age >= 0 && age < settling && !in.sweep && !in.repaired:
+		d.reason, d.wait = deletionSettling, settling-age
+	default:
+		d.reason = deletionUndone
+	}
+	if d.cancel || d.enable {
+		if wait := pace(in.recent, in.now); wait > 0 {
+			return deletionDecision{reason: deletionPaced, former: d.former, wait: wait}
+		}
+	}
+	return d
+}
+
+func isMaterialLoss(event string) bool {
+	switch event {
+	case "DeleteImportedKeyMaterial", "DeleteExpiredKeyMaterial", events.NativeExpiry:
+		return true
+	}
+	return false
+}
+
+// formerState returns the state that the key was last seen in before what
+// happened to it, "" if it was not seen before. Pending deletion is no state to
+// come back to.
+func formerState(in deletionInput) string {
+	for i, s := range slices.Backward(in.history) {
+		switch {
+		case isPending(s.State):
+		case in.sweep:
+			// No event says when it happened: before the present state began.
+			if i < len(in.history)-1 {
+				return s.State
+			}
+		case !s.At.After(in.at):
+			return s.State
+		case s.At.Before(in.at.Add(time.Second)) && s.State == stateEnabled:
+			// Within the second of the event: Disabled may already be its effect,
+			// but Enabled can only be from before.
+			return s.State
+		}
+	}
+	return ""
+}
+
+const reactionDeletion = "deletion"
+
+// deletion alarms on keys that are about to be lost, and brings them back.
+//
+// In mode enforce a disabled key is enabled again, and the deletion of a key
+// cancelled, unless the key was seen in that state in mode observe. So whoever
+// wants to retire a key on purpose sets the mode to observe meanwhile.
+func (r *Router) deletion(ctx context.Context, e events.Event) error {
+	at := now()
+	key, err := r.facts.Key(ctx, e.KeyARN)
+	if errors.Is(err, inventory.ErrNotFound) {
+		return r.gone(ctx, e, alert.KindDeletion, true)
+	}
+	if err != nil {
+		a := r.deletionAlert(e, inventory.Key{ARN: e.KeyARN}, &alert.Key{ARN: e.KeyARN})
+		a.Next = []string{r.kmsCommand("describe-key", e.KeyARN), r.kmsCommand("cancel-key-deletion", e.KeyARN)}
+		return r.failed(ctx, a, r.config.Deletion, "read the key", err)
+	}
+	return r.rescue(ctx, e, key, at)
+}
+
+// rescue decides, brings the key back where that is to be done, and tells.
+func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, at time.Time) error {
+	enforce := r.config.Deletion == Enforce
+	var d deletionDecision
+	rep := repair{Reaction: reactionDeletion, By: e.ID, Alert: e.ID, At: at}
+	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
+		doc.see(key, at, "", r.config.Deletion)
+		d = decideDeletion(deletionInput{
+			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore,
+			repaired: doc.repairOf(reactionDeletion, e.ID) != nil || len(doc.repairsSince(reactionDeletion, e.ID, e.Time)) > 0,
+			recent:   doc.repairsSince(reactionDeletion, e.ID, at.Add(-flappingWindow)),
+			enforce:  enforce, at: e.Time, now: at,
+		})
+		if !enforce {
+			return
+		}
+		if d.cancel {
+			doc.intend(opCancelDeletion, rep)
+		}
+		if d.enable {
+			doc.intend(opEnableKey, rep)
+			if doc.Restore == nil {
+				doc.Restore = &restore{By: e.ID, At: at}
+			}
+		}
+	})
+	if err != nil {
+		// The alarm does not wait for the state bucket.
+		a := r.deletionAlert(e, key, r.describe(ctx, key, doc))
+		a.Next = r.undoCommands(key, true)
+		return r.failed(ctx, a, r.config.Deletion, "read what is known of the key", err)
+	}
+	r.log.DebugContext(ctx, "deletion decided", "key", key.ARN, "event_id", e.ID, "reason", d.reason, "former", d.former)
+
+	if d.reason == deletionSettling {
+		return outcome.RetryAfter(d.wait, fmt.Errorf("key is %s: waiting for KMS to agree with the event", key.State))
+	}
+	told := doc.States[len(doc.States)-1]
+	if isSweep(e) && !worthSweeping(d, enforce, told.By != "") {
+		return nil
+	}
+
+	a := r.deletionAlert(e, key, r.describe(ctx, key, doc))
+	if isSweep(e) {
+		a.ID = fmt.Sprintf("sweep/%s/state/%s/%d", keyID(key.ARN), told.State, told.At.UnixMilli())
+	}
+	r.addUses(ctx, &a, key)
+	if n := len(doc.repairsSince(reactionDeletion, e.ID, at.Add(-flappingWindow))); n >= flappingFinding {
+		a.Findings = append(a.Findings, flapping(n, "state"))
+	}
+	a.Action = alert.Action{Mode: string(r.config.Deletion), Status: alert.StatusNone}
+	switch {
+	case d.reason == deletionPaced:
+		a.ID += "/paced"
+		a.Action.Status = alert.StatusRefused
+		a.Action.Description = fmt.Sprintf("The key was brought back %d times or more within the hour. It will be brought back again in %s, not at once, so that two parties do not chase each other.", flappingPaced, d.wait.Round(time.Second))
+		a.Next = append(r.undoCommands(key, true), a.Next...)
+		return errors.Join(r.publish(ctx, a), outcome.RetryAfter(d.wait, errors.New("the key's state is flapping: repairs are paced")))
+	case d.reason == deletionUndone:
+		r.tellUndone(&a, doc, e, key)
+	case !d.cancel && !d.enable:
+		a.Action.Description = standText(d.reason)
+		a.Next = append(r.undoCommands(key, d.former != stateDisabled), a.Next...)
+	case !enforce:
+		a.ID += "/" + string(alert.StatusWouldDo)
+		a.Action.Status = alert.StatusWouldDo
+		a.Action.Description = "Enforce would " + undoText(d, "cancel the deletion", "enable the key", "leave it")
+		a.Next = append(r.undoCommands(key, d.enable), a.Next...)
+	default:
+		restored, err := r.undo(ctx, key, d, rep)
+		if err != nil {
+			a.Next = append(r.undoCommands(key, d.enable), a.Next...)
+			return r.failed(ctx, a, r.config.Deletion, "bring the key back", err)
+		}
+		a.Action.Status = alert.StatusDone
+		a.Action.Description = "cmkeeper " + undoText(d, "cancelled the deletion", "enabled the key", "left it") + " The key is " + restored.State + " now, as read back."
+		a.Key.State, a.Key.DeletionDate = restored.State, nil
+	}
+	if err := r.publish(ctx, a); err != nil {
+		return err
+	}
+	_, err = r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
+		if len(a.Key.Aliases) > 0 {
+			doc.Aliases = a.Key.Aliases // KMS deletes them with the key
+		}
+		for i := range doc.States {
+			if doc.States[i].State == told.State && doc.States[i].At.Equal(told.At) {
+				doc.States[i].By = e.ID
+			}
+		}
+	})
+	return err
+}
+
+// worthSweeping reports whether a sweep has to act on a key or to tell of it:
+// every time while enforce has something to do, else once per state.
+func worthSweeping(d deletionDecision, enforce, told bool) bool {
+	switch {
+	case d.cancel, d.enable, d.reason == deletionPaced:
+		return enforce || !told
+	case d.reason == deletionFirstSeen, d.reason == deletionAccepted:
+		return !told
+	}
+	return false
+}
+
+// undo cancels and enables as decided, and checks each by reading it back.
+func (r *Router) undo(ctx context.Context, key inventory.Key, d deletionDecision, rep repair) (inventory.Key, error) {
+	var seen inventory.Key
+	var at time.Time
+	read := func(good func() bool) func(context.Context) (bool, error) {
+		return func(ctx context.Context) (bool, error) {
+			at = now()
+			var err error
+			seen, err = r.facts.Key(ctx, key.ARN)
+			return err == nil && good(), err
+		}
+	}
+	if d.cancel {
+		err := r.perform(ctx, key.ARN, opCancelDeletion, rep, func(ctx context.Context) (middleware.Metadata, error) {
+			out, err := r.kms.CancelKeyDeletion(ctx, &kms.CancelKeyDeletionInput{KeyId: aws.String(key.ARN)})
+			if err != nil {
+				return middleware.Metadata{}, err
+			}
+			return out.ResultMetadata, nil
+		})
+		if err != nil {
+			return seen, err
+		}
+		if err := confirm(ctx, "state of key "+key.ARN, read(func() bool { return !seen.PendingDeletion() })); err != nil {
+			return seen, err
+		}
+	}
+	if d.enable {
+		err := r.perform(ctx, key.ARN, opEnableKey, rep, func(ctx context.Context) (middleware.Metadata, error) {
+			out, err := r.kms.EnableKey(ctx, &kms.EnableKeyInput{KeyId: aws.String(key.ARN)})
+			if err != nil {
+				return middleware.Metadata{}, err
+			}
+			return out.ResultMetadata, nil
+		})
+		if err != nil {
+			return seen, err
+		}
+		if err := confirm(ctx, "state of key "+key.ARN, read(func() bool { return seen.Enabled() })); err != nil {
+			return seen, err
+		}
+	}
+	_, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
+		doc.see(seen, at, rep.By, Enforce)
+		if d.enable {
+			doc.Restore = nil
+		}
+	})
+	return seen, err
+}
+
+// undoText says what is done with the key, in the words given.
+func undoText(d deletionDecision, cancel, enable, leave string) string {
+	switch {
+	case d.cancel && d.enable:
+		return cancel + " and " + enable + ", as it was Enabled before."
+	case d.cancel && d.former == "":
+		return cancel + " and " + leave + " Disabled, because what it was before is not known. Enable it if it was in use."
+	case d.cancel:
+		return cancel + " and " + leave + " Disabled, as it was " + d.former + " before."
+	}
+	return enable + ", as it was Enabled before."
+}
+
+// standText says why nothing is undone.
+func standText(reason deletionReason) string {
+	switch reason {
+	case deletionFirstSeen:
+		return "Nothing was undone: this was so when cmkeeper first saw the key, so it may be meant."
+	case deletionAccepted:
+		return "Nothing was undone: the key was seen in this state in mode observe, so it counts as meant."
+	case deletionWasDisabled:
+		return "Nothing was undone: the key was Disabled before, too."
+	case deletionUnknown:
+		return "The key was left Disabled, because what it was before is not known."
+	case deletionMaterial:
+		return "cmkeeper cannot bring imported key material back."
+	case deletionUndone, deletionSettling, deletionCancel, deletionEnable, deletionRestore, deletionPaced:
+	}
+	return ""
+}
+
+// tellUndone is for an event whose effect is not there any more: we undid it in
+// an earlier try, or somebody else did.
+func (r *Router) tellUndone(a *alert.Alert, doc keyDoc, e events.Event, key inventory.Key) {
+	since := doc.repairsSince(reactionDeletion, "", e.Time)
+	if mine := doc.repairOf(reactionDeletion, e.ID); mine != nil {
+		since = []repair{*mine}
+	}
+	if len(since) > 0 && since[len(since)-1].Done {
+		a.Action.Status = alert.StatusDone
+		a.Action.Description = fmt.Sprintf("cmkeeper undid it at %s; the key is %s now.", since[len(since)-1].At.UTC().Format(time.DateTime+" MST"), key.State)
+		return
+	}
+	a.Severity = alert.Medium
+	a.Action.Description = fmt.Sprintf("There is nothing to undo: the key is %s.", key.State)
+}
+
+func (r *Router) undoCommands(key inventory.Key, enable bool) []string {
+	var next []string
+	if key.PendingDeletion() {
+		next = append(next, r.kmsCommand("cancel-key-deletion", key.ARN))
+	}
+	if enable && (key.PendingDeletion() || key.State == stateDisabled) {
+		next = append(next, r.kmsCommand("enable-key", key.ARN))
+	}
+	return next
+}
+
+// deletionAlert is what all alerts about a key that may be lost have in common.
+// The deletion date is the live one, never the record's text.
+func (r *Router) deletionAlert(e events.Event, key inventory.Key, shown *alert.Key) alert.Alert {
+	a := r.newAlert(e, alert.KindDeletion, "")
+	a.Severity, a.Key = alert.Critical, shown
+	name := shortName(shown)
+	switch {
+	case isMaterialLoss(e.Name):
+		a.Title = "The imported key material of " + name + " is gone"
+		a.Summary = fmt.Sprintf("%s: the key cannot be used until the same material is imported again.", e.Name)
+		if e.Name == "DeleteImportedKeyMaterial" {
+			a.Summary = who(e) + " called DeleteImportedKeyMaterial. The key cannot be used until the same material is imported again."
+		}
+		a.Next = []string{
+			"Import the same key material again from your own copy; AWS has none.",
+			r.kmsCommand("get-parameters-for-import", key.ARN, "--wrapping-algorithm RSAES_OAEP_SHA_256 --wrapping-key-spec RSA_4096"),
+		}
+	case isSweep(e):
+		a.Title = fmt.Sprintf("Key %s is %s", name, key.State)
+		a.Summary = "The sweep found the key in this state; no event told how it came about."
+		a.Next = []string{r.trailCommand(key.ARN)}
+	case e.Name == "DisableKey":
+		a.Title = "Key " + name + " was disabled"
+		a.Summary = who(e) + " called DisableKey. Nothing encrypted under the key can be read while it is disabled."
+	case e.Name == "ScheduleKeyDeletion":
+		a.Title = "Deletion of key " + name + " was scheduled"
+		a.Summary = who(e) + " called ScheduleKeyDeletion." + dateText(key)
+	default:
+		a.Title = fmt.Sprintf("Key %s: %s", name, e.Name)
+		a.Summary = fmt.Sprintf("An event says %s, but the key still exists and is %s.", e.Name, key.State)
+	}
+	a.Risk = "Everything encrypted under this key is unreadable while the key cannot be used. Once the key is deleted it is lost for good; not even AWS can bring it back."
+	return a
+}
+
+func dateText(key inventory.Key) string {
+	switch {
+	case key.DeletionDate != nil:
+		return fmt.Sprintf(" KMS deletes the key on %s.", key.DeletionDate.UTC().Format(time.DateTime+" MST"))
+	case key.State == statePendingReplica:
+		return " KMS deletes the key a waiting period after its last replica is deleted."
+	}
+	return ""
+}
+
+// factsTimeout bounds how long an alarm waits for what it can do without.
+const factsTimeout = 10 * time.Second
+
+// addUses adds what uses the key, as far as it can be found out now.
+func (r *Router) addUses(ctx context.Context, a *alert.Alert, key inventory.Key) {
+	ctx, cancel := context.WithTimeout(ctx, factsTimeout)
+	defer cancel()
+	if len(a.Key.Aliases) > 0 {
+		a.Facts = append(a.Facts, alert.Fact{Name: "aliases", Values: a.Key.Aliases})
+	}
+	var names []string
+	buckets, err := r.facts.Buckets(ctx)
+	for _, b := range buckets {
+		if b.DefaultKeyARN == key.ARN || b.DefaultAlias != "" && slices.Contains(a.Key.Aliases, b.DefaultAlias) {
+			names = append(names, b.Name)
+		}
+	}
+	addUse(a, "buckets encrypted with it by default", names, err)
+	grants, err := r.facts.Grants(ctx, key.ARN)
+	var grantees []string
+	for _, g := range grants {
+		grantees = append(grantees, g.Grantee+g.GranteeService+" may "+strings.Join(g.Operations, ", "))
+	}
+	addUse(a, "grants", grantees, err)
+}
+
+func addUse(a *alert.Alert, name string, values []string, err error) {
+	if err != nil {
+		values = append(values, fmt.Sprintf("not all could be read: %v", err))
+	}
+	if len(values) > 0 {
+		a.Facts = append(a.Facts, alert.Fact{Name: name, Values: values})
+	}
+}
+
+// gone reacts to an event about a key that does not exist (any more), from what
+// state knows. Deletions are told once per key, whichever of CloudTrail's and
+// KMS's own events come; what else happened to the key before does not matter
+// any more unless it was harm.
+func (r *Router) gone(ctx context.Context, e events.Event, kind alert.Kind, harm bool) error {
+	if !harm {
+		r.log.DebugContext(ctx, "event ignored", "reason", "its key does not exist", "event_id", e.ID, "key", e.KeyARN)
+		return nil
+	}
+	doc, err := r.knownKey(ctx, e.KeyARN)
+	if err != nil {
+		r.log.WarnContext(ctx, "what was known of a key that is gone cannot be read", "key", e.KeyARN, "error", err)
+	}
+	a := r.newAlert(e, kind, "/gone")
+	a.Key = &alert.Key{ARN: e.KeyARN, Aliases: doc.Aliases, Description: doc.Description, State: "deleted"}
+	name := shortName(a.Key)
+	switch e.Name {
+	case "DeleteKey", events.NativeDeletion:
+		a.ID = "deleted/" + keyID(e.KeyARN)
+		a.Severity = alert.Critical
+		a.Title = "Key " + name + " was deleted"
+		a.Summary = "AWS deleted the key when its waiting period was over. Who scheduled that is in the alert about ScheduleKeyDeletion and in CloudTrail."
+		a.Risk = "Whatever was encrypted under this key and not re-encrypted before is lost for good."
+	default:
+		a.Severity = alert.High
+		a.Title = fmt.Sprintf("%s on key %s, which does not exist", e.Name, name)
+		a.Summary = fmt.Sprintf("%s called %s, and KMS does not know the key now. Either it was deleted since, or the event is not genuine.", who(e), e.Name)
+		a.Risk = "If the key was deleted, whatever was encrypted under it and not re-encrypted before is lost for good."
+	}
+	a.Action = alert.Action{Status: alert.StatusNone, Description: "There is nothing left to repair."}
+	a.Next = []string{
+		r.trailCommand(e.KeyARN),
+		"Look for data that still names this key: buckets whose default encryption is this key refuse new objects.",
+	}
+	if n := len(doc.States); n > 0 {
+		a.Facts = append(a.Facts, alert.Fact{Name: "last seen", Values: []string{doc.States[n-1].State + " since " + doc.States[n-1].At.UTC().Format(time.DateTime+" MST")}})
+	}
+	return r.publish(ctx, a)
+}

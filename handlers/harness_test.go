@@ -1,0 +1,332 @@
+package handlers_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
+	eventbridgetypes "github.com/aws/aws-sdk-go-v2/service/eventbridge/types"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/outcome"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+const (
+	account     = "444455556666"
+	region      = "eu-central-1"
+	stateBucket = "keeper-state"
+	keeperKey   = "AKIAKEEPER"
+	pattern     = `{"source":["aws.kms"]}`
+)
+
+// world is an account in this process, with its KMS events in a queue, and a
+// router that is the fleet. Tests run in a synctest bubble: waits cost nothing.
+type world struct {
+	t      *testing.T
+	ctx    context.Context
+	aws    *localaws.Server
+	kms    *kms.Client // of mallory, who is everybody else
+	s3     *s3.Client
+	sqs    *sqs.Client
+	queue  string
+	told   *memorySink
+	moves  *memoryMover
+	router *handlers.Router
+}
+
+// enforceAll is the configuration that most tests vary.
+func enforceAll() handlers.Config {
+	return handlers.Config{
+		Identity: handlers.Identity{Account: account, Name: "cmkeeper", Role: true},
+		Region:   region,
+		Rotation: handlers.Enforce, Policy: handlers.Observe, Deletion: handlers.Enforce, Reencrypt: handlers.Enforce,
+		ReencryptAliases: []string{"alias/app-*"},
+		StateBucket:      stateBucket,
+	}
+}
+
+// inWorld runs a test in a new world.
+func inWorld(t *testing.T, c handlers.Config, test func(*world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, ctx: t.Context(), told: &memorySink{}, moves: &memoryMover{}}
+		w.aws = localaws.New(localaws.Options{Account: account, Region: region})
+		defer w.aws.Close()
+		w.aws.AddIdentity(keeperKey, wire.Caller{
+			Type: "AssumedRole", PrincipalID: "AROAKEEPER:worker-1",
+			ARN: "arn:aws:sts::" + account + ":assumed-role/cmkeeper/worker-1",
+		})
+		cfg := inprocess.Config(w.aws, region, "mallory")
+		w.kms, w.sqs = kms.NewFromConfig(cfg), sqs.NewFromConfig(cfg)
+		w.s3 = s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
+		w.listen(eventbridge.NewFromConfig(cfg))
+		w.bucket(stateBucket, "")
+		w.router = w.newRouter(c)
+		time.Sleep(10 * time.Second) // fake: what follows is in another second than the set-up
+		test(w)
+	})
+}
+
+// newRouter returns another worker of the fleet.
+func (w *world) newRouter(c handlers.Config) *handlers.Router {
+	w.t.Helper()
+	keeper := inprocess.Config(w.aws, region, keeperKey)
+	keys := kms.NewFromConfig(keeper)
+	buckets := s3.NewFromConfig(keeper, func(o *s3.Options) { o.UsePathStyle = true })
+	r, err := handlers.New(handlers.Deps{
+		KMS: keys, Facts: inventory.New(keys, buckets, account, region),
+		State:  state.New(buckets, stateBucket, "cmkeeper/", account),
+		Alerts: w.told, Moves: w.moves,
+	}, c)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+// listen makes the account's KMS events arrive in a queue.
+func (w *world) listen(bus *eventbridge.Client) {
+	w.t.Helper()
+	q := must(w.sqs.CreateQueue(w.ctx, &sqs.CreateQueueInput{QueueName: aws.String("events")}))
+	w.queue = *q.QueueUrl
+	arn := "arn:aws:sqs:" + region + ":" + account + ":events"
+	must(w.sqs.SetQueueAttributes(w.ctx, &sqs.SetQueueAttributesInput{QueueUrl: q.QueueUrl, Attributes: map[string]string{
+		"Policy": `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"events.amazonaws.com"},"Action":"sqs:SendMessage","Resource":"` + arn + `"}]}`,
+	}}))
+	must(bus.PutRule(w.ctx, &eventbridge.PutRuleInput{Name: aws.String("kms"), EventPattern: aws.String(pattern), State: eventbridgetypes.RuleStateEnabled}))
+	must(bus.PutTargets(w.ctx, &eventbridge.PutTargetsInput{Rule: aws.String("kms"), Targets: []eventbridgetypes.Target{{Id: aws.String("1"), Arn: aws.String(arn)}}}))
+}
+
+// events takes all messages that have arrived, in order of arrival.
+func (w *world) events() []string {
+	w.t.Helper()
+	synctest.Wait()
+	var bodies []string
+	for {
+		out := must(w.sqs.ReceiveMessage(w.ctx, &sqs.ReceiveMessageInput{
+			QueueUrl: &w.queue, MaxNumberOfMessages: 10, MessageSystemAttributeNames: []sqstypes.MessageSystemAttributeName{sqstypes.MessageSystemAttributeNameSentTimestamp},
+		}))
+		if len(out.Messages) == 0 {
+			return bodies
+		}
+		for _, m := range out.Messages {
+			bodies = append(bodies, *m.Body)
+			must(w.sqs.DeleteMessage(w.ctx, &sqs.DeleteMessageInput{QueueUrl: &w.queue, ReceiptHandle: m.ReceiptHandle}))
+		}
+	}
+}
+
+// event takes all messages that have arrived and returns the one of that name.
+func (w *world) event(name string) string {
+	w.t.Helper()
+	for _, body := range w.events() {
+		if strings.Contains(body, `"eventName":"`+name+`"`) {
+			return body
+		}
+	}
+	w.t.Fatalf("no event %s", name)
+	return ""
+}
+
+// handle does with a body what a worker does: it comes back after an expected
+// wait. Any other error is returned.
+func (w *world) handle(body string) error {
+	w.t.Helper()
+	for range 100 {
+		d := outcome.Of(w.router.Handle(w.ctx, []byte(body)))
+		if d.Action != outcome.Delay {
+			return d.Err
+		}
+		time.Sleep(d.After)
+	}
+	w.t.Fatal("the message waits for ever")
+	return nil
+}
+
+// react handles everything that has arrived, and what that makes arrive, until
+// it is quiet.
+func (w *world) react() {
+	w.t.Helper()
+	for range 20 {
+		bodies := w.events()
+		if len(bodies) == 0 {
+			return
+		}
+		for _, body := range bodies {
+			if err := w.handle(body); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+	w.t.Fatal("the reactions never end: we react to ourselves")
+}
+
+// sweep sweeps and fails the test on an error.
+func (w *world) sweep() {
+	w.t.Helper()
+	if err := w.router.Sweep(w.ctx); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// newKey creates a key and lets the fleet see it.
+func (w *world) newKey(in kms.CreateKeyInput) string {
+	w.t.Helper()
+	out := must(w.kms.CreateKey(w.ctx, &in))
+	return *out.KeyMetadata.Arn
+}
+
+func (w *world) enableRotation(key string, days int32) {
+	w.t.Helper()
+	must(w.kms.EnableKeyRotation(w.ctx, &kms.EnableKeyRotationInput{KeyId: &key, RotationPeriodInDays: &days}))
+}
+
+func (w *world) disableRotation(key string) {
+	w.t.Helper()
+	must(w.kms.DisableKeyRotation(w.ctx, &kms.DisableKeyRotationInput{KeyId: &key}))
+}
+
+// rotation is the live period, 0 for off.
+func (w *world) rotation(key string) int32 {
+	w.t.Helper()
+	out := must(w.kms.GetKeyRotationStatus(w.ctx, &kms.GetKeyRotationStatusInput{KeyId: &key}))
+	if !out.KeyRotationEnabled {
+		return 0
+	}
+	return *out.RotationPeriodInDays
+}
+
+// state is the live key state.
+func (w *world) state(key string) string {
+	w.t.Helper()
+	return string(must(w.kms.DescribeKey(w.ctx, &kms.DescribeKeyInput{KeyId: &key})).KeyMetadata.KeyState)
+}
+
+// bucket creates a bucket that is encrypted with the key by default, if one is given.
+func (w *world) bucket(name, key string) {
+	w.t.Helper()
+	must(w.s3.CreateBucket(w.ctx, &s3.CreateBucketInput{
+		Bucket: &name, CreateBucketConfiguration: &s3types.CreateBucketConfiguration{LocationConstraint: region},
+	}))
+	if key == "" {
+		return
+	}
+	must(w.s3.PutBucketEncryption(w.ctx, &s3.PutBucketEncryptionInput{Bucket: &name, ServerSideEncryptionConfiguration: &s3types.ServerSideEncryptionConfiguration{
+		Rules: []s3types.ServerSideEncryptionRule{{ApplyServerSideEncryptionByDefault: &s3types.ServerSideEncryptionByDefault{SSEAlgorithm: s3types.ServerSideEncryptionAwsKms, KMSMasterKeyID: &key}}},
+	}}))
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// memorySink tells each id once, as alert.Publisher does.
+type memorySink struct {
+	mu     sync.Mutex
+	alerts []alert.Alert
+	broken bool
+}
+
+func (s *memorySink) Publish(_ context.Context, a alert.Alert) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken {
+		return errors.New("the topic is gone")
+	}
+	if !slices.ContainsFunc(s.alerts, func(o alert.Alert) bool { return o.ID == a.ID }) {
+		s.alerts = append(s.alerts, a)
+	}
+	return nil
+}
+
+// take returns the alerts since it was last called.
+func (s *memorySink) take() []alert.Alert {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	taken := slices.Clone(s.alerts[s.seen():])
+	for i := range s.alerts {
+		s.alerts[i].Cut = &alert.Cut{} // marks what was taken
+	}
+	return taken
+}
+
+func (s *memorySink) seen() int {
+	i := slices.IndexFunc(s.alerts, func(a alert.Alert) bool { return a.Cut == nil })
+	if i < 0 {
+		return len(s.alerts)
+	}
+	return i
+}
+
+// one takes the alerts and returns the only one.
+func (w *world) one() alert.Alert {
+	w.t.Helper()
+	got := w.told.take()
+	if len(got) != 1 {
+		w.t.Fatalf("%d alerts, want one:\n%s", len(got), texts(got))
+	}
+	return got[0]
+}
+
+// none fails the test if there was an alert.
+func (w *world) none() {
+	w.t.Helper()
+	if got := w.told.take(); len(got) != 0 {
+		w.t.Fatalf("%d alerts, want none:\n%s", len(got), texts(got))
+	}
+}
+
+func texts(alerts []alert.Alert) string {
+	var all []string
+	for _, a := range alerts {
+		all = append(all, a.Text())
+	}
+	return strings.Join(all, "\n-----\n")
+}
+
+// memoryMover keeps the moves that were started.
+type memoryMover struct {
+	mu      sync.Mutex
+	moves   []reencrypt.Move
+	resumed int
+	broken  bool
+}
+
+func (m *memoryMover) Start(_ context.Context, move reencrypt.Move) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.broken {
+		return nil, errors.New("the jobs queue is gone")
+	}
+	m.moves = append(m.moves, move)
+	return []string{"job-1"}, nil
+}
+
+func (m *memoryMover) Resume(context.Context, time.Time) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.resumed++
+	return nil
+}

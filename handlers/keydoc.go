@@ -1,0 +1,243 @@
+package handlers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+// keyDoc is keys/<key-id>.json: what we know of a key from our own reads, what
+// we are about to do to it, and what we did. All times are ours, taken before
+// the read that they stand for: an older read never replaces a newer one.
+type keyDoc struct {
+	ARN         string        `json:"arn"`
+	Description string        `json:"description,omitempty"`
+	Aliases     []string      `json:"aliases,omitempty"`
+	Rotation    rotationFacts `json:"rotation"`
+	States      []seenState   `json:"states,omitempty"`
+	Policy      *seenPolicy   `json:"policy,omitempty"`
+	Restore     *restore      `json:"restore,omitempty"`
+	Calls       []ownCall     `json:"calls,omitempty"`
+	Repairs     []repair      `json:"repairs,omitempty"`
+	// ShutOut is since when we may not read the key; zero while we may.
+	ShutOut time.Time `json:"shut_out,omitzero"`
+}
+
+// Schema implements state.Document.
+func (*keyDoc) Schema() (string, int) { return "key", 1 }
+
+// rotationFacts is what is known of a key's automatic rotation.
+type rotationFacts struct {
+	// Seen: the key has been rotating, by our own read or by a successful DisableKeyRotation.
+	Seen bool `json:"seen,omitempty"`
+	// Period in days, from the last live read that showed rotation on; 0 unknown.
+	Period int `json:"period_days,omitempty"`
+	// On is the last live reading and At when it was first read.
+	On bool      `json:"on,omitempty"`
+	At time.Time `json:"at,omitzero"`
+	// OffBy is the occurrence that turned rotation off or first showed it off,
+	// "" while it is on. Alerts about this state carry it, so that the event and
+	// every sweep after it tell it once.
+	OffBy string `json:"off_by,omitempty"`
+}
+
+// seenState is a change of the key's state, at the first read that showed it.
+type seenState struct {
+	State string    `json:"state"`
+	At    time.Time `json:"at"`
+	// By is the event that was told about this state, "" while nobody was.
+	By string `json:"by,omitempty"`
+	// Accepted: first seen in mode observe, so that Enforce leaves it alone later.
+	Accepted bool `json:"accepted,omitempty"`
+}
+
+// seenPolicy is the last key policy that was judged: the baseline of differences.
+type seenPolicy struct {
+	Document string    `json:"document"`
+	At       time.Time `json:"at"`
+}
+
+// restore is the intent to bring a key back to Enabled.
+type restore struct {
+	By string    `json:"by"`
+	At time.Time `json:"at"`
+}
+
+// ownCall is a mutating call of ours: the intent, then its request ids.
+type ownCall struct {
+	Operation string    `json:"operation"`
+	By        string    `json:"by"` // the occurrence that it reacts to
+	At        time.Time `json:"at"`
+	// RequestIDs are those of its attempts, as far as they were answered.
+	RequestIDs []string `json:"request_ids,omitempty"`
+	// Known: every attempt was answered, so the ids are all there are.
+	Known bool `json:"known,omitempty"`
+}
+
+// repair is a setting that we put back.
+type repair struct {
+	Reaction string    `json:"reaction"`
+	By       string    `json:"by"` // the event or sweep that it reacts to
+	Alert    string    `json:"alert"`
+	At       time.Time `json:"at"`
+	// Done: AWS confirmed the call.
+	Done bool `json:"done,omitempty"`
+}
+
+// How much of a key's past is kept. Repairs must reach back over an hour of flapping.
+const (
+	maxStates  = 16
+	maxCalls   = 16
+	maxRepairs = 16
+)
+
+// tail returns the last n elements.
+func tail[E any](s []E, n int) []E { return s[max(0, len(s)-n):] }
+
+// see notes a key as it was read at the given time. told is the event whose own
+// subject this state is, else "".
+func (d *keyDoc) see(k inventory.Key, at time.Time, told string, mode Mode) {
+	d.ARN, d.Description, d.ShutOut = k.ARN, k.Description, time.Time{}
+	last := len(d.States) - 1
+	switch {
+	case last >= 0 && d.States[last].State == k.State:
+		if told != "" {
+			d.States[last].By = told
+		}
+	case last >= 0 && at.Before(d.States[last].At):
+		// An older read than the newest fact.
+	default:
+		d.States = tail(append(d.States, seenState{k.State, at, told, mode != Enforce}), maxStates)
+	}
+}
+
+// see notes a live reading of the rotation status; by is the occurrence that
+// made us look.
+func (f *rotationFacts) see(s inventory.Rotation, at time.Time, by string) {
+	if at.Before(f.At) {
+		return
+	}
+	if s.Enabled != f.On || f.At.IsZero() {
+		f.On, f.At = s.Enabled, at
+	}
+	if !s.Enabled {
+		if f.OffBy == "" {
+			f.OffBy = by
+		}
+		return
+	}
+	f.Seen, f.OffBy = true, ""
+	if s.Period > 0 {
+		f.Period = s.Period
+	}
+}
+
+// intend notes a call that is about to be made and, for the first call of a
+// reaction to an occurrence, the repair that it belongs to.
+func (d *keyDoc) intend(operation string, rep repair) {
+	same := func(c ownCall) bool { return c.Operation == operation && c.By == rep.By && !c.Known }
+	if !slices.ContainsFunc(d.Calls, same) {
+		d.Calls = tail(append(d.Calls, ownCall{Operation: operation, By: rep.By, At: rep.At}), maxCalls)
+	}
+	if d.repairOf(rep.Reaction, rep.By) == nil {
+		d.Repairs = tail(append(d.Repairs, rep), maxRepairs)
+	}
+}
+
+// answered notes what became of a call: its request ids, or that it was refused
+// and so never happened.
+func (d *keyDoc) answered(operation, reaction, by string, ids []string, known, refused bool) {
+	for i := range d.Calls {
+		c := &d.Calls[i]
+		if c.Operation != operation || c.By != by || c.Known {
+			continue
+		}
+		if refused {
+			d.Calls = slices.Delete(d.Calls, i, i+1)
+			break
+		}
+		c.RequestIDs, c.Known = ids, known
+	}
+	if rep := d.repairOf(reaction, by); rep != nil && !refused {
+		rep.Done = true
+	}
+}
+
+// repairOf returns the repair that a reaction made for an occurrence, or nil.
+func (d *keyDoc) repairOf(reaction, by string) *repair {
+	i := slices.IndexFunc(d.Repairs, func(r repair) bool { return r.Reaction == reaction && r.By == by })
+	if i < 0 {
+		return nil
+	}
+	return &d.Repairs[i]
+}
+
+// repairsSince returns the repairs of a reaction since t that were made for
+// other occurrences than by.
+func (d *keyDoc) repairsSince(reaction, by string, t time.Time) []repair {
+	var found []repair
+	for _, r := range d.Repairs {
+		if r.Reaction == reaction && r.By != by && !r.At.Before(t) {
+			found = append(found, r)
+		}
+	}
+	return found
+}
+
+// keyID returns the id in a key ARN.
+func keyID(arn string) string {
+	_, id, _ := strings.Cut(arn, ":key/")
+	return id
+}
+
+func keyDocName(arn string) string { return "keys/" + state.Segment(keyID(arn)) + ".json" }
+
+// updateKey changes a key's document and returns it as it then is. change must
+// be safe to apply twice.
+func (r *Router) updateKey(ctx context.Context, arn string, change func(*keyDoc)) (keyDoc, error) {
+	var after keyDoc
+	err := state.Update(ctx, r.state, keyDocName(arn), func(doc *keyDoc, _ bool) error {
+		return unlessSame(doc, &after, change)
+	})
+	if err != nil {
+		return keyDoc{}, fmt.Errorf("update document of key %s: %w", arn, err)
+	}
+	return after, nil
+}
+
+// unlessSame applies change to doc, copies the result to after, and returns
+// state.ErrUnchanged where change left the document as it was.
+func unlessSame[T any](doc, after *T, change func(*T)) error {
+	before, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	change(doc)
+	*after = *doc
+	now, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(before, now) {
+		return state.ErrUnchanged
+	}
+	return nil
+}
+
+// knownKey returns what state knows of a key; a key that it does not know is a
+// zero document.
+func (r *Router) knownKey(ctx context.Context, arn string) (keyDoc, error) {
+	var doc keyDoc
+	if _, err := r.state.Get(ctx, keyDocName(arn), &doc); err != nil && !errors.Is(err, state.ErrNotFound) {
+		return keyDoc{}, fmt.Errorf("read document of key %s: %w", arn, err)
+	}
+	return doc, nil
+}

@@ -1,0 +1,122 @@
+package handlers
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+)
+
+// JobAlerts tells how re-encryption jobs end, or that they do not. It is a
+// reencrypt.Observer, and needs no Router: it works where only jobs are handled.
+type JobAlerts struct {
+	Alerts          alert.Sink
+	Account, Region string
+	Logger          *slog.Logger // nil discards
+}
+
+// Completed tells what a job moved and what it did not, once per job.
+func (j JobAlerts) Completed(ctx context.Context, s reencrypt.Summary) error {
+	a := j.alert(s, "complete")
+	a.Time = s.Finished
+	left := s.Refused + s.Failed
+	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s is complete", s.Bucket, s.Prefix)
+	a.Summary = fmt.Sprintf("A verifying pass found every object version in scope on the new key or below with a reason: %d looked at, %d moved, %d refused, %d failed, in %s.",
+		s.Scanned, s.Moved, s.Refused, s.Failed, s.Finished.Sub(s.Started).Round(time.Second))
+	a.Action.Description = fmt.Sprintf("%d object versions (%d bytes) were moved to the new key.", s.Moved, s.Bytes)
+	a.Severity = alert.Info
+	if left > 0 {
+		a.Severity = alert.Medium
+		a.Title += fmt.Sprintf(", but for %d object versions", left)
+		a.Risk = "These object versions are still under an old key and are lost if it is deleted."
+		a.Next = []string{
+			"Keep the old keys until the report is worked through: " + s.Report,
+			"See docs/reencryption.md for what to do about each reason.",
+		}
+	} else {
+		a.Next = []string{"Nothing in this scope needs the old keys any more. Check other uses (EBS, databases, secrets) before you disable them, and disable long before you delete."}
+	}
+	return j.publish(ctx, a)
+}
+
+// Stalled tells that a job stopped or made no progress for 30 minutes, once per
+// hour while that lasts.
+func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
+	at := now()
+	a := j.alert(s, "stalled/"+at.Truncate(time.Hour).Format("20060102T15Z"))
+	a.Time, a.Severity = at, alert.High
+	verb := "makes no progress"
+	if s.State == reencrypt.StateStopped {
+		verb = "stopped"
+		a.ID = "job/" + s.Job + "/stopped"
+	}
+	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s %s", s.Bucket, s.Prefix, verb)
+	a.Summary = fmt.Sprintf("%d object versions looked at and %d moved so far.", s.Scanned, s.Moved)
+	if s.Cause != "" {
+		a.Summary += " The cause: " + s.Cause + "."
+	}
+	a.Action.Status = alert.StatusFailed
+	a.Action.Description = "The job is not complete. What was moved stays moved."
+	a.Risk = "The rest is still under an old key and is lost if that is deleted."
+	a.Next = []string{"Mend the cause, and look at the jobs queue, its dead-letter queue and the workers' logs.", "To move the rest by hand:"}
+	a.Next = append(a.Next, runCommands(pendingMove{From: s.From, To: s.To}, []reencrypt.Scope{{Bucket: s.Bucket, Prefix: s.Prefix}})...)
+	return j.publish(ctx, a)
+}
+
+func (j JobAlerts) alert(s reencrypt.Summary, what string) alert.Alert {
+	a := alert.Alert{
+		ID: "job/" + s.Job + "/" + what, Kind: alert.KindReencryption, EventName: "Reencryption",
+		Account: j.Account, Region: j.Region,
+		Key:    &alert.Key{ARN: s.To},
+		Action: alert.Action{Mode: string(Enforce), Status: alert.StatusDone},
+	}
+	if _, name, ok := strings.Cut(s.Alias, ":alias/"); ok {
+		a.Key.Aliases = []string{"alias/" + name}
+	}
+	add := func(name string, values ...string) {
+		if len(values) > 0 {
+			a.Facts = append(a.Facts, alert.Fact{Name: name, Values: values})
+		}
+	}
+	add("job", s.Job)
+	add("from", s.From...)
+	add("to", s.To)
+	var reasons []string
+	for _, reason := range slices.Sorted(maps.Keys(s.ByReason)) {
+		reasons = append(reasons, fmt.Sprintf("%s: %d", reason, s.ByReason[reason]))
+	}
+	add("not moved, by reason", reasons...)
+	var rows []string
+	for _, row := range s.Sample {
+		text := string(row.Reason) + " " + row.Key
+		if row.Version != "" {
+			text += " version " + row.Version
+		}
+		if row.Detail != "" {
+			text += " (" + row.Detail + ")"
+		}
+		rows = append(rows, text)
+	}
+	add("first of what did not move", rows...)
+	add("notes", s.Notes...)
+	if s.Report != "" {
+		add("report", s.Report)
+	}
+	return a
+}
+
+func (j JobAlerts) publish(ctx context.Context, a alert.Alert) error {
+	if err := j.Alerts.Publish(ctx, a); err != nil {
+		return fmt.Errorf("publish alert: %w", err)
+	}
+	if j.Logger != nil {
+		j.Logger.InfoContext(ctx, "alert published", "alert", a.ID, "kind", a.Kind, "severity", a.Severity, "title", alert.Escape(a.Title))
+	}
+	return nil
+}

@@ -1,0 +1,278 @@
+package handlers_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/outcome"
+)
+
+// rotatingKey is a key that the fleet has seen rotating.
+func (w *world) rotatingKey(days int32) string {
+	w.t.Helper()
+	key := w.newKey(kms.CreateKeyInput{})
+	w.enableRotation(key, days)
+	w.react()
+	w.told.take()
+	return key
+}
+
+func TestRotationComesBackWithItsPeriod(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		w.disableRotation(key)
+		w.react()
+		if got := w.rotation(key); got != 180 {
+			t.Fatalf("rotation period %d, want 180", got)
+		}
+		a := w.one()
+		if a.Kind != alert.KindRotation || a.Severity != alert.High || a.Action.Status != alert.StatusDone || a.Key.ARN != key {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		if a.Actor == nil || !strings.Contains(a.Actor.Name, "mallory") || !strings.Contains(a.Action.Description, "180 days") {
+			t.Errorf("alert does not say who or what:\n%s", a.Text())
+		}
+	})
+}
+
+func TestRotationObserved(t *testing.T) {
+	c := enforceAll()
+	c.Rotation = handlers.Observe
+	inWorld(t, c, func(w *world) {
+		key := w.rotatingKey(180)
+		w.disableRotation(key)
+		w.react()
+		if got := w.rotation(key); got != 0 {
+			t.Fatalf("rotation period %d, want off", got)
+		}
+		a := w.one()
+		if a.Action.Status != alert.StatusWouldDo || !strings.Contains(a.Action.Description, "180 days") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		// A sweep sees the same and does not tell it again.
+		w.sweep()
+		w.none()
+	})
+}
+
+func TestRotationOff(t *testing.T) {
+	c := enforceAll()
+	c.Rotation = handlers.Off
+	inWorld(t, c, func(w *world) {
+		key := w.rotatingKey(180)
+		w.disableRotation(key)
+		w.react()
+		w.none()
+	})
+}
+
+func TestPoisonedPeriodDoesNotComeBack(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		w.enableRotation(key, 2560)
+		w.react()
+		w.disableRotation(key)
+		w.react()
+		if got := w.rotation(key); got != 365 {
+			t.Fatalf("rotation period %d, want the configured 365", got)
+		}
+	})
+}
+
+func TestDuplicatesAndDisorderDoNoHarm(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		w.disableRotation(key)
+		first := w.event("DisableKeyRotation")
+		w.enableRotation(key, 200)
+		second := w.event("EnableKeyRotation")
+		w.disableRotation(key)
+		third := w.event("DisableKeyRotation")
+		for _, body := range []string{third, second, first, first, third, second} {
+			if err := w.handle(body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.react()
+		// Only what was read live counts: 200 was gone before anybody looked.
+		if got := w.rotation(key); got != 180 {
+			t.Fatalf("rotation period %d, want 180", got)
+		}
+		if got := w.told.take(); len(got) != 2 {
+			t.Errorf("%d alerts, want one for each DisableKeyRotation:\n%s", len(got), texts(got))
+		}
+	})
+}
+
+func TestForgedEventDoesNothing(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		w.disableRotation(key)
+		forged := w.event("DisableKeyRotation")
+		w.enableRotation(key, 180)
+		if d := outcome.Of(w.router.Handle(w.ctx, []byte(forged))); d.Action != outcome.Delay {
+			t.Errorf("a fresh contradiction is %v, want a wait for KMS to settle", d.Action)
+		}
+		if err := w.handle(forged); err != nil {
+			t.Fatal(err)
+		}
+		w.none()
+	})
+}
+
+func TestRotationIsRequiredOnlyWhereAsked(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.newKey(kms.CreateKeyInput{})
+		w.react()
+		w.sweep()
+		if got := w.rotation(key); got != 0 {
+			t.Errorf("a key that never rotated was switched on (%d days)", got)
+		}
+		w.none()
+	})
+	c := enforceAll()
+	c.RotationRequired, c.RotationPeriodDays = true, 120
+	inWorld(t, c, func(w *world) {
+		key := w.newKey(kms.CreateKeyInput{})
+		w.react()
+		if got := w.rotation(key); got != 120 {
+			t.Errorf("rotation period %d, want 120", got)
+		}
+		if a := w.one(); a.Severity != alert.Medium || a.Action.Status != alert.StatusDone {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		hmac := w.newKey(kms.CreateKeyInput{KeySpec: types.KeySpecHmac256, KeyUsage: types.KeyUsageTypeGenerateVerifyMac})
+		rsa := w.newKey(kms.CreateKeyInput{KeySpec: types.KeySpecRsa2048, KeyUsage: types.KeyUsageTypeSignVerify})
+		imported := w.newKey(kms.CreateKeyInput{Origin: types.OriginTypeExternal})
+		w.react()
+		w.sweep()
+		w.none()
+		_, _, _ = hmac, rsa, imported
+	})
+}
+
+func TestRotationOfADisabledKeyWaits(t *testing.T) {
+	c := enforceAll()
+	c.Deletion = handlers.Off
+	inWorld(t, c, func(w *world) {
+		key := w.rotatingKey(180)
+		w.disableRotation(key)
+		must(w.kms.DisableKey(w.ctx, &kms.DisableKeyInput{KeyId: &key}))
+		w.react()
+		a := w.one()
+		if a.Action.Status != alert.StatusNone || !strings.Contains(a.Action.Description, "disabled") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		must(w.kms.EnableKey(w.ctx, &kms.EnableKeyInput{KeyId: &key}))
+		w.react()
+		if got := w.rotation(key); got != 180 {
+			t.Errorf("rotation period %d after the key was enabled, want 180", got)
+		}
+	})
+}
+
+func TestRepairThatIsDenied(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return action != "kms:EnableKeyRotation" })
+		w.disableRotation(key)
+		body := w.event("DisableKeyRotation")
+		for range 3 {
+			d := outcome.Of(w.router.Handle(w.ctx, []byte(body)))
+			if d.Action != outcome.Retry {
+				t.Fatalf("outcome %v (%v), want retry", d.Action, d.Err)
+			}
+		}
+		a := w.one()
+		if a.Action.Status != alert.StatusFailed || !strings.Contains(a.Text(), "kms:EnableKeyRotation") || !strings.Contains(strings.Join(a.Next, "\n"), "Allow the role cmkeeper") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		w.aws.SetIdentityPolicy(keeperKey, nil)
+		if err := w.handle(body); err != nil {
+			t.Fatal(err)
+		}
+		if a := w.one(); a.Action.Status != alert.StatusDone || w.rotation(key) != 180 {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+	})
+}
+
+func TestAlertSurvivesABrokenTopic(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		w.disableRotation(key)
+		body := w.event("DisableKeyRotation")
+		w.told.broken = true
+		if err := w.handle(body); err == nil {
+			t.Fatal("handled although nobody was told")
+		}
+		w.told.broken = false
+		if err := w.handle(body); err != nil {
+			t.Fatal(err)
+		}
+		if a := w.one(); a.Action.Status != alert.StatusDone || !strings.Contains(a.Action.Description, "turned it on at") {
+			t.Errorf("the retry does not tell what the first try did:\n%s", a.Text())
+		}
+	})
+}
+
+func TestSweepRepairsAMissedEvent(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		w.disableRotation(key)
+		late := w.event("DisableKeyRotation")
+		w.sweep()
+		if got := w.rotation(key); got != 180 {
+			t.Fatalf("rotation period %d, want 180", got)
+		}
+		if a := w.one(); a.Actor != nil || a.Action.Status != alert.StatusDone {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		w.sweep()
+		w.none()
+		// The event arrives after all, and names who it was.
+		if err := w.handle(late); err != nil {
+			t.Fatal(err)
+		}
+		if a := w.one(); a.Actor == nil || a.Action.Status != alert.StatusDone {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+	})
+}
+
+func TestFlappingIsPacedNotEndless(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		var severities []alert.Severity
+		for range 5 {
+			w.disableRotation(key)
+			w.react()
+			severities = append(severities, w.one().Severity)
+			time.Sleep(time.Minute)
+		}
+		if severities[0] != alert.High || severities[4] != alert.Critical {
+			t.Errorf("severities %v, want flapping to rise to critical", severities)
+		}
+		w.disableRotation(key)
+		body := w.event("DisableKeyRotation")
+		d := outcome.Of(w.router.Handle(w.ctx, []byte(body)))
+		if d.Action != outcome.Delay || w.rotation(key) != 0 {
+			t.Errorf("sixth within the hour: outcome %v, period %d; want a wait", d.Action, w.rotation(key))
+		}
+		if a := w.one(); a.Action.Status != alert.StatusRefused {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		if err := w.handle(body); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.rotation(key); got != 180 {
+			t.Errorf("rotation period %d after the wait, want 180", got)
+		}
+	})
+}

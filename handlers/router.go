@@ -1,0 +1,175 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/outcome"
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+// Router takes events to the reactions. It is safe for concurrent use.
+type Router struct {
+	config    Config
+	kms       KMS
+	facts     *inventory.Reader
+	state     *state.Store
+	alerts    alert.Sink
+	moves     Mover
+	selfCheck func(context.Context) ([]alert.Finding, error)
+	log       *slog.Logger
+	writes    *rate.Limiter
+	table     map[route][]reaction
+}
+
+// route is what a reaction is registered under. Name is "" for scheduled
+// events: their detail-type is the operator's choice.
+type route struct {
+	kind events.Kind
+	name string
+}
+
+type reaction struct {
+	name string
+	mode Mode
+	// aboutKey: the event must name a key of our account and Region.
+	aboutKey bool
+	handle   func(context.Context, events.Event) error
+}
+
+// routes is the whole table: what is not in it, nothing reacts to.
+func (r *Router) routes() map[route][]reaction {
+	rotation := reaction{"rotation", r.config.Rotation, true, r.rotation}
+	policy := reaction{"policy", r.config.Policy, true, r.policy}
+	deletion := reaction{"deletion", r.config.Deletion, true, r.deletion}
+	alias := reaction{"alias", r.config.Reencrypt, false, r.alias} // old records of DeleteAlias name no key
+	sweep := reaction{"sweep", Enforce, false, r.sweepNow}         // each part of it obeys its own mode
+	api := func(name string) route { return route{events.APICall, name} }
+	return map[route][]reaction{
+		api("DisableKeyRotation"):  {rotation},
+		api("EnableKeyRotation"):   {rotation},
+		api("CreateKey"):           {rotation, policy},
+		api("EnableKey"):           {rotation},
+		api("CancelKeyDeletion"):   {rotation},
+		api("ImportKeyMaterial"):   {rotation},
+		api("UpdatePrimaryRegion"): {rotation},
+
+		api("PutKeyPolicy"): {policy},
+		api("ReplicateKey"): {policy},
+
+		api("ScheduleKeyDeletion"):       {deletion},
+		api("DisableKey"):                {deletion},
+		api("DeleteImportedKeyMaterial"): {deletion},
+
+		api("CreateAlias"): {alias},
+		api("UpdateAlias"): {alias},
+		api("DeleteAlias"): {alias},
+
+		{events.ServiceEvent, "DeleteKey"}:                {deletion},
+		{events.ServiceEvent, "DeleteExpiredKeyMaterial"}: {deletion},
+		{events.Native, events.NativeDeletion}:            {deletion},
+		{events.Native, events.NativeExpiry}:              {deletion},
+
+		{events.Scheduled, ""}: {sweep},
+	}
+}
+
+// Handle reacts to one message body. nil: everything that had to be done is
+// done, or there is nothing to do. Errors are marked per package outcome: a
+// body that is no event is rejected, an expected wait comes back later, and
+// whatever else failed is to be tried again. Trying again repeats nothing that
+// was done: repairs look at the key first, and alerts are told once.
+func (r *Router) Handle(ctx context.Context, body []byte) error {
+	e, err := events.Parse(body)
+	if err != nil {
+		return outcome.Reject(err)
+	}
+	log := r.log.With("event", e.Name, "event_id", e.ID, "key", e.KeyARN)
+	if e.Kind != events.Scheduled && !e.IsKMS() {
+		log.DebugContext(ctx, "event ignored", "reason", "it is not about KMS", "source", e.Source)
+		return nil
+	}
+	if e.Failed() {
+		// A refused call changed nothing, so there is nothing to repair.
+		log.DebugContext(ctx, "event ignored", "reason", "the call was refused", "code", e.ErrorCode)
+		return nil
+	}
+	whose, err := r.origin(ctx, e)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	switch whose {
+	case byEcho:
+		log.DebugContext(ctx, "event ignored", "reason", "it is the echo of our own call")
+		return nil
+	case byImpostor:
+		errs = append(errs, r.impostor(ctx, e))
+	case byOthers:
+	}
+
+	to := route{e.Kind, e.Name}
+	if e.Kind == events.Scheduled {
+		to.name = ""
+	}
+	reactions := r.table[to]
+	if len(reactions) == 0 {
+		log.DebugContext(ctx, "event ignored", "reason", "nothing reacts to it")
+	}
+	for _, re := range reactions {
+		if re.mode == Off {
+			log.DebugContext(ctx, "event ignored", "reason", "mode off", "reaction", re.name)
+			continue
+		}
+		if re.aboutKey {
+			if why := r.foreign(e); why != "" {
+				log.WarnContext(ctx, "event ignored", "reason", why, "reaction", re.name)
+				continue
+			}
+		}
+		if err := re.handle(ctx, e); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", re.name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// foreign says why an event's key is none that this worker guards, or "".
+func (r *Router) foreign(e events.Event) string {
+	if e.KeyARN == "" {
+		return "it names no key" // UpdatePrimaryRegion is recorded twice, once without the key
+	}
+	p := strings.SplitN(e.KeyARN, ":", 6)
+	switch {
+	case len(p) < 6:
+		return "its key ARN is malformed"
+	case p[3] != r.config.Region:
+		return "its key is in another Region than " + r.config.Region
+	case p[4] != r.config.Identity.Account:
+		// A caller's account gets a copy of its calls on other accounts' keys.
+		return "its key belongs to another account"
+	}
+	return ""
+}
+
+// settling is how long a live read that contradicts an event is taken for one
+// that came too early: KMS is eventually consistent.
+const settling = time.Minute
+
+// settle returns an expected wait while e is too fresh for a contradicting read
+// to be believed, else nil.
+func settle(e events.Event, what string) error {
+	if left := settling - time.Since(e.Time); left > 0 && left <= settling {
+		return outcome.RetryAfter(left, fmt.Errorf("%s: waiting for KMS to agree with the event", what))
+	}
+	return nil
+}

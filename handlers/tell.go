@@ -1,0 +1,121 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/outcome"
+)
+
+// sweepEvent is the name of the occurrences that a sweep makes up.
+const sweepEvent = "Sweep"
+
+func isSweep(e events.Event) bool { return e.Kind == events.Scheduled }
+
+// newAlert begins an alert about an event: everything that does not depend on
+// the reaction. suffix tells the alerts of one event and kind apart.
+func (r *Router) newAlert(e events.Event, kind alert.Kind, suffix string) alert.Alert {
+	return alert.Alert{
+		ID: e.ID + "/" + string(kind) + suffix, Kind: kind,
+		EventName: e.Name, EventID: e.ID, Time: e.Time, Actor: alertActor(e),
+		Account: r.config.Identity.Account, Region: r.config.Region,
+	}
+}
+
+// alertActor is who did it, nil where no event says.
+func alertActor(e events.Event) *alert.Actor {
+	if e.Actor == (events.Actor{}) {
+		return nil
+	}
+	return &alert.Actor{
+		Name: e.Actor.String(), Type: e.Actor.Type, ARN: e.Actor.ARN, Account: e.Actor.AccountID,
+		Session: e.Actor.Session, InvokedBy: e.Actor.InvokedBy, SourceIP: e.SourceIP, UserAgent: e.UserAgent,
+	}
+}
+
+// publish tells an alert and notes that it did.
+func (r *Router) publish(ctx context.Context, a alert.Alert) error {
+	if err := r.alerts.Publish(ctx, a); err != nil {
+		return fmt.Errorf("publish alert: %w", err)
+	}
+	r.log.InfoContext(ctx, "alert published", "alert", a.ID, "kind", a.Kind, "severity", a.Severity,
+		"event", a.EventName, "status", a.Action.Status, slog.String("title", alert.Escape(a.Title)))
+	return nil
+}
+
+// who names the actor in a sentence.
+func who(e events.Event) string {
+	if name := e.Actor.String(); name != "" {
+		return name
+	}
+	return "somebody (the event does not say who)"
+}
+
+// describe is the key as alerts show it. Aliases are read live, and where that
+// fails they are those we know of.
+func (r *Router) describe(ctx context.Context, k inventory.Key, doc keyDoc) *alert.Key {
+	d := &alert.Key{ARN: k.ARN, Description: k.Description, State: k.State, DeletionDate: k.DeletionDate, Aliases: doc.Aliases}
+	if live, err := r.facts.AliasesOf(ctx, k.ARN); err == nil && len(live) > 0 {
+		d.Aliases = aliasNames(live)
+	}
+	return d
+}
+
+func aliasNames(aliases []inventory.Alias) []string {
+	var names []string
+	for _, a := range aliases {
+		names = append(names, a.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// shortName is how a title names a key: by alias where it has one.
+func shortName(k *alert.Key) string {
+	if len(k.Aliases) > 0 {
+		return k.Aliases[0]
+	}
+	return keyID(k.ARN)
+}
+
+// kmsCommand is a command that can be pasted.
+func (r *Router) kmsCommand(operation, keyARN string, more ...string) string {
+	words := append([]string{"aws kms", operation, "--key-id", shellQuote(keyID(keyARN)), "--region", shellQuote(r.config.Region)}, more...)
+	return strings.Join(words, " ")
+}
+
+// trailCommand looks up who did what to a key when no event told.
+func (r *Router) trailCommand(keyARN string) string {
+	return "aws cloudtrail lookup-events --region " + shellQuote(r.config.Region) +
+		" --lookup-attributes AttributeKey=ResourceName,AttributeValue=" + shellQuote(keyARN)
+}
+
+// failed tells that something the reaction needs cannot be done, and returns
+// cause: the message is kept and tried again. It is told once per occurrence.
+func (r *Router) failed(ctx context.Context, a alert.Alert, mode Mode, what string, cause error) error {
+	if ctx.Err() != nil {
+		return cause // we are being stopped: nothing has failed yet
+	}
+	if d := outcome.Of(cause); d.Action == outcome.Delay {
+		return cause // an expected wait
+	}
+	a.ID += "/failed"
+	if !a.Severity.AtLeast(alert.High) || a.Severity == "" {
+		a.Severity = alert.High
+	}
+	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusFailed,
+		Description: fmt.Sprintf("cmkeeper could not %s: %v. It keeps trying; after that the message is in the dead-letter queue.", what, cause)}
+	if errors.Is(cause, inventory.ErrAccessDenied) || isAccessDenied(cause) {
+		a.Next = append([]string{
+			fmt.Sprintf("Allow the %s %s what the error names, in its IAM policy and in the key policy; the next try then succeeds.", r.config.Identity.word(), r.config.Identity.Name),
+		}, a.Next...)
+	}
+	return errors.Join(cause, r.publish(ctx, a))
+}
