@@ -1,0 +1,107 @@
+// Package keypolicy reads the resource policy of a KMS key: who may do what
+// ([Parse]), what is wrong with that ([Policy.Findings]), and what two policies
+// have between them ([Diff]). It is pure: it knows the document and nothing else,
+// neither IAM policies nor grants nor what an account's principals really are.
+//
+// Where the analysis cannot tell, it takes the side of the alarm: a condition
+// that it does not understand never removes a finding, and a Deny counts only
+// where it plainly closes an Allow.
+package keypolicy
+
+// Severity of a finding, in the words of package alert.
+type Severity string
+
+// The severities that findings have, in rising order.
+const (
+	Low      Severity = "low"
+	Medium   Severity = "medium"
+	High     Severity = "high"
+	Critical Severity = "critical"
+)
+
+func (s Severity) rank() int {
+	switch s {
+	case Low:
+		return 1
+	case Medium:
+		return 2
+	case High:
+		return 3
+	}
+	return 4
+}
+
+// lower returns the next severity down, and Low for Low.
+func (s Severity) lower() Severity {
+	switch s {
+	case Critical:
+		return High
+	case High:
+		return Medium
+	}
+	return Low
+}
+
+// The kinds of findings, as Finding.ID names them.
+const (
+	// PublicPrincipal: any AWS account may use the key.
+	PublicPrincipal = "public-principal"
+	// AllowNotPrincipal: an Allow names whom it is not for, so it is for everybody else.
+	AllowNotPrincipal = "allow-not-principal"
+	// ForeignAccount: a principal of an account that is neither the key's own nor trusted.
+	ForeignAccount = "foreign-account"
+	// FullControl: somebody besides the account's root may both use and give away the key.
+	FullControl = "full-control"
+	// Lockout: nobody in the key's account may change the policy.
+	Lockout = "lockout"
+	// NoRootDelegation: the account's root cannot administer the key, so it is
+	// lost with the principals that the policy names.
+	NoRootDelegation = "no-root-delegation"
+	// LockoutCheckBypassed: the policy was set with KMS's own check switched off.
+	LockoutCheckBypassed = "lockout-check-bypassed"
+	// ServiceWithoutSource: an AWS service may use the key on anybody's behalf
+	// (the confused deputy).
+	ServiceWithoutSource = "service-without-source"
+	// UnknownPrincipal: a principal of which nobody can say to which account it
+	// belongs; ids like AIDA… stand for users and roles that were deleted.
+	UnknownPrincipal = "unknown-principal"
+)
+
+// Finding is one thing that is wrong with a policy. Its texts hold parts of the
+// policy as they are: escape them before they are shown.
+type Finding struct {
+	ID       string // one of the kinds above
+	Severity Severity
+	// Statement is the statement's Sid, or "#n" (from 1) where it has none; ""
+	// for a finding about the whole policy.
+	Statement string
+	// Principal is whom it is about: an ARN, an account id, a service, "*" or "".
+	Principal string
+	// Message is one sentence for people.
+	Message string
+}
+
+// Context is what a policy is judged against.
+type Context struct {
+	// Account is the key's account.
+	Account string
+	// TrustedAccounts may use the key as well.
+	TrustedAccounts []string
+	// KeyARN, where known, leaves out the statements whose Resource is another
+	// key; "" counts every statement.
+	KeyARN string
+	// BypassLockoutSafetyCheck is how the policy was set, where that is known.
+	BypassLockoutSafetyCheck bool
+}
+
+func (c Context) trusts(account string) bool {
+	if account == c.Account {
+		return true
+	}
+	for _, t := range c.TrustedAccounts {
+		if account == t {
+			return true
+		}
+	}
+	return false
+}

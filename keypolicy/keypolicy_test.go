@@ -1,0 +1,379 @@
+package keypolicy
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	own     = "444455556666"
+	partner = "777788889999" // trusted
+	foreign = "222233334444"
+
+	root = `{"Sid":"Root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::444455556666:root"},"Action":"kms:*","Resource":"*"}`
+)
+
+var judged = Context{Account: own, TrustedAccounts: []string{partner}}
+
+func document(statements ...string) string {
+	return `{"Version":"2012-10-17","Statement":[` + strings.Join(statements, ",") + `]}`
+}
+
+func parsed(t testing.TB, document string) *Policy {
+	t.Helper()
+	p, err := Parse([]byte(document))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestParse(t *testing.T) {
+	p := parsed(t, `{
+		"Version": "2012-10-17", "Id": "x",
+		"Statement": {
+			"Effect": "Allow",
+			"Principal": {"Service": "s3.amazonaws.com", "AWS": ["444455556666", "arn:aws-cn:iam::444455556666:root", "arn:aws:iam::444455556666:role/a", "*"]},
+			"NotAction": "kms:Put*",
+			"Resource": "*",
+			"Condition": {"Bool": {"kms:GrantIsForAWSResource": true}, "NumericLessThan": {"x": [1, 2.5]}, "ForAllValues:StringEquals": {"k": ["a", "b"]}}
+		}
+	}`)
+	want := &Policy{Statements: []Statement{{
+		Label: "#1",
+		Principals: []Principal{
+			{"AWS", "*"}, {"AWS", own}, {"AWS", own}, {"AWS", "arn:aws:iam::444455556666:role/a"}, {"Service", "s3.amazonaws.com"},
+		},
+		Actions:   []string{"kms:Put*"},
+		NotAction: true,
+		Resources: []string{"*"},
+		Conditions: []Condition{
+			{"Bool", "kms:GrantIsForAWSResource", []string{"true"}},
+			{"ForAllValues:StringEquals", "k", []string{"a", "b"}},
+			{"NumericLessThan", "x", []string{"1", "2.5"}},
+		},
+	}}}
+	if diff := cmp.Diff(want, p); diff != "" {
+		t.Errorf("policy (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	statement := func(elements string) string { return document(`{` + elements + `}`) }
+	for _, test := range []struct{ name, document, want string }{
+		{"empty", ``, "decode policy"},
+		{"garbage", `hello`, "decode policy"},
+		{"truncated", `{"Statement":[`, "decode policy"},
+		{"more after the end", document(root) + `{}`, "text after the end"},
+		{"not an object", `[]`, "decode policy"},
+		{"no statement", `{"Version":"2012-10-17"}`, "no statement"},
+		{"null statement", `{"Statement":null}`, "null"},
+		{"another version", `{"Version":"2020-01-01","Statement":[` + root + `]}`, "policy version"},
+		{"unknown element", `{"Statment":[` + root + `]}`, "unknown field"},
+		{"unknown element of a statement", statement(`"Effect":"Allow","Principals":"*"`), "statement #1: json: unknown field"},
+		{"effect in small letters", statement(`"Effect":"allow","Principal":"*","Action":"kms:*"`), `effect "allow"`},
+		{"no effect", statement(`"Principal":"*","Action":"kms:*"`), `effect ""`},
+		{"no principal", statement(`"Effect":"Allow","Action":"kms:*"`), "neither Principal nor NotPrincipal"},
+		{"both principals", statement(`"Effect":"Allow","Principal":"*","NotPrincipal":"*","Action":"kms:*"`), "both Principal and NotPrincipal"},
+		{"empty principal", statement(`"Effect":"Allow","Principal":{},"Action":"kms:*"`), "neither Principal"},
+		{"principal as a bare ARN", statement(`"Effect":"Allow","Principal":"arn:aws:iam::444455556666:root","Action":"kms:*"`), `want "*" or an object`},
+		{"unknown type of principal", statement(`"Effect":"Allow","Principal":{"Group":"x"},"Action":"kms:*"`), "principal type"},
+		{"no action", statement(`"Effect":"Allow","Principal":"*"`), "neither Action nor NotAction"},
+		{"action of another type", statement(`"Effect":"Allow","Principal":"*","Action":5`), "statement #1"},
+		{"empty list of resources", statement(`"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":[]`), "neither Resource"},
+		{"condition value of another type", statement(`"Effect":"Allow","Principal":"*","Action":"kms:*","Condition":{"Bool":{"x":{}}}`), "condition value"},
+		{"action twice", statement(`"Effect":"Allow","Principal":"*","Action":"kms:*","Action":"kms:Decrypt"`), `"Action" twice`},
+		{"action twice in two cases", statement(`"Effect":"Allow","Principal":"*","Action":"kms:*","action":"kms:Decrypt"`), `"action" twice`},
+		{"condition twice", statement(`"Effect":"Allow","Principal":"*","Action":"kms:*","Condition":{"Bool":{"x":true},"Bool":{"y":true}}`), `"Bool" twice`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := Parse([]byte(test.document))
+			if err == nil || !strings.HasPrefix(err.Error(), "keypolicy: ") || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v does not say %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestMatches(t *testing.T) {
+	for _, test := range []struct {
+		pattern, s string
+		want       bool
+	}{
+		{"kms:Decrypt", "KMS:decrypt", true},
+		{"kms:*", "kms:Decrypt", true},
+		{"*", "kms:Decrypt", true},
+		{"kms:*Key*", "kms:PutKeyPolicy", true},
+		{"kms:*Key", "kms:PutKeyPolicy", false},
+		{"kms:De?rypt", "kms:Decrypt", true},
+		{"kms:Decrypt?", "kms:Decrypt", false},
+		{"kms:Decrypt*", "kms:Decrypt", true},
+		{"", "", true},
+		{"", "x", false},
+		// A pattern within a pattern.
+		{"kms:*", "kms:Put*", true},
+		{"kms:Put*", "kms:*", false},
+		{"kms:P?t*", "kms:P*t*", false},
+		{"kms:P*", "kms:P?t*", true},
+		{"kms:P?t", "kms:P?t", true},
+		{"kms:Put", "kms:P?t", false},
+	} {
+		if got := matches(test.pattern, test.s); got != test.want {
+			t.Errorf("matches(%q, %q) = %v", test.pattern, test.s, got)
+		}
+	}
+}
+
+// brief is a finding without its sentence.
+type brief struct {
+	ID, Statement, Principal string
+	Severity                 Severity
+}
+
+func TestFindings(t *testing.T) {
+	const (
+		denyOthers   = `{"Sid":"Fence","Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":["444455556666","777788889999"]}}}`
+		alice        = "arn:aws:iam::444455556666:user/alice"
+		foreignRole  = "arn:aws:iam::222233334444:role/job"
+		partnerRole  = "arn:aws:iam::777788889999:role/job"
+		consoleAdmin = `{"Sid":"Admins","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::444455556666:role/KeyOperators"},"Action":["kms:Create*","kms:Describe*","kms:Enable*","kms:List*","kms:Put*","kms:Update*","kms:Revoke*","kms:Disable*","kms:Get*","kms:Delete*","kms:TagResource","kms:UntagResource","kms:ScheduleKeyDeletion","kms:CancelKeyDeletion","kms:RotateKeyOnDemand"],"Resource":"*"}`
+	)
+	allow := func(principal, action string, condition ...string) string {
+		s := `{"Sid":"S","Effect":"Allow","Principal":` + principal + `,"Action":` + action + `,"Resource":"*"`
+		if len(condition) > 0 {
+			s += `,"Condition":` + condition[0]
+		}
+		return s + `}`
+	}
+	aws := func(id string) string { return `{"AWS":"` + id + `"}` }
+	const use, admin, all = `["kms:Decrypt","kms:GenerateDataKey*"]`, `"kms:Put*"`, `"kms:*"`
+
+	for _, test := range []struct {
+		name       string
+		statements []string
+		want       []brief
+	}{
+		{"KMS's default", []string{root}, nil},
+		{"the account's id instead of its root", []string{allow(aws(own), all)}, nil},
+		{"China", []string{allow(aws("arn:aws-cn:iam::444455556666:root"), all)}, nil},
+		{"the console's administrators", []string{root, consoleAdmin}, nil},
+		{"own user with use", []string{root, allow(aws(alice), use)}, nil},
+
+		// Everyone.
+		{"public use", []string{root, allow(`"*"`, use)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"public use, other form", []string{root, allow(aws("*"), use)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"public use, in a list", []string{root, allow(`{"AWS":["`+alice+`","*"]}`, use)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"public administration", []string{root, allow(`"*"`, admin)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"public everything", []string{root, allow(`"*"`, all)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"public everything of every service", []string{root, allow(`"*"`, `"*"`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"public, an action of the future", []string{root, allow(`"*"`, `"kms:Teleport"`)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"public, all but some", []string{root, `{"Sid":"S","Effect":"Allow","Principal":"*","NotAction":"kms:Put*","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"own account only", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":"444455556666"}}`)}, nil},
+		{"own account through a service, as AWS managed keys", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":"444455556666","kms:ViaService":"ec2.eu-central-1.amazonaws.com"}}`)}, nil},
+		{"own and trusted accounts only", []string{root, allow(`"*"`, use, `{"StringEquals":{"aws:PrincipalAccount":["444455556666","777788889999"]}}`)}, nil},
+		{"own principals only", []string{root, allow(`"*"`, use, `{"ArnLike":{"aws:PrincipalArn":"arn:aws:iam::444455556666:role/app-*"}}`)}, nil},
+		{"own resources only", []string{root, allow(`"*"`, use, `{"StringEquals":{"aws:SourceAccount":"444455556666"}}`)}, nil},
+		{"own account, everything", []string{root, allow(`"*"`, all, `{"StringEquals":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{FullControl, "S", "*", Medium}}},
+		{"a foreign account among the conditions", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":["444455556666","222233334444"]}}`)}, []brief{{ForeignAccount, "S", foreign, High}}},
+		{"every account by a wildcard", []string{root, allow(`"*"`, use, `{"StringLike":{"kms:CallerAccount":"*"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"accounts by a wildcard", []string{root, allow(`"*"`, use, `{"StringLike":{"kms:CallerAccount":"4444*"}}`)}, []brief{{PublicPrincipal, "S", "*", Medium}}},
+		{"the account if the key is there", []string{root, allow(`"*"`, use, `{"StringEqualsIfExists":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", Medium}}},
+		{"the account for all values, so also for none", []string{root, allow(`"*"`, use, `{"ForAllValues:StringEquals":{"aws:PrincipalAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"the caller's own account by a variable", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":"${aws:PrincipalAccount}"}}`)}, []brief{{PublicPrincipal, "S", "*", Medium}}},
+		{"all accounts but one", []string{root, allow(`"*"`, use, `{"StringNotEquals":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"an organization", []string{root, allow(`"*"`, all, `{"StringEquals":{"aws:PrincipalOrgID":"o-exampleorg"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"a service alone", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:ViaService":"s3.eu-central-1.amazonaws.com"}}`)}, []brief{{PublicPrincipal, "S", "*", Medium}}},
+		{"the whole internet", []string{root, allow(`"*"`, use, `{"IpAddress":{"aws:SourceIp":"0.0.0.0/0"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"TLS", []string{root, allow(`"*"`, use, `{"Bool":{"aws:SecureTransport":"true"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"not principal", []string{root, `{"Sid":"S","Effect":"Allow","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:Decrypt","Resource":"*"}`}, []brief{{AllowNotPrincipal, "S", "*", High}}},
+		{"not principal, everything", []string{root, `{"Sid":"S","Effect":"Allow","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{AllowNotPrincipal, "S", "*", Critical}}},
+
+		// Deny.
+		{"public, closed to all other accounts", []string{root, allow(`"*"`, use), denyOthers}, nil},
+		{"public, all of it denied", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":["kms:decrypt","kms:Gen*"],"Resource":"*"}`}, nil},
+		{"public, some of it denied", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:Decrypt","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"public, administration denied", []string{root, allow(`"*"`, `["kms:CreateGrant","kms:Decrypt"]`), `{"Effect":"Deny","Principal":"*","Action":"kms:CreateGrant","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"public, denied to one", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":{"AWS":"` + foreignRole + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"public, denied under two conditions", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"444455556666"},"Bool":{"aws:SecureTransport":"false"}}}`}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"foreign, closed to all other accounts", []string{root, allow(aws(foreignRole), use), denyOthers}, nil},
+		{"foreign, its account denied", []string{root, allow(aws(foreignRole), use), `{"Effect":"Deny","Principal":{"AWS":"222233334444"},"Action":"kms:*","Resource":"*"}`}, nil},
+
+		// Accounts.
+		{"foreign role with use", []string{root, allow(aws(foreignRole), use)}, []brief{{ForeignAccount, "S", foreignRole, High}}},
+		{"foreign account by its id", []string{root, allow(aws(foreign), use)}, []brief{{ForeignAccount, "S", foreign, High}}},
+		{"foreign account by its root", []string{root, allow(aws("arn:aws:iam::222233334444:root"), use)}, []brief{{ForeignAccount, "S", foreign, High}}},
+		{"foreign administration", []string{root, allow(aws(foreign), admin)}, []brief{{ForeignAccount, "S", foreign, Critical}}},
+		{"foreign grants for AWS services", []string{root, allow(aws(foreign), `"kms:CreateGrant"`, `{"Bool":{"kms:GrantIsForAWSResource":true}}`)}, []brief{{ForeignAccount, "S", foreign, High}}},
+		{"foreign reading", []string{root, allow(aws(foreign), `["kms:DescribeKey","kms:List*"]`)}, []brief{{ForeignAccount, "S", foreign, Medium}}},
+		{"foreign, yet callers of our account only", []string{root, allow(aws(foreign), use, `{"StringEquals":{"kms:CallerAccount":"444455556666"}}`)}, nil},
+		{"foreign SAML provider", []string{root, allow(`{"Federated":"arn:aws:iam::222233334444:saml-provider/x"}`, use)}, []brief{{ForeignAccount, "S", "arn:aws:iam::222233334444:saml-provider/x", High}}},
+		{"trusted account", []string{root, allow(aws(partner), use)}, nil},
+		{"trusted account, everything", []string{root, allow(aws(partner), all)}, []brief{{FullControl, "S", partner, High}}},
+		{"trusted role, everything", []string{root, allow(aws(partnerRole), `"*"`)}, []brief{{FullControl, "S", partnerRole, High}}},
+		{"own user, everything", []string{root, allow(aws(alice), all)}, []brief{{FullControl, "S", alice, Medium}}},
+		{"own user, everything by another wildcard", []string{root, allow(aws(alice), `["kms:*Key*","kms:*Grant","kms:D*"]`)}, []brief{{FullControl, "S", alice, Medium}}},
+		{"own user, everything from one network", []string{root, allow(aws(alice), all, `{"StringEquals":{"aws:SourceVpc":"vpc-1"}}`)}, []brief{{FullControl, "S", alice, Low}}},
+		{"another key's statement counts while the key is unknown", []string{root, strings.Replace(allow(`"*"`, use), `"Resource":"*"`, `"Resource":"arn:aws:kms:eu-central-1:444455556666:key/other"`, 1)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"deleted role", []string{root, allow(aws("AROA4EXAMPLE"), use)}, []brief{{UnknownPrincipal, "S", "AROA4EXAMPLE", Low}}},
+		{"identity provider", []string{root, allow(`{"Federated":"accounts.example.com"}`, use)}, []brief{{UnknownPrincipal, "S", "accounts.example.com", Medium}}},
+
+		// Services.
+		{"service for anybody", []string{root, allow(`{"Service":"logs.eu-central-1.amazonaws.com"}`, use)}, []brief{{ServiceWithoutSource, "S", "logs.eu-central-1.amazonaws.com", Low}}},
+		{"service for anybody, grants", []string{root, allow(`{"Service":"logs.eu-central-1.amazonaws.com"}`, `"kms:CreateGrant"`)}, []brief{{ServiceWithoutSource, "S", "logs.eu-central-1.amazonaws.com", Medium}}},
+		{"service for our account", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, use, `{"StringEquals":{"aws:SourceAccount":"444455556666"}}`)}, nil},
+		{"service for our trail", []string{root, allow(`{"Service":"cloudtrail.amazonaws.com"}`, use, `{"StringLike":{"kms:EncryptionContext:aws:cloudtrail:arn":"arn:aws:cloudtrail:*:444455556666:trail/*"}}`)}, nil},
+		{"service for a bucket, whose ARN has no account", []string{root, allow(`{"Service":"s3.amazonaws.com"}`, use, `{"ArnEquals":{"aws:SourceArn":"arn:aws:s3:::photos"}}`)}, nil},
+		{"service for a foreign account", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, use, `{"StringEquals":{"aws:SourceAccount":"222233334444"}}`)}, []brief{{ForeignAccount, "S", "sns.amazonaws.com", High}}},
+		{"service for whatever is there", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, use, `{"StringLike":{"aws:SourceAccount":"*"}}`)}, []brief{{ServiceWithoutSource, "S", "sns.amazonaws.com", Low}}},
+		{"service, everything", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, all)}, []brief{{FullControl, "S", "sns.amazonaws.com", High}}},
+
+		// Administration.
+		{"nobody", []string{allow(aws(alice), use)}, []brief{{Lockout, "", "", Critical}}},
+		{"a foreign administrator only", []string{allow(aws(foreign), all)}, []brief{{ForeignAccount, "S", foreign, Critical}, {Lockout, "", "", Critical}}},
+		{"an own administrator only", []string{consoleAdmin}, []brief{{NoRootDelegation, "", own, Medium}}},
+		{"root without administration", []string{allow(aws(own), use), consoleAdmin}, []brief{{NoRootDelegation, "", own, Medium}}},
+		{"root, but administration is denied to everyone", []string{root, `{"Effect":"Deny","Principal":"*","Action":"kms:PutKeyPolicy","Resource":"*"}`}, []brief{{Lockout, "", "", Critical}}},
+		{"root, but administration is denied to our account", []string{root, `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"222233334444"}}}`}, []brief{{Lockout, "", "", Critical}}},
+		{"root, but administration is denied to all but a role", []string{root, `{"Effect":"Deny","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{Lockout, "", "", Critical}}},
+		{"root, with administration denied to a role", []string{root, `{"Effect":"Deny","Principal":{"AWS":"` + alice + `"},"Action":"kms:*","Resource":"*"}`}, nil},
+		{"root, from one network", []string{allow(aws(own), all, `{"StringEquals":{"aws:SourceVpc":"vpc-1"}}`)}, nil},
+		{"root, for callers of another account", []string{allow(aws(own), all, `{"StringEquals":{"kms:CallerAccount":"222233334444"}}`)}, []brief{{Lockout, "", "", Critical}}},
+		{"the worst first", []string{root, allow(aws(alice), all), allow(`"*"`, use), allow(`"*"`, all)}, []brief{
+			{PublicPrincipal, "S", "*", Critical}, {PublicPrincipal, "S", "*", High}, {FullControl, "S", alice, Medium}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []brief
+			for _, f := range parsed(t, document(test.statements...)).Findings(judged) {
+				got = append(got, brief{f.ID, f.Statement, f.Principal, f.Severity})
+				if f.Message == "" || strings.HasSuffix(f.Message, ".") {
+					t.Errorf("message %q", f.Message)
+				}
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("findings (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestFindingsOfTheContext(t *testing.T) {
+	p := parsed(t, document(root, `{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"arn:aws:kms:*:444455556666:key/other"}`))
+	c := judged
+	c.KeyARN = "arn:aws:kms:eu-central-1:444455556666:key/this"
+	c.BypassLockoutSafetyCheck = true
+	want := []Finding{{LockoutCheckBypassed, Medium, "", "", "the policy was set with bypassPolicyLockoutSafetyCheck, so KMS did not check that its author can still change it"}}
+	if diff := cmp.Diff(want, p.Findings(c)); diff != "" {
+		t.Errorf("findings (-want +got):\n%s", diff)
+	}
+}
+
+func TestMessages(t *testing.T) {
+	p := parsed(t, document(
+		`{"Effect":"Allow","Principal":"*","Action":["kms:Encrypt","kms:Decrypt"],"Resource":"*"}`,
+		`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::222233334444:role/job"},"Action":["kms:A","kms:B","kms:C","kms:D","kms:E","kms:F"],"Resource":"*"}`,
+		`{"Effect":"Allow","Principal":{"AWS":"222233334444"},"NotAction":"kms:Decrypt","Resource":"*"}`,
+		`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::444455556666:role/app"},"Action":"kms:*","Resource":"*"}`,
+	))
+	want := []string{
+		"account 222233334444 may do everything but kms:Decrypt, and the account is not trusted",
+		"everyone, in any AWS account, may kms:Encrypt, kms:Decrypt",
+		"arn:aws:iam::222233334444:role/job, of account 222233334444, may kms:A, kms:B, kms:C, kms:D and 2 more, and the account is not trusted",
+		"arn:aws:iam::444455556666:role/app may kms:*: use the key, give it to others and delete it",
+		"the policy does not let the root of account 444455556666 administer the key, so it cannot be managed once the principals named here are gone",
+	}
+	var got []string
+	for _, f := range p.Findings(judged) {
+		got = append(got, f.Message)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("messages (-want +got):\n%s", diff)
+	}
+}
+
+// corpusVariable names the directory of sample policies, one a file:
+// {"expected": ok | cross-account | lockout-risk, "policy": …}.
+const corpusVariable = "CMKEEPER_POLICY_CORPUS"
+
+// corpusAccounts are the keys' accounts where they are not 111122223333.
+var corpusAccounts = map[string]string{
+	"042-docs-conditions-kms-10.json":          "712816755609",
+	"078-docs-policy-evaluation-74.json":       "444455556666",
+	"124-docs-default-kms-key-policy-180.json": "${this.account-id}",
+	"125-docs-default-kms-key-policy-181.json": "account-id",
+	"149-from-event-107.json":                  "123456789012",
+}
+
+// corpusForeign are files that give rights to another account although the
+// label, which is about being valid, does not say so.
+var corpusForeign = map[string]bool{
+	"060-docs-key-policy-default-53.json": true,
+	"149-from-event-107.json":             true,
+}
+
+// TestCorpus checks what most of the samples, which are fragments, can show:
+// whether the policy opens the key to everyone or to another account.
+func TestCorpus(t *testing.T) {
+	dir := os.Getenv(corpusVariable)
+	if dir == "" {
+		t.Skipf("%s is not set: the corpus is kept outside of the repository", corpusVariable)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 {
+		t.Fatalf("no samples in %s", dir)
+	}
+	for _, file := range files {
+		name := filepath.Base(file)
+		t.Run(name, func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var sample struct {
+				Expected string
+				Policy   json.RawMessage
+			}
+			if err := json.Unmarshal(data, &sample); err != nil {
+				t.Fatal(err)
+			}
+			c := Context{Account: "111122223333"}
+			if account, ok := corpusAccounts[name]; ok {
+				c.Account = account
+			}
+			isForeign := false
+			for _, f := range parsed(t, string(sample.Policy)).Findings(c) {
+				switch f.ID {
+				case PublicPrincipal, AllowNotPrincipal:
+					t.Errorf("finding: %+v", f)
+				case ForeignAccount:
+					isForeign = true
+				}
+			}
+			if want := sample.Expected == "cross-account" || corpusForeign[name]; isForeign != want {
+				t.Errorf("foreign account found: %v, want %v", isForeign, want)
+			}
+		})
+	}
+}
+
+func BenchmarkFindings(b *testing.B) {
+	data := []byte(document(root,
+		`{"Sid":"Use","Effect":"Allow","Principal":{"AWS":["arn:aws:iam::444455556666:role/a","arn:aws:iam::777788889999:root"]},"Action":["kms:Encrypt","kms:Decrypt","kms:ReEncrypt*","kms:GenerateDataKey*","kms:DescribeKey"],"Resource":"*"}`,
+		`{"Sid":"Public","Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalOrgID":"o-x"}}}`,
+		`{"Sid":"Fence","Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"444455556666"}}}`))
+	b.ReportAllocs()
+	for b.Loop() {
+		p, err := Parse(data)
+		if err != nil {
+			b.Fatal(err)
+		}
+		p.Findings(judged)
+	}
+}
