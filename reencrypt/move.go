@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"github.com/aws/smithy-go"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -281,9 +279,6 @@ func (m *mover) look(ctx context.Context, en entry, h *s3.HeadObjectOutput) (obj
 // key. S3 itself always names the ARN; some servers repeat whatever they were
 // given.
 func (m *mover) resolve(ctx context.Context, name string) (string, error) {
-	if strings.HasPrefix(name, "arn:") && strings.Contains(name, ":key/") && !strings.Contains(name, "alias/") {
-		return name, nil
-	}
 	if arn, ok := m.keys.Load(name); ok {
 		return arn.(string), nil
 	}
@@ -360,10 +355,4 @@ func (t *tally) flush(ctx context.Context) error {
 	rows := t.rows
 	t.rows = nil
 	return t.spill(ctx, rows)
-}
-
-// isAPIError reports whether err is an answer of a service.
-func isAPIError(err error) bool {
-	_, ok := errors.AsType[smithy.APIError](err)
-	return ok
 }
