@@ -1,0 +1,189 @@
+// Package demo plays a day in the life of an account: somebody switches
+// rotation off, opens a key policy to the world, schedules a deletion, and moves
+// an alias to a new key. A worker reacts to the events, and a verifier of this
+// package's own checks what it did against live state.
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/cmkeeper/cmkeeper/internal/sandbox"
+)
+
+// Options of a run.
+type Options struct {
+	// Worker runs a fleet member with the environment's variables and the SDK
+	// configuration until ctx is done, and calls ready once it has looked at the account.
+	Worker func(ctx context.Context, environment map[string]string, cfg aws.Config, ready func()) error
+	// Out takes the story, line by line. Nil tells none.
+	Out io.Writer
+	// Patience is how long to wait for all the reactions; zero is 60 seconds.
+	Patience time.Duration
+
+	// Objects is how many objects there are for each prefix; zero is the full
+	// demo, with more than 2,000 versions in all.
+	Objects int
+	// BeforeEvents and BeforeVerify let somebody else act on the account: before
+	// anything happens, and between the worker's end and the check. With them the
+	// tests of the verifier falsify what it is to find. Nil does nothing.
+	BeforeEvents, BeforeVerify func(context.Context, *sandbox.Sandbox) error
+}
+
+// Summary is the result of a run.
+type Summary struct {
+	Rotation struct {
+		Reenabled  bool `json:"reenabled"`
+		PeriodDays int  `json:"period_days"`
+	} `json:"rotation"`
+	Alerts struct {
+		Total  int            `json:"total"`
+		ByKind map[string]int `json:"by_kind"`
+	} `json:"alerts"`
+	Reencryption struct {
+		Scanned int `json:"scanned"`
+		Moved   int `json:"moved"`
+		Skipped int `json:"skipped"`
+		Refused int `json:"refused"`
+		Failed  int `json:"failed"`
+	} `json:"reencryption"`
+	Seconds float64 `json:"seconds"`
+	// Problems says what is not as it should be; empty where OK is true.
+	Problems []string `json:"problems,omitempty"`
+	OK       bool     `json:"ok"`
+}
+
+// mallory is the access key of the IAM user who breaks things.
+const mallory = "mallory"
+
+// Run plays the story. The error says why it could not be played to its end; a
+// story that was played and went wrong is a Summary that is not OK.
+func Run(ctx context.Context, o Options) (Summary, error) {
+	began := time.Now()
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	if o.Patience == 0 {
+		o.Patience = time.Minute
+	}
+	tell := func(format string, args ...any) { _, _ = fmt.Fprintf(o.Out, format+"\n", args...) }
+
+	tell("An AWS in this process, a worker that enforces, and somebody who breaks things.\n")
+	box, err := sandbox.Start(ctx, "127.0.0.1:0")
+	if err != nil {
+		return Summary{}, err
+	}
+	defer box.Close()
+	st, err := setStage(ctx, box, o.Objects)
+	if err != nil {
+		return Summary{}, fmt.Errorf("set the stage: %w", err)
+	}
+	before, err := st.snapshot(ctx)
+	if err != nil {
+		return Summary{}, fmt.Errorf("record the objects before: %w", err)
+	}
+	tell("  set up      %d object versions in %d buckets, %d of them under %s  (%.1f s)", len(before), len(st.buckets), countKey(before, st.oldKey), dataAlias, time.Since(began).Seconds())
+
+	workerCtx, stopWorker := context.WithCancel(ctx)
+	defer stopWorker()
+	stopped, ready := make(chan error, 1), make(chan struct{})
+	go func() {
+		stopped <- o.Worker(workerCtx, box.WorkerEnvironment("alias/demo-*"), box.Config(sandbox.WorkerKey), func() { close(ready) })
+	}()
+	if o.BeforeEvents != nil {
+		if err := o.BeforeEvents(ctx, box); err != nil {
+			return Summary{}, err
+		}
+	}
+	select {
+	case <-ready:
+	case err := <-stopped:
+		return Summary{}, fmt.Errorf("start the worker: %w", err)
+	}
+	if err := st.awaitIdle(ctx, o.Patience); err != nil {
+		return Summary{}, err
+	}
+	acted := time.Now()
+	if err := st.breakThings(ctx, tell); err != nil {
+		return Summary{}, fmt.Errorf("act as %s: %w", mallory, err)
+	}
+	received, err := st.awaitAlerts(ctx, stopped, o.Patience, tell)
+	if err != nil {
+		return Summary{}, err
+	}
+	tell("  worker      done %.1f s after the last of these calls; stopping it", time.Since(acted).Seconds())
+	stopWorker()
+	if err := <-stopped; err != nil && !errors.Is(err, context.Canceled) {
+		return Summary{}, fmt.Errorf("stop the worker: %w", err)
+	}
+	if o.BeforeVerify != nil {
+		if err := o.BeforeVerify(ctx, box); err != nil {
+			return Summary{}, err
+		}
+	}
+
+	v := verifier{stage: st, before: before, alerts: received}
+	summary, err := v.verify(ctx)
+	if err != nil {
+		return summary, fmt.Errorf("verify: %w", err)
+	}
+	summary.Seconds = float64(time.Since(began).Milliseconds()) / 1000
+	tell("\nChecked against live state:\n")
+	tell("%s", summary.text())
+	return summary, nil
+}
+
+// text renders the summary for people.
+func (s Summary) text() string {
+	var b strings.Builder
+	mark := func(ok bool, format string, args ...any) {
+		sign := "ok  "
+		if !ok {
+			sign = "FAIL"
+		}
+		fmt.Fprintf(&b, "  %s  %s\n", sign, fmt.Sprintf(format, args...))
+	}
+	r := s.Reencryption
+	mark(s.Rotation.Reenabled, "rotation is on, every %d days", s.Rotation.PeriodDays)
+	mark(s.Alerts.Total > 0, "%d alerts arrived: %s", s.Alerts.Total, countsText(s.Alerts.ByKind))
+	mark(r.Failed == 0, "%d object versions: %d moved to the new key, %d under other keys untouched, %d refused and reported, %d wrong", r.Scanned, r.Moved, r.Skipped, r.Refused, r.Failed)
+	for _, p := range s.Problems {
+		mark(false, "%s", p)
+	}
+	verdict := "Everything is as it should be"
+	if !s.OK {
+		verdict = "Something is wrong"
+	}
+	fmt.Fprintf(&b, "\n%s (%.1f s).", verdict, s.Seconds)
+	return b.String()
+}
+
+// breakThings makes the four calls that the worker exists for.
+func (st *stage) breakThings(ctx context.Context, tell func(string, ...any)) error {
+	client := kms.NewFromConfig(st.box.Config(mallory))
+	if _, err := client.DisableKeyRotation(ctx, &kms.DisableKeyRotationInput{KeyId: &st.rotatingKey}); err != nil {
+		return err
+	}
+	tell("  %s     DisableKeyRotation   %s, which rotated every %d days", mallory, rotatingAlias, rotationPeriod)
+	public := strings.Replace(st.policy, `"Statement":[`, `"Statement":[{"Sid":"Oops","Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"},`, 1)
+	if _, err := client.PutKeyPolicy(ctx, &kms.PutKeyPolicyInput{KeyId: &st.policyKey, Policy: &public, PolicyName: aws.String("default")}); err != nil {
+		return err
+	}
+	tell("  %s     PutKeyPolicy         %s may now be used by anybody", mallory, policyAlias)
+	if _, err := client.ScheduleKeyDeletion(ctx, &kms.ScheduleKeyDeletionInput{KeyId: &st.doomedKey, PendingWindowInDays: aws.Int32(7)}); err != nil {
+		return err
+	}
+	tell("  %s     ScheduleKeyDeletion  %s, in 7 days", mallory, doomedAlias)
+	if _, err := kms.NewFromConfig(st.box.Config(operator)).UpdateAlias(ctx, &kms.UpdateAliasInput{AliasName: aws.String(dataAlias), TargetKeyId: &st.newKey}); err != nil {
+		return err
+	}
+	tell("  %s    UpdateAlias          %s, to a new key\n", operator, dataAlias)
+	return nil
+}

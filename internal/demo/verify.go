@@ -1,0 +1,331 @@
+package demo
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
+	"golang.org/x/sync/errgroup"
+)
+
+// version names one version of one object.
+type version struct{ bucket, key, id string }
+
+func (v version) String() string { return fmt.Sprintf("%s/%q version %s", v.bucket, v.key, v.id) }
+
+// facts is everything that must survive a re-encryption, and the key, which must not.
+type facts struct {
+	key        string
+	body       [sha256.Size]byte
+	properties string // every header, metadata, tag, lock and date, rendered in a fixed order
+}
+
+// snapshot records every version of every object in the demo's buckets.
+func (st *stage) snapshot(ctx context.Context) (map[version]facts, error) {
+	var (
+		mu  sync.Mutex
+		all = map[version]facts{}
+	)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for _, bucket := range st.buckets {
+		pages := s3.NewListObjectVersionsPaginator(st.s3, &s3.ListObjectVersionsInput{Bucket: &bucket})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				return nil, errors.Join(err, g.Wait())
+			}
+			for _, item := range page.Versions {
+				v := version{bucket, aws.ToString(item.Key), aws.ToString(item.VersionId)}
+				latest := aws.ToBool(item.IsLatest)
+				g.Go(func() error {
+					f, err := st.read(ctx, v)
+					if err != nil {
+						return fmt.Errorf("%s: %w", v, err)
+					}
+					f.properties += fmt.Sprintf(" latest=%t", latest)
+					mu.Lock()
+					defer mu.Unlock()
+					all[v] = f
+					return nil
+				})
+			}
+		}
+	}
+	return all, g.Wait()
+}
+
+// read records one version.
+func (st *stage) read(ctx context.Context, v version) (facts, error) {
+	out, err := st.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &v.bucket, Key: &v.key, VersionId: &v.id})
+	if err != nil {
+		return facts{}, err
+	}
+	body, err := io.ReadAll(out.Body)
+	_ = out.Body.Close()
+	if err != nil {
+		return facts{}, err
+	}
+	var tags []string
+	if aws.ToInt32(out.TagCount) > 0 {
+		tagging, err := st.s3.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{Bucket: &v.bucket, Key: &v.key, VersionId: &v.id})
+		if err != nil {
+			return facts{}, err
+		}
+		for _, t := range tagging.TagSet {
+			tags = append(tags, fmt.Sprintf("%q=%q", aws.ToString(t.Key), aws.ToString(t.Value)))
+		}
+		slices.Sort(tags)
+	}
+	var metadata []string
+	for _, name := range slices.Sorted(maps.Keys(out.Metadata)) {
+		metadata = append(metadata, fmt.Sprintf("%q=%q", name, out.Metadata[name]))
+	}
+	return facts{
+		key:  aws.ToString(out.SSEKMSKeyId),
+		body: sha256.Sum256(body),
+		properties: fmt.Sprintf("etag=%s modified=%s sse=%s bucketkey=%t class=%s type=%q encoding=%q disposition=%q language=%q cache=%q expires=%q redirect=%q lock=%s/%s/%s metadata=%s tags=%s",
+			aws.ToString(out.ETag), aws.ToTime(out.LastModified).UTC(), out.ServerSideEncryption, aws.ToBool(out.BucketKeyEnabled), out.StorageClass,
+			aws.ToString(out.ContentType), aws.ToString(out.ContentEncoding), aws.ToString(out.ContentDisposition), aws.ToString(out.ContentLanguage),
+			aws.ToString(out.CacheControl), aws.ToString(out.ExpiresString), aws.ToString(out.WebsiteRedirectLocation),
+			out.ObjectLockMode, aws.ToTime(out.ObjectLockRetainUntilDate).UTC(), out.ObjectLockLegalHoldStatus, metadata, tags),
+	}, nil
+}
+
+func countKey(all map[version]facts, key string) (n int) {
+	for _, f := range all {
+		if f.key == key {
+			n++
+		}
+	}
+	return n
+}
+
+// verifier compares what the worker claims with what is there. It knows nothing
+// of how re-encryption works.
+type verifier struct {
+	stage  *stage
+	before map[version]facts
+	alerts []notice
+
+	summary Summary
+}
+
+func (v *verifier) problem(format string, args ...any) {
+	const enough = 20 // a broken run has thousands
+	if len(v.summary.Problems) < enough {
+		v.summary.Problems = append(v.summary.Problems, fmt.Sprintf(format, args...))
+	}
+}
+
+// verify reads everything back. The summary is OK only if nothing is amiss.
+func (v *verifier) verify(ctx context.Context) (Summary, error) {
+	v.checkAlerts()
+	for _, check := range []func(context.Context) error{v.checkKeys, v.checkObjects, v.checkReadable} {
+		if err := check(ctx); err != nil {
+			return v.summary, err
+		}
+	}
+	v.summary.OK = len(v.summary.Problems) == 0
+	return v.summary, nil
+}
+
+// missingAlerts names the alerts about keys that the story demands and that are not among all.
+func missingAlerts(st *stage, all []notice) []string {
+	var missing []string
+	for _, want := range []struct {
+		what, kind, event, key, finding, severity string
+	}{
+		{"the rotation that was switched off", "rotation", "DisableKeyRotation", st.rotatingKey, "", ""},
+		{"the public key policy, with its finding", "policy", "PutKeyPolicy", st.policyKey, "public-principal", ""},
+		{"the scheduled deletion", "deletion", "ScheduleKeyDeletion", st.doomedKey, "", "critical"},
+		{"the moved alias", "alias", "UpdateAlias", "", "", ""},
+	} {
+		if !slices.ContainsFunc(all, func(n notice) bool {
+			return n.about(want.kind, want.key) && n.Event == want.event && (want.severity == "" || n.Severity == want.severity) &&
+				(want.finding == "" || slices.ContainsFunc(n.Findings, func(f struct {
+					ID string `json:"id"`
+				}) bool {
+					return f.ID == want.finding
+				}))
+		}) {
+			missing = append(missing, want.what)
+		}
+	}
+	return missing
+}
+
+func (v *verifier) checkAlerts() {
+	v.summary.Alerts.ByKind = map[string]int{}
+	for _, n := range v.alerts {
+		v.summary.Alerts.Total++
+		v.summary.Alerts.ByKind[n.Kind]++
+		if n.Schema != "cmkeeper.alert.v1" {
+			v.problem("an alert has the schema %q", n.Schema)
+		}
+	}
+	for _, what := range missingAlerts(v.stage, v.alerts) {
+		v.problem("no alert about %s", what)
+	}
+}
+
+// checkKeys reads the two keys that were to be repaired.
+func (v *verifier) checkKeys(ctx context.Context) error {
+	client := kms.NewFromConfig(v.stage.box.Config(operator))
+	rotation, err := client.GetKeyRotationStatus(ctx, &kms.GetKeyRotationStatusInput{KeyId: &v.stage.rotatingKey})
+	if err != nil {
+		return err
+	}
+	v.summary.Rotation.Reenabled = rotation.KeyRotationEnabled
+	v.summary.Rotation.PeriodDays = int(aws.ToInt32(rotation.RotationPeriodInDays))
+	if !rotation.KeyRotationEnabled || v.summary.Rotation.PeriodDays != rotationPeriod {
+		v.problem("rotation of %s: enabled %t, every %d days; want every %d", rotatingAlias, rotation.KeyRotationEnabled, v.summary.Rotation.PeriodDays, rotationPeriod)
+	}
+	doomed, err := client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &v.stage.doomedKey})
+	if err != nil {
+		return err
+	}
+	if state := doomed.KeyMetadata.KeyState; state != kmstypes.KeyStateEnabled {
+		v.problem("the key of %s is %s; want it saved and Enabled", doomedAlias, state)
+	}
+	return nil
+}
+
+// checkObjects compares every version with what it was.
+func (v *verifier) checkObjects(ctx context.Context) error {
+	reported, err := v.reported(ctx)
+	if err != nil {
+		return err
+	}
+	after, err := v.stage.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	counts := &v.summary.Reencryption
+	for at, was := range v.before {
+		counts.Scanned++
+		is, there := after[at]
+		locked := at.key == lockedKey
+		want := was.key
+		if was.key == v.stage.oldKey && !locked {
+			want = v.stage.newKey
+		}
+		switch {
+		case !there:
+			v.problem("%s is gone", at)
+		case is.body != was.body:
+			v.problem("%s has other bytes", at)
+		case is.properties != was.properties:
+			v.problem("%s was %s and is %s", at, was.properties, is.properties)
+		case is.key != want:
+			v.problem("%s is under %s; want %s", at, is.key, want)
+		case locked && !reported[at]:
+			v.problem("%s is locked, and no report names it", at)
+		case !locked && reported[at]:
+			v.problem("%s is reported as not moved", at)
+		case locked:
+			counts.Refused++
+			continue
+		case was.key == v.stage.oldKey:
+			counts.Moved++
+			continue
+		default:
+			counts.Skipped++
+			continue
+		}
+		counts.Failed++
+	}
+	for at := range after {
+		if _, was := v.before[at]; !was {
+			counts.Failed++
+			v.problem("%s was not there before", at)
+		}
+	}
+	if counts.Moved == 0 {
+		v.problem("nothing was there to move")
+	}
+	return nil
+}
+
+// reported reads the rows of every report that an alert names.
+func (v *verifier) reported(ctx context.Context) (map[version]bool, error) {
+	rows := map[version]bool{}
+	for _, n := range v.alerts {
+		address := n.fact("report")
+		if n.Kind != "reencryption" || address == "" {
+			continue
+		}
+		bucket, key, ok := strings.Cut(strings.TrimPrefix(address, "s3://"), "/")
+		if !ok {
+			return nil, fmt.Errorf("report address %q is not s3://BUCKET/KEY", address)
+		}
+		out, err := v.stage.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
+		if err != nil {
+			return nil, fmt.Errorf("read report %s: %w", address, err)
+		}
+		body, err := io.ReadAll(out.Body)
+		_ = out.Body.Close()
+		if err != nil {
+			return nil, fmt.Errorf("read report %s: %w", address, err)
+		}
+		lines := bufio.NewScanner(bytes.NewReader(body))
+		for lines.Scan() {
+			var row struct{ Key, Version, Reason string }
+			if err := json.Unmarshal(lines.Bytes(), &row); err != nil {
+				return nil, fmt.Errorf("report %s: %w", address, err)
+			}
+			if row.Reason == "" {
+				v.problem("report %s names %q without a reason", address, row.Key)
+			}
+			rows[version{n.fact("bucket"), row.Key, row.Version}] = true
+		}
+	}
+	return rows, nil
+}
+
+// checkReadable disables the old key and reads everything again: what moved
+// must not need it, and what did not move must, or the encryption was a show.
+func (v *verifier) checkReadable(ctx context.Context) error {
+	client := kms.NewFromConfig(v.stage.box.Config(operator))
+	if _, err := client.DisableKey(ctx, &kms.DisableKeyInput{KeyId: &v.stage.oldKey}); err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for at, was := range v.before {
+		g.Go(func() error {
+			is, err := v.stage.read(ctx, at)
+			refused := err != nil
+			if apiErr := smithy.APIError(nil); refused && (!errors.As(err, &apiErr) || !strings.HasPrefix(apiErr.ErrorCode(), "KMS.")) {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case at.key == lockedKey && !refused:
+				v.problem("%s can still be read although it was not moved and its key is disabled", at)
+			case at.key != lockedKey && refused:
+				v.problem("%s cannot be read after the old key was disabled: %v", at, err)
+			case !refused && is.body != was.body:
+				v.problem("%s has other bytes after the old key was disabled", at)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}

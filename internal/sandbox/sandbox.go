@@ -1,0 +1,253 @@
+// Package sandbox is an AWS account in this process, ready for cmkeeper: a
+// localaws server on the loopback interface with the queues, the topic, the
+// rule and the state bucket that a deployment has.
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
+	eventbridgetypes "github.com/aws/aws-sdk-go-v2/service/eventbridge/types"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+)
+
+// Where and what the sandbox is.
+const (
+	Account = "000000000000"
+	Region  = "us-east-1"
+
+	// WorkerKey is the access key of the worker, which is a session of the role cmkeeper-worker.
+	WorkerKey = "AKIAWORKER"
+
+	StateBucket = "cmkeeper-state"
+	arnPrefix   = ":" + Region + ":" + Account + ":"
+)
+
+// Sandbox is a running one. Close it.
+type Sandbox struct {
+	// Endpoint is the base URL of every service.
+	Endpoint string
+	// AWS is the server behind it.
+	AWS *localaws.Server
+	// EventsQueue, JobsQueue and Inbox are queue URLs; alerts arrive in Inbox.
+	EventsQueue, JobsQueue, Inbox string
+	// Topic is the ARN of the alert topic.
+	Topic string
+
+	server *http.Server
+	served chan error
+}
+
+// Start listens on addr, a loopback address such as "127.0.0.1:0", and creates
+// the resources of a deployment.
+func Start(ctx context.Context, addr string) (*Sandbox, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, fmt.Errorf("address %q: %w", addr, err)
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return nil, fmt.Errorf("address %q: it has no authentication and so serves loopback addresses only, such as 127.0.0.1:4566", addr)
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	s := &Sandbox{Endpoint: "http://" + listener.Addr().String(), served: make(chan error, 1)}
+	s.AWS = localaws.New(localaws.Options{Account: Account, Region: Region, BaseURL: s.Endpoint})
+	s.AWS.AddIdentity(WorkerKey, wire.Caller{
+		Type: "AssumedRole", AccountID: Account, PrincipalID: "AROACMKEEPERWORKER:local",
+		ARN: "arn:aws:sts::" + Account + ":assumed-role/cmkeeper-worker/local",
+	})
+	s.server = &http.Server{Handler: s.AWS, ReadHeaderTimeout: 10 * time.Second}
+	go func() { s.served <- s.server.Serve(listener) }()
+	if err := s.create(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close stops the server. Connections that are open are cut.
+func (s *Sandbox) Close() {
+	s.AWS.Close()
+	_ = s.server.Close() // ends Serve, whose error is read below
+	<-s.served
+}
+
+// Config returns an SDK configuration for the caller behind an access key. A
+// key that was never introduced is an IAM user of that name.
+func (s *Sandbox) Config(accessKeyID string) aws.Config {
+	return aws.Config{
+		Region:       Region,
+		BaseEndpoint: aws.String(s.Endpoint),
+		// What config.LoadDefaultConfig sets.
+		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenSupported,
+		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenSupported,
+		Credentials:                credentials.NewStaticCredentialsProvider(accessKeyID, "sandbox", ""),
+		HTTPClient: awsclient.Shield(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+			t.MaxIdleConnsPerHost = 256
+			t.MaxIdleConns = 256
+		})),
+	}
+}
+
+// WorkerEnvironment returns the variables of a worker that enforces everything
+// on the sandbox's resources, with data of the aliases alone.
+func (s *Sandbox) WorkerEnvironment(aliases string) map[string]string {
+	return map[string]string{
+		"CMKEEPER_EVENTS_QUEUE_URL":  s.EventsQueue,
+		"CMKEEPER_JOBS_QUEUE_URL":    s.JobsQueue,
+		"CMKEEPER_ALERT_TOPIC_ARN":   s.Topic,
+		"CMKEEPER_STATE_BUCKET":      StateBucket,
+		"CMKEEPER_ROTATION_MODE":     "enforce",
+		"CMKEEPER_DELETION_MODE":     "enforce",
+		"CMKEEPER_REENCRYPT_MODE":    "enforce",
+		"CMKEEPER_REENCRYPT_ALIASES": aliases,
+		"CMKEEPER_REENCRYPT_RATE":    "0",
+		"CMKEEPER_HTTP_ADDR":         "127.0.0.1:0",
+		// A worker leaves open polls up to this long to end by themselves.
+		"CMKEEPER_DRAIN_TIMEOUT": "1s",
+	}
+}
+
+// EventPattern is the pattern of the rule that feeds the events queue. The
+// deployment templates use the same.
+const EventPattern = `{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail","AWS Service Event via CloudTrail","KMS CMK Rotation","KMS CMK Deletion","KMS Imported Key Material Expiration"]}`
+
+func (s *Sandbox) create(ctx context.Context) error {
+	cfg := s.Config("sandbox")
+	queues, topics := sqs.NewFromConfig(cfg), sns.NewFromConfig(cfg)
+	var err error
+	queue := func(name, timeout, source, service string, deadLetters bool) (url string) {
+		if err != nil {
+			return ""
+		}
+		attributes := map[string]string{"VisibilityTimeout": timeout}
+		if deadLetters {
+			attributes["RedrivePolicy"] = mustJSON(map[string]string{"deadLetterTargetArn": "arn:aws:sqs" + arnPrefix + name + "-dlq", "maxReceiveCount": "10"})
+		}
+		if service != "" {
+			attributes["Policy"] = sendPolicy(service, "arn:aws:sqs"+arnPrefix+name, source)
+		}
+		var out *sqs.CreateQueueOutput
+		if out, err = queues.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: &name, Attributes: attributes}); err != nil {
+			err = fmt.Errorf("create queue %s: %w", name, err)
+			return ""
+		}
+		return aws.ToString(out.QueueUrl)
+	}
+	const rule = "cmkeeper-kms"
+	queue("cmkeeper-events-dlq", "30", "", "", false)
+	queue("cmkeeper-jobs-dlq", "30", "", "", false)
+	s.EventsQueue = queue("cmkeeper-events", "60", "arn:aws:events"+arnPrefix+"rule/"+rule, "events.amazonaws.com", true)
+	s.JobsQueue = queue("cmkeeper-jobs", "120", "", "", true)
+	s.Inbox = queue("cmkeeper-alert-inbox", "30", "arn:aws:sns"+arnPrefix+"cmkeeper-alerts", "sns.amazonaws.com", false)
+	if err != nil {
+		return err
+	}
+
+	topic, err := topics.CreateTopic(ctx, &sns.CreateTopicInput{Name: aws.String("cmkeeper-alerts")})
+	if err != nil {
+		return fmt.Errorf("create topic: %w", err)
+	}
+	s.Topic = aws.ToString(topic.TopicArn)
+	if _, err := topics.Subscribe(ctx, &sns.SubscribeInput{
+		TopicArn: topic.TopicArn, Protocol: aws.String("sqs"), Endpoint: aws.String("arn:aws:sqs" + arnPrefix + "cmkeeper-alert-inbox"),
+		Attributes: map[string]string{"RawMessageDelivery": "true"},
+	}); err != nil {
+		return fmt.Errorf("subscribe the inbox: %w", err)
+	}
+
+	bus := eventbridge.NewFromConfig(cfg)
+	if _, err := bus.PutRule(ctx, &eventbridge.PutRuleInput{Name: aws.String(rule), EventPattern: aws.String(EventPattern)}); err != nil {
+		return fmt.Errorf("create rule: %w", err)
+	}
+	targets, err := bus.PutTargets(ctx, &eventbridge.PutTargetsInput{Rule: aws.String(rule), Targets: []eventbridgetypes.Target{{
+		Id: aws.String("cmkeeper-events"), Arn: aws.String("arn:aws:sqs" + arnPrefix + "cmkeeper-events"),
+	}}})
+	if err != nil {
+		return fmt.Errorf("set the rule's target: %w", err)
+	}
+	if len(targets.FailedEntries) > 0 {
+		return fmt.Errorf("set the rule's target: %s", aws.ToString(targets.FailedEntries[0].ErrorMessage))
+	}
+
+	buckets := awsclient.S3(cfg, nil)
+	if _, err := buckets.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: aws.String(StateBucket)}); err != nil {
+		return fmt.Errorf("create state bucket: %w", err)
+	}
+	return nil
+}
+
+// Alerts receives what has arrived in the inbox, waiting up to wait for the
+// first one, and removes it there. The bodies are cmkeeper.alert.v1 documents.
+func (s *Sandbox) Alerts(ctx context.Context, wait time.Duration) ([]string, error) {
+	client := sqs.NewFromConfig(s.Config("sandbox"))
+	out, err := client.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
+		QueueUrl: &s.Inbox, MaxNumberOfMessages: 10, WaitTimeSeconds: int32(wait.Round(time.Second) / time.Second),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("receive alerts: %w", err)
+	}
+	var (
+		bodies  []string
+		entries []sqstypes.DeleteMessageBatchRequestEntry
+	)
+	for _, m := range out.Messages {
+		bodies = append(bodies, aws.ToString(m.Body))
+		entries = append(entries, sqstypes.DeleteMessageBatchRequestEntry{Id: m.MessageId, ReceiptHandle: m.ReceiptHandle})
+	}
+	if len(entries) > 0 {
+		deleted, err := client.DeleteMessageBatch(ctx, &sqs.DeleteMessageBatchInput{QueueUrl: &s.Inbox, Entries: entries})
+		if err == nil && len(deleted.Failed) > 0 {
+			err = errors.New(aws.ToString(deleted.Failed[0].Message))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("remove received alerts: %w", err)
+		}
+	}
+	return bodies, nil
+}
+
+// sendPolicy is a queue policy that lets one service send on behalf of one source.
+func sendPolicy(service, queueARN, sourceARN string) string {
+	type statement struct {
+		Effect    string
+		Principal map[string]string
+		Action    string
+		Resource  string
+		Condition map[string]map[string]string
+	}
+	return mustJSON(struct {
+		Version   string
+		Statement []statement
+	}{"2012-10-17", []statement{{
+		Effect: "Allow", Principal: map[string]string{"Service": service}, Action: "sqs:SendMessage", Resource: queueARN,
+		Condition: map[string]map[string]string{"ArnEquals": {"aws:SourceArn": sourceARN}},
+	}}})
+}
+
+func mustJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // the values are literals above
+	}
+	return strings.TrimSpace(string(b))
+}
