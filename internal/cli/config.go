@@ -1,0 +1,299 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/url"
+	"path"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sethvargo/go-envconfig"
+
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+)
+
+// envPrefix starts the name of every variable that is cmkeeper's own.
+const envPrefix = "CMKEEPER_"
+
+// Config is the configuration of a fleet member, read once from the
+// environment. What AWS itself reads (AWS_REGION, AWS_ENDPOINT_URL, …) is left
+// to the SDK.
+//
+// The tags are the documentation too: docs/configuration.md is generated from
+// them and a test keeps it true.
+type Config struct {
+	EventsQueueURL string `env:"EVENTS_QUEUE_URL" about:"SQS queue that EventBridge fills with KMS events. Needs a dead-letter queue."`
+	JobsQueueURL   string `env:"JOBS_QUEUE_URL" about:"SQS queue of re-encryption work. Needs a dead-letter queue."`
+	AlertTopicARN  string `env:"ALERT_TOPIC_ARN" about:"SNS topic that alerts are published to."`
+	StateBucket    string `env:"STATE_BUCKET" about:"S3 bucket for alias history, jobs, reports and claims."`
+	StatePrefix    string `env:"STATE_PREFIX, default=cmkeeper/" about:"Prefix of everything that is kept in the state bucket."`
+	Pools          string `env:"POOLS, default=both" about:"Which queues this process works on: events, jobs or both."`
+
+	RotationMode  string `env:"ROTATION_MODE, default=observe" about:"off, observe or enforce: switch rotation on again."`
+	PolicyMode    string `env:"POLICY_MODE, default=observe" about:"off or observe: judge key policies."`
+	DeletionMode  string `env:"DELETION_MODE, default=observe" about:"off, observe or enforce: cancel deletions and enable disabled keys again."`
+	ReencryptMode string `env:"REENCRYPT_MODE, default=observe" about:"off, observe or enforce: move S3 objects when an alias moves."`
+
+	RotationPeriodDays int      `env:"ROTATION_PERIOD_DAYS, default=365" about:"Rotation period where a key had none, and the longest that is restored; 90 to 2560."`
+	RotationRequired   bool     `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
+	TrustedAccounts    []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
+
+	ReencryptAliases     []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
+	ReencryptScope       string   `env:"REENCRYPT_SCOPE" about:"Further places to move: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c."`
+	ReencryptConcurrency int      `env:"REENCRYPT_CONCURRENCY, default=64" about:"Objects that this process works on at once; 1 to 1024."`
+	ReencryptRate        int      `env:"REENCRYPT_RATE, default=500" about:"Objects per second over the whole fleet; 0 is unlimited."`
+	ReencryptMethod      string   `env:"REENCRYPT_METHOD, default=auto" about:"auto, update or copy."`
+
+	EventsConcurrency int           `env:"EVENTS_CONCURRENCY, default=16" about:"Events handled at once; 1 to 1000."`
+	JobsConcurrency   int           `env:"JOBS_CONCURRENCY, default=2" about:"Slices of re-encryption worked on at once; 1 to 100."`
+	DrainTimeout      time.Duration `env:"DRAIN_TIMEOUT, default=25s" about:"How long running work may go on after SIGTERM; at most 110s, below the container's stop timeout."`
+
+	HTTPAddr    string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz and /readyz."`
+	LogLevel    string `env:"LOG_LEVEL, default=info" about:"debug, info, warn or error."`
+	LogFormat   string `env:"LOG_FORMAT, default=json" about:"json or text."`
+	S3PathStyle *bool  `env:"S3_PATH_STYLE, noinit" about:"true or false: path-style S3 addresses. Automatic on a custom endpoint."`
+}
+
+// maxDrain leaves Fargate's longest stop timeout (120 s) room to hand work back.
+const maxDrain = 110 * time.Second
+
+// checks says for each variable what it may be. A value that fails is reported
+// and replaced by the variable's default, so that one bad value does not hide
+// the next one.
+var checks = map[string]func(string) error{
+	"EVENTS_QUEUE_URL":      absoluteURL,
+	"JOBS_QUEUE_URL":        absoluteURL,
+	"ALERT_TOPIC_ARN":       matching(`^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+(\.fifo)?$`, "an SNS topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME"),
+	"STATE_BUCKET":          matching(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`, "a bucket's name, without s3://"),
+	"STATE_PREFIX":          statePrefix,
+	"POOLS":                 oneOf("events", "jobs", "both"),
+	"ROTATION_MODE":         oneOf("off", "observe", "enforce"),
+	"POLICY_MODE":           oneOf("off", "observe"),
+	"DELETION_MODE":         oneOf("off", "observe", "enforce"),
+	"REENCRYPT_MODE":        oneOf("off", "observe", "enforce"),
+	"ROTATION_PERIOD_DAYS":  between(90, 2560),
+	"ROTATION_REQUIRED":     boolean,
+	"TRUSTED_ACCOUNTS":      eachMatching(`^\d{12}$`, "account ids of twelve digits, comma-separated"),
+	"REENCRYPT_ALIASES":     aliasPatterns,
+	"REENCRYPT_SCOPE":       func(s string) error { _, err := parseScope(s); return err },
+	"REENCRYPT_CONCURRENCY": between(1, 1024),
+	"REENCRYPT_RATE":        between(0, 1_000_000),
+	"REENCRYPT_METHOD":      oneOf("auto", "update", "copy"),
+	"EVENTS_CONCURRENCY":    between(1, 1000),
+	"JOBS_CONCURRENCY":      between(1, 100),
+	"DRAIN_TIMEOUT":         duration(0, maxDrain),
+	"HTTP_ADDR":             listenAddress,
+	"LOG_LEVEL":             oneOf("debug", "info", "warn", "error"),
+	"LOG_FORMAT":            oneOf("json", "text"),
+	"S3_PATH_STYLE":         boolean,
+}
+
+// LoadConfig reads the configuration from an environment. Its error joins every
+// problem found, each with the variable, its value and what is allowed. A
+// CMKEEPER_ variable that does not exist is a problem too: a misspelt mode must
+// not leave a key unguarded.
+func LoadConfig(ctx context.Context, environment map[string]string) (Config, error) {
+	var (
+		c        Config
+		problems []error
+		defaults = map[string]string{}
+	)
+	for _, v := range variables() {
+		defaults[v.Name] = v.Default
+	}
+	for _, key := range slices.Sorted(maps.Keys(environment)) {
+		if name, ours := strings.CutPrefix(key, envPrefix); ours && checks[name] == nil {
+			problems = append(problems, fmt.Errorf("%s is not a variable of cmkeeper: see docs/configuration.md", key))
+		}
+	}
+	check := envconfig.MutatorFunc(func(_ context.Context, _, key, _, value string) (string, bool, error) {
+		name := strings.TrimPrefix(key, envPrefix)
+		if value == "" {
+			return defaults[name], false, nil // set but empty is as good as unset
+		}
+		if err := checks[name](value); err != nil {
+			problems = append(problems, fmt.Errorf("%s=%q: %w", key, value, err))
+			return defaults[name], false, nil
+		}
+		return value, false, nil
+	})
+	err := envconfig.ProcessWith(ctx, &envconfig.Config{
+		Target:   &c,
+		Lookuper: envconfig.PrefixLookuper(envPrefix, envconfig.MapLookuper(environment)),
+		Mutators: []envconfig.Mutator{check},
+	})
+	if err != nil {
+		problems = append(problems, err)
+	}
+	return c, errors.Join(append(problems, c.missing()...)...)
+}
+
+// missing returns what the chosen pools and modes need and the configuration lacks.
+func (c Config) missing() []error {
+	var problems []error
+	need := func(value, name, why string) {
+		if value == "" {
+			problems = append(problems, fmt.Errorf("%s%s is not set: %s", envPrefix, name, why))
+		}
+	}
+	if c.runsEvents() {
+		need(c.EventsQueueURL, "EVENTS_QUEUE_URL", "give the URL of the queue that EventBridge fills")
+	}
+	need(c.JobsQueueURL, "JOBS_QUEUE_URL", "give the URL of the queue for re-encryption work")
+	need(c.AlertTopicARN, "ALERT_TOPIC_ARN", "give the ARN of the SNS topic for alerts")
+	need(c.StateBucket, "STATE_BUCKET", "give the name of the bucket for cmkeeper's state")
+	if c.ReencryptMode == "enforce" && len(c.ReencryptAliases) == 0 {
+		problems = append(problems, fmt.Errorf("%sREENCRYPT_ALIASES is not set, and %sREENCRYPT_MODE=enforce needs it: list the aliases whose moves may move data, such as alias/app-*, or * for all", envPrefix, envPrefix))
+	}
+	return problems
+}
+
+func (c Config) runsEvents() bool { return c.Pools != "jobs" }
+func (c Config) runsJobs() bool   { return c.Pools != "events" }
+
+// LogValue logs the configuration; it holds no secrets.
+func (c Config) LogValue() slog.Value {
+	var attrs []slog.Attr
+	for _, v := range variables() {
+		field := reflect.ValueOf(c).FieldByIndex(v.field)
+		if !field.IsZero() {
+			attrs = append(attrs, slog.Any(v.Name, reflect.Indirect(field).Interface()))
+		}
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// variable is one row of the configuration table.
+type variable struct {
+	Name, Default, About string
+	field                []int
+}
+
+// variables returns the rows of the configuration table in the order of Config's fields.
+func variables() []variable {
+	var list []variable
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
+		name, options, _ := strings.Cut(f.Tag.Get("env"), ",")
+		_, value, _ := strings.Cut(options, "default=")
+		list = append(list, variable{Name: name, Default: value, About: f.Tag.Get("about"), field: f.Index})
+	}
+	return list
+}
+
+func oneOf(allowed ...string) func(string) error {
+	return func(s string) error {
+		if !slices.Contains(allowed, s) {
+			return fmt.Errorf("must be %s", strings.Join(allowed, ", "))
+		}
+		return nil
+	}
+}
+
+func between(low, high int) func(string) error {
+	return func(s string) error {
+		if n, err := strconv.Atoi(s); err != nil || n < low || n > high {
+			return fmt.Errorf("must be a whole number from %d to %d", low, high)
+		}
+		return nil
+	}
+}
+
+func boolean(s string) error {
+	if _, err := strconv.ParseBool(s); err != nil {
+		return errors.New("must be true or false")
+	}
+	return nil
+}
+
+func duration(low, high time.Duration) func(string) error {
+	return func(s string) error {
+		if d, err := time.ParseDuration(s); err != nil || d < low || d > high {
+			return fmt.Errorf("must be a duration such as 25s, from %s to %s", low, high)
+		}
+		return nil
+	}
+}
+
+func matching(pattern, what string) func(string) error {
+	re := regexp.MustCompile(pattern)
+	return func(s string) error {
+		if !re.MatchString(s) {
+			return fmt.Errorf("must be %s", what)
+		}
+		return nil
+	}
+}
+
+func eachMatching(pattern, what string) func(string) error {
+	one := matching(pattern, what)
+	return func(s string) error {
+		for item := range strings.SplitSeq(s, ",") {
+			if err := one(strings.TrimSpace(item)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func absoluteURL(s string) error {
+	if u, err := url.Parse(s); err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
+		return errors.New("must be a queue's URL, https://…")
+	}
+	return nil
+}
+
+func statePrefix(s string) error {
+	if strings.HasPrefix(s, "/") || !strings.HasSuffix(s, "/") {
+		return errors.New("must end with a slash and not begin with one, such as cmkeeper/")
+	}
+	return nil
+}
+
+func listenAddress(s string) error {
+	if _, port, err := net.SplitHostPort(s); err != nil || port == "" {
+		return errors.New("must be host:port or :port, such as :8080")
+	}
+	return nil
+}
+
+func aliasPatterns(s string) error {
+	for p := range strings.SplitSeq(s, ",") {
+		p = strings.TrimSpace(p)
+		if _, err := path.Match(p, ""); err != nil || (p != "*" && !strings.HasPrefix(p, "alias/")) {
+			return errors.New("must be patterns of alias names, comma-separated, such as alias/app-*,alias/x, or *")
+		}
+	}
+	return nil
+}
+
+// parseScope reads REENCRYPT_SCOPE: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c.
+func parseScope(s string) (map[string][]reencrypt.Scope, error) {
+	scopes := map[string][]reencrypt.Scope{}
+	for rule := range strings.SplitSeq(s, ";") {
+		if rule = strings.TrimSpace(rule); rule == "" {
+			continue
+		}
+		alias, places, ok := strings.Cut(rule, "=")
+		if alias = strings.TrimSpace(alias); !ok || !strings.HasPrefix(alias, "alias/") {
+			return nil, fmt.Errorf("%q must be ALIAS=BUCKET[/PREFIX][,BUCKET…], such as alias/x=bucket-a/prefix,bucket-b", rule)
+		}
+		for place := range strings.SplitSeq(places, ",") {
+			bucket, prefix, _ := strings.Cut(strings.TrimSpace(place), "/")
+			if bucket == "" {
+				return nil, fmt.Errorf("%q names no bucket: write %s=BUCKET[/PREFIX]", rule, alias)
+			}
+			scopes[alias] = append(scopes[alias], reencrypt.Scope{Bucket: bucket, Prefix: prefix})
+		}
+	}
+	return scopes, nil
+}

@@ -1,0 +1,173 @@
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+)
+
+func environment(pairs ...string) map[string]string {
+	m := map[string]string{
+		"CMKEEPER_EVENTS_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/111122223333/events",
+		"CMKEEPER_JOBS_QUEUE_URL":   "https://sqs.eu-west-1.amazonaws.com/111122223333/jobs",
+		"CMKEEPER_ALERT_TOPIC_ARN":  "arn:aws:sns:eu-west-1:111122223333:alerts",
+		"CMKEEPER_STATE_BUCKET":     "cmkeeper-state",
+		"PATH":                      "/bin",
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] == "<unset>" {
+			delete(m, envPrefix+pairs[i])
+			continue
+		}
+		m[envPrefix+pairs[i]] = pairs[i+1]
+	}
+	return m
+}
+
+func TestDefaultsAreSafe(t *testing.T) {
+	c, err := LoadConfig(t.Context(), environment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, mode := range map[string]string{"rotation": c.RotationMode, "policy": c.PolicyMode, "deletion": c.DeletionMode, "reencrypt": c.ReencryptMode} {
+		if mode != "observe" {
+			t.Errorf("%s mode is %q by default", name, mode)
+		}
+	}
+	if c.RotationRequired || c.RotationPeriodDays != 365 || c.ReencryptRate != 500 || c.ReencryptConcurrency != 64 ||
+		c.DrainTimeout != 25*time.Second || c.StatePrefix != "cmkeeper/" || c.S3PathStyle != nil {
+		t.Errorf("defaults: %+v", c)
+	}
+}
+
+func TestEmptyIsUnset(t *testing.T) {
+	c, err := LoadConfig(t.Context(), environment("ROTATION_MODE", "", "DRAIN_TIMEOUT", "", "S3_PATH_STYLE", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.RotationMode != "observe" || c.DrainTimeout != 25*time.Second || c.S3PathStyle != nil {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestEveryProblemIsNamed(t *testing.T) {
+	tests := map[string]struct {
+		env  []string
+		want []string // in the error, all of them
+	}{
+		"missing":            {[]string{"EVENTS_QUEUE_URL", "<unset>", "STATE_BUCKET", "<unset>"}, []string{"CMKEEPER_EVENTS_QUEUE_URL is not set", "CMKEEPER_STATE_BUCKET is not set"}},
+		"modes":              {[]string{"ROTATION_MODE", "on", "POLICY_MODE", "enforce"}, []string{`CMKEEPER_ROTATION_MODE="on": must be off, observe, enforce`, `CMKEEPER_POLICY_MODE="enforce": must be off, observe`}},
+		"numbers":            {[]string{"ROTATION_PERIOD_DAYS", "30", "REENCRYPT_CONCURRENCY", "many", "REENCRYPT_RATE", "-1"}, []string{"from 90 to 2560", `"many"`, "from 0 to"}},
+		"drain too long":     {[]string{"DRAIN_TIMEOUT", "5m"}, []string{"1m50s"}},
+		"accounts":           {[]string{"TRUSTED_ACCOUNTS", "111122223333,abc"}, []string{"twelve digits"}},
+		"enforce needs list": {[]string{"REENCRYPT_MODE", "enforce"}, []string{"CMKEEPER_REENCRYPT_ALIASES is not set"}},
+		"alias patterns":     {[]string{"REENCRYPT_ALIASES", "app-*"}, []string{"alias/app-*"}},
+		"scope":              {[]string{"REENCRYPT_SCOPE", "alias/x"}, []string{"ALIAS=BUCKET"}},
+		"unknown":            {[]string{"ROTATON_MODE", "enforce"}, []string{"CMKEEPER_ROTATON_MODE is not a variable of cmkeeper"}},
+		"bucket":             {[]string{"STATE_BUCKET", "s3://x"}, []string{"without s3://"}},
+		"several at once":    {[]string{"LOG_LEVEL", "loud", "HTTP_ADDR", "8080", "STATE_PREFIX", "/x"}, []string{"LOG_LEVEL", "HTTP_ADDR", "STATE_PREFIX"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := LoadConfig(t.Context(), environment(tt.env...))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error does not say %q:\n%v", want, err)
+				}
+			}
+		})
+	}
+}
+
+func TestPoolsNeedTheirQueues(t *testing.T) {
+	if _, err := LoadConfig(t.Context(), environment("POOLS", "jobs", "EVENTS_QUEUE_URL", "<unset>")); err != nil {
+		t.Errorf("a worker of jobs needs no events queue: %v", err)
+	}
+	if _, err := LoadConfig(t.Context(), environment("POOLS", "events", "JOBS_QUEUE_URL", "<unset>")); err == nil {
+		t.Error("a worker of events sends to the jobs queue and needs it")
+	}
+}
+
+func TestParseScope(t *testing.T) {
+	got, err := parseScope(" alias/x=bucket-a/prefix/a, bucket-b ;alias/y=bucket-c;")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][]reencrypt.Scope{
+		"alias/x": {{Bucket: "bucket-a", Prefix: "prefix/a"}, {Bucket: "bucket-b"}},
+		"alias/y": {{Bucket: "bucket-c"}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestConfigLogs(t *testing.T) {
+	c, err := LoadConfig(t.Context(), environment("REENCRYPT_ALIASES", "alias/a,alias/b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	slog.New(slog.NewTextHandler(&b, nil)).Info("x", "config", c)
+	for _, want := range []string{"config.STATE_BUCKET=cmkeeper-state", "config.ROTATION_MODE=observe", "alias/b"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("log does not have %s: %s", want, b.String())
+		}
+	}
+}
+
+// TestConfigurationDocument keeps docs/configuration.md true. With UPDATE_DOCS=1 it writes the page.
+func TestConfigurationDocument(t *testing.T) {
+	const path = "../../docs/configuration.md"
+	want := configurationDocument()
+	if os.Getenv("UPDATE_DOCS") != "" {
+		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Errorf("%s is not what Config says; UPDATE_DOCS=1 go test ./internal/cli writes it:\n%s", path, diff)
+	}
+	for _, v := range variables() {
+		if checks[v.Name] == nil {
+			t.Errorf("%s has no check", v.Name)
+		}
+		if v.Default != "" {
+			if err := checks[v.Name](v.Default); err != nil {
+				t.Errorf("the default of %s does not pass its check: %v", v.Name, err)
+			}
+		}
+	}
+}
+
+func configurationDocument() string {
+	var b strings.Builder
+	b.WriteString("# Configuration\n\n" +
+		"<!-- Made from the tags of Config in internal/cli/config.go: UPDATE_DOCS=1 go test ./internal/cli -->\n\n" +
+		"All variables begin with `CMKEEPER_`. A variable that is empty counts as not set; one that does not exist is an error. " +
+		"Region, credentials and endpoints are the AWS SDK's own variables: `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_MAX_ATTEMPTS` and so on.\n\n" +
+		"| variable | default | |\n|---|---|---|\n")
+	for _, v := range variables() {
+		value := ""
+		if v.Default != "" {
+			value = "`" + v.Default + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", v.Name, value, v.About)
+	}
+	return b.String()
+}

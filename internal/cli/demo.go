@@ -1,0 +1,52 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/cmkeeper/cmkeeper/internal/demo"
+)
+
+type demoCommand struct {
+	JSON    bool `help:"Print one JSON object with the result instead of the story." name:"json"`
+	Verbose bool `help:"Log what the worker does, on standard error." short:"v"`
+}
+
+// Run plays the demo; a demo that does not end as it should fails the command.
+func (c demoCommand) Run(ctx context.Context, p *process) error {
+	o := demo.Options{Out: p.stdout, Worker: demoWorker(slog.New(slog.DiscardHandler))}
+	if c.Verbose {
+		o.Worker = demoWorker(slog.New(slog.NewTextHandler(p.stderr, nil)))
+	}
+	if c.JSON {
+		o.Out = io.Discard
+	}
+	summary, err := demo.Run(ctx, o)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		if err := json.NewEncoder(p.stdout).Encode(summary); err != nil {
+			return err
+		}
+	}
+	if !summary.OK {
+		return errSilent
+	}
+	return nil
+}
+
+// demoWorker runs the worker as "cmkeeper worker" would, on the environment that it is given.
+func demoWorker(log *slog.Logger) func(context.Context, map[string]string, aws.Config, func()) error {
+	return func(ctx context.Context, environment map[string]string, cfg aws.Config, ready func()) error {
+		c, err := LoadConfig(ctx, environment)
+		if err != nil {
+			return err
+		}
+		return fleetMember{config: c, aws: cfg, log: log, swept: ready}.run(ctx)
+	}
+}

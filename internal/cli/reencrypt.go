@@ -1,0 +1,219 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+)
+
+type reencryptCommand struct {
+	Run reencryptRunCommand `cmd:"" help:"Move one bucket, in this process."`
+}
+
+type reencryptRunCommand struct {
+	Bucket      string   `help:"Bucket to move." required:"" placeholder:"BUCKET"`
+	Prefix      string   `help:"Move only the keys that begin with this." placeholder:"PREFIX"`
+	From        []string `help:"Key to move from: id, ARN or alias. Repeat it for several." required:"" sep:"none" placeholder:"KEY"`
+	To          string   `help:"Key to move to: id, ARN or alias." required:"" placeholder:"KEY"`
+	Versions    string   `help:"Versions to move: ${enum}." enum:"all,current" default:"all"`
+	Method      string   `help:"How: ${enum}. update changes the key in place, copy copies, auto takes update where a probe proves it." enum:"auto,update,copy" default:"auto"`
+	Concurrency int      `help:"Objects worked on at once." default:"64"`
+	Rate        float64  `help:"Objects per second at most; 0 is unlimited." default:"0"`
+	StateBucket string   `help:"Bucket for the scratch object of the probe; by default CMKEEPER_STATE_BUCKET. The method copy needs none." placeholder:"BUCKET"`
+	Report      string   `help:"Write each version that did not move, and why, to this file, one JSON object per line." placeholder:"FILE" type:"path"`
+	DryRun      bool     `help:"Decide and count, and change nothing."`
+	JSON        bool     `help:"Print the summary as one JSON object." name:"json"`
+}
+
+// Help is shown below the command's usage.
+func (reencryptRunCommand) Help() string {
+	return `Goes through the bucket until a whole pass finds nothing left to move, so it can be interrupted and run again at any time.
+Exit code 0 says that every version under the old keys is under the new one; 1 that some are not: the summary and --report say which and why.`
+}
+
+// Run moves the bucket and prints what it came to.
+func (c reencryptRunCommand) Run(ctx context.Context, p *process) (err error) {
+	if c.StateBucket == "" {
+		c.StateBucket = p.environment[envPrefix+"STATE_BUCKET"]
+	}
+	if c.StateBucket == "" && c.Method != string(reencrypt.MethodCopy) {
+		return usageError{fmt.Errorf("--method %s proves UpdateObjectEncryption on a scratch object first: name a bucket for it with --state-bucket or %sSTATE_BUCKET, or choose --method copy", c.Method, envPrefix)}
+	}
+	if c.Concurrency < 1 || c.Rate < 0 {
+		return usageError{errors.New("--concurrency must be at least 1 and --rate not negative")}
+	}
+	engine, err := c.engine(ctx, p)
+	if err != nil {
+		return err
+	}
+	report, err := newReport(c.Report)
+	if err != nil {
+		return usageError{err}
+	}
+	show, finish := progress(p.stderr)
+	summary, err := engine.Run(ctx, reencrypt.RunOptions{
+		Bucket: c.Bucket, Prefix: c.Prefix, From: c.From, To: c.To,
+		Versions: reencrypt.Versions(c.Versions), Method: reencrypt.Method(c.Method), DryRun: c.DryRun, Row: report.row,
+	}, show)
+	finish()
+	if err := errors.Join(err, report.close(summary.Passes)); err != nil {
+		if summary.Scanned > 0 {
+			err = errors.Join(err, c.print(p.stdout, summary))
+		}
+		return err
+	}
+	if err := c.print(p.stdout, summary); err != nil {
+		return err
+	}
+	if !c.DryRun && summary.Refused+summary.Failed > 0 {
+		return errSilent
+	}
+	return nil
+}
+
+func (c reencryptRunCommand) engine(ctx context.Context, p *process) (*reencrypt.Engine, error) {
+	cfg, err := awsclient.Load(ctx, c.Concurrency)
+	if err != nil {
+		return nil, err
+	}
+	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return nil, fmt.Errorf("ask AWS who we are: %w", err)
+	}
+	settings, err := replayConfig(ctx, p.environment) // for the log and the path style
+	if err != nil {
+		return nil, usageError{err}
+	}
+	account := aws.ToString(caller.Account)
+	buckets := awsclient.S3(cfg, settings.S3PathStyle)
+	return reencrypt.New(reencrypt.Options{
+		S3: buckets, Resolver: inventory.New(kms.NewFromConfig(cfg), buckets, account, cfg.Region), Account: account,
+		StateBucket: c.StateBucket, StatePrefix: settings.StatePrefix,
+		Concurrency: c.Concurrency, Rate: c.Rate, Logger: settings.logger(p.stderr),
+	})
+}
+
+// print writes the summary, for people or as JSON.
+func (c reencryptRunCommand) print(w io.Writer, s reencrypt.Summary) error {
+	if c.JSON {
+		return json.NewEncoder(w).Encode(s)
+	}
+	moved := "moved"
+	if c.DryRun {
+		moved = "would move"
+	}
+	_, err := fmt.Fprintf(w, "%s: %d versions scanned, %d %s, %d skipped, %d refused, %d failed (%s, %d passes)\n",
+		s.Bucket+"/"+alert.Escape(s.Prefix), s.Scanned, s.Moved, moved, s.Skipped, s.Refused, s.Failed, s.Finished.Sub(s.Started).Round(time.Millisecond), s.Passes)
+	for _, reason := range slices.Sorted(maps.Keys(s.ByReason)) {
+		fmt.Fprintf(w, "  %8d  %s\n", s.ByReason[reason], reason)
+	}
+	for _, row := range s.Sample {
+		fmt.Fprintf(w, "  %s  %s %s: %s\n", row.Reason, alert.Escape(row.Key), alert.Escape(row.Version), alert.Escape(row.Detail))
+	}
+	for _, note := range s.Notes {
+		fmt.Fprintf(w, "  note: %s\n", note)
+	}
+	return err
+}
+
+// progress returns a function that shows progress where w is a terminal, and
+// one that ends the show.
+func progress(w io.Writer) (show func(reencrypt.Progress), finish func()) {
+	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil, func() {}
+	}
+	bar := progressbar.NewOptions64(-1,
+		progressbar.OptionSetWriter(w), progressbar.OptionShowCount(), progressbar.OptionShowIts(),
+		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSpinnerType(14), progressbar.OptionClearOnFinish())
+	return func(p reencrypt.Progress) {
+		bar.Describe(fmt.Sprintf("pass %d: %d moved, %d not", p.Pass, p.Moved, p.Refused+p.Failed))
+		_ = bar.Set64(p.Scanned) // a bar that cannot be drawn is no reason to stop
+	}, func() { _ = bar.Finish() }
+}
+
+// report is the file of what did not move: the rows of the last pass, and what a
+// copy has changed, whichever pass it was.
+type report struct {
+	file    *os.File // nil: none is wanted
+	out     *bufio.Writer
+	pass    int
+	differs []reencrypt.Refusal
+	err     error
+}
+
+func newReport(path string) (*report, error) {
+	if path == "" {
+		return &report{}, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	return &report{file: f, out: bufio.NewWriter(f)}, nil
+}
+
+// row takes a row of a pass.
+func (r *report) row(pass int, row reencrypt.Refusal) {
+	if r.file == nil {
+		return
+	}
+	r.begin(pass)
+	if row.Reason == reencrypt.ReasonDiffers {
+		r.differs = append(r.differs, row)
+	}
+	r.write(row)
+}
+
+// begin forgets the rows of earlier passes.
+func (r *report) begin(pass int) {
+	if pass == r.pass {
+		return
+	}
+	r.pass = pass
+	r.out.Reset(r.file)
+	_, err := r.file.Seek(0, io.SeekStart)
+	r.err = errors.Join(r.err, err, r.file.Truncate(0))
+	for _, row := range r.differs {
+		r.write(row)
+	}
+}
+
+func (r *report) write(row reencrypt.Refusal) {
+	line, err := json.Marshal(row)
+	if err == nil {
+		_, err = r.out.Write(append(line, '\n'))
+	}
+	if r.err == nil {
+		r.err = err
+	}
+}
+
+// close ends the file after as many passes.
+func (r *report) close(passes int) error {
+	if r.file == nil {
+		return nil
+	}
+	r.begin(passes)
+	if err := errors.Join(r.err, r.out.Flush(), r.file.Close()); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
+}

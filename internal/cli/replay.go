@@ -1,0 +1,237 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/outcome"
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+type replayCommand struct {
+	Files []string `arg:"" name:"file" help:"Files with events: one or several JSON values each, or a CloudTrail log file; - is standard input."`
+	JSON  bool     `help:"Print one alert per line as JSON." name:"json"`
+}
+
+// Help is shown below the command's usage.
+func (replayCommand) Help() string {
+	return `The events go through the same code as in the worker, in observe mode: live keys are read through the SDK's
+configuration, nothing is changed, nothing is sent. With CMKEEPER_STATE_BUCKET the recorded history is read, too;
+what would be recorded is kept in memory. CMKEEPER_TRUSTED_ACCOUNTS and the other settings of reactions count.`
+}
+
+// Run replays every event of every file; it fails if one of them could not be handled.
+func (c replayCommand) Run(ctx context.Context, p *process) error {
+	config, err := replayConfig(ctx, p.environment)
+	if err != nil {
+		return usageError{err}
+	}
+	bodies, err := readEvents(c.Files)
+	if err != nil {
+		return usageError{err}
+	}
+	cfg, err := awsclient.Load(ctx, 16)
+	if err != nil {
+		return err
+	}
+	router, closeState, err := observer(ctx, config, cfg, &alert.Printer{W: p.stdout, JSON: c.JSON}, config.logger(p.stderr))
+	if err != nil {
+		return err
+	}
+	defer closeState()
+	failed := false
+	for i, body := range bodies {
+		e, err := events.Parse(body)
+		if err == nil {
+			if !c.JSON {
+				fmt.Fprintf(p.stdout, "── %s by %s, key %s, %s\n", alert.Escape(e.Name), alert.Escape(e.Actor.String()), alert.Escape(e.KeyARN), e.Time)
+			}
+			err = router.Handle(ctx, body)
+		}
+		switch d := outcome.Of(err); d.Action {
+		case outcome.Delete:
+		case outcome.Delay:
+			fmt.Fprintf(p.stderr, "event %d: would wait %s: %v\n", i+1, d.After, err)
+		case outcome.DeadLetter, outcome.Retry:
+			failed = true
+			fmt.Fprintf(p.stderr, "event %d: %v\n", i+1, err)
+		}
+	}
+	if failed {
+		return errSilent
+	}
+	return nil
+}
+
+// replayConfig is the worker's configuration with every reaction in observe
+// mode, and without the resources that only a worker needs.
+func replayConfig(ctx context.Context, environment map[string]string) (Config, error) {
+	settings := map[string]string{
+		envPrefix + "EVENTS_QUEUE_URL": "http://replay.invalid/events",
+		envPrefix + "JOBS_QUEUE_URL":   "http://replay.invalid/jobs",
+		envPrefix + "ALERT_TOPIC_ARN":  "arn:aws:sns:us-east-1:000000000000:replay",
+		envPrefix + "STATE_BUCKET":     replayBucket,
+		envPrefix + "LOG_LEVEL":        "warn",
+		envPrefix + "LOG_FORMAT":       "text",
+	}
+	for name, value := range environment {
+		settings[name] = value
+	}
+	for _, reaction := range []string{"ROTATION", "POLICY", "DELETION", "REENCRYPT"} {
+		settings[envPrefix+reaction+"_MODE"] = "observe"
+	}
+	return LoadConfig(ctx, settings)
+}
+
+// replayBucket stands for the state bucket where none is configured.
+const replayBucket = "replay-without-state"
+
+// observer returns a router that can change nothing: it has no client that
+// writes, and what it records goes to memory.
+func observer(ctx context.Context, c Config, cfg aws.Config, alerts alert.Sink, log *slog.Logger) (*handlers.Router, func(), error) {
+	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask AWS who we are (replay reads the live keys): %w", err)
+	}
+	identity, err := handlers.ParseIdentity(aws.ToString(caller.Arn))
+	if err != nil {
+		return nil, nil, err
+	}
+	scope, err := parseScope(c.ReencryptScope)
+	if err != nil {
+		return nil, nil, err
+	}
+	account := aws.ToString(caller.Account)
+	memory := localaws.New(localaws.Options{Account: account, Region: cfg.Region})
+	local := awsclient.S3(inprocess.Config(memory, cfg.Region, "replay"), nil)
+	if _, err := local.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &c.StateBucket}); err != nil {
+		return nil, nil, fmt.Errorf("keep state in memory: %w", err)
+	}
+	live := awsclient.S3(cfg, c.S3PathStyle)
+	var store state.S3 = local
+	if c.StateBucket != replayBucket {
+		store = copyOnRead{S3: local, live: live}
+	}
+	router, err := handlers.New(handlers.Deps{
+		KMS:    unwritableKMS{},
+		Facts:  inventory.New(kms.NewFromConfig(cfg), live, account, cfg.Region),
+		State:  state.New(store, c.StateBucket, c.StatePrefix, account),
+		Alerts: alerts, Logger: log,
+	}, handlers.Config{
+		Identity: identity, Region: cfg.Region,
+		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
+		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
+		StateBucket: c.StateBucket,
+	})
+	return router, memory.Close, err
+}
+
+// copyOnRead is a state bucket in memory that fetches a document from the live
+// one when it is first read. Nothing is ever written to the live one.
+type copyOnRead struct {
+	state.S3
+	live state.S3
+}
+
+// GetObject reads from memory, else copies the live document there first.
+func (b copyOnRead) GetObject(ctx context.Context, in *s3.GetObjectInput, o ...func(*s3.Options)) (*s3.GetObjectOutput, error) {
+	out, err := b.S3.GetObject(ctx, in)
+	if err == nil {
+		return out, nil
+	}
+	document, liveErr := b.live.GetObject(ctx, in, o...)
+	if liveErr != nil {
+		return nil, liveErr
+	}
+	body, liveErr := io.ReadAll(document.Body)
+	if liveErr = errors.Join(liveErr, document.Body.Close()); liveErr != nil {
+		return nil, liveErr
+	}
+	if _, err := b.S3.PutObject(ctx, &s3.PutObjectInput{Bucket: in.Bucket, Key: in.Key, Body: bytes.NewReader(body)}); err != nil {
+		return nil, err
+	}
+	return b.S3.GetObject(ctx, in)
+}
+
+// ListObjectsV2 lists the live bucket.
+func (b copyOnRead) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input, o ...func(*s3.Options)) (*s3.ListObjectsV2Output, error) {
+	return b.live.ListObjectsV2(ctx, in, o...)
+}
+
+// unwritableKMS refuses the calls that observe mode must never make.
+type unwritableKMS struct{}
+
+var errUnwritable = errors.New("replay changes nothing: this call is a fault of cmkeeper")
+
+func (unwritableKMS) EnableKeyRotation(context.Context, *kms.EnableKeyRotationInput, ...func(*kms.Options)) (*kms.EnableKeyRotationOutput, error) {
+	return nil, errUnwritable
+}
+
+func (unwritableKMS) CancelKeyDeletion(context.Context, *kms.CancelKeyDeletionInput, ...func(*kms.Options)) (*kms.CancelKeyDeletionOutput, error) {
+	return nil, errUnwritable
+}
+
+func (unwritableKMS) EnableKey(context.Context, *kms.EnableKeyInput, ...func(*kms.Options)) (*kms.EnableKeyOutput, error) {
+	return nil, errUnwritable
+}
+
+// readEvents reads the JSON values of all files. A value with a "Records" array
+// is a CloudTrail log file: its records are the events.
+func readEvents(files []string) ([]json.RawMessage, error) {
+	var all []json.RawMessage
+	for _, file := range files {
+		in := io.ReadCloser(os.Stdin)
+		if file != "-" {
+			f, err := os.Open(file)
+			if err != nil {
+				return nil, err
+			}
+			in = f
+		}
+		decoder := json.NewDecoder(in)
+		for {
+			var value json.RawMessage
+			err := decoder.Decode(&value)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				_ = in.Close()
+				return nil, fmt.Errorf("%s: value %d is not JSON: %w", file, len(all)+1, err)
+			}
+			var log struct{ Records []json.RawMessage }
+			switch {
+			case json.Unmarshal(value, &log) == nil && len(log.Records) > 0 && value[0] == '{':
+				all = append(all, log.Records...)
+			case value[0] == '[':
+				var list []json.RawMessage
+				if err := json.Unmarshal(value, &list); err != nil {
+					return nil, fmt.Errorf("%s: %w", file, err)
+				}
+				all = append(all, list...)
+			default:
+				all = append(all, value)
+			}
+		}
+		_ = in.Close()
+	}
+	return all, nil
+}

@@ -1,0 +1,241 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+	"github.com/cmkeeper/cmkeeper/state"
+	"github.com/cmkeeper/cmkeeper/worker"
+)
+
+type workerCommand struct{}
+
+// Run works until the context is cancelled and everything in hand is settled.
+func (workerCommand) Run(ctx context.Context, p *process) error {
+	c, err := LoadConfig(ctx, p.environment)
+	if err != nil {
+		return usageError{err}
+	}
+	cfg, err := awsclient.Load(ctx, c.connections())
+	if err != nil {
+		return err
+	}
+	return fleetMember{config: c, aws: cfg, log: c.logger(p.stderr), ecsAgent: p.environment["ECS_AGENT_URI"]}.run(ctx)
+}
+
+// fleetMember is a member of the fleet: what it works with.
+type fleetMember struct {
+	config Config
+	aws    aws.Config
+	log    *slog.Logger
+	// ecsAgent is the ECS agent's address, "" elsewhere.
+	ecsAgent string
+	// swept, if set, is called after the start-up sweep, when it knows the account.
+	swept func()
+}
+
+// logger returns the logger that the configuration asks for.
+func (c Config) logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked when it was read
+	options := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// connections is how many calls to one host run at once.
+func (c Config) connections() int {
+	return c.ReencryptConcurrency + c.EventsConcurrency + c.JobsConcurrency
+}
+
+// run works from the checks at the start to the end of the drain.
+func (f fleetMember) run(ctx context.Context) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", f.config.HTTPAddr)
+	if err != nil {
+		return fmt.Errorf("listen on %sHTTP_ADDR: %w", envPrefix, err)
+	}
+	var isReady atomic.Bool
+	server := healthServer(&isReady)
+	defer func() { _ = server.Close() }()
+	go func() { _ = server.Serve(listener) }() // ends with server.Close
+
+	w, err := f.wire(ctx)
+	if err != nil {
+		return err
+	}
+	// Without the snapshot the first alias that moves would have no old key.
+	if err := w.router.Snapshot(ctx); err != nil {
+		return fmt.Errorf("take the alias snapshot: %w", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	if w.protection != nil {
+		g.Go(func() error { w.protection.Run(ctx); return nil })
+	}
+	for _, p := range w.pools {
+		g.Go(func() error { return p.Run(ctx) })
+	}
+	g.Go(func() error {
+		for _, p := range w.pools {
+			select {
+			case <-p.Ready():
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		isReady.Store(true)
+		f.log.Info("ready")
+		f.startupSweep(ctx, w.router)
+		if f.swept != nil {
+			f.swept()
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// healthServer answers /healthz while the process runs and /readyz once it is ready.
+func healthServer(ready *atomic.Bool) *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !ready.Load() {
+			http.Error(w, "not receiving yet", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+}
+
+// wired is a fleet member's parts, not yet running.
+type wired struct {
+	router     *handlers.Router
+	pools      []*worker.Pool
+	protection *worker.Protection // nil outside ECS
+}
+
+// wire checks what the configuration names and connects everything to it.
+func (f fleetMember) wire(ctx context.Context) (*wired, error) {
+	c, cfg, log := f.config, f.aws, f.log
+	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return nil, fmt.Errorf("ask AWS who we are: %w", err)
+	}
+	account := aws.ToString(caller.Account)
+	identity, err := handlers.ParseIdentity(aws.ToString(caller.Arn))
+	if err != nil {
+		return nil, err
+	}
+	var (
+		queues = sqs.NewFromConfig(cfg)
+		topics = sns.NewFromConfig(cfg)
+		keys   = kms.NewFromConfig(cfg)
+		bucket = awsclient.S3(cfg, c.S3PathStyle)
+	)
+	check := dependencies{config: c, account: account, sqs: queues, sns: topics, s3: bucket}
+	risks, err := check.check(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, risk := range risks {
+		log.Warn("the guard hangs on what it guards", "what", risk.Statement, "problem", risk.Message)
+	}
+
+	store := state.New(bucket, c.StateBucket, c.StatePrefix, account)
+	facts := inventory.New(keys, bucket, account, cfg.Region)
+	alerts := &alert.Publisher{SNS: topics, Store: store, TopicARN: c.AlertTopicARN, Logger: log}
+	engine, err := reencrypt.New(reencrypt.Options{
+		S3: bucket, Resolver: facts, Account: account,
+		Store: store, StateBucket: c.StateBucket, StatePrefix: c.StatePrefix,
+		SQS: queues, QueueURL: c.JobsQueueURL,
+		Observer:    handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region},
+		Method:      reencrypt.Method(c.ReencryptMethod),
+		Concurrency: c.ReencryptConcurrency, Rate: float64(c.ReencryptRate),
+		Logger: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	scope, err := parseScope(c.ReencryptScope)
+	if err != nil {
+		return nil, err
+	}
+	router, err := handlers.New(handlers.Deps{
+		KMS: keys, Facts: facts, State: store, Alerts: alerts, Moves: engine, SelfCheck: check.check, Logger: log,
+	}, handlers.Config{
+		Identity: identity, Region: cfg.Region,
+		Rotation: handlers.Mode(c.RotationMode), Policy: handlers.Mode(c.PolicyMode),
+		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
+		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
+		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
+		StateBucket: c.StateBucket,
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	log.Info("starting", "version", versionString(), "identity", aws.ToString(caller.Arn), "region", cfg.Region, "config", c)
+
+	w := &wired{router: router}
+	holding := func(int) {}
+	if f.ecsAgent != "" {
+		w.protection = worker.NewProtection(f.ecsAgent, http.DefaultClient, log)
+		holding = w.protection.Holding
+	}
+	pool := func(url string, concurrency int, handle func(context.Context, []byte) error) error {
+		p, err := worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
+			return handle(ctx, []byte(m.Body))
+		}), worker.Options{QueueURL: url, Concurrency: concurrency, DrainTimeout: c.DrainTimeout, Logger: log, Holding: holding})
+		w.pools = append(w.pools, p)
+		return err
+	}
+	if c.runsEvents() {
+		if err := pool(c.EventsQueueURL, c.EventsConcurrency, router.Handle); err != nil {
+			return nil, err
+		}
+	}
+	if c.runsJobs() {
+		if err := pool(c.JobsQueueURL, c.JobsConcurrency, engine.Handle); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// startupSweep looks for what happened while nobody listened. It is tried again
+// until it succeeds once in the fleet; a failing sweep does not stop the events.
+func (f fleetMember) startupSweep(ctx context.Context, router *handlers.Router) {
+	const first, longest = 30 * time.Second, 30 * time.Minute
+	for wait := first; ; wait = min(2*wait, longest) {
+		err := router.StartupSweep(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		f.log.Error("start-up sweep", "error", err, "again_in", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
