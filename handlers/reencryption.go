@@ -85,6 +85,10 @@ func (j JobAlerts) alert(s reencrypt.Summary, what string) alert.Alert {
 		}
 	}
 	add("job", s.Job)
+	add("bucket", s.Bucket)
+	if s.Prefix != "" {
+		add("prefix", s.Prefix)
+	}
 	add("from", s.From...)
 	add("to", s.To)
 	var reasons []string
