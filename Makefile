@@ -1,0 +1,40 @@
+# The steps of .ci/run under obvious names.
+
+.PHONY: all build fmt vet lint test race demo scripts bench ci docker
+
+all: fmt vet test
+
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/cmkeeper .
+
+fmt:
+	gofmt -w .
+
+vet:
+	go vet ./...
+
+lint:
+	go tool -modfile=tools.mod golangci-lint run
+
+test:
+	go test ./...
+
+race:
+	go test -race -shuffle=on ./...
+
+demo:
+	go run . demo
+
+# Plays localstack/init.sh and try.sh against "cmkeeper local".
+scripts: build
+	bash .ci/scripts
+
+# The figures of docs/performance.md.
+bench:
+	go test -run '^$$' -bench . -benchmem ./events ./handlers ./worker ./reencrypt ./keypolicy
+
+ci:
+	bash .ci/run
+
+docker:
+	docker build -t cmkeeper .

@@ -1,0 +1,30 @@
+# Sourced by the scripts beside it: which AWS CLI, which endpoint, which names.
+# LocalStack's image has awslocal; elsewhere the AWS CLI with AWS_ENDPOINT_URL.
+
+export AWS_PAGER="" AWS_DEFAULT_REGION="${AWS_DEFAULT_REGION:-us-east-1}"
+account=000000000000
+region=$AWS_DEFAULT_REGION
+
+cli() {
+  if [ -n "${AWS_ENDPOINT_URL:-}" ]; then
+    aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"
+  elif command -v awslocal >/dev/null; then
+    awslocal "$@"
+  else
+    echo "set AWS_ENDPOINT_URL to the endpoint of LocalStack or of \"cmkeeper local\"" >&2
+    return 1
+  fi
+}
+
+queue_url() { cli sqs get-queue-url --queue-name "$1" --query QueueUrl --output text; }
+key_of() { cli kms describe-key --key-id "$1" --query KeyMetadata.Arn --output text; }
+
+# eventually SECONDS COMMAND…: repeats the command until it succeeds.
+eventually() {
+  local until=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    if [ "$SECONDS" -ge "$until" ]; then return 1; fi
+    sleep 0.3
+  done
+}

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Plays every scenario against a running worker and checks each reaction by
+# reading live state back. Exits 0 only if all of them happened.
+#   docker compose exec localstack /opt/cmkeeper/try.sh
+#   AWS_ENDPOINT_URL=http://127.0.0.1:4566 localstack/try.sh      with "cmkeeper local"
+set -euo pipefail
+# shellcheck source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+patience=${PATIENCE:-30}
+failed=0
+event=$(mktemp)
+trap 'rm -f "$event"' EXIT
+result() { # TEXT: judges the command before it
+  if [ "$?" -eq 0 ]; then echo "ok    $1"; else echo "FAIL  $1"; failed=1; fi
+}
+
+# emit EVENT-NAME KEY-ARN REQUEST-PARAMETERS [ALIAS]: puts the CloudTrail event
+# that AWS would send. "cmkeeper local" has sent it already and refuses this
+# one, since on AWS nobody else may use the source aws.kms.
+emit() {
+  local id now resources
+  id=$(cat /proc/sys/kernel/random/uuid)
+  now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+  resources='{"accountId":"'$account'","type":"AWS::KMS::Key","ARN":"'$2'"}'
+  [ -z "${4:-}" ] || resources='{"accountId":"'$account'","type":"AWS::KMS::Key","ARN":"arn:aws:kms:'$region:$account:$4'"},'$resources
+  python3 - "$region" "$account" "$1" "$2" "$3" "$id" "$now" "[$resources]" >"$event" <<'PY'
+import json, sys
+region, account, name, key, parameters, event_id, now, resources = sys.argv[1:]
+print(json.dumps([{"Source": "aws.kms", "DetailType": "AWS API Call via CloudTrail", "Detail": json.dumps({
+    "eventVersion": "1.11", "eventTime": now, "eventSource": "kms.amazonaws.com", "eventName": name, "awsRegion": region,
+    "userIdentity": {"type": "IAMUser", "principalId": "AIDATRY", "arn": f"arn:aws:iam::{account}:user/try", "accountId": account, "userName": "try"},
+    "sourceIPAddress": "192.0.2.10", "userAgent": "try.sh", "requestParameters": json.loads(parameters), "responseElements": {"keyId": key},
+    "requestID": event_id, "eventID": event_id, "readOnly": False, "resources": json.loads(resources),
+    "eventType": "AwsApiCall", "managementEvent": True, "recipientAccountId": account, "eventCategory": "Management"})}]))
+PY
+  cli events put-events --entries "file://$event" >/dev/null 2>&1 || true
+}
+
+echo "rotation: switched off, and on again by the worker"
+key=$(key_of alias/cmkeeper-rotation)
+cli kms disable-key-rotation --key-id "$key"
+emit DisableKeyRotation "$key" "{\"keyId\":\"$key\"}"
+rotating() { [ "$(cli kms get-key-rotation-status --key-id "$key" --query KeyRotationEnabled --output text)" = True ]; }
+eventually "$patience" rotating
+result "rotation of alias/cmkeeper-rotation is on"
+
+echo "policy: opened to everybody, and reported"
+inbox=$(queue_url cmkeeper-alert-inbox)
+key=$(key_of alias/cmkeeper-policy)
+policy='{"Version":"2012-10-17","Statement":[{"Sid":"Root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::'$account':root"},"Action":"kms:*","Resource":"*"},{"Sid":"Oops","Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}]}'
+cli kms put-key-policy --key-id "$key" --policy-name default --policy "$policy"
+emit PutKeyPolicy "$key" "$(python3 -c 'import json,sys; print(json.dumps({"keyId":sys.argv[1],"policyName":"default","policy":sys.argv[2],"bypassPolicyLockoutSafetyCheck":False}))' "$key" "$policy")"
+# The alerts service of docker compose may have read the alert already, so the
+# state bucket's claim of a sent alert counts as well as the message itself.
+told() {
+  cli sqs receive-message --queue-url "$inbox" --max-number-of-messages 10 --visibility-timeout 1 --output json | grep -q 'public-principal' ||
+    [ -n "$(cli s3api list-objects-v2 --bucket cmkeeper-state --prefix cmkeeper/alerts/ --query 'Contents[].Key' --output text | grep -v None)" ]
+}
+eventually "$patience" told
+result "an alert about alias/cmkeeper-policy was sent"
+
+echo "deletion: scheduled, cancelled, and the key enabled again"
+key=$(key_of alias/cmkeeper-deletion)
+cli kms schedule-key-deletion --key-id "$key" --pending-window-in-days 7 >/dev/null
+emit ScheduleKeyDeletion "$key" "{\"keyId\":\"$key\",\"pendingWindowInDays\":7}"
+enabled() { [ "$(cli kms describe-key --key-id "$key" --query KeyMetadata.KeyState --output text)" = Enabled ]; }
+eventually "$patience" enabled
+result "the key of alias/cmkeeper-deletion is enabled again"
+
+echo "alias: moved to a new key, and the data with it"
+new=$(cli kms create-key --description "cmkeeper playground: next data key" --query KeyMetadata.Arn --output text)
+cli kms update-alias --alias-name alias/cmkeeper-data --target-key-id "$new"
+emit UpdateAlias "$new" "{\"aliasName\":\"alias/cmkeeper-data\",\"targetKeyId\":\"$new\"}" alias/cmkeeper-data
+moved() {
+  local i
+  for i in 1 2 3; do
+    cli s3api head-object --bucket cmkeeper-demo-data --key "object $i.txt" --query SSEKMSKeyId --output text | grep -q "${new##*/}" || return 1
+  done
+}
+eventually "$patience" moved
+result "the objects of cmkeeper-demo-data are under the new key"
+metadata=$(cli s3api head-object --bucket cmkeeper-demo-data --key "object 2.txt" --query Metadata.row --output text)
+[ "$metadata" = 2 ]
+result "and kept their metadata"
+exit "$failed"
