@@ -5,43 +5,61 @@ import (
 	"strings"
 )
 
-// reach is how far the conditions of a statement let it go.
+// reach is how far the conditions of an Allow let it go.
 type reach struct {
 	// bounds are sets of accounts; whoever is let through belongs to one of each
 	// set. None: the conditions bind it to no account.
 	bounds [][]string
-	// narrowed says that a condition asks for something that not everybody has.
+	// narrowed says that a condition asks for something that a stranger cannot have.
 	narrowed bool
 	// source says that a condition names on whose behalf a service may act.
 	source bool
+	// awsResource says that it is for grants that AWS services make only.
+	awsResource bool
 }
 
 // conditionReach reads the conditions of an Allow.
 func conditionReach(conditions []Condition) reach {
 	var r reach
 	for _, c := range conditions {
-		o := c.operator()
-		if !o.positive || o.forAll {
-			// ForAllValues holds where the key is missing; a negative operator
-			// shuts out a few and lets the world in.
+		if !c.demands() {
 			continue
 		}
 		key := strings.ToLower(c.Key)
-		accounts, ok := c.accounts()
-		if ok && !o.ifExists {
+		accounts, bound := c.accounts()
+		if bound {
 			r.bounds = append(r.bounds, accounts)
 		}
-		if slices.ContainsFunc(c.Values, isOpen) {
-			continue
-		}
-		if hasAnyPrefix(key, narrowingKeys) {
-			r.narrowed = true
-		}
-		if hasAnyPrefix(key, sourceKeys) && !o.ifExists {
-			r.source = true
+		plain := len(c.Values) > 0 && !slices.ContainsFunc(c.Values, isOpen)
+		switch {
+		case slices.Contains(strangersLack, key):
+			r.narrowed = r.narrowed || plain
+			r.source = r.source || (bound || plain) && strings.HasPrefix(key, "aws:source")
+		case key == "kms:calleraccount":
+			r.source = r.source || bound
+		case strings.HasPrefix(key, "kms:encryptioncontext:"):
+			// Services write the ARN of the resource here, often with a wildcard.
+			r.source = r.source || !slices.ContainsFunc(c.Values, func(v string) bool { return strings.Trim(v, "*") == "" })
+		case key == "kms:grantisforawsresource":
+			r.awsResource = true
 		}
 	}
 	return r
+}
+
+// demands reports whether the condition holds only where the key is there and
+// has one of the values.
+func (c Condition) demands() bool {
+	o := c.operator()
+	return o.positive && !o.forAll && !o.ifExists
+}
+
+// strangersLack are keys whose values nobody outside can choose, unlike names,
+// tags, encryption contexts and the service that a call goes through.
+var strangersLack = []string{
+	"aws:principalorgid", "aws:principalorgpaths",
+	"aws:sourceaccount", "aws:sourcearn", "aws:sourceorgid", "aws:sourceorgpaths",
+	"aws:sourcevpc", "aws:sourcevpce", "aws:vpcsourceip", "aws:sourceip",
 }
 
 // denyBound reads the conditions of a Deny. It returns the only accounts that
@@ -65,17 +83,6 @@ func denyBound(conditions []Condition) ([]string, bool) {
 // callerKeys say whose call it is.
 var callerKeys = []string{"kms:calleraccount", "aws:principalaccount", "aws:principalarn"}
 
-// sourceKeys say on whose behalf a service calls.
-var sourceKeys = []string{"aws:sourceaccount", "aws:sourcearn", "aws:sourceorgid", "aws:sourceorgpaths", "kms:calleraccount", "kms:viaservice", "kms:encryptioncontext:"}
-
-// narrowingKeys ask for something that not everybody has. Some are weak, so
-// they lower a finding and never remove it.
-var narrowingKeys = append([]string{
-	"aws:principalorgid", "aws:principalorgpaths", "aws:principaltag/", "aws:principalaccount", "aws:principalarn",
-	"aws:sourcevpc", "aws:sourcevpce", "aws:vpcsourceip", "aws:sourceip", "aws:userid", "aws:username",
-	"kms:grantisforawsresource", "kms:recipientattestation:",
-}, sourceKeys...)
-
 // accounts returns the accounts that the condition's values name, where every
 // value names one.
 func (c Condition) accounts() ([]string, bool) {
@@ -84,12 +91,20 @@ func (c Condition) accounts() ([]string, bool) {
 	for _, v := range c.Values {
 		switch key {
 		case "kms:calleraccount", "aws:principalaccount", "aws:sourceaccount":
-		case "aws:principalarn", "aws:sourcearn":
+		case "aws:principalarn":
+			// A wildcard before the account could reach over it: paths of roles
+			// may hold colons.
+			before, _, _ := strings.Cut(v, "::")
+			if strings.ContainsAny(before, "*?") {
+				return nil, false
+			}
+			v = arnAccount(v)
+		case "aws:sourcearn":
 			v = arnAccount(v)
 		default:
 			return nil, false
 		}
-		if v == "" || strings.ContainsAny(v, "*?$") {
+		if v == "" || isOpen(v) {
 			return nil, false
 		}
 		accounts = append(accounts, v)
@@ -97,13 +112,13 @@ func (c Condition) accounts() ([]string, bool) {
 	return accounts, len(accounts) > 0
 }
 
-// isOpen reports whether a value is one that everybody has.
+// isOpen reports whether a value may stand for one that a stranger has.
 func isOpen(value string) bool {
-	return strings.Trim(value, "*") == "" || value == "0.0.0.0/0" || value == "::/0"
+	return strings.ContainsAny(value, "*?$") || value == "0.0.0.0/0" || value == "::/0"
 }
 
-func hasAnyPrefix(key string, prefixes []string) bool {
-	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(key, p) })
+func hasAnyPrefix(s string, prefixes ...string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(s, p) })
 }
 
 // operator is a condition operator taken apart.

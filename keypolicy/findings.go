@@ -42,7 +42,7 @@ func (p *Policy) judge(s Statement, c Context) []Finding {
 	var found []Finding
 	for _, who := range s.Principals {
 		switch {
-		case who.Type == "AWS" && (who.ID == "*" || strings.Contains(who.account(), "*")):
+		case who.ID == "*" || strings.ContainsAny(who.account(), "*?"):
 			found = append(found, p.judgeEveryone(s, r, c, PublicPrincipal, "everyone, in any AWS account,")...)
 		case who.Type == "Service":
 			found = append(found, p.judgeService(s, r, c, who)...)
@@ -103,7 +103,7 @@ func (p *Policy) judgeEveryone(s Statement, r reach, c Context, id, who string) 
 func (p *Policy) judgeAccount(s Statement, r reach, c Context, who Principal) []Finding {
 	account := who.account()
 	actions := p.open(s, who, c)
-	if len(actions) == 0 || !r.admits(s, account) {
+	if len(actions) == 0 || !s.admits(account) {
 		return nil
 	}
 	switch {
@@ -165,7 +165,7 @@ func (p *Policy) judgeUnknown(s Statement, c Context, who Principal) []Finding {
 func foreignAccount(s Statement, r reach, who Principal, account string, actions []string) Finding {
 	severity := High
 	switch {
-	case includesTakeover(actions) && !r.narrowed:
+	case includesTakeover(actions) && !r.narrowed && !r.awsResource:
 		severity = Critical
 	case !slices.ContainsFunc(actions, func(a string) bool { return !isRead(a) }):
 		severity = Medium
@@ -194,7 +194,7 @@ func (p *Policy) open(s Statement, who Principal, c Context) []string {
 func (p *Policy) administered(c Context, root bool) bool {
 	const change = "kms:PutKeyPolicy"
 	for _, s := range p.Statements {
-		if s.Deny || s.NotPrincipal || !s.isFor(c.KeyARN) || !s.covers(change) || !conditionReach(s.Conditions).admits(s, c.Account) {
+		if s.Deny || s.NotPrincipal || !s.isFor(c.KeyARN) || !s.covers(change) || !s.admits(c.Account) {
 			continue
 		}
 		for _, who := range s.Principals {
@@ -209,9 +209,9 @@ func (p *Policy) administered(c Context, root bool) bool {
 }
 
 // admits reports whether the conditions let callers of the account through.
-func (r reach) admits(s Statement, account string) bool {
+func (s Statement) admits(account string) bool {
 	for _, c := range s.Conditions {
-		if accounts, ok := c.accounts(); ok && c.operator().positive && slices.Contains(callerKeys, strings.ToLower(c.Key)) && !slices.Contains(accounts, account) {
+		if accounts, ok := c.accounts(); ok && c.demands() && slices.Contains(callerKeys, strings.ToLower(c.Key)) && !slices.Contains(accounts, account) {
 			return false
 		}
 	}
@@ -221,7 +221,7 @@ func (r reach) admits(s Statement, account string) bool {
 // bars reports whether a Deny plainly keeps the principal from the action.
 func (p *Policy) bars(action string, who Principal, c Context) bool {
 	for _, d := range p.Statements {
-		if !d.Deny || !d.isFor(c.KeyARN) || !d.covers(action) || !d.names(who) {
+		if !d.denies(action, who, c) {
 			continue
 		}
 		if len(d.Conditions) == 0 {
@@ -240,13 +240,20 @@ func (p *Policy) bars(action string, who Principal, c Context) bool {
 func (p *Policy) denyBounds(action string, c Context) [][]string {
 	var bounds [][]string
 	for _, d := range p.Statements {
-		if d.Deny && d.isFor(c.KeyARN) && d.covers(action) && d.names(everyone) {
+		if d.denies(action, everyone, c) {
 			if only, ok := denyBound(d.Conditions); ok {
 				bounds = append(bounds, only)
 			}
 		}
 	}
 	return bounds
+}
+
+// denies reports whether the statement is a Deny of the action to the principal,
+// its conditions aside. While the key is unknown only "*" surely is the key.
+func (s Statement) denies(action string, who Principal, c Context) bool {
+	surely := c.KeyARN != "" || len(s.Resources) == 0 || !s.NotResource && slices.Contains(s.Resources, "*")
+	return s.Deny && surely && s.isFor(c.KeyARN) && s.covers(action) && s.names(who)
 }
 
 // names reports whether a Deny is about the principal whatever it turns out to be.
@@ -274,7 +281,7 @@ func includesTakeover(actions []string) bool {
 }
 
 func isRead(action string) bool {
-	return hasAnyPrefix(action, []string{"kms:Describe", "kms:Get", "kms:List"})
+	return hasAnyPrefix(action, "kms:Describe", "kms:Get", "kms:List")
 }
 
 // describe says what a statement is about, in a few words.
