@@ -264,6 +264,7 @@ func copyAttributes(m *types.Message, own []attribute) map[string]types.MessageA
 func printable(s string, limit int) string {
 	const ellipsis = "…"
 	var b strings.Builder
+	cut := 0 // how much is kept when there is more than fits
 	for len(s) > 0 {
 		r, n := utf8.DecodeRuneInString(s)
 		part := s[:n]
@@ -273,11 +274,13 @@ func printable(s string, limit int) string {
 		case !unicode.IsPrint(r):
 			part = strings.Trim(strconv.QuoteRune(r), "'")
 		}
-		if b.Len()+len(part) > limit-len(ellipsis) && b.Len()+len(s) > limit {
-			b.WriteString(ellipsis)
-			break
+		if b.Len()+len(part) > limit {
+			return b.String()[:cut] + ellipsis
 		}
 		b.WriteString(part)
+		if b.Len() <= limit-len(ellipsis) {
+			cut = b.Len()
+		}
 		s = s[n:]
 	}
 	if b.Len() == 0 {
