@@ -82,8 +82,8 @@ func (d *aliasDoc) learn(t aliasTarget) {
 	if i > 0 && same(d.History[i-1]) || i < len(d.History) && same(d.History[i]) {
 		return
 	}
-	if t.Deleted && t.KeyARN == "" && i > 0 {
-		t.KeyARN = d.History[i-1].KeyARN
+	if t.Deleted && i > 0 && (t.KeyARN == "" || t.KeyARN == d.History[i-1].KeyARN) {
+		t.KeyARN, t.Left = d.History[i-1].KeyARN, d.History[i-1].Left
 	}
 	d.History = tail(slices.Insert(d.History, i, t), maxHistory)
 }

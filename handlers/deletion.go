@@ -134,7 +134,7 @@ func formerState(in deletionInput) string {
 			if i < len(in.history)-1 {
 				return s.State
 			}
-		case !s.At.After(in.at):
+		case s.At.Before(in.at):
 			return s.State
 		case s.At.Before(in.at.Add(time.Second)) && s.State == stateEnabled:
 			// Within the second of the event: Disabled may already be its effect,

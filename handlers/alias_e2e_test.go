@@ -1,0 +1,333 @@
+package handlers_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/outcome"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+)
+
+func (w *world) createAlias(alias, key string) {
+	w.t.Helper()
+	must(w.kms.CreateAlias(w.ctx, &kms.CreateAliasInput{AliasName: &alias, TargetKeyId: &key}))
+}
+
+func (w *world) updateAlias(alias, key string) {
+	w.t.Helper()
+	time.Sleep(2 * time.Second)
+	must(w.kms.UpdateAlias(w.ctx, &kms.UpdateAliasInput{AliasName: &alias, TargetKeyId: &key}))
+}
+
+func (w *world) deleteAlias(alias string) {
+	w.t.Helper()
+	time.Sleep(2 * time.Second)
+	must(w.kms.DeleteAlias(w.ctx, &kms.DeleteAliasInput{AliasName: &alias}))
+}
+
+// started returns the moves that were started, without their times.
+func (w *world) started() []string {
+	w.moves.mu.Lock()
+	defer w.moves.mu.Unlock()
+	var all []string
+	for _, m := range w.moves.moves {
+		_, name, _ := strings.Cut(m.AliasARN, ":alias/")
+		all = append(all, fmt.Sprintf("%s %v -> %s in %v", name, short(m.From...), short(m.To), m.Scope))
+	}
+	w.moves.moves = nil
+	return all
+}
+
+func short(arns ...string) string {
+	var ids []string
+	for _, arn := range arns {
+		ids = append(ids, arn[len(arn)-4:])
+	}
+	return strings.Join(ids, "+")
+}
+
+func (w *world) wantStarted(want ...string) {
+	w.t.Helper()
+	if diff := cmp.Diff(want, w.started()); diff != "" {
+		w.t.Errorf("moves started (-want +got):\n%s", diff)
+	}
+}
+
+func TestAliasMoveStartsAReencryption(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		a, b := w.knownKey("alias/app-orders"), w.newKey(kms.CreateKeyInput{})
+		w.bucket("orders-data", "alias/app-orders")
+		w.bucket("other-data", b)
+		w.updateAlias("alias/app-orders", b)
+		w.react()
+		w.wantStarted(fmt.Sprintf("app-orders %s -> %s in [{orders-data }]", short(a), short(b)))
+		got := w.one()
+		if got.Kind != alert.KindAlias || got.Action.Status != alert.StatusDone || facts(got, "old keys") != a || facts(got, "in scope") != "s3://orders-data/" {
+			t.Errorf("alert:\n%s", got.Text())
+		}
+		w.sweep()
+		w.wantStarted()
+		w.none()
+	})
+}
+
+func TestAliasMoveByDeleteAndCreate(t *testing.T) {
+	for _, order := range []string{"in order", "reversed"} {
+		t.Run(order, func(t *testing.T) {
+			inWorld(t, enforceAll(), func(w *world) {
+				a, b := w.knownKey("alias/app-orders"), w.newKey(kms.CreateKeyInput{})
+				w.react()
+				w.bucket("orders-data", a)
+				w.deleteAlias("alias/app-orders")
+				deleted := w.event("DeleteAlias")
+				time.Sleep(2 * time.Second)
+				w.createAlias("alias/app-orders", b)
+				created := w.event("CreateAlias")
+				bodies := []string{deleted, created}
+				if order == "reversed" {
+					bodies = []string{created, deleted}
+				}
+				for _, body := range bodies {
+					if err := w.handle(body); err != nil {
+						t.Fatal(err)
+					}
+				}
+				w.wantStarted(fmt.Sprintf("app-orders %s -> %s in [{orders-data }]", short(a), short(b)))
+			})
+		})
+	}
+}
+
+func TestAliasMovesOutOfOrderAndTwice(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		a := w.knownKey("alias/app-orders")
+		b, c := w.newKey(kms.CreateKeyInput{}), w.newKey(kms.CreateKeyInput{})
+		w.react()
+		w.bucket("orders-data", "alias/app-orders")
+		w.updateAlias("alias/app-orders", b)
+		toB := w.event("UpdateAlias")
+		w.updateAlias("alias/app-orders", c)
+		toC := w.event("UpdateAlias")
+		for _, body := range []string{toC, toB, toC, toB} {
+			if err := w.handle(body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.wantStarted(
+			fmt.Sprintf("app-orders %s -> %s in [{orders-data }]", short(a), short(c)),
+			// What was written between the two moves is under b.
+			fmt.Sprintf("app-orders %s -> %s in [{orders-data }]", short(b), short(c)),
+		)
+	})
+}
+
+func TestAliasMoveThatIsNotForUs(t *testing.T) {
+	tests := []struct {
+		name   string
+		alias  string
+		config func(*handlers.Config)
+		to     kms.CreateKeyInput
+		says   string
+		worst  alert.Severity
+	}{
+		{name: "alias not listed", alias: "alias/web", says: "CMKEEPER_REENCRYPT_ALIASES", worst: alert.Medium},
+		{name: "public key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(public)}, says: "findings of severity high", worst: alert.High},
+		{name: "foreign key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(strings.ReplaceAll(partner, "kms:Decrypt", "kms:*"))}, says: "findings of severity high", worst: alert.High},
+		{name: "observe", alias: "alias/app-orders", config: func(c *handlers.Config) { c.Reencrypt = handlers.Observe }, says: "Enforce would re-encrypt", worst: alert.Medium},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := enforceAll()
+			if tt.config != nil {
+				tt.config(&c)
+			}
+			inWorld(t, c, func(w *world) {
+				a, b := w.knownKey(tt.alias), w.newKey(tt.to)
+				w.react()
+				w.told.take()
+				w.bucket("orders-data", a)
+				w.updateAlias(tt.alias, b)
+				w.react()
+				w.wantStarted()
+				got := w.one()
+				want := fmt.Sprintf("cmkeeper reencrypt run --bucket orders-data --from %s --to %s", a, b)
+				if got.Severity != tt.worst || !strings.Contains(got.Action.Description, tt.says) || !strings.Contains(strings.Join(got.Next, "\n"), want) {
+					t.Errorf("alert:\n%s", got.Text())
+				}
+			})
+		})
+	}
+}
+
+func TestAliasMoveToADisabledKey(t *testing.T) {
+	c := enforceAll()
+	c.Deletion = handlers.Off
+	inWorld(t, c, func(w *world) {
+		a, b := w.knownKey("alias/app-orders"), w.newKey(kms.CreateKeyInput{})
+		w.bucket("orders-data", a)
+		w.updateAlias("alias/app-orders", b)
+		w.disable(b)
+		w.react()
+		w.wantStarted()
+		if got := w.one(); got.Severity != alert.High || !strings.Contains(got.Action.Description, "not Enabled") {
+			t.Errorf("alert:\n%s", got.Text())
+		}
+	})
+}
+
+func TestAliasWhoseOldKeyIsUnknown(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		a, b := w.newKey(kms.CreateKeyInput{}), w.newKey(kms.CreateKeyInput{})
+		w.createAlias("alias/app-orders", a)
+		w.events()
+		w.updateAlias("alias/app-orders", b)
+		w.bucket("orders-data", "alias/app-orders")
+		w.react()
+		w.wantStarted()
+		got := w.one()
+		if !strings.Contains(got.Action.Description, "not known") || !strings.Contains(strings.Join(got.Next, "\n"), "cmkeeper reencrypt run --bucket orders-data --from OLD-KEY-ARN --to "+b) {
+			t.Errorf("alert:\n%s", got.Text())
+		}
+		w.react()
+		w.none()
+	})
+}
+
+func TestAliasThatIsNewMovesNothing(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		w.knownKey("alias/app-orders")
+		key := w.newKey(kms.CreateKeyInput{})
+		w.createAlias("alias/app-new", key)
+		w.react()
+		w.wantStarted()
+		w.none()
+	})
+}
+
+func TestAliasEventThatKMSDoesNotShowYet(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		a, b := w.knownKey("alias/app-orders"), w.newKey(kms.CreateKeyInput{})
+		w.react()
+		w.bucket("orders-data", a)
+		w.updateAlias("alias/app-orders", b)
+		body := w.event("UpdateAlias")
+		w.updateAlias("alias/app-orders", a)
+		w.events()
+		// As if the last update had not happened yet: the event's time is later.
+		future := strings.ReplaceAll(body, "2000-01-01T00:0", "2000-01-01T00:1")
+		if future == body {
+			t.Fatalf("time not found in %s", body)
+		}
+		time.Sleep(11 * time.Minute)
+		if d := outcome.Of(w.router.Handle(w.ctx, []byte(future))); d.Action != outcome.Delay {
+			t.Errorf("outcome %v, want a wait", d.Action)
+		}
+		if err := w.handle(future); err != nil {
+			t.Fatal(err)
+		}
+		w.wantStarted()
+	})
+}
+
+func TestAliasMoveNoticedBySweepTakesTwoReads(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		a, b := w.knownKey("alias/app-orders"), w.newKey(kms.CreateKeyInput{})
+		w.bucket("orders-data", a)
+		w.updateAlias("alias/app-orders", b)
+		w.events()
+		w.sweep()
+		time.Sleep(5 * time.Minute)
+		w.sweep()
+		w.wantStarted()
+		time.Sleep(6 * time.Minute)
+		w.sweep()
+		w.wantStarted(fmt.Sprintf("app-orders %s -> %s in [{orders-data }]", short(a), short(b)))
+		if got := w.one(); got.Actor != nil {
+			t.Errorf("alert:\n%s", got.Text())
+		}
+		w.sweep()
+		w.wantStarted()
+	})
+}
+
+func TestPendingMoveIsFinishedBySweep(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		a, b := w.knownKey("alias/app-orders"), w.newKey(kms.CreateKeyInput{})
+		w.react()
+		w.bucket("orders-data", a)
+		w.updateAlias("alias/app-orders", b)
+		body := w.event("UpdateAlias")
+		w.moves.broken = true
+		if err := w.handle(body); outcome.Of(err).Action != outcome.Retry {
+			t.Fatalf("outcome of %v, want retry", err)
+		}
+		if got := w.one(); got.Action.Status != alert.StatusFailed {
+			t.Errorf("alert:\n%s", got.Text())
+		}
+		w.moves.broken = false
+		w.sweep()
+		w.wantStarted(fmt.Sprintf("app-orders %s -> %s in [{orders-data }]", short(a), short(b)))
+		if got := w.one(); got.Actor == nil || got.Action.Status != alert.StatusDone {
+			t.Errorf("alert:\n%s", got.Text())
+		}
+		if w.moves.resumed == 0 {
+			t.Error("the sweep did not resume unfinished jobs")
+		}
+	})
+}
+
+func TestSnapshotGivesAMoveItsOldKey(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		a, b := w.newKey(kms.CreateKeyInput{}), w.newKey(kms.CreateKeyInput{})
+		w.createAlias("alias/app-orders", a)
+		w.events() // before our time
+		if err := w.router.Snapshot(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+		w.bucket("orders-data", a)
+		w.updateAlias("alias/app-orders", b)
+		// A worker that starts now reads b, and must not forget a.
+		if err := w.newRouter(enforceAll()).Snapshot(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+		w.react()
+		w.wantStarted(fmt.Sprintf("app-orders %s -> %s in [{orders-data }]", short(a), short(b)))
+	})
+}
+
+func TestAliasScopeOfTheOperator(t *testing.T) {
+	c := enforceAll()
+	c.ReencryptScope = map[string][]reencrypt.Scope{"alias/app-orders": {{Bucket: "lake", Prefix: "orders/"}}}
+	inWorld(t, c, func(w *world) {
+		a, b := w.knownKey("alias/app-orders"), w.newKey(kms.CreateKeyInput{})
+		w.bucket("lake", "")
+		w.updateAlias("alias/app-orders", b)
+		w.react()
+		w.wantStarted(fmt.Sprintf("app-orders %s -> %s in [{lake orders/}]", short(a), short(b)))
+	})
+}
+
+func TestAliasMoveToImportedMaterial(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		a := w.knownKey("alias/app-orders")
+		b := w.newKey(kms.CreateKeyInput{Origin: types.OriginTypeExternal})
+		w.react()
+		w.told.take()
+		w.bucket("orders-data", a)
+		w.updateAlias("alias/app-orders", b)
+		w.react()
+		w.wantStarted()
+		if got := w.one(); got.Severity != alert.High || !strings.Contains(got.Action.Description, "does not come from KMS") {
+			t.Errorf("alert:\n%s", got.Text())
+		}
+	})
+}

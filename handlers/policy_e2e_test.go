@@ -1,0 +1,142 @@
+package handlers_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+)
+
+const (
+	rootOnly = `{"Version":"2012-10-17","Statement":[{"Sid":"root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"}]}`
+	public   = `{"Version":"2012-10-17","Statement":[{"Sid":"root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +
+		`{"Sid":"oops","Effect":"Allow","Principal":"*","Action":["kms:Decrypt"],"Resource":"*"}]}`
+	partner = `{"Version":"2012-10-17","Statement":[{"Sid":"root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +
+		`{"Sid":"partner","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::777788889999:root"},"Action":["kms:Decrypt"],"Resource":"*"}]}`
+	shutOut = `{"Version":"2012-10-17","Statement":[{"Sid":"mallory","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:user/mallory"},"Action":"kms:*","Resource":"*"}]}`
+)
+
+func (w *world) putPolicy(key, document string) {
+	w.t.Helper()
+	must(w.kms.PutKeyPolicy(w.ctx, &kms.PutKeyPolicyInput{KeyId: &key, Policy: &document, BypassPolicyLockoutSafetyCheck: strings.Contains(document, "mallory")}))
+}
+
+func findingIDs(a alert.Alert) string {
+	var ids []string
+	for _, f := range a.Findings {
+		ids = append(ids, f.ID)
+	}
+	return strings.Join(ids, " ")
+}
+
+func TestPolicyFindingsAndDifference(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.putPolicy(key, public)
+		w.react()
+		a := w.one()
+		if a.Kind != alert.KindPolicy || !a.Severity.AtLeast(alert.High) || !strings.Contains(findingIDs(a), "public-principal") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		if got := facts(a, "difference from the last recorded policy"); !strings.Contains(got, "added") || !strings.Contains(strings.ToLower(got), "kms:decrypt") {
+			t.Errorf("difference %q", got)
+		}
+		w.putPolicy(key, rootOnly)
+		w.react()
+		a = w.one()
+		if a.Severity != alert.Info || len(a.Findings) != 0 || !strings.Contains(facts(a, "difference from the last recorded policy"), "removed") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		// The same policy, written differently, is nothing to tell.
+		w.putPolicy(key, strings.ReplaceAll(rootOnly, `"kms:*"`, `["KMS:*"]`))
+		w.react()
+		w.none()
+	})
+}
+
+func TestPolicyTrustsTheAccountsThatItIsTold(t *testing.T) {
+	c := enforceAll()
+	c.TrustedAccounts = []string{"777788889999"}
+	inWorld(t, c, func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.putPolicy(key, partner)
+		w.react()
+		if a := w.one(); a.Severity.AtLeast(alert.Medium) || strings.Contains(findingIDs(a), "foreign-account") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		w.router = w.newRouter(enforceAll())
+		w.putPolicy(key, partner)
+		w.react()
+		if a := w.one(); !strings.Contains(findingIDs(a), "foreign-account") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+	})
+}
+
+func TestPolicyOfANewKey(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		w.newKey(kms.CreateKeyInput{Policy: aws.String(rootOnly)})
+		w.react()
+		w.none()
+		w.newKey(kms.CreateKeyInput{Policy: aws.String(public)})
+		w.react()
+		if a := w.one(); a.EventName != "CreateKey" || !strings.Contains(findingIDs(a), "public-principal") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+	})
+}
+
+// A bad policy that was live for a moment is told even when it is gone.
+func TestPolicyThatWasPutBack(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.putPolicy(key, public)
+		w.putPolicy(key, rootOnly)
+		for _, body := range w.events() {
+			if err := w.handle(body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a := w.told.take()[0]
+		if !strings.Contains(findingIDs(a), "public-principal") || !strings.Contains(a.Findings[0].Message, "not the live one") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+	})
+}
+
+func TestPolicyThatShutsUsOut(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.putPolicy(key, shutOut)
+		w.react()
+		a := w.one()
+		if a.Kind != alert.KindGuard || a.Severity != alert.Critical || !strings.Contains(a.Title, "alias/orders") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		if !strings.Contains(findingIDs(a), "lockout") {
+			t.Errorf("findings %s, want those of the policy in the event", findingIDs(a))
+		}
+		// Each sweep meets the same door; it is told once.
+		w.sweep()
+		w.one()
+		w.sweep()
+		w.none()
+	})
+}
+
+func TestPolicyChangeThatNoEventTold(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.putPolicy(key, public)
+		w.events()
+		w.sweep()
+		if a := w.one(); !strings.Contains(findingIDs(a), "public-principal") || a.Actor != nil {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		w.sweep()
+		w.none()
+	})
+}

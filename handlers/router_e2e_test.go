@@ -1,0 +1,174 @@
+package handlers_test
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/outcome"
+)
+
+func TestHandleWhatIsNoEvent(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		for _, body := range []string{"", "garbage", "{}", `{"detail":`, strings.Repeat("x", 1<<20)} {
+			if d := outcome.Of(w.router.Handle(w.ctx, []byte(body))); d.Action != outcome.DeadLetter {
+				t.Errorf("outcome of %.20q is %v, want dead-letter", body, d.Action)
+			}
+		}
+		w.none()
+	})
+}
+
+func TestHandleWhatNothingReactsTo(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.knownKey("alias/orders")
+		must(w.kms.UpdateKeyDescription(w.ctx, &kms.UpdateKeyDescriptionInput{KeyId: &key, Description: &key}))
+		w.react()
+		// A refused call changed nothing.
+		w.aws.SetIdentityPolicy("mallory", func(action, _ string) bool { return action != "kms:ScheduleKeyDeletion" })
+		if _, err := w.kms.ScheduleKeyDeletion(w.ctx, &kms.ScheduleKeyDeletionInput{KeyId: &key}); err == nil {
+			t.Fatal("not refused")
+		}
+		w.aws.SetIdentityPolicy("mallory", nil)
+		if bodies := w.events(); len(bodies) != 1 || w.handle(bodies[0]) != nil {
+			t.Errorf("refused call: %d events", len(bodies))
+		}
+		ec2 := `{"version":"0","id":"6a7e8feb","detail-type":"EC2 Instance State-change Notification","source":"aws.ec2","account":"` + account + `","time":"2000-01-01T00:00:00Z","region":"` + region + `","resources":[],"detail":{}}`
+		if err := w.handle(ec2); err != nil {
+			t.Error(err)
+		}
+		w.none()
+	})
+}
+
+func TestOurOwnCallsAreEchoes(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		w.sweep()
+		w.disableRotation(key)
+		w.react() // handles the event of our own EnableKeyRotation, too
+		w.scheduleDeletion(key)
+		w.react() // and those of CancelKeyDeletion and EnableKey
+		for _, a := range w.told.take() {
+			if a.Kind == alert.KindGuard {
+				t.Errorf("our own call was taken for somebody else's:\n%s", a.Text())
+			}
+		}
+	})
+}
+
+func TestSomebodyElseWithOurRole(t *testing.T) {
+	tests := []struct {
+		name string
+		do   func(w *world, impostor *kms.Client, key string)
+	}{
+		{"a call that we never make", func(w *world, impostor *kms.Client, key string) {
+			must(impostor.DisableKey(w.ctx, &kms.DisableKeyInput{KeyId: &key}))
+		}},
+		{"a call that we make, but did not", func(w *world, impostor *kms.Client, key string) {
+			w.enableRotation(key, 180)
+			must(impostor.EnableKeyRotation(w.ctx, &kms.EnableKeyRotationInput{KeyId: &key}))
+		}},
+		{"the same call as ours, a moment later", func(w *world, impostor *kms.Client, key string) {
+			w.enableRotation(key, 180)
+			w.react()
+			w.disableRotation(key)
+			w.react()
+			w.told.take()
+			must(impostor.EnableKeyRotation(w.ctx, &kms.EnableKeyRotationInput{KeyId: &key}))
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			inWorld(t, enforceAll(), func(w *world) {
+				key := w.knownKey("alias/orders")
+				tt.do(w, kms.NewFromConfig(inprocess.Config(w.aws, region, keeperKey)), key)
+				w.react()
+				var guards []alert.Alert
+				for _, a := range w.told.take() {
+					if a.Kind == alert.KindGuard {
+						guards = append(guards, a)
+					}
+				}
+				if len(guards) != 1 || guards[0].Severity != alert.Critical {
+					t.Fatalf("%d guard alerts, want one that is critical:\n%s", len(guards), texts(guards))
+				}
+				if got := w.state(key); got != "Enabled" {
+					t.Errorf("state %s: what the impostor did was not undone", got)
+				}
+			})
+		})
+	}
+}
+
+func TestScheduledEventSweeps(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		w.disableRotation(key)
+		w.events()
+		scheduled := `{"version":"0","id":"7a1b","detail-type":"Scheduled Event","source":"aws.events","account":"` + account + `","time":"2000-01-01T00:00:00Z","region":"` + region + `","resources":["arn:aws:events:` + region + `:` + account + `:rule/sweep"],"detail":{}}`
+		if err := w.handle(scheduled); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.rotation(key); got != 180 {
+			t.Errorf("rotation period %d, want 180", got)
+		}
+	})
+}
+
+func TestStartupSweepIsOnePerFleet(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		w.knownKey("alias/orders")
+		before := w.moves.resumed
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if err := w.newRouter(enforceAll()).StartupSweep(w.ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if got := w.moves.resumed - before; got != 1 {
+			t.Errorf("%d sweeps, want 1", got)
+		}
+		time.Sleep(time.Hour)
+		if err := w.newRouter(enforceAll()).StartupSweep(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.moves.resumed - before; got != 2 {
+			t.Errorf("%d sweeps after an hour, want 2", got)
+		}
+	})
+}
+
+func TestSweepStopsWithItsContext(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		w.knownKey("alias/orders")
+		ctx, cancel := context.WithCancel(w.ctx)
+		cancel()
+		if err := w.router.Sweep(ctx); err == nil {
+			t.Error("a sweep that was stopped says that it is done")
+		}
+		w.none()
+	})
+}
+
+func TestNewReportsEveryProblem(t *testing.T) {
+	_, err := handlers.New(handlers.Deps{}, handlers.Config{Policy: handlers.Enforce, RotationPeriodDays: 30, Reencrypt: handlers.Enforce})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"identity", "region", "policy mode enforce", "30 days", "name the aliases"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error does not mention %q: %v", want, err)
+		}
+	}
+}
