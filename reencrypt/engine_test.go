@@ -416,9 +416,7 @@ func TestPlannerAndSlicesSurviveCrashes(t *testing.T) {
 		before := w.snapshot()
 		f := &fleet{world: w, engines: []*Engine{w.engine(), w.engine()}}
 		// Every third message loses its worker somewhere in the middle.
-		requests := map[int]*atomic.Int64{}
 		var all atomic.Int64
-		_ = requests
 		f.cancel = func(n int, cancel context.CancelFunc) {
 			if n%3 == 1 && n < 60 {
 				limit := all.Load() + int64(5+7*n%40)
@@ -549,35 +547,42 @@ func TestRunInOneProcess(t *testing.T) {
 }
 
 func TestFaultsOfOneObjectDoNotHoldUpTheOthers(t *testing.T) {
-	w := newWorld(t)
-	for i := range 20 {
-		w.put(fmt.Sprintf("%02d", i), w.a)
-	}
-	w.put("x", w.c)
-	w.disable(w.c)
-	// One request fails for good, SDK's tries included; a second pass moves the object.
-	w.aws.SetFaults(localaws.Fault{Service: "s3", Operations: []string{"CopyObject"}, Effect: localaws.FailAfter, Count: 3})
-	rows := map[string]Reason{}
-	s, err := w.engine(func(o *Options) { o.Concurrency = 1 }).Run(t.Context(), RunOptions{
-		Bucket: bucket, From: []string{w.a, w.c}, To: w.b, Method: MethodCopy, Row: func(_ int, r Refusal) { rows[r.Key] = r.Reason },
-	}, nil)
-	w.must(err)
-	if s.Moved+s.Skipped != 20 || s.Failed != 0 || rows["x"] != ReasonKeyUnusable {
-		t.Errorf("%+v %v", s.Counts, rows)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.aws.Close()
+		for i := range 20 {
+			w.put(fmt.Sprintf("%02d", i), w.a)
+		}
+		w.put("x", w.c)
+		w.disable(w.c)
+		// One object fails for good, with all tries of the SDK; the next pass sees to it.
+		w.aws.SetFaults(localaws.Fault{Service: "s3", Operations: []string{"CopyObject"}, Effect: localaws.FailBefore, Count: 3})
+		rows := map[string]Reason{}
+		s, err := w.engine(func(o *Options) { o.Concurrency = 1 }).Run(t.Context(), RunOptions{
+			Bucket: bucket, From: []string{w.a, w.c}, To: w.b, Method: MethodCopy,
+			Row: func(pass int, r Refusal) { rows[fmt.Sprintf("%d %s", pass, r.Key)] = r.Reason },
+		}, nil)
+		w.must(err)
+		want := map[string]Reason{"1 00": ReasonError, "1 x": ReasonKeyUnusable, "2 x": ReasonKeyUnusable, "3 x": ReasonKeyUnusable}
+		if d := cmp.Diff(want, rows); d != "" || s.Moved != 20 || s.Failed != 0 || s.Refused != 1 {
+			t.Errorf("%+v %s", s.Counts, d)
+		}
+	})
 }
 
 func TestThrottlingWaitsInsteadOfFailing(t *testing.T) {
-	w := newWorld(t)
-	w.put("k", w.a)
-	w.aws.SetFaults(localaws.Fault{Service: "s3", Operations: []string{"UpdateObjectEncryption"}, Effect: localaws.Throttle, Rate: 0.001})
-	m := &mover{spec: spec{Bucket: bucket, From: []string{w.a}, To: w.b}, e: w.engine(), gate: func(context.Context) error { return nil },
-		rules: rules{from: []string{w.a}, to: w.b, update: true}}
-	w.put("l", w.a)
-	err := m.run(t.Context(), "", "", &tally{})
-	if d := outcome.Of(err); d.Action != outcome.Delay {
-		t.Errorf("%s (%v), want delay", d.Action, err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.aws.Close()
+		w.put("k", w.a)
+		w.put("l", w.a)
+		e := w.engine()
+		w.aws.SetFaults(localaws.Fault{Service: "s3", Operations: []string{"CopyObject"}, Effect: localaws.Throttle, Rate: 0.001})
+		_, err := e.Run(t.Context(), RunOptions{Bucket: bucket, From: []string{w.a}, To: w.b, Method: MethodCopy}, nil)
+		if d := outcome.Of(err); d.Action != outcome.Delay {
+			t.Errorf("%s (%v), want delay", d.Action, err)
+		}
+	})
 }
 
 func TestResultsCountOnce(t *testing.T) {

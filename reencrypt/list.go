@@ -31,9 +31,13 @@ type page struct {
 // keys. The next page is asked for while the current one is worked on, so two
 // pages at most are held. An error ends the sequence.
 func (e *Engine) entries(ctx context.Context, s spec, versions bool, after, through string) iter.Seq2[entry, error] {
-	first := e.currentPage(s, after, nil)
+	size := int32(1000) // what S3 gives at most
+	if through != "" && e.opt.SliceSize < 1000 {
+		size = int32(e.opt.SliceSize) // not far beyond a small slice
+	}
+	first := e.currentPage(s, size, after, nil)
 	if versions {
-		first = e.versionsPage(s, after, "")
+		first = e.versionsPage(s, size, after, "")
 	}
 	return func(yield func(entry, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -80,10 +84,10 @@ func (e *Engine) entries(ctx context.Context, s spec, versions bool, after, thro
 	}
 }
 
-func (e *Engine) currentPage(s spec, after string, token *string) func(context.Context) page {
+func (e *Engine) currentPage(s spec, size int32, after string, token *string) func(context.Context) page {
 	return func(ctx context.Context) page {
 		in := &s3.ListObjectsV2Input{
-			Bucket: &s.Bucket, Prefix: optional(s.Prefix), EncodingType: types.EncodingTypeUrl,
+			Bucket: &s.Bucket, Prefix: optional(s.Prefix), EncodingType: types.EncodingTypeUrl, MaxKeys: &size,
 			ContinuationToken: token, ExpectedBucketOwner: &e.opt.Account,
 		}
 		if token == nil {
@@ -99,17 +103,17 @@ func (e *Engine) currentPage(s spec, after string, token *string) func(context.C
 			p.entries[i] = entry{key: d.key(o.Key), latest: true, checksum: first(o.ChecksumAlgorithm)}
 		}
 		if aws.ToBool(out.IsTruncated) && out.NextContinuationToken != nil {
-			p.next = e.currentPage(s, after, out.NextContinuationToken)
+			p.next = e.currentPage(s, size, after, out.NextContinuationToken)
 		}
 		p.err = d.err
 		return p
 	}
 }
 
-func (e *Engine) versionsPage(s spec, keyMarker, versionMarker string) func(context.Context) page {
+func (e *Engine) versionsPage(s spec, size int32, keyMarker, versionMarker string) func(context.Context) page {
 	return func(ctx context.Context) page {
 		out, err := e.opt.S3.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
-			Bucket: &s.Bucket, Prefix: optional(s.Prefix), EncodingType: types.EncodingTypeUrl,
+			Bucket: &s.Bucket, Prefix: optional(s.Prefix), EncodingType: types.EncodingTypeUrl, MaxKeys: &size,
 			KeyMarker: optional(keyMarker), VersionIdMarker: optional(versionMarker), ExpectedBucketOwner: &e.opt.Account,
 		})
 		if err != nil {
@@ -126,7 +130,7 @@ func (e *Engine) versionsPage(s spec, keyMarker, versionMarker string) func(cont
 		}
 		p := page{entries: merge(versions, markers)}
 		if aws.ToBool(out.IsTruncated) && out.NextKeyMarker != nil {
-			p.next = e.versionsPage(s, d.key(out.NextKeyMarker), aws.ToString(out.NextVersionIdMarker))
+			p.next = e.versionsPage(s, size, d.key(out.NextKeyMarker), aws.ToString(out.NextVersionIdMarker))
 		}
 		p.err = d.err
 		return p

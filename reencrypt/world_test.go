@@ -208,21 +208,23 @@ func (w *world) see(o *seen) error {
 		return nil
 	}
 	ctx := w.t.Context()
-	get, err := w.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(bucket), Key: &o.Key, VersionId: &o.Version, ChecksumMode: types.ChecksumModeEnabled})
+	h, err := w.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(bucket), Key: &o.Key, VersionId: &o.Version, ChecksumMode: types.ChecksumModeEnabled})
 	switch {
-	case err == nil:
-		body, err := io.ReadAll(get.Body)
+	case hasCode(err, "InvalidObjectState"): // archived: all but the body
+		head, err := w.s3.HeadObject(ctx, &s3.HeadObjectInput{Bucket: aws.String(bucket), Key: &o.Key, VersionId: &o.Version})
 		if err != nil {
 			return err
 		}
-		o.Body = string(body)
-	case !hasCode(err, "InvalidObjectState"): // archived objects show no body
+		o.Encryption, o.KMSKey, o.ETag = string(head.ServerSideEncryption), aws.ToString(head.SSEKMSKeyId), aws.ToString(head.ETag)
+		return nil
+	case err != nil:
 		return fmt.Errorf("%q: %w", o.Key, err)
 	}
-	h, err := w.s3.HeadObject(ctx, &s3.HeadObjectInput{Bucket: aws.String(bucket), Key: &o.Key, VersionId: &o.Version, ChecksumMode: types.ChecksumModeEnabled})
+	body, err := io.ReadAll(h.Body)
 	if err != nil {
 		return err
 	}
+	o.Body = string(body)
 	o.Encryption, o.KMSKey, o.BucketKey = string(h.ServerSideEncryption), aws.ToString(h.SSEKMSKeyId), aws.ToBool(h.BucketKeyEnabled)
 	o.StorageClass, o.Metadata = string(h.StorageClass), h.Metadata
 	for i, s := range []*string{h.CacheControl, h.ContentDisposition, h.ContentEncoding, h.ContentLanguage, h.ContentType, h.ExpiresString, h.WebsiteRedirectLocation} {
