@@ -91,7 +91,7 @@ func parse(body []byte, open bool) (Event, error) {
 // event decodes an EventBridge event.
 func (m *message) event() (Event, error) {
 	if strings.HasSuffix(m.DetailType, " via CloudTrail") {
-		return m.Detail.record.event(m)
+		return m.Detail.event(m)
 	}
 	e := Event{
 		ID:      m.ID,
@@ -108,14 +108,14 @@ func (m *message) event() (Event, error) {
 	if err := e.complete(); err != nil {
 		return Event{}, err
 	}
-	switch {
-	case m.Source == "aws.events" || m.Source == "aws.scheduler":
+	switch m.Source {
+	case "aws.events", "aws.scheduler":
 		e.Kind = Scheduled
 		if len(m.Resources) > 0 {
 			arn := m.Resources[0].ARN
 			e.Detail = Schedule{ARN: arn, Name: arn[strings.LastIndexByte(arn, '/')+1:]}
 		}
-	case m.Source == SourceNative:
+	case SourceNative:
 		d := m.Detail.nativeDetail
 		e.KeyARN = firstOf(firstKeyARN(m.Resources), e.keyARN(d.KeyID))
 		switch m.DetailType {

@@ -20,7 +20,7 @@ func (p *Policy) Findings(c Context) []Finding {
 	switch {
 	case !p.administered(c, false):
 		found = append(found, Finding{Lockout, Critical, "", "",
-			"nobody in account " + c.Account + " may change this policy (kms:PutKeyPolicy): whoever can, can keep the key, and only AWS Support can give it back"})
+			"nobody in account " + c.Account + " may change this policy (kms:PutKeyPolicy), and only AWS Support can undo that"})
 	case !p.administered(c, true):
 		found = append(found, Finding{NoRootDelegation, Medium, "", c.Account,
 			"the policy does not let the root of account " + c.Account + " administer the key, so it cannot be managed once the principals named here are gone"})
@@ -57,24 +57,19 @@ func (p *Policy) judge(s Statement, c Context) []Finding {
 
 // judgeEveryone judges an Allow for all principals, or for all but a few.
 func (p *Policy) judgeEveryone(s Statement, r reach, c Context, id, who string) []Finding {
-	var open, own []string
-	foreign := map[string][]string{}
+	var open []string
+	bound := map[string][]string{} // actions by account
 	for _, action := range s.actions() {
 		if p.bars(action, everyone, c) {
 			continue
 		}
-		bounds := append(slices.Clone(r.bounds), p.denyBounds(action, c)...)
-		switch {
-		case len(bounds) == 0:
+		bounds := slices.Concat(r.bounds, p.denyBounds(action, c))
+		if len(bounds) == 0 {
 			open = append(open, action)
-		case slices.ContainsFunc(bounds, func(b []string) bool { return !slices.ContainsFunc(b, func(a string) bool { return !c.trusts(a) }) }):
-			own = append(own, action)
-		default:
-			for _, account := range bounds[0] {
-				if !c.trusts(account) {
-					foreign[account] = append(foreign[account], action)
-				}
-			}
+			continue
+		}
+		for _, account := range c.tightest(bounds) {
+			bound[account] = append(bound[account], action)
 		}
 	}
 	var found []Finding
@@ -90,13 +85,30 @@ func (p *Policy) judgeEveryone(s Statement, r reach, c Context, id, who string) 
 		}
 		found = append(found, Finding{id, severity, s.Label, "*", fmt.Sprintf("%s may %s%s", who, describe(s), under)})
 	}
-	if isFullControl(own) {
-		found = append(found, fullControl(s, "*", "everyone in the accounts that the conditions name", Medium))
-	}
-	for _, account := range slices.Sorted(maps.Keys(foreign)) {
-		found = append(found, foreignAccount(s, r, Principal{"AWS", account}, account, foreign[account]))
+	for _, account := range slices.Sorted(maps.Keys(bound)) {
+		actions := bound[account]
+		switch {
+		case !c.trusts(account):
+			found = append(found, foreignAccount(s, r, Principal{"AWS", account}, account, actions))
+		case !isFullControl(actions):
+		case account == c.Account:
+			found = append(found, fullControl(s, account, "everyone in account "+account, Medium))
+		default:
+			found = append(found, fullControl(s, account, "everyone in the trusted account "+account, High))
+		}
 	}
 	return found
+}
+
+// tightest returns the bound that says most: one of trusted accounts only, else
+// the first.
+func (c Context) tightest(bounds [][]string) []string {
+	for _, accounts := range bounds {
+		if !slices.ContainsFunc(accounts, func(a string) bool { return !c.trusts(a) }) {
+			return accounts
+		}
+	}
+	return bounds[0]
 }
 
 // judgeAccount judges an Allow for a principal of a known account.

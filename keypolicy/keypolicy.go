@@ -8,6 +8,8 @@
 // where it plainly closes an Allow.
 package keypolicy
 
+import "slices"
+
 // Severity of a finding, in the words of package alert.
 type Severity string
 
@@ -19,28 +21,12 @@ const (
 	Critical Severity = "critical"
 )
 
-func (s Severity) rank() int {
-	switch s {
-	case Low:
-		return 1
-	case Medium:
-		return 2
-	case High:
-		return 3
-	}
-	return 4
-}
+func (s Severity) rank() int { return slices.Index(severities, s) }
 
 // lower returns the next severity down, and Low for Low.
-func (s Severity) lower() Severity {
-	switch s {
-	case Critical:
-		return High
-	case High:
-		return Medium
-	}
-	return Low
-}
+func (s Severity) lower() Severity { return severities[max(0, s.rank()-1)] }
+
+var severities = []Severity{Low, Medium, High, Critical}
 
 // The kinds of findings, as Finding.ID names them.
 const (
@@ -95,13 +81,5 @@ type Context struct {
 }
 
 func (c Context) trusts(account string) bool {
-	if account == c.Account {
-		return true
-	}
-	for _, t := range c.TrustedAccounts {
-		if account == t {
-			return true
-		}
-	}
-	return false
+	return account == c.Account || slices.Contains(c.TrustedAccounts, account)
 }
