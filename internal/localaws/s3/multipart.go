@@ -293,11 +293,13 @@ func (s *Service) choose(u *upload, uploaded map[int32]part, list []completedPar
 	if len(list) == 0 {
 		return nil, malformedXML()
 	}
-	var chosen []part
-	for i, want := range list {
-		if i > 0 && want.PartNumber <= list[i-1].PartNumber {
+	for i := 1; i < len(list); i++ {
+		if list[i].PartNumber <= list[i-1].PartNumber {
 			return nil, wire.Errorf(400, "InvalidPartOrder", "The list of parts was not in ascending order. Parts must be ordered by part number.")
 		}
+	}
+	var chosen []part
+	for i, want := range list {
 		p, ok := uploaded[want.PartNumber]
 		claim := want.claim(u.algorithm)
 		if !ok || strings.Trim(want.ETag, `"`) != p.etag || claim != "" && claim != p.segment.checksum.value {
