@@ -7,12 +7,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
 type alias struct {
-	name             string
 	key              *key
 	created, updated time.Time
 }
@@ -23,28 +21,22 @@ func (s *Service) aliasARN(name string) string {
 	return "arn:aws:kms:" + s.region + ":" + s.account + ":" + name
 }
 
-// alias returns the alias, or nil. The AWS managed key behind S3's own alias
+// managedAlias is the one predefined alias that is modelled. Its AWS managed key
 // comes into being when it is first asked for.
-func (s *Service) alias(name string) *alias {
-	if a := s.aliases[name]; a != nil {
-		return a
+const managedAlias = "alias/aws/s3"
+
+func (s *Service) createManagedKey() error {
+	c := call{Service: s, now: time.Now()}
+	k := c.newKey("Default key that protects my S3 objects when no other key is defined", managerAWS)
+	k.materials = []*material{newMaterial(newSecret(), materialCurrent)}
+	k.rotationPeriod, k.nextRotation = defaultRotationDays, c.now.Add(defaultRotationDays*day)
+	if err := c.setPolicy(k, s.managedPolicy(), true); err != nil {
+		return err
 	}
-	const prefix = "alias/aws/"
-	if service := strings.TrimPrefix(name, prefix); service == "s3" {
-		c := call{Service: s, now: time.Now()}
-		k := c.newKey("Default key that protects my S3 objects when no other key is defined", managerAWS)
-		k.policy = s.managedPolicy(service)
-		var err error
-		if k.rules, err = iam.Parse([]byte(k.policy)); err != nil {
-			panic("kms: the policy of AWS managed keys: " + err.Error()) // it is our own text
-		}
-		k.materials = []*material{newMaterial(randomBytes(32), materialCurrent)}
-		k.rotationPeriod, k.nextRotation = defaultRotationDays, c.now.Add(defaultRotationDays*day)
-		s.keys[k.id] = k
-		s.aliases[name] = &alias{name: name, key: k, created: c.now, updated: c.now}
-		s.reschedule()
-	}
-	return s.aliases[name]
+	s.keys[k.id] = k
+	s.aliases[managedAlias] = &alias{key: k, created: c.now, updated: c.now}
+	s.reschedule()
+	return nil
 }
 
 // checkName refuses names that an alias of a customer cannot have. For the
@@ -86,7 +78,7 @@ func createAlias(c *call, in *aliasInput) error {
 	if c.aliases[in.AliasName] != nil {
 		return wire.Errorf(400, "AlreadyExistsException", "An alias with the name %s already exists", arn)
 	}
-	c.aliases[in.AliasName] = &alias{name: in.AliasName, key: k, created: c.now, updated: c.now}
+	c.aliases[in.AliasName] = &alias{key: k, created: c.now, updated: c.now}
 	return nil
 }
 

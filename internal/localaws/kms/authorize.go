@@ -1,8 +1,9 @@
 package kms
 
 import (
-	"encoding/json"
+	"maps"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
@@ -78,9 +79,7 @@ func (c *call) conditions(k *key) map[string]string {
 	for name, value := range c.data {
 		m["kms:EncryptionContext:"+name] = value
 	}
-	for name, value := range c.context {
-		m[name] = value
-	}
+	maps.Copy(m, c.context)
 	return m
 }
 
@@ -92,53 +91,47 @@ func (c *call) condition(name, value string) {
 	c.context[name] = value
 }
 
-// policyDocument is the form of the policies that KMS itself gives to keys.
-type policyDocument struct {
-	Version   string            `json:"Version"`
-	ID        string            `json:"Id"`
-	Statement []policyStatement `json:"Statement"`
-}
-
-type policyStatement struct {
-	Sid       string                       `json:"Sid"`
-	Effect    string                       `json:"Effect"`
-	Principal map[string]string            `json:"Principal"`
-	Action    []string                     `json:"Action"`
-	Resource  string                       `json:"Resource"`
-	Condition map[string]map[string]string `json:"Condition,omitempty"`
-}
-
-func (d policyDocument) String() string {
-	b, _ := json.Marshal(d) // strings always encode
-	return string(b)
-}
-
 // defaultPolicy is the policy of a key that is created without one: the account decides.
 func (s *Service) defaultPolicy() string {
-	return policyDocument{Version: "2012-10-17", ID: "key-default-1", Statement: []policyStatement{{
-		Sid: "Enable IAM User Permissions", Effect: "Allow", Principal: map[string]string{"AWS": s.rootARN()},
-		Action: []string{"kms:*"}, Resource: "*",
-	}}}.String()
+	return s.fill(`{
+  "Version" : "2012-10-17",
+  "Id" : "key-default-1",
+  "Statement" : [ {
+    "Sid" : "Enable IAM User Permissions",
+    "Effect" : "Allow",
+    "Principal" : { "AWS" : "arn:aws:iam::ACCOUNT:root" },
+    "Action" : "kms:*",
+    "Resource" : "*"
+  } ]
+}`)
 }
 
-// managedPolicy is the policy of an AWS managed key: everybody in the account
-// may use it, through its service only, and nobody may change it.
-func (s *Service) managedPolicy(service string) string {
-	return policyDocument{Version: "2012-10-17", ID: "auto-" + service + "-1", Statement: []policyStatement{
-		{
-			Sid: "Use through the service", Effect: "Allow", Principal: map[string]string{"AWS": "*"},
-			Action:   []string{"kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:CreateGrant", "kms:DescribeKey"},
-			Resource: "*",
-			Condition: map[string]map[string]string{"StringEquals": {
-				"kms:CallerAccount": s.account,
-				"kms:ViaService":    service + "." + s.region + ".amazonaws.com",
-			}},
-		},
-		{
-			Sid: "Look at the key", Effect: "Allow", Principal: map[string]string{"AWS": s.rootARN()},
-			Action: []string{"kms:Describe*", "kms:Get*", "kms:List*", "kms:RevokeGrant"}, Resource: "*",
-		},
-	}}.String()
+// managedPolicy is the policy of S3's AWS managed key: everybody in the account
+// may use it, through S3 only, and nobody may change it.
+func (s *Service) managedPolicy() string {
+	return s.fill(`{
+  "Version" : "2012-10-17",
+  "Id" : "auto-s3-1",
+  "Statement" : [ {
+    "Sid" : "Use through S3",
+    "Effect" : "Allow",
+    "Principal" : { "AWS" : "*" },
+    "Action" : [ "kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:CreateGrant", "kms:DescribeKey" ],
+    "Resource" : "*",
+    "Condition" : { "StringEquals" : { "kms:CallerAccount" : "ACCOUNT", "kms:ViaService" : "s3.REGION.amazonaws.com" } }
+  }, {
+    "Sid" : "Look at the key",
+    "Effect" : "Allow",
+    "Principal" : { "AWS" : "arn:aws:iam::ACCOUNT:root" },
+    "Action" : [ "kms:Describe*", "kms:Get*", "kms:List*", "kms:RevokeGrant" ],
+    "Resource" : "*"
+  } ]
+}`)
+}
+
+// fill puts the account and the Region into a policy of KMS's own.
+func (s *Service) fill(policy string) string {
+	return strings.NewReplacer("ACCOUNT", s.account, "REGION", s.region).Replace(policy)
 }
 
 func (s *Service) rootARN() string { return "arn:aws:iam::" + s.account + ":root" }

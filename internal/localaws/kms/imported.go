@@ -127,11 +127,11 @@ func importKeyMaterial(c *call, in *importKeyMaterialInput) (importKeyMaterialOu
 	if err := in.checkExpiry(c.now); err != nil {
 		return out, err
 	}
-	secret, err := k.unwrap(in, c.now)
+	m, err := k.unwrap(in, c.now)
 	if err != nil {
 		return out, err
 	}
-	m, err := k.place(newMaterial(secret, materialPending), in)
+	m, err = k.place(m, in)
 	if err != nil {
 		return out, err
 	}
@@ -159,7 +159,7 @@ func (in *importKeyMaterialInput) checkExpiry(now time.Time) error {
 }
 
 // unwrap decrypts the material that the request brings along.
-func (k *key) unwrap(in *importKeyMaterialInput, now time.Time) ([]byte, error) {
+func (k *key) unwrap(in *importKeyMaterialInput, now time.Time) (*material, error) {
 	token, ok := k.tokens[string(in.ImportToken)]
 	if !ok {
 		return nil, wire.Errorf(400, "InvalidImportTokenException", "The import token is not one of this key")
@@ -171,10 +171,10 @@ func (k *key) unwrap(in *importKeyMaterialInput, now time.Time) ([]byte, error) 
 	if err != nil {
 		return nil, invalidCiphertext()
 	}
-	if len(secret) != 32 {
-		return nil, wire.Errorf(400, "IncorrectKeyMaterialException", "The key material of a symmetric encryption key has 32 bytes, not %d", len(secret))
+	if len(secret) != secretLen {
+		return nil, wire.Errorf(400, "IncorrectKeyMaterialException", "The key material of a symmetric encryption key has %d bytes, not %d", secretLen, len(secret))
 	}
-	return secret, nil
+	return newMaterial([secretLen]byte(secret), materialPending), nil
 }
 
 // place gives the key its material: the first one becomes current, known

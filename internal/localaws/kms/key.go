@@ -171,7 +171,12 @@ func (s *Service) find(ref string, names naming) (*key, error) {
 		if names == byKey {
 			return nil, notFound("Invalid keyId '%s'", ref)
 		}
-		if a := s.alias(id); a != nil {
+		if id == managedAlias && s.aliases[id] == nil {
+			if err := s.createManagedKey(); err != nil {
+				return nil, err
+			}
+		}
+		if a := s.aliases[id]; a != nil {
 			return a.key, nil
 		}
 		return nil, notFound("Alias %s is not found.", s.aliasARN(id))
@@ -209,7 +214,7 @@ func (s *Service) keyARN(id string) string {
 
 // keySpec is what a kind of key can do.
 type keySpec struct {
-	usages     []string // the first is the default where there is only one
+	usages     []string
 	algorithms map[string][]string
 }
 
@@ -236,6 +241,9 @@ var keySpecs = func() map[string]keySpec {
 	specs["ECC_NIST_EDWARDS25519"] = keySpec{[]string{"SIGN_VERIFY"}, map[string][]string{"SIGN_VERIFY": {"ED25519_SHA_512", "ED25519_PH_SHA_512"}}}
 	for _, size := range []string{"44", "65", "87"} {
 		specs["ML_DSA_"+size] = keySpec{[]string{"SIGN_VERIFY"}, map[string][]string{"SIGN_VERIFY": {"ML_DSA_SHAKE_256"}}}
+	}
+	for _, size := range []string{"512", "768", "1024"} {
+		specs["ML_KEM_"+size] = keySpec{[]string{"ENCAPSULATE_DECAPSULATE"}, map[string][]string{"ENCAPSULATE_DECAPSULATE": {"ML_KEM"}}}
 	}
 	return specs
 }()
@@ -294,7 +302,7 @@ func createKey(c *call, in *createKeyInput) (createKeyOutput, error) {
 		return out, err
 	}
 	if k.origin != originExternal {
-		k.materials = []*material{newMaterial(randomBytes(32), materialCurrent)}
+		k.materials = []*material{newMaterial(newSecret(), materialCurrent)}
 	}
 	c.keys[k.id] = k
 	c.key = k
@@ -378,6 +386,7 @@ type keyMetadata struct {
 	SigningAlgorithms           []string           `json:"SigningAlgorithms,omitempty"`
 	KeyAgreementAlgorithms      []string           `json:"KeyAgreementAlgorithms,omitempty"`
 	MacAlgorithms               []string           `json:"MacAlgorithms,omitempty"`
+	EncapsulationAlgorithms     []string           `json:"EncapsulationAlgorithms,omitempty"`
 	MultiRegion                 bool               `json:"MultiRegion"`
 	MultiRegionConfiguration    *multiRegionConfig `json:"MultiRegionConfiguration,omitempty"`
 	CurrentKeyMaterialID        *string            `json:"CurrentKeyMaterialId,omitempty"`
@@ -400,6 +409,8 @@ func (s *Service) metadata(k *key) keyMetadata {
 		m.KeyAgreementAlgorithms = algorithms
 	case "GENERATE_VERIFY_MAC":
 		m.MacAlgorithms = algorithms
+	case "ENCAPSULATE_DECAPSULATE":
+		m.EncapsulationAlgorithms = algorithms
 	}
 	switch k.state() {
 	case statePendingDeletion:

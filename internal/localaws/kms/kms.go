@@ -30,11 +30,12 @@ type Config struct {
 	// Account and Region are where all keys live.
 	Account, Region string
 	// Publish receives every event as a complete EventBridge envelope, in the
-	// order in which the changes happened unless Trail says otherwise. It is
-	// called without locks held and may call the service. Nil discards events.
+	// order in which the changes happened unless Trail says otherwise, and never
+	// twice at a time. It may call the service. Nil discards events.
 	Publish func(event json.RawMessage)
 	// Trail says how events arrive; the zero value delivers each of them once,
-	// in order, before the call that caused it returns.
+	// in order, before the call that caused it returns (unless another call is
+	// publishing just then, which goes on to deliver it).
 	Trail Trail
 }
 
@@ -57,20 +58,19 @@ type Service struct {
 	publish         func(json.RawMessage)
 	operations      map[string]wire.JSONOperation
 
-	mu        sync.Mutex
-	keys      map[string]*key   // by key id
-	aliases   map[string]*alias // by name
-	wrapping  map[string]*rsa.PrivateKey
-	trail     Trail
-	random    *rand.Rand
-	outbox    []json.RawMessage
-	due       time.Time   // when advance has something to do next; zero for never
-	timer     *time.Timer // wakes advance for what must not wait for a request
-	deliver   map[*time.Timer]struct{}
-	closed    bool
-	callbacks sync.WaitGroup
-
-	flushing sync.Mutex // keeps events in order while they are published
+	mu         sync.Mutex
+	keys       map[string]*key   // by key id
+	aliases    map[string]*alias // by name
+	wrapping   map[string]*rsa.PrivateKey
+	trail      Trail
+	random     *rand.Rand
+	outbox     []json.RawMessage
+	publishing bool        // somebody empties the outbox
+	due        time.Time   // when advance has something to do next; zero for never
+	timer      *time.Timer // wakes advance for what must not wait for a request
+	deliver    map[*time.Timer]struct{}
+	closed     bool
+	callbacks  sync.WaitGroup
 }
 
 // New returns a KMS without keys.
@@ -155,10 +155,7 @@ func (s *Service) do(c *call, operation func(c *call) (any, error)) (any, error)
 	}
 	s.mu.Unlock()
 	s.flush()
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
+	return out, err
 }
 
 // handle makes a JSON operation of a function over a typed request.

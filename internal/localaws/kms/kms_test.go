@@ -102,7 +102,9 @@ func (w *world) as(accessKey string) *sdk.Client {
 		c.AccessKeyID, c.SourceIP, c.UserAgent = accessKey, "192.0.2.1", "test"
 		w.ServeHTTP(rw, r.WithContext(wire.WithRequest(r.Context(), c, wire.NewUUID())))
 	})
-	return sdk.NewFromConfig(inprocess.Config(h, region, accessKey))
+	cfg := inprocess.Config(h, region, accessKey)
+	cfg.RetryMaxAttempts = 1 // the SDK takes LimitExceededException for throttling
+	return sdk.NewFromConfig(cfg)
 }
 
 // take returns the events so far and forgets them.

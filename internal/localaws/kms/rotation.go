@@ -29,23 +29,17 @@ type material struct {
 	rotation    string    // AUTOMATIC or ON_DEMAND; empty for the first
 }
 
-// newMaterial makes material of 32 bytes. AWS does not say what the id is made
-// of; here it is the hash, so that the same imported material has the same id.
-func newMaterial(secret []byte, state string) *material {
-	hash := sha256.Sum256(secret)
-	return &material{id: hex.EncodeToString(hash[:]), aead: newAEAD(secret), state: state}
-}
+const secretLen = 32
 
-func newAEAD(secret []byte) cipher.AEAD {
-	block, err := aes.NewCipher(secret)
-	if err != nil {
-		panic("kms: key material of the wrong size: " + err.Error()) // every caller has checked
-	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		panic("kms: " + err.Error()) // AES has the block size that GCM needs
-	}
-	return aead
+func newSecret() [secretLen]byte { return [secretLen]byte(randomBytes(secretLen)) }
+
+// newMaterial makes key material of a secret. AWS does not say what the id is
+// made of; here it is the hash, so that the same imported material has the same id.
+func newMaterial(secret [secretLen]byte, state string) *material {
+	hash := sha256.Sum256(secret[:])
+	block, _ := aes.NewCipher(secret[:]) // fails for other lengths only
+	aead, _ := cipher.NewGCM(block)      // fails for other ciphers only
+	return &material{id: hex.EncodeToString(hash[:]), aead: aead, state: state}
 }
 
 // current returns the material that encrypts, or nil.
@@ -193,7 +187,7 @@ func rotateKeyOnDemand(c *call, in *keyIDInput) (keyIDOutput, error) {
 	}
 	next := k.materialIn(materialPending)
 	if k.origin == originKMS {
-		next = newMaterial(randomBytes(32), materialPending)
+		next = newMaterial(newSecret(), materialPending)
 	}
 	if next == nil {
 		return out, wire.Errorf(400, "KMSInvalidStateException", "No available key material pending rotation for the key: %s.", k.arn)
@@ -286,7 +280,7 @@ func (s *Service) advance(now time.Time) {
 		for k.rotates() && !now.Before(k.nextRotation) {
 			at := k.nextRotation
 			k.nextRotation = at.Add(time.Duration(k.rotationPeriod) * day)
-			s.rotate(k, newMaterial(randomBytes(32), materialPending), at, "AUTOMATIC")
+			s.rotate(k, newMaterial(newSecret(), materialPending), at, "AUTOMATIC")
 		}
 	}
 	s.reschedule()

@@ -1,8 +1,8 @@
 package kms
 
 import (
+	"bytes"
 	"encoding/json"
-	"errors"
 	"reflect"
 	"strings"
 	"time"
@@ -212,10 +212,7 @@ func (s *Service) emit(detailType string, at time.Time, resources []string, deta
 	if s.publish == nil {
 		return
 	}
-	body, err := json.Marshal(detail)
-	if err != nil {
-		panic("kms: an event does not encode: " + err.Error()) // the types above always encode
-	}
+	body, _ := json.Marshal(detail) // strings, booleans and finished JSON always encode
 	event, _ := json.Marshal(envelope{
 		Version: "0", ID: wire.NewUUID(), DetailType: detailType, Source: "aws.kms", Account: s.account,
 		Time: trailTime(at), Region: s.region, Resources: resources, Detail: body,
@@ -259,19 +256,24 @@ func (s *Service) later(delay time.Duration, event json.RawMessage) {
 	s.deliver[t] = struct{}{}
 }
 
-// flush publishes the outbox in order, without holding the service's lock.
+// flush publishes the outbox in order, without holding the service's lock. One
+// caller at a time publishes, for all; so a subscriber may call the service.
 func (s *Service) flush() {
-	if s.publish == nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.publishing {
 		return
 	}
-	s.flushing.Lock()
-	defer s.flushing.Unlock()
-	s.mu.Lock()
-	events := s.outbox
-	s.outbox = nil
-	s.mu.Unlock()
-	for _, e := range events {
-		s.publish(e)
+	s.publishing = true
+	defer func() { s.publishing = false }()
+	for len(s.outbox) > 0 {
+		events := s.outbox
+		s.outbox = nil
+		s.mu.Unlock()
+		for _, e := range events {
+			s.publish(e)
+		}
+		s.mu.Lock()
 	}
 }
 
@@ -279,86 +281,61 @@ func (s *Service) flush() {
 // small letter, times are text, absent members and binary ones are left out. A
 // field with the tag `trail:"-"` is left out too.
 func trailJSON(v any) json.RawMessage {
-	var b strings.Builder
-	if err := writeTrail(&b, reflect.ValueOf(v)); err != nil {
-		panic("kms: a record does not encode: " + err.Error()) // our own types always encode
+	if v == nil {
+		return nil
 	}
-	return json.RawMessage(b.String())
+	var b bytes.Buffer
+	writeTrail(&b, reflect.ValueOf(v))
+	return b.Bytes()
 }
 
-func writeTrail(b *strings.Builder, v reflect.Value) error {
+func writeTrail(b *bytes.Buffer, v reflect.Value) {
 	if t, ok := v.Interface().(timestamp); ok {
-		return writeJSON(b, time.Time(t).UTC().Format("Jan 2, 2006, 3:04:05 PM"))
+		v = reflect.ValueOf(time.Time(t).UTC().Format("Jan 2, 2006, 3:04:05 PM"))
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		return writeTrail(b, v.Elem())
+		writeTrail(b, v.Elem())
 	case reflect.Struct:
 		b.WriteByte('{')
-		if err := writeTrailFields(b, v); err != nil {
-			return err
-		}
+		writeTrailFields(b, v)
 		b.WriteByte('}')
-		return nil
 	case reflect.Slice:
 		b.WriteByte('[')
 		for i := range v.Len() {
 			if i > 0 {
 				b.WriteByte(',')
 			}
-			if err := writeTrail(b, v.Index(i)); err != nil {
-				return err
-			}
+			writeTrail(b, v.Index(i))
 		}
 		b.WriteByte(']')
-		return nil
-	case reflect.String, reflect.Bool, reflect.Int, reflect.Map:
-		return writeJSON(b, v.Interface())
+	default:
+		doc, _ := json.Marshal(v.Interface()) // strings, numbers, booleans and maps of strings always encode
+		b.Write(doc)
 	}
-	return errors.New("no form for " + v.Type().String())
 }
 
-func writeTrailFields(b *strings.Builder, v reflect.Value) error {
+func writeTrailFields(b *bytes.Buffer, v reflect.Value) {
 	for field, value := range v.Fields() {
 		if field.Anonymous {
-			if err := writeTrailFields(b, value); err != nil {
-				return err
-			}
+			writeTrailFields(b, value)
 			continue
 		}
-		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if field.Tag.Get("trail") == "-" || absent(value) {
 			continue
 		}
-		if s := b.String(); s[len(s)-1] != '{' {
+		if !bytes.HasSuffix(b.Bytes(), []byte{'{'}) {
 			b.WriteByte(',')
 		}
-		b.WriteByte('"')
-		b.WriteString(strings.ToLower(name[:1]) + name[1:])
-		b.WriteString(`":`)
-		if err := writeTrail(b, value); err != nil {
-			return err
-		}
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		b.WriteString(`"` + strings.ToLower(name[:1]) + name[1:] + `":`)
+		writeTrail(b, value)
 	}
-	return nil
 }
 
 // absent reports whether the caller did not send the member, or CloudTrail does
 // not show it: bytes are never logged.
 func absent(v reflect.Value) bool {
-	switch v.Kind() {
-	case reflect.Pointer:
-		return v.IsNil()
-	case reflect.Slice:
-		return v.Len() == 0 || v.Type().Elem().Kind() == reflect.Uint8
-	case reflect.Map, reflect.String:
-		return v.Len() == 0
-	}
-	return false
-}
-
-func writeJSON(b *strings.Builder, v any) error {
-	doc, err := json.Marshal(v)
-	b.Write(doc)
-	return err
+	binary := v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8
+	return binary || v.Kind() != reflect.Bool && v.Kind() != reflect.Struct && v.IsZero()
 }
