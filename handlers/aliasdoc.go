@@ -78,7 +78,9 @@ func (d *aliasDoc) learn(t aliasTarget) {
 	for i > 0 && d.History[i-1].Since.After(t.Since) {
 		i--
 	}
-	same := func(o aliasTarget) bool { return o.KeyARN == t.KeyARN && o.Deleted == t.Deleted }
+	same := func(o aliasTarget) bool {
+		return o.Deleted == t.Deleted && (o.KeyARN == t.KeyARN || t.Deleted && t.KeyARN == "")
+	}
 	if i > 0 && same(d.History[i-1]) || i < len(d.History) && same(d.History[i]) {
 		return
 	}

@@ -172,7 +172,7 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	var d deletionDecision
 	rep := repair{Reaction: reactionDeletion, By: e.ID, Alert: e.ID, At: at}
 	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
-		doc.see(key, at, "", r.config.Deletion)
+		doc.see(key, at, r.config.Deletion)
 		d = decideDeletion(deletionInput{
 			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore,
 			repaired: doc.repairOf(reactionDeletion, e.ID) != nil || len(doc.repairsSince(reactionDeletion, e.ID, e.Time)) > 0,
@@ -314,12 +314,7 @@ func (r *Router) undo(ctx context.Context, key inventory.Key, d deletionDecision
 			return seen, err
 		}
 	}
-	_, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
-		doc.see(seen, at, rep.By, Enforce)
-		if d.enable {
-			doc.Restore = nil
-		}
-	})
+	_, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) { doc.see(seen, at, Enforce) })
 	return seen, err
 }
 
@@ -419,9 +414,9 @@ func (r *Router) deletionAlert(e events.Event, key inventory.Key, shown *alert.K
 func dateText(key inventory.Key) string {
 	switch {
 	case key.DeletionDate != nil:
-		return fmt.Sprintf(" KMS deletes the key on %s.", key.DeletionDate.UTC().Format(time.DateTime+" MST"))
+		return fmt.Sprintf(" When it was read, KMS was to delete the key on %s.", key.DeletionDate.UTC().Format(time.DateTime+" MST"))
 	case key.State == statePendingReplica:
-		return " KMS deletes the key a waiting period after its last replica is deleted."
+		return " KMS would delete the key a waiting period after its last replica is deleted."
 	}
 	return ""
 }

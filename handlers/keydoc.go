@@ -102,20 +102,16 @@ const (
 // tail returns the last n elements.
 func tail[E any](s []E, n int) []E { return s[max(0, len(s)-n):] }
 
-// see notes a key as it was read at the given time. told is the event whose own
-// subject this state is, else "".
-func (d *keyDoc) see(k inventory.Key, at time.Time, told string, mode Mode) {
+// see notes a key as it was read at the given time, in a mode of the deletion
+// reaction.
+func (d *keyDoc) see(k inventory.Key, at time.Time, mode Mode) {
 	d.ARN, d.Description, d.ShutOut = k.ARN, k.Description, time.Time{}
-	last := len(d.States) - 1
-	switch {
-	case last >= 0 && d.States[last].State == k.State:
-		if told != "" {
-			d.States[last].By = told
-		}
-	case last >= 0 && at.Before(d.States[last].At):
-		// An older read than the newest fact.
-	default:
-		d.States = tail(append(d.States, seenState{k.State, at, told, mode != Enforce}), maxStates)
+	if n := len(d.States); n > 0 && (d.States[n-1].State == k.State || at.Before(d.States[n-1].At)) {
+		return // no change, or an older read than the newest fact
+	}
+	d.States = tail(append(d.States, seenState{State: k.State, At: at, Accepted: mode != Enforce}), maxStates)
+	if k.State == stateEnabled {
+		d.Restore = nil // however it came back
 	}
 }
 
@@ -147,27 +143,30 @@ func (d *keyDoc) intend(operation string, rep repair) {
 	if !slices.ContainsFunc(d.Calls, same) {
 		d.Calls = tail(append(d.Calls, ownCall{Operation: operation, By: rep.By, At: rep.At}), maxCalls)
 	}
-	if d.repairOf(rep.Reaction, rep.By) == nil {
+	switch earlier := d.repairOf(rep.Reaction, rep.By); {
+	case earlier == nil:
 		d.Repairs = tail(append(d.Repairs, rep), maxRepairs)
+	case earlier.Done && earlier.At.Before(rep.At):
+		*earlier = rep // the event came twice, and the setting was changed again in between
 	}
 }
 
 // answered notes what became of a call: its request ids, or that it was refused
 // and so never happened.
-func (d *keyDoc) answered(operation, reaction, by string, ids []string, known, refused bool) {
-	for i := range d.Calls {
-		c := &d.Calls[i]
-		if c.Operation != operation || c.By != by || c.Known {
-			continue
-		}
-		if refused {
-			d.Calls = slices.Delete(d.Calls, i, i+1)
-			break
-		}
-		c.RequestIDs, c.Known = ids, known
+func (d *keyDoc) answered(operation string, rep repair, ids []string, known, refused bool) {
+	open := slices.IndexFunc(d.Calls, func(c ownCall) bool { return c.Operation == operation && c.By == rep.By && !c.Known })
+	switch {
+	case refused && open >= 0:
+		d.Calls = slices.Delete(d.Calls, open, open+1)
+	case refused:
+	case open >= 0:
+		d.Calls[open].RequestIDs, d.Calls[open].Known = ids, known
+	default:
+		// Two workers had the same event: the other one's answer took the intent.
+		d.Calls = tail(append(d.Calls, ownCall{Operation: operation, By: rep.By, At: rep.At, RequestIDs: ids, Known: known}), maxCalls)
 	}
-	if rep := d.repairOf(reaction, by); rep != nil && !refused {
-		rep.Done = true
+	if r := d.repairOf(rep.Reaction, rep.By); r != nil && !refused {
+		r.Done = true
 	}
 }
 

@@ -81,7 +81,7 @@ func (r *Router) policy(ctx context.Context, e events.Event) error {
 	if err != nil {
 		return r.policyUnread(ctx, e, err)
 	}
-	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) { doc.see(key, at, "", r.config.Deletion) })
+	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) { doc.see(key, at, r.config.Deletion) })
 	if err != nil {
 		return err
 	}

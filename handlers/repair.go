@@ -36,13 +36,13 @@ func (r *Router) perform(ctx context.Context, keyARN, operation string, rep repa
 			return err // it may have happened: the intent stays
 		}
 		_, noteErr := r.updateKey(ctx, keyARN, func(doc *keyDoc) {
-			doc.answered(operation, rep.Reaction, rep.By, nil, false, true)
+			doc.answered(operation, rep, nil, false, true)
 		})
 		return errors.Join(err, noteErr)
 	}
 	ids, known := requestIDs(meta)
 	_, err = r.updateKey(ctx, keyARN, func(doc *keyDoc) {
-		doc.answered(operation, rep.Reaction, rep.By, ids, known, false)
+		doc.answered(operation, rep, ids, known, false)
 	})
 	return err
 }

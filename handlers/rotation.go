@@ -120,7 +120,7 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 	var d rotationDecision
 	var rep repair
 	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
-		doc.see(key, at, "", r.config.Deletion)
+		doc.see(key, at, r.config.Deletion)
 		if blocker == "" {
 			doc.Rotation.see(status, at, e.ID)
 		}

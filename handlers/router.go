@@ -113,6 +113,12 @@ func (r *Router) Handle(ctx context.Context, body []byte) error {
 		log.DebugContext(ctx, "event ignored", "reason", "it is the echo of our own call")
 		return nil
 	case byImpostor:
+		if r.config.makes(e.Name) {
+			// Our own call may not be noted yet: another worker may be at it now.
+			if wait := settle(e, "call of our own role"); wait != nil {
+				return wait
+			}
+		}
 		errs = append(errs, r.impostor(ctx, e))
 	case byOthers:
 	}
@@ -132,7 +138,7 @@ func (r *Router) Handle(ctx context.Context, body []byte) error {
 		}
 		if re.aboutKey {
 			if why := r.foreign(e); why != "" {
-				log.WarnContext(ctx, "event ignored", "reason", why, "reaction", re.name)
+				log.InfoContext(ctx, "event ignored", "reason", why, "reaction", re.name)
 				continue
 			}
 		}
@@ -169,7 +175,7 @@ const settling = time.Minute
 // to be believed, else nil.
 func settle(e events.Event, what string) error {
 	if left := settling - time.Since(e.Time); left > 0 && left <= settling {
-		return outcome.RetryAfter(left, fmt.Errorf("%s: waiting for KMS to agree with the event", what))
+		return outcome.RetryAfter(left, fmt.Errorf("%s: waiting until the event and what is known agree", what))
 	}
 	return nil
 }

@@ -150,7 +150,7 @@ func (r *Router) sweepKey(ctx context.Context, arn string, aliases []string, sta
 		return nil
 	}
 	doc, err := r.updateKey(ctx, arn, func(doc *keyDoc) {
-		doc.see(key, at, "", r.config.Deletion)
+		doc.see(key, at, r.config.Deletion)
 		doc.Aliases = aliases
 	})
 	if err != nil {

@@ -1,0 +1,52 @@
+package handlers_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+)
+
+func TestJobAlerts(t *testing.T) {
+	sink := &memorySink{}
+	jobs := handlers.JobAlerts{Alerts: sink, Account: account, Region: region}
+	start := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	s := reencrypt.Summary{
+		Job: "j1", Alias: "arn:aws:kms:" + region + ":" + account + ":alias/app-orders", Bucket: "orders-data", Prefix: "in voices/",
+		From: []string{"arn:old"}, To: "arn:new", State: reencrypt.StateComplete,
+		Counts:  reencrypt.Counts{Scanned: 10, Moved: 9, Skipped: 1},
+		Started: start, Finished: start.Add(90 * time.Second),
+	}
+	for range 2 {
+		if err := jobs.Completed(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := sink.take()
+	if len(got) != 1 || got[0].Severity != alert.Info || got[0].Kind != alert.KindReencryption || got[0].Key.Aliases[0] != "alias/app-orders" {
+		t.Fatalf("alerts:\n%s", texts(got))
+	}
+
+	s.Job, s.Refused, s.ByReason = "j2", 1, map[reencrypt.Reason]int64{reencrypt.ReasonObjectLock: 1}
+	s.Sample = []reencrypt.Refusal{{Key: "in voices/1.pdf", Version: "v1", Reason: reencrypt.ReasonObjectLock}}
+	s.Report = "s3://keeper-state/cmkeeper/jobs/j2/report.jsonl"
+	if err := jobs.Completed(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	a := sink.take()[0]
+	if a.Severity != alert.Medium || facts(a, "not moved, by reason") != "object-lock: 1" || !strings.Contains(facts(a, "first of what did not move"), "in voices/1.pdf version v1") || !strings.Contains(strings.Join(a.Next, "\n"), s.Report) {
+		t.Errorf("alert:\n%s", a.Text())
+	}
+
+	s.State, s.Cause = reencrypt.StateStopped, "s3:UpdateObjectEncryption is denied"
+	if err := jobs.Stalled(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	a = sink.take()[0]
+	if a.Severity != alert.High || !strings.Contains(a.Summary, s.Cause) || !strings.Contains(strings.Join(a.Next, "\n"), "cmkeeper reencrypt run --bucket orders-data --prefix 'in voices/' --from arn:old --to arn:new") {
+		t.Errorf("alert:\n%s", a.Text())
+	}
+}
