@@ -24,8 +24,12 @@ type Change struct {
 // policy that is only written differently (order, case of actions, arrays, forms
 // of principals, statements split or joined, grants that another one contains)
 // changes nothing. nil is a policy that says nothing. What was added comes first.
+//
+// Policies of very many principals and actions are compared by whole statements,
+// and their texts name a few.
 func Diff(old, new *Policy) []Change {
-	before, after := old.rules(), new.rules()
+	whole := old.size()+new.size() > mostRules
+	before, after := old.rules(whole), new.rules(whole)
 	return append(changes(Added, after, before), changes(Removed, before, after)...)
 }
 
@@ -44,7 +48,25 @@ type clause struct {
 	where, match string
 }
 
-func (p *Policy) rules() []rule {
+// mostRules is how many rules two policies may have between them. Real ones have
+// hundreds; KMS's 32 KiB can hold a million, which would keep a worker busy for
+// minutes.
+const mostRules = 20_000
+
+// size returns the number of rules.
+func (p *Policy) size() int {
+	if p == nil {
+		return 0
+	}
+	n := 0
+	for _, s := range p.Statements {
+		n += len(s.Principals) * len(s.Actions)
+	}
+	return n
+}
+
+// rules takes the policy apart, or, with whole, makes one rule of a statement.
+func (p *Policy) rules(whole bool) []rule {
 	if p == nil {
 		return nil
 	}
@@ -52,12 +74,16 @@ func (p *Policy) rules() []rule {
 	for _, s := range p.Statements {
 		c := clause{label: s.Label, deny: s.Deny}
 		c.where, c.match = s.where()
-		actions := s.Actions
+		whom, actions := s.whom(), s.Actions
 		if s.NotAction {
 			// Taken as a whole: it compares with its like only.
 			actions = []string{"everything but " + strings.Join(sorted(s.Actions), ", ")}
 		}
-		for _, c.who = range s.whom() {
+		if whole {
+			c.match += "\x02" + strings.Join(sorted(whom), "\x00") + "\x02" + strings.Join(sorted(lowered(actions)), "\x00")
+			whom, actions = []string{joinSome(sorted(whom))}, []string{joinSome(sorted(actions))}
+		}
+		for _, c.who = range whom {
 			for _, a := range actions {
 				list = append(list, rule{c, a})
 			}
@@ -94,9 +120,7 @@ func (s Statement) where() (shown, match string) {
 			key = c.Key // the context's own keys keep their case
 		}
 		if operator == "bool" || operator == "null" {
-			for i := range values {
-				values[i] = strings.ToLower(values[i])
-			}
+			values = sorted(lowered(values))
 		}
 		shownParts = append(shownParts, c.Operator+" "+c.Key+" "+strings.Join(values, " or "))
 		matchParts = append(matchParts, operator+"\x00"+key+"\x00"+strings.Join(values, "\x00"))
@@ -123,16 +147,23 @@ func changes(kind string, rules, others []rule) []Change {
 	var order []clause
 	actions := map[clause][]string{}
 	related := map[clause][]string{} // narrower rules of others, which soften the change
+	byWho := map[string][]rule{}
+	for _, o := range others {
+		byWho[o.who] = append(byWho[o.who], o)
+	}
+	contained := func(r rule, in []rule) bool {
+		return slices.ContainsFunc(in, func(o rule) bool { return o.contains(r) })
+	}
 	for _, r := range rules {
-		if slices.ContainsFunc(others, func(o rule) bool { return o.contains(r) }) {
+		if contained(r, byWho[r.who]) || contained(r, byWho[everyone.String()]) {
 			continue
 		}
 		if actions[r.clause] == nil {
 			order = append(order, r.clause)
 		}
 		actions[r.clause] = append(actions[r.clause], r.action)
-		for _, o := range others {
-			if o.who == r.who && r.contains(o) {
+		for _, o := range byWho[r.who] {
+			if r.contains(o) {
 				related[r.clause] = append(related[r.clause], o.action+o.where)
 			}
 		}
@@ -158,6 +189,14 @@ func verb(kind string, deny bool) string {
 		return " is no longer denied "
 	}
 	return " may no longer "
+}
+
+func lowered(words []string) []string {
+	words = slices.Clone(words)
+	for i := range words {
+		words[i] = strings.ToLower(words[i])
+	}
+	return words
 }
 
 // sorted returns the words in order, each once.

@@ -2,6 +2,7 @@ package keypolicy
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +97,37 @@ func TestDiffOfNothing(t *testing.T) {
 	}
 	if diff := cmp.Diff([]Change{{Removed, "Root", "account 444455556666 may no longer kms:*"}}, Diff(p, nil)); diff != "" {
 		t.Errorf("a last policy (-want +got):\n%s", diff)
+	}
+}
+
+// TestHugePolicies runs what is slow if the work grows with the product of
+// principals, actions and Denies: the test would take minutes.
+func TestHugePolicies(t *testing.T) {
+	list := func(n int, format string) string {
+		items := make([]string, n)
+		for i := range items {
+			items[i] = fmt.Sprintf(format, i)
+		}
+		return `["` + strings.Join(items, `","`) + `"]`
+	}
+	policy := func(actions string) *Policy {
+		return parsed(t, document(root,
+			`{"Sid":"S","Effect":"Allow","Principal":{"AWS":`+list(700, "%012d")+`},"Action":`+list(1200, actions)+`}`,
+			`{"Sid":"D","Effect":"Deny","Principal":{"AWS":`+list(100, "%012d")+`},"Action":`+list(1200, "kms:b%d")+`}`))
+	}
+	a, b := policy("kms:a%d"), policy("kms:A%d")
+	if got := len(a.Findings(judged)); got != 700 {
+		t.Errorf("%d findings", got)
+	}
+	if got := Diff(a, b); got != nil {
+		t.Errorf("changes of a policy in another case: %v", got)
+	}
+	want := []Change{
+		{Added, "S", "account 000000000000, account 000000000001, account 000000000002, account 000000000003 and 696 more may now kms:c0, kms:c1, kms:c10, kms:c100 and 1196 more"},
+		{Removed, "S", "account 000000000000, account 000000000001, account 000000000002, account 000000000003 and 696 more may no longer kms:a0, kms:a1, kms:a10, kms:a100 and 1196 more"},
+	}
+	if diff := cmp.Diff(want, Diff(a, policy("kms:c%d"))); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -36,46 +37,47 @@ func (p *Policy) Findings(c Context) []Finding {
 // judge judges one Allow.
 func (p *Policy) judge(s Statement, c Context) []Finding {
 	r := conditionReach(s.Conditions)
+	scopes := p.scopes(s.actions(), c)
 	if s.NotPrincipal {
-		return p.judgeEveryone(s, r, c, AllowNotPrincipal, "everyone but "+joinPrincipals(s.Principals))
+		return judgeEveryone(s, scopes, r, c, AllowNotPrincipal, "everyone but "+joinPrincipals(s.Principals))
 	}
 	var found []Finding
 	for _, who := range s.Principals {
 		switch {
 		case who.ID == "*" || strings.ContainsAny(who.account(), "*?"):
-			found = append(found, p.judgeEveryone(s, r, c, PublicPrincipal, "everyone, in any AWS account,")...)
+			found = append(found, judgeEveryone(s, scopes, r, c, PublicPrincipal, "everyone, in any AWS account,")...)
 		case who.Type == "Service":
-			found = append(found, p.judgeService(s, r, c, who)...)
+			found = append(found, judgeService(s, open(scopes, who), r, c, who)...)
 		case who.account() == "":
-			found = append(found, p.judgeUnknown(s, c, who)...)
+			found = append(found, judgeUnknown(s, open(scopes, who), who)...)
 		default:
-			found = append(found, p.judgeAccount(s, r, c, who)...)
+			found = append(found, judgeAccount(s, open(scopes, who), r, c, who)...)
 		}
 	}
 	return found
 }
 
 // judgeEveryone judges an Allow for all principals, or for all but a few.
-func (p *Policy) judgeEveryone(s Statement, r reach, c Context, id, who string) []Finding {
-	var open []string
+func judgeEveryone(s Statement, scopes []scope, r reach, c Context, id, who string) []Finding {
+	var public []string
 	bound := map[string][]string{} // actions by account
-	for _, action := range s.actions() {
-		if p.bars(action, everyone, c) {
+	for _, sc := range scopes {
+		if sc.bars(everyone) {
 			continue
 		}
-		bounds := slices.Concat(r.bounds, p.denyBounds(action, c))
+		bounds := slices.Concat(r.bounds, sc.bounds())
 		if len(bounds) == 0 {
-			open = append(open, action)
+			public = append(public, sc.actions...)
 			continue
 		}
 		for _, account := range c.tightest(bounds) {
-			bound[account] = append(bound[account], action)
+			bound[account] = append(bound[account], sc.actions...)
 		}
 	}
 	var found []Finding
-	if len(open) > 0 {
+	if len(public) > 0 {
 		severity := High
-		if includesTakeover(open) {
+		if includesTakeover(public) {
 			severity = Critical
 		}
 		under := ""
@@ -112,9 +114,8 @@ func (c Context) tightest(bounds [][]string) []string {
 }
 
 // judgeAccount judges an Allow for a principal of a known account.
-func (p *Policy) judgeAccount(s Statement, r reach, c Context, who Principal) []Finding {
+func judgeAccount(s Statement, actions []string, r reach, c Context, who Principal) []Finding {
 	account := who.account()
-	actions := p.open(s, who, c)
 	if len(actions) == 0 || !s.admits(account) {
 		return nil
 	}
@@ -134,8 +135,7 @@ func (p *Policy) judgeAccount(s Statement, r reach, c Context, who Principal) []
 }
 
 // judgeService judges an Allow for an AWS service.
-func (p *Policy) judgeService(s Statement, r reach, c Context, who Principal) []Finding {
-	actions := p.open(s, who, c)
+func judgeService(s Statement, actions []string, r reach, c Context, who Principal) []Finding {
 	if len(actions) == 0 {
 		return nil
 	}
@@ -162,8 +162,8 @@ func (p *Policy) judgeService(s Statement, r reach, c Context, who Principal) []
 }
 
 // judgeUnknown judges an Allow for a principal that has no account.
-func (p *Policy) judgeUnknown(s Statement, c Context, who Principal) []Finding {
-	if len(p.open(s, who, c)) == 0 {
+func judgeUnknown(s Statement, actions []string, who Principal) []Finding {
+	if len(actions) == 0 {
 		return nil
 	}
 	if who.Type == "AWS" && (strings.HasPrefix(who.ID, "AIDA") || strings.HasPrefix(who.ID, "AROA")) {
@@ -195,16 +195,15 @@ func fullControl(s Statement, principal, who string, severity Severity) Finding 
 		fmt.Sprintf("%s may %s: use the key, give it to others and delete it", who, describe(s))}
 }
 
-// open returns the actions that the Allow really opens to a principal.
-func (p *Policy) open(s Statement, who Principal, c Context) []string {
-	return slices.DeleteFunc(s.actions(), func(action string) bool { return p.bars(action, who, c) })
-}
-
 // administered reports whether somebody in the key's account may change the
 // policy; with root, whether the account's root may, and so IAM policies can
 // give that right.
 func (p *Policy) administered(c Context, root bool) bool {
 	const change = "kms:PutKeyPolicy"
+	scopes := p.scopes([]string{change}, c)
+	if len(open(scopes, Principal{"AWS", c.Account})) == 0 {
+		return false
+	}
 	for _, s := range p.Statements {
 		if s.Deny || s.NotPrincipal || !s.isFor(c.KeyARN) || !s.covers(change) || !s.admits(c.Account) {
 			continue
@@ -212,7 +211,7 @@ func (p *Policy) administered(c Context, root bool) bool {
 		for _, who := range s.Principals {
 			inAccount := who == everyone || who.account() == c.Account
 			isRoot := who == everyone || who.ID == c.Account
-			if inAccount && (isRoot || !root) && !p.bars(change, Principal{"AWS", c.Account}, c) && !p.bars(change, who, c) {
+			if inAccount && (isRoot || !root) && len(open(scopes, who)) > 0 {
 				return true
 			}
 		}
@@ -230,42 +229,74 @@ func (s Statement) admits(account string) bool {
 	return true
 }
 
-// bars reports whether a Deny plainly keeps the principal from the action.
-func (p *Policy) bars(action string, who Principal, c Context) bool {
-	for _, d := range p.Statements {
-		if !d.denies(action, who, c) {
-			continue
+// scope is some actions with the Denies about them. Actions with the same Denies
+// share one, so that a policy of thousands of principals and actions, which KMS
+// takes, is judged in no time.
+type scope struct {
+	actions []string
+	denies  []Statement
+}
+
+// scopes sorts actions by the Denies about them. While the key is unknown, only
+// a Deny on "*" surely is about it.
+func (p *Policy) scopes(actions []string, c Context) []scope {
+	var list []scope
+	index := map[string]int{}
+	for _, action := range actions {
+		var denies []Statement
+		var key []byte
+		for i, d := range p.Statements {
+			surely := c.KeyARN != "" || len(d.Resources) == 0 || !d.NotResource && slices.Contains(d.Resources, "*")
+			if d.Deny && surely && d.isFor(c.KeyARN) && d.covers(action) {
+				denies = append(denies, d)
+				key = strconv.AppendInt(append(key, ' '), int64(i), 10)
+			}
+		}
+		i, ok := index[string(key)]
+		if !ok {
+			i = len(list)
+			index[string(key)] = i
+			list = append(list, scope{denies: denies})
+		}
+		list[i].actions = append(list[i].actions, action)
+	}
+	return list
+}
+
+// open returns the actions that no Deny plainly keeps from the principal.
+func open(scopes []scope, who Principal) []string {
+	var actions []string
+	for _, sc := range scopes {
+		if !sc.bars(who) {
+			actions = append(actions, sc.actions...)
+		}
+	}
+	return actions
+}
+
+// bars reports whether a Deny plainly keeps the principal from the actions.
+func (sc scope) bars(who Principal) bool {
+	return slices.ContainsFunc(sc.denies, func(d Statement) bool {
+		if !d.names(who) {
+			return false
 		}
 		if len(d.Conditions) == 0 {
 			return true
 		}
-		if account := who.account(); account != "" {
-			if only, ok := denyBound(d.Conditions); ok && !slices.Contains(only, account) {
-				return true
-			}
-		}
-	}
-	return false
+		only, ok := denyBound(d.Conditions)
+		return ok && who.account() != "" && !slices.Contains(only, who.account())
+	})
 }
 
-// denyBounds returns the bounds that Denies for everyone set to an action.
-func (p *Policy) denyBounds(action string, c Context) [][]string {
+// bounds returns the bounds that Denies for everyone set to the actions.
+func (sc scope) bounds() [][]string {
 	var bounds [][]string
-	for _, d := range p.Statements {
-		if d.denies(action, everyone, c) {
-			if only, ok := denyBound(d.Conditions); ok {
-				bounds = append(bounds, only)
-			}
+	for _, d := range sc.denies {
+		if only, ok := denyBound(d.Conditions); ok && d.names(everyone) {
+			bounds = append(bounds, only)
 		}
 	}
 	return bounds
-}
-
-// denies reports whether the statement is a Deny of the action to the principal,
-// its conditions aside. While the key is unknown only "*" surely is the key.
-func (s Statement) denies(action string, who Principal, c Context) bool {
-	surely := c.KeyARN != "" || len(s.Resources) == 0 || !s.NotResource && slices.Contains(s.Resources, "*")
-	return s.Deny && surely && s.isFor(c.KeyARN) && s.covers(action) && s.names(who)
 }
 
 // names reports whether a Deny is about the principal whatever it turns out to be.
