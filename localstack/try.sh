@@ -10,9 +10,23 @@ set -euo pipefail
 patience=${PATIENCE:-30}
 failed=0
 event=$(mktemp)
-trap 'rm -f "$event"' EXIT
-result() { # TEXT: judges the command before it
-  if [ "$?" -eq 0 ]; then echo "ok    $1"; else echo "FAIL  $1"; failed=1; fi
+
+# An inbox of its own, since the alerts service of docker compose empties the other.
+inbox_arn=arn:aws:sqs:$region:$account:cmkeeper-try
+inbox=$(cli sqs create-queue --queue-name cmkeeper-try --query QueueUrl --output text --attributes \
+  "{\"VisibilityTimeout\":\"600\",\"Policy\":\"{\\\"Statement\\\":[{\\\"Effect\\\":\\\"Allow\\\",\\\"Principal\\\":{\\\"Service\\\":\\\"sns.amazonaws.com\\\"},\\\"Action\\\":\\\"sqs:SendMessage\\\",\\\"Resource\\\":\\\"$inbox_arn\\\"}]}\"}")
+subscription=$(cli sns subscribe --topic-arn "arn:aws:sns:$region:$account:cmkeeper-alerts" --protocol sqs \
+  --notification-endpoint "$inbox_arn" --attributes RawMessageDelivery=true --return-subscription-arn --query SubscriptionArn --output text)
+cleanup() {
+  rm -f "$event"
+  cli sns unsubscribe --subscription-arn "$subscription" || true
+  cli sqs delete-queue --queue-url "$inbox" || true
+}
+trap cleanup EXIT
+check() { # TEXT COMMAND…: waits for the command to succeed
+  local text=$1
+  shift
+  if eventually "$patience" "$@"; then echo "ok    $text"; else echo "FAIL  $text"; failed=1; fi
 }
 
 # emit EVENT-NAME KEY-ARN REQUEST-PARAMETERS [ALIAS]: puts the CloudTrail event
@@ -42,31 +56,25 @@ key=$(key_of alias/cmkeeper-rotation)
 cli kms disable-key-rotation --key-id "$key"
 emit DisableKeyRotation "$key" "{\"keyId\":\"$key\"}"
 rotating() { [ "$(cli kms get-key-rotation-status --key-id "$key" --query KeyRotationEnabled --output text)" = True ]; }
-eventually "$patience" rotating
-result "rotation of alias/cmkeeper-rotation is on"
+check "rotation of alias/cmkeeper-rotation is on" rotating
 
 echo "policy: opened to everybody, and reported"
-inbox=$(queue_url cmkeeper-alert-inbox)
 key=$(key_of alias/cmkeeper-policy)
 policy='{"Version":"2012-10-17","Statement":[{"Sid":"Root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::'$account':root"},"Action":"kms:*","Resource":"*"},{"Sid":"Oops","Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}]}'
 cli kms put-key-policy --key-id "$key" --policy-name default --policy "$policy"
 emit PutKeyPolicy "$key" "$(python3 -c 'import json,sys; print(json.dumps({"keyId":sys.argv[1],"policyName":"default","policy":sys.argv[2],"bypassPolicyLockoutSafetyCheck":False}))' "$key" "$policy")"
-# The alerts service of docker compose may have read the alert already, so the
-# state bucket's claim of a sent alert counts as well as the message itself.
 told() {
-  cli sqs receive-message --queue-url "$inbox" --max-number-of-messages 10 --visibility-timeout 1 --output json | grep -q 'public-principal' ||
-    [ -n "$(cli s3api list-objects-v2 --bucket cmkeeper-state --prefix cmkeeper/alerts/ --query 'Contents[].Key' --output text | grep -v None)" ]
+  cli sqs receive-message --queue-url "$inbox" --max-number-of-messages 10 --wait-time-seconds 2 --query 'Messages[].Body' --output text >"$event"
+  grep -q public-principal "$event" && grep -q "$key" "$event"
 }
-eventually "$patience" told
-result "an alert about alias/cmkeeper-policy was sent"
+check "an alert about alias/cmkeeper-policy was sent" told
 
 echo "deletion: scheduled, cancelled, and the key enabled again"
 key=$(key_of alias/cmkeeper-deletion)
 cli kms schedule-key-deletion --key-id "$key" --pending-window-in-days 7 >/dev/null
 emit ScheduleKeyDeletion "$key" "{\"keyId\":\"$key\",\"pendingWindowInDays\":7}"
 enabled() { [ "$(cli kms describe-key --key-id "$key" --query KeyMetadata.KeyState --output text)" = Enabled ]; }
-eventually "$patience" enabled
-result "the key of alias/cmkeeper-deletion is enabled again"
+check "the key of alias/cmkeeper-deletion is enabled again" enabled
 
 echo "alias: moved to a new key, and the data with it"
 new=$(cli kms create-key --description "cmkeeper playground: next data key" --query KeyMetadata.Arn --output text)
@@ -78,9 +86,7 @@ moved() {
     cli s3api head-object --bucket cmkeeper-demo-data --key "object $i.txt" --query SSEKMSKeyId --output text | grep -q "${new##*/}" || return 1
   done
 }
-eventually "$patience" moved
-result "the objects of cmkeeper-demo-data are under the new key"
-metadata=$(cli s3api head-object --bucket cmkeeper-demo-data --key "object 2.txt" --query Metadata.row --output text)
-[ "$metadata" = 2 ]
-result "and kept their metadata"
+check "the objects of cmkeeper-demo-data are under the new key" moved
+kept() { [ "$(cli s3api head-object --bucket cmkeeper-demo-data --key "object 2.txt" --query Metadata.row --output text)" = 2 ]; }
+check "and kept their metadata" kept
 exit "$failed"
