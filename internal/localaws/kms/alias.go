@@ -67,7 +67,7 @@ func createAlias(c *call, in *aliasInput) error {
 	if err := c.authorizeResource(c.name, arn); err != nil {
 		return err
 	}
-	k, err := c.use(in.TargetKeyID, byKey)
+	k, err := c.aliasTarget(in.TargetKeyID)
 	if err != nil {
 		return err
 	}
@@ -82,6 +82,14 @@ func createAlias(c *call, in *aliasInput) error {
 	return nil
 }
 
+// aliasTarget finds the key that an alias shall name.
+func (c *call) aliasTarget(ref string) (*key, error) {
+	if strings.HasPrefix(ref, "alias/") {
+		return nil, invalid("Aliases must refer to keys. Not aliases")
+	}
+	return c.use(ref, byKey)
+}
+
 func updateAlias(c *call, in *aliasInput) error {
 	arn := c.aliasARN(in.AliasName)
 	if err := checkName(in.AliasName); err != nil {
@@ -94,7 +102,7 @@ func updateAlias(c *call, in *aliasInput) error {
 	if a == nil {
 		return notFound("Alias %s is not found.", arn)
 	}
-	k, err := c.use(in.TargetKeyID, byKey)
+	k, err := c.aliasTarget(in.TargetKeyID)
 	if err != nil {
 		return err
 	}

@@ -127,6 +127,7 @@ func importKeyMaterial(c *call, in *importKeyMaterialInput) (importKeyMaterialOu
 	if err := in.checkExpiry(c.now); err != nil {
 		return out, err
 	}
+	pending := k.state() == statePendingImport
 	m, err := k.unwrap(in, c.now)
 	if err != nil {
 		return out, err
@@ -138,6 +139,9 @@ func importKeyMaterial(c *call, in *importKeyMaterialInput) (importKeyMaterialOu
 	m.imported, m.model, m.validTo = true, in.ExpirationModel, in.ValidTo
 	if in.KeyMaterialDescription != nil {
 		m.description = in.KeyMaterialDescription
+	}
+	if pending && k.materialComplete() {
+		k.enabled = true
 	}
 	c.reschedule()
 	out = importKeyMaterialOutput{KeyID: k.arn, KeyMaterialID: m.id}

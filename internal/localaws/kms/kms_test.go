@@ -1,6 +1,11 @@
 package kms_test
 
 import (
+	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -74,6 +79,7 @@ type record struct {
 	AdditionalEventData json.RawMessage `json:"additionalEventData"`
 	ServiceEventDetails json.RawMessage `json:"serviceEventDetails"`
 	Resources           []resource      `json:"resources"`
+	SharedEventID       string          `json:"sharedEventID"`
 	KeyID               string          `json:"key-id"`
 	RotationType        string          `json:"rotation-type"`
 }
@@ -483,6 +489,86 @@ func TestRotationOnDemandIsLimited(t *testing.T) {
 	_, err := c.RotateKeyOnDemand(t.Context(), &sdk.RotateKeyOnDemandInput{KeyId: &key})
 	if code(err) != "LimitExceededException" {
 		t.Errorf("the 26th: %v", err)
+	}
+}
+
+// Imported material that expires takes the key out of use and says so; the same
+// material brings it back.
+func TestImportedMaterialExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, kms.Trail{})
+		c := w.as("ADA")
+		key := create(t, c, func(in *sdk.CreateKeyInput) { in.Origin = types.OriginTypeExternal })
+		secret := bytes.Repeat([]byte{7}, 32)
+		importMaterial := func() {
+			t.Helper()
+			parameters, err := c.GetParametersForImport(t.Context(), &sdk.GetParametersForImportInput{
+				KeyId: &key, WrappingAlgorithm: types.AlgorithmSpecRsaesOaepSha256, WrappingKeySpec: types.WrappingKeySpecRsa2048,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			public, err := x509.ParsePKIXPublicKey(parameters.PublicKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wrapped, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), secret, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.ImportKeyMaterial(t.Context(), &sdk.ImportKeyMaterialInput{
+				KeyId: &key, ImportToken: parameters.ImportToken, EncryptedKeyMaterial: wrapped, ValidTo: aws.Time(time.Now().Add(time.Hour)),
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		state := func() types.KeyState {
+			t.Helper()
+			out, err := c.DescribeKey(t.Context(), &sdk.DescribeKeyInput{KeyId: &key})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out.KeyMetadata.KeyState
+		}
+		importMaterial()
+		if got := state(); got != types.KeyStateEnabled {
+			t.Errorf("after the import: %s", got)
+		}
+		w.take()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		events := w.take()
+		if diff := cmp.Diff([]string{"AWS Service Event via CloudTrail DeleteExpiredKeyMaterial", "KMS Imported Key Material Expiration"}, names(events)); diff != "" {
+			t.Fatalf("events (-want +got):\n%s", diff)
+		}
+		if got := events[1].Detail.KeyID; got != id(key) {
+			t.Errorf("native event of %q", got)
+		}
+		if got := state(); got != types.KeyStatePendingImport {
+			t.Errorf("after the expiry: %s", got)
+		}
+		importMaterial()
+		if got := state(); got != types.KeyStateEnabled {
+			t.Errorf("after importing again: %s", got)
+		}
+	})
+}
+
+// The account that owns a key hears of another account's call when it succeeds.
+func TestRecordsOfAnotherAccount(t *testing.T) {
+	w := newWorld(t, kms.Trail{})
+	policy := `{"Statement":{"Effect":"Allow","Principal":{"AWS":["444455556666","` + account + `"]},"Action":"kms:*","Resource":"*"}}`
+	open, closed := create(t, w.as("ADA"), func(in *sdk.CreateKeyInput) { in.Policy = &policy }), create(t, w.as("ADA"))
+	w.take()
+	for _, key := range []string{open, closed} {
+		_, _ = w.as("FOREIGN").DisableKey(t.Context(), &sdk.DisableKeyInput{KeyId: &key}) // the records tell the outcome
+	}
+	events := w.take()
+	if len(events) != 1 || events[0].Detail.Resources[0].ARN != open || events[0].Detail.SharedEventID == "" {
+		t.Fatalf("events %+v", events)
+	}
+	if diff := cmp.Diff(`{"type":"AWSAccount","principalId":"AIDAEVE","accountId":"444455556666"}`, string(events[0].Detail.UserIdentity)); diff != "" {
+		t.Errorf("userIdentity (-want +got):\n%s", diff)
 	}
 }
 

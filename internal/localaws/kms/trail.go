@@ -45,6 +45,7 @@ type trailRecord struct {
 	EventType           string          `json:"eventType"`
 	ManagementEvent     bool            `json:"managementEvent"`
 	RecipientAccountID  string          `json:"recipientAccountId"`
+	SharedEventID       string          `json:"sharedEventID,omitempty"`
 	ServiceEventDetails json.RawMessage `json:"serviceEventDetails,omitempty"`
 	EventCategory       string          `json:"eventCategory"`
 	TLSDetails          *tlsDetails     `json:"tlsDetails,omitempty"`
@@ -100,12 +101,21 @@ const (
 
 func trailTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
-// record makes the CloudTrail record of a finished call.
+// record makes the CloudTrail record of a finished call. Of a caller from
+// another account, the denial is recorded there only, and the rest in both.
 func (s *Service) record(c *call, err error) {
+	foreign := c.caller.AccountID != s.account
+	if foreign && wire.IsCode(err, "AccessDeniedException") {
+		return
+	}
 	r := s.newRecord(c.name, c.now)
 	r.EventID, r.RequestID, r.ReadOnly = c.eventID, c.requestID, c.readOnly
 	r.EventType = "AwsApiCall"
 	r.UserIdentity = c.identity()
+	if foreign {
+		r.SharedEventID = wire.NewUUID()
+		r.UserIdentity = userIdentity{Type: "AWSAccount", PrincipalID: c.caller.PrincipalID, AccountID: c.caller.AccountID}
+	}
 	r.SourceIPAddress, r.UserAgent = c.caller.SourceIP, c.caller.UserAgent
 	r.TLSDetails = &tlsDetails{TLSVersion: "TLSv1.3", CipherSuite: "TLS_AES_256_GCM_SHA384", ClientProvidedHostHeader: "kms." + s.region + ".amazonaws.com"}
 	if c.via != "" {
