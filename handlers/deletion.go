@@ -385,9 +385,13 @@ func (r *Router) deletionAlert(e events.Event, key inventory.Key, shown *alert.K
 	switch {
 	case isMaterialLoss(e.Name):
 		a.Title = "The imported key material of " + name + " is gone"
-		a.Summary = fmt.Sprintf("%s: the key cannot be used until the same material is imported again.", e.Name)
-		if e.Name == "DeleteImportedKeyMaterial" {
-			a.Summary = who(e) + " called DeleteImportedKeyMaterial. The key cannot be used until the same material is imported again."
+		a.Summary = who(e) + " called DeleteImportedKeyMaterial. The key cannot be used until the same material is imported again."
+		if e.Name != "DeleteImportedKeyMaterial" {
+			a.Summary = "The material reached its expiry date. The key cannot be used until the same material is imported again."
+			// CloudTrail and KMS itself both tell of it, each under an id of its own.
+			if m, ok := e.Detail.(events.KeyMaterial); ok {
+				a.ID = fmt.Sprintf("expired/%s/%s/%s", keyID(e.KeyARN), m.ID, e.Time.UTC().Format("2006-01-02T15"))
+			}
 		}
 		a.Next = []string{
 			"Import the same key material again from your own copy; AWS has none.",

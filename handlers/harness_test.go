@@ -89,14 +89,22 @@ func inWorld(t *testing.T, c handlers.Config, test func(*world)) {
 // newRouter returns another worker of the fleet.
 func (w *world) newRouter(c handlers.Config) *handlers.Router {
 	w.t.Helper()
+	return w.newRouterWith(c, func(*handlers.Deps) {})
+}
+
+// newRouterWith returns a worker that has something else to work with.
+func (w *world) newRouterWith(c handlers.Config, change func(*handlers.Deps)) *handlers.Router {
+	w.t.Helper()
 	keeper := inprocess.Config(w.aws, region, keeperKey)
 	keys := kms.NewFromConfig(keeper)
 	buckets := s3.NewFromConfig(keeper, func(o *s3.Options) { o.UsePathStyle = true })
-	r, err := handlers.New(handlers.Deps{
+	deps := handlers.Deps{
 		KMS: keys, Facts: inventory.New(keys, buckets, account, region),
 		State:  state.New(buckets, stateBucket, "cmkeeper/", account),
 		Alerts: w.told, Moves: w.moves,
-	}, c)
+	}
+	change(&deps)
+	r, err := handlers.New(deps, c)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -232,6 +240,14 @@ func (w *world) bucket(name, key string) {
 	}
 	must(w.s3.PutBucketEncryption(w.ctx, &s3.PutBucketEncryptionInput{Bucket: &name, ServerSideEncryptionConfiguration: &s3types.ServerSideEncryptionConfiguration{
 		Rules: []s3types.ServerSideEncryptionRule{{ApplyServerSideEncryptionByDefault: &s3types.ServerSideEncryptionByDefault{SSEAlgorithm: s3types.ServerSideEncryptionAwsKms, KMSMasterKeyID: &key}}},
+	}}))
+}
+
+// tag sets the bucket's tag that names its aliases.
+func (w *world) tag(bucket, aliases string) {
+	w.t.Helper()
+	must(w.s3.PutBucketTagging(w.ctx, &s3.PutBucketTaggingInput{Bucket: &bucket, Tagging: &s3types.Tagging{
+		TagSet: []s3types.Tag{{Key: aws.String(inventory.AliasTag), Value: &aliases}},
 	}}))
 }
 
