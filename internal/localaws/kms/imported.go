@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // KMS offers OAEP with SHA-1
+	"crypto/sha1" // KMS offers OAEP with SHA-1
 	"crypto/sha256"
 	"crypto/x509"
 	"hash"

@@ -6,8 +6,8 @@
 // asymmetric and HMAC cryptography (such keys exist, with their metadata),
 // custom key stores beyond being a key's origin, and replica keys in other
 // Regions (a multi-Region key here knows its Regions; the other ones hold
-// nothing). AWS's eventual consistency is not modelled either: an answer is
-// final at once.
+// nothing, so a primary key that waits for its replicas' deletion waits on).
+// AWS's eventual consistency is not modelled either: an answer is final at once.
 //
 // Key states and their errors follow the "Key state table" of the KMS developer
 // guide; where it allows two errors, a comment says which one is given.
@@ -94,7 +94,7 @@ func (s *Service) SetTrail(t Trail) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trail = t
-	s.random = rand.New(rand.NewPCG(t.Seed, t.Seed)) //nolint:gosec // repeatable on purpose
+	s.random = rand.New(rand.NewPCG(t.Seed, t.Seed)) // repeatable on purpose
 }
 
 // ServeHTTP answers a request of the AWS JSON protocol. The caller and the
