@@ -53,6 +53,9 @@ func escape(text string, keep func(rune) bool) string {
 // are characters that Unicode calls default-ignorable, variation selectors and
 // the blank Braille pattern.
 func visible(r rune) bool {
+	if r < utf8.RuneSelf { // most of them
+		return r >= ' ' && r <= '~'
+	}
 	return unicode.IsPrint(r) && r != '\u2800' &&
 		!unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }

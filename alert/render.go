@@ -56,7 +56,7 @@ func (a Alert) JSON() ([]byte, error) {
 	for _, r := range strings.TrimSuffix(b.String(), "\n") {
 		switch {
 		case visible(r):
-			out = append(out, string(r)...)
+			out = utf8.AppendRune(out, r)
 		case r < 0x10000:
 			out = fmt.Appendf(out, `\u%04x`, r)
 		default:
