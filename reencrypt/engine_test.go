@@ -168,9 +168,9 @@ func TestFleetMovesEverythingAndChangesNothingElse(t *testing.T) {
 		objects         int
 	}{
 		{"update, all versions, locks", MethodAuto, true, true, 2000},
-		{"update, no versions", MethodUpdate, false, false, 300},
-		{"copy, no versions", MethodCopy, false, true, 600},
-		{"copy, versions, locks", MethodCopy, true, true, 600},
+		{"update, no versions", MethodUpdate, false, false, 200},
+		{"copy, no versions", MethodCopy, false, true, 300},
+		{"copy, versions, locks", MethodCopy, true, true, 300},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -362,7 +362,7 @@ func TestAliasThatMovesAgain(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				defer w.aws.Close()
-				w.populate(300, false)
+				w.populate(200, false)
 				f := &fleet{world: w, engines: []*Engine{w.engine(), w.engine()}}
 				e := f.engines[0]
 				at := time.Now()

@@ -18,6 +18,8 @@ const (
 	// shareMemory is how long a reading counts. SQS's numbers are approximate and
 	// lag by up to a minute, so the most that was seen in it is believed.
 	shareMemory = time.Minute
+	// shareNotice is how long the other processes need to see a slice that begins.
+	shareNotice = shareRefresh + time.Second
 )
 
 // throttle keeps this process's part of the fleet's rate: the rate, times the
@@ -25,48 +27,95 @@ const (
 // the messages of the jobs queue that are being worked on (planners among them,
 // which makes the parts smaller, never larger).
 //
-// The parts add up to the rate, except while SQS does not show to one process a
-// slice that has begun in another. A process that was idle expects that and
-// counts its first slice on top of what SQS says until the next reading; what
-// remains is at most the newcomer's part, for as long as SQS lags.
+// The parts add up to the rate or less: a slice enlarges its process's part only
+// when the others have had the time to see it, or at once where it takes the place
+// of one that has just ended here, or where there are no others. What can pass the
+// bound is the part of a slice that SQS shows to the others later than shareNotice,
+// until it shows it.
 type throttle struct {
 	rate    float64 // objects per second; 0 is unlimited
 	fleet   func(context.Context) (int, error)
 	limiter *rate.Limiter
+	turn    chan struct{} // holds one value while somebody waits for the limiter
 
 	mu       sync.Mutex
-	own      int // slices in flight here
-	due      time.Time
+	running  map[*time.Time]bool // slices in flight here: since when they count
+	ended    []time.Time         // slices that ended here lately
+	due      time.Time           // when the next reading is
 	readings []reading
 }
 
-// reading is how many slices the fleet had in flight, believed until then.
+// reading is how many slices the fleet had in flight.
 type reading struct {
+	at     time.Time
 	slices int
-	until  time.Time
 }
 
 func newThrottle(perSecond float64, fleet func(context.Context) (int, error)) *throttle {
-	// A twentieth of a second's worth at once: timers are not more exact.
-	return &throttle{rate: perSecond, fleet: fleet, limiter: rate.NewLimiter(0, max(1, int(perSecond/20)))}
+	return &throttle{
+		rate: perSecond, fleet: fleet, running: map[*time.Time]bool{}, turn: make(chan struct{}, 1),
+		limiter: rate.NewLimiter(0, max(1, int(perSecond/20))), // a twentieth of a second's worth at once: timers are not more exact
+	}
 }
 
-// enter counts a slice that begins here; leave counts it out again.
+// enter counts a slice that begins here; leave counts it out again. Where this
+// process has no part of the rate yet, it waits for it.
 func (t *throttle) enter(ctx context.Context) (leave func(), err error) {
-	leave = func() { t.begin(-1) }
-	t.begin(1)
-	if err := t.refresh(ctx); err != nil {
+	if t.rate == 0 {
+		return func() {}, nil
+	}
+	counts := t.begin()
+	leave = func() { t.end(counts) }
+	if err := t.read(ctx); err != nil {
 		leave()
 		return nil, err
+	}
+	if wait := t.idle(); wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			t.share()
+		case <-ctx.Done():
+			leave()
+			return nil, ctx.Err()
+		}
 	}
 	return leave, nil
 }
 
-func (t *throttle) begin(slices int) {
+func (t *throttle) begin() *time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.own += slices
-	t.share()
+	now := time.Now()
+	t.ended = slices.DeleteFunc(t.ended, func(at time.Time) bool { return now.Sub(at) > shareMemory/2 })
+	counts := now.Add(shareNotice)
+	if n := len(t.ended); n > 0 {
+		t.ended, counts = t.ended[:n-1], now
+	}
+	t.running[&counts] = true
+	return &counts
+}
+
+func (t *throttle) end(counts *time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.running, counts)
+	if now := time.Now(); !now.Before(*counts) {
+		t.ended = append(t.ended, now)
+	}
+	t.shareLocked()
+}
+
+// idle returns how long it is until the first slice counts; 0 where one does.
+func (t *throttle) idle() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	wait := shareNotice
+	for counts := range t.running {
+		wait = min(wait, time.Until(*counts))
+	}
+	return wait
 }
 
 // wait waits until one more object may be moved.
@@ -74,48 +123,67 @@ func (t *throttle) wait(ctx context.Context) error {
 	if t.rate == 0 {
 		return nil
 	}
-	if err := t.refresh(ctx); err != nil {
-		return err
+	t.mu.Lock()
+	due := !time.Now().Before(t.due)
+	if due { // one caller reads; the others go on with what is known
+		t.due = time.Now().Add(shareRefresh)
+	}
+	t.mu.Unlock()
+	if due {
+		if err := t.read(ctx); err != nil {
+			return err
+		}
+	}
+	// One at a time: the limiter plans a wait by the rate of that moment, and many
+	// waits ahead would go on by a rate that holds no more.
+	select {
+	case t.turn <- struct{}{}:
+		defer func() { <-t.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	return t.limiter.Wait(ctx)
 }
 
-// refresh reads the fleet's slices again where the last reading is old. One
-// caller at a time does; the others go on with what is known.
-func (t *throttle) refresh(ctx context.Context) error {
-	if t.rate == 0 {
-		return nil
-	}
-	t.mu.Lock()
-	now := time.Now()
-	idle := len(t.readings) == 0 || now.After(t.readings[len(t.readings)-1].until)
-	if !idle && now.Before(t.due) {
-		t.mu.Unlock()
-		return nil
-	}
-	t.due = now.Add(shareRefresh)
-	t.mu.Unlock()
-
+// read takes a reading of the fleet.
+func (t *throttle) read(ctx context.Context) error {
 	n, err := t.fleet(ctx)
 	if err != nil {
 		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now = time.Now()
-	t.readings = slices.DeleteFunc(t.readings, func(r reading) bool { return now.After(r.until) })
-	if idle {
-		t.readings = append(t.readings, reading{n + t.own, t.due})
+	now := time.Now()
+	t.due = now.Add(shareRefresh)
+	t.readings = slices.DeleteFunc(t.readings, func(r reading) bool { return now.Sub(r.at) > shareMemory })
+	t.readings = append(t.readings, reading{now, n})
+	if n <= len(t.running) { // nobody else
+		for counts := range t.running {
+			if counts.After(now) {
+				*counts = now
+			}
+		}
 	}
-	t.readings = append(t.readings, reading{n, now.Add(shareMemory)})
-	t.share()
+	t.shareLocked()
 	return nil
 }
 
-// share sets the limiter to this process's part. The caller holds mu.
 func (t *throttle) share() {
-	if t.own > 0 {
-		t.limiter.SetLimit(rate.Limit(share(t.rate, t.own, t.readings)))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.shareLocked()
+}
+
+// shareLocked sets the limiter to this process's part. The caller holds mu.
+func (t *throttle) shareLocked() {
+	own, now := 0, time.Now()
+	for counts := range t.running {
+		if !now.Before(*counts) {
+			own++
+		}
+	}
+	if own > 0 {
+		t.limiter.SetLimit(rate.Limit(share(t.rate, own, t.readings)))
 	}
 }
 

@@ -4,9 +4,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
 // reportDoc is the outcome of a job.
@@ -33,14 +36,14 @@ func (e *Engine) report(ctx context.Context, j jobDoc, last resultDoc, totals []
 			return err
 		}
 	}
-	// Two workers may see the end of a pass; what they report is the same.
 	var old reportDoc
-	etag, err := e.opt.Store.Get(ctx, reportKey(j.ID), &old)
-	if err == nil {
+	etag, err := e.opt.Store.Get(ctx, reportKey(j.ID), &old) // stored before a crash?
+	if err == nil || errors.Is(err, state.ErrNotFound) {
 		_, err = e.opt.Store.Put(ctx, reportKey(j.ID), &reportDoc{s}, etag)
-		return err
 	}
-	_, err = e.opt.Store.Put(ctx, reportKey(j.ID), &reportDoc{s}, "")
+	if errors.Is(err, state.ErrConflict) { // by another worker, which saw the same end of the pass
+		return nil
+	}
 	return err
 }
 

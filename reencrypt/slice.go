@@ -204,7 +204,7 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 		return err
 	}
 	if j.State != StateRunning || j.Pass != pass { // somebody else saw the end of the pass too
-		return e.tell(ctx, j)
+		return nil
 	}
 	next, cause := afterPass(pass, total.Counts, p.Began.Before(j.NotBefore))
 	switch next {
@@ -215,9 +215,9 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 			return fmt.Errorf("report of job %s: %w", id, err)
 		}
 	}
+	ours := false
 	err = state.Update(ctx, e.opt.Store, j.key(), func(now *jobDoc, exists bool) error {
-		if !exists || now.State != StateRunning || now.Pass != pass {
-			j = *now
+		if ours = exists && now.State == StateRunning && now.Pass == pass; !ours {
 			return state.ErrUnchanged
 		}
 		if next == StateComplete {
@@ -228,13 +228,14 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 		j = *now
 		return nil
 	})
-	if err != nil {
+	if err != nil || !ours {
 		return err
 	}
-	if err := e.sendPlan(ctx, id, time.Now()); err != nil {
-		return err
+	// Should this worker end here, its message comes back and finds what is left to do.
+	if next == StateComplete {
+		return e.tell(ctx, j)
 	}
-	return e.tell(ctx, j)
+	return e.sendPlan(ctx, id, time.Now())
 }
 
 func (e *Engine) keys(ctx context.Context, prefix string) ([]string, error) {

@@ -334,6 +334,7 @@ func (f *fleet) settle(body, receipt string, err error) {
 	case outcome.DeadLetter:
 		f.t.Errorf("message %s is rejected: %v", body, err)
 	default:
+		f.t.Logf("message %s: %v", body, err)
 		return // it comes back
 	}
 	if _, err := f.sqs.DeleteMessage(ctx, &sqs.DeleteMessageInput{QueueUrl: &f.queue, ReceiptHandle: &receipt}); err != nil {
