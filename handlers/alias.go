@@ -292,7 +292,7 @@ func (r *Router) settleMove(ctx context.Context, live inventory.Alias, doc alias
 	case r.config.Reencrypt != Enforce:
 		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action.Status = alert.StatusWouldDo
-		a.Action.Description = fmt.Sprintf("Enforce would re-encrypt what is under the old key in %d places (below) to the new key.", len(scope))
+		a.Action.Description = fmt.Sprintf("Enforce would re-encrypt to the new key what is under the old one: see the places in scope below (%d).", len(scope))
 		a.Next = append(runCommands(*m, scope), a.Next...)
 	default:
 		jobs, err := r.moves.Start(ctx, reencrypt.Move{AliasARN: live.ARN, From: m.From, To: m.To, At: m.At, Scope: scope})
@@ -302,7 +302,7 @@ func (r *Router) settleMove(ctx context.Context, live inventory.Alias, doc alias
 		}
 		started = true
 		a.Action.Status = alert.StatusDone
-		a.Action.Description = fmt.Sprintf("Re-encryption to the new key was started: %d jobs. Each reports when it is complete.", len(jobs))
+		a.Action.Description = fmt.Sprintf("Re-encryption to the new key was started (jobs: %d). Each job reports when it is complete.", len(jobs))
 		a.Facts = append(a.Facts, alert.Fact{Name: "jobs", Values: jobs})
 		a.Next = append(a.Next, "Keep the old key enabled until every job has reported that it is complete.")
 	}

@@ -276,12 +276,12 @@ func worthSweeping(d deletionDecision, enforce, told bool) bool {
 func (r *Router) undo(ctx context.Context, key inventory.Key, d deletionDecision, rep repair) (inventory.Key, error) {
 	var seen inventory.Key
 	var at time.Time
-	read := func(good func() bool) func(context.Context) (bool, error) {
+	read := func(good func(inventory.Key) bool) func(context.Context) (bool, error) {
 		return func(ctx context.Context) (bool, error) {
 			at = now()
 			var err error
 			seen, err = r.facts.Key(ctx, key.ARN)
-			return err == nil && good(), err
+			return err == nil && good(seen), err
 		}
 	}
 	if d.cancel {
@@ -295,7 +295,7 @@ func (r *Router) undo(ctx context.Context, key inventory.Key, d deletionDecision
 		if err != nil {
 			return seen, err
 		}
-		if err := confirm(ctx, "state of key "+key.ARN, read(func() bool { return !seen.PendingDeletion() })); err != nil {
+		if err := confirm(ctx, "state of key "+key.ARN, read(func(k inventory.Key) bool { return !k.PendingDeletion() })); err != nil {
 			return seen, err
 		}
 	}
@@ -310,7 +310,7 @@ func (r *Router) undo(ctx context.Context, key inventory.Key, d deletionDecision
 		if err != nil {
 			return seen, err
 		}
-		if err := confirm(ctx, "state of key "+key.ARN, read(func() bool { return seen.Enabled() })); err != nil {
+		if err := confirm(ctx, "state of key "+key.ARN, read(inventory.Key.Enabled)); err != nil {
 			return seen, err
 		}
 	}

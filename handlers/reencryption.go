@@ -29,11 +29,11 @@ func (j JobAlerts) Completed(ctx context.Context, s reencrypt.Summary) error {
 	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s is complete", s.Bucket, s.Prefix)
 	a.Summary = fmt.Sprintf("A verifying pass found every object version in scope on the new key or below with a reason: %d looked at, %d moved, %d refused, %d failed, in %s.",
 		s.Scanned, s.Moved, s.Refused, s.Failed, s.Finished.Sub(s.Started).Round(time.Second))
-	a.Action.Description = fmt.Sprintf("%d object versions (%d bytes) were moved to the new key.", s.Moved, s.Bytes)
+	a.Action.Description = fmt.Sprintf("Moved to the new key: %s, %d bytes.", objectVersions(s.Moved), s.Bytes)
 	a.Severity = alert.Info
 	if left > 0 {
 		a.Severity = alert.Medium
-		a.Title += fmt.Sprintf(", but for %d object versions", left)
+		a.Title += ", but for " + objectVersions(left)
 		a.Risk = "These object versions are still under an old key and are lost if it is deleted."
 		a.Next = []string{
 			"Keep the old keys until the report is worked through: " + s.Report,
@@ -57,7 +57,7 @@ func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 		a.ID = "job/" + s.Job + "/stopped"
 	}
 	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s %s", s.Bucket, s.Prefix, verb)
-	a.Summary = fmt.Sprintf("%d object versions looked at and %d moved so far.", s.Scanned, s.Moved)
+	a.Summary = fmt.Sprintf("So far %s looked at, %d moved.", objectVersions(s.Scanned), s.Moved)
 	if s.Cause != "" {
 		a.Summary += " The cause: " + s.Cause + "."
 	}
@@ -67,6 +67,13 @@ func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 	a.Next = []string{"Mend the cause, and look at the jobs queue, its dead-letter queue and the workers' logs.", "To move the rest by hand:"}
 	a.Next = append(a.Next, runCommands(pendingMove{From: s.From, To: s.To}, []reencrypt.Scope{{Bucket: s.Bucket, Prefix: s.Prefix}})...)
 	return j.publish(ctx, a)
+}
+
+func objectVersions(n int64) string {
+	if n == 1 {
+		return "1 object version"
+	}
+	return fmt.Sprintf("%d object versions", n)
 }
 
 func (j JobAlerts) alert(s reencrypt.Summary, what string) alert.Alert {

@@ -168,6 +168,7 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 			rep.Alert = e.ID
 		}
 		return r.publish(ctx, rotationDoneAlert(a, rep, status.Period, r.config))
+	case rotationRestore, rotationRequired:
 	}
 
 	if r.config.Rotation != Enforce {
@@ -323,6 +324,7 @@ func rotationBlockedAlert(a alert.Alert, key inventory.Key, blocker inventory.Bl
 		a.Next = append(a.Next, "cmkeeper looks at rotation again when the deletion is cancelled; AWS itself restores the setting then.")
 	case inventory.BlockedReplica:
 		a.Next = append(a.Next, "Look at the primary key: "+key.PrimaryARN)
+	default: // what the key is does not change
 	}
 	return a
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 
@@ -46,7 +45,7 @@ func (r *Router) publish(ctx context.Context, a alert.Alert) error {
 		return fmt.Errorf("publish alert: %w", err)
 	}
 	r.log.InfoContext(ctx, "alert published", "alert", a.ID, "kind", a.Kind, "severity", a.Severity,
-		"event", a.EventName, "status", a.Action.Status, slog.String("title", alert.Escape(a.Title)))
+		"event", a.EventName, "status", a.Action.Status, "title", alert.Escape(a.Title))
 	return nil
 }
 
