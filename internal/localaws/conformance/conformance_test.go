@@ -1,0 +1,80 @@
+package conformance_test
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/conformance"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+)
+
+// TestLocalAWS runs the suite against localaws in process, without any flag.
+func TestLocalAWS(t *testing.T) {
+	server := localaws.New(localaws.Options{})
+	t.Cleanup(server.Close) // when the parallel subtests have ended, too
+	conformance.Run(t, conformance.Target{Config: inprocess.Config(server, "us-east-1", "test"), PathStyle: true, Account: "000000000000"})
+}
+
+// TestEndpoint runs the suite against the server at CMKEEPER_TEST_ENDPOINT,
+// whose kind, moto or localstack, CMKEEPER_TEST_SERVER names.
+func TestEndpoint(t *testing.T) {
+	endpoint := os.Getenv("CMKEEPER_TEST_ENDPOINT")
+	if endpoint == "" {
+		t.Skip("CMKEEPER_TEST_ENDPOINT names no server")
+	}
+	target := conformance.Target{
+		Config: aws.Config{
+			Region: "us-east-1", BaseEndpoint: &endpoint,
+			HTTPClient: awsclient.Shield(awshttp.NewBuildableClient()), // a retried call would be seen twice
+			Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+				return aws.Credentials{AccessKeyID: "test", SecretAccessKey: "test"}, nil
+			}),
+		},
+		PathStyle: true,
+	}
+	switch server := os.Getenv("CMKEEPER_TEST_SERVER"); server {
+	case "moto":
+		target.Account, target.Deviations = "123456789012", moto
+	case "localstack":
+		target.Account, target.Deviations = "000000000000", localStack
+	default:
+		t.Fatalf("CMKEEPER_TEST_SERVER is %q, want moto or localstack", server)
+	}
+	conformance.Run(t, target)
+}
+
+// moto is moto 5.2.
+var moto = conformance.Deviations{
+	KMSDeviations: conformance.KMSDeviations{
+		KMSNoStates: true, KMSUnusableKeysWork: true, KMSSparseAnswers: true, KMSRangesUnchecked: true,
+		KMSRotationWhilePending: true, KMSForgetsRotationPeriod: true, KMSRotatesAnyKey: true, KMSNoKeyMaterialIDs: true,
+		KMSPolicyNameRequired: true, KMSPolicyUnchecked: true, KMSAliasUnchecked: true, KMSAliasPagingIgnored: true,
+		KMSNoIncorrectKey: true, KMSKeyUsageUnchecked: true, KMSGrantNamesIgnored: true, KMSNoImport: true,
+		KMSNoReplicas: true, KMSNoLastUsage: true,
+	},
+	SQSDeviations: conformance.SQSDeviations{
+		SQSStaleHandles: true, SQSNoDeadLetterSource: true, SQSDeadLetterCode: true, SQSNoMoveTasks: true, SQSCharactersUnchecked: true,
+	},
+	SNSDeviations: conformance.SNSDeviations{
+		SNSQueuePolicyIgnored: true, SNSStructureUnchecked: true, SNSSubjectUnchecked: true, SNSSizeUnchecked: true,
+	},
+	EventBridgeDeviations: conformance.EventBridgeDeviations{
+		EventsQueuePolicyIgnored: true, EventsAWSSources: true, EventsPatternUnchecked: true, EventsDetailUnchecked: true,
+		EventsNoPatternTest: true, EventsNoAccount: true,
+	},
+}
+
+// localStack is LocalStack 4.14, as far as it was measured.
+var localStack = conformance.Deviations{
+	KMSDeviations: conformance.KMSDeviations{
+		KMSNoStates: true, KMSRangesUnchecked: true, KMSRotatesAnyKey: true, KMSPolicyNameRequired: true,
+		KMSPolicyUnchecked: true, KMSReEncryptNeedsSource: true, KMSNoLastUsage: true,
+	},
+	EventBridgeDeviations: conformance.EventBridgeDeviations{EventsAWSSources: true, EventsPatternUnchecked: true},
+}
