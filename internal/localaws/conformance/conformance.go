@@ -27,6 +27,7 @@ type Target struct {
 // Deviations are known differences from AWS. The zero value is AWS.
 type Deviations struct {
 	KMSDeviations
+	S3Deviations
 	SQSDeviations
 	SNSDeviations
 	EventBridgeDeviations
@@ -47,6 +48,7 @@ func Run(t *testing.T, target Target) {
 		{"SNS", runSNS, true},
 		{"EventBridge", runEventBridge, true},
 		{"KMS", runKMS, false},
+		{"S3", runS3, false},
 	} {
 		t.Run(service.name, func(t *testing.T) {
 			if service.waits {
