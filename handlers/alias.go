@@ -78,7 +78,7 @@ func (r *Router) alias(ctx context.Context, e events.Event) error {
 	switch {
 	case e.Alias == "" || strings.HasPrefix(e.Alias, "alias/aws/"):
 		return nil // AWS's own aliases do not move at anybody's will
-	case e.Region != r.config.Region, e.KeyARN != "" && r.foreign(e) != "":
+	case e.Region != r.config.Region, e.Account != r.config.Identity.Account, e.KeyARN != "" && r.foreign(e) != "":
 		r.log.WarnContext(ctx, "event ignored", "reason", "its alias is in another Region or account", "event_id", e.ID)
 		return nil
 	}
@@ -165,6 +165,7 @@ const (
 	moveOrigin      moveReason = "key-material-not-from-kms"
 	moveElsewhere   moveReason = "key-in-other-account-or-region"
 	movePolicy      moveReason = "key-policy-findings"
+	moveUnreadable  moveReason = "key-not-readable"
 	moveFromUnknown moveReason = "old-key-unknown"
 	moveNoScope     moveReason = "nothing-in-scope"
 )
@@ -173,6 +174,7 @@ type moveInput struct {
 	alias           string
 	from            []string
 	key             inventory.Key // the to-key
+	unreadable      bool          // it may not be read, or its policy may not
 	findings        []alert.Finding
 	scope           []reencrypt.Scope
 	patterns        []string
@@ -191,13 +193,16 @@ func decideMove(in moveInput) []moveReason {
 	}
 	deny(len(in.from) == 0, moveFromUnknown)
 	deny(!slices.ContainsFunc(in.patterns, func(p string) bool { return matches(p, in.alias) }), moveNotListed)
+	deny(len(in.scope) == 0, moveNoScope)
+	if in.unreadable {
+		return append(why, moveUnreadable) // nothing else is known of the key
+	}
 	deny(!in.key.Enabled(), moveKeyState)
 	deny(in.key.Manager != managerCustomer, moveManager)
 	deny(in.key.Spec != "SYMMETRIC_DEFAULT" || in.key.Usage != "ENCRYPT_DECRYPT", moveNotForS3)
 	deny(in.key.Origin != "AWS_KMS", moveOrigin)
 	deny(in.key.Account != in.account || in.key.Region != in.region, moveElsewhere)
 	deny(slices.ContainsFunc(in.findings, func(f alert.Finding) bool { return f.Severity.AtLeast(alert.High) }), movePolicy)
-	deny(len(in.scope) == 0, moveNoScope)
 	return why
 }
 
@@ -210,6 +215,7 @@ var moveText = map[moveReason]string{
 	moveOrigin:      "The new key's material does not come from KMS: who imported it, or holds its key store, can take it away with the data.",
 	moveElsewhere:   "The new key is in another account or Region.",
 	movePolicy:      "The new key's policy has findings of severity high or above.",
+	moveUnreadable:  "The new key or its policy may not be read by cmkeeper, so nothing is known of it.",
 	moveFromUnknown: "Which key the alias pointed to before is not known: the event does not say, and cmkeeper had not seen the alias.",
 	moveNoScope:     "No bucket is known to belong to the alias.",
 }
@@ -217,7 +223,7 @@ var moveText = map[moveReason]string{
 // isDangerous reports whether a reason is about the new key itself.
 func (m moveReason) isDangerous() bool {
 	switch m {
-	case moveKeyState, moveManager, moveNotForS3, moveOrigin, moveElsewhere, movePolicy:
+	case moveKeyState, moveManager, moveNotForS3, moveOrigin, moveElsewhere, movePolicy, moveUnreadable:
 		return true
 	case moveNotListed, moveFromUnknown, moveNoScope:
 	}
@@ -253,19 +259,10 @@ func (r *Router) settleMove(ctx context.Context, live inventory.Alias, doc alias
 	if m == nil || live.TargetKeyARN != m.To {
 		return nil
 	}
-	key, err := r.facts.Key(ctx, m.To)
-	if err != nil {
+	key, findings, err := r.target(ctx, m.To)
+	unreadable := errors.Is(err, inventory.ErrAccessDenied)
+	if err != nil && !unreadable {
 		return fmt.Errorf("read the key that %s moved to: %w", live.Name, err)
-	}
-	var findings []alert.Finding
-	policy, err := r.facts.Policy(ctx, m.To)
-	switch {
-	case errors.Is(err, inventory.ErrAccessDenied):
-		findings = []alert.Finding{{ID: "not-readable", Severity: alert.High, Message: "The policy of the new key may not be read by cmkeeper, so nothing is known of it."}}
-	case err != nil:
-		return fmt.Errorf("read the policy of the key that %s moved to: %w", live.Name, err)
-	default:
-		findings, _ = r.compare(nil, m.To, policy, false)
 	}
 	buckets, bucketsErr := r.facts.Buckets(ctx)
 	if bucketsErr != nil && !errors.Is(bucketsErr, inventory.ErrAccessDenied) {
@@ -277,7 +274,7 @@ func (r *Router) settleMove(ctx context.Context, live inventory.Alias, doc alias
 	}
 	scope, refused := reencrypt.ResolveScope(movingAlias(live, m.From, aliases), rivals, buckets, r.config.ReencryptScope, r.config.StateBucket)
 	why := decideMove(moveInput{
-		alias: live.Name, from: m.From, key: key, findings: findings, scope: scope,
+		alias: live.Name, from: m.From, key: key, unreadable: unreadable, findings: findings, scope: scope,
 		patterns: r.config.ReencryptAliases, account: r.config.Identity.Account, region: r.config.Region,
 	})
 	r.log.DebugContext(ctx, "move decided", "alias", alert.Escape(live.Name), "from", m.From, "to", m.To, "reasons", why, "scope", len(scope))
@@ -319,6 +316,21 @@ func (r *Router) settleMove(ctx context.Context, live inventory.Alias, doc alias
 		}
 	})
 	return err
+}
+
+// target reads the key that an alias moved to and judges its policy. A key that
+// may not be read has its ARN only.
+func (r *Router) target(ctx context.Context, arn string) (inventory.Key, []alert.Finding, error) {
+	key, err := r.facts.Key(ctx, arn)
+	if err != nil {
+		return inventory.Key{ARN: arn}, nil, err
+	}
+	policy, err := r.facts.Policy(ctx, arn)
+	if err != nil {
+		return key, nil, err
+	}
+	findings, _ := r.compare(nil, arn, policy, false)
+	return key, findings, nil
 }
 
 // movingAlias leaves out old keys that another alias still points to: data

@@ -331,3 +331,19 @@ func TestAliasMoveToImportedMaterial(t *testing.T) {
 		}
 	})
 }
+
+func TestAliasMoveToAKeyThatShutsUsOut(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		a := w.knownKey("alias/app-orders")
+		b := w.newKey(kms.CreateKeyInput{Policy: aws.String(shutOut), BypassPolicyLockoutSafetyCheck: true})
+		w.react()
+		w.told.take()
+		w.bucket("orders-data", a)
+		w.updateAlias("alias/app-orders", b)
+		w.react()
+		w.wantStarted()
+		if got := w.one(); got.Severity != alert.High || !strings.Contains(got.Action.Description, "may not be read") {
+			t.Errorf("alert:\n%s", got.Text())
+		}
+	})
+}

@@ -344,6 +344,7 @@ func TestDecideMove(t *testing.T) {
 		{"other Region", func(in *moveInput) { in.key.Region = "us-east-1" }, []moveReason{moveElsewhere}},
 		{"high finding", func(in *moveInput) { in.findings = []alert.Finding{{Severity: alert.High}} }, []moveReason{movePolicy}},
 		{"old key unknown", func(in *moveInput) { in.from = nil }, []moveReason{moveFromUnknown}},
+		{"may not be read", func(in *moveInput) { in.unreadable, in.key = true, inventory.Key{} }, []moveReason{moveUnreadable}},
 		{"no scope", func(in *moveInput) { in.scope = nil }, []moveReason{moveNoScope}},
 		{"several", func(in *moveInput) { in.alias, in.key.Origin = "alias/x", "EXTERNAL" }, []moveReason{moveNotListed, moveOrigin}},
 	}

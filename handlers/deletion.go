@@ -169,29 +169,8 @@ func (r *Router) deletion(ctx context.Context, e events.Event) error {
 // rescue decides, brings the key back where that is to be done, and tells.
 func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, at time.Time) error {
 	enforce := r.config.Deletion == Enforce
-	var d deletionDecision
 	rep := repair{Reaction: reactionDeletion, By: e.ID, Alert: e.ID, At: at}
-	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
-		doc.see(key, at, r.config.Deletion)
-		d = decideDeletion(deletionInput{
-			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore,
-			repaired: doc.repairOf(reactionDeletion, e.ID) != nil || len(doc.repairsSince(reactionDeletion, e.ID, e.Time)) > 0,
-			recent:   doc.repairsSince(reactionDeletion, e.ID, at.Add(-flappingWindow)),
-			enforce:  enforce, at: e.Time, now: at,
-		})
-		if !enforce {
-			return
-		}
-		if d.cancel {
-			doc.intend(opCancelDeletion, rep)
-		}
-		if d.enable {
-			doc.intend(opEnableKey, rep)
-			if doc.Restore == nil {
-				doc.Restore = &restore{By: e.ID, At: at}
-			}
-		}
-	})
+	doc, d, err := r.planRescue(ctx, e, key, rep)
 	if err != nil {
 		// The alarm does not wait for the state bucket.
 		a := r.deletionAlert(e, key, r.describe(ctx, key, doc))
@@ -199,7 +178,6 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 		return r.failed(ctx, a, r.config.Deletion, "read what is known of the key", err)
 	}
 	r.log.DebugContext(ctx, "deletion decided", "key", key.ARN, "event_id", e.ID, "reason", d.reason, "former", d.former)
-
 	if d.reason == deletionSettling {
 		return outcome.RetryAfter(d.wait, fmt.Errorf("key is %s: waiting for KMS to agree with the event", key.State))
 	}
@@ -217,27 +195,25 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 		a.Findings = append(a.Findings, flapping(n, "state"))
 	}
 	a.Action = alert.Action{Mode: string(r.config.Deletion), Status: alert.StatusNone}
+	undo := append(r.undoCommands(key, d.enable || d.former != stateDisabled), a.Next...)
 	switch {
 	case d.reason == deletionPaced:
-		a.ID += "/paced"
-		a.Action.Status = alert.StatusRefused
-		a.Action.Description = fmt.Sprintf("The key was brought back %d times or more within the hour. It will be brought back again in %s, not at once, so that two parties do not chase each other.", flappingPaced, d.wait.Round(time.Second))
-		a.Next = append(r.undoCommands(key, true), a.Next...)
-		return errors.Join(r.publish(ctx, a), outcome.RetryAfter(d.wait, errors.New("the key's state is flapping: repairs are paced")))
+		a.Next = undo
+		return r.paced(ctx, a, r.config.Deletion, "state of key "+key.ARN, d.wait)
 	case d.reason == deletionUndone:
-		r.tellUndone(&a, doc, e, key)
+		tellUndone(&a, doc, e, key)
 	case !d.cancel && !d.enable:
+		a.Next = undo
 		a.Action.Description = standText(d.reason)
-		a.Next = append(r.undoCommands(key, d.former != stateDisabled), a.Next...)
 	case !enforce:
+		a.Next = undo
 		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action.Status = alert.StatusWouldDo
 		a.Action.Description = "Enforce would " + undoText(d, "cancel the deletion", "enable the key", "leave it")
-		a.Next = append(r.undoCommands(key, d.enable), a.Next...)
 	default:
 		restored, err := r.undo(ctx, key, d, rep)
 		if err != nil {
-			a.Next = append(r.undoCommands(key, d.enable), a.Next...)
+			a.Next = undo
 			return r.failed(ctx, a, r.config.Deletion, "bring the key back", err)
 		}
 		a.Action.Status = alert.StatusDone
@@ -251,13 +227,42 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 		if len(a.Key.Aliases) > 0 {
 			doc.Aliases = a.Key.Aliases // KMS deletes them with the key
 		}
-		for i := range doc.States {
-			if doc.States[i].State == told.State && doc.States[i].At.Equal(told.At) {
+		for i, s := range doc.States {
+			if s.State == told.State && s.At.Equal(told.At) {
 				doc.States[i].By = e.ID
 			}
 		}
 	})
 	return err
+}
+
+// planRescue notes the key as it was read, decides, and stores what is about to
+// be done.
+func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.Key, rep repair) (keyDoc, deletionDecision, error) {
+	var d deletionDecision
+	enforce := r.config.Deletion == Enforce
+	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
+		doc.see(key, rep.At, r.config.Deletion)
+		d = decideDeletion(deletionInput{
+			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore,
+			repaired: doc.repairOf(reactionDeletion, e.ID) != nil || len(doc.repairsSince(reactionDeletion, e.ID, e.Time)) > 0,
+			recent:   doc.repairsSince(reactionDeletion, e.ID, rep.At.Add(-flappingWindow)),
+			enforce:  enforce, at: e.Time, now: rep.At,
+		})
+		if !enforce {
+			return
+		}
+		if d.cancel {
+			doc.intend(opCancelDeletion, rep)
+		}
+		if d.enable {
+			doc.intend(opEnableKey, rep)
+			if doc.Restore == nil {
+				doc.Restore = &restore{By: e.ID, At: rep.At}
+			}
+		}
+	})
+	return doc, d, err
 }
 
 // worthSweeping reports whether a sweep has to act on a key or to tell of it:
@@ -351,7 +356,7 @@ func standText(reason deletionReason) string {
 
 // tellUndone is for an event whose effect is not there any more: we undid it in
 // an earlier try, or somebody else did.
-func (r *Router) tellUndone(a *alert.Alert, doc keyDoc, e events.Event, key inventory.Key) {
+func tellUndone(a *alert.Alert, doc keyDoc, e events.Event, key inventory.Key) {
 	since := doc.repairsSince(reactionDeletion, "", e.Time)
 	if mine := doc.repairOf(reactionDeletion, e.ID); mine != nil {
 		since = []repair{*mine}

@@ -81,9 +81,12 @@ func (r *Router) origin(ctx context.Context, e events.Event) (origin, error) {
 	if e.Kind != events.APICall || e.ReadOnly || !r.config.Identity.isOurs(e.Actor) {
 		return byOthers, nil
 	}
-	doc, err := r.knownKey(ctx, e.KeyARN)
-	if err != nil {
-		return "", err
+	var doc keyDoc
+	if e.KeyARN != "" {
+		var err error
+		if doc, err = r.knownKey(ctx, e.KeyARN); err != nil {
+			return "", err
+		}
 	}
 	return decideOrigin(e, r.config, doc.Calls), nil
 }

@@ -92,6 +92,9 @@ type repair struct {
 	Done bool `json:"done,omitempty"`
 }
 
+// sameAs reports whether two repairs are those of one reaction to one occurrence.
+func (r repair) sameAs(o repair) bool { return r.Reaction == o.Reaction && r.By == o.By }
+
 // How much of a key's past is kept. Repairs must reach back over an hour of flapping.
 const (
 	maxStates  = 16
@@ -165,14 +168,19 @@ func (d *keyDoc) answered(operation string, rep repair, ids []string, known, ref
 		// Two workers had the same event: the other one's answer took the intent.
 		d.Calls = tail(append(d.Calls, ownCall{Operation: operation, By: rep.By, At: rep.At, RequestIDs: ids, Known: known}), maxCalls)
 	}
-	if r := d.repairOf(rep.Reaction, rep.By); r != nil && !refused {
-		r.Done = true
+	i := slices.IndexFunc(d.Repairs, rep.sameAs)
+	switch {
+	case i < 0:
+	case !refused:
+		d.Repairs[i].Done = true
+	case !d.Repairs[i].Done:
+		d.Repairs = slices.Delete(d.Repairs, i, i+1)
 	}
 }
 
 // repairOf returns the repair that a reaction made for an occurrence, or nil.
 func (d *keyDoc) repairOf(reaction, by string) *repair {
-	i := slices.IndexFunc(d.Repairs, func(r repair) bool { return r.Reaction == reaction && r.By == by })
+	i := slices.IndexFunc(d.Repairs, repair{Reaction: reaction, By: by}.sameAs)
 	if i < 0 {
 		return nil
 	}

@@ -246,7 +246,7 @@ func (r *Router) shutOut(ctx context.Context, e events.Event, cause error) error
 		a.Summary = fmt.Sprintf("The sweep cannot read the key: %v.", cause)
 	}
 	a.Risk = "The key is not guarded: its rotation, its policy and its deletion date cannot be seen. Somebody may have shut out the whole account."
-	a.Action = alert.Action{Mode: string(r.config.Policy), Status: alert.StatusNone, Description: "There is nothing that cmkeeper can do without access."}
+	a.Action = alert.Action{Status: alert.StatusNone, Description: "There is nothing that cmkeeper can do without access."}
 	a.Next = []string{
 		r.kmsCommand("get-key-policy", e.KeyARN, "--policy-name default", "--output text"),
 		fmt.Sprintf("Allow the %s %s kms:DescribeKey, kms:GetKeyPolicy and kms:GetKeyRotationStatus in the key policy and in its IAM policy.", r.config.Identity.word(), r.config.Identity.Name),

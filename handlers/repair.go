@@ -135,6 +135,17 @@ func flapping(n int, what string) alert.Finding {
 		Message: fmt.Sprintf("The key's %s was put back %d times within the hour before this. Two parties are fighting over it: another tool, or somebody who tries again.", what, n)}
 }
 
+// paced tells that a repair has to wait, and makes the message wait for it.
+func (r *Router) paced(ctx context.Context, a alert.Alert, mode Mode, what string, wait time.Duration) error {
+	a.ID += "/paced"
+	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusRefused,
+		Description: fmt.Sprintf("It was put back %d times or more within the hour. It will be put back again in %s, not at once, so that two parties do not chase each other.", flappingPaced, wait.Round(time.Second))}
+	if err := r.publish(ctx, a); err != nil {
+		return err
+	}
+	return outcome.RetryAfter(wait, fmt.Errorf("%s is flapping: repairs are paced", what))
+}
+
 // now is the time as documents keep it: what is stored compares equal to what
 // is read back.
 func now() time.Time { return time.Now().UTC().Round(0) }

@@ -58,6 +58,11 @@ type rotationDecision struct {
 	flapping int
 }
 
+// turnOn reports whether rotation is to be turned on now.
+func (d rotationDecision) turnOn() bool {
+	return d.reason == rotationRestore || d.reason == rotationRequired
+}
+
 // decideRotation decides what is to be done about a key's rotation.
 func decideRotation(in rotationInput) rotationDecision {
 	d := rotationDecision{flapping: len(in.recent)}
@@ -108,15 +113,14 @@ func (r *Router) rotation(ctx context.Context, e events.Event) error {
 // keepRotating decides, turns rotation on where that is to be done, and tells.
 func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory.Key, at time.Time) error {
 	harm := e.Name == opDisableRotation
-	var err error
 	blocker := key.RotationBlocker()
 	var status inventory.Rotation
 	if blocker == "" {
+		var err error
 		if status, err = r.facts.Rotation(ctx, key.ARN); err != nil {
 			return r.rotationUnread(ctx, e, harm, err)
 		}
 	}
-
 	var d rotationDecision
 	var rep repair
 	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
@@ -133,11 +137,8 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 		}
 		d = decideRotation(r.rotationInput(*doc, e, harm, blocker, status, at))
 		rep = repair{Reaction: reactionRotation, By: e.ID, Alert: doc.Rotation.OffBy, At: at}
-		if r.config.Rotation == Enforce && (d.reason == rotationRestore || d.reason == rotationRequired) {
+		if r.config.Rotation == Enforce && d.turnOn() {
 			doc.intend(opEnableRotation, rep)
-		}
-		if mine := doc.repairOf(reactionRotation, e.ID); mine != nil {
-			rep = *mine
 		}
 	})
 	if err != nil {
@@ -145,10 +146,7 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 	}
 	r.log.DebugContext(ctx, "rotation decided", "key", key.ARN, "event_id", e.ID, "reason", d.reason, "blocker", blocker)
 
-	a := r.rotationAlert(ctx, e, harm, key, doc, d)
-	switch d.reason {
-	case rotationOn, rotationNotRequired:
-		return nil
+	switch a := r.rotationAlert(ctx, e, harm, key, doc, d); d.reason {
 	case rotationSettling:
 		return outcome.RetryAfter(d.wait, errors.New("rotation is on although the event turned it off: waiting for KMS to agree"))
 	case rotationBlocked:
@@ -156,32 +154,43 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 			return nil
 		}
 		return r.publish(ctx, rotationBlockedAlert(a, key, blocker, r.config))
-	case rotationPaced:
-		a.ID = e.ID + "/rotation/paced"
-		a.Action = alert.Action{Mode: string(r.config.Rotation), Status: alert.StatusRefused,
-			Description: fmt.Sprintf("Rotation was turned on again %d times within the hour. It will be turned on again in %s, not at once, so that two parties do not chase each other.", d.flapping, d.wait.Round(time.Second))}
-		return errors.Join(r.publish(ctx, a), outcome.RetryAfter(d.wait, errors.New("rotation is flapping: repairs are paced")))
 	case rotationRepaired:
-		if rep.At.IsZero() || doc.repairOf(reactionRotation, e.ID) == nil {
-			since := doc.repairsSince(reactionRotation, e.ID, e.Time)
-			rep = since[len(since)-1]
-			rep.Alert = e.ID
-		}
-		return r.publish(ctx, rotationDoneAlert(a, rep, status.Period, r.config))
+		return r.publish(ctx, rotationDoneAlert(a, repairToTell(doc, e), status.Period, r.config))
+	case rotationPaced:
+		return r.paced(ctx, a, r.config.Rotation, "rotation of key "+key.ARN, d.wait)
 	case rotationRestore, rotationRequired:
+		return r.restoreRotation(ctx, a, key.ARN, d, rep)
+	case rotationOn, rotationNotRequired:
 	}
+	return nil
+}
 
+// repairToTell is the repair that an event is told to have been undone by: the
+// one made for it, else the last one made since.
+func repairToTell(doc keyDoc, e events.Event) repair {
+	if mine := doc.repairOf(reactionRotation, e.ID); mine != nil {
+		return *mine
+	}
+	since := doc.repairsSince(reactionRotation, e.ID, e.Time)
+	rep := since[len(since)-1] // the decision says that there is one
+	rep.Alert = e.ID
+	return rep
+}
+
+// restoreRotation turns rotation on, or tells that enforce would.
+func (r *Router) restoreRotation(ctx context.Context, a alert.Alert, keyARN string, d rotationDecision, rep repair) error {
+	a.ID = rep.Alert + "/rotation"
+	command := r.kmsCommand("enable-key-rotation", keyARN, fmt.Sprintf("--rotation-period-in-days %d", d.period))
 	if r.config.Rotation != Enforce {
-		a.ID = rep.Alert + "/rotation/" + string(alert.StatusWouldDo)
+		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action = alert.Action{Mode: string(r.config.Rotation), Status: alert.StatusWouldDo,
 			Description: fmt.Sprintf("Enforce would turn rotation on with a period of %d days.", d.period)}
-		a.Next = append([]string{r.kmsCommand("enable-key-rotation", key.ARN, fmt.Sprintf("--rotation-period-in-days %d", d.period))}, a.Next...)
+		a.Next = append([]string{command}, a.Next...)
 		return r.publish(ctx, a)
 	}
-	period, err := r.turnOn(ctx, key.ARN, d.period, rep)
+	period, err := r.turnOn(ctx, keyARN, d.period, rep)
 	if err != nil {
-		a.ID = rep.Alert + "/rotation"
-		a.Next = append([]string{r.kmsCommand("enable-key-rotation", key.ARN, fmt.Sprintf("--rotation-period-in-days %d", d.period))}, a.Next...)
+		a.Next = append([]string{command}, a.Next...)
 		return r.failed(ctx, a, r.config.Rotation, "turn rotation on", err)
 	}
 	rep.Done = true
@@ -237,6 +246,9 @@ func (r *Router) turnOn(ctx context.Context, keyARN string, period int, rep repa
 func (r *Router) rotationUnread(ctx context.Context, e events.Event, harm bool, err error) error {
 	if errors.Is(err, inventory.ErrNotFound) {
 		return r.gone(ctx, e, alert.KindRotation, harm)
+	}
+	if !harm && errors.Is(err, inventory.ErrAccessDenied) {
+		return r.shutOut(ctx, e, err)
 	}
 	if !harm {
 		return err
