@@ -14,8 +14,8 @@ import (
 )
 
 // partSize is how much of a blob is held in memory and sent at a time. S3 takes
-// 10,000 parts, so a blob may have 80 GB.
-const partSize = 8 << 20
+// 10,000 parts of 5 MiB or more, so a blob may have 50 GB.
+const partSize = 5 << 20
 
 // PutBlob stores a stream that is no document (a report: CSV, JSON lines) of any
 // length, replacing what is there, and returns its address ("s3://bucket/key").

@@ -25,14 +25,8 @@ func (zero) Read(p []byte) (int, error) {
 func TestBlob(t *testing.T) {
 	b := newBucket(t)
 	s := b.store()
-	for _, size := range []int64{0, 1, partSize - 1, partSize, partSize + 1, 2*partSize + 5} {
-		body, err := io.ReadAll(zeros(size))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := range body {
-			body[i] = byte(i * 7)
-		}
+	for _, size := range []int64{0, 1, partSize, 2*partSize + 5} {
+		body := bytes.Repeat([]byte("0123456789\n"), int(size)/11+1)[:size]
 		address, err := s.PutBlob(t.Context(), "jobs/j/report.csv", "text/csv", iotest.DataErrReader(bytes.NewReader(body)))
 		if err != nil {
 			t.Fatalf("%d bytes: %v", size, err)
@@ -65,7 +59,7 @@ func TestBlobOfABrokenReader(t *testing.T) {
 	s := b.store()
 	b.write(t, "report", "as it was")
 	for _, broken := range []error{errors.New("broken"), io.ErrUnexpectedEOF} {
-		for _, size := range []int64{0, 10, partSize + 10} {
+		for _, size := range []int64{0, partSize + 10} {
 			body := io.MultiReader(zeros(size), iotest.ErrReader(broken))
 			_, err := s.PutBlob(t.Context(), "report", "text/plain", body)
 			is(t, "put", err, broken)
