@@ -1,6 +1,7 @@
 package localaws_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -314,6 +315,32 @@ func TestRequestsAreCountedAndShown(t *testing.T) {
 	if diff := cmp.Diff([]string{"kms.ListKeys by alice"}, seen); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// FuzzRequest checks that no request, in either protocol, makes the server panic.
+func FuzzRequest(f *testing.F) {
+	f.Add("AmazonSQS.CreateQueue", `{"QueueName":"q","Attributes":{"RedrivePolicy":"{}","Policy":"{}"}}`)
+	f.Add("AmazonSQS.ReceiveMessage", `{"QueueUrl":"/000000000000/q","WaitTimeSeconds":20}`)
+	f.Add("AmazonSQS.DeleteMessage", `{"QueueUrl":"/000000000000/q","ReceiptHandle":"aGFuZGxl"}`)
+	f.Add("AWSEvents.PutTargets", `{"Rule":"r","Targets":[{"Id":"1","Arn":"arn:aws:sqs:us-east-1:0:q","InputPath":"$.."}]}`)
+	f.Add("AWSEvents.PutRule", `{"Name":"r","ScheduleExpression":"rate(1 minute)"}`)
+	f.Add("", "Version=2012-11-05&Action=SendMessageBatch&SendMessageBatchRequestEntry.1.Id=a&SendMessageBatchRequestEntry.1.MessageAttribute.1.Name=x")
+	f.Add("", "Version=2010-03-31&Action=Subscribe&TopicArn=arn:aws:sns:us-east-1:000000000000:t&Protocol=sqs&Attributes.entry.1.key=FilterPolicy&Attributes.entry.1.value={}")
+	f.Add("", "Version=2010-03-31&Action=Publish&TopicArn=arn:aws:sns:us-east-1:000000000000:t&Message={}&MessageStructure=json")
+	f.Fuzz(func(t *testing.T, target, body string) {
+		server := newServer(t, localaws.Options{})
+		gone, cancel := context.WithCancel(t.Context())
+		cancel() // so that nothing waits
+		for _, setUp := range []string{"Version=2012-11-05&Action=CreateQueue&QueueName=q", "Version=2010-03-31&Action=CreateTopic&Name=t", body} {
+			r := httptest.NewRequestWithContext(gone, http.MethodPost, "/", strings.NewReader(setUp))
+			if setUp == body && target != "" {
+				r.Header.Set("X-Amz-Target", target)
+			} else {
+				r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			}
+			server.ServeHTTP(httptest.NewRecorder(), r)
+		}
+	})
 }
 
 // BenchmarkQueue sends, receives and deletes in batches of ten.

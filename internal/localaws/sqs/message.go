@@ -74,28 +74,35 @@ const (
 	gone // deleted while it lay in the ready list, which forgets it when it gets there
 )
 
-// checkMessage checks a message as SendMessage does and returns its size.
-func checkMessage(body string, attributes map[string]MessageAttribute, limit int) (size int, err *wire.Error) {
-	if body == "" {
-		return 0, missing("MessageBody")
-	}
-	if !validText(body) {
-		return 0, errorf("InvalidMessageContents", "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF")
-	}
-	if len(attributes) > 10 {
-		return 0, errorf("InvalidParameterValue", "Number of message attributes [%d] exceeds the allowed maximum [10].", len(attributes))
-	}
-	size = len(body)
+// sizeOf returns what a message counts in SQS's limits.
+func sizeOf(body string, attributes map[string]MessageAttribute) int {
+	size := len(body)
 	for name, a := range attributes {
-		if err := checkAttribute(name, a); err != nil {
-			return 0, err
-		}
 		size += len(name) + len(a.DataType) + len(a.value())
 	}
-	if size > limit {
-		return 0, errorf("InvalidParameterValue", "One or more parameters are invalid. Reason: Message must be shorter than %d bytes.", limit)
+	return size
+}
+
+// checkMessage checks a message as SendMessage does.
+func checkMessage(body string, attributes map[string]MessageAttribute, limit int) *wire.Error {
+	if body == "" {
+		return missing("MessageBody")
 	}
-	return size, nil
+	if !validText(body) {
+		return errorf("InvalidMessageContents", "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF")
+	}
+	if len(attributes) > 10 {
+		return errorf("InvalidParameterValue", "Number of message attributes [%d] exceeds the allowed maximum [10].", len(attributes))
+	}
+	for name, a := range attributes {
+		if err := checkAttribute(name, a); err != nil {
+			return err
+		}
+	}
+	if sizeOf(body, attributes) > limit {
+		return errorf("InvalidParameterValue", "One or more parameters are invalid. Reason: Message must be shorter than %d bytes.", limit)
+	}
+	return nil
 }
 
 func checkAttribute(name string, a MessageAttribute) *wire.Error {

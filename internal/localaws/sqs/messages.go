@@ -47,7 +47,7 @@ func (q *queue) send(ctx context.Context, e entry) (sent, *wire.Error) {
 	q.mu.Lock()
 	set := q.settings
 	q.mu.Unlock()
-	if _, err := checkMessage(e.MessageBody, e.MessageAttributes, set.maxSize); err != nil {
+	if err := checkMessage(e.MessageBody, e.MessageAttributes, set.maxSize); err != nil {
 		return sent{}, err
 	}
 	if e.MessageDeduplicationID != "" {
@@ -104,10 +104,7 @@ func (s *Service) sendMessageBatch(ctx context.Context, in sendBatchInput) (out 
 	}
 	size := 0
 	for _, e := range in.Entries {
-		size += len(e.MessageBody)
-		for name, a := range e.MessageAttributes {
-			size += len(name) + len(a.DataType) + len(a.value())
-		}
+		size += sizeOf(e.MessageBody, e.MessageAttributes)
 	}
 	if size > maxRequestSize {
 		return out, errorf("BatchRequestTooLong", "Batch requests cannot be longer than %d bytes. You have sent %d bytes.", maxRequestSize, size)
@@ -200,7 +197,7 @@ func (s *Service) receiveMessage(ctx context.Context, in receiveInput) (out rece
 	if err != nil {
 		return out, err
 	}
-	names := append(in.MessageSystemAttributeNames, in.AttributeNames...)
+	names := slices.Concat(in.MessageSystemAttributeNames, in.AttributeNames)
 	for i := range messages {
 		m := &messages[i]
 		attributes := selected(m.attributes, in.MessageAttributeNames)

@@ -167,10 +167,12 @@ func (q *queue) receive(ctx context.Context, n int, visibility, wait *time.Durat
 			q.mu.Unlock()
 			return nil, noQueue()
 		}
-		if ctx.Err() != nil { // nobody is there to take messages
+		select {
+		case <-ctx.Done(): // nobody is there to take messages
 			q.wakeOne()
 			q.mu.Unlock()
 			return nil, nil
+		default:
 		}
 		q.settle(now)
 		if len(q.inFlight) >= maxInFlight {

@@ -80,7 +80,7 @@ func (s *Service) Deliver(d Delivery) error {
 	if set.policy == nil || set.policy.Evaluate(request) != iam.Allow {
 		return denied(d.Service, request.Action, q.arn)
 	}
-	if _, err := checkMessage(d.Body, d.Attributes, set.maxSize); err != nil {
+	if err := checkMessage(d.Body, d.Attributes, set.maxSize); err != nil {
 		return err
 	}
 	m := newMessage(d.Body, d.Attributes)

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -47,12 +48,15 @@ func ServeJSON(w http.ResponseWriter, r *http.Request, operations map[string]JSO
 		WriteJSONError(w, r, Errorf(400, "UnknownOperationException", "localaws does not model %s", target))
 		return
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxJSONBody))
-	if err != nil {
+	var body bytes.Buffer
+	if r.ContentLength > 0 {
+		body.Grow(int(min(r.ContentLength, maxJSONBody)) + bytes.MinRead) // ReadFrom wants room for the end
+	}
+	if _, err := body.ReadFrom(io.LimitReader(r.Body, maxJSONBody)); err != nil {
 		WriteJSONError(w, r, Errorf(400, "SerializationException", "reading the request: %v", err))
 		return
 	}
-	out, err := op(r.Context(), body)
+	out, err := op(r.Context(), body.Bytes())
 	if err != nil {
 		WriteJSONError(w, r, err)
 		return
