@@ -496,7 +496,8 @@ func (k kmsSuite) policy(t *testing.T) {
 	put := func(change func(*kms.PutKeyPolicyInput)) error {
 		in := &kms.PutKeyPolicyInput{KeyId: &arn, PolicyName: aws.String("default"), Policy: aws.String(allow(root, "kms:*"))}
 		change(in)
-		_, err := k.client.PutKeyPolicy(t.Context(), in)
+		// The SDK takes LimitExceededException for throttling and would try again.
+		_, err := k.client.PutKeyPolicy(t.Context(), in, func(o *kms.Options) { o.RetryMaxAttempts = 1 })
 		return err
 	}
 	get := func(name *string) string {
