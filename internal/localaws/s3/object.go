@@ -375,7 +375,7 @@ func parseRange(header string, size int64) (from, to int64, ok bool) {
 	if err != nil || b < a {
 		return 0, 0, false
 	}
-	return int64(a), min(int64(b)+1, size), true
+	return int64(a), min(int64(b), size-1) + 1, true
 }
 
 func (s *Service) deleteObject(c *call) error {
