@@ -289,7 +289,7 @@ func (r *Router) settleMove(ctx context.Context, live inventory.Alias, doc alias
 	case r.config.Reencrypt != Enforce:
 		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action.Status = alert.StatusWouldDo
-		a.Action.Description = fmt.Sprintf("Enforce would re-encrypt to the new key what is under the old one: see the places in scope below (%d).", len(scope))
+		a.Action.Description = fmt.Sprintf("Would re-encrypt to the new key what is under the old one: see the places in scope below (%d).", len(scope))
 		a.Next = append(runCommands(*m, scope), a.Next...)
 	default:
 		jobs, err := r.moves.Start(ctx, reencrypt.Move{AliasARN: live.ARN, From: m.From, To: m.To, At: m.At, Scope: scope})

@@ -142,7 +142,7 @@ func TestAliasMoveThatIsNotForUs(t *testing.T) {
 		{name: "alias not listed", alias: "alias/web", says: "CMKEEPER_REENCRYPT_ALIASES", worst: alert.Medium},
 		{name: "public key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(public)}, says: "findings of severity high", worst: alert.High},
 		{name: "foreign key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(strings.ReplaceAll(partner, "kms:Decrypt", "kms:*"))}, says: "findings of severity high", worst: alert.High},
-		{name: "observe", alias: "alias/app-orders", config: func(c *handlers.Config) { c.Reencrypt = handlers.Observe }, says: "Enforce would re-encrypt", worst: alert.Medium},
+		{name: "observe", alias: "alias/app-orders", config: func(c *handlers.Config) { c.Reencrypt = handlers.Observe }, says: "Would re-encrypt", worst: alert.Medium},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -209,7 +209,7 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 		a.Next = undo
 		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action.Status = alert.StatusWouldDo
-		a.Action.Description = "Enforce would " + undoText(d, "cancel the deletion", "enable the key", "leave it")
+		a.Action.Description = "Would " + undoText(d, "cancel the deletion", "enable the key", "leave it")
 	default:
 		restored, err := r.undo(ctx, key, d, rep)
 		if err != nil {
@@ -437,9 +437,6 @@ const factsTimeout = 10 * time.Second
 func (r *Router) addUses(ctx context.Context, a *alert.Alert, key inventory.Key) {
 	ctx, cancel := context.WithTimeout(ctx, factsTimeout)
 	defer cancel()
-	if len(a.Key.Aliases) > 0 {
-		a.Facts = append(a.Facts, alert.Fact{Name: "aliases", Values: a.Key.Aliases})
-	}
 	var names []string
 	buckets, err := r.facts.Buckets(ctx)
 	for _, b := range buckets {

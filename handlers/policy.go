@@ -109,6 +109,7 @@ func (r *Router) judge(ctx context.Context, e events.Event, key inventory.Key, d
 			f.Message += " (in the policy that this event set, which is not the live one any more)"
 			findings = append(findings, f)
 		}
+		findings = worstFirst(findings)
 	}
 	reason, severity := decidePolicy(policyInput{
 		findings: findings, changes: len(changes), known: doc.Policy != nil,
@@ -136,29 +137,30 @@ func (r *Router) tellPolicy(a *alert.Alert, e events.Event, known bool, changes 
 	case len(a.Findings) > 0:
 		a.Title = fmt.Sprintf("Key policy of %s: %s", name, a.Findings[0].Message)
 		a.Risk = "Whoever the policy lets in can do with the key what it says there: read everything encrypted under it, or take the key over."
-		a.Next = append(a.Next, "Check the findings below with the key's owner, and put the former policy back if they were not meant:")
+		a.Next = append(a.Next, "Check the findings below with the key's owner. If they are not meant, put the former policy back; CloudTrail has it in the PutKeyPolicy or CreateKey before this one:",
+			r.trailCommand(a.Key.ARN), "The live policy:")
 	default:
 		a.Title = "Key policy of " + name + " was changed"
 		a.Risk = "Nothing was found wrong with the new policy."
+		a.Next = append(a.Next, r.trailCommand(a.Key.ARN))
 	}
 	switch {
 	case isSweep(e):
-		a.Summary = "The sweep found another key policy than the last one that was recorded; no event told of the change."
-		a.Next = append(a.Next, r.trailCommand(a.Key.ARN))
+		a.Summary = "The sweep found another key policy than the last one that was recorded; no event told of the change. CloudTrail shows who called PutKeyPolicy."
 	default:
 		a.Summary = fmt.Sprintf("%s called %s. The live policy was read and judged.", who(e), e.Name)
 	}
 	a.Next = append(a.Next, r.kmsCommand("get-key-policy", a.Key.ARN, "--policy-name default", "--output text"))
 	a.Action = alert.Action{Mode: string(r.config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not change key policies."}
-	lines := []string{"the last policy is not known, so there is nothing to compare with"}
-	if known {
+	var lines []string
+	for _, c := range changes {
+		lines = append(lines, fmt.Sprintf("%s: %s", c.Kind, c.Text))
+	}
+	switch {
+	case !known:
+		lines = []string{"the last policy is not known, so there is nothing to compare with"}
+	case len(lines) == 0:
 		lines = []string{"none in effect"}
-		for i, c := range changes {
-			if i == 0 {
-				lines = nil
-			}
-			lines = append(lines, fmt.Sprintf("%s: %s", c.Kind, c.Text))
-		}
 	}
 	a.Facts = append(a.Facts, alert.Fact{Name: "difference from the last recorded policy", Values: lines})
 }
@@ -189,7 +191,13 @@ func alertFindings(found []keypolicy.Finding) []alert.Finding {
 	for _, f := range found {
 		out = append(out, alert.Finding{ID: f.ID, Severity: alert.Severity(f.Severity), Statement: f.Statement, Principal: f.Principal, Message: f.Message})
 	}
-	slices.SortStableFunc(out, func(a, b alert.Finding) int {
+	return worstFirst(out)
+}
+
+// worstFirst sorts findings by their severity and leaves those of one severity
+// in their order.
+func worstFirst(findings []alert.Finding) []alert.Finding {
+	slices.SortStableFunc(findings, func(a, b alert.Finding) int {
 		switch {
 		case a.Severity == b.Severity:
 			return 0
@@ -198,7 +206,7 @@ func alertFindings(found []keypolicy.Finding) []alert.Finding {
 		}
 		return 1
 	})
-	return out
+	return findings
 }
 
 // sameEffect reports whether two documents say the same, whatever their layout.

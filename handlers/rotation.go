@@ -184,7 +184,7 @@ func (r *Router) restoreRotation(ctx context.Context, a alert.Alert, keyARN stri
 	if r.config.Rotation != Enforce {
 		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action = alert.Action{Mode: string(r.config.Rotation), Status: alert.StatusWouldDo,
-			Description: fmt.Sprintf("Enforce would turn rotation on with a period of %d days.", d.period)}
+			Description: fmt.Sprintf("Would turn rotation on with a period of %d days.", d.period)}
 		a.Next = append([]string{command}, a.Next...)
 		return r.publish(ctx, a)
 	}
