@@ -41,8 +41,10 @@ func (s Severity) rank() int {
 		return 2
 	case High:
 		return 3
+	case Critical:
+		return 4
 	}
-	return 4
+	return Critical.rank()
 }
 
 // Kind of an alert: what it is about.

@@ -64,16 +64,16 @@ func (p *Publisher) Publish(ctx context.Context, a Alert) error {
 	log = log.With("alert", name, "kind", a.Kind)
 
 	claim, err := p.Store.Claim(ctx, name+".json", claimTime)
+	held, isHeld := errors.AsType[*state.HeldError](err)
 	switch {
+	case err == nil:
 	case errors.Is(err, state.ErrDone):
 		return nil
+	case isHeld:
+		return outcome.RetryAfter(held.After, fmt.Errorf("claim alert: %w", err))
 	case ctx.Err() != nil:
-		return fmt.Errorf("claim alert: %w", context.Cause(ctx))
-	case err != nil:
-		if held, ok := errors.AsType[*state.HeldError](err); ok {
-			return outcome.RetryAfter(held.After, fmt.Errorf("claim alert: %w", err))
-		}
-		// The alarm must not hang on the state bucket.
+		return fmt.Errorf("claim alert: %w", err)
+	default: // the alarm must not hang on the state bucket
 		log.WarnContext(ctx, "alert cannot be claimed, so it may be told more than once", "error", err)
 	}
 	if err := p.send(ctx, log, name, a); err != nil {

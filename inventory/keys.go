@@ -60,7 +60,7 @@ const (
 	BlockedPendingDeletion Blocker = "pending-deletion"
 	BlockedDisabled        Blocker = "disabled"
 	BlockedPendingImport   Blocker = "pending-import"
-	BlockedUnavailable     Blocker = "unavailable" // being created, its key store disconnected, or a state unknown here
+	BlockedUnavailable     Blocker = "unavailable" // being created, its key store disconnected, or a state that this build does not know
 )
 
 // RotationBlocker returns why automatic rotation of the key cannot be enabled
@@ -81,18 +81,20 @@ func (k Key) RotationBlocker() Blocker {
 		return BlockedImported
 	case k.MultiRegion == string(types.MultiRegionKeyTypeReplica):
 		return BlockedReplica
-	case k.PendingDeletion():
-		return BlockedPendingDeletion
 	}
 	switch types.KeyState(k.State) {
+	case types.KeyStatePendingDeletion, types.KeyStatePendingReplicaDeletion:
+		return BlockedPendingDeletion
 	case types.KeyStateDisabled:
 		return BlockedDisabled
 	case types.KeyStatePendingImport:
 		return BlockedPendingImport
 	case types.KeyStateEnabled, types.KeyStateUpdating: // KMS allows it while a primary Region changes
 		return ""
+	case types.KeyStateCreating, types.KeyStateUnavailable:
+		return BlockedUnavailable
 	}
-	return BlockedUnavailable
+	return BlockedUnavailable // a state that this build does not know
 }
 
 // Key describes a key, named by id, key ARN, alias name or alias ARN.

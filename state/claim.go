@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// ErrDone: what the claim is for has been done.
+// ErrDone says that what the claim is for has been done.
 var ErrDone = errors.New("already done")
 
 // HeldError says that somebody else holds a claim and may still be at work.

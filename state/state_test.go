@@ -342,7 +342,7 @@ func TestUpdateGivesUp(t *testing.T) {
 		b := newBucket(t)
 		s := b.store()
 		n := 0
-		overtaken := func(c *counter, _ bool) error {
+		overtaken := func(*counter, bool) error {
 			n++
 			b.write(t, "doc", fmt.Sprintf(`{"schema":"cmkeeper.counter.v2","n":%d}`, n))
 			return nil
