@@ -356,8 +356,7 @@ func (p *Pool) deleteBatch(ctx context.Context, batch []*delivery) {
 		batch = batch[:0]
 		for _, d := range again {
 			if ctx.Err() != nil || time.Now().After(p.hand.lease(d)) {
-				p.log.Error("the message was settled but could not be deleted; it comes again", "message_id", d.ID)
-				p.done(d, false)
+				p.giveUp(d)
 				continue
 			}
 			batch = append(batch, d)
@@ -367,6 +366,12 @@ func (p *Pool) deleteBatch(ctx context.Context, batch []*delivery) {
 		}
 		pause(ctx, min(100*time.Millisecond<<attempt, 5*time.Second))
 	}
+}
+
+// giveUp lets go of a message that could not be deleted.
+func (p *Pool) giveUp(d *delivery) {
+	p.log.Error("the message was settled but could not be deleted; it comes again", "message_id", d.ID)
+	p.done(d, false)
 }
 
 // deleteOnce deletes what it can and returns what is worth another try, with an
@@ -384,20 +389,23 @@ func (p *Pool) deleteOnce(ctx context.Context, batch []*delivery) (again []*deli
 	if err != nil {
 		return batch, fmt.Errorf("delete a batch of %d: %w", len(batch), err)
 	}
-	failed := make([]bool, len(batch))
+	failed := make([]*types.BatchResultErrorEntry, len(batch))
 	for _, f := range out.Failed {
 		i, convErr := strconv.Atoi(aws.ToString(f.Id))
 		if convErr != nil || i < 0 || i >= len(batch) {
 			continue
 		}
-		failed[i] = true
+		failed[i] = &f
 		err = &smithy.GenericAPIError{Code: aws.ToString(f.Code), Message: aws.ToString(f.Message)}
 	}
 	for i, d := range batch {
-		if failed[i] {
-			again = append(again, d)
-		} else {
+		switch f := failed[i]; {
+		case f == nil:
 			p.done(d, true)
+		case f.SenderFault: // the receipt is not valid: it never will be again
+			p.giveUp(d)
+		default:
+			again = append(again, d)
 		}
 	}
 	return again, err

@@ -272,6 +272,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	}()
 
 	<-ctx.Done()
+	before := p.hand.leftBehind() // those came again long ago
 	if !within(p.options.DrainTimeout, drained) {
 		abortPolls()
 		cancelHandlers(ErrDraining)
@@ -285,7 +286,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	abortSettling()
 	<-drained
 	services.Wait()
-	if n := p.hand.leftBehind(); n > 0 {
+	if n := p.hand.leftBehind() - before; n > 0 {
 		return fmt.Errorf("drain queue %s: %d messages could neither be deleted nor handed back; they come again when their visibility timeout runs out", p.queue.Load().name, n)
 	}
 	return nil

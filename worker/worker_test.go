@@ -659,6 +659,33 @@ func TestDeleteFailsInPart(t *testing.T) {
 	})
 }
 
+// TestDeleteIsRefused has SQS refuse a receipt: it is not tried again.
+func TestDeleteIsRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, f fixture) {
+		calls := 0
+		client := meddler{Client: f.client, deletes: func(in *sqs.DeleteMessageBatchInput, out *sqs.DeleteMessageBatchOutput) error {
+			calls++
+			if calls == 1 {
+				out.Failed = []types.BatchResultErrorEntry{{Id: in.Entries[0].Id, Code: aws.String("ReceiptHandleIsInvalid"), SenderFault: true}}
+				in.Entries = nil
+			}
+			return nil
+		}}
+		stop := f.start(client, func(context.Context, worker.Message) error { return nil }, worker.Options{})
+		f.send("x")
+		time.Sleep(10 * time.Second)
+		f.wantCounts(f.queue, 0, 1, 0)
+		time.Sleep(time.Minute)
+		f.wantCounts(f.queue, 0, 0, 0)
+		if err := stop(); err != nil { // what came again is not left behind
+			t.Error(err)
+		}
+		if calls != 2 {
+			t.Errorf("%d calls to delete, want 2", calls)
+		}
+	})
+}
+
 // TestDeleteFailsForLong has deletes fail until the lease has run out: the
 // message comes again, and the pool goes on.
 func TestDeleteFailsForLong(t *testing.T) {
