@@ -58,6 +58,15 @@ var moto = conformance.Deviations{
 		KMSNoIncorrectKey: true, KMSKeyUsageUnchecked: true, KMSGrantNamesIgnored: true, KMSNoImport: true,
 		KMSNoReplicas: true, KMSNoLastUsage: true,
 	},
+	S3Deviations: conformance.S3Deviations{
+		S3ArchivesReadable: true, S3ChecksumsUnchecked: true, S3CleansPaths: true, S3ConditionPrecedence: true, S3CopyKeepsClass: true,
+		S3CopyKeepsETag: true, S3CopyKeepsRedirect: true, S3CustomerKeysAllowed: true, S3DefaultIgnored: true, S3IncompleteHead: true,
+		S3KeyAsGiven: true, S3KeysUnchecked: true, S3LaxLimits: true, S3LaxRetention: true, S3ListPaging: true,
+		S3MD5OfKMS: true, S3MultipartPaging: true, S3NoContext: true, S3NoCustomerKeys: true, S3NoDefaultEncryption: true,
+		S3NoDefaultOwnership: true, S3NoManagedKey: true, S3NoParts: true, S3NoUpdateObjectEncryption: true, S3OddKeys: true,
+		S3OwnerUnchecked: true, S3RacyConditions: true, S3RawMetadata: true, S3UnconditionalCopy: true, S3UnconditionalDelete: true,
+		S3VersionPaging: true,
+	},
 	SQSDeviations: conformance.SQSDeviations{
 		SQSStaleHandles: true, SQSNoDeadLetterSource: true, SQSDeadLetterCode: true, SQSNoMoveTasks: true, SQSCharactersUnchecked: true,
 	},
