@@ -61,15 +61,12 @@ func decideOrigin(e events.Event, c Config, calls []ownCall) origin {
 	if !c.Identity.isOurs(e.Actor) {
 		return byOthers
 	}
-	if !c.makes(e.Name) {
-		return byImpostor
-	}
 	for _, call := range calls {
+		sameCall := call.Operation == e.Name
 		switch {
-		case call.Operation != e.Name:
-		case e.RequestID != "" && slices.Contains(call.RequestIDs, e.RequestID):
-			return byEcho
-		case (!call.Known || e.RequestID == "") && e.Time.Sub(call.At).Abs() <= callWindow:
+		case sameCall && e.RequestID != "" && slices.Contains(call.RequestIDs, e.RequestID):
+			return byEcho // whatever the mode is by now: AWS gives each request its own id
+		case sameCall && c.makes(e.Name) && (!call.Known || e.RequestID == "") && e.Time.Sub(call.At).Abs() <= callWindow:
 			return byEcho
 		}
 	}
