@@ -275,14 +275,14 @@ func (q queueSuite) staleReceiptHandle(t *testing.T) {
 func (q queueSuite) redrive(t *testing.T) {
 	dlq, dlqARN := q.queue(t)
 	url, arn := q.queue(t, "VisibilityTimeout", "1", "RedrivePolicy", `{"deadLetterTargetArn":"`+dlqARN+`","maxReceiveCount":"2"}`)
-	q.send(t, url, "a")
+	q.send(t, url, "dead")
 	q.receiveOne(t, url, 5)
 	q.receiveOne(t, url, 10)
 	if got := q.receive(t, url, 3); len(got) != 0 {
 		t.Fatalf("received a third time")
 	}
 	dead := q.receiveOne(t, dlq, 5)
-	if aws.ToString(dead.Body) != "a" || dead.Attributes["DeadLetterQueueSourceArn"] != arn && !q.target.Deviations.SQSNoDeadLetterSource {
+	if aws.ToString(dead.Body) != "dead" || dead.Attributes["DeadLetterQueueSourceArn"] != arn && !q.target.Deviations.SQSNoDeadLetterSource {
 		t.Errorf("dead letter = %+v, want one from %s", dead, arn)
 	}
 	sources, err := q.client.ListDeadLetterSourceQueues(t.Context(), &sqs.ListDeadLetterSourceQueuesInput{QueueUrl: &dlq})
@@ -301,7 +301,7 @@ func (q queueSuite) redrive(t *testing.T) {
 	if _, err := q.client.StartMessageMoveTask(t.Context(), &sqs.StartMessageMoveTaskInput{SourceArn: &dlqARN}); err != nil {
 		t.Fatal(err)
 	}
-	if back := q.receiveOne(t, url, 20); aws.ToString(back.Body) != "a" {
+	if back := q.receiveOne(t, url, 20); aws.ToString(back.Body) != "dead" {
 		t.Errorf("moved back %+v", back)
 	}
 	tasks, err := q.client.ListMessageMoveTasks(t.Context(), &sqs.ListMessageMoveTasksInput{SourceArn: &dlqARN})

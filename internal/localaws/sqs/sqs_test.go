@@ -407,29 +407,6 @@ func TestSizeLimit(t *testing.T) {
 	f.wantCode(send("\x00", nil), "InvalidMessageContents")
 }
 
-func TestOverLimit(t *testing.T) {
-	f := setUp(t)
-	url := f.queue("q")
-	arn := f.attribute(url, "QueueArn")
-	if _, err := f.client.SetQueueAttributes(t.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &url, Attributes: map[string]string{
-		"Policy": `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"events.amazonaws.com"},"Action":"sqs:SendMessage","Resource":"` + arn + `"}]}`,
-	}}); err != nil {
-		t.Fatal(err)
-	}
-	for range 120_001 {
-		if err := f.server.SQS().Deliver(local.Delivery{QueueARN: arn, Body: "m", Service: "events.amazonaws.com"}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for range 12_000 {
-		if got := f.receive(url, 10, 0); len(got) != 10 {
-			t.Fatalf("received %d, want 10", len(got))
-		}
-	}
-	_, err := f.client.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: &url})
-	f.wantCode(err, "OverLimit")
-}
-
 func TestQueues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := setUp(t)
