@@ -157,6 +157,7 @@ func (h *hand) abandon() []*delivery {
 		case lost:
 			d.state = settling
 			h.drop(d, true)
+		case settling, deleting: // their calls are under way
 		}
 	}
 	return ours

@@ -140,13 +140,12 @@ func (p *Pool) tell(d *delivery, level slog.Level, result string, took time.Dura
 	p.log.LogAttrs(ctx, level, "message handled", attributes...)
 }
 
-// done takes a message out of the hand. It reports whether it was in it.
-func (p *Pool) done(d *delivery, settled bool) bool {
-	if !p.hand.remove(d, settled) {
-		return false
+// done takes a message out of the hand; settled is false when it could be
+// neither deleted nor made visible.
+func (p *Pool) done(d *delivery, settled bool) {
+	if p.hand.remove(d, settled) {
+		p.options.Holding(-1)
 	}
-	p.options.Holding(-1)
-	return true
 }
 
 // replace sends a copy and deletes the original, or retries the message when

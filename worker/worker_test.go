@@ -286,7 +286,7 @@ func TestDone(t *testing.T) {
 func TestLeaseIsRenewedForHours(t *testing.T) {
 	bubble(t, func(t *testing.T, f fixture) {
 		var handled atomic.Int64
-		f.start(f.client, func(ctx context.Context, m worker.Message) error {
+		f.start(f.client, func(ctx context.Context, _ worker.Message) error {
 			handled.Add(1)
 			return wait(ctx, 5*time.Hour)
 		}, worker.Options{Concurrency: 25})
@@ -312,7 +312,7 @@ func TestLeaseFollowsTheQueue(t *testing.T) {
 			return nil
 		}}
 		var handled atomic.Int64
-		f.start(client, func(ctx context.Context, m worker.Message) error {
+		f.start(client, func(ctx context.Context, _ worker.Message) error {
 			handled.Add(1)
 			return wait(ctx, time.Hour)
 		}, worker.Options{})
@@ -356,7 +356,7 @@ func TestLeaseLost(t *testing.T) {
 				}}
 				var began time.Time
 				lost := make(chan error, 10)
-				stop := f.start(client, func(ctx context.Context, m worker.Message) error {
+				stop := f.start(client, func(ctx context.Context, _ worker.Message) error {
 					began = time.Now()
 					<-ctx.Done()
 					lost <- context.Cause(ctx)
@@ -715,7 +715,7 @@ func TestDeleteFailsForLong(t *testing.T) {
 
 func TestDrainInTime(t *testing.T) {
 	bubble(t, func(t *testing.T, f fixture) {
-		stop := f.start(f.client, func(ctx context.Context, m worker.Message) error { return wait(ctx, 20*time.Second) },
+		stop := f.start(f.client, func(ctx context.Context, _ worker.Message) error { return wait(ctx, 20*time.Second) },
 			worker.Options{Concurrency: 3, DrainTimeout: 25 * time.Second})
 		f.send("0", "1", "2")
 		time.Sleep(time.Second)
