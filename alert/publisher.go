@@ -45,7 +45,8 @@ type Publisher struct {
 	SNS      SNS
 	Store    *state.Store
 	TopicARN string
-	// Logger is told what went wrong beside a published alert; nil discards it.
+	// Logger is told of each alert that was published, and of what went wrong
+	// beside it; nil discards it.
 	Logger *slog.Logger
 }
 
@@ -80,6 +81,7 @@ func (p *Publisher) Publish(ctx context.Context, a Alert) error {
 		p.settle(ctx, log, claim, (*state.Claim).Release)
 		return err
 	}
+	log.InfoContext(ctx, "alert published", "severity", a.Severity, "event", Escape(a.EventName), "status", a.Action.Status, "title", Escape(a.Title))
 	p.settle(ctx, log, claim, (*state.Claim).Done)
 	return nil
 }

@@ -199,7 +199,7 @@ func decideMove(in moveInput) []moveReason {
 	}
 	deny(!in.key.Enabled(), moveKeyState)
 	deny(in.key.Manager != managerCustomer, moveManager)
-	deny(in.key.Spec != "SYMMETRIC_DEFAULT" || in.key.Usage != "ENCRYPT_DECRYPT", moveNotForS3)
+	deny(in.key.Spec != "SYMMETRIC_DEFAULT", moveNotForS3) // there is no other use of such a key than to encrypt
 	deny(in.key.Origin != "AWS_KMS", moveOrigin)
 	deny(in.key.Account != in.account || in.key.Region != in.region, moveElsewhere)
 	deny(slices.ContainsFunc(in.findings, func(f alert.Finding) bool { return f.Severity.AtLeast(alert.High) }), movePolicy)

@@ -291,7 +291,7 @@ func (r *Router) undo(ctx context.Context, key inventory.Key, d deletionDecision
 	}
 	if d.cancel {
 		err := r.perform(ctx, key.ARN, opCancelDeletion, rep, func(ctx context.Context) (middleware.Metadata, error) {
-			out, err := r.kms.CancelKeyDeletion(ctx, &kms.CancelKeyDeletionInput{KeyId: aws.String(key.ARN)})
+			out, err := r.kms.CancelKeyDeletion(ctx, &kms.CancelKeyDeletionInput{KeyId: aws.String(key.ID)})
 			if err != nil {
 				return middleware.Metadata{}, err
 			}
@@ -306,7 +306,7 @@ func (r *Router) undo(ctx context.Context, key inventory.Key, d deletionDecision
 	}
 	if d.enable {
 		err := r.perform(ctx, key.ARN, opEnableKey, rep, func(ctx context.Context) (middleware.Metadata, error) {
-			out, err := r.kms.EnableKey(ctx, &kms.EnableKeyInput{KeyId: aws.String(key.ARN)})
+			out, err := r.kms.EnableKey(ctx, &kms.EnableKeyInput{KeyId: aws.String(key.ID)})
 			if err != nil {
 				return middleware.Metadata{}, err
 			}

@@ -3,7 +3,6 @@ package handlers
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -18,7 +17,6 @@ import (
 type JobAlerts struct {
 	Alerts          alert.Sink
 	Account, Region string
-	Logger          *slog.Logger // nil discards
 }
 
 // Completed tells what a job moved and what it did not, once per job.
@@ -125,9 +123,6 @@ func (j JobAlerts) alert(s reencrypt.Summary, what string) alert.Alert {
 func (j JobAlerts) publish(ctx context.Context, a alert.Alert) error {
 	if err := j.Alerts.Publish(ctx, a); err != nil {
 		return fmt.Errorf("publish alert: %w", err)
-	}
-	if j.Logger != nil {
-		j.Logger.InfoContext(ctx, "alert published", "alert", a.ID, "kind", a.Kind, "severity", a.Severity, "title", alert.Escape(a.Title))
 	}
 	return nil
 }

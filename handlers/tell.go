@@ -44,8 +44,6 @@ func (r *Router) publish(ctx context.Context, a alert.Alert) error {
 	if err := r.alerts.Publish(ctx, a); err != nil {
 		return fmt.Errorf("publish alert: %w", err)
 	}
-	r.log.InfoContext(ctx, "alert published", "alert", a.ID, "kind", a.Kind, "severity", a.Severity,
-		"event", a.EventName, "status", a.Action.Status, "title", alert.Escape(a.Title))
 	return nil
 }
 

@@ -16,16 +16,16 @@ redrive() { # NAME
   printf '"RedrivePolicy":"{\\"deadLetterTargetArn\\":\\"arn:aws:sqs:%s:%s:%s-dlq\\",\\"maxReceiveCount\\":\\"10\\"}"' "$region" "$account" "$1"
 }
 allow() { # QUEUE SERVICE SOURCE-ARN
-  printf '"Policy":"{\\"Version\\":\\"2012-10-17\\",\\"Statement\\":[{\\"Effect\\":\\"Allow\\",\\"Principal\\":{\\"Service\\":\\"%s\\"},\\"Action\\":\\"sqs:SendMessage\\",\\"Resource\\":\\"arn:aws:sqs:%s:%s:%s\\",\\"Condition\\":{\\"ArnEquals\\":{\\"aws:SourceArn\\":\\"%s\\"}}}]}"' \
+  printf '"Policy":"{\\"Version\\":\\"2012-10-17\\",\\"Statement\\":[{\\"Effect\\":\\"Allow\\",\\"Principal\\":{\\"Service\\":\\"%s\\"},\\"Action\\":\\"sqs:SendMessage\\",\\"Resource\\":\\"arn:aws:sqs:%s:%s:%s\\",\\"Condition\\":{\\"ArnLike\\":{\\"aws:SourceArn\\":\\"%s\\"}}}]}"' \
     "$2" "$region" "$account" "$1" "$3"
 }
 
 echo "queues, topic, rule, state bucket"
-rule=arn:aws:events:$region:$account:rule/cmkeeper-kms
+rules=arn:aws:events:$region:$account:rule/cmkeeper-*
 topic=arn:aws:sns:$region:$account:cmkeeper-alerts
 queue cmkeeper-events-dlq 30
 queue cmkeeper-jobs-dlq 30
-queue cmkeeper-events 60 "$(redrive cmkeeper-events),$(allow cmkeeper-events events.amazonaws.com "$rule")"
+queue cmkeeper-events 60 "$(redrive cmkeeper-events),$(allow cmkeeper-events events.amazonaws.com "$rules")"
 queue cmkeeper-jobs 120 "$(redrive cmkeeper-jobs)"
 queue cmkeeper-alert-inbox 30 "$(allow cmkeeper-alert-inbox sns.amazonaws.com "$topic")"
 cli sns create-topic --name cmkeeper-alerts >/dev/null
@@ -33,6 +33,8 @@ cli sns subscribe --topic-arn "$topic" --protocol sqs \
   --notification-endpoint "arn:aws:sqs:$region:$account:cmkeeper-alert-inbox" --attributes RawMessageDelivery=true >/dev/null
 cli events put-rule --name cmkeeper-kms --event-pattern '{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail","AWS Service Event via CloudTrail","KMS CMK Rotation","KMS CMK Deletion","KMS Imported Key Material Expiration"]}' >/dev/null
 cli events put-targets --rule cmkeeper-kms --targets "Id=cmkeeper-events,Arn=arn:aws:sqs:$region:$account:cmkeeper-events" >/dev/null
+cli events put-rule --name cmkeeper-sweep --schedule-expression 'rate(15 minutes)' >/dev/null
+cli events put-targets --rule cmkeeper-sweep --targets "Id=cmkeeper-events,Arn=arn:aws:sqs:$region:$account:cmkeeper-events" >/dev/null
 cli s3api create-bucket --bucket cmkeeper-state >/dev/null
 
 echo "keys and aliases to try it on"

@@ -2,7 +2,6 @@
 # LocalStack's image has awslocal; elsewhere the AWS CLI with AWS_ENDPOINT_URL.
 
 export AWS_PAGER="" AWS_DEFAULT_REGION="${AWS_DEFAULT_REGION:-us-east-1}"
-account=000000000000
 region=$AWS_DEFAULT_REGION
 
 cli() {
@@ -15,6 +14,8 @@ cli() {
     return 1
   fi
 }
+
+account=$(cli sts get-caller-identity --query Account --output text)
 
 queue_url() { cli sqs get-queue-url --queue-name "$1" --query QueueUrl --output text; }
 key_of() { cli kms describe-key --key-id "$1" --query KeyMetadata.Arn --output text; }

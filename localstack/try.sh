@@ -71,7 +71,7 @@ check "an alert about alias/cmkeeper-policy was sent" told
 
 echo "deletion: scheduled, cancelled, and the key enabled again"
 key=$(key_of alias/cmkeeper-deletion)
-cli kms schedule-key-deletion --key-id "$key" --pending-window-in-days 7 >/dev/null
+cli kms schedule-key-deletion --key-id "${key##*/}" --pending-window-in-days 7 >/dev/null
 emit ScheduleKeyDeletion "$key" "{\"keyId\":\"$key\",\"pendingWindowInDays\":7}"
 enabled() { [ "$(cli kms describe-key --key-id "$key" --query KeyMetadata.KeyState --output text)" = Enabled ]; }
 check "the key of alias/cmkeeper-deletion is enabled again" enabled

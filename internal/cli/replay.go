@@ -81,8 +81,8 @@ func (c replayCommand) Run(ctx context.Context, p *process) error {
 	return nil
 }
 
-// replayConfig is the worker's configuration with every reaction in observe
-// mode, and without the resources that only a worker needs.
+// replayConfig is the worker's configuration with observe for enforce, and
+// without the resources that only a worker needs.
 func replayConfig(ctx context.Context, environment map[string]string) (Config, error) {
 	settings := map[string]string{
 		envPrefix + "EVENTS_QUEUE_URL": "http://replay.invalid/events",
@@ -96,7 +96,9 @@ func replayConfig(ctx context.Context, environment map[string]string) (Config, e
 		settings[name] = value
 	}
 	for _, reaction := range []string{"ROTATION", "POLICY", "DELETION", "REENCRYPT"} {
-		settings[envPrefix+reaction+"_MODE"] = "observe"
+		if mode := envPrefix + reaction + "_MODE"; settings[mode] == "enforce" {
+			settings[mode] = "observe"
+		}
 	}
 	return LoadConfig(ctx, settings)
 }
@@ -110,10 +112,6 @@ func observer(ctx context.Context, c Config, cfg aws.Config, alerts alert.Sink, 
 	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 	if err != nil {
 		return nil, nil, fmt.Errorf("ask AWS who we are (replay reads the live keys): %w", err)
-	}
-	identity, err := handlers.ParseIdentity(aws.ToString(caller.Arn))
-	if err != nil {
-		return nil, nil, err
 	}
 	scope, err := parseScope(c.ReencryptScope)
 	if err != nil {
@@ -136,7 +134,11 @@ func observer(ctx context.Context, c Config, cfg aws.Config, alerts alert.Sink, 
 		State:  state.New(store, c.StateBucket, c.StatePrefix, account),
 		Alerts: alerts, Logger: log,
 	}, handlers.Config{
-		Identity: identity, Region: cfg.Region,
+		// No name that IAM allows: whoever replays is not the worker, and their own
+		// calls are somebody's.
+		Identity: handlers.Identity{Account: aws.ToString(caller.Account), Name: "(replay)"}, Region: cfg.Region,
+		Rotation: handlers.Mode(c.RotationMode), Policy: handlers.Mode(c.PolicyMode),
+		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
 		StateBucket: c.StateBucket,

@@ -168,7 +168,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		S3: bucket, Resolver: facts, Account: account,
 		Store: store, StateBucket: c.StateBucket, StatePrefix: c.StatePrefix,
 		SQS: queues, QueueURL: c.JobsQueueURL,
-		Observer:    handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region, Logger: log},
+		Observer:    handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region},
 		Method:      reencrypt.Method(c.ReencryptMethod),
 		Concurrency: c.ReencryptConcurrency, Rate: float64(c.ReencryptRate),
 		Logger: log,

@@ -153,10 +153,9 @@ func (s *Sandbox) create(ctx context.Context) error {
 		}
 		return aws.ToString(out.QueueUrl)
 	}
-	const rule = "cmkeeper-kms"
 	queue("cmkeeper-events-dlq", "30", "", "", false)
 	queue("cmkeeper-jobs-dlq", "30", "", "", false)
-	s.EventsQueue = queue("cmkeeper-events", "60", "arn:aws:events"+arnPrefix+"rule/"+rule, "events.amazonaws.com", true)
+	s.EventsQueue = queue("cmkeeper-events", "60", "arn:aws:events"+arnPrefix+"rule/cmkeeper-*", "events.amazonaws.com", true)
 	s.JobsQueue = queue("cmkeeper-jobs", "120", "", "", true)
 	s.Inbox = queue("cmkeeper-alert-inbox", "30", "arn:aws:sns"+arnPrefix+"cmkeeper-alerts", "sns.amazonaws.com", false)
 	if err != nil {
@@ -176,17 +175,22 @@ func (s *Sandbox) create(ctx context.Context) error {
 	}
 
 	bus := eventbridge.NewFromConfig(cfg)
-	if _, err := bus.PutRule(ctx, &eventbridge.PutRuleInput{Name: aws.String(rule), EventPattern: aws.String(EventPattern)}); err != nil {
-		return fmt.Errorf("create rule: %w", err)
-	}
-	targets, err := bus.PutTargets(ctx, &eventbridge.PutTargetsInput{Rule: aws.String(rule), Targets: []eventbridgetypes.Target{{
-		Id: aws.String("cmkeeper-events"), Arn: aws.String("arn:aws:sqs" + arnPrefix + "cmkeeper-events"),
-	}}})
-	if err != nil {
-		return fmt.Errorf("set the rule's target: %w", err)
-	}
-	if len(targets.FailedEntries) > 0 {
-		return fmt.Errorf("set the rule's target: %s", aws.ToString(targets.FailedEntries[0].ErrorMessage))
+	for _, rule := range []*eventbridge.PutRuleInput{
+		{Name: aws.String("cmkeeper-kms"), EventPattern: aws.String(EventPattern)},
+		{Name: aws.String("cmkeeper-sweep"), ScheduleExpression: aws.String("rate(15 minutes)")},
+	} {
+		if _, err := bus.PutRule(ctx, rule); err != nil {
+			return fmt.Errorf("create rule %s: %w", *rule.Name, err)
+		}
+		targets, err := bus.PutTargets(ctx, &eventbridge.PutTargetsInput{Rule: rule.Name, Targets: []eventbridgetypes.Target{{
+			Id: aws.String("cmkeeper-events"), Arn: aws.String("arn:aws:sqs" + arnPrefix + "cmkeeper-events"),
+		}}})
+		if err == nil && len(targets.FailedEntries) > 0 {
+			err = errors.New(aws.ToString(targets.FailedEntries[0].ErrorMessage))
+		}
+		if err != nil {
+			return fmt.Errorf("set the target of rule %s: %w", *rule.Name, err)
+		}
 	}
 
 	buckets := awsclient.S3(cfg, nil)
@@ -240,7 +244,7 @@ func sendPolicy(service, queueARN, sourceARN string) string {
 		Statement []statement
 	}{"2012-10-17", []statement{{
 		Effect: "Allow", Principal: map[string]string{"Service": service}, Action: "sqs:SendMessage", Resource: queueARN,
-		Condition: map[string]map[string]string{"ArnEquals": {"aws:SourceArn": sourceARN}},
+		Condition: map[string]map[string]string{"ArnLike": {"aws:SourceArn": sourceARN}},
 	}}})
 }
 
