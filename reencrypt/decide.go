@@ -75,7 +75,6 @@ const (
 
 // object is what decide looks at.
 type object struct {
-	key, version string
 	// latest is whether it is what a GET without a version returns.
 	latest       bool
 	deleteMarker bool

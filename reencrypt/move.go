@@ -1,6 +1,7 @@
 package reencrypt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -148,13 +149,12 @@ func (m *mover) object(ctx context.Context, en entry) (verdict, error) {
 			return v, err
 		case errors.Is(err, errDiffers):
 			return verdict{reason: ReasonDiffers, failed: true, version: en.version, detail: err.Error()}, nil
-		case errors.Is(err, errNotRunning):
+		}
+		e, ok := errors.AsType[*operationError](err)
+		if !ok { // nothing that S3 says of this object
 			return v, err
 		}
-		operation := ""
-		if e, ok := errors.AsType[*operationError](err); ok {
-			operation = e.operation
-		}
+		operation := e.operation
 		switch classify(err) {
 		case faultChanged:
 			continue
@@ -176,7 +176,8 @@ func (m *mover) object(ctx context.Context, en entry) (verdict, error) {
 	return verdict{reason: ReasonChanging, failed: true, version: en.version, detail: fmt.Sprintf("changed %d times between reading and writing", maxTries)}, nil
 }
 
-// try is one reading, decision and action. Its errors are those of S3.
+// try is one reading, decision and action. Errors that are about the object are,
+// or wrap, an operationError or errDiffers.
 func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 	if en.deleteMarker {
 		return verdict{action: skip, reason: ReasonDeleteMarker}, nil
@@ -192,7 +193,7 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 	}
 	version := en.version
 	if m.facts.versioned { // pin what HEAD saw
-		version = aws.ToString(h.VersionId)
+		version = cmp.Or(aws.ToString(h.VersionId), en.version)
 	}
 	o, err := m.look(ctx, en, h)
 	if err != nil {
@@ -217,6 +218,9 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 		return v, nil
 	}
 	if err := m.e.rate.wait(ctx); err != nil {
+		return v, err
+	}
+	if err := m.gate(ctx); err != nil { // the wait may have been long
 		return v, err
 	}
 	switch d.action {

@@ -39,9 +39,10 @@ type throttle struct {
 	turn    chan struct{} // holds one value while somebody waits for the limiter
 
 	mu       sync.Mutex
-	running  map[*time.Time]bool // slices in flight here: since when they count
-	ended    []time.Time         // slices that ended here lately
-	due      time.Time           // when the next reading is
+	running  map[int]time.Time // slices in flight here: when they begin to count
+	begun    int
+	ended    []time.Time // slices that ended here lately
+	due      time.Time   // when the next reading is
 	readings []reading
 }
 
@@ -53,7 +54,7 @@ type reading struct {
 
 func newThrottle(perSecond float64, fleet func(context.Context) (int, error)) *throttle {
 	return &throttle{
-		rate: perSecond, fleet: fleet, running: map[*time.Time]bool{}, turn: make(chan struct{}, 1),
+		rate: perSecond, fleet: fleet, running: map[int]time.Time{}, turn: make(chan struct{}, 1),
 		limiter: rate.NewLimiter(0, max(1, int(perSecond/20))), // a twentieth of a second's worth at once: timers are not more exact
 	}
 }
@@ -64,8 +65,8 @@ func (t *throttle) enter(ctx context.Context) (leave func(), err error) {
 	if t.rate == 0 {
 		return func() {}, nil
 	}
-	counts := t.begin()
-	leave = func() { t.end(counts) }
+	slice := t.begin()
+	leave = func() { t.end(slice) }
 	if err := t.read(ctx); err != nil {
 		leave()
 		return nil, err
@@ -84,7 +85,7 @@ func (t *throttle) enter(ctx context.Context) (leave func(), err error) {
 	return leave, nil
 }
 
-func (t *throttle) begin() *time.Time {
+func (t *throttle) begin() (slice int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -93,15 +94,17 @@ func (t *throttle) begin() *time.Time {
 	if n := len(t.ended); n > 0 {
 		t.ended, counts = t.ended[:n-1], now
 	}
-	t.running[&counts] = true
-	return &counts
+	t.begun++
+	t.running[t.begun] = counts
+	return t.begun
 }
 
-func (t *throttle) end(counts *time.Time) {
+func (t *throttle) end(slice int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.running, counts)
-	if now := time.Now(); !now.Before(*counts) {
+	counts := t.running[slice]
+	delete(t.running, slice)
+	if now := time.Now(); !now.Before(counts) {
 		t.ended = append(t.ended, now)
 	}
 	t.shareLocked()
@@ -112,8 +115,8 @@ func (t *throttle) idle() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	wait := shareNotice
-	for counts := range t.running {
-		wait = min(wait, time.Until(*counts))
+	for _, counts := range t.running {
+		wait = min(wait, time.Until(counts))
 	}
 	return wait
 }
@@ -158,9 +161,9 @@ func (t *throttle) read(ctx context.Context) error {
 	t.readings = slices.DeleteFunc(t.readings, func(r reading) bool { return now.Sub(r.at) > shareMemory })
 	t.readings = append(t.readings, reading{now, n})
 	if n <= len(t.running) { // nobody else
-		for counts := range t.running {
+		for slice, counts := range t.running {
 			if counts.After(now) {
-				*counts = now
+				t.running[slice] = now
 			}
 		}
 	}
@@ -177,8 +180,8 @@ func (t *throttle) share() {
 // shareLocked sets the limiter to this process's part. The caller holds mu.
 func (t *throttle) shareLocked() {
 	own, now := 0, time.Now()
-	for counts := range t.running {
-		if !now.Before(*counts) {
+	for _, counts := range t.running {
+		if !now.Before(counts) {
 			own++
 		}
 	}
