@@ -170,8 +170,9 @@ func (m *mover) object(ctx context.Context, en entry) (verdict, error) {
 			return verdict{action: refuse, reason: ReasonArchived, version: en.version, detail: words(err)}, nil
 		case faultTransient:
 			return verdict{reason: ReasonError, failed: true, version: en.version, detail: operation + ": " + words(err)}, nil
+		default:
+			return verdict{action: refuse, reason: ReasonRejected, version: en.version, detail: operation + ": " + words(err)}, nil
 		}
-		return verdict{action: refuse, reason: ReasonRejected, version: en.version, detail: operation + ": " + words(err)}, nil
 	}
 	return verdict{reason: ReasonChanging, failed: true, version: en.version, detail: fmt.Sprintf("changed %d times between reading and writing", maxTries)}, nil
 }

@@ -78,8 +78,9 @@ func (e *Engine) tryUpdate(ctx context.Context, to string) (unsafe string, err e
 			return "", bucketError("probe", bucket, err)
 		case faultKey:
 			return "", &stopError{fmt.Sprintf("key %s cannot be used: %s", to, words(err))}
+		default:
+			return "", fmt.Errorf("probe UpdateObjectEncryption: %w", err)
 		}
-		return "", fmt.Errorf("probe UpdateObjectEncryption: %w", err)
 	}
 
 	body := []byte("cmkeeper finds out whether this server can change an object's key: " + rand.Text())

@@ -92,8 +92,9 @@ func (e *Engine) Run(ctx context.Context, o RunOptions, progress func(Progress))
 		case StateStopped:
 			sum.State, sum.Cause = StateStopped, cause
 			return sum, fmt.Errorf("re-encrypt bucket %s: %s", s.Bucket, cause)
+		default:
+			before = carry(before, t.counts)
 		}
-		before = carry(before, t.counts)
 	}
 }
 

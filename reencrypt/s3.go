@@ -144,8 +144,9 @@ func bucketError(operation, bucket string, err error) error {
 		return &stopError{fmt.Sprintf("access to bucket %s is denied (%s); needed: %s", bucket, words(err), needs[operation])}
 	case faultNoBucket:
 		return &stopError{fmt.Sprintf("there is no bucket %s", bucket)}
+	default:
+		return fmt.Errorf("%s in bucket %s: %w", operation, bucket, err)
 	}
-	return fmt.Errorf("%s in bucket %s: %w", operation, bucket, err)
 }
 
 // facts are what a slice needs to know about its bucket.

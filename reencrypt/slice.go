@@ -207,10 +207,10 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 		return nil
 	}
 	next, cause := afterPass(pass, total.Counts, p.Began.Before(j.NotBefore))
-	switch next {
-	case StateStopped:
+	if next == StateStopped {
 		return e.stop(ctx, id, cause)
-	case StateComplete:
+	}
+	if next == StateComplete {
 		if err := e.report(ctx, j, total, totals); err != nil {
 			return fmt.Errorf("report of job %s: %w", id, err)
 		}
