@@ -25,7 +25,6 @@ type queue struct {
 	visibility    time.Duration
 	retention     time.Duration
 	deadLetterURL string
-	warnings      []string
 }
 
 // readQueue reads the queue's attributes and those of its dead-letter queue.
@@ -63,17 +62,8 @@ func readQueue(ctx context.Context, client SQS, url string) (*queue, error) {
 		return fail(fmt.Errorf("find its dead-letter queue %s: %w", target.Resource, err), advice(err))
 	}
 	q.deadLetterURL = aws.ToString(dead.QueueUrl)
-	deadAttributes, err := readAttributes(ctx, client, q.deadLetterURL)
-	if err != nil {
+	if _, err := readAttributes(ctx, client, q.deadLetterURL); err != nil {
 		return fail(fmt.Errorf("read its dead-letter queue %s: %w", target.Resource, err), advice(err))
-	}
-
-	for _, w := range []string{
-		keyWarning("queue", name, attributes), keyWarning("dead-letter queue", target.Resource, deadAttributes),
-	} {
-		if w != "" {
-			q.warnings = append(q.warnings, w)
-		}
 	}
 	return q, nil
 }
@@ -85,7 +75,6 @@ func readAttributes(ctx context.Context, client SQS, url string) (map[string]str
 			types.QueueAttributeNameVisibilityTimeout,
 			types.QueueAttributeNameMessageRetentionPeriod,
 			types.QueueAttributeNameRedrivePolicy,
-			types.QueueAttributeNameKmsMasterKeyId,
 		},
 	})
 	if err != nil {
@@ -145,15 +134,6 @@ func deadLetterTarget(policy string) (arn.ARN, error) {
 		return arn.ARN{}, fmt.Errorf("its redrive policy names no SQS queue: %q", p.Target)
 	}
 	return target, nil
-}
-
-// keyWarning says what is wrong with a queue's encryption, or "".
-func keyWarning(what, name string, attributes map[string]string) string {
-	key := attributes[string(types.QueueAttributeNameKmsMasterKeyId)]
-	if key == "" || strings.HasSuffix(key, "alias/aws/sqs") {
-		return ""
-	}
-	return fmt.Sprintf("the %s %s is encrypted with the customer managed key %q: whoever disables that key silences this worker (fix: use SSE-SQS, SqsManagedSseEnabled=true)", what, name, key)
 }
 
 // errorCode is the code that AWS gave an error; for errors on the way there,

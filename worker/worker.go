@@ -155,11 +155,10 @@ type Options struct {
 
 // Pool works on one queue. It is made by New and runs once.
 type Pool struct {
-	client   SQS
-	handler  Handler
-	options  Options
-	log      *slog.Logger
-	warnings []string
+	client  SQS
+	handler Handler
+	options Options
+	log     *slog.Logger
 
 	queue   atomic.Pointer[queue]
 	slots   slots
@@ -210,24 +209,18 @@ func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
 		return nil, err
 	}
 	p := &Pool{
-		client:   client,
-		handler:  h,
-		options:  o,
-		log:      o.Logger.With("queue", q.name),
-		warnings: q.warnings,
-		slots:    newSlots(o.Concurrency),
-		hand:     newHand(),
-		deletes:  make(chan *delivery),
-		ready:    make(chan struct{}),
+		client:  client,
+		handler: h,
+		options: o,
+		log:     o.Logger.With("queue", q.name),
+		slots:   newSlots(o.Concurrency),
+		hand:    newHand(),
+		deletes: make(chan *delivery),
+		ready:   make(chan struct{}),
 	}
 	p.queue.Store(q)
 	return p, nil
 }
-
-// Warnings returns what New found that works today and can fail when it is
-// needed most: a queue or dead-letter queue encrypted with a customer managed
-// key, which whoever disables that key silences. One sentence each.
-func (p *Pool) Warnings() []string { return p.warnings }
 
 // Ready returns a channel that is closed when receiving has begun.
 func (p *Pool) Ready() <-chan struct{} { return p.ready }

@@ -1001,32 +1001,6 @@ func TestNewRefuses(t *testing.T) {
 	})
 }
 
-func TestWarnings(t *testing.T) {
-	bubble(t, func(t *testing.T, f fixture) {
-		o := worker.Options{QueueURL: f.queue, Concurrency: 1}
-		set := func(queue, key string) []string {
-			_, err := f.client.SetQueueAttributes(t.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &queue, Attributes: map[string]string{"KmsMasterKeyId": key}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			pool, err := worker.New(t.Context(), f.client, worker.HandlerFunc(nil), o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return pool.Warnings()
-		}
-		if got := set(f.queue, "alias/aws/sqs"); len(got) != 0 {
-			t.Errorf("warned of SQS's own key: %q", got)
-		}
-		if got := set(f.queue, "alias/ours"); len(got) != 1 || !strings.Contains(got[0], `the queue events is encrypted with the customer managed key "alias/ours"`) {
-			t.Errorf("warnings %q", got)
-		}
-		if got := set(f.dead, "arn:aws:kms:us-east-1:000000000000:key/x"); len(got) != 2 || !strings.Contains(got[1], "the dead-letter queue events-dead") {
-			t.Errorf("warnings %q", got)
-		}
-	})
-}
-
 func TestRunTwice(t *testing.T) {
 	bubble(t, func(t *testing.T, f fixture) {
 		pool, err := worker.New(t.Context(), f.client, worker.HandlerFunc(nil), worker.Options{QueueURL: f.queue, Concurrency: 1})

@@ -30,7 +30,7 @@ In another terminal:
   aws s3api head-object --bucket %[7]s --key reports/00.txt --query SSEKMSKeyId
 
   # the alerts
-  aws sqs receive-message --queue-url %[9]s --max-number-of-messages 10 --query 'Messages[].Body'
+  aws sqs receive-message --endpoint-url %[1]s --queue-url %[9]s --max-number-of-messages 10 --query 'Messages[].Body'
 
 Ctrl-C stops it; nothing is kept. What the worker does is logged here:
 

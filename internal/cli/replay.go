@@ -167,7 +167,7 @@ func (b copyOnRead) GetObject(ctx context.Context, in *s3.GetObjectInput, o ...f
 	if liveErr = errors.Join(liveErr, document.Body.Close()); liveErr != nil {
 		return nil, liveErr
 	}
-	if _, err := b.S3.PutObject(ctx, &s3.PutObjectInput{Bucket: in.Bucket, Key: in.Key, Body: bytes.NewReader(body)}); err != nil {
+	if _, err := b.PutObject(ctx, &s3.PutObjectInput{Bucket: in.Bucket, Key: in.Key, Body: bytes.NewReader(body)}); err != nil {
 		return nil, err
 	}
 	return b.S3.GetObject(ctx, in)

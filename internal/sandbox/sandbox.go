@@ -88,7 +88,7 @@ func Start(ctx context.Context, addr string) (*Sandbox, error) {
 func (s *Sandbox) Close() {
 	s.AWS.Close()
 	_ = s.server.Close() // ends Serve, whose error is read below
-	<-s.served
+	_ = <-s.served       // what ended it is known
 }
 
 // Config returns an SDK configuration for the caller behind an access key. A
