@@ -613,9 +613,16 @@ func TestResultsCountOnce(t *testing.T) {
 func TestCustomerKeysAreReportedNotGuessed(t *testing.T) {
 	w := newWorld(t)
 	w.put("mine", w.a)
+	_, err := w.s3.PutBucketEncryption(t.Context(), &s3.PutBucketEncryptionInput{
+		Bucket: aws.String(bucket), ServerSideEncryptionConfiguration: &types.ServerSideEncryptionConfiguration{Rules: []types.ServerSideEncryptionRule{{
+			ApplyServerSideEncryptionByDefault: &types.ServerSideEncryptionByDefault{SSEAlgorithm: types.ServerSideEncryptionAes256},
+			BlockedEncryptionTypes:             &types.BlockedEncryptionTypes{EncryptionType: []types.EncryptionType{types.EncryptionTypeNone}},
+		}}},
+	})
+	w.must(err)
 	customer := strings.Repeat("k", 32)
 	sum := md5.Sum([]byte(customer))
-	_, err := w.s3.PutObject(t.Context(), &s3.PutObjectInput{
+	_, err = w.s3.PutObject(t.Context(), &s3.PutObjectInput{
 		Bucket: aws.String(bucket), Key: aws.String("theirs"), Body: strings.NewReader("secret"), SSECustomerAlgorithm: aws.String("AES256"),
 		SSECustomerKey: aws.String(base64.StdEncoding.EncodeToString([]byte(customer))), SSECustomerKeyMD5: aws.String(base64.StdEncoding.EncodeToString(sum[:])),
 	})
