@@ -52,7 +52,7 @@ type Sandbox struct {
 	Topic string
 
 	server *http.Server
-	served chan error
+	served chan struct{}
 }
 
 // Start listens on addr, a loopback address such as "127.0.0.1:0", and creates
@@ -69,14 +69,17 @@ func Start(ctx context.Context, addr string) (*Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	s := &Sandbox{Endpoint: "http://" + listener.Addr().String(), served: make(chan error, 1)}
+	s := &Sandbox{Endpoint: "http://" + listener.Addr().String(), served: make(chan struct{})}
 	s.AWS = localaws.New(localaws.Options{Account: Account, Region: Region, BaseURL: s.Endpoint})
 	s.AWS.AddIdentity(WorkerKey, wire.Caller{
 		Type: "AssumedRole", AccountID: Account, PrincipalID: "AROACMKEEPERWORKER:local",
 		ARN: "arn:aws:sts::" + Account + ":assumed-role/cmkeeper-worker/local",
 	})
 	s.server = &http.Server{Handler: s.AWS, ReadHeaderTimeout: 10 * time.Second}
-	go func() { s.served <- s.server.Serve(listener) }()
+	go func() {
+		defer close(s.served)
+		_ = s.server.Serve(listener) // ends with Close
+	}()
 	if err := s.create(ctx); err != nil {
 		s.Close()
 		return nil, err
@@ -87,8 +90,8 @@ func Start(ctx context.Context, addr string) (*Sandbox, error) {
 // Close stops the server. Connections that are open are cut.
 func (s *Sandbox) Close() {
 	s.AWS.Close()
-	_ = s.server.Close() // ends Serve, whose error is read below
-	_ = <-s.served       // what ended it is known
+	_ = s.server.Close()
+	<-s.served
 }
 
 // Config returns an SDK configuration for the caller behind an access key. A
