@@ -59,13 +59,13 @@ var moto = conformance.Deviations{
 		KMSNoReplicas: true, KMSNoLastUsage: true,
 	},
 	S3Deviations: conformance.S3Deviations{
-		S3ArchivesReadable: true, S3ChecksumsUnchecked: true, S3CleansPaths: true, S3ConditionPrecedence: true, S3CopyKeepsClass: true,
-		S3CopyKeepsETag: true, S3CopyKeepsRedirect: true, S3CustomerKeysAllowed: true, S3DefaultIgnored: true, S3IncompleteHead: true,
-		S3KeyAsGiven: true, S3KeysUnchecked: true, S3LaxLimits: true, S3LaxRetention: true, S3ListPaging: true,
-		S3MD5OfKMS: true, S3MultipartPaging: true, S3NoContext: true, S3NoCustomerKeys: true, S3NoDefaultEncryption: true,
-		S3NoDefaultOwnership: true, S3NoManagedKey: true, S3NoParts: true, S3NoUpdateObjectEncryption: true, S3OddKeys: true,
-		S3OwnerUnchecked: true, S3RacyConditions: true, S3RawMetadata: true, S3UnconditionalCopy: true, S3UnconditionalDelete: true,
-		S3VersionPaging: true,
+		S3ACLDocumentIgnored: true, S3ArchiveCopyCode: true, S3ChecksumsUnchecked: true, S3ConditionPrecedence: true,
+		S3CopyKeepsRedirect: true, S3KeyAsGiven: true, S3KeysUnchecked: true, S3LaxLimits: true, S3LaxVersioning: true,
+		S3ListPaging: true, S3MD5OfKMS: true, S3MultipartNoBucketKey: true, S3NoContext: true, S3NoCustomerKeys: true,
+		S3NoDefaultEncryption: true, S3NoDefaultOwnership: true, S3NoDefaultRetention: true, S3NoManagedKey: true, S3NoParts: true,
+		S3NoUpdateObjectEncryption: true, S3OddKeys: true, S3OwnerUnchecked: true, S3PartPaging: true, S3RawMetadata: true,
+		S3RetentionNotTold:  true,
+		S3UnconditionalCopy: true, S3VersionMarkerGone: true,
 	},
 	SQSDeviations: conformance.SQSDeviations{
 		SQSStaleHandles: true, SQSNoDeadLetterSource: true, SQSDeadLetterCode: true, SQSNoMoveTasks: true, SQSCharactersUnchecked: true,
@@ -84,6 +84,9 @@ var localStack = conformance.Deviations{
 	KMSDeviations: conformance.KMSDeviations{
 		KMSNoStates: true, KMSRangesUnchecked: true, KMSRotatesAnyKey: true, KMSPolicyNameRequired: true,
 		KMSPolicyUnchecked: true, KMSReEncryptNeedsSource: true, KMSNoLastUsage: true,
+	},
+	S3Deviations: conformance.S3Deviations{
+		S3CustomerKeysAllowed: true, S3KeyAsGiven: true, S3NoUpdateObjectEncryption: true, S3VersionPaging: true,
 	},
 	EventBridgeDeviations: conformance.EventBridgeDeviations{EventsAWSSources: true, EventsPatternUnchecked: true},
 }

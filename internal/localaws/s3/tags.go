@@ -3,6 +3,7 @@ package s3
 import (
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -13,6 +14,9 @@ import (
 // maxObjectTags is how many tags an object may have; a bucket may have 50.
 const maxObjectTags = 10
 
+// tagCharacters are what keys and values of tags are made of.
+var tagCharacters = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
+
 // checkTags says whether a set of tags keeps S3's rules.
 func checkTags(tags []tag, limit int) error {
 	if len(tags) > limit {
@@ -21,9 +25,9 @@ func checkTags(tags []tag, limit int) error {
 	seen := map[string]bool{}
 	for _, t := range tags {
 		switch {
-		case t.Key == "" || utf8.RuneCountInString(t.Key) > 128:
+		case t.Key == "" || utf8.RuneCountInString(t.Key) > 128 || !tagCharacters.MatchString(t.Key):
 			return wire.Errorf(400, "InvalidTag", "The TagKey you have provided is invalid")
-		case utf8.RuneCountInString(t.Value) > 256:
+		case utf8.RuneCountInString(t.Value) > 256 || !tagCharacters.MatchString(t.Value):
 			return wire.Errorf(400, "InvalidTag", "The TagValue you have provided is invalid")
 		case strings.HasPrefix(t.Key, "aws:"):
 			return wire.Errorf(400, "InvalidTag", "System tags cannot be added/updated by requester")
