@@ -460,7 +460,7 @@ func (s s3Suite) objects(t *testing.T) {
 	// A bare object has a type all the same.
 	s.put(t, b, "bare", "")
 	bare := s.head(t, b, "bare")
-	if aws.ToInt64(bare.ContentLength) != 0 || bare.StorageClass != "" || aws.ToString(bare.VersionId) != "" || bare.Metadata != nil && len(bare.Metadata) > 0 {
+	if aws.ToInt64(bare.ContentLength) != 0 || bare.StorageClass != "" || aws.ToString(bare.VersionId) != "" || len(bare.Metadata) > 0 {
 		t.Errorf("bare object: %+v", describe(bare))
 	}
 
