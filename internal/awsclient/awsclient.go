@@ -65,6 +65,8 @@ func Load(ctx context.Context, connections int) (aws.Config, error) {
 func S3(cfg aws.Config, pathStyle *bool) *s3.Client {
 	return s3.NewFromConfig(cfg, func(o *s3.Options) {
 		o.UsePathStyle = o.BaseEndpoint != nil
+		// An object without a checksum is no news, and one line for each would be.
+		o.DisableLogOutputChecksumValidationSkipped = true
 		if pathStyle != nil {
 			o.UsePathStyle = *pathStyle
 		}

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/alecthomas/kong"
+	"github.com/spf13/cobra"
 )
 
 // Exit codes of every command.
@@ -27,21 +27,20 @@ Try it without an AWS account: cmkeeper demo
 
 Output goes to standard output, logs to standard error. Exit codes: 0 success, 1 failure, 2 wrong command line or configuration.`
 
-// grammar is the command line; each command is a struct with a Run method.
-type grammar struct {
-	Worker    workerCommand    `cmd:"" help:"Work on the queues until SIGTERM: a member of the fleet. Configured by CMKEEPER_ variables."`
-	Demo      demoCommand      `cmd:"" help:"Show every reaction on an AWS in this process, and check the result against live state."`
-	Local     localCommand     `cmd:"" help:"Run an AWS in this process with a worker beside it, to play with through the AWS CLI."`
-	Reencrypt reencryptCommand `cmd:"" help:"Move S3 objects from one KMS key to another."`
-	Replay    replayCommand    `cmd:"" help:"Show what would be done about events, changing nothing."`
-	Health    healthCommand    `cmd:"" help:"Ask the worker of this container whether it is well; for health checks."`
-	Version   versionCommand   `cmd:"" help:"Print the version."`
-}
-
 // process is what a command sees of the process that it runs in.
 type process struct {
 	environment    map[string]string
 	stdout, stderr io.Writer
+	// ran: the command line was right, and a command has begun.
+	ran bool
+}
+
+// action makes a command's action of f.
+func (p *process) action(f func(context.Context, *process) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, _ []string) error {
+		p.ran = true
+		return f(c.Context(), p)
+	}
 }
 
 // usageError marks an error of the command line or the configuration.
@@ -62,43 +61,32 @@ func Main(args, environ []string, stdout, stderr io.Writer) int {
 	return run(ctx, args, environ, stdout, stderr)
 }
 
-func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) (code int) {
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	p := &process{environment: map[string]string{}, stdout: stdout, stderr: stderr}
 	for _, pair := range environ {
 		if name, value, ok := strings.Cut(pair, "="); ok {
 			p.environment[name] = value
 		}
 	}
-	code = -1 // kong exits itself after --help
-	parser, err := kong.New(&grammar{},
-		kong.Name("cmkeeper"),
-		kong.Description(about),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(c int) { code = c }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.BindTo(ctx, (*context.Context)(nil)),
-		kong.Bind(p),
-	)
-	if err != nil {
-		fmt.Fprintf(stderr, "cmkeeper: %v\n", err)
-		return exitUsage
+	root := &cobra.Command{
+		Use: "cmkeeper", Short: "Keep KMS keys compliant", Long: about,
+		SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args:              cobra.NoArgs,
+		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	if len(args) == 0 {
-		args = []string{"--help"}
-	}
-	command, err := parser.Parse(args)
-	if code >= 0 {
-		return code
-	}
-	if err != nil {
-		fmt.Fprintf(stderr, "cmkeeper: %v\nRun \"cmkeeper --help\" for usage.\n", err)
-		return exitUsage
-	}
-	switch err := command.Run(); {
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetArgs(args)
+	root.AddCommand(newWorkerCommand(p), newDemoCommand(p), newLocalCommand(p), newReencryptCommand(p), newReplayCommand(p), newHealthCommand(p), newVersionCommand(p))
+	switch err := root.ExecuteContext(ctx); {
 	case err == nil:
 		return exitOK
 	case errors.Is(err, errSilent):
 		return exitError
+	case !p.ran:
+		fmt.Fprintf(stderr, "cmkeeper: %v\nRun \"cmkeeper --help\" for usage.\n", err)
+		return exitUsage
 	case errors.As(err, new(usageError)):
 		fmt.Fprintf(stderr, "cmkeeper: %v\n", err)
 		return exitUsage

@@ -16,7 +16,7 @@ func TestCommandLine(t *testing.T) {
 		code int
 		want string // in what is printed
 	}{
-		"nothing is a cry for help": {nil, exitOK, "Usage: cmkeeper <command>"},
+		"nothing is a cry for help": {nil, exitOK, "Available Commands"},
 		"help":                      {[]string{"--help"}, exitOK, "Exit codes"},
 		"help of a command":         {[]string{"reencrypt", "run", "--help"}, exitOK, "--dry-run"},
 		"version":                   {[]string{"version"}, exitOK, "cmkeeper "},

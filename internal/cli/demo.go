@@ -7,29 +7,38 @@ import (
 	"log/slog"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/internal/demo"
 )
 
-type demoCommand struct {
-	JSON    bool `help:"Print one JSON object with the result instead of the story." name:"json"`
-	Verbose bool `help:"Log what the worker does, on standard error." short:"v"`
+type demoCommand struct{ json, verbose bool }
+
+func newDemoCommand(p *process) *cobra.Command {
+	var c demoCommand
+	command := &cobra.Command{
+		Use: "demo", Short: "Show every reaction on an AWS in this process, and check the result against live state", Args: cobra.NoArgs,
+		RunE: p.action(c.run),
+	}
+	command.Flags().BoolVar(&c.json, "json", false, "print one JSON object with the result instead of the story")
+	command.Flags().BoolVarP(&c.verbose, "verbose", "v", false, "log what the worker does, on standard error")
+	return command
 }
 
-// Run plays the demo; a demo that does not end as it should fails the command.
-func (c demoCommand) Run(ctx context.Context, p *process) error {
+// run plays the demo; a demo that does not end as it should fails the command.
+func (c *demoCommand) run(ctx context.Context, p *process) error {
 	o := demo.Options{Out: p.stdout, Worker: demoWorker(slog.New(slog.DiscardHandler))}
-	if c.Verbose {
+	if c.verbose {
 		o.Worker = demoWorker(slog.New(slog.NewTextHandler(p.stderr, nil)))
 	}
-	if c.JSON {
+	if c.json {
 		o.Out = io.Discard
 	}
 	summary, err := demo.Run(ctx, o)
 	if err != nil {
 		return err
 	}
-	if c.JSON {
+	if c.json {
 		if err := json.NewEncoder(p.stdout).Encode(summary); err != nil {
 			return err
 		}

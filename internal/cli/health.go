@@ -6,31 +6,47 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/spf13/cobra"
 )
 
 type healthCommand struct {
-	Addr  string        `help:"Address of the worker's HTTP server; by default CMKEEPER_HTTP_ADDR, else ${default}." default:":8080" placeholder:"HOST:PORT"`
-	Ready bool          `help:"Ask whether it has begun to receive, too."`
-	After time.Duration `help:"Give up after this long." name:"timeout" default:"3s"`
+	addr    string
+	ready   bool
+	timeout time.Duration
 }
 
-// Run asks the worker over HTTP, so that a process that hangs is not taken for a healthy one.
-func (c healthCommand) Run(ctx context.Context, p *process) error {
-	if addr := p.environment[envPrefix+"HTTP_ADDR"]; addr != "" && c.Addr == ":8080" {
-		c.Addr = addr
+func newHealthCommand(p *process) *cobra.Command {
+	var c healthCommand
+	command := &cobra.Command{
+		Use: "health", Short: "Ask the worker of this container whether it is well; for health checks", Args: cobra.NoArgs,
+		RunE: p.action(c.run),
 	}
-	host, port, err := net.SplitHostPort(c.Addr)
+	addr := p.environment[envPrefix+"HTTP_ADDR"]
+	if addr == "" {
+		addr = ":8080"
+	}
+	flags := command.Flags()
+	flags.StringVar(&c.addr, "addr", addr, "`address` of the worker's HTTP server: CMKEEPER_HTTP_ADDR or")
+	flags.BoolVar(&c.ready, "ready", false, "ask whether it has begun to receive, too")
+	flags.DurationVar(&c.timeout, "timeout", 3*time.Second, "give up after this long")
+	return command
+}
+
+// run asks the worker over HTTP, so that a process that hangs is not taken for a healthy one.
+func (c *healthCommand) run(ctx context.Context, _ *process) error {
+	host, port, err := net.SplitHostPort(c.addr)
 	if err != nil {
-		return usageError{fmt.Errorf("address %q: %w", c.Addr, err)}
+		return usageError{fmt.Errorf("address %q: %w", c.addr, err)}
 	}
 	if ip := net.ParseIP(host); host == "" || ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
 	path := "/healthz"
-	if c.Ready {
+	if c.ready {
 		path = "/readyz"
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.After)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+path, nil)
 	if err != nil {

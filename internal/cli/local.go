@@ -4,12 +4,25 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/spf13/cobra"
+
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 )
 
 type localCommand struct {
-	Addr    string `help:"Loopback address to listen on." default:"127.0.0.1:4566" placeholder:"HOST:PORT"`
-	Observe bool   `help:"Let the worker observe instead of enforce."`
+	addr    string
+	observe bool
+}
+
+func newLocalCommand(p *process) *cobra.Command {
+	var c localCommand
+	command := &cobra.Command{
+		Use: "local", Short: "Run an AWS in this process with a worker beside it, to play with through the AWS CLI", Args: cobra.NoArgs,
+		RunE: p.action(c.run),
+	}
+	command.Flags().StringVar(&c.addr, "addr", "127.0.0.1:4566", "loopback `address` to listen on")
+	command.Flags().BoolVar(&c.observe, "observe", false, "let the worker observe instead of enforce")
+	return command
 }
 
 const localIntroduction = `KMS, SQS, SNS, EventBridge, STS and S3 are at %[1]s, and a worker that %[2]s everything runs beside them.
@@ -36,9 +49,9 @@ Ctrl-C stops it; nothing is kept. What the worker does is logged here:
 
 `
 
-// Run serves until the context is cancelled.
-func (c localCommand) Run(ctx context.Context, p *process) error {
-	box, err := sandbox.Start(ctx, c.Addr)
+// run serves until the context is cancelled.
+func (c *localCommand) run(ctx context.Context, p *process) error {
+	box, err := sandbox.Start(ctx, c.addr)
 	if err != nil {
 		return err
 	}
@@ -50,7 +63,7 @@ func (c localCommand) Run(ctx context.Context, p *process) error {
 	environment := box.WorkerEnvironment("*")
 	environment["CMKEEPER_LOG_FORMAT"] = "text"
 	does := "enforces"
-	if c.Observe {
+	if c.observe {
 		does = "observes"
 		for _, reaction := range []string{"ROTATION", "DELETION", "REENCRYPT"} {
 			environment[envPrefix+reaction+"_MODE"] = "observe"

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/cmkeeper/cmkeeper/alert"
@@ -24,55 +25,69 @@ import (
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
-type reencryptCommand struct {
-	Run reencryptRunCommand `cmd:"" help:"Move one bucket, in this process."`
-}
-
 type reencryptRunCommand struct {
-	Bucket      string   `help:"Bucket to move." required:"" placeholder:"BUCKET"`
-	Prefix      string   `help:"Move only the keys that begin with this." placeholder:"PREFIX"`
-	From        []string `help:"Key to move from: id, ARN or alias. Repeat it for several." required:"" sep:"none" placeholder:"KEY"`
-	To          string   `help:"Key to move to: id, ARN or alias." required:"" placeholder:"KEY"`
-	Versions    string   `help:"Versions to move: ${enum}." enum:"all,current" default:"all"`
-	Method      string   `help:"How: ${enum}. update changes the key in place, copy copies, auto takes update where a probe proves it." enum:"auto,update,copy" default:"auto"`
-	Concurrency int      `help:"Objects worked on at once." default:"64"`
-	Rate        float64  `help:"Objects per second at most; 0 is unlimited." default:"0"`
-	StateBucket string   `help:"Bucket for the scratch object of the probe; by default CMKEEPER_STATE_BUCKET. The method copy needs none." placeholder:"BUCKET"`
-	Report      string   `help:"Write each version that did not move, and why, to this file, one JSON object per line." placeholder:"FILE" type:"path"`
-	DryRun      bool     `help:"Decide and count, and change nothing."`
-	JSON        bool     `help:"Print the summary as one JSON object." name:"json"`
+	options     reencrypt.RunOptions
+	concurrency int
+	rate        float64
+	stateBucket string
+	report      string
+	json        bool
 }
 
-// Help is shown below the command's usage.
-func (reencryptRunCommand) Help() string {
-	return `Goes through the bucket until a whole pass finds nothing left to move, so it can be interrupted and run again at any time.
-Exit code 0 says that every version under the old keys is under the new one; 1 that some are not: the summary and --report say which and why.`
+func newReencryptCommand(p *process) *cobra.Command {
+	command := &cobra.Command{Use: "reencrypt", Short: "Move S3 objects from one KMS key to another"}
+	command.AddCommand(newReencryptRunCommand(p))
+	return command
 }
 
-// Run moves the bucket and prints what it came to.
-func (c reencryptRunCommand) Run(ctx context.Context, p *process) (err error) {
-	if c.StateBucket == "" {
-		c.StateBucket = p.environment[envPrefix+"STATE_BUCKET"]
+func newReencryptRunCommand(p *process) *cobra.Command {
+	var c reencryptRunCommand
+	command := &cobra.Command{
+		Use: "run --bucket BUCKET --from KEY --to KEY", Short: "Move one bucket, in this process",
+		Long: `Moves one bucket, in this process. Keys are ids, ARNs or aliases.
+
+It goes through the bucket until a whole pass finds nothing left to move, so it can be interrupted and run again at any time. Exit code 0 says that every version under the old keys is under the new one; 1 that some are not: the summary and --report say which and why.`,
+		Args: cobra.NoArgs,
+		RunE: p.action(c.run),
 	}
-	if c.StateBucket == "" && c.Method != string(reencrypt.MethodCopy) {
-		return usageError{fmt.Errorf("--method %s proves UpdateObjectEncryption on a scratch object first: name a bucket for it with --state-bucket or %sSTATE_BUCKET, or choose --method copy", c.Method, envPrefix)}
+	flags := command.Flags()
+	flags.StringVar(&c.options.Bucket, "bucket", "", "`bucket` to move")
+	flags.StringVar(&c.options.Prefix, "prefix", "", "move only the keys that begin with this")
+	flags.StringArrayVar(&c.options.From, "from", nil, "`key` to move from; repeat it for several")
+	flags.StringVar(&c.options.To, "to", "", "`key` to move to")
+	flags.StringVar((*string)(&c.options.Versions), "versions", "all", "versions to move: all or current")
+	flags.StringVar((*string)(&c.options.Method), "method", "auto", "auto, update or copy: update changes the key in place, copy copies, auto takes update where a probe proves it")
+	flags.IntVar(&c.concurrency, "concurrency", 64, "objects worked on at once")
+	flags.Float64Var(&c.rate, "rate", 0, "objects per second at most; 0 is unlimited")
+	flags.StringVar(&c.stateBucket, "state-bucket", p.environment[envPrefix+"STATE_BUCKET"], "`bucket` for the scratch object of the probe, by default CMKEEPER_STATE_BUCKET; the method copy needs none")
+	flags.StringVar(&c.report, "report", "", "write each version that did not move, and why, to this `file`, one JSON object per line")
+	flags.BoolVar(&c.options.DryRun, "dry-run", false, "decide and count, and change nothing")
+	flags.BoolVar(&c.json, "json", false, "print the summary as one JSON object")
+	for _, name := range []string{"bucket", "from", "to"} {
+		_ = command.MarkFlagRequired(name) // the flag exists
 	}
-	if c.Concurrency < 1 || c.Rate < 0 {
+	return command
+}
+
+// run moves the bucket and prints what it came to.
+func (c *reencryptRunCommand) run(ctx context.Context, p *process) (err error) {
+	if c.stateBucket == "" && c.options.Method != reencrypt.MethodCopy {
+		return usageError{fmt.Errorf("--method %s proves UpdateObjectEncryption on a scratch object first: name a bucket for it with --state-bucket or %sSTATE_BUCKET, or choose --method copy", c.options.Method, envPrefix)}
+	}
+	if c.concurrency < 1 || c.rate < 0 {
 		return usageError{errors.New("--concurrency must be at least 1 and --rate not negative")}
 	}
 	engine, err := c.engine(ctx, p)
 	if err != nil {
 		return err
 	}
-	report, err := newReport(c.Report)
+	report, err := newReport(c.report)
 	if err != nil {
 		return usageError{err}
 	}
 	show, finish := progress(p.stderr)
-	summary, err := engine.Run(ctx, reencrypt.RunOptions{
-		Bucket: c.Bucket, Prefix: c.Prefix, From: c.From, To: c.To,
-		Versions: reencrypt.Versions(c.Versions), Method: reencrypt.Method(c.Method), DryRun: c.DryRun, Row: report.row,
-	}, show)
+	c.options.Row = report.row
+	summary, err := engine.Run(ctx, c.options, show)
 	finish()
 	if err := errors.Join(err, report.close(summary.Passes)); err != nil {
 		if summary.Scanned > 0 {
@@ -83,14 +98,14 @@ func (c reencryptRunCommand) Run(ctx context.Context, p *process) (err error) {
 	if err := c.print(p.stdout, summary); err != nil {
 		return err
 	}
-	if !c.DryRun && summary.Refused+summary.Failed > 0 {
+	if !c.options.DryRun && summary.Refused+summary.Failed > 0 {
 		return errSilent
 	}
 	return nil
 }
 
-func (c reencryptRunCommand) engine(ctx context.Context, p *process) (*reencrypt.Engine, error) {
-	cfg, err := awsclient.Load(ctx, c.Concurrency)
+func (c *reencryptRunCommand) engine(ctx context.Context, p *process) (*reencrypt.Engine, error) {
+	cfg, err := awsclient.Load(ctx, c.concurrency)
 	if err != nil {
 		return nil, err
 	}
@@ -106,18 +121,18 @@ func (c reencryptRunCommand) engine(ctx context.Context, p *process) (*reencrypt
 	buckets := awsclient.S3(cfg, settings.S3PathStyle)
 	return reencrypt.New(reencrypt.Options{
 		S3: buckets, Resolver: inventory.New(kms.NewFromConfig(cfg), buckets, account, cfg.Region), Account: account,
-		StateBucket: c.StateBucket, StatePrefix: settings.StatePrefix,
-		Concurrency: c.Concurrency, Rate: c.Rate, Logger: settings.logger(p.stderr),
+		StateBucket: c.stateBucket, StatePrefix: settings.StatePrefix,
+		Concurrency: c.concurrency, Rate: c.rate, Logger: settings.logger(p.stderr),
 	})
 }
 
 // print writes the summary, for people or as JSON.
-func (c reencryptRunCommand) print(w io.Writer, s reencrypt.Summary) error {
-	if c.JSON {
+func (c *reencryptRunCommand) print(w io.Writer, s reencrypt.Summary) error {
+	if c.json {
 		return json.NewEncoder(w).Encode(s)
 	}
 	moved := "moved"
-	if c.DryRun {
+	if c.options.DryRun {
 		moved = "would move"
 	}
 	_, err := fmt.Fprintf(w, "%s: %d versions scanned, %d %s, %d skipped, %d refused, %d failed (%s, %d passes)\n",

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
@@ -27,24 +28,34 @@ import (
 )
 
 type replayCommand struct {
-	Files []string `arg:"" name:"file" help:"Files with events: one or several JSON values each, or a CloudTrail log file; - is standard input."`
-	JSON  bool     `help:"Print one alert per line as JSON." name:"json"`
+	files []string
+	json  bool
 }
 
-// Help is shown below the command's usage.
-func (replayCommand) Help() string {
-	return `The events go through the same code as in the worker, in observe mode: live keys are read through the SDK's
-configuration, nothing is changed, nothing is sent. With CMKEEPER_STATE_BUCKET the recorded history is read, too;
-what would be recorded is kept in memory. CMKEEPER_TRUSTED_ACCOUNTS and the other settings of reactions count.`
+func newReplayCommand(p *process) *cobra.Command {
+	var c replayCommand
+	command := &cobra.Command{
+		Use: "replay FILE...", Short: "Show what would be done about events, changing nothing",
+		Long: `Shows what would be done about events. Each file holds one or several JSON events, or is a CloudTrail log file; - is standard input.
+
+The events go through the same code as in the worker, in observe mode: live keys are read through the SDK's configuration, nothing is changed, nothing is sent. With CMKEEPER_STATE_BUCKET the recorded history is read, too; what would be recorded is kept in memory. CMKEEPER_TRUSTED_ACCOUNTS and the other settings of reactions count.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(command *cobra.Command, files []string) error {
+			c.files = files
+			return p.action(c.run)(command, files)
+		},
+	}
+	command.Flags().BoolVar(&c.json, "json", false, "print one alert per line as JSON")
+	return command
 }
 
-// Run replays every event of every file; it fails if one of them could not be handled.
-func (c replayCommand) Run(ctx context.Context, p *process) error {
+// run replays every event of every file; it fails if one of them could not be handled.
+func (c *replayCommand) run(ctx context.Context, p *process) error {
 	config, err := replayConfig(ctx, p.environment)
 	if err != nil {
 		return usageError{err}
 	}
-	bodies, err := readEvents(c.Files)
+	bodies, err := readEvents(c.files)
 	if err != nil {
 		return usageError{err}
 	}
@@ -52,7 +63,7 @@ func (c replayCommand) Run(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	router, closeState, err := observer(ctx, config, cfg, &alert.Printer{W: p.stdout, JSON: c.JSON}, config.logger(p.stderr))
+	router, closeState, err := observer(ctx, config, cfg, &alert.Printer{W: p.stdout, JSON: c.json}, config.logger(p.stderr))
 	if err != nil {
 		return err
 	}
@@ -61,7 +72,7 @@ func (c replayCommand) Run(ctx context.Context, p *process) error {
 	for i, body := range bodies {
 		e, err := events.Parse(body)
 		if err == nil {
-			if !c.JSON {
+			if !c.json {
 				fmt.Fprintf(p.stdout, "── %s by %s, key %s, %s\n", alert.Escape(e.Name), alert.Escape(e.Actor.String()), alert.Escape(e.KeyARN), e.Time)
 			}
 			err = router.Handle(ctx, body)

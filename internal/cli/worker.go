@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cmkeeper/cmkeeper/alert"
@@ -26,10 +27,15 @@ import (
 	"github.com/cmkeeper/cmkeeper/worker"
 )
 
-type workerCommand struct{}
+func newWorkerCommand(p *process) *cobra.Command {
+	return &cobra.Command{
+		Use: "worker", Short: "Work on the queues until SIGTERM, as a member of the fleet; configured by CMKEEPER_ variables", Args: cobra.NoArgs,
+		RunE: p.action(runWorker),
+	}
+}
 
-// Run works until the context is cancelled and everything in hand is settled.
-func (workerCommand) Run(ctx context.Context, p *process) error {
+// runWorker works until the context is cancelled and everything in hand is settled.
+func runWorker(ctx context.Context, p *process) error {
 	c, err := LoadConfig(ctx, p.environment)
 	if err != nil {
 		return usageError{err}

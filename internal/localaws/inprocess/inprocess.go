@@ -106,6 +106,9 @@ func Config(h http.Handler, region, accessKeyID string) aws.Config {
 		Region:       region,
 		BaseEndpoint: aws.String(Endpoint),
 		HTTPClient:   Client{Handler: h},
+		// What config.LoadDefaultConfig sets.
+		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenSupported,
+		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenSupported,
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			return aws.Credentials{AccessKeyID: accessKeyID, SecretAccessKey: "localaws"}, nil
 		}),
