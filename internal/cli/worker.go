@@ -54,7 +54,8 @@ type fleetMember struct {
 	log    *slog.Logger
 	// ecsAgent is the ECS agent's address, "" elsewhere.
 	ecsAgent string
-	// swept, if set, is called after the start-up sweep, when it knows the account.
+	// swept, if set, is called after the start-up sweep, when it knows the account;
+	// where there is none, as soon as the member is ready.
 	swept func()
 }
 
@@ -89,9 +90,11 @@ func (f fleetMember) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Without the snapshot the first alias that moves would have no old key.
-	if err := w.router.Snapshot(ctx); err != nil {
-		return fmt.Errorf("take the alias snapshot: %w", err)
+	if f.config.runsEvents() {
+		// Without the snapshot the first alias that moves would have no old key.
+		if err := w.router.Snapshot(ctx); err != nil {
+			return fmt.Errorf("take the alias snapshot: %w", err)
+		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	if w.protection != nil {
@@ -110,7 +113,9 @@ func (f fleetMember) run(ctx context.Context) error {
 		}
 		isReady.Store(true)
 		f.log.Info("ready")
-		f.startupSweep(ctx, w.router)
+		if f.config.runsEvents() { // whoever only moves data need not be able to guard keys
+			f.startupSweep(ctx, w.router)
+		}
 		if f.swept != nil {
 			f.swept()
 		}
