@@ -107,31 +107,7 @@ func permissionSet(role string) (string, bool) {
 	return set, true
 }
 
-// identity is a record's userIdentity
-// (CloudTrail User Guide, "CloudTrail userIdentity element").
-type identity struct {
-	Type           string `json:"type"`
-	PrincipalID    string `json:"principalId"`
-	ARN            string `json:"arn"`
-	AccountID      string `json:"accountId"`
-	AccessKeyID    string `json:"accessKeyId"`
-	UserName       string `json:"userName"`
-	InvokedBy      string `json:"invokedBy"`
-	SessionContext struct {
-		SessionIssuer struct {
-			Type string `json:"type"`
-			ARN  string `json:"arn"`
-		} `json:"sessionIssuer"`
-		Attributes struct {
-			MFA string `json:"mfaAuthenticated"`
-		} `json:"attributes"`
-	} `json:"sessionContext"`
-	OnBehalfOf struct {
-		UserID string `json:"userId"`
-	} `json:"onBehalfOf"`
-}
-
-func (u identity) actor() Actor {
+func (u *identity) actor() Actor {
 	a := Actor{
 		Type:        u.Type,
 		ARN:         u.ARN,
@@ -140,7 +116,7 @@ func (u identity) actor() Actor {
 		Name:        u.UserName,
 		InvokedBy:   u.InvokedBy,
 		AccessKeyID: u.AccessKeyID,
-		MFA:         u.SessionContext.Attributes.MFA == "true",
+		MFA:         u.Session.MFA == "true",
 	}
 	partition, account, kind, rest := splitIdentityARN(u.ARN)
 	a.AccountID = firstOf(a.AccountID, account)
@@ -148,14 +124,15 @@ func (u identity) actor() Actor {
 	case kind == "assumed-role":
 		// The ARN decides, not the type: some records call a session an IAMUser.
 		a.Name, a.Session, _ = strings.Cut(rest, "/")
-		a.RoleARN = "arn:" + partition + ":iam::" + account + ":role/" + a.Name
-		if issuer := u.SessionContext.SessionIssuer; issuer.Type == "Role" && issuer.ARN != "" {
+		if issuer := u.Session.Issuer; issuer.Type == "Role" && issuer.ARN != "" {
 			a.RoleARN = issuer.ARN
+		} else {
+			a.RoleARN = "arn:" + partition + ":iam::" + account + ":role/" + a.Name
 		}
 	case u.Type == "AWSService":
 		a.Name = u.InvokedBy
 	case u.Type == "IdentityCenterUser":
-		a.Name = firstOf(u.OnBehalfOf.UserID, u.UserName)
+		a.Name = firstOf(u.OnBehalfOf, u.UserName)
 	case a.Name == "":
 		a.Name = rest[strings.LastIndexByte(rest, '/')+1:]
 	}
@@ -165,10 +142,7 @@ func (u identity) actor() Actor {
 // splitIdentityARN splits an ARN of IAM or STS:
 // arn:partition:service::account:kind/rest.
 func splitIdentityARN(arn string) (partition, account, kind, rest string) {
-	parts := strings.SplitN(arn, ":", 6)
-	if len(parts) < 6 {
-		return "", "", "", ""
-	}
+	parts := splitARN(arn)
 	kind, rest, _ = strings.Cut(parts[5], "/")
 	return parts[1], parts[4], kind, rest
 }

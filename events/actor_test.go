@@ -1,7 +1,6 @@
 package events
 
 import (
-	"encoding/json"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -117,8 +116,9 @@ func TestActor(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var u identity
-			if err := json.Unmarshal([]byte(test.identity), &u); err != nil {
+			s := scan(test.identity)
+			u := s.identity()
+			if err := s.end(); err != nil {
 				t.Fatal(err)
 			}
 			got := u.actor()

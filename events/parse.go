@@ -1,7 +1,6 @@
 package events
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,7 +12,8 @@ const accepted = "want an EventBridge event, a CloudTrail record, or an SNS noti
 
 // Parse decodes a message body: the forms in the package comment, and a
 // {"Records": […]} that holds exactly one. It never panics, and it keeps no
-// reference to body.
+// reference to body. The strings of the event share one copy of it: clone what is
+// kept for long.
 //
 // Events of other services and unknown names are parsed, not refused: see
 // [Event.IsKMS]. A field of an unexpected type is left zero, since AWS changes
@@ -23,57 +23,29 @@ const accepted = "want an EventBridge event, a CloudTrail record, or an SNS noti
 // Every error means that the body is no event and never will be. It says what is
 // wrong and never quotes the body.
 func Parse(body []byte) (Event, error) {
-	e, err := parse(body, true)
+	e, err := parse(string(body), true)
 	if err != nil {
 		return Event{}, fmt.Errorf("events: %w", err)
 	}
 	return e, nil
 }
 
-// message is whatever a body may be; which fields are set tells.
-type message struct {
-	// An EventBridge event. The detail is decoded with the envelope, in one
-	// pass: that halves the time of two.
-	ID         string     `json:"id"`
-	DetailType string     `json:"detail-type"`
-	Source     string     `json:"source"`
-	Account    string     `json:"account"`
-	Region     string     `json:"region"`
-	Time       string     `json:"time"`
-	Resources  []resource `json:"resources"`
-	Detail     struct {
-		record
-		nativeDetail
-	} `json:"detail"`
-
-	// A CloudTrail record without an envelope.
-	EventName string            `json:"eventName"`
-	Records   []json.RawMessage `json:"Records"`
-
-	// An SNS message.
-	Type     string `json:"Type"`
-	TopicARN string `json:"TopicArn"`
-	Message  string `json:"Message"`
-}
-
-// parse decodes body. A message of a message is opened once only: nothing real
+// parse decodes text. A message of a message is opened once only: nothing real
 // is nested deeper.
-func parse(body []byte, open bool) (Event, error) {
-	var m message
-	if err := decode(body, &m); err != nil {
+func parse(text string, open bool) (Event, error) {
+	s := scan(text)
+	m := s.message()
+	if err := s.end(); err != nil {
 		return Event{}, fmt.Errorf("decode message: %w: %s", err, accepted)
 	}
 	switch {
 	case m.DetailType != "":
 		return m.event()
 	case m.EventName != "":
-		var r record
-		if err := decode(body, &r); err != nil {
-			return Event{}, fmt.Errorf("decode CloudTrail record: %w", err)
-		}
+		r := scan(text).record() // known to be well formed
 		return r.event(&message{})
 	case m.TopicARN != "" && m.Type == "Notification" && open:
-		e, err := parse([]byte(m.Message), false)
+		e, err := parse(m.Message, false)
 		if err != nil {
 			return Event{}, fmt.Errorf("open SNS notification: %w", err)
 		}
@@ -112,11 +84,11 @@ func (m *message) event() (Event, error) {
 	case "aws.events", "aws.scheduler":
 		e.Kind = Scheduled
 		if len(m.Resources) > 0 {
-			arn := m.Resources[0].ARN
+			arn := m.Resources[0]
 			e.Detail = Schedule{ARN: arn, Name: arn[strings.LastIndexByte(arn, '/')+1:]}
 		}
 	case SourceNative:
-		d := m.Detail.nativeDetail
+		d := &m.Detail.Native
 		e.KeyARN = firstOf(firstKeyARN(m.Resources), e.keyARN(d.KeyID))
 		switch m.DetailType {
 		case NativeRotation:
@@ -126,17 +98,6 @@ func (m *message) event() (Event, error) {
 		}
 	}
 	return e, nil
-}
-
-// nativeDetail is the detail of KMS's native events
-// (KMS Developer Guide, "Monitor KMS keys with Amazon EventBridge").
-type nativeDetail struct {
-	KeyID                 string `json:"key-id"`
-	KeyOrigin             string `json:"key-origin"`
-	KeyMaterialID         string `json:"key-material-id"`
-	RotationType          string `json:"rotation-type"`
-	PreviousKeyMaterialID string `json:"previous-key-material-id"`
-	CurrentKeyMaterialID  string `json:"current-key-material-id"`
 }
 
 // parseTime reads an RFC 3339 time. There is no fallback: a made-up time would
@@ -166,14 +127,4 @@ func (e Event) complete() error {
 		return fmt.Errorf("event has no %s: %s", strings.Join(missing, ", "), accepted)
 	}
 	return nil
-}
-
-// decode is json.Unmarshal that forgives a field of another type: the rest of
-// the document is decoded all the same, and the field stays zero.
-func decode(data []byte, into any) error {
-	err := json.Unmarshal(data, into)
-	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return nil
-	}
-	return err
 }

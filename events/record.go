@@ -2,102 +2,6 @@ package events
 
 import "strings"
 
-// record is a CloudTrail record
-// (CloudTrail User Guide, "CloudTrail record contents").
-type record struct {
-	EventType           string     `json:"eventType"`
-	EventName           string     `json:"eventName"`
-	EventSource         string     `json:"eventSource"`
-	EventTime           string     `json:"eventTime"`
-	EventID             string     `json:"eventID"`
-	SharedEventID       string     `json:"sharedEventID"`
-	RequestID           string     `json:"requestID"`
-	AWSRegion           string     `json:"awsRegion"`
-	RecipientAccountID  string     `json:"recipientAccountId"`
-	SourceIPAddress     string     `json:"sourceIPAddress"`
-	UserAgent           string     `json:"userAgent"`
-	ErrorCode           string     `json:"errorCode"`
-	ErrorMessage        string     `json:"errorMessage"`
-	ReadOnly            bool       `json:"readOnly"`
-	UserIdentity        identity   `json:"userIdentity"`
-	Resources           []resource `json:"resources"`
-	RequestParameters   parameters `json:"requestParameters"`
-	ResponseElements    parameters `json:"responseElements"`
-	ServiceEventDetails parameters `json:"serviceEventDetails"`
-}
-
-// resource is an element of a list of resources: an object in a CloudTrail
-// record, an ARN in an envelope.
-type resource struct {
-	ARN string
-}
-
-// UnmarshalJSON takes both forms and forgives every other.
-func (r *resource) UnmarshalJSON(data []byte) error {
-	if data[0] == '"' {
-		return decode(data, &r.ARN)
-	}
-	type object resource // without this method
-	return decode(data, (*object)(r))
-}
-
-// parameters holds what KMS writes into requestParameters, responseElements and
-// serviceEventDetails, for all operations: their names do not collide.
-type parameters struct {
-	KeyID       string `json:"keyId"`
-	AliasName   string `json:"aliasName"`
-	TargetKeyID string `json:"targetKeyId"`
-
-	PolicyName    string `json:"policyName"`
-	Policy        string `json:"policy"`
-	ReplicaPolicy string `json:"replicaPolicy"`
-	BypassCheck   bool   `json:"bypassPolicyLockoutSafetyCheck"`
-
-	Description           string `json:"description"`
-	Origin                string `json:"origin"`
-	KeySpec               string `json:"keySpec"`
-	CustomerMasterKeySpec string `json:"customerMasterKeySpec"` // keySpec, before 2021
-	KeyUsage              string `json:"keyUsage"`
-	MultiRegion           bool   `json:"multiRegion"`
-	CustomKeyStoreID      string `json:"customKeyStoreId"`
-
-	ReplicaRegion string `json:"replicaRegion"`
-	PrimaryRegion string `json:"primaryRegion"`
-
-	PendingWindowInDays  int `json:"pendingWindowInDays"`
-	RotationPeriodInDays int `json:"rotationPeriodInDays"`
-
-	GrantID                 string   `json:"grantId"`
-	GranteePrincipal        string   `json:"granteePrincipal"`
-	GranteeServicePrincipal string   `json:"granteeServicePrincipal"`
-	RetiringPrincipal       string   `json:"retiringPrincipal"`
-	Operations              []string `json:"operations"`
-
-	ExpirationModel       string `json:"expirationModel"`
-	KeyMaterialID         string `json:"keyMaterialId"`
-	RotationType          string `json:"rotationType"`
-	KeyOrigin             string `json:"keyOrigin"`
-	PreviousKeyMaterialID string `json:"previousKeyMaterialId"`
-	CurrentKeyMaterialID  string `json:"currentKeyMaterialId"`
-
-	Tags []struct {
-		Key   string `json:"tagKey"`
-		Value string `json:"tagValue"`
-	} `json:"tags"`
-	TagKeys []string `json:"tagKeys"`
-
-	KeyMetadata        keyMetadata `json:"keyMetadata"`
-	ReplicaKeyMetadata keyMetadata `json:"replicaKeyMetadata"`
-}
-
-type keyMetadata struct {
-	ARN         string `json:"arn"`
-	Origin      string `json:"origin"`
-	KeySpec     string `json:"keySpec"`
-	KeyUsage    string `json:"keyUsage"`
-	MultiRegion bool   `json:"multiRegion"`
-}
-
 // event types the record; envelope is the zero message where there is none.
 func (r *record) event(envelope *message) (Event, error) {
 	e := Event{
@@ -187,11 +91,7 @@ func detailOf(name string, request, response, details *parameters) Detail {
 	case "RotateKey":
 		return Rotation{details.RotationType, details.KeyOrigin, details.PreviousKeyMaterialID, details.CurrentKeyMaterialID}
 	case "TagResource":
-		tags := make(map[string]string, len(request.Tags))
-		for _, tag := range request.Tags {
-			tags[tag.Key] = tag.Value
-		}
-		return TagResource{Tags: tags}
+		return TagResource{Tags: request.Tags}
 	case "UntagResource":
 		return UntagResource{TagKeys: request.TagKeys}
 	}
@@ -200,7 +100,7 @@ func detailOf(name string, request, response, details *parameters) Detail {
 
 // keyOf finds the key that a record is about: the answer names it most surely
 // and the request least, since KMS has not resolved that yet.
-func (e Event) keyOf(resources []resource, request, response, details *parameters) string {
+func (e Event) keyOf(resources []string, request, response, details *parameters) string {
 	for _, arn := range [...]string{response.KeyID, response.KeyMetadata.ARN} {
 		if isKeyARN(arn) {
 			return arn
@@ -219,10 +119,10 @@ func (e Event) keyOf(resources []resource, request, response, details *parameter
 
 // firstKeyARN returns the first key among resources. They list aliases too, with
 // the same type and in no fixed order.
-func firstKeyARN(resources []resource) string {
-	for _, r := range resources {
-		if isKeyARN(r.ARN) {
-			return r.ARN
+func firstKeyARN(resources []string) string {
+	for _, arn := range resources {
+		if isKeyARN(arn) {
+			return arn
 		}
 	}
 	return ""
@@ -271,11 +171,24 @@ func aliasName(id string) string {
 // kmsResource returns the last part of a KMS ARN
 // (arn:partition:kms:region:account:resource), else "".
 func kmsResource(arn string) string {
-	parts := strings.SplitN(arn, ":", 6)
-	if len(parts) < 6 || parts[0] != "arn" || parts[2] != "kms" {
+	parts := splitARN(arn)
+	if parts[0] != "arn" || parts[2] != "kms" {
 		return ""
 	}
 	return parts[5]
+}
+
+// splitARN returns the six parts of an ARN
+// (arn:partition:service:region:account:resource); none of what has fewer.
+func splitARN(arn string) (parts [6]string) {
+	for i := range 5 {
+		var ok bool
+		if parts[i], arn, ok = strings.Cut(arn, ":"); !ok {
+			return [6]string{}
+		}
+	}
+	parts[5] = arn
+	return parts
 }
 
 // partition returns the AWS partition of a Region (AWS SDK, partitions.json).

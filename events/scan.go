@@ -137,20 +137,20 @@ func (s *scanner) bool() bool {
 
 // skip passes over a value of any type.
 func (s *scanner) skip() {
-	switch c := s.peek(); {
-	case c == '{':
-		for range s.members { //nolint:revive // The iteration is what skips.
+	switch s.peek() {
+	case '{':
+		for range s.members { // skips each
 		}
-	case c == '[':
-		for range s.elements { //nolint:revive // The iteration is what skips.
+	case '[':
+		for range s.elements { // skips each
 		}
-	case c == '"':
+	case '"':
 		s.quoted()
-	case c == 't':
+	case 't':
 		s.literal("true")
-	case c == 'f':
+	case 'f':
 		s.literal("false")
-	case c == 'n':
+	case 'n':
 		s.literal("null")
 	default:
 		s.number()
@@ -409,10 +409,7 @@ func unquoteRune(text string) (r rune, rest string) {
 }
 
 // hex4 reads four hexadecimal digits, which escape has checked.
-func hex4(text string) (r rune) {
-	for i := range 4 {
-		n, _ := strconv.ParseUint(text[i:i+1], 16, 8)
-		r = r<<4 | rune(n)
-	}
-	return r
+func hex4(text string) rune {
+	n, _ := strconv.ParseUint(text[:4], 16, 16)
+	return rune(n)
 }
