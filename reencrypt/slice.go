@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -133,16 +132,21 @@ func (e *Engine) begin(ctx context.Context, j jobDoc) error {
 }
 
 // gate returns a function that ends with errNotRunning when a job has stopped
-// running; it looks every gateInterval.
+// running; it looks every gateInterval, and nobody goes on while it looks.
 func (e *Engine) gate(job string) func(context.Context) error {
-	var mu sync.Mutex
+	turn := make(chan struct{}, 1)
 	looked := time.Now()
 	return func(ctx context.Context) error {
-		mu.Lock()
-		defer mu.Unlock()
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		if time.Since(looked) < gateInterval {
 			return nil
 		}
+		began := time.Now() // the answer may be old when it comes
 		j, err := e.job(ctx, job)
 		if err != nil {
 			return err
@@ -150,7 +154,7 @@ func (e *Engine) gate(job string) func(context.Context) error {
 		if j.State != StateRunning {
 			return errNotRunning
 		}
-		looked = time.Now()
+		looked = began
 		return nil
 	}
 }

@@ -47,6 +47,8 @@ type Fault struct {
 	// Service and Operations say with which requests, as in Request; empty means all.
 	Service    string
 	Operations []string
+	// Caller is the access key id of whom it happens to; empty means everybody.
+	Caller string
 	// Effect is what happens to them.
 	Effect Effect
 	// Probability is the part of the requests that it happens to, from 0 to 1;
@@ -253,6 +255,7 @@ func (f *faults) serve(w http.ResponseWriter, r *http.Request, handler http.Hand
 // draw decides whether a fault happens to a request, and for a delay how long it is.
 func (f *faults) draw(fault *runningFault, r *http.Request, request Request) (delay time.Duration, happens bool) {
 	if fault.Service != "" && fault.Service != request.Service ||
+		fault.Caller != "" && fault.Caller != request.Caller.AccessKeyID ||
 		len(fault.Operations) > 0 && !slices.Contains(fault.Operations, request.Operation) {
 		return 0, false
 	}

@@ -258,6 +258,10 @@ func TestFaults(t *testing.T) {
 		if failed < 200 || failed > 300 {
 			t.Errorf("%d of 1000 requests failed, want about 250", failed)
 		}
+		server.SetFaults(localaws.Fault{Service: "sqs", Caller: "somebody else", Effect: localaws.FailBefore})
+		if !exists("slow") {
+			t.Error("somebody else's fault happens to us")
+		}
 		server.SetFaults()
 		if !exists("slow") {
 			t.Error("a fault happens after all were taken back")
