@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,7 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// partSize is how much of a blob is held in memory and sent at a time. S3 takes
+// partSize is how much of a blob is held in memory and sent at a time at most. S3 takes
 // 10,000 parts of 5 MiB or more, so a blob may have 50 GB.
 const partSize = 5 << 20
 
@@ -21,16 +22,15 @@ const partSize = 5 << 20
 // length, replacing what is there, and returns its address ("s3://bucket/key").
 // A reader that fails leaves everything as it was.
 func (s *Store) PutBlob(ctx context.Context, key, contentType string, body io.Reader) (address string, err error) {
-	part := make([]byte, partSize)
-	n, err := fill(part, body)
+	part, err := fill(nil, body)
 	switch {
 	case err != nil:
-	case n == len(part):
+	case len(part) == partSize:
 		err = s.putParts(ctx, key, contentType, part, body)
 	default: // all of it
 		_, err = s.client.PutObject(ctx, &s3.PutObjectInput{
 			Bucket: &s.bucket, Key: aws.String(s.prefix + key), ExpectedBucketOwner: s.owner,
-			Body: bytes.NewReader(part[:n]), ContentType: &contentType,
+			Body: bytes.NewReader(part), ContentType: &contentType,
 		})
 	}
 	if err != nil {
@@ -63,11 +63,11 @@ func (s *Store) putParts(ctx context.Context, key, contentType string, part []by
 		}
 	}()
 	var done []types.CompletedPart
-	for n := len(part); n > 0; {
+	for len(part) > 0 {
 		number := int32(len(done) + 1)
 		out, err := s.client.UploadPart(ctx, &s3.UploadPartInput{
 			Bucket: &s.bucket, Key: name, ExpectedBucketOwner: s.owner, UploadId: upload.UploadId,
-			PartNumber: &number, Body: bytes.NewReader(part[:n]),
+			PartNumber: &number, Body: bytes.NewReader(part),
 		})
 		if err != nil {
 			return fmt.Errorf("part %d: %w", number, err)
@@ -77,7 +77,7 @@ func (s *Store) putParts(ctx context.Context, key, contentType string, part []by
 			PartNumber: &number, ETag: out.ETag,
 			ChecksumCRC32: out.ChecksumCRC32, ChecksumCRC32C: out.ChecksumCRC32C, ChecksumCRC64NVME: out.ChecksumCRC64NVME,
 		})
-		if n, err = fill(part, body); err != nil {
+		if part, err = fill(part, body); err != nil {
 			return err
 		}
 	}
@@ -88,20 +88,25 @@ func (s *Store) putParts(ctx context.Context, key, contentType string, part []by
 	return err
 }
 
-// fill reads until p is full or r ends, which is no error. Unlike io.ReadFull it
-// cannot take a reader's own io.ErrUnexpectedEOF, a broken stream, for an end.
-func fill(p []byte, r io.Reader) (n int, err error) {
-	for n < len(p) {
-		m, err := r.Read(p[n:])
-		n += m
+// fill reads a part: partSize bytes, or what r has left, into p's memory, which
+// grows with what there is to read. Unlike io.ReadFull it cannot take a reader's
+// own io.ErrUnexpectedEOF, a broken stream, for an end.
+func fill(p []byte, r io.Reader) ([]byte, error) {
+	p = p[:0]
+	for len(p) < partSize {
+		if len(p) == cap(p) {
+			p = slices.Grow(p, min(max(len(p), 32<<10), partSize-len(p)))
+		}
+		n, err := r.Read(p[len(p):min(cap(p), partSize)])
+		p = p[:len(p)+n]
 		if err == io.EOF {
-			return n, nil
+			return p, nil
 		}
 		if err != nil {
-			return n, err
+			return p, err
 		}
 	}
-	return n, nil
+	return p, nil
 }
 
 // GetBlob opens what PutBlob stored; the caller closes it. ErrNotFound.

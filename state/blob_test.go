@@ -25,7 +25,7 @@ func (zero) Read(p []byte) (int, error) {
 func TestBlob(t *testing.T) {
 	b := newBucket(t)
 	s := b.store()
-	for _, size := range []int64{0, 1, partSize, 2*partSize + 5} {
+	for _, size := range []int64{0, 1, 100_000, partSize - 1, partSize, 2*partSize + 5} {
 		body := bytes.Repeat([]byte("0123456789\n"), int(size)/11+1)[:size]
 		address, err := s.PutBlob(t.Context(), "jobs/j/report.csv", "text/csv", iotest.DataErrReader(bytes.NewReader(body)))
 		if err != nil {
@@ -86,5 +86,12 @@ func TestKeysListsBlobs(t *testing.T) {
 		if err != nil || key != "a/report" {
 			t.Errorf("got %q, %v", key, err)
 		}
+	}
+}
+
+func TestSmallBlobTakesLittleMemory(t *testing.T) {
+	part, err := fill(nil, zeros(1000))
+	if err != nil || len(part) != 1000 || cap(part) > 64<<10 {
+		t.Errorf("1,000 bytes are read into %d of %d bytes: %v", len(part), cap(part), err)
 	}
 }
