@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -55,8 +56,9 @@ It goes through the bucket until a whole pass finds nothing left to move, so it 
 	flags.StringVar(&c.options.Prefix, "prefix", "", "move only the keys that begin with this")
 	flags.StringArrayVar(&c.options.From, "from", nil, "`key` to move from; repeat it for several")
 	flags.StringVar(&c.options.To, "to", "", "`key` to move to")
-	flags.StringVar((*string)(&c.options.Versions), "versions", "all", "versions to move: all or current")
-	flags.StringVar((*string)(&c.options.Method), "method", "auto", "auto, update or copy: update changes the key in place, copy copies, auto takes update where a probe proves it")
+	c.options.Versions, c.options.Method = reencrypt.VersionsAll, reencrypt.MethodAuto
+	flags.Var(choice{(*string)(&c.options.Versions), []string{"all", "current"}}, "versions", "versions to move")
+	flags.Var(choice{(*string)(&c.options.Method), []string{"auto", "update", "copy"}}, "method", "how: update changes the key in place, copy copies, auto takes update where a probe proves it")
 	flags.IntVar(&c.concurrency, "concurrency", 64, "objects worked on at once")
 	flags.Float64Var(&c.rate, "rate", 0, "objects per second at most; 0 is unlimited")
 	flags.StringVar(&c.stateBucket, "state-bucket", p.environment[envPrefix+"STATE_BUCKET"], "`bucket` for the scratch object of the probe, by default CMKEEPER_STATE_BUCKET; the method copy needs none")
@@ -67,6 +69,24 @@ It goes through the bucket until a whole pass finds nothing left to move, so it 
 		_ = command.MarkFlagRequired(name) // the flag exists
 	}
 	return command
+}
+
+// choice is a flag whose value is one of a few. It is a pflag.Value.
+type choice struct {
+	value   *string
+	allowed []string
+}
+
+func (c choice) String() string { return *c.value }
+
+func (c choice) Type() string { return strings.Join(c.allowed, "|") }
+
+func (c choice) Set(s string) error {
+	if err := oneOf(c.allowed...)(s); err != nil {
+		return err
+	}
+	*c.value = s
+	return nil
 }
 
 // run moves the bucket and prints what it came to.
