@@ -293,6 +293,7 @@ func TestParseKey(t *testing.T) {
 		{"two requests: the last one", region, `"requestParameters":{"keyId":"a","aliasName":"alias/a"},"requestParameters":{"keyId":"b"}`, "arn:aws:kms:eu-central-1:444455556666:key/b", ""},
 		{"names in another case", region, `"requestParameters":{"keyid":"a","KEYID":"b","AliasName":"alias/x"},"Resources":[{"ARN":"arn:aws:kms:r:1:key/b"}]`, "", ""},
 		{"a name with an escape", region, `"requestParameters":{"key\u0049d":"c"}`, "arn:aws:kms:eu-central-1:444455556666:key/c", ""},
+		{"a Region that is none", "eu:1", `"requestParameters":{"keyId":"c"}`, "", ""},
 		{"nothing", region, `"requestParameters":null,"responseElements":null,"resources":null`, "", ""},
 		{"other types everywhere", region, `"requestParameters":["x"],"responseElements":"x","resources":{"ARN":5},"readOnly":"true","userIdentity":7`, "", ""},
 		{"other types beside the key", region, `"requestParameters":{"bypassPolicyLockoutSafetyCheck":"yes","keyId":"c","tags":3}`, "arn:aws:kms:eu-central-1:444455556666:key/c", ""},

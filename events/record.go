@@ -132,13 +132,17 @@ func firstKeyARN(resources []string) string {
 // and for what is neither. A bare id means a key of the account and Region of
 // the call: KMS takes other accounts' keys by ARN only.
 func (e Event) keyARN(id string) string {
-	switch {
-	case isKeyARN(id):
+	if isKeyARN(id) {
 		return id
-	case isKeyID(id):
-		return "arn:" + partition(e.Region) + ":kms:" + e.Region + ":" + e.Account + ":key/" + id
 	}
-	return ""
+	if !isKeyID(id) {
+		return ""
+	}
+	arn := "arn:" + partition(e.Region) + ":kms:" + e.Region + ":" + e.Account + ":key/" + id
+	if !isKeyARN(arn) { // a colon in what should be a Region or an account
+		return ""
+	}
+	return arn
 }
 
 // isKeyARN reports whether s is the ARN of a key.
