@@ -2,6 +2,8 @@ package s3
 
 import (
 	"encoding/json"
+	"encoding/xml"
+	"maps"
 	"net/http"
 	"regexp"
 	"sort"
@@ -257,21 +259,63 @@ func (s *Service) deleteBucketPolicy(c *call) error {
 	return c.empty(http.StatusNoContent)
 }
 
-// Notifications, replication and lifecycle rules are not modelled: no bucket
-// has any, and none can be set.
+// Notifications, replication and lifecycle rules are kept and given back as they
+// were set, and nothing comes of them: no notification is sent, nothing is
+// replicated and nothing expires.
 
-func (s *Service) getBucketNotification(c *call) error {
-	d := newDocument("NotificationConfiguration")
-	d.end("NotificationConfiguration")
-	return c.xml(d)
+// The configurations of a bucket that are only kept, by the root elements of
+// their documents.
+const (
+	notification = "NotificationConfiguration"
+	replication  = "ReplicationConfiguration"
+	lifecycle    = "LifecycleConfiguration"
+)
+
+// putKept returns what serves the operation that sets a configuration.
+func putKept(root string) func(*Service, *call) error {
+	return func(_ *Service, c *call) error {
+		body, _, err := c.payload(maxDocument)
+		if err != nil {
+			return err
+		}
+		var in struct{ XMLName xml.Name }
+		if xml.Unmarshal(body, &in) != nil || in.XMLName.Local != root {
+			return malformedXML()
+		}
+		c.bucket.mu.Lock()
+		defer c.bucket.mu.Unlock()
+		if root == replication && c.bucket.versioning != versioningEnabled {
+			return wire.Errorf(400, "InvalidRequest", "Versioning must be 'Enabled' on the bucket to apply a replication configuration")
+		}
+		kept := maps.Clone(c.bucket.kept) // readers may hold the old one
+		if kept == nil {
+			kept = map[string][]byte{}
+		}
+		kept[root] = body
+		c.bucket.kept = kept
+		return c.empty(http.StatusOK)
+	}
 }
 
-func (s *Service) getBucketReplication(*call) error {
-	return wire.Errorf(404, "ReplicationConfigurationNotFoundError", "The replication configuration was not found")
-}
-
-func (s *Service) getBucketLifecycle(*call) error {
-	return wire.Errorf(404, "NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist")
+// getKept returns what serves the operation that reads a configuration. absent
+// is the answer where none was set.
+func getKept(root string, absent *wire.Error) func(*Service, *call) error {
+	return func(_ *Service, c *call) error {
+		c.bucket.mu.RLock()
+		body := c.bucket.kept[root]
+		c.bucket.mu.RUnlock()
+		d := &document{}
+		switch {
+		case body != nil:
+			d.Write(body)
+		case absent != nil:
+			return absent
+		default:
+			d = newDocument(root)
+			d.end(root)
+		}
+		return c.xml(d)
+	}
 }
 
 // encryptionRule is a bucket's default encryption.

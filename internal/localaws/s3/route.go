@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
 // operation is one operation of S3: what it needs and what serves it.
@@ -52,9 +54,12 @@ func init() { // not a literal: the handlers refer to the table
 		"GetBucketTagging":                   {serve: (*Service).getBucketTagging, actions: []string{"s3:GetBucketTagging"}},
 		"PutBucketTagging":                   {serve: (*Service).putBucketTagging, actions: []string{"s3:PutBucketTagging"}},
 		"DeleteBucketTagging":                {serve: (*Service).deleteBucketTagging, actions: []string{"s3:PutBucketTagging"}},
-		"GetBucketNotificationConfiguration": {serve: (*Service).getBucketNotification, actions: []string{"s3:GetBucketNotification"}},
-		"GetBucketReplication":               {serve: (*Service).getBucketReplication, actions: []string{"s3:GetReplicationConfiguration"}},
-		"GetBucketLifecycleConfiguration":    {serve: (*Service).getBucketLifecycle, actions: []string{"s3:GetLifecycleConfiguration"}},
+		"GetBucketNotificationConfiguration": {serve: getKept(notification, nil), actions: []string{"s3:GetBucketNotification"}},
+		"PutBucketNotificationConfiguration": {serve: putKept(notification), actions: []string{"s3:PutBucketNotification"}},
+		"GetBucketReplication":               {serve: getKept(replication, wire.Errorf(404, "ReplicationConfigurationNotFoundError", "The replication configuration was not found")), actions: []string{"s3:GetReplicationConfiguration"}},
+		"PutBucketReplication":               {serve: putKept(replication), actions: []string{"s3:PutReplicationConfiguration"}},
+		"GetBucketLifecycleConfiguration":    {serve: getKept(lifecycle, wire.Errorf(404, "NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist")), actions: []string{"s3:GetLifecycleConfiguration"}},
+		"PutBucketLifecycleConfiguration":    {serve: putKept(lifecycle), actions: []string{"s3:PutLifecycleConfiguration"}},
 
 		"ListObjects":        {serve: (*Service).listObjects, actions: []string{"s3:ListBucket"}},
 		"ListObjectsV2":      {serve: (*Service).listObjectsV2, actions: []string{"s3:ListBucket"}},
@@ -119,8 +124,11 @@ var (
 		"PUT tagging":           "PutBucketTagging",
 		"DELETE tagging":        "DeleteBucketTagging",
 		"GET notification":      "GetBucketNotificationConfiguration",
+		"PUT notification":      "PutBucketNotificationConfiguration",
 		"GET replication":       "GetBucketReplication",
+		"PUT replication":       "PutBucketReplication",
 		"GET lifecycle":         "GetBucketLifecycleConfiguration",
+		"PUT lifecycle":         "PutBucketLifecycleConfiguration",
 	}
 	objectRoutes = map[string]string{
 		"PUT":             "PutObject",

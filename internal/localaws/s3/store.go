@@ -77,6 +77,7 @@ type bucket struct {
 	policy     []byte
 	tags       []tag
 	lock       lockRule
+	kept       map[string][]byte // configurations that are only kept, by root element; replaced, never changed
 }
 
 func errNoSuchKey() error {
