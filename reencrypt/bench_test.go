@@ -44,7 +44,7 @@ func BenchmarkObjects(b *testing.B) {
 							m, err := e.newMover(b.Context(), spec{Bucket: bucket, From: []string{from}, To: to, Method: method, Versions: VersionsAll}, false, func(context.Context) error { return nil })
 							w.must(err)
 							t := &tally{}
-							w.must(m.run(b.Context(), "", "", t))
+							w.must(m.run(b.Context(), m.entries(b.Context(), "", ""), t))
 							if t.counts.Moved != objects {
 								b.Fatalf("moved %d objects", t.counts.Moved)
 							}
@@ -157,7 +157,7 @@ func BenchmarkMemory(b *testing.B) {
 					}
 				})
 				t := &tally{}
-				err = m.run(b.Context(), "", "", t)
+				err = m.run(b.Context(), m.entries(b.Context(), "", ""), t)
 				close(done)
 				_ = sampler.Wait()
 				if err != nil || int(t.counts.Moved) != objects {

@@ -22,7 +22,7 @@ import (
 
 const (
 	// gateInterval is how often a slice looks whether its job still runs.
-	gateInterval = 15 * time.Second
+	gateInterval = 5 * time.Second
 	// settle is how long the writers of a superseded job may go on after it was
 	// marked: a gateInterval, and one request with the SDK's tries of it.
 	settle = 2 * time.Minute

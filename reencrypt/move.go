@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
@@ -92,16 +93,21 @@ func (e *Engine) newMover(ctx context.Context, s spec, dry bool, gate func(conte
 	}, nil
 }
 
-// run moves what is in scope after one key up to and including another, and
-// counts it. Repeating it does no harm. It returns the cause of ctx when that ends.
-func (m *mover) run(ctx context.Context, after, through string, t *tally) error {
+// entries lists what is in scope after one key up to and including another.
+func (m *mover) entries(ctx context.Context, after, through string) iter.Seq2[entry, error] {
+	return m.e.entries(ctx, m.spec, m.facts.versioned && m.Versions == VersionsAll, after, through)
+}
+
+// run moves the entries, which are in scope, and counts them. Repeating it does no
+// harm. It returns the cause of ctx when that ends.
+func (m *mover) run(ctx context.Context, entries iter.Seq2[entry, error], t *tally) error {
 	leave, err := m.e.rate.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
 	g, gctx := errgroup.WithContext(ctx)
-	err = m.feed(gctx, g, after, through, t)
+	err = m.feed(gctx, g, entries, t)
 	// Where an object failed, all that feed says is that it was cancelled.
 	if first := g.Wait(); first != nil {
 		err = first
@@ -112,13 +118,16 @@ func (m *mover) run(ctx context.Context, after, through string, t *tally) error 
 	return err
 }
 
-// feed hands the entries of the range to the group, each when there is a slot.
-func (m *mover) feed(ctx context.Context, g *errgroup.Group, after, through string, t *tally) error {
-	withVersions := m.facts.versioned && m.Versions == VersionsAll
-	for en, err := range m.e.entries(ctx, m.spec, withVersions, after, through) {
+// feed hands the entries to the group, each when there is a slot.
+func (m *mover) feed(ctx context.Context, g *errgroup.Group, entries iter.Seq2[entry, error], t *tally) error {
+	for en, err := range entries {
 		if err == nil {
 			err = m.gate(ctx)
 		}
+		if err != nil {
+			return err
+		}
+		count, err := t.expect(ctx, en)
 		if err != nil {
 			return err
 		}
@@ -133,7 +142,7 @@ func (m *mover) feed(ctx context.Context, g *errgroup.Group, after, through stri
 			if err != nil {
 				return fmt.Errorf("re-encrypt %q in %s: %w", en.key, m.Bucket, err)
 			}
-			return t.add(ctx, en, v)
+			return count(ctx, v)
 		})
 	}
 	return ctx.Err()
@@ -145,6 +154,8 @@ func (m *mover) object(ctx context.Context, en entry) (verdict, error) {
 	for range maxTries {
 		v, err := m.try(ctx, en)
 		switch {
+		case err == nil && v.reason != "" && ctx.Err() != nil: // a call that was broken off may read as a refusal
+			return v, ctx.Err()
 		case err == nil || ctx.Err() != nil:
 			return v, err
 		case errors.Is(err, errDiffers):
@@ -310,6 +321,17 @@ type tally struct {
 	spill func(ctx context.Context, rows []Refusal) error
 	// changed, where not nil, is told the counts; never concurrently.
 	changed func(Counts)
+	// order, where not nil, has entries counted in the order in which they are expected.
+	order *order
+}
+
+// expect announces the next entry of the listing and returns how it is counted.
+func (t *tally) expect(ctx context.Context, en entry) (count func(context.Context, verdict) error, err error) {
+	if t.order == nil {
+		return func(ctx context.Context, v verdict) error { return t.add(ctx, en, v) }, nil
+	}
+	turn, err := t.order.next(ctx, en)
+	return func(ctx context.Context, v verdict) error { return t.order.done(ctx, turn, v) }, err
 }
 
 func (t *tally) add(ctx context.Context, en entry, v verdict) error {

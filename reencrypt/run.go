@@ -74,7 +74,7 @@ func (e *Engine) Run(ctx context.Context, o RunOptions, progress func(Progress))
 			t.changed = func(c Counts) { c.ByReason = nil; progress(Progress{pass, c}) }
 		}
 		m.rules.now = time.Now()
-		err := m.run(ctx, "", "", t)
+		err := m.run(ctx, m.entries(ctx, "", ""), t)
 		if err == nil {
 			err = t.flush(ctx)
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -69,44 +70,72 @@ func (e *Engine) slice(ctx context.Context, j jobDoc, pass, n int) error {
 	return e.advance(ctx, j.ID, pass, n/groupSize)
 }
 
+// work goes through a slice from where its record ends, and stores the result.
+// Where the budget is over first, the rest goes back to the queue.
 func (e *Engine) work(ctx context.Context, j jobDoc, pass, n int) error {
-	var s sliceDoc
-	if _, err := e.opt.Store.Get(ctx, sliceKey(j.ID, n), &s); err != nil {
-		return err
-	}
 	m, err := e.newMover(ctx, j.spec, false, e.gate(j.ID))
 	if err != nil {
 		return err
 	}
-	r := resultDoc{Copies: !m.rules.update}
 	// Of two workers on one slice only one has its rows in the report.
 	write := rand.Text()
-	t := &tally{spill: func(ctx context.Context, rows []Refusal) error {
-		var lines bytes.Buffer
-		for _, row := range rows {
-			line, err := json.Marshal(row)
-			if err != nil {
-				return fmt.Errorf("encode row: %w", err)
-			}
-			lines.Write(append(line, '\n'))
-		}
-		key := fmt.Sprintf("jobs/%s/rows/%d/%08d-%s-%d.jsonl", j.ID, pass, n, write, len(r.Rows))
-		r.Rows = append(r.Rows, key)
-		_, err := e.opt.Store.PutBlob(ctx, key, "application/x-ndjson", &lines)
-		return err
-	}}
-	if err = m.run(ctx, s.After, s.Through, t); err == nil {
-		err = t.flush(ctx)
-	}
+	r, err := e.resumeSlice(ctx, progressKey(j.ID, pass, n), !m.rules.update, func(ctx context.Context, number int, rows []Refusal) (string, error) {
+		key := fmt.Sprintf("jobs/%s/rows/%d/%08d-%s-%d.jsonl", j.ID, pass, n, write, number)
+		return key, e.storeSliceRows(ctx, key, rows)
+	})
 	if err != nil {
-		return errors.Join(err, e.dropRows(ctx, r.Rows))
+		return err
 	}
-	r.Counts, r.Sample = t.counts, t.sample
-	_, err = e.opt.Store.Put(ctx, resultKey(j.ID, pass, n), &r, "")
+	entries, err := e.sliceEntries(ctx, m, j, n, r.after)
+	if err != nil {
+		return err
+	}
+	entries, over := budget(entries, time.Now().Add(sliceBudget))
+	if err := m.run(ctx, entries, r.tally); err != nil {
+		return elsewhere(errors.Join(err, r.leave(ctx)))
+	}
+	if over() {
+		r.after = r.counted // it ended before a new key
+		if err := r.save(ctx); err != nil {
+			return elsewhere(err)
+		}
+		return e.send(ctx, message{Job: j.ID, Pass: pass, Slice: n}, 0)
+	}
+	if err := r.tally.flush(ctx); err != nil {
+		return errors.Join(err, r.leave(ctx))
+	}
+	result := r.result()
+	_, err = e.opt.Store.Put(ctx, resultKey(j.ID, pass, n), &result, "")
 	if errors.Is(err, state.ErrConflict) { // another worker's counts
-		return e.dropRows(ctx, r.Rows)
+		err = e.dropRows(ctx, r.rows[r.named:])
 	}
+	if err != nil || r.etag == "" {
+		return err
+	}
+	return e.opt.Store.Delete(ctx, r.key, "")
+}
+
+// storeSliceRows writes rows as JSON lines.
+func (e *Engine) storeSliceRows(ctx context.Context, key string, rows []Refusal) error {
+	var lines bytes.Buffer
+	for _, row := range rows {
+		line, err := json.Marshal(row)
+		if err != nil {
+			return fmt.Errorf("encode row: %w", err)
+		}
+		lines.Write(append(line, '\n'))
+	}
+	_, err := e.opt.Store.PutBlob(ctx, key, "application/x-ndjson", &lines)
 	return err
+}
+
+// sliceEntries lists what a slice has after a key.
+func (e *Engine) sliceEntries(ctx context.Context, m *mover, j jobDoc, n int, after string) (iter.Seq2[entry, error], error) {
+	var s sliceDoc
+	if _, err := e.opt.Store.Get(ctx, sliceKey(j.ID, n), &s); err != nil {
+		return nil, err
+	}
+	return m.entries(ctx, max(s.After, after), s.Through), nil
 }
 
 // dropRows removes the rows of work that does not count. It does so also where
