@@ -31,6 +31,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/cmkeeper/cmkeeper/state"
@@ -210,8 +211,8 @@ type Options struct {
 	Method Method
 	// Versions is what they move; "" is VersionsAll.
 	Versions Versions
-	// Concurrency is how many objects are worked on at a time, over all slices in
-	// this process; 0 is 64.
+	// Concurrency is how many objects are worked on at a time at most, over all
+	// slices in this process; 0 is 64. Engine.Concurrency tells what a bucket bears.
 	Concurrency int
 	// Rate is how many objects per second the whole fleet moves; 0 is unlimited.
 	Rate float64
@@ -229,8 +230,11 @@ type Options struct {
 type Engine struct {
 	opt   Options
 	slots chan struct{} // one for each object that is worked on
+	paces paces         // within slots, what each bucket bears
 	rate  *throttle
 	probe probe
+	// throttlesBack is the option of all calls on objects.
+	throttlesBack func(*s3.Options)
 }
 
 // New returns an engine, or an error that names everything missing in o.
@@ -263,7 +267,7 @@ func New(o Options) (*Engine, error) {
 	o.MaxCopySize = cmp.Or(o.MaxCopySize, 5<<30)
 	o.PartSize = cmp.Or(o.PartSize, 512<<20)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
-	e := &Engine{opt: o, slots: make(chan struct{}, o.Concurrency)}
+	e := &Engine{opt: o, slots: make(chan struct{}, o.Concurrency), paces: paces{bound: o.Concurrency}, throttlesBack: throttlesBack()}
 	e.rate = newThrottle(o.Rate, e.slicesInFlight)
 	e.probe.turn = make(chan struct{}, 1)
 	return e, nil

@@ -1,0 +1,247 @@
+package reencrypt
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+)
+
+const (
+	// paceStart is how many objects of a bucket are worked on at once in the
+	// beginning.
+	paceStart = 16
+	// paceSteps is how many round trips lead from nothing to the bound by additive
+	// increase, where the bound is higher than that.
+	paceSteps = 256
+)
+
+// aimd decides how much may run at once against something whose limit nobody
+// says: more as long as all goes well, and half when it is too much.
+//
+// The limit doubles in each round trip until the first refusal, and from half of
+// what was refused it grows by a step in each. A refusal halves it once: what
+// began under the old limit, or while more still ran than the new one allows,
+// says nothing about the new one.
+type aimd struct {
+	bound    int
+	limit    int // from 1 to bound
+	slow     int // the limit at which doubling ends
+	credit   int // towards a limit one higher, which takes as many as the limit is
+	running  int
+	halvings int
+	settling bool // more runs than the limit allows since it was halved
+}
+
+func newAIMD(bound int) aimd {
+	return aimd{bound: bound, limit: min(paceStart, bound), slow: bound}
+}
+
+// free reports whether one more may begin.
+func (a *aimd) free() bool { return a.running < a.limit }
+
+// enter counts one that begins, leave one that ends.
+func (a *aimd) enter() { a.running++ }
+
+func (a *aimd) leave() {
+	a.running--
+	if a.running <= a.limit {
+		a.settling = false
+	}
+}
+
+// stamp says under which limit a try begins; -1 is one that is no more.
+func (a *aimd) stamp() int {
+	if a.settling {
+		return -1
+	}
+	return a.halvings
+}
+
+// succeeded is told of a try that began at stamp and was not refused. The limit
+// grows only while it is what holds the work back.
+func (a *aimd) succeeded(stamp int) {
+	if stamp != a.halvings || a.running < a.limit || a.limit == a.bound {
+		return
+	}
+	if a.limit < a.slow {
+		a.limit++
+		return
+	}
+	if a.credit += max(1, a.bound/paceSteps); a.credit >= a.limit {
+		a.credit -= a.limit
+		a.limit++
+	}
+}
+
+// refused is told of a try that began at stamp and was throttled.
+func (a *aimd) refused(stamp int) {
+	if stamp != a.halvings {
+		return
+	}
+	a.limit = max(1, a.limit/2)
+	a.slow, a.credit = a.limit, 0
+	a.halvings++
+	a.settling = a.running > a.limit
+}
+
+// pace holds the work on one bucket in this process to what aimd decides. It is
+// safe for concurrent use.
+type pace struct {
+	mu      sync.Mutex
+	aimd    aimd
+	waiting []chan struct{} // each is closed when it may begin
+}
+
+// enter waits until one more object of the bucket may be worked on; leave counts
+// it out again.
+func (p *pace) enter(ctx context.Context) error {
+	p.mu.Lock()
+	if len(p.waiting) == 0 && p.aimd.free() {
+		p.aimd.enter()
+		p.mu.Unlock()
+		return nil
+	}
+	turn := make(chan struct{})
+	p.waiting = append(p.waiting, turn)
+	p.mu.Unlock()
+	select {
+	case <-turn:
+		return nil
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := slices.Index(p.waiting, turn); i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
+	} else { // it was let in meanwhile
+		p.leaveLocked()
+	}
+	return ctx.Err()
+}
+
+// tryEnter enters where that needs no waiting.
+func (p *pace) tryEnter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiting) > 0 || !p.aimd.free() {
+		return false
+	}
+	p.aimd.enter()
+	return true
+}
+
+func (p *pace) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leaveLocked()
+}
+
+func (p *pace) leaveLocked() {
+	p.aimd.leave()
+	for len(p.waiting) > 0 && p.aimd.free() {
+		p.aimd.enter()
+		close(p.waiting[0])
+		p.waiting = p.waiting[1:]
+	}
+}
+
+// try calls f, which makes requests to the bucket, and learns from what it
+// returns.
+func (p *pace) try(f func() error) error {
+	p.mu.Lock()
+	stamp := p.aimd.stamp()
+	p.mu.Unlock()
+	err := f()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err == nil:
+		p.aimd.succeeded(stamp)
+	case classify(err) == faultThrottled:
+		p.aimd.refused(stamp)
+	}
+	return err
+}
+
+// limit is how many objects of the bucket may be worked on at once now.
+func (p *pace) limit() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.aimd.limit
+}
+
+// paces are the paces of the buckets. What was learnt of a bucket outlives the
+// slice that learnt it.
+type paces struct {
+	bound int
+	mu    sync.Mutex
+	of    map[string]*pace
+}
+
+func (p *paces) bucket(name string) *pace {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.of == nil {
+		p.of = map[string]*pace{}
+	}
+	if p.of[name] == nil {
+		p.of[name] = &pace{aimd: newAIMD(p.bound)}
+	}
+	return p.of[name]
+}
+
+// Concurrency is how many objects of a bucket this process works on at once at
+// most, as it has found out by now; Options.Concurrency bounds it.
+func (e *Engine) Concurrency(bucket string) int { return e.paces.bucket(bucket).limit() }
+
+const (
+	// throttledFirst is how long a throttled object waits before the next try at
+	// most: about a round trip, in which the halved limit takes effect. Each further
+	// wait is twice as long, up to throttledLongest.
+	throttledFirst   = 100 * time.Millisecond
+	throttledLongest = 5 * time.Second
+	// maxThrottled is how often an object may be throttled, about a quarter of a
+	// minute, before its slice goes back to the queue.
+	maxThrottled = 8
+)
+
+// backoff is how long to wait after n refusals before this one; part, from 0 to
+// 1, spreads those who wait over the second half of that time.
+func backoff(n int, part float64) time.Duration {
+	longest := min(throttledFirst<<n, throttledLongest)
+	return longest/2 + time.Duration(part*float64(longest/2))
+}
+
+// rest waits after a refusal, n refusals before it.
+func rest(ctx context.Context, n int) error {
+	timer := time.NewTimer(backoff(n, rand.Float64()))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// throttlesBack returns options for the calls on objects: the SDK tries them again
+// as usual, but hands a throttled one back at once. Two answers to a refusal, the
+// SDK's waits and ours, would make each other useless; for the same reason these
+// calls are never in the SDK's adaptive mode.
+func throttlesBack() func(*s3.Options) {
+	retryer := retry.NewStandard(func(o *retry.StandardOptions) {
+		o.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
+			if classify(err) == faultThrottled {
+				return aws.FalseTernary
+			}
+			return aws.UnknownTernary
+		})}, o.Retryables...)
+	})
+	return func(o *s3.Options) { o.Retryer = retryer }
+}
