@@ -19,6 +19,22 @@ type JobAlerts struct {
 	Account, Region string
 }
 
+// Warned tells what the preflight of a job warns of, once per job.
+func (j JobAlerts) Warned(ctx context.Context, s reencrypt.Summary) error {
+	a := j.alert(s, "preflight")
+	a.Time, a.Severity = s.Started, alert.Medium
+	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s begins with warnings", s.Bucket, s.Prefix)
+	a.Summary = "Before its first write the job found what people have to know or do. It goes on meanwhile."
+	a.Action.Description = "Nothing was moved yet when this was found."
+	a.Risk = "What is named below stays under an old key, or comes under it again, and is lost if that is deleted."
+	for _, f := range s.Preflight {
+		if f.Severity == reencrypt.SeverityWarn && f.Fix != "" {
+			a.Next = append(a.Next, f.Fix)
+		}
+	}
+	return j.publish(ctx, a)
+}
+
 // Completed tells what a job moved and what it did not, once per job.
 func (j JobAlerts) Completed(ctx context.Context, s reencrypt.Summary) error {
 	a := j.alert(s, "complete")
@@ -114,6 +130,11 @@ func (j JobAlerts) alert(s reencrypt.Summary, what string) alert.Alert {
 	}
 	add("first of what did not move", rows...)
 	add("notes", s.Notes...)
+	var found []string
+	for _, f := range s.Preflight {
+		found = append(found, fmt.Sprintf("%s (%s): %s", f.Name, f.Severity, f.What))
+	}
+	add("found before the first write", found...)
 	if s.Report != "" {
 		add("report", s.Report)
 	}

@@ -27,6 +27,9 @@ type planDoc struct {
 	// After is the last key of the slice before it.
 	After string `json:"after"`
 	Done  bool   `json:"done"`
+	// Checked: the preflight let the job begin, with these findings.
+	Checked   bool      `json:"checked,omitempty"`
+	Preflight []Finding `json:"preflight,omitempty"`
 }
 
 // Schema names the document for package state.
@@ -80,6 +83,12 @@ func (e *Engine) plan(ctx context.Context, j jobDoc, pass int) error {
 			}
 		case err == nil && p.Done:
 			return e.advance(ctx, j.ID, pass, (p.Next-1)/groupSize)
+		}
+		if err == nil && pass == 1 && !p.Checked {
+			etag, err = e.check(ctx, j, &p, etag)
+			if errors.Is(err, state.ErrConflict) {
+				continue
+			}
 		}
 		if err != nil {
 			return err

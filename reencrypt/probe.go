@@ -147,3 +147,29 @@ func (e *Engine) tryUpdate(ctx context.Context, to string) (unsafe string, err e
 	}
 	return "", nil
 }
+
+// scratch writes an object under a key into the state bucket, reads it and
+// removes it.
+func (e *Engine) scratch(ctx context.Context, keyARN string) (err error) {
+	bucket, key := e.opt.StateBucket, e.opt.StatePrefix+"probe/"+rand.Text()
+	owner := &e.opt.Account
+	put, err := e.opt.S3.PutObject(ctx, &s3.PutObjectInput{
+		Bucket: &bucket, Key: &key, ExpectedBucketOwner: owner, Body: bytes.NewReader([]byte(key)),
+		ServerSideEncryption: types.ServerSideEncryptionAwsKms, SSEKMSKeyId: &keyARN,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if _, removeErr := e.opt.S3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: &key, VersionId: put.VersionId, ExpectedBucketOwner: owner}); removeErr != nil {
+			err = errors.Join(err, fmt.Errorf("remove scratch object s3://%s/%s: %w", bucket, key, removeErr))
+		}
+	}()
+	got, err := e.opt.S3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key, VersionId: put.VersionId, ExpectedBucketOwner: owner})
+	if err != nil {
+		return err
+	}
+	return got.Body.Close()
+}

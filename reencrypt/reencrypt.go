@@ -127,8 +127,11 @@ type Summary struct {
 	Counts
 	// Sample are the first rows of what was refused or failed.
 	Sample []Refusal `json:"sample,omitempty"`
-	// Notes say what the copy method could not keep.
+	// Notes say what the copy method could not keep, and what besides objects still
+	// holds on to the old keys.
 	Notes []string `json:"notes,omitempty"`
+	// Preflight is what was found before the first write.
+	Preflight []Finding `json:"preflight,omitempty"`
 	// Report is the address of all rows (JSON lines); "" where there are none.
 	Report   string    `json:"report,omitempty"`
 	Started  time.Time `json:"started"`
@@ -172,6 +175,8 @@ func (c *Counts) reason(r Reason, n int64) {
 // Observer is told about jobs. It may be told the same thing twice, never less
 // than once: an error of it is returned and what it was told is told again.
 type Observer interface {
+	// Warned is told, before the first write, what the preflight of a job warns of.
+	Warned(ctx context.Context, s Summary) error
 	// Completed is told of a job that is complete.
 	Completed(ctx context.Context, s Summary) error
 	// Stalled is told of a job that stopped, or made no progress for 30 minutes.
@@ -192,10 +197,12 @@ type Resolver interface {
 }
 
 // Options says what an Engine works with. S3, Resolver and Account are needed
-// always; Store, StateBucket, SQS, QueueURL and Observer for jobs.
+// always; KMS for Preflight and jobs; Store, StateBucket, SQS, QueueURL and
+// Observer for jobs.
 type Options struct {
 	S3       S3
 	Resolver Resolver
+	KMS      KMS
 	// Account is the 12-digit account that every bucket must belong to.
 	Account string
 	// Store is where jobs are kept.
@@ -221,6 +228,12 @@ type Options struct {
 	// MaxCopySize is the size in bytes above which objects are copied in parts of
 	// PartSize bytes. 0 is what S3 allows, 5 GiB, and parts of 512 MiB.
 	MaxCopySize, PartSize int64
+	// FixBucketDefault moves a bucket's default encryption, where it names an old
+	// key, to the new one before the objects; else that is only warned of.
+	FixBucketDefault bool
+	// Ties, where not nil, says what besides objects still ties us to an old key, for
+	// the report of a job that is complete.
+	Ties func(ctx context.Context, keyARN string) []string
 	// Logger is slog.Default where nil.
 	Logger *slog.Logger
 }
@@ -249,6 +262,7 @@ func New(o Options) (*Engine, error) {
 	missing(o.Resolver == nil, "key resolver")
 	missing(o.Account == "", "account")
 	if o.Store != nil {
+		missing(o.KMS == nil, "KMS client")
 		missing(o.StateBucket == "", "state bucket")
 		missing(o.SQS == nil || o.QueueURL == "", "jobs queue")
 		missing(o.Observer == nil, "observer")

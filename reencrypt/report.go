@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/state"
@@ -28,10 +29,19 @@ func (e *Engine) report(ctx context.Context, j jobDoc, last resultDoc, totals []
 	s := j.summary()
 	s.State, s.Counts, s.Sample, s.Finished = StateComplete, withEarlier(last.Counts, j.Earlier), last.Sample, time.Now()
 	if last.Copies {
-		s.Notes = copyNotes
+		s.Notes = slices.Clone(copyNotes)
+	}
+	began, err := e.planOf(ctx, j.ID, 1)
+	if err != nil {
+		return err
+	}
+	s.Preflight = began.Preflight
+	if e.opt.Ties != nil {
+		for _, key := range j.From {
+			s.Notes = append(s.Notes, e.opt.Ties(ctx, key)...)
+		}
 	}
 	if s.Refused+s.Failed > 0 {
-		var err error
 		if s.Report, err = e.storeRows(ctx, j, totals); err != nil {
 			return err
 		}

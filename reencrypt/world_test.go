@@ -54,10 +54,12 @@ const bucket, stateBucket = "data", "state"
 type told struct {
 	mu                 sync.Mutex
 	completed, stalled []Summary
+	warned             []Summary
 	failures           int
 }
 
 func (o *told) Completed(_ context.Context, s Summary) error { return o.tell(&o.completed, s) }
+func (o *told) Warned(_ context.Context, s Summary) error    { return o.tell(&o.warned, s) }
 func (o *told) Stalled(_ context.Context, s Summary) error   { return o.tell(&o.stalled, s) }
 
 func (o *told) tell(list *[]Summary, s Summary) error {
@@ -110,7 +112,7 @@ func (w *world) must(err error) {
 // engine returns an engine of one worker of the fleet.
 func (w *world) engine(change ...func(*Options)) *Engine {
 	o := Options{
-		S3: w.client("worker"), Resolver: inventory.New(w.kms, w.s3, account, "us-east-1"), Account: account,
+		S3: w.client("worker"), Resolver: inventory.New(w.kms, w.s3, account, "us-east-1"), KMS: w.kms, Account: account,
 		Store: w.store, StateBucket: stateBucket, StatePrefix: "cmkeeper/", SQS: w.sqs, QueueURL: w.queue, Observer: &w.told,
 		Concurrency: 16, SliceSize: 50,
 	}

@@ -139,8 +139,9 @@ func (c *reencryptRunCommand) engine(ctx context.Context, p *process) (*reencryp
 	}
 	account := aws.ToString(caller.Account)
 	buckets := awsclient.S3(cfg, settings.S3PathStyle)
+	keys := kms.NewFromConfig(cfg)
 	return reencrypt.New(reencrypt.Options{
-		S3: buckets, Resolver: inventory.New(kms.NewFromConfig(cfg), buckets, account, cfg.Region), Account: account,
+		S3: buckets, Resolver: inventory.New(keys, buckets, account, cfg.Region), KMS: keys, Account: account,
 		StateBucket: c.stateBucket, StatePrefix: settings.StatePrefix,
 		Concurrency: c.concurrency, Rate: c.rate, Logger: settings.logger(p.stderr),
 	})

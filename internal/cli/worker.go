@@ -176,7 +176,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	facts := inventory.New(keys, bucket, account, cfg.Region)
 	alerts := &alert.Publisher{SNS: topics, Store: store, TopicARN: c.AlertTopicARN, Logger: log}
 	engine, err := reencrypt.New(reencrypt.Options{
-		S3: bucket, Resolver: facts, Account: account,
+		S3: bucket, Resolver: facts, KMS: keys, Account: account,
 		Store: store, StateBucket: c.StateBucket, StatePrefix: c.StatePrefix,
 		SQS: queues, QueueURL: c.JobsQueueURL,
 		Observer:    handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region},
