@@ -2,6 +2,7 @@ package reencrypt
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -200,6 +201,9 @@ func (p *paces) bucket(name string) *pace {
 // most, as it has found out by now; Options.Concurrency bounds it.
 func (e *Engine) Concurrency(bucket string) int { return e.paces.bucket(bucket).limit() }
 
+// errBusy means that something was throttled maxThrottled times.
+var errBusy = errors.New("throttled again and again")
+
 const (
 	// throttledFirst is how long a throttled object waits before the next try at
 	// most: about a round trip, in which the halved limit takes effect. Each further
@@ -230,10 +234,10 @@ func rest(ctx context.Context, n int) error {
 	}
 }
 
-// throttlesBack returns options for the calls on objects: the SDK tries them again
-// as usual, but hands a throttled one back at once. Two answers to a refusal, the
-// SDK's waits and ours, would make each other useless; for the same reason these
-// calls are never in the SDK's adaptive mode.
+// throttlesBack returns the option of the calls that are made for each object or
+// part: the SDK tries them again as usual, but hands a throttled one back at once.
+// Two answers to a refusal, the SDK's waits and ours, would make each other
+// useless; for the same reason these calls are never in the SDK's adaptive mode.
 func throttlesBack() func(*s3.Options) {
 	retryer := retry.NewStandard(func(o *retry.StandardOptions) {
 		o.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(func(err error) aws.Ternary {

@@ -23,9 +23,9 @@ var copyNotes = []string{
 	"Copies raise event notifications and are replicated.",
 }
 
-// errDiffers means that a copy is not what its original was. It is not undone:
-// the original is what it was only in buckets with versions.
-var errDiffers = errors.New("copy differs")
+// errDiffers means that a copy is not what its original was, or is not known to
+// be. It is not undone: the original is what it was only in buckets with versions.
+var errDiffers = errors.New("copy is not known to be like its original")
 
 // grants are the headers of an ACL.
 type grants struct{ full, read, readACP, writeACP *string }
@@ -40,7 +40,7 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 		MetadataDirective: types.MetadataDirectiveCopy, TaggingDirective: types.TaggingDirectiveCopy,
 		StorageClass: h.StorageClass, WebsiteRedirectLocation: h.WebsiteRedirectLocation, ChecksumAlgorithm: en.checksum,
 		GrantFullControl: g.full, GrantRead: g.read, GrantReadACP: g.readACP, GrantWriteACP: g.writeACP,
-	})
+	}, m.e.throttlesBack)
 	if err != nil {
 		return err
 	}
@@ -53,10 +53,17 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 
 // checkCopy compares a copy with what its original was.
 func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObjectOutput, etag, version string) error {
-	after, err := m.head(ctx, key, version)
+	var after *s3.HeadObjectOutput
+	err := m.patiently(ctx, func() (err error) {
+		after, err = m.head(ctx, key, version)
+		return err
+	})
 	switch {
 	case err != nil && classify(err) == faultGone, err == nil && etag != "" && aws.ToString(after.ETag) != etag:
 		return nil // somebody wrote or deleted it since: nothing of ours is left to compare
+	case err != nil && ctx.Err() == nil && (classify(err) == faultThrottled || classify(err) == faultTransient):
+		// Another try would find it under the to-key and not compare it.
+		return fmt.Errorf("%w: it could not be looked at: %s", errDiffers, words(err))
 	case err != nil:
 		return fmt.Errorf("check copy: %w", err)
 	}
@@ -69,7 +76,7 @@ func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObject
 		different = append(different, "key")
 	}
 	if len(different) > 0 {
-		return fmt.Errorf("%w in %s", errDiffers, strings.Join(different, ", "))
+		return fmt.Errorf("%w: it differs in %s", errDiffers, strings.Join(different, ", "))
 	}
 	return nil
 }
@@ -121,7 +128,7 @@ func classOf(h *s3.HeadObjectOutput) types.StorageClass {
 func (m *mover) readACL(ctx context.Context, key, version string) (grants, aclState, error) {
 	out, err := m.e.opt.S3.GetObjectAcl(ctx, &s3.GetObjectAclInput{
 		Bucket: &m.Bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: &m.e.opt.Account,
-	})
+	}, m.e.throttlesBack)
 	switch {
 	case err != nil && classify(err) == faultUnsupported:
 		return grants{}, aclOdd, nil

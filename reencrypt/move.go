@@ -25,8 +25,7 @@ const (
 	// maxTransient is how many objects of a slice may fail for reasons that go away.
 	// More of them mean that the service is ill, and the slice waits.
 	maxTransient = 10
-	// throttledWait is how long a slice waits that S3 or KMS throttled although the
-	// SDK had tried again.
+	// throttledWait is how long a slice waits that S3 or KMS throttles all the same.
 	throttledWait = 30 * time.Second
 	sampleSize    = 20
 	// maxRows is how many rows are held before they are written.
@@ -49,6 +48,7 @@ type mover struct {
 	e     *Engine
 	rules rules
 	facts facts
+	pace  *pace // of the bucket
 	dry   bool
 	// gate is asked now and then whether to go on; its error ends the slice.
 	gate func(context.Context) error
@@ -88,7 +88,7 @@ func (e *Engine) newMover(ctx context.Context, s spec, dry bool, gate func(conte
 		return nil, err
 	}
 	return &mover{
-		spec: s, e: e, facts: f, dry: dry, gate: gate,
+		spec: s, e: e, facts: f, pace: e.paces.bucket(s.Bucket), dry: dry, gate: gate,
 		rules: rules{from: s.From, to: s.To, update: useUpdate, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now()},
 	}, nil
 }
@@ -118,7 +118,9 @@ func (m *mover) run(ctx context.Context, entries iter.Seq2[entry, error], t *tal
 	return err
 }
 
-// feed hands the entries to the group, each when there is a slot.
+// feed hands the entries to the group, each when the bucket bears one more and
+// there is a slot. Nobody who has a slot waits for the bucket, or a bucket that
+// bears little would hold the slots of the others.
 func (m *mover) feed(ctx context.Context, g *errgroup.Group, entries iter.Seq2[entry, error], t *tally) error {
 	for en, err := range entries {
 		if err == nil {
@@ -131,13 +133,17 @@ func (m *mover) feed(ctx context.Context, g *errgroup.Group, entries iter.Seq2[e
 		if err != nil {
 			return err
 		}
-		select {
-		case m.e.slots <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
+		if en.deleteMarker { // nothing is asked of anybody
+			if err := count(ctx, verdict{action: skip, reason: ReasonDeleteMarker}); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := m.enter(ctx); err != nil {
+			return err
 		}
 		g.Go(func() error {
-			defer func() { <-m.e.slots }()
+			defer m.leave()
 			v, err := m.object(ctx, en)
 			if err != nil {
 				return fmt.Errorf("re-encrypt %q in %s: %w", en.key, m.Bucket, err)
@@ -148,11 +154,66 @@ func (m *mover) feed(ctx context.Context, g *errgroup.Group, entries iter.Seq2[e
 	return ctx.Err()
 }
 
+// enter waits until one more object may be worked on; leave counts it out again.
+func (m *mover) enter(ctx context.Context) error {
+	if err := m.pace.enter(ctx); err != nil {
+		return err
+	}
+	select {
+	case m.e.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		m.pace.leave()
+		return ctx.Err()
+	}
+}
+
+// tryEnter enters where that needs no waiting.
+func (m *mover) tryEnter() bool {
+	if !m.pace.tryEnter() {
+		return false
+	}
+	select {
+	case m.e.slots <- struct{}{}:
+		return true
+	default:
+		m.pace.leave()
+		return false
+	}
+}
+
+func (m *mover) leave() {
+	<-m.e.slots
+	m.pace.leave()
+}
+
+// patiently calls f until it is not throttled, with waits between; what it returns
+// in the end says so with errBusy. The place among those at work is kept: a bucket
+// that throttles gets nothing new to do instead.
+func (m *mover) patiently(ctx context.Context, f func() error) error {
+	for n := 0; ; n++ {
+		err := m.pace.try(f)
+		switch {
+		case err == nil, classify(err) != faultThrottled, errors.Is(err, errBusy):
+			return err
+		case n == maxThrottled:
+			return fmt.Errorf("%w: %w", errBusy, err)
+		}
+		if err := rest(ctx, n); err != nil {
+			return err
+		}
+	}
+}
+
 // object decides what to do with an object version and does it. Its errors end
 // the slice.
 func (m *mover) object(ctx context.Context, en entry) (verdict, error) {
 	for range maxTries {
-		v, err := m.try(ctx, en)
+		var v verdict
+		err := m.patiently(ctx, func() (err error) {
+			v, err = m.try(ctx, en) // from the start: what HEAD said before a wait is old
+			return err
+		})
 		switch {
 		case err == nil && v.reason != "" && ctx.Err() != nil: // a call that was broken off may read as a refusal
 			return v, ctx.Err()
@@ -191,9 +252,6 @@ func (m *mover) object(ctx context.Context, en entry) (verdict, error) {
 // try is one reading, decision and action. Errors that are about the object are,
 // or wrap, an operationError or errDiffers.
 func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
-	if en.deleteMarker {
-		return verdict{action: skip, reason: ReasonDeleteMarker}, nil
-	}
 	h, err := m.head(ctx, en.key, en.version)
 	switch {
 	case err != nil && classify(err) == faultRejected:
@@ -261,10 +319,10 @@ func (m *mover) head(ctx context.Context, key, version string) (*s3.HeadObjectOu
 	if !m.rules.update {
 		in.ChecksumMode = types.ChecksumModeEnabled
 	}
-	h, err := m.e.opt.S3.HeadObject(ctx, in)
+	h, err := m.e.opt.S3.HeadObject(ctx, in, m.e.throttlesBack)
 	if err != nil && in.ChecksumMode != "" && (classify(err) == faultDenied || classify(err) == faultRejected) {
 		in.ChecksumMode = ""
-		h, err = m.e.opt.S3.HeadObject(ctx, in)
+		h, err = m.e.opt.S3.HeadObject(ctx, in, m.e.throttlesBack)
 	}
 	if err != nil {
 		return nil, &operationError{"HeadObject", err}

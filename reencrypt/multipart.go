@@ -85,10 +85,14 @@ func (m *mover) copyRanges(ctx context.Context, key string, h *s3.HeadObjectOutp
 		}
 		from := int64(i) * step
 		number := aws.Int32(int32(i + 1))
-		out, err := m.e.opt.S3.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
-			Bucket: &m.Bucket, Key: &key, UploadId: upload, PartNumber: number,
-			CopySource: &source, CopySourceIfMatch: h.ETag, CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", from, min(from+step, size)-1)),
-			ExpectedBucketOwner: &m.e.opt.Account, ExpectedSourceBucketOwner: &m.e.opt.Account,
+		var out *s3.UploadPartCopyOutput
+		err := m.patiently(ctx, func() (err error) {
+			out, err = m.e.opt.S3.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
+				Bucket: &m.Bucket, Key: &key, UploadId: upload, PartNumber: number,
+				CopySource: &source, CopySourceIfMatch: h.ETag, CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", from, min(from+step, size)-1)),
+				ExpectedBucketOwner: &m.e.opt.Account, ExpectedSourceBucketOwner: &m.e.opt.Account,
+			}, m.e.throttlesBack)
+			return err
 		})
 		if err != nil {
 			return &operationError{"multipart copy", err}
@@ -109,13 +113,12 @@ func (m *mover) copyRanges(ctx context.Context, key string, h *s3.HeadObjectOutp
 		if gctx.Err() != nil || err != nil {
 			break
 		}
-		select {
-		case m.e.slots <- struct{}{}:
+		if m.tryEnter() {
 			g.Go(func() error {
-				defer func() { <-m.e.slots }()
+				defer m.leave()
 				return one(gctx, i)
 			})
-		default:
+		} else {
 			err = one(gctx, i)
 		}
 	}
@@ -134,7 +137,7 @@ func (m *mover) copyRanges(ctx context.Context, key string, h *s3.HeadObjectOutp
 func (m *mover) tags(ctx context.Context, key, version string) (*string, error) {
 	out, err := m.e.opt.S3.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{
 		Bucket: &m.Bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: &m.e.opt.Account,
-	})
+	}, m.e.throttlesBack)
 	if err != nil {
 		return nil, &operationError{"GetObjectTagging", err}
 	}
@@ -150,7 +153,7 @@ func (m *mover) tags(ctx context.Context, key, version string) (*string, error) 
 func (m *mover) annotated(ctx context.Context, key, version string) (bool, error) {
 	out, err := m.e.opt.S3.ListObjectAnnotations(ctx, &s3.ListObjectAnnotationsInput{
 		Bucket: &m.Bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: &m.e.opt.Account, MaxAnnotationResults: aws.Int32(1),
-	})
+	}, m.e.throttlesBack)
 	switch {
 	case err != nil && classify(err) == faultUnsupported:
 		return false, nil

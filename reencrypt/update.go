@@ -15,7 +15,7 @@ func (m *mover) update(ctx context.Context, key string, h *s3.HeadObjectOutput, 
 	_, err := m.e.opt.S3.UpdateObjectEncryption(ctx, &s3.UpdateObjectEncryptionInput{
 		Bucket: &m.Bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: &m.e.opt.Account,
 		ObjectEncryption: encryptionUnder(m.To, aws.ToBool(h.BucketKeyEnabled)),
-	})
+	}, m.e.throttlesBack)
 	return err
 }
 
