@@ -10,13 +10,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/internal/localaws/s3control"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
 // Request names a request that reached the server.
 type Request struct {
-	// Service is "kms", "s3", "sqs", "sns", "events" or "sts"; "" for one that
-	// is not modelled.
+	// Service is "kms", "s3", "s3control", "sqs", "sns", "events" or "sts"; ""
+	// for one that is not modelled.
 	Service string
 	// Operation is the operation as the API names it ("UploadPartCopy").
 	Operation string
@@ -300,6 +301,8 @@ func throttled(service string) *wire.Error {
 		return wire.Errorf(http.StatusBadRequest, "ThrottlingException", "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
 	case "events":
 		return wire.Errorf(http.StatusBadRequest, "ThrottlingException", "Rate exceeded")
+	case "s3control":
+		return wire.Errorf(http.StatusBadRequest, "TooManyRequestsException", "Rate exceeded")
 	case "sqs":
 		return wire.Errorf(http.StatusBadRequest, "RequestThrottled", "The request was denied due to request throttling.")
 	default:
@@ -312,6 +315,8 @@ func internal(service string) *wire.Error {
 	switch service {
 	case "s3":
 		code = "InternalError"
+	case "s3control":
+		code = "InternalServiceException"
 	case "kms":
 		code = "KMSInternalException"
 	}
@@ -321,6 +326,8 @@ func internal(service string) *wire.Error {
 // writeError answers with an error in the service's protocol.
 func writeError(w http.ResponseWriter, r *http.Request, service string, err *wire.Error) {
 	switch {
+	case service == "s3control":
+		s3control.WriteError(w, r, err)
 	case service == "s3":
 		type body struct {
 			XMLName   xml.Name `xml:"Error"`

@@ -41,6 +41,25 @@ func (s *Server) SetIdentityPolicy(accessKeyID string, allowed func(action, reso
 	s.identities[accessKeyID] = c
 }
 
+// role returns a session of the role, as a service has it that the role is passed
+// to: with the policy of an identity that is a session of the same role, and
+// allowed everything where there is none.
+func (s *Server) role(arn string) wire.Caller {
+	name := arn[strings.LastIndexByte(arn, '/')+1:]
+	c := wire.Caller{
+		AccountID: s.options.Account, Type: "AssumedRole", PrincipalID: "AROA" + strings.ToUpper(name) + ":s3-batch-operations",
+		ARN: "arn:aws:sts::" + s.options.Account + ":assumed-role/" + name + "/s3-batch-operations",
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, known := range s.identities {
+		if known.RoleARN() == c.RoleARN() {
+			c.Allowed = known.Allowed
+		}
+	}
+	return c
+}
+
 // caller returns who the access key belongs to, seen from the request.
 func (s *Server) caller(accessKeyID string, r *http.Request) wire.Caller {
 	s.mu.RLock()

@@ -1,5 +1,5 @@
 // Package localaws is AWS in one process: a single http.Handler that speaks
-// SQS, KMS, SNS, EventBridge, STS and S3 over their real wire protocols, to be
+// SQS, KMS, SNS, EventBridge, STS and S3 (with its Batch Operations) over their real wire protocols, to be
 // driven by the AWS SDK and the AWS CLI.
 //
 // It behaves as AWS does where cmkeeper's safety depends on it, and its own KMS
@@ -18,6 +18,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/kms"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/s3"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/s3control"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/sns"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/sqs"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/sts"
@@ -43,6 +44,7 @@ type Server struct {
 	options     Options
 	kms         *kms.Service
 	s3          *s3.Service
+	s3control   *s3control.Service
 	sqs         *sqs.Service
 	sns         *sns.Service
 	eventbridge *eventbridge.Service
@@ -69,7 +71,7 @@ func New(o Options) *Server {
 		Account: o.Account, Region: o.Region,
 		Publish: func(event json.RawMessage) { events.Publish(event) },
 	})
-	return &Server{
+	s := &Server{
 		options:     o,
 		kms:         keys,
 		s3:          s3.New(s3.Config{Account: o.Account, Region: o.Region, Keys: keys}),
@@ -79,10 +81,16 @@ func New(o Options) *Server {
 		identities:  map[string]wire.Caller{},
 		watch:       watch{seed: o.Seed},
 	}
+	s.s3control = s3control.New(s3control.Config{
+		Account: o.Account, Region: o.Region, S3: s.s3, Role: s.role,
+		Publish: func(event json.RawMessage) { events.Publish(event) },
+	})
+	return s
 }
 
 // Close ends what runs in the background and waits for it.
 func (s *Server) Close() {
+	s.s3control.Close()
 	s.kms.Close()
 	s.eventbridge.Close()
 	s.sqs.Close()
@@ -93,6 +101,9 @@ func (s *Server) KMS() *kms.Service { return s.kms }
 
 // S3 returns the buckets, for what no API can do.
 func (s *Server) S3() *s3.Service { return s.s3 }
+
+// S3Control returns the Batch Operations, for what no API can do.
+func (s *Server) S3Control() *s3control.Service { return s.s3control }
 
 // SNS returns the topics, for what no API can do.
 func (s *Server) SNS() *sns.Service { return s.sns }
@@ -127,6 +138,9 @@ func (s *Server) route(r *http.Request, scope string) (http.Handler, Request) {
 		default:
 			return http.HandlerFunc(unknown), Request{Operation: operation}
 		}
+	}
+	if s3control.Serves(r) {
+		return s.s3control, Request{Service: "s3control", Operation: s3control.OperationName(r)}
 	}
 	// An S3 request may have any content type, also that of a form.
 	if scope != "s3" && isForm(r) && r.ParseForm() == nil {

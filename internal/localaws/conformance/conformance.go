@@ -28,6 +28,7 @@ type Target struct {
 type Deviations struct {
 	KMSDeviations
 	S3Deviations
+	S3ControlDeviations
 	SQSDeviations
 	SNSDeviations
 	EventBridgeDeviations
@@ -49,6 +50,7 @@ func Run(t *testing.T, target Target) {
 		{"EventBridge", runEventBridge, true},
 		{"KMS", runKMS, false},
 		{"S3", runS3, false},
+		{"S3Control", runS3Control, false},
 	} {
 		t.Run(service.name, func(t *testing.T) {
 			if service.waits {

@@ -67,6 +67,7 @@ var moto = conformance.Deviations{
 		S3RetentionNotTold:  true,
 		S3UnconditionalCopy: true, S3VersionMarkerGone: true,
 	},
+	S3ControlDeviations: conformance.S3ControlDeviations{S3ControlNone: true},
 	SQSDeviations: conformance.SQSDeviations{
 		SQSStaleHandles: true, SQSNoDeadLetterSource: true, SQSDeadLetterCode: true, SQSNoMoveTasks: true, SQSCharactersUnchecked: true,
 	},
@@ -88,5 +89,6 @@ var localStack = conformance.Deviations{
 	S3Deviations: conformance.S3Deviations{
 		S3CustomerKeysAllowed: true, S3KeyAsGiven: true, S3NoUpdateObjectEncryption: true, S3VersionPaging: true,
 	},
+	S3ControlDeviations:   conformance.S3ControlDeviations{S3ControlNone: true},
 	EventBridgeDeviations: conformance.EventBridgeDeviations{EventsAWSSources: true, EventsPatternUnchecked: true},
 }
