@@ -283,7 +283,7 @@ func (p *Pool) renew(ctx context.Context, batch []*delivery, visibility time.Dur
 		}
 		clear(until)
 	} else {
-		if p.renewing.works() {
+		if p.renewing.works(now) {
 			p.log.Info("renewing leases again")
 		}
 		for _, failed := range out.Failed {

@@ -94,7 +94,7 @@ func (p *Protection) Run(ctx context.Context) {
 				}
 			} else {
 				protected, renewAt, change = on, now.Add(protectFor/2), false
-				if failing.works() {
+				if failing.works(now) {
 					p.log.Info("changing ECS task protection again")
 				}
 			}

@@ -92,6 +92,7 @@ func (p *Pool) rereadQueue(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		began := time.Now()
 		q, err := readQueue(ctx, p.client, p.options.QueueURL)
 		switch {
 		case ctx.Err() != nil:
@@ -101,7 +102,7 @@ func (p *Pool) rereadQueue(ctx context.Context) {
 				p.log.Warn("cannot use the queue's settings as they are now; going on with the former ones", "error", err)
 			}
 		default:
-			if reading.works() {
+			if reading.works(began) {
 				p.log.Info("the queue's settings can be used again")
 			}
 			p.queue.Store(q)

@@ -345,8 +345,9 @@ func (p *Pool) deleteSettled(ctx context.Context) {
 // hold, for those that failed. A message that it gives up comes again.
 func (p *Pool) deleteBatch(ctx context.Context, batch []*delivery) {
 	for attempt := 0; ; attempt++ {
+		began := time.Now()
 		again, err := p.deleteOnce(ctx, batch)
-		if err == nil && p.deleting.works() {
+		if err == nil && p.deleting.works(began) {
 			p.log.Info("deleting again")
 		}
 		if err != nil && p.deleting.fails(err) {

@@ -253,13 +253,24 @@ func (p *Pool) Run(ctx context.Context) error {
 	services.Go(func() { p.deleteSettled(settling) })
 	services.Go(func() { p.rereadQueue(settling) })
 
+	// One goroutine for each slot, kept for the pool's life: a new one for each
+	// message would grow its stack anew under each handler.
+	received := make(chan *delivery, p.options.Concurrency)
+	for range p.options.Concurrency {
+		go func() {
+			for d := range received {
+				p.process(settling, d)
+			}
+		}()
+	}
 	var pollers sync.WaitGroup
 	for range (p.options.Concurrency + batchSize - 1) / batchSize {
-		pollers.Go(func() { p.poll(ctx, pollContext, work{handling, settling}) })
+		pollers.Go(func() { p.poll(ctx, pollContext, work{received, handling, settling}) })
 	}
 	drained := make(chan struct{})
 	go func() {
 		pollers.Wait()
+		close(received)
 		<-p.hand.emptied()
 		close(drained)
 	}()
@@ -297,9 +308,12 @@ func within(d time.Duration, done <-chan struct{}) bool {
 	}
 }
 
-// work is the two contexts of a message in hand: the handler's, and that of the
-// calls that settle it.
-type work struct{ handling, settling context.Context }
+// work is what a poller works with: where the messages that it receives go, and
+// the contexts of their handlers and of the calls that settle them.
+type work struct {
+	received           chan<- *delivery
+	handling, settling context.Context
+}
 
 // poll receives until ctx is done.
 func (p *Pool) poll(ctx, pollContext context.Context, w work) {
@@ -309,6 +323,7 @@ func (p *Pool) poll(ctx, pollContext context.Context, w work) {
 		if n == 0 {
 			return
 		}
+		began := time.Now()
 		messages, err := p.receive(pollContext, w.handling, n)
 		p.slots.put(n - len(messages))
 		if err != nil {
@@ -323,7 +338,7 @@ func (p *Pool) poll(ctx, pollContext context.Context, w work) {
 			continue
 		}
 		failures = 0
-		if p.receiving.works() {
+		if p.receiving.works(began) {
 			p.log.Info("receiving again")
 		}
 		for _, d := range messages {
@@ -332,7 +347,7 @@ func (p *Pool) poll(ctx, pollContext context.Context, w work) {
 				go p.handBack(w.settling, d)
 				continue
 			}
-			go p.process(w.settling, d)
+			w.received <- d // never blocks: its slot was taken
 		}
 	}
 }
@@ -497,7 +512,8 @@ func (s slots) put(n int) {
 // The zero value works.
 type condition struct {
 	mu   sync.Mutex
-	code string // of the failure that was told last; "" while it works
+	code string    // of the failure that was told last; "" while it works
+	at   time.Time // of the last failure
 }
 
 // fails notes a failure and reports whether it is news.
@@ -506,14 +522,18 @@ func (c *condition) fails(err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	news := c.code != code
-	c.code = code
+	c.code, c.at = code, time.Now()
 	return news
 }
 
-// works notes a success and reports whether it is news.
-func (c *condition) works() bool {
+// works notes the success of an attempt and reports whether it is news. A long
+// poll that began before the last failure proves nothing.
+func (c *condition) works(began time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.code != "" && !began.After(c.at) {
+		return false
+	}
 	news := c.code != ""
 	c.code = ""
 	return news
