@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -50,8 +49,13 @@ type jobDoc struct {
 	Earlier Counts `json:"earlier"`
 	// NotBefore is when a verifying pass may begin: when the writers of superseded
 	// jobs have stopped.
-	NotBefore    time.Time `json:"not_before"`
-	Supersedes   []string  `json:"supersedes,omitempty"`
+	NotBefore  time.Time `json:"not_before"`
+	Supersedes []string  `json:"supersedes,omitempty"`
+	// RetryOf is the job whose report this one works through, and nothing else.
+	RetryOf string `json:"retry_of,omitempty"`
+	// Granted are the passes that do not count any more: somebody let the job go on
+	// after it had stopped in the last of them.
+	Granted      int       `json:"granted,omitempty"`
 	SupersededBy []string  `json:"superseded_by,omitempty"`
 	Started      time.Time `json:"started"`
 	Finished     time.Time `json:"finished"`
@@ -91,11 +95,7 @@ func openKey(job string) string { return openPrefix + job + ".json" }
 
 // jobID is the same for a repeated start of the same move.
 func jobID(m Move, s Scope) string {
-	h := sha256.New()
-	for _, part := range []string{m.AliasARN, m.To, m.At.UTC().Format(time.RFC3339Nano), s.Bucket, s.Prefix} {
-		fmt.Fprintf(h, "%d:%s", len(part), part)
-	}
-	return hex.EncodeToString(h.Sum(nil))[:24]
+	return idOf(m.AliasARN, m.To, m.At.UTC().Format(time.RFC3339Nano), s.Bucket, s.Prefix)
 }
 
 // Start starts the jobs of a move, one for each part of its scope, and returns
@@ -142,6 +142,7 @@ func jobsOf(m Move, open []jobDoc, v Versions, method Method, now time.Time) (jo
 	to, newest := m.To, m.At
 	from := slices.Clone(m.From)
 	scope := slices.Clone(m.Scope)
+	first := StateRunning
 	var notBefore time.Time
 	for _, j := range open {
 		switch {
@@ -153,13 +154,16 @@ func jobsOf(m Move, open []jobDoc, v Versions, method Method, now time.Time) (jo
 			from = append(append(from, j.From...), j.To)
 			scope = append(scope, Scope{j.Bucket, j.Prefix})
 			notBefore = now.Add(settle)
+			if j.State == StatePaused { // for a reason that a move does not take away
+				first = StatePaused
+			}
 		}
 	}
 	slices.Sort(from)
 	from = slices.DeleteFunc(slices.Compact(from), func(key string) bool { return key == to })
 	for _, s := range outermost(scope) {
 		jobs = append(jobs, jobDoc{
-			ID: jobID(m, s), Alias: m.AliasARN, MovedAt: m.At, State: StateRunning, Pass: 1,
+			ID: jobID(m, s), Alias: m.AliasARN, MovedAt: m.At, State: first, Pass: 1,
 			spec:      spec{Bucket: s.Bucket, Prefix: s.Prefix, From: from, To: to, Versions: v, Method: method},
 			NotBefore: notBefore, Supersedes: superseded, Started: now,
 		})
@@ -183,7 +187,7 @@ func (e *Engine) create(ctx context.Context, j jobDoc) error {
 // supersede marks a job that newer ones have taken over from.
 func (e *Engine) supersede(ctx context.Context, old string, by []string) error {
 	err := state.Update(ctx, e.opt.Store, "jobs/"+old+"/job.json", func(j *jobDoc, exists bool) error {
-		if !exists || j.State != StateRunning && j.State != StateStopped {
+		if !exists || j.State != StateRunning && j.State != StatePaused && j.State != StateStopped {
 			return state.ErrUnchanged
 		}
 		j.State, j.SupersededBy, j.Finished = StateSuperseded, by, time.Now()
@@ -243,12 +247,14 @@ func (e *Engine) openJobs(ctx context.Context, alias string) ([]jobDoc, error) {
 }
 
 // message is what the jobs queue carries: ids. Plan asks for the planning of a
-// pass, else it is about one slice of it.
+// pass, Again for the slices from one on that have no result to be sent again;
+// else it is about one slice of it.
 type message struct {
 	V     int    `json:"v"`
 	Job   string `json:"job"`
 	Pass  int    `json:"pass"`
 	Plan  bool   `json:"plan,omitempty"`
+	Again bool   `json:"again,omitempty"`
 	Slice int    `json:"slice"`
 }
 
@@ -301,6 +307,8 @@ func (e *Engine) Handle(ctx context.Context, body []byte) error {
 		return e.tell(ctx, j)
 	case m.Plan:
 		err = e.plan(ctx, j, m.Pass)
+	case m.Again:
+		err = e.again(ctx, j, m.Pass, m.Slice)
 	default:
 		err = e.slice(ctx, j, m.Pass, m.Slice)
 	}

@@ -14,6 +14,8 @@
 //	jobs/<job>/job.json                        what is moved, and how far it is
 //	jobs/<job>/plans/<pass>.json               how far the planner is
 //	jobs/<job>/slices/<n>.json                 one range of keys
+//	jobs/<job>/named/<n>.json              object versions, in place of a range, of a retry
+//	jobs/<job>/progress/<pass>/<n>.json    how far a slice is that takes long
 //	jobs/<job>/results/<pass>/<group>/<n>.json what one slice came to, counted once
 //	jobs/<job>/totals/<pass>/<group>.json      the sum of a thousand results
 //	jobs/<job>/rows/<pass>/<n>-<write>.jsonl   what a slice did not move, and why
@@ -93,6 +95,10 @@ const (
 	StateComplete State = "complete"
 	// StateStopped: something is missing (Summary.Cause) that only people can give.
 	StateStopped State = "stopped"
+	// StatePaused: somebody paused it; nothing is lost.
+	StatePaused State = "paused"
+	// StateCancelled: somebody ended it. What was moved stays moved.
+	StateCancelled State = "cancelled"
 	// StateSuperseded: the alias moved again; a newer job has taken over.
 	StateSuperseded State = "superseded"
 )

@@ -52,7 +52,7 @@ func (e *Engine) resume(ctx context.Context, id string, now time.Time) error {
 		return nil
 	case err != nil:
 		return err
-	case j.State == StateSuperseded: // a crash between its mark and this
+	case j.State == StateSuperseded, j.State == StateCancelled: // a crash between its mark and this
 		return e.opt.Store.Delete(ctx, openKey(id), "")
 	case j.State != StateRunning:
 		return e.tell(ctx, j)
@@ -139,22 +139,12 @@ func (e *Engine) unfinished(ctx context.Context, j jobDoc, planned int) (done in
 			done += end - first
 			continue
 		}
-		results, err := e.keys(ctx, resultsPrefix(j.ID, j.Pass, group))
+		open, err := e.missing(ctx, j, group, planned)
 		if err != nil {
 			return 0, nil, err
 		}
-		has := map[string]bool{}
-		for _, key := range results {
-			has[key] = true
-		}
-		for n := first; n < end; n++ {
-			switch {
-			case has[resultKey(j.ID, j.Pass, n)]:
-				done++
-			case len(missing) < maxResent:
-				missing = append(missing, n)
-			}
-		}
+		done += end - first - len(open)
+		missing = append(missing, open[:min(len(open), maxResent-len(missing))]...)
 	}
 	return done, missing, nil
 }

@@ -131,6 +131,13 @@ func (e *Engine) storeSliceRows(ctx context.Context, key string, rows []Refusal)
 
 // sliceEntries lists what a slice has after a key.
 func (e *Engine) sliceEntries(ctx context.Context, m *mover, j jobDoc, n int, after string) (iter.Seq2[entry, error], error) {
+	if j.RetryOf != "" {
+		var s namedDoc
+		if _, err := e.opt.Store.Get(ctx, namedKey(j.ID, n), &s); err != nil {
+			return nil, err
+		}
+		return m.named(ctx, s.Rows, after), nil
+	}
 	var s sliceDoc
 	if _, err := e.opt.Store.Get(ctx, sliceKey(j.ID, n), &s); err != nil {
 		return nil, err
@@ -239,7 +246,7 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 	if j.State != StateRunning || j.Pass != pass { // somebody else saw the end of the pass too
 		return nil
 	}
-	next, cause := afterPass(pass, total.Counts, p.Began.Before(j.NotBefore))
+	next, cause := afterPass(pass-j.Granted, total.Counts, p.Began.Before(j.NotBefore))
 	if next == StateStopped {
 		return e.stop(ctx, id, cause)
 	}

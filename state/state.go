@@ -183,6 +183,28 @@ func (s *Store) Keys(ctx context.Context, prefix string) iter.Seq2[string, error
 	}
 }
 
+// Folders lists, in byte order, the segments that follow a prefix, which ends with
+// a slash, in the keys that have more behind them ("a" of prefix + "a/x"). It costs a
+// request for a thousand folders, however much is in them. An error ends the sequence.
+func (s *Store) Folders(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: aws.String(s.prefix + prefix), Delimiter: aws.String("/"), ExpectedBucketOwner: s.owner}
+		pages := s3.NewListObjectsV2Paginator(s.client, in)
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				yield("", fmt.Errorf("list folders %s: %w", s.address(prefix), err))
+				return
+			}
+			for _, p := range page.CommonPrefixes {
+				if !yield(strings.TrimSuffix(strings.TrimPrefix(aws.ToString(p.Prefix), s.prefix+prefix), "/"), nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Segment turns any text (an alias name, a bucket) into one segment of a key:
 // letters, digits, "-" and "_" stay, every other byte becomes "." and two hex
 // digits. Different texts give different segments.

@@ -232,6 +232,7 @@ func TestEveryCallNamesTheOwner(t *testing.T) {
 		"Put":            func() error { _, err := s.Put(ctx, "new", &counter{}, ""); return err },
 		"Delete":         func() error { return s.Delete(ctx, "doc", "") },
 		"Keys":           func() error { return each(s.Keys(ctx, "")) },
+		"Folders":        func() error { return each(s.Folders(ctx, "")) },
 		"GetBlob":        func() error { _, err := s.GetBlob(ctx, "doc"); return err },
 		"PutBlob":        func() error { _, err := s.PutBlob(ctx, "doc", "", strings.NewReader("")); return err },
 		"PutBlob, large": func() error { _, err := s.PutBlob(ctx, "doc", "", zeros(partSize+1)); return err },
@@ -398,6 +399,18 @@ func TestKeys(t *testing.T) {
 	}
 	for key, err := range s.Keys(ctx, "none/") {
 		t.Errorf("nothing there, but got %q, %v", key, err)
+	}
+
+	b.write(t, "jobs/a/x.json", "{}")
+	var folders []string
+	for folder, err := range s.Folders(ctx, "jobs/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		folders = append(folders, folder)
+	}
+	if want := []string{"a", "j"}; !slices.Equal(folders, want) {
+		t.Errorf("folders %q, want %q", folders, want)
 	}
 }
 

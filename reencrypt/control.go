@@ -1,0 +1,483 @@
+package reencrypt
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+// What a caller of the jobs' controls may decide on, with errors.Is.
+var (
+	// ErrNoJob: there is no such job.
+	ErrNoJob = errors.New("there is no such job")
+	// ErrState: the job's state does not allow it.
+	ErrState = errors.New("not possible in the job's state")
+	// ErrRival: an open job moves objects of the same bucket somewhere else.
+	ErrRival = errors.New("another job is in the way")
+)
+
+// Order is a re-encryption that somebody asks for by hand: one bucket of a plan.
+type Order struct {
+	Bucket string `json:"bucket"`
+	// Prefix is the part of the bucket; "" is all of it.
+	Prefix string `json:"prefix"`
+	// From are the keys to move from and To the key to move to: ids, ARNs or aliases.
+	From []string `json:"from"`
+	To   string   `json:"to"`
+	// Versions is which versions; "" is VersionsAll.
+	Versions Versions `json:"versions"`
+	// Method is how; "" is MethodAuto.
+	Method Method `json:"method"`
+}
+
+// StartOrders starts a job for each order, as Start does for an alias, and returns
+// their ids. at is when the orders were given: the same orders of the same time are
+// the same jobs. The zero time is now, but an order whose job is open is that job.
+//
+// Nothing is started where one of the orders cannot be: one whose keys cannot be
+// found, or that is at odds with an open job or with another order (ErrRival).
+func (e *Engine) StartOrders(ctx context.Context, orders []Order, at time.Time) ([]string, error) {
+	open, err := e.openJobs(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("start re-encryption: %w", err)
+	}
+	var jobs []jobDoc
+	for _, o := range orders {
+		s, err := e.resolveSpec(ctx, RunOptions{Bucket: o.Bucket, Prefix: o.Prefix, From: o.From, To: o.To, Versions: o.Versions, Method: o.Method})
+		if err == nil && s.Bucket == e.opt.StateBucket {
+			err = errors.New("it is cmkeeper's own state bucket")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("start re-encryption of bucket %s: %w", o.Bucket, err)
+		}
+		j, err := jobOf(s, at, slices.Concat(open, jobs), time.Now())
+		if err != nil {
+			return nil, fmt.Errorf("start re-encryption of bucket %s: %w", o.Bucket, err)
+		}
+		jobs = append(jobs, j)
+	}
+	var ids []string
+	for _, j := range jobs {
+		if err := e.create(ctx, j); err != nil {
+			return ids, fmt.Errorf("start job %s: %w", j.ID, err)
+		}
+		if err := e.sendPlan(ctx, j.ID, time.Now()); err != nil {
+			return ids, fmt.Errorf("start job %s: %w", j.ID, err)
+		}
+		ids = append(ids, j.ID)
+	}
+	return ids, nil
+}
+
+// jobOf returns the job of an order: one of those open, or a new one.
+func jobOf(s spec, at time.Time, open []jobDoc, now time.Time) (jobDoc, error) {
+	j := jobDoc{spec: s, MovedAt: at, State: StateRunning, Pass: 1, Started: now}
+	if at.IsZero() {
+		j.MovedAt = now
+		if i := slices.IndexFunc(open, func(o jobDoc) bool { return o.State != StateStopped && same(o.spec, s) }); i >= 0 {
+			return open[i], nil
+		}
+	}
+	j.ID = idOf("order", s.Bucket, s.Prefix, strings.Join(s.From, " "), s.To, string(s.Versions), string(s.Method), j.MovedAt.UTC().Format(time.RFC3339Nano))
+	for _, o := range open {
+		if o.ID != j.ID && o.State != StateStopped && rivals(o.spec, s) {
+			return j, fmt.Errorf("%w: job %s (%s) moves it to %s; wait for it or cancel it", ErrRival, o.ID, o.State, o.To)
+		}
+	}
+	return j, nil
+}
+
+// idOf is a job id: the same for the same parts.
+func idOf(parts ...string) string {
+	h := sha256.New()
+	for _, part := range parts {
+		fmt.Fprintf(h, "%d:%s", len(part), part)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:24]
+}
+
+func same(a, b spec) bool {
+	return a.Bucket == b.Bucket && a.Prefix == b.Prefix && a.To == b.To && a.Versions == b.Versions && a.Method == b.Method && slices.Equal(a.From, b.From)
+}
+
+// rivals reports whether two jobs at a time would be at odds: an object of both
+// that one of them moves is one that the other moves elsewhere.
+func rivals(a, b spec) bool {
+	if !(Scope{a.Bucket, a.Prefix}).overlaps(Scope{b.Bucket, b.Prefix}) {
+		return false
+	}
+	shared := slices.ContainsFunc(a.From, func(key string) bool { return slices.Contains(b.From, key) })
+	return shared && a.To != b.To || slices.Contains(b.From, a.To) || slices.Contains(a.From, b.To)
+}
+
+// Pause makes a running job do no work until Continue. The workers notice within
+// seconds; what they have done by then counts. A paused job is left as it is.
+func (e *Engine) Pause(ctx context.Context, id string) error {
+	_, err := e.change(ctx, id, StatePaused, StateRunning)
+	return err
+}
+
+// Cancel ends a job that is not complete. What was moved stays moved.
+func (e *Engine) Cancel(ctx context.Context, id string) error {
+	if _, err := e.change(ctx, id, StateCancelled, StateRunning, StatePaused, StateStopped); err != nil {
+		return err
+	}
+	return e.opt.Store.Delete(ctx, openKey(id), "")
+}
+
+// Continue lets a paused or stopped job run on from where it was, and sends the work
+// of a running one again; all of it may be repeated.
+func (e *Engine) Continue(ctx context.Context, id string) error {
+	j, err := e.change(ctx, id, StateRunning, StatePaused, StateStopped)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	err = state.Update(ctx, e.opt.Store, openKey(id), func(open *openDoc, _ bool) error {
+		open.Alias, open.Since, open.Sent, open.Told = j.Alias, now, now, ""
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.sendPlan(ctx, id, now); err != nil {
+		return err
+	}
+	return e.send(ctx, message{Job: id, Pass: j.Pass, Again: true}, 0)
+}
+
+// change moves a job into a state from one of others. A job that is in it already
+// is left as it is. ErrNoJob, ErrState.
+func (e *Engine) change(ctx context.Context, id string, to State, from ...State) (jobDoc, error) {
+	var changed jobDoc
+	if err := checkID(id); err != nil {
+		return changed, err
+	}
+	err := state.Update(ctx, e.opt.Store, "jobs/"+id+"/job.json", func(j *jobDoc, exists bool) error {
+		changed = *j
+		switch {
+		case !exists:
+			return fmt.Errorf("job %s: %w", id, ErrNoJob)
+		case j.State == to:
+			return state.ErrUnchanged
+		case !slices.Contains(from, j.State):
+			return fmt.Errorf("job %s is %s: %w", id, j.State, ErrState)
+		}
+		if to == StateRunning && j.State == StateStopped {
+			j.Granted = j.Pass // people have mended the cause
+		}
+		j.State, j.Cause, j.Finished = to, "", time.Time{}
+		if to == StateCancelled {
+			j.Finished = time.Now()
+		}
+		changed = *j
+		return nil
+	})
+	return changed, err
+}
+
+// checkID says whether a job's id, which comes from outside, can be one.
+func checkID(id string) error {
+	if b, err := hex.DecodeString(id); err != nil || len(b) != 12 {
+		return fmt.Errorf("job %q: %w", id, ErrNoJob)
+	}
+	return nil
+}
+
+// again sends the slices of a pass that have no result, from the first one of a
+// group on. Whoever has sent a message that was dropped while the job was paused
+// need not know of it.
+func (e *Engine) again(ctx context.Context, j jobDoc, pass, first int) error {
+	if pass != j.Pass {
+		return nil // late
+	}
+	p, err := e.planOf(ctx, j.ID, pass)
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(planBudget)
+	for group := first / groupSize; group*groupSize < p.Next; group++ {
+		if time.Now().After(deadline) {
+			return e.send(ctx, message{Job: j.ID, Pass: pass, Again: true, Slice: group * groupSize}, 0)
+		}
+		missing, err := e.missing(ctx, j, group, p.Next)
+		if err != nil {
+			return err
+		}
+		for _, n := range missing {
+			if err := e.send(ctx, message{Job: j.ID, Pass: pass, Slice: n}, 0); err != nil {
+				return err
+			}
+		}
+		if len(missing) == 0 {
+			if err := e.advance(ctx, j.ID, pass, group); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// missing names the slices of a group, of those planned so far, that have no result.
+func (e *Engine) missing(ctx context.Context, j jobDoc, group, planned int) ([]int, error) {
+	results, err := e.keys(ctx, resultsPrefix(j.ID, j.Pass, group))
+	if err != nil {
+		return nil, err
+	}
+	has := map[string]bool{}
+	for _, key := range results {
+		has[key] = true
+	}
+	var missing []int
+	for n := group * groupSize; n < min((group+1)*groupSize, planned); n++ {
+		if !has[resultKey(j.ID, j.Pass, n)] {
+			missing = append(missing, n)
+		}
+	}
+	return missing, nil
+}
+
+// namedDoc is a slice of a job that goes over named object versions: the rows of
+// another job's report.
+type namedDoc struct {
+	Rows []namedRow `json:"rows"`
+}
+
+// namedRow is an object version; Version is "" for all of the key's.
+type namedRow struct {
+	Key     string `json:"key"`
+	Version string `json:"version,omitempty"`
+}
+
+// Schema names the document for package state.
+func (*namedDoc) Schema() (string, int) { return "job-named", 1 }
+
+func namedKey(job string, n int) string { return fmt.Sprintf("jobs/%s/named/%08d.json", job, n) }
+
+// Retry starts a job over only what a complete job could not move: the rows of its
+// report. It returns the new job's id, which is the same when it is repeated.
+// ErrNoJob; ErrState where the job is not complete; and where its report is empty.
+func (e *Engine) Retry(ctx context.Context, id string) (string, error) {
+	old, err := e.Report(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	if old.Refused+old.Failed == 0 {
+		return "", fmt.Errorf("job %s moved all that was in its scope: %w", id, ErrState)
+	}
+	from, err := e.job(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	now := time.Now()
+	j := jobDoc{ID: idOf("retry", id), Alias: from.Alias, spec: from.spec, RetryOf: id, MovedAt: from.MovedAt, State: StateRunning, Pass: 1, Started: now}
+	open, err := e.openJobs(ctx, "")
+	if err != nil {
+		return "", err
+	}
+	for _, o := range open {
+		if o.ID != j.ID && o.State != StateStopped && rivals(o.spec, j.spec) {
+			return "", fmt.Errorf("retry job %s: %w: job %s (%s) moves the bucket to %s; wait for it or cancel it", id, ErrRival, o.ID, o.State, o.To)
+		}
+	}
+	if err := e.name(ctx, j, now); err != nil {
+		return "", fmt.Errorf("retry job %s: %w", id, err)
+	}
+	if err := e.create(ctx, j); err != nil {
+		return "", fmt.Errorf("start job %s: %w", j.ID, err)
+	}
+	return j.ID, e.send(ctx, message{Job: j.ID, Pass: 1, Again: true}, 0)
+}
+
+// name cuts a report's rows into slices and stores them with their plan, unless
+// that was done before. The job itself is stored last: its plan needs no planner.
+func (e *Engine) name(ctx context.Context, j jobDoc, now time.Time) error {
+	n := 0
+	var rows []namedRow
+	emit := func() error {
+		if len(rows) == 0 {
+			return nil
+		}
+		_, err := e.opt.Store.Put(ctx, namedKey(j.ID, n), &namedDoc{Rows: rows}, "")
+		if err != nil && !errors.Is(err, state.ErrConflict) {
+			return err
+		}
+		rows = nil
+		n++
+		return nil
+	}
+	for row, err := range e.ReportRows(ctx, j.RetryOf) {
+		if err != nil {
+			return err
+		}
+		if len(rows) >= e.opt.SliceSize && row.Key != rows[len(rows)-1].Key {
+			if err := emit(); err != nil {
+				return err
+			}
+		}
+		rows = append(rows, namedRow{row.Key, row.Version})
+	}
+	if err := emit(); err != nil {
+		return err
+	}
+	_, err := e.opt.Store.Put(ctx, planKey(j.ID, 1), &planDoc{Began: now, Next: n, Done: true}, "")
+	if errors.Is(err, state.ErrConflict) {
+		return nil
+	}
+	return err
+}
+
+// named lists the named object versions whose keys lie after one: a request for
+// each key, which S3 lists first of all that begin with it.
+func (m *mover) named(ctx context.Context, rows []namedRow, after string) iter.Seq2[entry, error] {
+	rows = slices.Clone(rows)
+	slices.SortFunc(rows, func(a, b namedRow) int {
+		return cmp.Or(strings.Compare(a.Key, b.Key), strings.Compare(a.Version, b.Version))
+	})
+	return func(yield func(entry, error) bool) {
+		for i := 0; i < len(rows); {
+			key, all := rows[i].Key, false
+			versions := map[string]bool{}
+			for ; i < len(rows) && rows[i].Key == key; i++ {
+				versions[rows[i].Version] = true
+				all = all || rows[i].Version == ""
+			}
+			if key <= after {
+				continue
+			}
+			one := m.spec
+			one.Prefix = key
+			for en, err := range m.e.entries(ctx, one, m.facts.versioned && m.Versions == VersionsAll, "", key) {
+				// A listing without versions shows what the row's version was current for.
+				if err == nil && !all && en.version != "" && !versions[en.version] {
+					continue
+				}
+				if !yield(en, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Report returns what a complete job has come to. ErrNoJob; ErrState where it is
+// not complete.
+func (e *Engine) Report(ctx context.Context, id string) (Summary, error) {
+	if err := checkID(id); err != nil {
+		return Summary{}, err
+	}
+	j, err := e.job(ctx, id)
+	switch {
+	case errors.Is(err, state.ErrNotFound):
+		return Summary{}, fmt.Errorf("job %s: %w", id, ErrNoJob)
+	case err != nil:
+		return Summary{}, err
+	case j.State != StateComplete:
+		return Summary{}, fmt.Errorf("job %s is %s, and only a complete job has a report: %w", id, j.State, ErrState)
+	}
+	var report reportDoc
+	_, err = e.opt.Store.Get(ctx, reportKey(id), &report)
+	return report.Summary, err
+}
+
+// ReportRows reads the rows of a complete job's report: every object version in
+// scope that did not move. An error ends the sequence.
+func (e *Engine) ReportRows(ctx context.Context, id string) iter.Seq2[Refusal, error] {
+	return func(yield func(Refusal, error) bool) {
+		r, err := e.opt.Store.GetBlob(ctx, "jobs/"+id+"/report.jsonl")
+		if errors.Is(err, state.ErrNotFound) { // all of them moved
+			return
+		}
+		if err != nil {
+			yield(Refusal{}, err)
+			return
+		}
+		defer func() { _ = r.Close() }()
+		for rows := json.NewDecoder(bufio.NewReader(r)); ; {
+			var row Refusal
+			err := rows.Decode(&row)
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				yield(row, fmt.Errorf("read report of job %s: %w", id, err))
+				return
+			}
+			if !yield(row, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Jobs returns the jobs, the newest first, with what their own document says of
+// them: open ones, or those that have ended too. Their counts are those of the
+// passes that are over: see Status.
+func (e *Engine) Jobs(ctx context.Context, ended bool) ([]Summary, error) {
+	ids, err := e.jobIDs(ctx, ended)
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	found := make([]*Summary, len(ids))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i, id := range ids {
+		g.Go(func() error {
+			j, err := e.job(ctx, id)
+			if errors.Is(err, state.ErrNotFound) { // its start broke off
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			s := j.summary()
+			found[i] = &s
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	var jobs []Summary
+	for _, s := range found {
+		if s != nil {
+			jobs = append(jobs, *s)
+		}
+	}
+	slices.SortFunc(jobs, func(a, b Summary) int { return cmp.Or(b.Started.Compare(a.Started), cmp.Compare(a.Job, b.Job)) })
+	return jobs, nil
+}
+
+func (e *Engine) jobIDs(ctx context.Context, ended bool) ([]string, error) {
+	var ids []string
+	if !ended {
+		markers, err := e.keys(ctx, openPrefix)
+		for _, key := range markers {
+			ids = append(ids, strings.TrimSuffix(strings.TrimPrefix(key, openPrefix), ".json"))
+		}
+		return ids, err
+	}
+	for id, err := range e.opt.Store.Folders(ctx, "jobs/") {
+		if err != nil {
+			return nil, err
+		}
+		if checkID(id) == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
