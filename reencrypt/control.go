@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/csv"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -422,6 +423,44 @@ func (e *Engine) ReportRows(ctx context.Context, id string) iter.Seq2[Refusal, e
 			}
 		}
 	}
+}
+
+// WriteManifest writes the rows of a complete job's report as CSV that S3 Batch
+// Operations takes as a manifest: bucket, key (URL-encoded) and, where every row has
+// one, version. S3 wants versions for all objects or for none; without them it works
+// on the current ones.
+func (e *Engine) WriteManifest(ctx context.Context, id string, w io.Writer) error {
+	s, err := e.Report(ctx, id)
+	if err != nil {
+		return err
+	}
+	versions := true
+	for row, err := range e.ReportRows(ctx, id) {
+		if err != nil {
+			return err
+		}
+		if versions = row.Version != ""; !versions {
+			break
+		}
+	}
+	out := csv.NewWriter(w)
+	for row, err := range e.ReportRows(ctx, id) {
+		if err != nil {
+			return err
+		}
+		record := []string{s.Bucket, escapeKey(row.Key), row.Version}
+		if !versions {
+			record = record[:2]
+		}
+		if err := out.Write(record); err != nil {
+			return fmt.Errorf("write manifest: %w", err)
+		}
+	}
+	out.Flush()
+	if err := out.Error(); err != nil {
+		return fmt.Errorf("write manifest: %w", err)
+	}
+	return nil
 }
 
 // Jobs returns the jobs, the newest first, with what their own document says of

@@ -47,6 +47,16 @@ const (
 	ReasonDiffers  Reason = "differs"  // the copy is not what the original was: look at it
 )
 
+// Skips reports whether a reason says that an object version needs nothing: it is
+// not in scope, or done.
+func (r Reason) Skips() bool {
+	switch r {
+	case ReasonOnTarget, ReasonOtherKey, ReasonNotEncrypted, ReasonSSES3, ReasonDeleteMarker, ReasonGone:
+		return true
+	}
+	return false
+}
+
 // action is what is done with an object version.
 type action int
 

@@ -207,10 +207,14 @@ func (e *Engine) bucketFacts(ctx context.Context, bucket string, copies bool) (f
 	return f, nil
 }
 
-// copySource returns x-amz-copy-source for an object version: every byte of the
-// key that could mean something in a URL is escaped, slashes stay.
+// escapeKey escapes every byte of a key that could mean something in a URL; slashes stay.
+func escapeKey(key string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(url.QueryEscape(key), "+", "%20"), "%2F", "/")
+}
+
+// copySource returns x-amz-copy-source for an object version.
 func copySource(bucket, key, version string) string {
-	source := bucket + "/" + strings.ReplaceAll(strings.ReplaceAll(url.QueryEscape(key), "+", "%20"), "%2F", "/")
+	source := bucket + "/" + escapeKey(key)
 	if version != "" {
 		source += "?versionId=" + url.QueryEscape(version)
 	}
