@@ -39,11 +39,12 @@ func (a *account) enter() {
 	}
 }
 
-// command runs a command line with the state bucket configured.
+// command runs a command line with the settings of a worker that enforces.
 func (a *account) command(args ...string) (code int, stdout, stderr string) {
 	a.t.Helper()
 	var out, errs bytes.Buffer
-	code = run(a.t.Context(), args, []string{"CMKEEPER_STATE_BUCKET=" + sandbox.StateBucket}, &out, &errs)
+	environment := []string{"CMKEEPER_STATE_BUCKET=" + sandbox.StateBucket, "CMKEEPER_ROTATION_MODE=enforce", "CMKEEPER_DELETION_MODE=enforce"}
+	code = run(a.t.Context(), args, environment, &out, &errs)
 	return code, out.String(), errs.String()
 }
 
