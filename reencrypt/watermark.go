@@ -34,9 +34,6 @@ const (
 type progressDoc struct {
 	resultDoc
 	After string `json:"after"`
-	// InWork is how many object versions were in work at Updated, by the worker's clock.
-	InWork  int       `json:"in_work"`
-	Updated time.Time `json:"updated"`
 }
 
 // Schema names the document for package state.
@@ -67,6 +64,9 @@ type order struct {
 
 	mu      sync.Mutex
 	waiting []*turn
+	// settling says that somebody hands on verdicts, or that nobody may any more
+	// because one could not be handed on.
+	settling bool
 }
 
 // next gives the next entry of the listing its turn. It waits while too many do.
@@ -84,19 +84,30 @@ func (o *order) next(ctx context.Context, en entry) (*turn, error) {
 }
 
 // done hands on a verdict when its turn has come, and those that waited for it.
+// Nobody waits for another one's settle, which may record the progress. After an
+// error of it nothing is handed on any more: what comes behind would be counted
+// without what is missing.
 func (o *order) done(ctx context.Context, t *turn, v verdict) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	t.v, t.done = v, true
+	if o.settling {
+		return nil
+	}
+	o.settling = true
 	for len(o.waiting) > 0 && o.waiting[0].done {
 		first := o.waiting[0]
 		o.waiting = o.waiting[1:]
 		<-o.room
 		last := len(o.waiting) > 0 && o.waiting[0].en.key != first.en.key
-		if err := o.settle(ctx, first.en, first.v, last); err != nil {
+		o.mu.Unlock()
+		err := o.settle(ctx, first.en, first.v, last)
+		o.mu.Lock()
+		if err != nil {
 			return err
 		}
 	}
+	o.settling = false
 	return nil
 }
 
@@ -112,6 +123,7 @@ type record struct {
 	// named by a stored document, or may be.
 	rows   []string
 	named  int
+	bucket string
 	copies bool
 	saved  time.Time
 	// after is the last key known to have all versions counted, and counted the key
@@ -123,7 +135,7 @@ type record struct {
 
 // resumeSlice returns the record of a slice, going on from the one that is stored.
 // spill writes rows and returns the blob's key.
-func (e *Engine) resumeSlice(ctx context.Context, key string, copies bool, spill func(ctx context.Context, number int, rows []Refusal) (string, error)) (*record, error) {
+func (e *Engine) resumeSlice(ctx context.Context, key string, m *mover, spill func(ctx context.Context, number int, rows []Refusal) (string, error)) (*record, error) {
 	var p progressDoc
 	etag, err := e.opt.Store.Get(ctx, key, &p)
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
@@ -131,7 +143,7 @@ func (e *Engine) resumeSlice(ctx context.Context, key string, copies bool, spill
 	}
 	r := &record{
 		e: e, key: key, etag: etag, after: p.After, rows: p.Rows, named: len(p.Rows),
-		copies: copies || p.Copies, whole: true, saved: time.Now(),
+		bucket: m.Bucket, copies: !m.rules.update || p.Copies, whole: true, saved: time.Now(),
 	}
 	r.tally = &tally{counts: p.Counts, sample: p.Sample, spill: func(ctx context.Context, rows []Refusal) error {
 		blob, err := spill(ctx, len(r.rows), rows)
@@ -166,7 +178,7 @@ func (r *record) save(ctx context.Context) error {
 		return r.counting
 	}
 	r.named = len(r.rows)
-	p := progressDoc{resultDoc: r.result(), After: r.after, InWork: len(r.order.waiting), Updated: time.Now()}
+	p := progressDoc{resultDoc: r.result(), After: r.after}
 	etag, err := r.e.opt.Store.Put(ctx, r.key, &p, r.etag)
 	if err != nil {
 		return err
@@ -191,7 +203,7 @@ func (r *record) leave(ctx context.Context) error {
 
 // result is what has been counted so far.
 func (r *record) result() resultDoc {
-	return resultDoc{Counts: r.tally.counts, Sample: r.tally.sample, Rows: r.rows, Copies: r.copies}
+	return resultDoc{Counts: r.tally.counts, Sample: r.tally.sample, Rows: r.rows, Copies: r.copies, Concurrency: r.e.Concurrency(r.bucket)}
 }
 
 // elsewhere makes a wait of meeting another worker in a slice. Of the two the one
