@@ -2,6 +2,7 @@ package reencrypt
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -28,6 +29,9 @@ type resultDoc struct {
 	Rows []string `json:"rows,omitempty"`
 	// Copies: objects were moved by copying.
 	Copies bool `json:"copies,omitempty"`
+	// Concurrency is how many objects of the bucket the worker worked on at once in
+	// the end, over all its slices.
+	Concurrency int `json:"concurrency,omitempty"`
 }
 
 // Schema names the document for package state.
@@ -38,6 +42,7 @@ func (r *resultDoc) add(o resultDoc) {
 	r.Sample = append(r.Sample, o.Sample[:min(len(o.Sample), sampleSize-len(r.Sample))]...)
 	r.Rows = append(r.Rows, o.Rows...)
 	r.Copies = r.Copies || o.Copies
+	r.Concurrency = cmp.Or(o.Concurrency, r.Concurrency)
 }
 
 func resultsPrefix(job string, pass, group int) string {
@@ -79,7 +84,7 @@ func (e *Engine) work(ctx context.Context, j jobDoc, pass, n int) error {
 	}
 	// Of two workers on one slice only one has its rows in the report.
 	write := rand.Text()
-	r, err := e.resumeSlice(ctx, progressKey(j.ID, pass, n), !m.rules.update, func(ctx context.Context, number int, rows []Refusal) (string, error) {
+	r, err := e.resumeSlice(ctx, progressKey(j.ID, pass, n), m, func(ctx context.Context, number int, rows []Refusal) (string, error) {
 		key := fmt.Sprintf("jobs/%s/rows/%d/%08d-%s-%d.jsonl", j.ID, pass, n, write, number)
 		return key, e.storeSliceRows(ctx, key, rows)
 	})

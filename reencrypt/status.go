@@ -1,6 +1,7 @@
 package reencrypt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,9 +35,9 @@ type Status struct {
 	// InWork is how many slices, and planners, the fleet works on: of all jobs, as
 	// SQS sees it, by up to a minute late.
 	InWork int `json:"in_work"`
-	// Objects is how many object versions are in work in slices that take more than
-	// seconds.
-	Objects int `json:"objects_in_work"`
+	// Concurrency is how many objects of the bucket a worker works on at once, as the
+	// last of them has said; 0 while none has.
+	Concurrency int `json:"concurrency"`
 }
 
 // Share is how much of the pass is done, from 0 to 1, and false while that is not
@@ -83,6 +84,8 @@ type Watch struct {
 	job    string
 	pass   int
 	groups map[int]*seenGroup
+	// concurrency is the last that was seen.
+	concurrency int
 }
 
 // seenGroup is what is known of a group of slices.
@@ -132,6 +135,7 @@ func (w *Watch) Look(ctx context.Context) (Status, error) {
 	if err != nil {
 		return s, err
 	}
+	s.Concurrency = w.concurrency
 	s.InPass, s.Counts = counts.Scanned, withEarlier(counts, j.Earlier)
 	if j.State == StateRunning {
 		s.InWork, err = w.e.slicesInFlight(ctx)
@@ -187,6 +191,7 @@ func (w *Watch) total(ctx context.Context, key string) error {
 		return err
 	}
 	w.groups[group] = &seenGroup{total: true, counts: total.Counts}
+	w.concurrency = cmp.Or(w.concurrency, total.Concurrency)
 	return nil
 }
 
@@ -215,6 +220,7 @@ func (w *Watch) results(ctx context.Context, j jobDoc, group int) error {
 		return err
 	}
 	g.counts.add(sum.Counts)
+	w.concurrency = cmp.Or(sum.Concurrency, w.concurrency)
 	for _, key := range fresh {
 		g.results[key] = true
 	}
@@ -244,9 +250,7 @@ func (w *Watch) unfinished(ctx context.Context, j jobDoc, s *Status, sum *Counts
 			return err
 		}
 		sum.add(p.Counts)
-		if s.At.Sub(p.Updated) < 4*saveInterval {
-			s.Objects += p.InWork
-		}
+		w.concurrency = cmp.Or(p.Concurrency, w.concurrency)
 	}
 	return nil
 }
