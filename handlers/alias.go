@@ -272,7 +272,7 @@ func (r *Router) settleMove(ctx context.Context, live inventory.Alias, doc alias
 	if err != nil {
 		return err
 	}
-	scope, refused := reencrypt.ResolveScope(movingAlias(live, m.From, aliases), rivals, buckets, r.config.ReencryptScope, r.config.StateBucket)
+	scope, refused := reencrypt.ResolveScope(reencrypt.NewMovingAlias(live, m.From, aliases), rivals, buckets, r.config.ReencryptScope, r.config.StateBucket)
 	why := decideMove(moveInput{
 		alias: live.Name, from: m.From, key: key, unreadable: unreadable, findings: findings, scope: scope,
 		patterns: r.config.ReencryptAliases, account: r.config.Identity.Account, region: r.config.Region,
@@ -333,19 +333,6 @@ func (r *Router) target(ctx context.Context, arn string) (inventory.Key, []alert
 	return key, findings, nil
 }
 
-// movingAlias leaves out old keys that another alias still points to: data
-// under them may belong to that alias.
-func movingAlias(a inventory.Alias, from []string, aliases []inventory.Alias) reencrypt.MovingAlias {
-	moving := reencrypt.MovingAlias{ARN: a.ARN}
-	for _, key := range from {
-		shared := slices.ContainsFunc(aliases, func(o inventory.Alias) bool { return o.Name != a.Name && o.TargetKeyARN == key })
-		if !shared {
-			moving.OldKeys = append(moving.OldKeys, key)
-		}
-	}
-	return moving
-}
-
 // rivalWindow is how long after its start a move still claims its buckets.
 const rivalWindow = 24 * time.Hour
 
@@ -377,7 +364,7 @@ func (r *Router) rivals(ctx context.Context, self inventory.Alias, aliases []inv
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			found = append(found, movingAlias(a, old, aliases))
+			found = append(found, reencrypt.NewMovingAlias(a, old, aliases))
 			return nil
 		})
 	}

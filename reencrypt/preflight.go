@@ -58,23 +58,24 @@ const (
 )
 
 // Preflight finds out what would fail, or surprise, when o is run. It writes and
-// removes scratch objects in the state bucket and changes nothing else. Its error
-// is one that may go away, or a mistake in o.
+// removes scratch objects in the state bucket, but for a dry run of MethodCopy,
+// and changes nothing else. Its error is one that may go away, or a mistake in o.
 func (e *Engine) Preflight(ctx context.Context, o RunOptions) ([]Finding, error) {
 	s, err := e.resolveSpec(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	findings, _, err := e.preflight(ctx, s)
+	findings, _, err := e.preflight(ctx, s, !o.DryRun || s.Method != MethodCopy)
 	return findings, err
 }
 
-// preflight reads and judges. What stops the bucket is a finding, too.
-func (e *Engine) preflight(ctx context.Context, s spec) ([]Finding, settings, error) {
+// preflight reads and judges, with scratch objects or without. What stops the
+// bucket is a finding, too.
+func (e *Engine) preflight(ctx context.Context, s spec, scratch bool) ([]Finding, settings, error) {
 	if e.opt.KMS == nil {
 		return nil, settings{}, errors.New("preflight: no KMS client")
 	}
-	f, err := e.readSettings(ctx, s)
+	f, err := e.readSettings(ctx, s, scratch)
 	if stop, ok := errors.AsType[*stopError](err); ok {
 		return []Finding{{findingMethod, SeverityStop, stop.cause, ""}}, f, nil
 	}
@@ -95,7 +96,7 @@ func (e *Engine) Begin(ctx context.Context, o RunOptions) ([]Finding, error) {
 }
 
 func (e *Engine) begins(ctx context.Context, s spec) ([]Finding, error) {
-	findings, f, err := e.preflight(ctx, s)
+	findings, f, err := e.preflight(ctx, s, true)
 	if err != nil || Stops(findings) != "" || !e.opt.FixBucketDefault || !f.movesDefault() {
 		return findings, err
 	}
@@ -193,7 +194,7 @@ func judgeTarget(f settings) []Finding {
 	case f.triedError != "":
 		add(SeverityStop, fmt.Sprintf("S3 could not write and read a scratch object under the new key %s: %s.", k.arn, f.triedError), "Grant kms:GenerateDataKey and kms:Decrypt on it, in its key policy and to our role, and s3:PutObject, s3:GetObject and s3:DeleteObject on the state bucket.")
 	case !f.tried:
-		add(SeverityNote, "Without a state bucket the new key was not tried with a scratch object.", "")
+		add(SeverityNote, "The new key was not tried with a scratch object.", "")
 	}
 	if k := f.to; k.manager == "AWS" {
 		add(SeverityWarn, "The new key "+k.arn+" is managed by AWS: whether UpdateObjectEncryption takes it is not documented.", "")

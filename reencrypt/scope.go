@@ -19,6 +19,20 @@ type MovingAlias struct {
 	OldKeys []string
 }
 
+// NewMovingAlias returns the moving alias a, which pointed to the keys of from
+// before. Keys that another one of all aliases still points to are left out: data
+// under them may belong to that alias.
+func NewMovingAlias(a inventory.Alias, from []string, all []inventory.Alias) MovingAlias {
+	moving := MovingAlias{ARN: a.ARN}
+	for _, key := range from {
+		shared := slices.ContainsFunc(all, func(o inventory.Alias) bool { return o.Name != a.Name && o.TargetKeyARN == key })
+		if !shared {
+			moving.OldKeys = append(moving.OldKeys, key)
+		}
+	}
+	return moving
+}
+
 // name returns "alias/x" of the alias's ARN.
 func (a MovingAlias) name() string { return a.ARN[strings.Index(a.ARN, ":alias/")+1:] }
 

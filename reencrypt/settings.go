@@ -43,6 +43,7 @@ type settings struct {
 	spec
 	account string
 	update  bool // objects are moved by update, else by copies
+	scratch bool // scratch objects may be written
 
 	to   keyFacts
 	from []keyFacts
@@ -87,8 +88,8 @@ type unread struct {
 
 // readSettings reads what a preflight judges. Its error is one that may go away;
 // what is denied or not known to the server is in unread.
-func (e *Engine) readSettings(ctx context.Context, s spec) (settings, error) {
-	f := settings{spec: s, account: e.opt.Account}
+func (e *Engine) readSettings(ctx context.Context, s spec, scratch bool) (settings, error) {
+	f := settings{spec: s, account: e.opt.Account, scratch: scratch && e.opt.StateBucket != ""}
 	if s.Bucket == e.opt.StateBucket {
 		return f, &stopError{"bucket " + s.Bucket + " is cmkeeper's own state bucket"}
 	}
@@ -278,7 +279,7 @@ func (e *Engine) readKey(ctx context.Context, f *settings, arn string) (keyFacts
 // tryTarget writes and reads a scratch object under the target key: what a policy
 // allows through S3 only, and what it denies there, shows in no other way.
 func (e *Engine) tryTarget(ctx context.Context, f *settings) error {
-	if e.opt.StateBucket == "" || f.to.gone || f.to.state != "" && f.to.state != string(kmstypes.KeyStateEnabled) {
+	if !f.scratch || f.to.gone || f.to.state != "" && f.to.state != string(kmstypes.KeyStateEnabled) {
 		return nil
 	}
 	err := e.scratch(ctx, f.To)
@@ -295,7 +296,7 @@ func (e *Engine) tryTarget(ctx context.Context, f *settings) error {
 
 // readMethod finds out how objects are moved.
 func (e *Engine) readMethod(ctx context.Context, f *settings) error {
-	if f.triedError != "" || !f.tried && e.opt.StateBucket != "" { // the probe would fail in the same words
+	if f.triedError != "" || f.scratch && !f.tried { // the probe would fail in the same words
 		f.update = f.Method != MethodCopy
 		return nil
 	}

@@ -53,6 +53,8 @@ type Config struct {
 	ReencryptRate        int      `env:"REENCRYPT_RATE, default=500" about:"Objects per second over the whole fleet; 0 is unlimited."`
 	ReencryptMethod      string   `env:"REENCRYPT_METHOD, default=auto" about:"auto, update or copy."`
 
+	ReencryptFixBucketDefault bool `env:"REENCRYPT_FIX_BUCKET_DEFAULT, default=false" about:"Move a bucket's default encryption, where it names the old key, to the new one before its objects. Else that is only warned of."`
+
 	EventsConcurrency int           `env:"EVENTS_CONCURRENCY, default=16" about:"Events handled at once; 1 to 1000."`
 	JobsConcurrency   int           `env:"JOBS_CONCURRENCY, default=2" about:"Slices of re-encryption worked on at once; 1 to 100."`
 	DrainTimeout      time.Duration `env:"DRAIN_TIMEOUT, default=25s" about:"How long running work may go on after SIGTERM; at most 110s, below the container's stop timeout."`
@@ -70,31 +72,32 @@ const maxDrain = 110 * time.Second
 // and replaced by the variable's default, so that one bad value does not hide
 // the next one.
 var checks = map[string]func(string) error{
-	"EVENTS_QUEUE_URL":      absoluteURL,
-	"JOBS_QUEUE_URL":        absoluteURL,
-	"ALERT_TOPIC_ARN":       matching(`^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+(\.fifo)?$`, "an SNS topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME"),
-	"STATE_BUCKET":          matching(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`, "a bucket's name, without s3://"),
-	"STATE_PREFIX":          statePrefix,
-	"POOLS":                 oneOf("events", "jobs", "both"),
-	"ROTATION_MODE":         oneOf("off", "observe", "enforce"),
-	"POLICY_MODE":           oneOf("off", "observe"),
-	"DELETION_MODE":         oneOf("off", "observe", "enforce"),
-	"REENCRYPT_MODE":        oneOf("off", "observe", "enforce"),
-	"ROTATION_PERIOD_DAYS":  between(90, 2560),
-	"ROTATION_REQUIRED":     boolean,
-	"TRUSTED_ACCOUNTS":      eachMatching(`^\d{12}$`, "account ids of twelve digits, comma-separated"),
-	"REENCRYPT_ALIASES":     aliasPatterns,
-	"REENCRYPT_SCOPE":       func(s string) error { _, err := parseScope(s); return err },
-	"REENCRYPT_CONCURRENCY": between(1, 1024),
-	"REENCRYPT_RATE":        between(0, 1_000_000),
-	"REENCRYPT_METHOD":      oneOf("auto", "update", "copy"),
-	"EVENTS_CONCURRENCY":    between(1, 1000),
-	"JOBS_CONCURRENCY":      between(1, 100),
-	"DRAIN_TIMEOUT":         duration(0, maxDrain),
-	"HTTP_ADDR":             listenAddress,
-	"LOG_LEVEL":             oneOf("debug", "info", "warn", "error"),
-	"LOG_FORMAT":            oneOf("json", "text"),
-	"S3_PATH_STYLE":         boolean,
+	"EVENTS_QUEUE_URL":             absoluteURL,
+	"JOBS_QUEUE_URL":               absoluteURL,
+	"ALERT_TOPIC_ARN":              matching(`^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+(\.fifo)?$`, "an SNS topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME"),
+	"STATE_BUCKET":                 matching(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`, "a bucket's name, without s3://"),
+	"STATE_PREFIX":                 statePrefix,
+	"POOLS":                        oneOf("events", "jobs", "both"),
+	"ROTATION_MODE":                oneOf("off", "observe", "enforce"),
+	"POLICY_MODE":                  oneOf("off", "observe"),
+	"DELETION_MODE":                oneOf("off", "observe", "enforce"),
+	"REENCRYPT_MODE":               oneOf("off", "observe", "enforce"),
+	"ROTATION_PERIOD_DAYS":         between(90, 2560),
+	"ROTATION_REQUIRED":            boolean,
+	"TRUSTED_ACCOUNTS":             eachMatching(`^\d{12}$`, "account ids of twelve digits, comma-separated"),
+	"REENCRYPT_ALIASES":            aliasPatterns,
+	"REENCRYPT_SCOPE":              func(s string) error { _, err := parseScope(s); return err },
+	"REENCRYPT_CONCURRENCY":        between(1, 1024),
+	"REENCRYPT_RATE":               between(0, 1_000_000),
+	"REENCRYPT_METHOD":             oneOf("auto", "update", "copy"),
+	"REENCRYPT_FIX_BUCKET_DEFAULT": boolean,
+	"EVENTS_CONCURRENCY":           between(1, 1000),
+	"JOBS_CONCURRENCY":             between(1, 100),
+	"DRAIN_TIMEOUT":                duration(0, maxDrain),
+	"HTTP_ADDR":                    listenAddress,
+	"LOG_LEVEL":                    oneOf("debug", "info", "warn", "error"),
+	"LOG_FORMAT":                   oneOf("json", "text"),
+	"S3_PATH_STYLE":                boolean,
 }
 
 // LoadConfig reads the configuration from an environment. Its error joins every

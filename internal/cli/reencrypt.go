@@ -13,16 +13,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/internal/awsclient"
-	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
@@ -37,7 +32,7 @@ type reencryptRunCommand struct {
 
 func newReencryptCommand(p *process) *cobra.Command {
 	command := &cobra.Command{Use: "reencrypt", Short: "Move S3 objects from one KMS key to another"}
-	command.AddCommand(newReencryptRunCommand(p))
+	command.AddCommand(newReencryptRunCommand(p), newReencryptPlanCommand(p))
 	return command
 }
 
@@ -97,9 +92,25 @@ func (c *reencryptRunCommand) run(ctx context.Context, p *process) (err error) {
 	if c.concurrency < 1 || c.rate < 0 {
 		return usageError{errors.New("--concurrency must be at least 1 and --rate not negative")}
 	}
-	engine, err := c.engine(ctx, p)
+	hand, err := newByHand(ctx, p, c.concurrency)
 	if err != nil {
 		return err
+	}
+	engine, err := hand.engine(c.stateBucket, c.concurrency, c.rate)
+	if err != nil {
+		return err
+	}
+	begin := engine.Begin
+	if c.options.DryRun {
+		begin = engine.Preflight
+	}
+	findings, err := begin(ctx, c.options)
+	if err != nil {
+		return err
+	}
+	printFindings(p.stderr, "", findings)
+	if cause := reencrypt.Stops(findings); cause != "" && !c.options.DryRun {
+		return errors.New("nothing was moved: " + cause)
 	}
 	report, err := newReport(c.report)
 	if err != nil {
@@ -109,6 +120,7 @@ func (c *reencryptRunCommand) run(ctx context.Context, p *process) (err error) {
 	c.options.Row = report.row
 	summary, err := engine.Run(ctx, c.options, show)
 	finish()
+	summary.Preflight = findings
 	if err := errors.Join(err, report.close(summary.Passes)); err != nil {
 		if summary.Scanned > 0 {
 			err = errors.Join(err, c.print(p.stdout, summary))
@@ -122,29 +134,6 @@ func (c *reencryptRunCommand) run(ctx context.Context, p *process) (err error) {
 		return errSilent
 	}
 	return nil
-}
-
-func (c *reencryptRunCommand) engine(ctx context.Context, p *process) (*reencrypt.Engine, error) {
-	cfg, err := awsclient.Load(ctx, c.concurrency)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-	if err != nil {
-		return nil, fmt.Errorf("ask AWS who we are: %w", err)
-	}
-	settings, err := replayConfig(ctx, p.environment) // for the log and the path style
-	if err != nil {
-		return nil, usageError{err}
-	}
-	account := aws.ToString(caller.Account)
-	buckets := awsclient.S3(cfg, settings.S3PathStyle)
-	keys := kms.NewFromConfig(cfg)
-	return reencrypt.New(reencrypt.Options{
-		S3: buckets, Resolver: inventory.New(keys, buckets, account, cfg.Region), KMS: keys, Account: account,
-		StateBucket: c.stateBucket, StatePrefix: settings.StatePrefix,
-		Concurrency: c.concurrency, Rate: c.rate, Logger: settings.logger(p.stderr),
-	})
 }
 
 // print writes the summary, for people or as JSON.

@@ -52,7 +52,8 @@ func (a *account) command(args ...string) (code int, stdout, stderr string) {
 // about the places, which are beginnings of ARNs, and refuses it.
 func (a *account) writesBut(places ...string) *refusals {
 	noted := &refusals{}
-	use := []string{"kms:Encrypt", "kms:Decrypt", "kms:GenerateDataKey"} // what S3 needs of the caller
+	// What S3 needs of the caller, and what is asked as a dry run only.
+	use := []string{"kms:Encrypt", "kms:Decrypt", "kms:GenerateDataKey", "kms:ReEncryptFrom", "kms:ReEncryptTo"}
 	a.box.AWS.SetIdentityPolicy(administrator, func(action, resource string) bool {
 		_, name, _ := strings.Cut(action, ":")
 		read := slices.ContainsFunc([]string{"Get", "List", "Describe", "Head"}, func(verb string) bool { return strings.HasPrefix(name, verb) })

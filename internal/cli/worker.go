@@ -182,7 +182,8 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		Observer:    handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region},
 		Method:      reencrypt.Method(c.ReencryptMethod),
 		Concurrency: c.ReencryptConcurrency, Rate: float64(c.ReencryptRate),
-		Logger: log,
+		FixBucketDefault: c.ReencryptFixBucketDefault,
+		Logger:           log,
 	})
 	if err != nil {
 		return nil, err

@@ -1,0 +1,89 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"golang.org/x/term"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+// byHand is what the commands that people run work with.
+type byHand struct {
+	// account and caller, an ARN, are who runs the command; region is where.
+	account, caller, region string
+	// settings are CMKEEPER_ variables, as far as they are set.
+	settings Config
+	kms      *kms.Client
+	s3       *s3.Client
+	facts    *inventory.Reader
+	stderr   io.Writer
+}
+
+// newByHand makes the clients for so many calls at once.
+func newByHand(ctx context.Context, p *process, connections int) (byHand, error) {
+	cfg, err := awsclient.Load(ctx, connections)
+	if err != nil {
+		return byHand{}, err
+	}
+	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return byHand{}, fmt.Errorf("ask AWS who we are: %w", err)
+	}
+	settings, err := replayConfig(ctx, p.environment)
+	if err != nil {
+		return byHand{}, usageError{err}
+	}
+	b := byHand{
+		account: aws.ToString(caller.Account), caller: aws.ToString(caller.Arn), region: cfg.Region, settings: settings,
+		kms: kms.NewFromConfig(cfg), s3: awsclient.S3(cfg, settings.S3PathStyle), stderr: p.stderr,
+	}
+	b.facts = inventory.New(b.kms, b.s3, b.account, b.region)
+	return b, nil
+}
+
+// store is the state in a bucket.
+func (b byHand) store(bucket string) *state.Store {
+	return state.New(b.s3, bucket, b.settings.StatePrefix, b.account)
+}
+
+// engine returns an engine without jobs. stateBucket is for scratch objects; it
+// may be "".
+func (b byHand) engine(stateBucket string, concurrency int, rate float64) (*reencrypt.Engine, error) {
+	return reencrypt.New(reencrypt.Options{
+		S3: b.s3, Resolver: b.facts, KMS: b.kms, Account: b.account,
+		StateBucket: stateBucket, StatePrefix: b.settings.StatePrefix,
+		FixBucketDefault: b.settings.ReencryptFixBucketDefault,
+		Concurrency:      concurrency, Rate: rate, Logger: b.settings.logger(b.stderr),
+	})
+}
+
+// printFindings writes what a preflight found, for people.
+func printFindings(w io.Writer, indent string, findings []reencrypt.Finding) {
+	for _, f := range findings {
+		fmt.Fprintf(w, "%s%s %s: %s\n", indent, f.Severity, f.Name, alert.Escape(f.What))
+		if f.Fix != "" {
+			fmt.Fprintf(w, "%s     %s\n", indent, alert.Escape(f.Fix))
+		}
+	}
+}
+
+// counting returns a function that shows how many objects of a bucket were read,
+// where w is a terminal, and one that ends the show.
+func counting(w io.Writer, bucket string) (show func(int64), finish func()) {
+	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil, func() {}
+	}
+	return func(n int64) { fmt.Fprintf(w, "\r%s: %d read", bucket, n) }, func() { fmt.Fprint(w, "\r\033[K") }
+}

@@ -1,0 +1,170 @@
+package reencrypt
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// PlanSchema is the schema of a Plan as JSON.
+const PlanSchema = "cmkeeper.plan.v1"
+
+// Plan is what a move would do, bucket by bucket. Nothing is written for it but
+// the scratch objects of a preflight.
+type Plan struct {
+	Schema  string    `json:"schema"`
+	Created time.Time `json:"created"`
+	// Alias is the alias that the scope was resolved for; "" where there is none.
+	Alias   string       `json:"alias,omitempty"`
+	To      string       `json:"to"`
+	Buckets []BucketPlan `json:"buckets"`
+	// NotInScope are the buckets that the alias claims and that are left alone, with
+	// the reason.
+	NotInScope []string `json:"not_in_scope,omitempty"`
+}
+
+// BucketPlan is what a move would do to a bucket. Whoever moves exactly what is
+// planned takes its first six members.
+type BucketPlan struct {
+	Bucket   string   `json:"bucket"`
+	Prefix   string   `json:"prefix"`
+	From     []string `json:"from"`
+	To       string   `json:"to"`
+	Versions Versions `json:"versions"`
+	// Method is MethodUpdate or MethodCopy, never MethodAuto.
+	Method Method `json:"method"`
+
+	Survey
+	// InScope is what is under the old keys, Move what of it would be moved, and
+	// Refuse what would not.
+	InScope Amount `json:"in_scope"`
+	Move    Amount `json:"move"`
+	Refuse  Amount `json:"refuse"`
+
+	Requests Requests `json:"requests"`
+	// CostUSD is an estimate: see Prices.
+	CostUSD float64 `json:"cost_usd"`
+	// Seconds is how long the writes take at the engine's rate, 0 where that is unlimited.
+	Seconds float64 `json:"seconds,omitempty"`
+
+	Preflight []Finding `json:"preflight"`
+}
+
+// Amount is a number of object versions.
+type Amount struct {
+	Versions int64 `json:"versions"`
+	Bytes    int64 `json:"bytes"`
+}
+
+func (a *Amount) add(g Group) { a.Versions, a.Bytes = a.Versions+g.Versions, a.Bytes+g.Bytes }
+
+// Requests are the requests of a job, the verifying pass included.
+type Requests struct {
+	List  int64 `json:"list"`
+	Head  int64 `json:"head"`
+	Write int64 `json:"write"`
+	// KMS is what S3 asks of KMS at most, for objects without bucket keys.
+	KMS int64 `json:"kms"`
+}
+
+// Prices says where the unit prices of estimates are from.
+const Prices = "list prices of US East (N. Virginia) in US dollars as of 2025, from aws.amazon.com/s3/pricing and aws.amazon.com/kms/pricing; yours may differ"
+
+// The unit prices, as Prices says. UpdateObjectEncryption costs what a PUT into
+// S3 Standard costs, whatever the object's storage class (User Guide, "Updating
+// server-side encryption").
+const (
+	priceList = 0.005 / 1000
+	priceKMS  = 0.03 / 10_000
+)
+
+// classPrice are the prices of a storage class: a PUT or COPY into it, a HEAD,
+// and what reading a GB for a copy costs.
+type classPrice struct{ put, head, retrieval float64 }
+
+// standardPrice is that of the classes that are not in classPrices, too.
+var standardPrice = classPrice{put: 0.005 / 1000, head: 0.0004 / 1000}
+
+var classPrices = map[string]classPrice{
+	"STANDARD_IA": {put: 0.01 / 1000, head: 0.001 / 1000, retrieval: 0.01},
+	"ONEZONE_IA":  {put: 0.01 / 1000, head: 0.001 / 1000, retrieval: 0.01},
+	"GLACIER_IR":  {put: 0.02 / 1000, head: 0.01 / 1000, retrieval: 0.03},
+}
+
+// Plan surveys a bucket, all of it or a random sample of so many versions, and
+// says what a move as in o would do. seen is as for Survey. A preflight that finds
+// what stops the bucket is no error; where that keeps the bucket from being read,
+// the plan has the preflight only.
+func (e *Engine) Plan(ctx context.Context, o RunOptions, sample int, seen func(int64)) (BucketPlan, error) {
+	s, err := e.resolveSpec(ctx, o)
+	if err != nil {
+		return BucketPlan{}, err
+	}
+	p := BucketPlan{Bucket: s.Bucket, Prefix: s.Prefix, From: s.From, To: s.To, Versions: s.Versions, Method: MethodCopy}
+	findings, settings, err := e.preflight(ctx, s, true)
+	if err != nil {
+		return p, err
+	}
+	if p.Preflight = findings; settings.update {
+		p.Method = MethodUpdate
+	}
+	if slices.ContainsFunc(settings.unread, func(u unread) bool { return u.stops }) ||
+		slices.ContainsFunc(findings, func(f Finding) bool { return f.Name == findingMethod }) {
+		return p, nil
+	}
+	f, err := e.bucketFacts(ctx, s.Bucket, p.Method == MethodCopy)
+	if err != nil {
+		return p, err
+	}
+	m := &mover{spec: s, e: e, facts: f, rules: rules{
+		from: s.From, to: s.To, update: p.Method == MethodUpdate, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now(),
+	}}
+	if p.Survey, err = m.survey(ctx, sample, seen); err != nil {
+		return p, fmt.Errorf("plan bucket %s: %w", s.Bucket, err)
+	}
+	p.estimate(e.opt.PartSize)
+	if e.opt.Rate > 0 {
+		p.Seconds = float64(p.Move.Versions) / e.opt.Rate
+	}
+	return p, nil
+}
+
+// estimate adds up the groups: what moves, in how many requests and for how much.
+func (p *BucketPlan) estimate(wishedPart int64) {
+	// A planner and two passes list, and both passes ask each version.
+	p.Requests = Requests{List: 3 * ((p.Listed + 999) / 1000), Head: 2 * p.Listed}
+	p.InScope, p.Move, p.Refuse = Amount{}, Amount{}, Amount{}
+	p.CostUSD = float64(p.Requests.List) * priceList
+	for _, g := range p.Groups {
+		price, ok := classPrices[g.StorageClass]
+		if !ok {
+			price = standardPrice
+		}
+		p.CostUSD += float64(2*g.Versions) * price.head
+		if slices.Contains(p.From, g.Key) {
+			p.InScope.add(g)
+		}
+		writes := g.Versions
+		switch g.Action {
+		case actionNames[refuse]:
+			if slices.Contains(p.From, g.Key) {
+				p.Refuse.add(g)
+			}
+			continue
+		case actionNames[update]:
+			p.CostUSD += float64(writes) * standardPrice.put
+		case actionNames[copyParts]: // a beginning and an end for each, and its parts
+			writes = 2*g.Versions + g.Bytes/wishedPart + g.Versions
+			fallthrough
+		case actionNames[copyWhole]:
+			p.CostUSD += float64(writes)*price.put + float64(g.Bytes)/(1<<30)*price.retrieval
+		default:
+			continue
+		}
+		p.Move.add(g)
+		p.Requests.Write += writes
+		p.Requests.KMS += 2 * writes
+	}
+	p.CostUSD += float64(p.Requests.KMS) * priceKMS
+}

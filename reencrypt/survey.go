@@ -1,0 +1,202 @@
+package reencrypt
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cmkeeper/cmkeeper/outcome"
+)
+
+// Survey says what is in a bucket, by key.
+type Survey struct {
+	// Listed is how many object versions there are, without delete markers, and Read
+	// how many of them were asked for their key. Where Read is less, it was a random
+	// sample and the groups are scaled up from it.
+	Listed int64 `json:"listed"`
+	Read   int64 `json:"read"`
+	// Groups are sorted, the largest first.
+	Groups []Group `json:"groups"`
+}
+
+// Group are the object versions of a survey that have everything here in common.
+type Group struct {
+	// Key is the ARN of their KMS key, "" where they have none or none that is known.
+	Key string `json:"key,omitempty"`
+	// Encryption is S3's name of it: "", AES256, aws:kms or aws:kms:dsse.
+	Encryption   string `json:"encryption,omitempty"`
+	StorageClass string `json:"storage_class"`
+	// Lock is "", "retention" (that is not over) or "hold".
+	Lock string `json:"lock,omitempty"`
+	// Size is a class of sizes: see sizeClass.
+	Size string `json:"size"`
+	// Action is what a move does with them: skip, refuse, update, copy or copy-parts.
+	Action string `json:"action"`
+	// Reason is why they are skipped or refused.
+	Reason Reason `json:"reason,omitempty"`
+
+	Versions int64 `json:"versions"`
+	Bytes    int64 `json:"bytes"`
+}
+
+// actionNames are those of Group.Action.
+var actionNames = map[action]string{skip: "skip", refuse: "refuse", update: "update", copyWhole: "copy", copyParts: "copy-parts"}
+
+// Survey reads which keys a bucket's object versions are under, all of them, and
+// writes nothing. In a Group that is under keyARN the reason is ReasonOnTarget.
+// seen, where not nil, is called now and then with how many were read.
+func (e *Engine) Survey(ctx context.Context, scope Scope, keyARN string, seen func(int64)) (Survey, error) {
+	f, err := e.bucketFacts(ctx, scope.Bucket, false)
+	if err != nil {
+		return Survey{}, err
+	}
+	m := &mover{
+		spec: spec{Bucket: scope.Bucket, Prefix: scope.Prefix, To: keyARN, Versions: VersionsAll},
+		e:    e, facts: f, rules: rules{to: keyARN, update: true, maxCopy: e.opt.MaxCopySize, now: time.Now()},
+	}
+	return m.survey(ctx, 0, seen)
+}
+
+// survey reads the scope, or a random sample of it where sample is not 0.
+func (m *mover) survey(ctx context.Context, sample int, seen func(int64)) (Survey, error) {
+	var s Survey
+	count := &census{groups: map[Group]*Group{}, seen: seen}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(m.e.opt.Concurrency)
+	read := func(en entry) {
+		g.Go(func() error {
+			group, size, err := m.classify(gctx, en)
+			if err == nil {
+				count.add(group, size)
+			}
+			return err
+		})
+	}
+	var chosen []entry
+	for en, err := range m.entries(gctx, "", "") {
+		if err != nil {
+			return s, errors.Join(err, g.Wait())
+		}
+		switch {
+		case en.deleteMarker:
+			continue
+		case sample == 0:
+			read(en)
+		case len(chosen) < sample:
+			chosen = append(chosen, en)
+		default: // each of the n listed so far stays with the same chance
+			if i := rand.Int64N(s.Listed + 1); i < int64(sample) {
+				chosen[i] = en
+			}
+		}
+		s.Listed++
+	}
+	for _, en := range chosen {
+		read(en)
+	}
+	if err := g.Wait(); err != nil {
+		return s, err
+	}
+	s.Read = count.read
+	s.Groups = count.scaled(s.Listed)
+	return s, context.Cause(ctx)
+}
+
+// classify reads an object version and says in which group it is. One that was
+// deleted meanwhile is skipped as gone.
+func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
+	group := Group{StorageClass: string(types.StorageClassStandard), Size: sizeClass(0), Action: actionNames[skip]}
+	h, err := m.head(ctx, en.key, en.version)
+	if err != nil {
+		switch classify(err) {
+		case faultGone:
+			group.Reason = ReasonGone
+			return group, 0, nil
+		case faultUnsupported:
+			group.Reason = ReasonDeleteMarker
+			return group, 0, nil
+		case faultRejected:
+			group.Action, group.Reason = actionNames[refuse], ReasonUnreadableHead
+			return group, 0, nil
+		case faultThrottled:
+			return group, 0, outcome.RetryAfter(throttledWait, err)
+		case faultTransient, faultDenied, faultNoBucket, faultChanged, faultKey, faultArchived:
+		}
+		return group, 0, bucketError("HeadObject", m.Bucket, err)
+	}
+	o, err := m.look(ctx, en, h)
+	if err != nil {
+		return group, 0, err
+	}
+	d := decide(o, m.rules)
+	group.Key, group.Encryption, group.Action, group.Reason = o.keyARN, o.encryption, actionNames[d.action], d.reason
+	group.StorageClass, group.Size = cmp.Or(o.storageClass, group.StorageClass), sizeClass(o.size)
+	switch {
+	case o.held:
+		group.Lock = "hold"
+	case o.retention && o.retainUntil.After(m.rules.now):
+		group.Lock = "retention"
+	}
+	return group, o.size, nil
+}
+
+// sizeClass names the class of a size: what S3 bills a minimum for, what one copy
+// can move, and what only an update or a copy in parts can.
+func sizeClass(size int64) string {
+	switch {
+	case size < 128<<10:
+		return "< 128 KiB"
+	case size < 64<<20:
+		return "< 64 MiB"
+	case size <= 5<<30:
+		return "<= 5 GiB"
+	}
+	return "> 5 GiB"
+}
+
+// census counts groups. It is safe for concurrent use.
+type census struct {
+	mu     sync.Mutex
+	read   int64
+	groups map[Group]*Group // by themselves, without numbers
+	seen   func(int64)
+}
+
+func (c *census) add(g Group, size int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sum := c.groups[g]
+	if sum == nil {
+		sum = new(g)
+		c.groups[g] = sum
+	}
+	sum.Versions++
+	sum.Bytes += size
+	if c.read++; c.seen != nil && c.read%100 == 0 {
+		c.seen(c.read)
+	}
+}
+
+// scaled returns the groups as parts of all that was listed.
+func (c *census) scaled(listed int64) []Group {
+	groups := make([]Group, 0, len(c.groups))
+	for _, g := range c.groups {
+		scaled := *g
+		if c.read < listed {
+			factor := float64(listed) / float64(c.read)
+			scaled.Versions, scaled.Bytes = int64(float64(g.Versions)*factor+0.5), int64(float64(g.Bytes)*factor+0.5)
+		}
+		groups = append(groups, scaled)
+	}
+	slices.SortFunc(groups, func(a, b Group) int {
+		return cmp.Or(cmp.Compare(b.Versions, a.Versions), cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Key, b.Key), cmp.Compare(a.StorageClass, b.StorageClass), cmp.Compare(a.Size, b.Size), cmp.Compare(a.Lock, b.Lock), cmp.Compare(a.Reason, b.Reason))
+	})
+	return groups
+}
