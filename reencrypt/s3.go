@@ -81,7 +81,7 @@ func classify(err error) fault {
 		}
 	}
 	e, ok := errors.AsType[*smithyhttp.ResponseError](err)
-	if !ok {
+	if !ok || e.HTTPStatusCode() == 0 {
 		return faultTransient // no answer
 	}
 	switch status := e.HTTPStatusCode(); {
