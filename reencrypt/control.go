@@ -188,6 +188,9 @@ func (e *Engine) change(ctx context.Context, id string, to State, from ...State)
 		changed = *j
 		return nil
 	})
+	if err == nil && to != StateRunning && changed.Batch.unfinished() {
+		err = e.sendBatch(ctx, id, changed.Pass, 0) // which cancels them
+	}
 	return changed, err
 }
 

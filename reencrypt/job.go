@@ -47,6 +47,8 @@ type jobDoc struct {
 	// Pass counts from 1. Earlier is what the passes before it have moved.
 	Pass    int    `json:"pass"`
 	Earlier Counts `json:"earlier"`
+	// Batch is what S3 Batch Operations do of it, nil where they do nothing.
+	Batch *batchWork `json:"batch,omitempty"`
 	// NotBefore is when a verifying pass may begin: when the writers of superseded
 	// jobs have stopped.
 	NotBefore  time.Time `json:"not_before"`
@@ -69,7 +71,7 @@ func (j *jobDoc) key() string { return "jobs/" + j.ID + "/job.json" }
 func (j *jobDoc) summary() Summary {
 	return Summary{
 		Job: j.ID, Alias: j.Alias, Bucket: j.Bucket, Prefix: j.Prefix, From: j.From, To: j.To,
-		State: j.State, Cause: j.Cause, Passes: j.Pass, Counts: withEarlier(Counts{}, j.Earlier), Started: j.Started, Finished: j.Finished,
+		State: j.State, Cause: j.Cause, Passes: j.Pass, Counts: withEarlier(Counts{}, j.Earlier), Batch: j.Batch.all(), Started: j.Started, Finished: j.Finished,
 	}
 }
 
@@ -247,14 +249,15 @@ func (e *Engine) openJobs(ctx context.Context, alias string) ([]jobDoc, error) {
 }
 
 // message is what the jobs queue carries: ids. Plan asks for the planning of a
-// pass, Again for the slices from one on that have no result to be sent again;
-// else it is about one slice of it.
+// pass, Again for the slices from one on that have no result to be sent again,
+// Batch for a look at the job's batch jobs; else it is about one slice of it.
 type message struct {
 	V     int    `json:"v"`
 	Job   string `json:"job"`
 	Pass  int    `json:"pass"`
 	Plan  bool   `json:"plan,omitempty"`
 	Again bool   `json:"again,omitempty"`
+	Batch bool   `json:"batch,omitempty"`
 	Slice int    `json:"slice"`
 }
 
@@ -303,6 +306,8 @@ func (e *Engine) Handle(ctx context.Context, body []byte) error {
 		return outcome.Reject(fmt.Errorf("job of the message: %w", err))
 	case err != nil:
 		return err
+	case m.Batch:
+		err = e.batch(ctx, j)
 	case j.State != StateRunning:
 		return e.tell(ctx, j)
 	case m.Plan:

@@ -71,6 +71,11 @@ func (e *Engine) plan(ctx context.Context, j jobDoc, pass int) error {
 	if wait := time.Until(j.NotBefore); pass > 1 && wait > 0 {
 		return outcome.RetryAfter(wait, fmt.Errorf("pass %d of job %s waits for the writers of superseded jobs", pass, j.ID))
 	}
+	if pass == 1 {
+		if err := e.endBatches(ctx, j); err != nil {
+			return err
+		}
+	}
 	deadline := time.Now().Add(planBudget)
 	for {
 		var p planDoc
@@ -92,6 +97,11 @@ func (e *Engine) plan(ctx context.Context, j jobDoc, pass int) error {
 		}
 		if err != nil {
 			return err
+		}
+		if pass == 1 {
+			if wait, err := e.batchFirst(ctx, &j, p); wait || err != nil {
+				return err
+			}
 		}
 		step := e.cut
 		if pass > 1 {
@@ -129,7 +139,7 @@ func (e *Engine) cut(ctx context.Context, j jobDoc, pass int, p planDoc, etag st
 			if p, etag, err = e.emit(ctx, j, pass, p, etag, last); err != nil {
 				return err
 			}
-			if p.Done || p.After != last || time.Now().After(deadline) {
+			if p.Done || p.After != last || time.Now().After(deadline) || e.batchDue(j, p) {
 				return nil // another planner cut here differently, or it is time to stop
 			}
 			count = 0

@@ -19,6 +19,7 @@
 //	jobs/<job>/results/<pass>/<group>/<n>.json what one slice came to, counted once
 //	jobs/<job>/totals/<pass>/<group>.json      the sum of a thousand results
 //	jobs/<job>/rows/<pass>/<n>-<write>.jsonl   what a slice did not move, and why
+//	jobs/<job>/batch/                          the reports of its S3 Batch jobs
 //	jobs/<job>/report.json, report.jsonl       the outcome
 //
 // SQS visibility is the only lease. Each document is written under a condition,
@@ -136,6 +137,8 @@ type Summary struct {
 	// Notes say what the copy method could not keep, and what besides objects still
 	// holds on to the old keys.
 	Notes []string `json:"notes,omitempty"`
+	// Batch are the jobs that S3 Batch Operations did for it.
+	Batch []BatchJob `json:"batch,omitempty"`
 	// Preflight is what was found before the first write.
 	Preflight []Finding `json:"preflight,omitempty"`
 	// Report is the address of all rows (JSON lines); "" where there are none.
@@ -224,6 +227,14 @@ type Options struct {
 	Method Method
 	// Versions is what they move; "" is VersionsAll.
 	Versions Versions
+	// Means is by what the objects of jobs are moved; "" is MeansFleet. Batch is
+	// needed for jobs by other means, and to end those that others have begun;
+	// BatchRole is the ARN of the role that S3 Batch Operations take, and
+	// BatchThreshold how many object versions MeansAuto leaves to the fleet.
+	Means          Means
+	Batch          Batch
+	BatchRole      string
+	BatchThreshold int64
 	// Concurrency is how many objects are worked on at a time at most, over all
 	// slices in this process; 0 is 64. Engine.Concurrency tells what a bucket bears.
 	Concurrency int
@@ -276,7 +287,16 @@ func New(o Options) (*Engine, error) {
 	o.Method = cmp.Or(o.Method, MethodAuto)
 	o.Versions = cmp.Or(o.Versions, VersionsAll)
 	errs = append(errs, checkChoices(o.Method, o.Versions))
-	if o.Concurrency < 0 || o.Rate < 0 || o.SliceSize < 0 || o.MaxCopySize < 0 || o.PartSize < 0 {
+	o.Means = cmp.Or(o.Means, MeansFleet)
+	switch o.Means {
+	case MeansFleet:
+	case MeansBatch, MeansAuto:
+		missing(o.Batch == nil, "S3 Batch Operations client")
+		missing(o.BatchRole == "", "role for S3 Batch Operations")
+	default:
+		errs = append(errs, fmt.Errorf("means %q is not fleet, batch or auto", o.Means))
+	}
+	if o.Concurrency < 0 || o.Rate < 0 || o.SliceSize < 0 || o.BatchThreshold < 0 || o.MaxCopySize < 0 || o.PartSize < 0 {
 		errs = append(errs, errors.New("concurrency, rate and sizes must not be negative"))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -54,6 +54,8 @@ func (e *Engine) resume(ctx context.Context, id string, now time.Time) error {
 		return err
 	case j.State == StateSuperseded, j.State == StateCancelled: // a crash between its mark and this
 		return e.opt.Store.Delete(ctx, openKey(id), "")
+	case j.State != StateRunning && j.Batch.unfinished():
+		return errors.Join(e.sendBatch(ctx, id, j.Pass, 0), e.tell(ctx, j))
 	case j.State != StateRunning:
 		return e.tell(ctx, j)
 	}
@@ -70,7 +72,11 @@ func (e *Engine) resume(ctx context.Context, id string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	progress := fmt.Sprintf("pass %d: %d slices planned, %d done", j.Pass, p.Next, done)
+	progress := fmt.Sprintf("pass %d: %d slices planned, %d done%s", j.Pass, p.Next, done, j.Batch)
+	patience := stallAfter
+	if j.Batch.unfinished() {
+		patience = batchStallAfter
+	}
 	if open.Progress != progress {
 		open.Progress, open.Since, open.Sent = progress, now, now
 	}
@@ -81,7 +87,7 @@ func (e *Engine) resume(ctx context.Context, id string, now time.Time) error {
 		open.Sent = now
 	}
 	stalled := fmt.Sprintf("%s since %s", progress, open.Since.UTC().Format(time.RFC3339))
-	if now.Sub(open.Since) >= stallAfter && now.After(j.NotBefore) && open.Told != stalled {
+	if now.Sub(open.Since) >= patience && now.After(j.NotBefore) && open.Told != stalled {
 		s := j.summary()
 		s.Cause = "no progress: " + stalled
 		if err := e.opt.Observer.Stalled(ctx, s); err != nil {

@@ -1,0 +1,558 @@
+package reencrypt
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3control"
+	"github.com/aws/aws-sdk-go-v2/service/s3control/types"
+
+	"github.com/cmkeeper/cmkeeper/outcome"
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+// Means is by what the objects of a job are moved.
+type Means string
+
+// The means. Whatever they are, the fleet's own passes prove the job.
+const (
+	// MeansFleet: the workers move them.
+	MeansFleet Means = "fleet"
+	// MeansBatch: S3 Batch Operations move them first. A job where they cannot be
+	// used stops.
+	MeansBatch Means = "batch"
+	// MeansAuto: S3 Batch Operations, once the planner has counted more object
+	// versions than Options.BatchThreshold and where they can be used.
+	MeansAuto Means = "auto"
+)
+
+// Batch is what an Engine calls of S3 Batch Operations; *s3control.Client has it.
+type Batch interface {
+	CreateJob(context.Context, *s3control.CreateJobInput, ...func(*s3control.Options)) (*s3control.CreateJobOutput, error)
+	DescribeJob(context.Context, *s3control.DescribeJobInput, ...func(*s3control.Options)) (*s3control.DescribeJobOutput, error)
+	UpdateJobStatus(context.Context, *s3control.UpdateJobStatusInput, ...func(*s3control.Options)) (*s3control.UpdateJobStatusOutput, error)
+}
+
+// BatchJob is a job of S3 Batch Operations that does a part of a job: the objects
+// under one from-key, with a bucket key or without. UpdateObjectEncryption sets
+// the bucket key anew, so that objects of both kinds in one job would change.
+type BatchJob struct {
+	From      string `json:"from"`
+	BucketKey bool   `json:"bucket_key"`
+	// Token makes a repeated CreateJob find the same job.
+	Token string `json:"token"`
+	// ID is S3's id of it, "" before it is known.
+	ID string `json:"id,omitempty"`
+	// Status is what S3 said last, or refused where S3 refused to create it.
+	Status    string `json:"status,omitempty"`
+	Tasks     int64  `json:"tasks"`
+	Succeeded int64  `json:"succeeded"`
+	Failed    int64  `json:"failed"`
+	// Causes are S3's reasons of a failure of the whole.
+	Causes []string `json:"causes,omitempty"`
+	// Ours: we cancelled it.
+	Ours bool `json:"ours,omitempty"`
+	// Rows is the address of its failed tasks (JSON lines), "" where there is no
+	// report of them.
+	Rows string `json:"rows,omitempty"`
+}
+
+// batchRefused is the Status of a BatchJob that S3 refused to create.
+const batchRefused = "refused"
+
+func (b BatchJob) ended() bool {
+	switch b.Status {
+	case batchRefused, string(types.JobStatusComplete), string(types.JobStatusFailed), string(types.JobStatusCancelled):
+		return true
+	}
+	return false
+}
+
+// empty reports whether it failed because there was nothing to do, which S3 calls
+// a failure ("Troubleshooting replication" in its User Guide has the words).
+func (b BatchJob) empty() bool {
+	return b.Status == string(types.JobStatusFailed) && b.Tasks == 0 &&
+		slices.ContainsFunc(b.Causes, func(c string) bool { return strings.Contains(strings.ToLower(c), "no keys matching") })
+}
+
+// batchWork is the part of a job that S3 Batch Operations do.
+type batchWork struct {
+	// Jobs are stored before they are created.
+	Jobs []BatchJob `json:"jobs,omitempty"`
+	// Past are those of the attempts that were given up, as many as Attempt says:
+	// the job was paused, or something was missing. The next ones are made anew.
+	Past    []BatchJob `json:"past,omitempty"`
+	Attempt int        `json:"attempt,omitempty"`
+	// Role is the ARN of the role that they take. It is a part of the request that
+	// has to be the same each time.
+	Role string `json:"role,omitempty"`
+	// Polled is when the message that goes on asking asked last.
+	Polled time.Time `json:"polled,omitzero"`
+	// Done: nothing is left to do for S3 Batch Operations.
+	Done bool `json:"done,omitempty"`
+	// Not is why they were not used.
+	Not string `json:"not,omitempty"`
+}
+
+func (w *batchWork) jobs() []BatchJob {
+	if w == nil {
+		return nil
+	}
+	return w.Jobs
+}
+
+func (w *batchWork) started() bool { return len(w.jobs()) > 0 }
+
+// all returns the batch jobs of all attempts.
+func (w *batchWork) all() []BatchJob {
+	if w == nil {
+		return nil
+	}
+	return slices.Concat(w.Past, w.Jobs)
+}
+
+// moved is how many objects S3 says that the jobs of this attempt have moved.
+func (w *batchWork) moved() (n int64) {
+	for _, b := range w.jobs() {
+		n += b.Succeeded
+	}
+	return n
+}
+
+// unfinished reports whether jobs of it may run.
+func (w *batchWork) unfinished() bool {
+	return w.started() && !w.Done && slices.ContainsFunc(w.Jobs, func(b BatchJob) bool { return !b.ended() })
+}
+
+// String says how far it is: a job that stands still says the same again.
+func (w *batchWork) String() string {
+	if !w.started() || w.Done {
+		return ""
+	}
+	var parts []string
+	for _, b := range w.Jobs {
+		parts = append(parts, fmt.Sprintf(", S3 Batch job %s %s with %d of %d tasks done", b.ID, b.Status, b.Succeeded+b.Failed, b.Tasks))
+	}
+	return strings.Join(parts, "")
+}
+
+const (
+	// batchPoll is how often S3 is asked how far a batch job is, where no event
+	// says that it has changed.
+	batchPoll = 5 * time.Minute
+	// batchEnding is how often it is asked while a superseded job's batch jobs end.
+	batchEnding = 30 * time.Second
+	// batchStallAfter is stallAfter for them: they may wait for others, and generate
+	// the manifest of a large bucket for hours.
+	batchStallAfter = 12 * time.Hour
+)
+
+// batchDue reports whether S3 Batch Operations are to move what is left of a job
+// whose planner is at p.
+func (e *Engine) batchDue(j jobDoc, p planDoc) bool {
+	if j.RetryOf != "" || j.Batch != nil && (j.Batch.Done || j.Batch.started()) {
+		return false
+	}
+	return e.opt.Means == MeansBatch || e.opt.Means == MeansAuto && int64(p.Next)*int64(e.opt.SliceSize) >= e.opt.BatchThreshold
+}
+
+// batchFirst gives a job to S3 Batch Operations where it is time, and reports
+// whether its planner has to wait for them: the message that asks how far they are
+// sends it on.
+func (e *Engine) batchFirst(ctx context.Context, j *jobDoc, p planDoc) (wait bool, err error) {
+	if !e.batchDue(*j, p) && (!j.Batch.started() || j.Batch.Done) {
+		return false, nil
+	}
+	if !j.Batch.started() {
+		if err := e.batchIntend(ctx, j); err != nil || j.Batch.Done {
+			return false, err
+		}
+	}
+	delay := batchPoll
+	if !j.Batch.unfinished() {
+		delay = 0
+	}
+	if err := e.sendBatch(ctx, j.ID, j.Pass, delay); err != nil {
+		return false, err
+	}
+	return true, e.batchCreate(ctx, j)
+}
+
+// batchIntend stores which batch jobs a job will have, or why it has none.
+func (e *Engine) batchIntend(ctx context.Context, j *jobDoc) error {
+	if j.Bucket == e.opt.StateBucket {
+		return &stopError{"bucket " + j.Bucket + " is cmkeeper's own state bucket"}
+	}
+	why, err := e.batchNot(ctx, j.spec)
+	switch {
+	case err != nil:
+		return err
+	case why != "" && e.opt.Means == MeansBatch:
+		return &stopError{"S3 Batch Operations cannot be used: " + why}
+	case why != "":
+		e.opt.Logger.WarnContext(ctx, "S3 Batch Operations are not used", "job", j.ID, "bucket", j.Bucket, "reason", why)
+	}
+	return e.changeRunning(ctx, j, func(now *jobDoc) {
+		if now.Batch.started() || now.Batch != nil && now.Batch.Done { // another planner was here
+			return
+		}
+		if now.Batch == nil {
+			now.Batch = &batchWork{}
+		}
+		now.Batch.Done, now.Batch.Not = why != "", why
+		if why == "" {
+			now.Batch.Jobs, now.Batch.Role = batchJobs(now.ID, now.spec, now.Batch.Attempt), e.opt.BatchRole
+		}
+	})
+}
+
+// batchNot says why the objects of s cannot be moved by S3 Batch Operations, or "".
+func (e *Engine) batchNot(ctx context.Context, s spec) (string, error) {
+	if s.Method == MethodCopy {
+		return "the method is copy, and they only change objects in place", nil
+	}
+	useUpdate, err := e.useUpdate(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	if !useUpdate {
+		return "UpdateObjectEncryption is not proved on this server", nil
+	}
+	if s.Versions == VersionsAll {
+		return "", nil
+	}
+	f, err := e.bucketFacts(ctx, s.Bucket, false)
+	if err == nil && f.versioned { // what a generated manifest holds is not documented
+		return "only current versions are in scope, and a manifest that S3 generates may hold noncurrent ones", nil
+	}
+	return "", err
+}
+
+// batchJobs returns the batch jobs of a job.
+func batchJobs(id string, s spec, attempt int) []BatchJob {
+	var jobs []BatchJob
+	for _, from := range s.From {
+		for _, bucketKey := range []bool{true, false} {
+			h := sha256.Sum256(fmt.Appendf(nil, "%s %t %d", from, bucketKey, attempt))
+			jobs = append(jobs, BatchJob{From: from, BucketKey: bucketKey, Token: id + "-" + hex.EncodeToString(h[:16])})
+		}
+	}
+	return jobs
+}
+
+// batchInput is the request for a batch job. It is the same each time, as its
+// token demands.
+func (e *Engine) batchInput(j *jobDoc, b BatchJob) *s3control.CreateJobInput {
+	arn := func(bucket string) *string { return aws.String("arn:" + partition(j.To) + ":s3:::" + bucket) }
+	filter := &types.JobManifestGeneratorFilter{
+		MatchAnyObjectEncryption: []types.ObjectEncryptionFilter{&types.ObjectEncryptionFilterMemberSSEKMS{
+			Value: types.SSEKMSFilter{KmsKeyArn: &b.From, BucketKeyEnabled: &b.BucketKey},
+		}},
+	}
+	if j.Prefix != "" {
+		filter.KeyNameConstraint = &types.KeyNameConstraint{MatchAnyPrefix: []string{j.Prefix}}
+	}
+	return &s3control.CreateJobInput{
+		AccountId: &e.opt.Account, ClientRequestToken: &b.Token, RoleArn: &j.Batch.Role,
+		Priority: aws.Int32(10), ConfirmationRequired: aws.Bool(false), Description: aws.String("cmkeeper job " + j.ID),
+		Operation: &types.JobOperation{S3UpdateObjectEncryption: &types.S3UpdateObjectEncryptionOperation{
+			ObjectEncryption: &types.ObjectEncryption{SSEKMS: &types.S3UpdateObjectEncryptionSSEKMS{KMSKeyArn: &j.To, BucketKeyEnabled: &b.BucketKey}},
+		}},
+		ManifestGenerator: &types.JobManifestGeneratorMemberS3JobManifestGenerator{Value: types.S3JobManifestGenerator{
+			SourceBucket: arn(j.Bucket), ExpectedBucketOwner: &e.opt.Account, EnableManifestOutput: false, Filter: filter,
+		}},
+		Report: &types.JobReport{
+			Enabled: true, Bucket: arn(e.opt.StateBucket), ExpectedBucketOwner: &e.opt.Account, Prefix: aws.String(e.opt.StatePrefix + batchReports(j.ID)),
+			Format: types.JobReportFormatReportCsv20180820, ReportScope: types.JobReportScopeFailedTasksOnly,
+		},
+	}
+}
+
+// partition returns the partition of an ARN.
+func partition(arn string) string { return strings.SplitN(arn, ":", 3)[1] }
+
+// batchCreate creates the batch jobs whose ids are not known. What a crash has
+// left between S3's answer and our note of it is found again by its token.
+func (e *Engine) batchCreate(ctx context.Context, j *jobDoc) error {
+	for _, b := range j.Batch.Jobs {
+		if b.ID != "" || b.ended() {
+			continue
+		}
+		out, err := e.opt.Batch.CreateJob(ctx, e.batchInput(j, b))
+		stop := batchError("CreateJob", "s3:CreateJob, and iam:PassRole on "+j.Batch.Role, err)
+		_, refused := errors.AsType[*stopError](stop)
+		if stop != nil && !refused {
+			return stop
+		}
+		if refused {
+			return errors.Join(stop, e.changeJob(ctx, j, func(now *jobDoc) error {
+				for i := range now.Batch.jobs() { // nobody has asked for the later ones
+					if now.Batch.Jobs[i].ID == "" {
+						now.Batch.Jobs[i].Status = batchRefused
+					}
+				}
+				return nil
+			}))
+		}
+		err = e.changeBatch(ctx, j, b.Token, func(now *BatchJob) {
+			now.ID, now.Status = aws.ToString(out.JobId), string(types.JobStatusNew)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// batchError says what an error of S3's control endpoint means: a stopError where
+// waiting does not help.
+func batchError(operation, needed string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case hasCode(err, "TooManyRequestsException"), hasCode(err, "InternalServiceException"):
+		return fmt.Errorf("%s: %w", operation, err)
+	}
+	switch classify(err) {
+	case faultTransient, faultThrottled:
+		return fmt.Errorf("%s: %w", operation, err)
+	case faultDenied:
+		return &stopError{fmt.Sprintf("S3 Batch Operations: %s is denied (%s); needed: %s", operation, words(err), needed)}
+	default:
+		return &stopError{fmt.Sprintf("S3 Batch Operations: %s failed (%s)", operation, words(err))}
+	}
+}
+
+// batch asks how far a job's batch jobs are, and sends the job on when all of them
+// have ended. Those of a job that does not run any more are cancelled.
+func (e *Engine) batch(ctx context.Context, j jobDoc) error {
+	if j.Batch == nil {
+		return nil
+	}
+	if j.Batch.Done { // perhaps nobody was told
+		return e.sendPlan(ctx, j.ID, time.Now())
+	}
+	if err := e.batchLook(ctx, &j); err != nil {
+		return err
+	}
+	if j.Batch.unfinished() {
+		if time.Since(j.Batch.Polled) < batchPoll-time.Minute {
+			return nil // another message goes on asking
+		}
+		if err := e.changeJob(ctx, &j, func(now *jobDoc) error { now.Batch.Polled = time.Now(); return nil }); err != nil {
+			return err
+		}
+		return outcome.RetryAfter(batchPoll, fmt.Errorf("job %s waits for S3 Batch Operations%s", j.ID, j.Batch))
+	}
+	if j.State != StateRunning || !j.Batch.started() {
+		return nil
+	}
+	if err := e.batchRows(ctx, &j); err != nil {
+		return err
+	}
+	cause := batchCause(j.Batch.Jobs)
+	if err := e.batchEnd(ctx, &j, cause != ""); err != nil {
+		return err
+	}
+	if cause != "" {
+		return &stopError{cause}
+	}
+	return e.sendPlan(ctx, j.ID, time.Now())
+}
+
+// batchLook brings what is known of the batch jobs up to date.
+func (e *Engine) batchLook(ctx context.Context, j *jobDoc) error {
+	if !j.Batch.unfinished() {
+		return nil
+	}
+	if e.opt.Batch == nil {
+		return fmt.Errorf("job %s has batch jobs, and this process has no client for them", j.ID)
+	}
+	if err := e.batchCreate(ctx, j); err != nil {
+		return err
+	}
+	for _, b := range j.Batch.Jobs {
+		if b.ended() {
+			continue
+		}
+		out, err := e.opt.Batch.DescribeJob(ctx, &s3control.DescribeJobInput{AccountId: &e.opt.Account, JobId: &b.ID})
+		if err == nil && out.Job == nil {
+			err = errors.New("the answer is empty")
+		}
+		if err := batchError("DescribeJob", "s3:DescribeJob", err); err != nil {
+			return err
+		}
+		now := described(b, out.Job)
+		if j.State != StateRunning && !now.ended() && now.Status != string(types.JobStatusCancelling) {
+			_, err := e.opt.Batch.UpdateJobStatus(ctx, &s3control.UpdateJobStatusInput{
+				AccountId: &e.opt.Account, JobId: &b.ID, RequestedJobStatus: types.RequestedJobStatusCancelled,
+				StatusUpdateReason: aws.String("cmkeeper job " + j.ID + " is " + string(j.State)),
+			})
+			if err := batchError("UpdateJobStatus", "s3:UpdateJobStatus", err); err != nil && !hasCode(err, "JobStatusException") {
+				return err
+			}
+			now.Ours = true
+		}
+		if err := e.changeBatch(ctx, j, b.Token, func(stored *BatchJob) { *stored = now }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// described is a batch job as S3 describes it.
+func described(b BatchJob, d *types.JobDescriptor) BatchJob {
+	b.Status, b.Causes = string(d.Status), nil
+	if p := d.ProgressSummary; p != nil {
+		b.Tasks, b.Succeeded, b.Failed = aws.ToInt64(p.TotalNumberOfTasks), aws.ToInt64(p.NumberOfTasksSucceeded), aws.ToInt64(p.NumberOfTasksFailed)
+	}
+	for _, f := range d.FailureReasons {
+		b.Causes = append(b.Causes, strings.TrimPrefix(aws.ToString(f.FailureCode)+": "+aws.ToString(f.FailureReason), ": "))
+	}
+	return b
+}
+
+// batchCause says why a job cannot go on from what its batch jobs have come to, or
+// "". Failed tasks of one that is complete are no cause: the fleet looks at each of
+// their objects. But where the whole failed, or somebody cancelled it, the fleet
+// would have to move what was thought too much for it.
+func batchCause(jobs []BatchJob) string {
+	for _, b := range jobs {
+		switch b.Status {
+		case string(types.JobStatusFailed):
+			if b.empty() {
+				continue
+			}
+		case string(types.JobStatusCancelled):
+			if b.Ours {
+				continue
+			}
+		default:
+			continue
+		}
+		cause := fmt.Sprintf("S3 Batch Operations job %s is %s, with %d of %d tasks failed", b.ID, strings.ToLower(b.Status), b.Failed, b.Tasks)
+		if len(b.Causes) > 0 {
+			cause += " (" + strings.Join(b.Causes, "; ") + ")"
+		}
+		if b.Rows != "" {
+			cause += "; the failed tasks are in " + b.Rows
+		}
+		return cause + "; see docs/reencryption.md for what its role needs, or let the fleet move the rest with CMKEEPER_REENCRYPT_ENGINE=fleet"
+	}
+	return ""
+}
+
+// batchEnd notes that S3 Batch Operations are through with a job, or that this
+// attempt was given up, and what they moved. That is S3's word; what is under the
+// new key the passes of the fleet have to find.
+func (e *Engine) batchEnd(ctx context.Context, j *jobDoc, giveUp bool) error {
+	return e.changeRunning(ctx, j, func(now *jobDoc) {
+		if !now.Batch.started() || now.Batch.Done { // another message was first
+			return
+		}
+		now.Earlier.Moved += now.Batch.moved()
+		giveUp = giveUp || slices.ContainsFunc(now.Batch.Jobs, func(b BatchJob) bool { return b.Ours || b.Status == batchRefused })
+		if giveUp {
+			now.Batch = &batchWork{Past: now.Batch.all(), Attempt: now.Batch.Attempt + 1}
+			return
+		}
+		now.Batch.Done = true
+	})
+}
+
+// BatchChanged asks soon how far the batch jobs of all jobs are. It is called when
+// an event says that one has changed: which one does not matter, since S3 is asked
+// about ours.
+func (e *Engine) BatchChanged(ctx context.Context) error {
+	if e.opt.Store == nil {
+		return nil
+	}
+	open, err := e.openJobs(ctx, "")
+	if err != nil {
+		return fmt.Errorf("look for the job of a batch job: %w", err)
+	}
+	for _, j := range open {
+		if !j.Batch.unfinished() {
+			continue
+		}
+		if err := e.sendBatch(ctx, j.ID, j.Pass, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endBatches waits until the batch jobs of the jobs that j supersedes have ended:
+// they move objects to a key that is not the alias's any more.
+func (e *Engine) endBatches(ctx context.Context, j jobDoc) error {
+	for _, id := range j.Supersedes {
+		old, err := e.job(ctx, id)
+		if errors.Is(err, state.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !old.Batch.unfinished() && old.State != StateRunning {
+			continue
+		}
+		if old.State != StateRunning { // else its start broke off before it was marked, and will be repeated
+			if err := e.batchLook(ctx, &old); err != nil {
+				return err
+			}
+			if !old.Batch.unfinished() {
+				continue
+			}
+		}
+		return outcome.RetryAfter(batchEnding, fmt.Errorf("job %s waits until the batch jobs of job %s, which it supersedes, have ended", j.ID, id))
+	}
+	return nil
+}
+
+func (e *Engine) sendBatch(ctx context.Context, job string, pass int, delay time.Duration) error {
+	return e.send(ctx, message{Job: job, Pass: pass, Batch: true}, delay)
+}
+
+// changeJob changes a job as it is stored now, and makes j that.
+func (e *Engine) changeJob(ctx context.Context, j *jobDoc, f func(now *jobDoc) error) error {
+	return state.Update(ctx, e.opt.Store, j.key(), func(now *jobDoc, exists bool) error {
+		if !exists {
+			return errNotRunning
+		}
+		if err := f(now); err != nil {
+			return err
+		}
+		*j = *now
+		return nil
+	})
+}
+
+// changeRunning is changeJob for a job that runs; else errNotRunning.
+func (e *Engine) changeRunning(ctx context.Context, j *jobDoc, f func(now *jobDoc)) error {
+	return e.changeJob(ctx, j, func(now *jobDoc) error {
+		if now.State != StateRunning {
+			return errNotRunning
+		}
+		f(now)
+		return nil
+	})
+}
+
+// changeBatch changes the batch job with a token.
+func (e *Engine) changeBatch(ctx context.Context, j *jobDoc, token string, f func(now *BatchJob)) error {
+	return e.changeJob(ctx, j, func(now *jobDoc) error {
+		i := slices.IndexFunc(now.Batch.jobs(), func(b BatchJob) bool { return b.Token == token })
+		if i < 0 || now.Batch.Jobs[i].ended() {
+			return state.ErrUnchanged
+		}
+		f(&now.Batch.Jobs[i])
+		return nil
+	})
+}

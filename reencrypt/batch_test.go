@@ -1,0 +1,508 @@
+package reencrypt
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3control"
+	"github.com/aws/aws-sdk-go-v2/service/s3control/types"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+)
+
+const batchRole = "arn:aws:iam::" + account + ":role/batch"
+
+// batchClient signs as the workers do.
+func (w *world) batchClient() *s3control.Client {
+	return s3control.NewFromConfig(inprocess.Config(w.aws, "us-east-1", "worker"))
+}
+
+// by returns options of an engine that moves by S3 Batch Operations.
+func (w *world) by(m Means) func(*Options) {
+	return func(o *Options) { o.Means, o.Batch, o.BatchRole = m, w.batchClient(), batchRole }
+}
+
+// deny takes an action from the role of the batch jobs; "" gives all back.
+func (w *world) deny(action string) {
+	w.aws.AddIdentity("batch-role", wire.Caller{Type: "AssumedRole", ARN: "arn:aws:sts::" + account + ":assumed-role/batch/x"})
+	w.aws.SetIdentityPolicy("batch-role", func(a, _ string) bool { return a != action })
+}
+
+// batchJobs lists what S3 Batch Operations have, by status.
+func (w *world) batchJobs() map[string]int {
+	w.t.Helper()
+	out, err := w.batchClient().ListJobs(w.t.Context(), &s3control.ListJobsInput{AccountId: aws.String(account)})
+	w.must(err)
+	statuses := map[string]int{}
+	for _, j := range out.Jobs {
+		statuses[string(j.Status)]++
+	}
+	return statuses
+}
+
+// allOn says that every object version of a bucket without locks is under a key.
+func (w *world) allOn(key string) {
+	w.t.Helper()
+	for _, o := range w.snapshot() {
+		if o.KMSKey != key {
+			w.t.Errorf("%q version %s is under %s", o.Key, o.Version, o.KMSKey)
+		}
+	}
+}
+
+func (w *world) plain(n int) {
+	w.t.Helper()
+	for i := range n {
+		w.put(fmt.Sprintf("%04d", i), w.a)
+	}
+}
+
+func TestBatchMovesAndTheFleetProves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.aws.Close()
+		w.lock()
+		w.populate(300, true)
+		before := w.snapshot()
+		current, noncurrent := int64(0), 0
+		for _, o := range before {
+			switch {
+			case o.KMSKey != w.a || o.Encryption != "aws:kms" || o.Lock[0]+o.Lock[1] != "":
+			case o.Latest:
+				current++
+			default:
+				noncurrent++
+			}
+		}
+		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch)), w.engine(w.by(MeansBatch))}, twice: true}
+		jobs, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
+		w.must(err)
+		f.work()
+		w.told.completed = slices.CompactFunc(w.told.completed, func(a, b Summary) bool { return a.Job == b.Job })
+		if len(w.told.completed) != 1 || len(w.told.stalled) != 0 {
+			t.Fatalf("told of %d completed and %d stalled jobs: %+v", len(w.told.completed), len(w.told.stalled), w.told.stalled)
+		}
+		s := w.told.completed[0]
+		rows := w.refusedRows(jobs[0])
+		w.check(before, rows, []string{w.a}, w.b, false, true)
+		if s.ByReason[ReasonObjectLock] != 3 || s.Moved < current || s.Moved > current+int64(noncurrent) || s.Scanned != s.Moved+s.Skipped+s.Refused || s.Failed != 0 {
+			t.Errorf("%d current and %d noncurrent versions to move: %+v", current, noncurrent, s.Counts)
+		}
+
+		var succeeded, failed int64
+		var named []string
+		for _, b := range s.Batch {
+			succeeded, failed = succeeded+b.Succeeded, failed+b.Failed
+			if b.Status != "Complete" || (b.Failed > 0) != (b.Rows != "") {
+				t.Errorf("batch job: %+v", b)
+			}
+			if b.Rows == "" {
+				continue
+			}
+			r, err := w.store.GetBlob(t.Context(), strings.TrimPrefix(b.Rows, "s3://"+stateBucket+"/cmkeeper/"))
+			w.must(err)
+			for row := range readRows(t, r) {
+				if row.Reason != ReasonBatchTask || row.Version == "" || !strings.HasPrefix(row.Detail, "AccessDenied (403): The encryption type") {
+					t.Errorf("row of a failed task: %+v", row)
+				}
+				named = append(named, row.Key)
+			}
+			w.must(r.Close())
+		}
+		if d := cmp.Diff([]string{"locked/compliance", "locked/governance", "locked/hold"}, slices.Sorted(slices.Values(named))); d != "" {
+			t.Errorf("failed tasks: %s", d)
+		}
+		if succeeded != current || failed != 3 {
+			t.Errorf("S3 moved %d and failed with %d, want %d and 3", succeeded, failed, current)
+		}
+		// The fleet moved what no generated manifest has, and two probes.
+		if n := w.aws.Requests("s3", "UpdateObjectEncryption"); n > 2*(noncurrent+2) || n < noncurrent {
+			t.Errorf("the fleet has sent %d UpdateObjectEncryption for %d noncurrent versions", n, noncurrent)
+		}
+		if left := w.keysLeft("cmkeeper/jobs/open/"); left > 0 {
+			t.Errorf("%d jobs are open", left)
+		}
+	})
+}
+
+// TestBatchJobsAreMadeOnce loses the answers of CreateJob, and the workers that
+// were to note them.
+func TestBatchJobsAreMadeOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.aws.Close()
+		w.plain(20)
+		w.aws.SetFaults(
+			localaws.Fault{Service: "s3control", Operations: []string{"CreateJob"}, Effect: localaws.DropAfter, Count: 4},
+			localaws.Fault{Service: "s3control", Operations: []string{"CreateJob"}, Effect: localaws.FailAfter, Count: 4},
+			localaws.Fault{Service: "s3control", Effect: localaws.Throttle, Rate: 0.1},
+		)
+		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch)), w.engine(w.by(MeansBatch))}, twice: true}
+		_, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
+		w.must(err)
+		f.work()
+		w.aws.SetFaults()
+		if len(w.told.completed) == 0 || len(w.told.stalled) != 0 {
+			t.Fatalf("told of %d completed jobs and %+v", len(w.told.completed), w.told.stalled)
+		}
+		w.allOn(w.b)
+		// The objects have no bucket key: one job had them, and one nothing to do.
+		if d := cmp.Diff(map[string]int{"Complete": 1, "Failed": 1}, w.batchJobs()); d != "" {
+			t.Errorf("batch jobs: %s", d)
+		}
+	})
+}
+
+func TestBatchThatFailsStopsTheJob(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		objects int
+		break_  func(w *world)
+		mend    func(w *world)
+		cause   []string
+		made    map[string]int
+	}{
+		{
+			"the role may not generate a manifest", 20,
+			func(w *world) { w.deny("s3:PutInventoryConfiguration") }, func(w *world) { w.deny("") },
+			[]string{"is failed", "s3:PutInventoryConfiguration", "CMKEEPER_REENCRYPT_ENGINE=fleet"}, map[string]int{"Failed": 3, "Complete": 1},
+		}, {
+			"more than half of the tasks fail", 1001,
+			func(w *world) { w.deny("s3:UpdateObjectEncryption") }, func(w *world) { w.deny("") },
+			[]string{"is failed", " of 1001 tasks failed", "More than 50%"}, map[string]int{"Failed": 3, "Complete": 1},
+		}, {
+			"we may not pass the role", 20,
+			func(w *world) {
+				w.aws.SetIdentityPolicy("worker", func(a, _ string) bool { return a != "iam:PassRole" })
+			}, func(w *world) { w.aws.SetIdentityPolicy("worker", nil) },
+			[]string{"CreateJob is denied", "needed: s3:CreateJob, and iam:PassRole on " + batchRole}, map[string]int{"Failed": 1, "Complete": 1},
+		}, {
+			"we may not ask", 20,
+			func(w *world) {
+				w.aws.SetIdentityPolicy("worker", func(a, _ string) bool { return a != "s3:DescribeJob" })
+			}, func(w *world) { w.aws.SetIdentityPolicy("worker", nil) },
+			[]string{"DescribeJob is denied", "needed: s3:DescribeJob"}, map[string]int{"Failed": 1, "Complete": 1},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				defer w.aws.Close()
+				w.plain(c.objects)
+				before := w.snapshot()
+				c.break_(w)
+				f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch))}}
+				jobs, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
+				w.must(err)
+				f.work()
+				if len(w.told.stalled) != 1 || len(w.told.completed) != 0 {
+					t.Fatalf("told of %d stalled and %d completed jobs", len(w.told.stalled), len(w.told.completed))
+				}
+				for _, part := range c.cause {
+					if s := w.told.stalled[0]; s.State != StateStopped || !strings.Contains(s.Cause, part) {
+						t.Errorf("job is %s, cause %q lacks %q", s.State, s.Cause, part)
+					}
+				}
+				if c.name != "we may not ask" { // then S3 works on
+					if d := cmp.Diff(before, w.snapshot()); d != "" {
+						t.Error("something has changed: " + d)
+					}
+				}
+				c.mend(w)
+				w.must(f.engines[0].Continue(t.Context(), jobs[0]))
+				f.work()
+				if len(w.told.completed) != 1 {
+					t.Fatalf("not complete after the cause was mended: %+v", w.told.stalled)
+				}
+				w.allOn(w.b)
+				if s := w.told.completed[0]; s.Moved != int64(c.objects) {
+					t.Errorf("counts: %+v", s.Counts)
+				}
+				if d := cmp.Diff(c.made, w.batchJobs()); d != "" {
+					t.Errorf("batch jobs: %s", d)
+				}
+			})
+		})
+	}
+}
+
+// withoutUpdate is a server that does not have UpdateObjectEncryption.
+func withoutUpdate(c S3) S3 {
+	return &brokenUpdate{c.(*s3.Client), func(context.Context, *s3.UpdateObjectEncryptionInput) error {
+		return answer(http.StatusNotImplemented, "NotImplemented")
+	}}
+}
+
+func TestBatchIsUsedWhereItIsTimeAndSafe(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		change   func(*Options)
+		versions bool
+		batch    bool
+		stopped  string
+	}{
+		{"auto below the threshold", func(o *Options) { o.Means, o.BatchThreshold = MeansAuto, 200 }, false, false, ""},
+		{"auto above the threshold", func(o *Options) { o.Means, o.BatchThreshold = MeansAuto, 100 }, false, true, ""},
+		{"auto, all versions", func(o *Options) { o.Means, o.BatchThreshold = MeansAuto, 100 }, true, true, ""},
+		{"auto, current versions of many", func(o *Options) { o.Means, o.Versions = MeansAuto, VersionsCurrent }, true, false, ""},
+		{"batch, current versions of many", func(o *Options) { o.Means, o.Versions = MeansBatch, VersionsCurrent }, true, false, "may hold noncurrent ones"},
+		{"auto, method copy", func(o *Options) { o.Means, o.Method = MeansAuto, MethodCopy }, false, false, ""},
+		{"batch, method copy", func(o *Options) { o.Means, o.Method = MeansBatch, MethodCopy }, false, false, "the method is copy"},
+		{"auto, update not proved", func(o *Options) { o.Means, o.S3 = MeansAuto, withoutUpdate(o.S3) }, false, false, ""},
+		{"batch, update not proved", func(o *Options) { o.Means, o.S3 = MeansBatch, withoutUpdate(o.S3) }, false, false, "not proved"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				defer w.aws.Close()
+				if c.versions {
+					w.versioning("Enabled")
+				}
+				w.plain(170)
+				f := &fleet{world: w, engines: []*Engine{w.engine(w.by(""), c.change)}}
+				_, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
+				w.must(err)
+				f.work()
+				if made := w.aws.Requests("s3control", "CreateJob"); (made > 0) != c.batch {
+					t.Errorf("%d batch jobs were made", made)
+				}
+				if c.stopped != "" {
+					if len(w.told.stalled) != 1 || !strings.Contains(w.told.stalled[0].Cause, c.stopped) {
+						t.Errorf("told %+v", w.told.stalled)
+					}
+					return
+				}
+				if len(w.told.completed) != 1 || w.told.completed[0].Failed+w.told.completed[0].Refused > 0 {
+					t.Fatalf("told %+v and %+v", w.told.completed, w.told.stalled)
+				}
+				w.allOn(w.b)
+			})
+		})
+	}
+}
+
+// TestBatchEventSendsTheJobOn shows that an event makes no job wait for the poll,
+// and that many of them do not multiply it.
+func TestBatchEventSendsTheJobOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.aws.Close()
+		w.plain(5)
+		w.aws.S3Control().SetPace(10 * time.Second)
+		e := w.engine(w.by(MeansBatch))
+		began := time.Now()
+		jobs, err := e.Start(t.Context(), w.move(began, w.b, w.a))
+		w.must(err)
+		handle := func() (messages int) {
+			out, err := w.sqs.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: &w.queue, MaxNumberOfMessages: 10, WaitTimeSeconds: 1})
+			w.must(err)
+			for _, m := range out.Messages {
+				(&fleet{world: w}).settle(*m.Body, *m.ReceiptHandle, e.Handle(t.Context(), []byte(*m.Body)))
+			}
+			return len(out.Messages)
+		}
+		handle()
+		for range 4 {
+			w.must(e.BatchChanged(t.Context()))
+			handle()
+		}
+		time.Sleep(time.Minute)
+		w.must(e.BatchChanged(t.Context()))
+		if handle() != 1 {
+			t.Error("the event sent no message")
+		}
+		j, err := e.job(t.Context(), jobs[0])
+		w.must(err)
+		if !j.Batch.Done || time.Since(began) > 2*time.Minute {
+			t.Errorf("after %s the batch work is %+v", time.Since(began), j.Batch)
+		}
+		w.must(e.BatchChanged(t.Context())) // now there is nothing to ask
+		f := &fleet{world: w, engines: []*Engine{e}}
+		f.work()
+		if f.handled > 8 {
+			t.Errorf("%d messages were handled after that", f.handled)
+		}
+		if len(w.told.completed) != 1 {
+			t.Errorf("told %+v and %+v", w.told.completed, w.told.stalled)
+		}
+		w.allOn(w.b)
+	})
+}
+
+// TestBatchPollIsSentAgain loses every message of a job, and with them the poll.
+func TestBatchPollIsSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.aws.Close()
+		w.plain(5)
+		w.aws.S3Control().SetPace(time.Minute)
+		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch))}}
+		jobs, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
+		w.must(err)
+		f.handleOne()
+		_, err = w.sqs.PurgeQueue(t.Context(), &sqs.PurgeQueueInput{QueueUrl: &w.queue})
+		w.must(err)
+		for range 4 {
+			time.Sleep(6 * time.Minute)
+			w.must(f.engines[0].Resume(t.Context(), time.Now()))
+		}
+		f.work()
+		if len(w.told.completed) != 1 || len(w.told.stalled) != 0 {
+			t.Errorf("job %s: told of %d completed jobs and %+v", jobs[0], len(w.told.completed), w.told.stalled)
+		}
+		w.allOn(w.b)
+	})
+}
+
+// handleOne handles one message.
+func (f *fleet) handleOne() {
+	f.t.Helper()
+	out, err := f.sqs.ReceiveMessage(f.t.Context(), &sqs.ReceiveMessageInput{QueueUrl: &f.queue, MaxNumberOfMessages: 1, WaitTimeSeconds: 20})
+	f.must(err)
+	for _, m := range out.Messages {
+		f.settle(*m.Body, *m.ReceiptHandle, f.engines[0].Handle(f.t.Context(), []byte(*m.Body)))
+	}
+}
+
+// TestBatchOfASupersededJobEndsFirst moves the alias again while S3 works, and
+// then back.
+func TestBatchOfASupersededJobEndsFirst(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			defer w.aws.Close()
+			w.plain(200)
+			w.aws.S3Control().SetPace(time.Second)
+			f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch)), w.engine(w.by(MeansBatch))}}
+			_, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
+			w.must(err)
+			f.handleOne()
+			time.Sleep(15 * time.Second)
+			if n := w.batchJobs()["Active"]; n != 1 {
+				t.Fatalf("%d batch jobs are active", n)
+			}
+			to := w.c
+			if back {
+				to = w.a
+			}
+			_, err = f.engines[1].Start(t.Context(), w.move(time.Now(), to, w.b))
+			w.must(err)
+			f.work()
+			if len(w.told.completed) != 1 || len(w.told.stalled) != 0 {
+				t.Fatalf("told of %d completed jobs and %+v", len(w.told.completed), w.told.stalled)
+			}
+			if w.batchJobs()["Cancelled"] != 1 {
+				t.Errorf("batch jobs: %v", w.batchJobs())
+			}
+			w.allOn(to)
+		})
+	}
+}
+
+func TestPauseEndsTheBatchJobsAndContinueMakesNewOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.aws.Close()
+		w.plain(100)
+		w.aws.S3Control().SetPace(10 * time.Second)
+		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch))}}
+		jobs, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
+		w.must(err)
+		f.handleOne()
+		time.Sleep(time.Minute)
+		w.must(f.engines[0].Pause(t.Context(), jobs[0]))
+		f.work()
+		if d := cmp.Diff(map[string]int{"Cancelled": 1, "Failed": 1}, w.batchJobs()); d != "" {
+			t.Errorf("batch jobs of a paused job: %s", d)
+		}
+		w.must(f.engines[0].Continue(t.Context(), jobs[0]))
+		f.work()
+		if len(w.told.completed) != 1 || w.told.completed[0].Moved != 100 || len(w.told.completed[0].Batch) != 4 {
+			t.Errorf("told %+v", w.told.completed)
+		}
+		w.allOn(w.b)
+	})
+}
+
+func TestBatchCause(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		job  BatchJob
+		want string
+	}{
+		{"complete", BatchJob{Status: "Complete", Tasks: 2, Succeeded: 1, Failed: 1}, ""},
+		{"nothing to do", BatchJob{Status: "Failed", Causes: []string{"x: Manifest generation found no keys matching the filter criteria."}}, ""},
+		{"those words of a job that had tasks", BatchJob{ID: "1", Status: "Failed", Tasks: 1, Causes: []string{"no keys matching"}}, "job 1 is failed, with 0 of 1 tasks failed (no keys matching)"},
+		{"failed", BatchJob{ID: "1", Status: "Failed", Tasks: 3, Failed: 2, Causes: []string{"A: b", "C: d"}, Rows: "s3://r"}, "job 1 is failed, with 2 of 3 tasks failed (A: b; C: d); the failed tasks are in s3://r; see"},
+		{"cancelled by us", BatchJob{Status: "Cancelled", Ours: true}, ""},
+		{"cancelled by others", BatchJob{ID: "1", Status: "Cancelled"}, "job 1 is cancelled"},
+		{"refused", BatchJob{Status: batchRefused}, ""},
+	} {
+		got := batchCause([]BatchJob{c.job})
+		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestBatchRow(t *testing.T) {
+	for line, want := range map[string]Refusal{
+		"b|a+b%2Fc|v|failed|AccessDenied|403|no": {Key: "a b/c", Version: "v", Reason: ReasonBatchTask, Detail: "AccessDenied (403): no"},
+		"b|100%|||||":                            {Key: "100%", Reason: ReasonBatchTask, Detail: " (): "},
+	} {
+		if d := cmp.Diff(want, batchRow(strings.Split(line, "|"))); d != "" {
+			t.Errorf("%s: %s", line, d)
+		}
+	}
+}
+
+// TestBatchRequestIsTheSameEachTime guards the token: S3 refuses one that comes
+// with another request.
+func TestBatchRequestIsTheSameEachTime(t *testing.T) {
+	w := newWorld(t)
+	e := w.engine(w.by(MeansBatch))
+	j := jobDoc{ID: strings.Repeat("a", 24), spec: spec{Bucket: bucket, Prefix: "p/", From: []string{w.a, w.c}, To: w.b}}
+	tokens := map[string]bool{}
+	for attempt := range 2 {
+		j.Batch = &batchWork{Role: batchRole, Attempt: attempt, Jobs: batchJobs(j.ID, j.spec, attempt)}
+		for _, b := range j.Batch.Jobs {
+			tokens[b.Token] = true
+			first, err := json.Marshal(e.batchInput(&j, b))
+			w.must(err)
+			b.ID, b.Status, b.Tasks = "id", "Active", 7
+			j.State, j.Pass = StatePaused, 3
+			second, err := json.Marshal(e.batchInput(&j, b))
+			w.must(err)
+			if d := cmp.Diff(string(first), string(second)); d != "" {
+				t.Error(d)
+			}
+			if len(b.Token) > 64 {
+				t.Errorf("token %s is too long", b.Token)
+			}
+		}
+	}
+	if len(tokens) != 8 {
+		t.Errorf("tokens: %v", slices.Sorted(maps.Keys(tokens)))
+	}
+	in := e.batchInput(&j, j.Batch.Jobs[0])
+	g := in.ManifestGenerator.(*types.JobManifestGeneratorMemberS3JobManifestGenerator).Value
+	filter := g.Filter.MatchAnyObjectEncryption[0].(*types.ObjectEncryptionFilterMemberSSEKMS).Value
+	if *filter.KmsKeyArn != w.a || !*filter.BucketKeyEnabled || !slices.Equal(g.Filter.KeyNameConstraint.MatchAnyPrefix, []string{"p/"}) ||
+		!*in.Operation.S3UpdateObjectEncryption.ObjectEncryption.SSEKMS.BucketKeyEnabled || *in.ConfirmationRequired {
+		t.Errorf("request: %+v", in)
+	}
+}
