@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"golang.org/x/term"
 
@@ -27,6 +28,7 @@ type byHand struct {
 	settings Config
 	kms      *kms.Client
 	s3       *s3.Client
+	sqs      *sqs.Client
 	facts    *inventory.Reader
 	stderr   io.Writer
 }
@@ -47,7 +49,7 @@ func newByHand(ctx context.Context, p *process, connections int) (byHand, error)
 	}
 	b := byHand{
 		account: aws.ToString(caller.Account), caller: aws.ToString(caller.Arn), region: cfg.Region, settings: settings,
-		kms: kms.NewFromConfig(cfg), s3: awsclient.S3(cfg, settings.S3PathStyle), stderr: p.stderr,
+		kms: kms.NewFromConfig(cfg), s3: awsclient.S3(cfg, settings.S3PathStyle), sqs: sqs.NewFromConfig(cfg), stderr: p.stderr,
 	}
 	b.facts = inventory.New(b.kms, b.s3, b.account, b.region)
 	return b, nil
@@ -81,9 +83,9 @@ func printFindings(w io.Writer, indent string, findings []reencrypt.Finding) {
 
 // counting returns a function that shows how many objects of a bucket were read,
 // where w is a terminal, and one that ends the show.
-func counting(w io.Writer, bucket string) (show func(int64), finish func()) {
+func counting(w io.Writer) (show func(bucket string, n int64), finish func()) {
 	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
-		return nil, func() {}
+		return func(string, int64) {}, func() {}
 	}
-	return func(n int64) { fmt.Fprintf(w, "\r%s: %d read", bucket, n) }, func() { fmt.Fprint(w, "\r\033[K") }
+	return func(bucket string, n int64) { fmt.Fprintf(w, "\r\033[K%s: %d read", bucket, n) }, func() { fmt.Fprint(w, "\r\033[K") }
 }

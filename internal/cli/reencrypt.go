@@ -33,6 +33,14 @@ type reencryptRunCommand struct {
 func newReencryptCommand(p *process) *cobra.Command {
 	command := &cobra.Command{Use: "reencrypt", Short: "Move S3 objects from one KMS key to another"}
 	command.AddCommand(newReencryptRunCommand(p), newReencryptPlanCommand(p))
+	command.AddCommand(newReencryptStartCommand(p), newReencryptListCommand(p), newReencryptStatusCommand(p), newReencryptWatchCommand(p),
+		newReencryptControlCommand(p, "pause", "Let the fleet do nothing for a job until it is resumed",
+			"Lets the fleet do nothing for a job until it is resumed. Workers notice within seconds, and what they have done by then counts.", (*reencrypt.Engine).Pause),
+		newReencryptControlCommand(p, "resume", "Let a paused or stopped job go on",
+			"Lets a paused job go on, or one that stopped and whose cause is mended. The work of a running job is sent again, which does no harm.", (*reencrypt.Engine).Continue),
+		newReencryptControlCommand(p, "cancel", "End a job; what was moved stays moved",
+			"Ends a job for good. What was moved stays moved, and the rest stays under the old keys.", (*reencrypt.Engine).Cancel),
+		newReencryptReportCommand(p), newReencryptRetryCommand(p))
 	return command
 }
 
@@ -141,10 +149,14 @@ func (c *reencryptRunCommand) print(w io.Writer, s reencrypt.Summary) error {
 	if c.json {
 		return json.NewEncoder(w).Encode(s)
 	}
-	moved := "moved"
 	if c.options.DryRun {
-		moved = "would move"
+		return printSummary(w, s, "would move")
 	}
+	return printSummary(w, s, "moved")
+}
+
+// printSummary writes a summary for people. moved is what became of what was moved.
+func printSummary(w io.Writer, s reencrypt.Summary, moved string) error {
 	_, err := fmt.Fprintf(w, "%s: %d versions scanned, %d %s, %d skipped, %d refused, %d failed (%s, %d passes)\n",
 		s.Bucket+"/"+alert.Escape(s.Prefix), s.Scanned, s.Moved, moved, s.Skipped, s.Refused, s.Failed, s.Finished.Sub(s.Started).Round(time.Millisecond), s.Passes)
 	for _, reason := range slices.Sorted(maps.Keys(s.ByReason)) {

@@ -1,0 +1,229 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+)
+
+// jobsEngine returns an engine for the controls of the fleet's jobs: it handles no
+// messages and moves nothing itself.
+func jobsEngine(ctx context.Context, p *process) (*reencrypt.Engine, error) {
+	var problems []error
+	for _, name := range []string{"STATE_BUCKET", "JOBS_QUEUE_URL"} {
+		if p.environment[envPrefix+name] == "" {
+			problems = append(problems, fmt.Errorf("%s%s is not set: give the fleet's", envPrefix, name))
+		}
+	}
+	if len(problems) > 0 {
+		return nil, usageError{errors.Join(problems...)}
+	}
+	hand, err := newByHand(ctx, p, 16)
+	if err != nil {
+		return nil, err
+	}
+	return reencrypt.New(reencrypt.Options{
+		S3: hand.s3, Resolver: hand.facts, KMS: hand.kms, Account: hand.account,
+		Store:       hand.store(hand.settings.StateBucket),
+		StateBucket: hand.settings.StateBucket, StatePrefix: hand.settings.StatePrefix,
+		SQS: hand.sqs, QueueURL: hand.settings.JobsQueueURL,
+		Observer: handlers.JobAlerts{}, // told by workers only
+		Logger:   hand.settings.logger(p.stderr),
+	})
+}
+
+// onJob makes a command's action of what it does with a job, its one argument.
+func (p *process) onJob(f func(ctx context.Context, p *process, e *reencrypt.Engine, job string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		return p.action(func(ctx context.Context, p *process) error {
+			e, err := jobsEngine(ctx, p)
+			if err != nil {
+				return err
+			}
+			return f(ctx, p, e, args[0])
+		})(c, args)
+	}
+}
+
+// jobFlags are what the commands about jobs have in common.
+type jobFlags struct{ json bool }
+
+func (f *jobFlags) add(c *cobra.Command, what string) {
+	c.Flags().BoolVar(&f.json, "json", false, "print "+what+" as JSON")
+}
+
+func newReencryptListCommand(p *process) *cobra.Command {
+	var (
+		f    jobFlags
+		open bool
+	)
+	command := &cobra.Command{
+		Use: "list", Short: "List the fleet's jobs, the newest first", Args: cobra.NoArgs,
+		RunE: p.action(func(ctx context.Context, p *process) error {
+			e, err := jobsEngine(ctx, p)
+			if err != nil {
+				return err
+			}
+			jobs, err := e.Jobs(ctx, !open)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return json.NewEncoder(p.stdout).Encode(struct {
+					Jobs []reencrypt.Summary `json:"jobs"`
+				}{append([]reencrypt.Summary{}, jobs...)})
+			}
+			w := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "JOB\tSTATE\tPASS\tSTARTED\tPLACE\tALIAS\tTO")
+			for _, s := range jobs {
+				fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", s.Job, s.State, s.Passes, when(s.Started), place(s), cmp.Or(aliasOf(s), "-"), s.To)
+			}
+			return w.Flush()
+		}),
+	}
+	f.add(command, "one object")
+	command.Flags().BoolVar(&open, "open", false, "only jobs that have not ended")
+	return command
+}
+
+func newReencryptStatusCommand(p *process) *cobra.Command {
+	var f jobFlags
+	command := &cobra.Command{
+		Use: "status JOB", Short: "Show how far a job is", Args: cobra.ExactArgs(1),
+		RunE: p.onJob(func(ctx context.Context, p *process, e *reencrypt.Engine, job string) error {
+			return f.show(ctx, p.stdout, e, job)
+		}),
+	}
+	f.add(command, "one object")
+	return command
+}
+
+// show prints a job's status.
+func (f *jobFlags) show(ctx context.Context, w io.Writer, e *reencrypt.Engine, job string) error {
+	s, err := e.Status(ctx, job)
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return json.NewEncoder(w).Encode(s)
+	}
+	return printStatus(w, s)
+}
+
+// newReencryptControlCommand makes a command that changes a job's state.
+func newReencryptControlCommand(p *process, name, short, long string, change func(*reencrypt.Engine, context.Context, string) error) *cobra.Command {
+	var f jobFlags
+	command := &cobra.Command{
+		Use: name + " JOB", Short: short, Long: long, Args: cobra.ExactArgs(1),
+		RunE: p.onJob(func(ctx context.Context, p *process, e *reencrypt.Engine, job string) error {
+			if err := change(e, ctx, job); err != nil {
+				return err
+			}
+			return f.show(ctx, p.stdout, e, job)
+		}),
+	}
+	f.add(command, "the job's status")
+	return command
+}
+
+func newReencryptRetryCommand(p *process) *cobra.Command {
+	var f jobFlags
+	command := &cobra.Command{
+		Use: "retry JOB", Short: "Start a job over only what a complete job could not move",
+		Long: "Starts a job over only what a complete job could not move: the object versions of its report. Repeated, it shows the same job.",
+		Args: cobra.ExactArgs(1),
+		RunE: p.onJob(func(ctx context.Context, p *process, e *reencrypt.Engine, job string) error {
+			id, err := e.Retry(ctx, job)
+			if err != nil {
+				return err
+			}
+			return f.show(ctx, p.stdout, e, id)
+		}),
+	}
+	f.add(command, "the new job's status")
+	return command
+}
+
+// printStatus writes a job's status for people.
+func printStatus(out io.Writer, s reencrypt.Status) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	row := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "%s\t%s\n", name, value)
+		}
+	}
+	row("job", s.Job)
+	row("state", string(s.State))
+	row("cause", alert.Escape(s.Cause))
+	row("retry of", s.RetryOf)
+	row("alias", aliasOf(s.Summary))
+	row("place", place(s.Summary))
+	row("from", strings.Join(s.From, ", "))
+	row("to", s.To)
+	row("method", fmt.Sprintf("%s, versions: %s", s.Method, s.Versions))
+	row("started", when(s.Started))
+	if !s.Finished.IsZero() {
+		row("finished", when(s.Finished))
+	}
+	row("pass", passText(s))
+	row("counts", countsText(s.Counts))
+	if s.State == reencrypt.StateRunning {
+		row("rate", fmt.Sprintf("%.0f/s in this pass on average%s", s.Rate(), leftText(s, s.Rate())))
+		row("in work", workText(s))
+	}
+	for _, reason := range slices.Sorted(maps.Keys(s.ByReason)) {
+		row(string(reason), fmt.Sprint(s.ByReason[reason]))
+	}
+	row("report", s.Report)
+	return w.Flush()
+}
+
+// passText says how far a job is in its pass.
+func passText(s reencrypt.Status) string {
+	if share, known := s.Share(); known {
+		return fmt.Sprintf("%d, %d of %d slices (%.0f %%)", s.Passes, s.Done, s.Slices, 100*share)
+	}
+	return fmt.Sprintf("%d, %d of the %d slices that are planned so far", s.Passes, s.Done, s.Slices)
+}
+
+func countsText(c reencrypt.Counts) string {
+	return fmt.Sprintf("%d gone through, %d moved, %d skipped, %d refused, %d failed", c.Scanned, c.Moved, c.Skipped, c.Refused, c.Failed)
+}
+
+func leftText(s reencrypt.Status, rate float64) string {
+	if left, known := s.Left(rate); known {
+		return fmt.Sprintf(", %s left of it", left)
+	}
+	return ""
+}
+
+func workText(s reencrypt.Status) string {
+	text := fmt.Sprintf("%d slices of all jobs", s.InWork)
+	if s.Concurrency > 0 {
+		text += fmt.Sprintf(", %d objects of this bucket at once in a worker", s.Concurrency)
+	}
+	return text
+}
+
+func place(s reencrypt.Summary) string { return "s3://" + s.Bucket + "/" + alert.Escape(s.Prefix) }
+
+func when(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// aliasOf is the name of the alias whose move started a job; "" by hand.
+func aliasOf(s reencrypt.Summary) string {
+	return s.Alias[strings.Index(s.Alias, ":alias/")+1:]
+}
