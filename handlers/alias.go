@@ -25,6 +25,8 @@ type Mover interface {
 	Start(ctx context.Context, m reencrypt.Move) (jobs []string, err error)
 	// Resume sends unfinished work again and reports what stalled.
 	Resume(ctx context.Context, now time.Time) error
+	// BatchChanged looks soon at what S3 Batch Operations do for the jobs.
+	BatchChanged(ctx context.Context) error
 }
 
 // aliasReason names what an alias event means beside the live alias.

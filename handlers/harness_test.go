@@ -327,6 +327,7 @@ type memoryMover struct {
 	mu      sync.Mutex
 	moves   []reencrypt.Move
 	resumed int
+	changed int
 	broken  bool
 }
 
@@ -344,5 +345,12 @@ func (m *memoryMover) Resume(context.Context, time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.resumed++
+	return nil
+}
+
+func (m *memoryMover) BatchChanged(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.changed++
 	return nil
 }

@@ -129,6 +129,15 @@ func (j JobAlerts) alert(s reencrypt.Summary, what string) alert.Alert {
 		rows = append(rows, text)
 	}
 	add("first of what did not move", rows...)
+	var batch []string
+	for _, b := range s.Batch {
+		text := fmt.Sprintf("%s: %s, %d of %d tasks succeeded and %d failed", b.ID, b.Status, b.Succeeded, b.Tasks, b.Failed)
+		if b.Rows != "" {
+			text += ", see " + b.Rows
+		}
+		batch = append(batch, text)
+	}
+	add("jobs of S3 Batch Operations", batch...)
 	add("notes", s.Notes...)
 	var found []string
 	for _, f := range s.Preflight {

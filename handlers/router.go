@@ -38,6 +38,12 @@ type route struct {
 	name string
 }
 
+// The event of S3 that says that a job of S3 Batch Operations has changed.
+const (
+	sourceS3           = "s3.amazonaws.com"
+	batchStatusChanged = "JobStatusChanged"
+)
+
 type reaction struct {
 	name string
 	mode Mode
@@ -94,6 +100,13 @@ func (r *Router) Handle(ctx context.Context, body []byte) error {
 		return outcome.Reject(err)
 	}
 	log := r.log.With("event", e.Name, "event_id", e.ID, "key", e.KeyARN)
+	if e.Kind == events.ServiceEvent && e.Source == sourceS3 && e.Name == batchStatusChanged {
+		// Whose job it is does not matter: S3 is asked about ours.
+		if err := r.moves.BatchChanged(ctx); err != nil {
+			return fmt.Errorf("look at batch jobs: %w", err)
+		}
+		return nil
+	}
 	if e.Kind != events.Scheduled && !e.IsKMS() {
 		log.DebugContext(ctx, "event ignored", "reason", "it is not about KMS", "source", e.Source)
 		return nil

@@ -172,3 +172,20 @@ func TestNewReportsEveryProblem(t *testing.T) {
 		}
 	}
 }
+
+// TestBatchJobsAreLookedAtWhenOneChanges takes the event of the S3 User Guide.
+func TestBatchJobsAreLookedAtWhenOneChanges(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		for event, want := range map[string]int{"JobCreated": 0, "JobStatusChanged": 1} {
+			w.moves.changed = 0
+			err := w.handle(`{"version":"0","id":"51dc8145","detail-type":"AWS Service Event via CloudTrail","source":"aws.s3","account":"` + account + `","time":"2020-02-05T18:25:30Z","region":"` + region + `","resources":[],
+				"detail":{"eventVersion":"1.05","userIdentity":{"accountId":"` + account + `","invokedBy":"s3.amazonaws.com"},"eventTime":"2020-02-05T18:25:30Z","eventSource":"s3.amazonaws.com","eventName":"` + event + `","awsRegion":"` + region + `",
+				"sourceIPAddress":"s3.amazonaws.com","userAgent":"s3.amazonaws.com","requestParameters":null,"responseElements":null,"eventID":"f907577b","readOnly":false,"eventType":"AwsServiceEvent","recipientAccountId":"` + account + `",
+				"serviceEventDetails":{"jobId":"d6e58ec4","jobArn":"arn:aws:s3:` + region + `:` + account + `:job/d6e58ec4","status":"Complete","jobEventId":"b268784c","failureCodes":[],"statusChangeReason":[]}}}`)
+			if err != nil || w.moves.changed != want {
+				t.Errorf("%s: looked %d times, want %d; %v", event, w.moves.changed, want, err)
+			}
+		}
+		w.none()
+	})
+}

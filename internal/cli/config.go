@@ -55,6 +55,10 @@ type Config struct {
 
 	ReencryptFixBucketDefault bool `env:"REENCRYPT_FIX_BUCKET_DEFAULT, default=false" about:"Move a bucket's default encryption, where it names the old key, to the new one before its objects. Else that is only warned of."`
 
+	ReencryptEngine string `env:"REENCRYPT_ENGINE, default=fleet" about:"fleet, batch or auto: who moves the objects, the workers or S3 Batch Operations; the workers prove it in any case. auto leaves to S3 what is larger than BATCH_THRESHOLD."`
+	BatchRoleARN    string `env:"BATCH_ROLE_ARN" about:"IAM role that S3 Batch Operations take. Required by REENCRYPT_ENGINE=batch and auto."`
+	BatchThreshold  int    `env:"BATCH_THRESHOLD, default=10000000" about:"Object versions of a bucket that REENCRYPT_ENGINE=auto leaves to the workers."`
+
 	EventsConcurrency int           `env:"EVENTS_CONCURRENCY, default=16" about:"Events handled at once; 1 to 1000."`
 	JobsConcurrency   int           `env:"JOBS_CONCURRENCY, default=2" about:"Slices of re-encryption worked on at once; 1 to 100."`
 	DrainTimeout      time.Duration `env:"DRAIN_TIMEOUT, default=25s" about:"How long running work may go on after SIGTERM; at most 110s, below the container's stop timeout."`
@@ -91,6 +95,9 @@ var checks = map[string]func(string) error{
 	"REENCRYPT_RATE":               between(0, 1_000_000),
 	"REENCRYPT_METHOD":             oneOf("auto", "update", "copy"),
 	"REENCRYPT_FIX_BUCKET_DEFAULT": boolean,
+	"REENCRYPT_ENGINE":             oneOf("fleet", "batch", "auto"),
+	"BATCH_ROLE_ARN":               matching(`^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$`, "an IAM role's ARN, arn:aws:iam::ACCOUNT:role/NAME"),
+	"BATCH_THRESHOLD":              between(0, 1_000_000_000_000),
 	"EVENTS_CONCURRENCY":           between(1, 1000),
 	"JOBS_CONCURRENCY":             between(1, 100),
 	"DRAIN_TIMEOUT":                duration(0, maxDrain),
@@ -156,6 +163,12 @@ func (c Config) missing() []error {
 	need(c.StateBucket, "STATE_BUCKET", "give the name of the bucket for cmkeeper's state")
 	if c.ReencryptMode == "enforce" && len(c.ReencryptAliases) == 0 {
 		problems = append(problems, fmt.Errorf("%sREENCRYPT_ALIASES is not set, and %sREENCRYPT_MODE=enforce needs it: list the aliases whose moves may move data, such as alias/app-*, or * for all", envPrefix, envPrefix))
+	}
+	if c.ReencryptEngine != "fleet" {
+		need(c.BatchRoleARN, "BATCH_ROLE_ARN", "REENCRYPT_ENGINE="+c.ReencryptEngine+" needs the role that S3 Batch Operations take, see docs/reencryption.md")
+	}
+	if c.ReencryptEngine == "batch" && c.ReencryptMethod == "copy" {
+		problems = append(problems, fmt.Errorf("%sREENCRYPT_ENGINE=batch and %sREENCRYPT_METHOD=copy contradict each other: S3 Batch Operations change objects in place", envPrefix, envPrefix))
 	}
 	return problems
 }

@@ -134,6 +134,9 @@ func (s *Sandbox) WorkerEnvironment(aliases string) map[string]string {
 // deployment templates use the same.
 const EventPattern = `{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail","AWS Service Event via CloudTrail","KMS CMK Rotation","KMS CMK Deletion","KMS Imported Key Material Expiration"]}`
 
+// BatchEventPattern is the pattern of the rule that tells of S3 Batch Operations.
+const BatchEventPattern = `{"source":["aws.s3"],"detail-type":["AWS Service Event via CloudTrail"],"detail":{"eventSource":["s3.amazonaws.com"],"eventName":["JobStatusChanged"]}}`
+
 func (s *Sandbox) create(ctx context.Context) error {
 	cfg := s.Config("sandbox")
 	queues, topics := sqs.NewFromConfig(cfg), sns.NewFromConfig(cfg)
@@ -180,6 +183,7 @@ func (s *Sandbox) create(ctx context.Context) error {
 	bus := eventbridge.NewFromConfig(cfg)
 	for _, rule := range []*eventbridge.PutRuleInput{
 		{Name: aws.String("cmkeeper-kms"), EventPattern: aws.String(EventPattern)},
+		{Name: aws.String("cmkeeper-batch"), EventPattern: aws.String(BatchEventPattern)},
 		{Name: aws.String("cmkeeper-sweep"), ScheduleExpression: aws.String("rate(15 minutes)")},
 	} {
 		if _, err := bus.PutRule(ctx, rule); err != nil {
