@@ -196,6 +196,21 @@ func TestDecideDeletion(t *testing.T) {
 			want: deletionDecision{reason: deletionFirstSeen},
 		},
 		{
+			name: "pending, approved",
+			in:   deletionInput{state: statePending, history: states("Enabled@-1h", "PendingDeletion@5s"), approved: true},
+			want: deletionDecision{reason: deletionApproved, former: stateEnabled},
+		},
+		{
+			name: "sweep: pending, approved",
+			in:   deletionInput{sweep: true, state: statePending, history: states("Enabled@-1h", "PendingDeletion@-1m"), approved: true},
+			want: deletionDecision{reason: deletionApproved, former: stateEnabled},
+		},
+		{
+			name: "disabled: an approval is of a deletion only",
+			in:   deletionInput{event: "DisableKey", state: stateDisabled, history: states("Enabled@-1h", "Disabled@5s"), approved: true},
+			want: deletionDecision{reason: deletionEnable, enable: true, former: stateEnabled},
+		},
+		{
 			name: "sweep: disabled, was enabled",
 			in:   deletionInput{sweep: true, state: stateDisabled, history: states("Enabled@-1h", "Disabled@-1m")},
 			want: deletionDecision{reason: deletionEnable, enable: true, former: stateEnabled},

@@ -16,6 +16,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/outcome"
+	"github.com/cmkeeper/cmkeeper/retire"
 )
 
 // KMS's key states that decide something here.
@@ -41,6 +42,7 @@ const (
 	deletionAccepted    deletionReason = "accepted"     // it was so in mode observe
 	deletionWasDisabled deletionReason = "was-disabled" // Disabled is what it was before
 	deletionUnknown     deletionReason = "unknown"      // Disabled, and what it was before is unknown
+	deletionApproved    deletionReason = "approved"     // cmkeeper retire schedule recorded this deletion before it was scheduled
 	// To be undone.
 	deletionCancel  deletionReason = "cancel"  // cancel the deletion, and then as enable says
 	deletionEnable  deletionReason = "enable"  // enable the key
@@ -54,6 +56,8 @@ type deletionInput struct {
 	state   string // live
 	history []seenState
 	restore *restore // begun before, and not finished
+	// approved: the pending deletion is one that was approved.
+	approved bool
 	// repaired: we undid it since the event.
 	repaired bool
 	// recent are our repairs for other occurrences within the flapping window.
@@ -81,6 +85,8 @@ func decideDeletion(in deletionInput) deletionDecision {
 	accepted := in.enforce && len(in.history) > 0 && in.history[len(in.history)-1].Accepted
 	age := in.now.Sub(in.at)
 	switch {
+	case isPending(in.state) && in.approved:
+		d.reason = deletionApproved
 	case isPending(in.state) && in.sweep && d.former == "":
 		d.reason = deletionFirstSeen
 	case (isPending(in.state) || in.state == stateDisabled) && accepted && in.restore == nil:
@@ -150,8 +156,8 @@ const reactionDeletion = "deletion"
 // deletion alarms on keys that are about to be lost, and brings them back.
 //
 // In mode enforce a disabled key is enabled again, and the deletion of a key
-// cancelled, unless the key was seen in that state in mode observe. So whoever
-// wants to retire a key on purpose sets the mode to observe meanwhile.
+// cancelled, unless the key was seen in that state in mode observe, or the deletion
+// is one that was approved (cmkeeper retire schedule).
 func (r *Router) deletion(ctx context.Context, e events.Event) error {
 	at := now()
 	key, err := r.facts.Key(ctx, e.KeyARN)
@@ -170,7 +176,12 @@ func (r *Router) deletion(ctx context.Context, e events.Event) error {
 func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, at time.Time) error {
 	enforce := r.config.Deletion == Enforce
 	rep := repair{Reaction: reactionDeletion, By: e.ID, Alert: e.ID, At: at}
-	doc, d, err := r.planRescue(ctx, e, key, rep)
+	approval, approved, err := retire.ReadApproval(ctx, r.state, key.ARN)
+	var doc keyDoc
+	var d deletionDecision
+	if err == nil {
+		doc, d, err = r.planRescue(ctx, e, key, rep, approved && approval.Covers(key.DeletionDate))
+	}
 	if err != nil {
 		// The alarm does not wait for the state bucket.
 		a := r.deletionAlert(e, key, r.describe(ctx, key, doc))
@@ -205,6 +216,9 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	case !d.cancel && !d.enable:
 		a.Next = undo
 		a.Action.Description = standText(d.reason)
+		if d.reason == deletionApproved {
+			tellApproved(&a, approval)
+		}
 	case !enforce:
 		a.Next = undo
 		a.ID += "/" + string(alert.StatusWouldDo)
@@ -238,13 +252,13 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 
 // planRescue notes the key as it was read, decides, and stores what is about to
 // be done.
-func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.Key, rep repair) (keyDoc, deletionDecision, error) {
+func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.Key, rep repair, approved bool) (keyDoc, deletionDecision, error) {
 	var d deletionDecision
 	enforce := r.config.Deletion == Enforce
 	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
 		doc.see(key, rep.At, r.config.Deletion)
 		d = decideDeletion(deletionInput{
-			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore,
+			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore, approved: approved,
 			repaired: doc.repairOf(reactionDeletion, e.ID) != nil || len(doc.repairsSince(reactionDeletion, e.ID, e.Time)) > 0,
 			recent:   doc.repairsSince(reactionDeletion, e.ID, rep.At.Add(-flappingWindow)),
 			enforce:  enforce, at: e.Time, now: rep.At,
@@ -271,7 +285,7 @@ func worthSweeping(d deletionDecision, enforce, told bool) bool {
 	switch {
 	case d.cancel, d.enable, d.reason == deletionPaced:
 		return enforce || !told
-	case d.reason == deletionFirstSeen, d.reason == deletionAccepted:
+	case d.reason == deletionFirstSeen, d.reason == deletionAccepted, d.reason == deletionApproved:
 		return !told
 	}
 	return false
@@ -336,6 +350,17 @@ func undoText(d deletionDecision, cancel, enable, leave string) string {
 	return enable + ", as it was Enabled before."
 }
 
+// tellApproved is for a deletion that somebody approved: no alarm, but still told.
+func tellApproved(a *alert.Alert, approval retire.Approval) {
+	a.Severity = alert.Medium
+	a.Title += ", as approved"
+	a.Summary += fmt.Sprintf(" %s approved it at %s with a waiting period of %d days.", approval.By, approval.At.UTC().Format(time.DateTime+" MST"), approval.Days)
+	if len(approval.Accepted) > 0 {
+		a.Facts = append(a.Facts, alert.Fact{Name: "not known, and accepted by the approval", Values: approval.Accepted})
+	}
+	a.Next = append([]string{"Watch CloudTrail for KMSInvalidStateException on this key until then: a use that nobody knew of shows as that. To keep the key:"}, a.Next...)
+}
+
 // standText says why nothing is undone.
 func standText(reason deletionReason) string {
 	switch reason {
@@ -347,6 +372,8 @@ func standText(reason deletionReason) string {
 		return "Nothing was undone: the key was Disabled before, too."
 	case deletionUnknown:
 		return "The key was left Disabled, because what it was before is not known."
+	case deletionApproved:
+		return "Nothing was undone: cmkeeper retire schedule found the key free and recorded this deletion before it was scheduled."
 	case deletionMaterial:
 		return "cmkeeper cannot bring imported key material back."
 	case deletionUndone, deletionSettling, deletionCancel, deletionEnable, deletionRestore, deletionPaced:
@@ -485,6 +512,15 @@ func (r *Router) gone(ctx context.Context, e events.Event, kind alert.Kind, harm
 		a.Title = "Key " + name + " was deleted"
 		a.Summary = "AWS deleted the key when its waiting period was over. Who scheduled that is in the alert about ScheduleKeyDeletion and in CloudTrail."
 		a.Risk = "Whatever was encrypted under this key and not re-encrypted before is lost for good."
+		approval, approved, err := retire.ReadApproval(ctx, r.state, e.KeyARN)
+		if err != nil {
+			r.log.WarnContext(ctx, "whether a deletion was approved cannot be read", "key", e.KeyARN, "error", err)
+		}
+		if approved && approval.Covers(&e.Time) {
+			a.Severity = alert.Medium
+			a.Title += ", as approved"
+			a.Summary = fmt.Sprintf("AWS deleted the key when its waiting period was over. %s approved that at %s.", approval.By, approval.At.UTC().Format(time.DateTime+" MST"))
+		}
 	default:
 		a.Severity = alert.High
 		a.Title = fmt.Sprintf("%s on key %s, which does not exist", e.Name, name)

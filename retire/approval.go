@@ -1,0 +1,80 @@
+package retire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+// Approval is the record that a key may be deleted, retirements/<key-id>.json.
+type Approval struct {
+	Key string `json:"key"`
+	// By is the ARN of whoever scheduled the deletion, At when.
+	By string    `json:"by"`
+	At time.Time `json:"at"`
+	// Days is the waiting period.
+	Days int `json:"days"`
+	// Accepted is what was not known and taken upon themselves.
+	Accepted []string `json:"accepted,omitempty"`
+	// Buckets say how the account's buckets were looked at.
+	Buckets []Bucket `json:"buckets,omitempty"`
+}
+
+// Schema names the document for package state.
+func (*Approval) Schema() (string, int) { return "retirement", 1 }
+
+// Covers reports whether a deletion at the given date is the one that was
+// approved. An approval is for a date, so it cannot be used for an earlier
+// deletion, nor again for a later one. KMS deletes up to a day beside the period.
+func (a Approval) Covers(deletion *time.Time) bool {
+	if deletion == nil {
+		return false
+	}
+	approved := a.At.AddDate(0, 0, a.Days)
+	return !deletion.Before(approved.AddDate(0, 0, -1)) && !deletion.After(approved.AddDate(0, 0, 2))
+}
+
+func approvalKey(keyARN string) string {
+	return "retirements/" + state.Segment(keyARN[strings.LastIndexByte(keyARN, '/')+1:]) + ".json"
+}
+
+// ReadApproval reads the approval of a key's deletion; ok is false where there is none.
+func ReadApproval(ctx context.Context, store *state.Store, keyARN string) (a Approval, ok bool, err error) {
+	_, err = store.Get(ctx, approvalKey(keyARN), &a)
+	switch {
+	case errors.Is(err, state.ErrNotFound):
+		return Approval{}, false, nil
+	case err != nil:
+		return Approval{}, false, fmt.Errorf("read approval of key %s: %w", keyARN, err)
+	}
+	return a, a.Key == keyARN, nil
+}
+
+// Schedule stores the approval and then schedules the key's deletion, in days from
+// 7 to 30, and returns its date. Where KMS refuses, the approval is taken back. r
+// has to be of a key that is free.
+func Schedule(ctx context.Context, keys KMS, store *state.Store, r Result, by string, days int) (time.Time, error) {
+	if !r.Free {
+		return time.Time{}, fmt.Errorf("schedule deletion of key %s: it is not free", r.Key)
+	}
+	approval := Approval{Key: r.Key, By: by, At: time.Now().UTC(), Days: days, Accepted: r.Accepted, Buckets: r.Buckets}
+	err := state.Update(ctx, store, approvalKey(r.Key), func(a *Approval, _ bool) error {
+		*a = approval
+		return nil
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("record approval: %w", err)
+	}
+	out, err := keys.ScheduleKeyDeletion(ctx, &kms.ScheduleKeyDeletionInput{KeyId: &r.Key, PendingWindowInDays: aws.Int32(int32(days))})
+	if err != nil {
+		return time.Time{}, errors.Join(fmt.Errorf("schedule deletion of key %s: %w", r.Key, err), store.Delete(context.WithoutCancel(ctx), approvalKey(r.Key), ""))
+	}
+	return aws.ToTime(out.DeletionDate), nil
+}
