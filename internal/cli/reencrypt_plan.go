@@ -106,8 +106,8 @@ func (c *reencryptPlanCommand) run(ctx context.Context, p *process) error {
 	for _, scope := range scopes {
 		o := c.options
 		o.Bucket, o.Prefix = scope.Bucket, scope.Prefix
-		show, finish := counting(p.stderr, scope.Bucket)
-		b, err := engine.Plan(ctx, o, c.sample, show)
+		show, finish := counting(p.stderr)
+		b, err := engine.Plan(ctx, o, c.sample, func(n int64) { show(scope.Bucket, n) })
 		finish()
 		if err != nil {
 			return err
