@@ -23,6 +23,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
+	"github.com/cmkeeper/cmkeeper/retire"
 	"github.com/cmkeeper/cmkeeper/state"
 	"github.com/cmkeeper/cmkeeper/worker"
 )
@@ -182,7 +183,12 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		Observer:    handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region},
 		Method:      reencrypt.Method(c.ReencryptMethod),
 		Concurrency: c.ReencryptConcurrency, Rate: float64(c.ReencryptRate),
+		// The client is there whatever the means: jobs that others have begun with
+		// batch jobs are to be ended, too.
+		Means: reencrypt.Means(c.ReencryptEngine), Batch: awsclient.S3Control(cfg),
+		BatchRole: c.BatchRoleARN, BatchThreshold: int64(c.BatchThreshold),
 		FixBucketDefault: c.ReencryptFixBucketDefault,
+		Ties:             f.ties(retire.Checker{KMS: keys, S3: bucket, Facts: facts, Account: account}),
 		Logger:           log,
 	})
 	if err != nil {
@@ -232,6 +238,17 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		}
 	}
 	return w, nil
+}
+
+// ties is what the report of a job says of an old key. Whoever only moves data need
+// not be able to look at all keys and buckets.
+func (f fleetMember) ties(c retire.Checker) func(context.Context, string) []string {
+	if f.config.runsEvents() {
+		return c.Short
+	}
+	return func(_ context.Context, keyARN string) []string {
+		return []string{"Before the old key goes, look for what else holds on to it: cmkeeper retire check " + keyARN}
+	}
 }
 
 // startupSweep looks for what happened while nobody listened. It is tried again
