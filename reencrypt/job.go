@@ -408,12 +408,16 @@ func carry(earlier, c Counts) Counts {
 }
 
 // withEarlier returns the counts of a whole run: those of its last pass, where
-// what was moved before counts as moved and not as on-target.
+// what was moved before counts as moved and not as on-target. What was moved
+// before and is not there any more, because somebody deleted or overwrote it, was
+// scanned too, so that the counts add up.
 func withEarlier(last, earlier Counts) Counts {
 	var sum Counts
 	sum.add(last)
 	sum.add(earlier)
-	again := min(earlier.Moved+earlier.Failed, last.ByReason[ReasonOnTarget])
+	done := earlier.Moved + earlier.Failed
+	again := min(done, last.ByReason[ReasonOnTarget])
+	sum.Scanned += done - again
 	sum.Skipped -= again
 	if again > 0 {
 		sum.reason(ReasonOnTarget, -again)

@@ -122,6 +122,13 @@ func TestCountsOverPasses(t *testing.T) {
 	if last.ByReason[ReasonOnTarget] != 8 {
 		t.Error("the last pass's own counts were changed")
 	}
+
+	// Of 5 that were moved others have deleted 3 since.
+	left := Counts{Scanned: 3, Skipped: 3, ByReason: map[Reason]int64{ReasonOnTarget: 2, ReasonOtherKey: 1}}
+	want = Counts{Scanned: 6, Moved: 5, Skipped: 1, ByReason: map[Reason]int64{ReasonOtherKey: 1}}
+	if d := cmp.Diff(want, withEarlier(left, Counts{Moved: 5})); d != "" {
+		t.Error(d)
+	}
 }
 
 func TestShare(t *testing.T) {

@@ -130,7 +130,8 @@ type Summary struct {
 	// Passes is how many times the scope was gone through, the verifying pass included.
 	Passes int `json:"passes"`
 	// Counts are the object versions of the last pass, each in one of Moved,
-	// Skipped, Refused and Failed. What an earlier pass moved is counted as Moved.
+	// Skipped, Refused and Failed. What an earlier pass moved is counted as Moved,
+	// also where it was deleted or overwritten since.
 	Counts
 	// Sample are the first rows of what was refused or failed.
 	Sample []Refusal `json:"sample,omitempty"`
