@@ -13,9 +13,10 @@ import (
 )
 
 const (
-	// saveInterval is how often a worker records how far it is in a slice: what a
-	// kill repeats. A slice that takes less is never recorded but by its result.
+	// saveInterval and saveVersions are how often a worker records how far it is in a
+	// slice: what a kill repeats, or leaves uncounted as moved.
 	saveInterval = 5 * time.Second
+	saveVersions = 500
 	// sliceBudget is how long a message works on a slice before the rest goes back
 	// to the queue: no message is held for hours, and a stopping worker's share of
 	// a slow slice is small.
@@ -126,6 +127,7 @@ type record struct {
 	bucket string
 	copies bool
 	saved  time.Time
+	since  int // object versions counted since then
 	// after is the last key known to have all versions counted, and counted the key
 	// of the last one. whole says that they are the same, and fresh that it is not stored.
 	after, counted string
@@ -160,12 +162,13 @@ func (r *record) count(ctx context.Context, en entry, v verdict, last bool) erro
 	if r.counting = r.tally.add(ctx, en, v); r.counting != nil {
 		return r.counting
 	}
+	r.since++
 	r.counted, r.whole = en.key, last
 	if !last {
 		return nil
 	}
 	r.after, r.fresh = en.key, true
-	if time.Since(r.saved) < saveInterval {
+	if r.since < saveVersions && time.Since(r.saved) < saveInterval {
 		return nil
 	}
 	return r.save(ctx)
@@ -183,7 +186,7 @@ func (r *record) save(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.etag, r.saved, r.fresh = etag, time.Now(), false
+	r.etag, r.saved, r.since, r.fresh = etag, time.Now(), 0, false
 	return nil
 }
 

@@ -21,6 +21,8 @@ type Request struct {
 	Service string
 	// Operation is the operation as the API names it ("UploadPartCopy").
 	Operation string
+	// Path is the URL's, decoded: "/bucket/key" in S3, where addressed by path.
+	Path string
 	// Caller is who signed it.
 	Caller wire.Caller
 }

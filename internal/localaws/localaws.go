@@ -120,7 +120,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	caller := s.caller(accessKey, r)
 	r = r.WithContext(wire.WithRequest(r.Context(), caller, wire.NewUUID()))
 	handler, request := s.route(r, scope)
-	request.Caller = caller
+	request.Path, request.Caller = r.URL.Path, caller
 	s.watch.serve(w, r, handler, request)
 }
 

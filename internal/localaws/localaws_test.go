@@ -305,7 +305,7 @@ func TestThrottling(t *testing.T) {
 func TestRequestsAreCountedAndShown(t *testing.T) {
 	server := newServer(t, localaws.Options{})
 	var seen []string
-	stop := server.Observe(func(r localaws.Request) { seen = append(seen, r.Service+"."+r.Operation+" by "+r.Caller.UserName) })
+	stop := server.Observe(func(r localaws.Request) { seen = append(seen, r.Service+"."+r.Operation+" "+r.Path+" by "+r.Caller.UserName) })
 	keys := kms.NewFromConfig(once(server, "alice"))
 	for range 3 {
 		if _, err := keys.ListKeys(t.Context(), &kms.ListKeysInput{}); err != nil {
@@ -316,7 +316,7 @@ func TestRequestsAreCountedAndShown(t *testing.T) {
 	if n := server.Requests("kms", "ListKeys"); n != 3 {
 		t.Errorf("counted %d requests, want 3", n)
 	}
-	if diff := cmp.Diff([]string{"kms.ListKeys by alice"}, seen); diff != "" {
+	if diff := cmp.Diff([]string{"kms.ListKeys / by alice"}, seen); diff != "" {
 		t.Error(diff)
 	}
 }
