@@ -223,13 +223,14 @@ func TestJobWarns(t *testing.T) {
 				}
 				w.surprise()
 				rule := w.encryption()
-				e := w.engine(func(o *Options) {
+				options := func(o *Options) {
 					o.FixBucketDefault = fix
 					o.Ties = func(_ context.Context, key string) []string { return []string{"ties of " + key} }
-				})
+				}
+				e := w.engine(options)
 				ids, err := e.Start(t.Context(), w.move(time.Now(), w.b, w.a))
 				w.must(err)
-				(&fleet{world: w, engines: []*Engine{e, w.engine()}, twice: false}).work()
+				(&fleet{world: w, engines: []*Engine{e, w.engine(options)}}).work()
 				if len(w.told.warned) != 1 || len(w.told.completed) != 1 || len(w.told.warned[0].Preflight) != 3 || w.told.warned[0].Moved != 0 {
 					t.Fatalf("told: %+v", w.told.warned)
 				}
