@@ -186,16 +186,18 @@ func (e *Engine) create(ctx context.Context, j jobDoc) error {
 	return err
 }
 
-// supersede marks a job that newer ones have taken over from.
+// supersede marks a job that newer ones have taken over from. A job that was
+// quicker and is complete stays so, and open until people are told of it.
 func (e *Engine) supersede(ctx context.Context, old string, by []string) error {
+	var was State
 	err := state.Update(ctx, e.opt.Store, "jobs/"+old+"/job.json", func(j *jobDoc, exists bool) error {
-		if !exists || j.State != StateRunning && j.State != StatePaused && j.State != StateStopped {
+		if was = j.State; !exists || was != StateRunning && was != StatePaused && was != StateStopped {
 			return state.ErrUnchanged
 		}
 		j.State, j.SupersededBy, j.Finished = StateSuperseded, by, time.Now()
 		return nil
 	})
-	if err != nil {
+	if err != nil || was == StateComplete {
 		return err
 	}
 	return e.opt.Store.Delete(ctx, openKey(old), "")
