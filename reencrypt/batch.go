@@ -383,6 +383,9 @@ func (e *Engine) batchLook(ctx context.Context, j *jobDoc) error {
 			continue
 		}
 		out, err := e.opt.Batch.DescribeJob(ctx, &s3control.DescribeJobInput{AccountId: &e.opt.Account, JobId: &b.ID})
+		if b.Status == string(types.JobStatusNew) && (hasCode(err, "NoSuchJobException") || hasCode(err, "NotFoundException")) {
+			continue // S3 does not show a new job everywhere at once
+		}
 		if err == nil && out.Job == nil {
 			err = errors.New("the answer is empty")
 		}

@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -436,6 +439,98 @@ func TestPauseEndsTheBatchJobsAndContinueMakesNewOnes(t *testing.T) {
 		}
 		w.allOn(w.b)
 	})
+}
+
+// lateClient does not show a new job at first.
+type lateClient struct {
+	Batch
+	left atomic.Int64
+}
+
+func (c *lateClient) DescribeJob(ctx context.Context, in *s3control.DescribeJobInput, o ...func(*s3control.Options)) (*s3control.DescribeJobOutput, error) {
+	if c.left.Add(-1) >= 0 {
+		return nil, answer(http.StatusNotFound, "NoSuchJobException")
+	}
+	return c.Batch.DescribeJob(ctx, in, o...)
+}
+
+func TestNewBatchJobMayNotBeShownYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.aws.Close()
+		w.plain(5)
+		late := &lateClient{Batch: w.batchClient()}
+		late.left.Store(3)
+		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch), func(o *Options) { o.Batch = late })}}
+		_, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
+		w.must(err)
+		f.work()
+		if len(w.told.completed) != 1 || late.left.Load() >= 0 {
+			t.Errorf("told %+v and %+v", w.told.completed, w.told.stalled)
+		}
+		w.allOn(w.b)
+	})
+}
+
+// TestBatchSurvivesKills ends the handling of messages at random requests: a
+// worker that is killed, whose message comes back.
+func TestBatchSurvivesKills(t *testing.T) {
+	kills := 0
+	for seed := range uint64(10) {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				defer w.aws.Close()
+				w.lock()
+				w.populate(60, true)
+				before := w.snapshot()
+				w.aws.S3Control().SetPace(time.Duration(seed%3) * 20 * time.Second)
+				random := rand.New(rand.NewPCG(seed, 0))
+				var mu sync.Mutex
+				left, working := 12, map[int]context.CancelFunc{}
+				stop := w.aws.Observe(func(r localaws.Request) {
+					mu.Lock()
+					defer mu.Unlock()
+					if left == 0 || r.Service == "sqs" || random.IntN(25) > 0 {
+						return
+					}
+					for n, cancel := range working {
+						cancel()
+						delete(working, n)
+						kills++
+						left = max(left-1, 0)
+					}
+				})
+				defer stop()
+				f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch)), w.engine(w.by(MeansAuto))}, cancel: func(n int, cancel context.CancelFunc) {
+					mu.Lock()
+					defer mu.Unlock()
+					working[n] = cancel
+				}}
+				jobs, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
+				w.must(err)
+				for range 30 { // sweeps find what was lost
+					f.work()
+					if len(w.told.completed) > 0 {
+						break
+					}
+					w.must(f.engines[0].Resume(t.Context(), time.Now()))
+				}
+				if len(w.told.completed) == 0 {
+					t.Fatalf("not complete: %+v", w.told.stalled)
+				}
+				w.check(before, w.refusedRows(jobs[0]), []string{w.a}, w.b, false, true)
+				statuses := w.batchJobs()
+				if n := statuses["Complete"] + statuses["Failed"]; n != 2 || len(statuses) > 2 {
+					t.Errorf("batch jobs: %v", statuses)
+				}
+			})
+		})
+	}
+	if kills < 50 {
+		t.Errorf("only %d kills", kills)
+	}
+	t.Logf("10 seeds and %d kills survived", kills)
 }
 
 func TestBatchCause(t *testing.T) {
