@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/internal/sandbox"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+	"github.com/cmkeeper/cmkeeper/retire"
+)
+
+func TestReencryptPlan(t *testing.T) {
+	const objects = 30
+	a := newAccount(t)
+	a.enter()
+	oldKey, newKey := a.newKey(appAlias), a.newKey("")
+	a.fill("app-data", appAlias, objects)
+	a.fill("other-data", a.newKey(""), 3)
+
+	for name, tt := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no place":        {[]string{"--to", newKey}, "at least one of the flags"},
+		"two places":      {[]string{"--alias", appAlias, "--bucket", "b"}, "none of the others"},
+		"no old key":      {[]string{"--bucket", "app-data", "--to", newKey}, "--from"},
+		"neither key":     {[]string{"--alias", appAlias}, "--to before the alias moves"},
+		"negative sample": {[]string{"--alias", appAlias, "--to", newKey, "--sample", "-1"}, "--sample"},
+	} {
+		if code, out, errs := a.command(append([]string{"reencrypt", "plan"}, tt.args...)...); code != exitUsage || out != "" || !strings.Contains(errs, tt.want) {
+			t.Errorf("%s: exit code %d, %s%s", name, code, out, errs)
+		}
+	}
+
+	plan := func(args ...string) reencrypt.Plan {
+		t.Helper()
+		code, out, errs := a.command(append([]string{"reencrypt", "plan", "--json"}, args...)...)
+		var p reencrypt.Plan
+		if err := json.Unmarshal([]byte(out), &p); err != nil || code != exitOK {
+			t.Fatalf("exit code %d, %v: %s%s", code, err, out, errs)
+		}
+		return p
+	}
+	before := plan("--alias", appAlias, "--to", newKey, "--rate", "10")
+	if before.Schema != reencrypt.PlanSchema || before.To != newKey || len(before.Buckets) != 1 {
+		t.Fatalf("plan: %+v", before)
+	}
+	b := before.Buckets[0]
+	if b.Bucket != "app-data" || !slices.Equal(b.From, []string{oldKey}) || b.Method != reencrypt.MethodUpdate || b.Move.Versions != objects || b.Seconds != objects/10 {
+		t.Errorf("bucket: %+v", b)
+	}
+	code, out, _ := a.command("reencrypt", "plan", "--alias", appAlias, "--to", newKey)
+	for _, want := range []string{"s3://app-data/ by update", "30 under an old key: 30 to move", "estimate: ", "warn bucket-default", "aws.amazon.com/s3/pricing"} {
+		if code != exitOK || !strings.Contains(out, want) {
+			t.Errorf("exit code %d, no %q in %s", code, want, out)
+		}
+	}
+	a.expectUnder("app-data", oldKey, objects)
+
+	a.moveAlias(appAlias, newKey)
+	if after := plan("--alias", appAlias, "--from", oldKey); len(after.Buckets) != 1 || after.To != newKey || after.Buckets[0].Move.Versions != objects || len(after.Buckets[0].Preflight) > 0 {
+		t.Errorf("after the move: %+v", after)
+	}
+	must(a.kms.DisableKey(t.Context(), &kms.DisableKeyInput{KeyId: &oldKey}))(t)
+	if code, out, errs := a.command("reencrypt", "plan", "--bucket", "app-data", "--from", oldKey, "--to", newKey); code != exitError || !strings.Contains(out, "stop old-key") {
+		t.Errorf("with a disabled key: exit code %d, %s%s", code, out, errs)
+	}
+	if code, out, errs := a.command("reencrypt", "run", "--bucket", "app-data", "--from", oldKey, "--to", newKey); code != exitError || !strings.Contains(errs, "enable-key") {
+		t.Errorf("with a disabled key: exit code %d, %s%s", code, out, errs)
+	}
+}
+
+// retireCheck runs the check as JSON.
+func (a *account) retireCheck(args ...string) (code int, r retire.Result) {
+	a.t.Helper()
+	var out, errs bytes.Buffer
+	environment := []string{"CMKEEPER_STATE_BUCKET=" + sandbox.StateBucket, "CMKEEPER_JOBS_QUEUE_URL=" + a.box.WorkerEnvironment(appAlias)["CMKEEPER_JOBS_QUEUE_URL"]}
+	code = run(a.t.Context(), append([]string{"retire", "check", "--json"}, args...), environment, &out, &errs)
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		a.t.Fatalf("exit code %d, %v: %s%s", code, err, out.String(), errs.String())
+	}
+	return code, r
+}
+
+func ids(ties []retire.Tie) []string {
+	var all []string
+	for _, t := range ties {
+		all = append(all, t.ID)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestRetire retires a key: everything that ties the account to it is found, one
+// after the other goes, and the fleet leaves the deletion alone.
+func TestRetire(t *testing.T) {
+	const objects = 20
+	ctx := t.Context()
+	a := newAccount(t)
+	a.enter()
+	oldKey, newKey := a.newKey(appAlias), a.newKey("")
+	id := oldKey[strings.LastIndexByte(oldKey, '/')+1:]
+	a.fill("app-data", appAlias, objects)
+	a.fill("by-key", oldKey, 1)
+	must(a.s3.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: aws.String("plain")}))(t)
+	upload := must(a.s3.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{Bucket: aws.String("plain"), Key: aws.String("k")}))(t)
+	grant := must(a.kms.CreateGrant(ctx, &kms.CreateGrantInput{
+		KeyId: &oldKey, GranteePrincipal: aws.String("arn:aws:iam::" + sandbox.Account + ":role/r"), Operations: []kmstypes.GrantOperation{kmstypes.GrantOperationDecrypt},
+	}))(t)
+
+	a.start()
+	a.awaitQuiet()
+	code, r := a.retireCheck(appAlias)
+	want := []string{"alias:" + appAlias, "bucket-default:app-data", "bucket-default:by-key", "grant:" + *grant.GrantId, "last-use", "objects:app-data", "objects:by-key"}
+	if code != exitError || r.Free || !slices.Equal(ids(r.Ties), want) || !slices.Equal(ids(r.Unknown), []string{"uploads:plain"}) {
+		t.Errorf("exit code %d, ties %q, unknown %q", code, ids(r.Ties), ids(r.Unknown))
+	}
+	if code, out, errs := a.command("retire", "schedule", oldKey, "--yes-i-checked", id); code != exitError || !strings.Contains(errs, "the check does not pass") {
+		t.Errorf("exit code %d, %s%s", code, out, errs)
+	}
+
+	a.moveAlias(appAlias, newKey)
+	done := a.await("the job is complete", func(m alert.Alert) bool {
+		return tells(alert.KindReencryption, newKey, alert.StatusDone)(m) && strings.Contains(m.Title, "complete")
+	})
+	if i := slices.IndexFunc(done.Facts, func(f alert.Fact) bool { return f.Name == "notes" }); i < 0 || !strings.Contains(strings.Join(done.Facts[i].Values, "\n"), "bucket-default:by-key") {
+		t.Errorf("the alert does not say what still holds on to the old key: %+v", done.Facts)
+	}
+	if code, out, errs := a.command("reencrypt", "run", "--bucket", "by-key", "--from", oldKey, "--to", newKey); code != exitOK {
+		t.Fatalf("exit code %d, %s%s", code, out, errs)
+	}
+	must(a.s3.DeleteBucketEncryption(ctx, &s3.DeleteBucketEncryptionInput{Bucket: aws.String("by-key")}))(t)
+	must(a.kms.RevokeGrant(ctx, &kms.RevokeGrantInput{KeyId: &oldKey, GrantId: grant.GrantId}))(t)
+
+	if code, r = a.retireCheck(oldKey, "--quiet-days", "0", "--accept", "uploads:plain", "--accept", "alias:nothing"); code != exitOK || !r.Free || !slices.Equal(r.Accepted, []string{"uploads:plain"}) || r.LastUse == "" {
+		t.Errorf("exit code %d, ties %q, unknown %q, accepted %q", code, ids(r.Ties), ids(r.Unknown), r.Accepted)
+	}
+	// The job that the alias started stands for a scan of its bucket.
+	_, r = a.retireCheck(oldKey, "--by-reports")
+	i := slices.IndexFunc(r.Buckets, func(b retire.Bucket) bool { return b.Name == "app-data" })
+	if i < 0 || r.Buckets[i].Job == "" || r.Buckets[i].Scanned != 0 {
+		t.Errorf("buckets: %+v", r.Buckets)
+	}
+	must(a.s3.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: aws.String("plain"), Key: aws.String("k"), UploadId: upload.UploadId}))(t)
+
+	schedule := []string{"retire", "schedule", oldKey, "--quiet-days", "0", "--days", "7"}
+	if code, _, errs := a.command(append(schedule, "--yes-i-checked", "another-id")...); code != exitError || !strings.Contains(errs, "is not its id") {
+		t.Errorf("another id: exit code %d, %s", code, errs)
+	}
+	if code, _, errs := a.command(append(schedule, "--days", "6")...); code != exitUsage || !strings.Contains(errs, "--days") {
+		t.Errorf("6 days: exit code %d, %s", code, errs)
+	}
+	code, out, errs := a.command(append(schedule, "--yes-i-checked", id)...)
+	if code != exitOK || !strings.Contains(out, "Nothing is known to need the key.") || !strings.Contains(errs, "cancel-key-deletion") {
+		t.Fatalf("exit code %d, %s%s", code, out, errs)
+	}
+	told := a.await("the deletion is told as approved", func(m alert.Alert) bool {
+		return m.Kind == alert.KindDeletion && strings.Contains(m.Title, "as approved")
+	})
+	if told.Severity != alert.Medium {
+		t.Errorf("severity %s", told.Severity)
+	}
+	a.awaitQuiet()
+	if got := must(a.kms.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &oldKey}))(t).KeyMetadata.KeyState; got != kmstypes.KeyStatePendingDeletion {
+		t.Errorf("the key is %s", got)
+	}
+}
+
+// TestRetireDoesNotGuess: what may not be read counts against the key.
+func TestRetireDoesNotGuess(t *testing.T) {
+	a := newAccount(t)
+	a.enter()
+	key := a.newKey("")
+	must(a.s3.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("plain")}))(t)
+	must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("plain"), Key: aws.String("k")}))(t)
+	if code, r := a.retireCheck(key); code != exitOK || !r.Free {
+		t.Fatalf("exit code %d, %+v", code, r)
+	}
+	for action, want := range map[string][]string{
+		"kms:GetKeyLastUsage":            {"last-use"},
+		"kms:ListGrants":                 {"grants"},
+		"kms:ListAliases":                {"aliases"},
+		"s3:ListBucketMultipartUploads":  {"uploads:cmkeeper-state", "uploads:plain"},
+		"s3:GetReplicationConfiguration": {"replication:cmkeeper-state", "replication:plain"},
+		"s3:GetObject":                   {"objects:plain"},
+		"s3:GetEncryptionConfiguration":  {"buckets"},
+		"s3:ListBucket":                  {"objects:cmkeeper-state", "objects:plain"},
+		"s3:GetBucketVersioning":         {"objects:cmkeeper-state", "objects:plain"},
+	} {
+		a.deny(administrator, action)
+		code, r := a.retireCheck(key)
+		if code != exitError || r.Free || !slices.Equal(ids(r.Unknown), want) {
+			t.Errorf("without %s: exit code %d, unknown %q, want %q", action, code, ids(r.Unknown), want)
+		}
+	}
+}
+
+func TestAsk(t *testing.T) {
+	for answer, want := range map[string]string{"id\n": "id", " id \r\n": "id", "id": "id", "\n": ""} {
+		var shown bytes.Buffer
+		if got, err := ask(strings.NewReader(answer), &shown, "which? "); err != nil || got != want || shown.String() != "which? " {
+			t.Errorf("%q: %q, %v", answer, got, err)
+		}
+	}
+	if _, err := ask(strings.NewReader(""), &bytes.Buffer{}, ""); err == nil {
+		t.Error("no answer is taken for one")
+	}
+}
