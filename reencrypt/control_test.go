@@ -319,6 +319,53 @@ func TestRetryGoesOverTheRowsAlone(t *testing.T) {
 	})
 }
 
+// TestMessagesTwiceAndInAnyOrder delivers every message of a job twice, those of a
+// pass from the last to the first, and again when the pass is over.
+func TestMessagesTwiceAndInAnyOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const objects, size = 120, 10
+		w := newWorld(t)
+		defer w.aws.Close()
+		for i := range objects {
+			w.put(fmt.Sprintf("k%03d", i), w.a)
+		}
+		e := w.engine(func(o *Options) { o.SliceSize = size })
+		jobs, err := e.Start(t.Context(), w.move(time.Now(), w.b, w.a))
+		w.must(err)
+		deliver := func(format string, args ...any) {
+			body := fmt.Appendf(nil, `{"v":1,"job":"`+jobs[0]+`",`+format+`}`, args...)
+			for range 2 {
+				w.must(e.Handle(t.Context(), body))
+			}
+		}
+		for pass := 1; pass <= 2; pass++ {
+			deliver(`"pass":%d,"plan":true,"slice":0`, pass)
+			plan, err := e.planOf(t.Context(), jobs[0], 1)
+			w.must(err)
+			if !plan.Done || plan.Next < objects/size {
+				t.Fatalf("plan of pass %d: %+v", pass, plan)
+			}
+			for n := plan.Next - 1; n >= 0; n-- {
+				deliver(`"pass":%d,"slice":%d`, pass, n)
+			}
+			deliver(`"pass":%d,"again":true,"slice":0`, pass)
+			deliver(`"pass":1,"slice":0`)
+			deliver(`"pass":%d,"slice":0`, pass+1)
+		}
+		s, err := e.Report(t.Context(), jobs[0])
+		w.must(err)
+		if d := cmp.Diff(Counts{Scanned: objects, Moved: objects, Bytes: s.Bytes}, s.Counts); d != "" || s.Passes != 2 {
+			t.Errorf("%d passes, counts: %s", s.Passes, d)
+		}
+		if len(w.told.completed) != 1 || w.writes() != objects+1 { // the probe's
+			t.Errorf("told %d times, %d writes", len(w.told.completed), w.writes())
+		}
+		if all, err := e.Jobs(t.Context(), true); err != nil || len(all) != 1 {
+			t.Errorf("jobs %+v, %v", all, err)
+		}
+	})
+}
+
 // TestOrders starts by hand what an alias move would start.
 func TestOrders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

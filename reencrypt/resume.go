@@ -72,7 +72,11 @@ func (e *Engine) resume(ctx context.Context, id string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	progress := fmt.Sprintf("pass %d: %d slices planned, %d done%s", j.Pass, p.Next, done, j.Batch)
+	within, err := e.recorded(ctx, j)
+	if err != nil {
+		return err
+	}
+	progress := fmt.Sprintf("pass %d: %d slices planned, %d done%s%s", j.Pass, p.Next, done, within, j.Batch)
 	patience := stallAfter
 	if j.Batch.unfinished() {
 		patience = batchStallAfter
@@ -100,6 +104,25 @@ func (e *Engine) resume(ctx context.Context, id string, now time.Time) error {
 		return nil
 	}
 	return err
+}
+
+// recorded says how far a pass is in slices that take long, as those of large
+// objects do; "" where there are none.
+func (e *Engine) recorded(ctx context.Context, j jobDoc) (string, error) {
+	keys, err := e.keys(ctx, progressPrefix(j.ID, j.Pass))
+	if err != nil || len(keys) == 0 {
+		return "", err
+	}
+	var counts Counts
+	for _, key := range keys {
+		var p progressDoc
+		_, err := e.opt.Store.Get(ctx, key, &p)
+		if err != nil && !errors.Is(err, state.ErrNotFound) { // done meanwhile
+			return "", err
+		}
+		counts.add(p.Counts)
+	}
+	return fmt.Sprintf(", %d object versions of others", counts.Scanned), nil
 }
 
 // sendUnfinished sends what a job still has to do: the planning of its pass, and

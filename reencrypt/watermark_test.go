@@ -196,6 +196,12 @@ func TestSliceHandsBackWhenItsBudgetIsOver(t *testing.T) {
 			t.Error("a slice that is not done has a result")
 		}
 		f := &fleet{world: w, engines: []*Engine{e}}
+		w.must(e.Resume(t.Context(), time.Now()))
+		f.handle(1)
+		w.must(e.Resume(t.Context(), time.Now().Add(stallAfter)))
+		if len(w.told.stalled) > 0 {
+			t.Errorf("people are told of a slice that is slow: %+v", w.told.stalled)
+		}
 		f.work()
 		if len(w.told.completed) != 1 {
 			t.Fatalf("told of %d completed jobs", len(w.told.completed))
