@@ -183,6 +183,10 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		Observer:    handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region},
 		Method:      reencrypt.Method(c.ReencryptMethod),
 		Concurrency: c.ReencryptConcurrency, Rate: float64(c.ReencryptRate),
+		// The client is there whatever the means: jobs that others have begun with
+		// batch jobs are to be ended, too.
+		Means: reencrypt.Means(c.ReencryptEngine), Batch: awsclient.S3Control(cfg),
+		BatchRole: c.BatchRoleARN, BatchThreshold: int64(c.BatchThreshold),
 		FixBucketDefault: c.ReencryptFixBucketDefault,
 		Ties:             f.ties(retire.Checker{KMS: keys, S3: bucket, Facts: facts, Account: account}),
 		Logger:           log,
