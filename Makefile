@@ -1,6 +1,6 @@
 # The steps of .ci/run under obvious names.
 
-.PHONY: all build fmt vet lint test race demo scripts bench ci docker
+.PHONY: all build fmt vet lint test race soak demo scripts bench ci docker
 
 all: fmt vet test
 
@@ -21,6 +21,12 @@ test:
 
 race:
 	go test -race -shuffle=on ./...
+
+# Re-encryption under chaos, with as many seeds as asked: make soak SEEDS=5000 FROM=201
+SEEDS ?= 1000
+FROM ?= 1
+soak:
+	CMKEEPER_CHAOS_SEEDS=$(SEEDS) CMKEEPER_CHAOS_FROM=$(FROM) go test -C reencrypt -count=1 -timeout 0 -run '^TestChaos$$'
 
 demo:
 	go run . demo

@@ -34,7 +34,8 @@ func (s *survived) String() string {
 // goes wrong; what happens at the same instant is the scheduler's choice.
 //
 // CMKEEPER_CHAOS_SEEDS is how many seeds are played (20), CMKEEPER_CHAOS_FROM the
-// first one (1). A single one, whatever its number, is played by
+// first one (1); "make soak" sets both. A single one, whatever its number, is
+// played by
 //
 //	go test ./reencrypt -run 'TestChaos/seed=123$'
 func TestChaos(t *testing.T) {
@@ -43,7 +44,7 @@ func TestChaos(t *testing.T) {
 		first, count = parse(t, one[1]), 1
 	}
 	var all survived
-	t.Cleanup(func() { t.Log(&all) })
+	t.Cleanup(func() { fmt.Println(&all) })
 	for seed := first; seed < first+count; seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
@@ -99,8 +100,8 @@ func draw(seed uint64) scenario {
 		seed: seed, method: reencrypt.MethodAuto, versioned: r.IntN(2) == 0,
 		objects: 40 + r.IntN(60), sliceSize: 5 + r.IntN(20),
 		workers: 2 + r.IntN(3), slots: 1 + r.IntN(3), concurrency: 2 + r.IntN(7),
-		kills: r.IntN(9), lossy: r.IntN(3) > 0,
-		weather: time.Duration(r.IntN(900)) * time.Second, latency: time.Duration(20+r.IntN(600)) * time.Millisecond,
+		kills: r.IntN(13), lossy: r.IntN(3) > 0,
+		weather: time.Duration(60+r.IntN(900)) * time.Second, latency: time.Duration(20+r.IntN(1000)) * time.Millisecond,
 	}
 	if r.IntN(4) == 0 {
 		s.method = reencrypt.MethodCopy
@@ -136,10 +137,9 @@ const (
 
 // play plays a scenario and checks what has become of each object version.
 func play(t *testing.T, s scenario, all *survived) {
-	t.Logf("%+v", s)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("replay with: go test ./reencrypt -v -run 'TestChaos/seed=%d$'", s.seed)
+			t.Logf("%+v\nreplay with: go test ./reencrypt -run 'TestChaos/seed=%d$'", s, s.seed)
 		}
 	})
 	w := newAccount(t, s)

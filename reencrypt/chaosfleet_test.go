@@ -113,7 +113,7 @@ type fleet struct {
 // member is a place in the fleet: a worker, and the next one when it has died.
 func (f *fleet) member(ctx context.Context) {
 	for ctx.Err() == nil {
-		p := f.process(ctx, 150)
+		p := f.process(ctx, 80)
 		p.work()
 		p.end(errors.New("it is over"))
 		pause(ctx, time.Duration(1+f.random.n(20))*time.Second)
@@ -145,12 +145,12 @@ func (f *fleet) process(ctx context.Context, life int) *process {
 	r := f.random.fork()
 	p := &process{fleet: f, next: inprocess.Client{Handler: f.server}, messages: &dice{r: f.random.fork()}}
 	p.ctx, p.end = context.WithCancelCause(ctx)
-	switch doom := r.IntN(5); {
-	case doom < 2 && f.kills.Add(-1) >= 0:
+	switch doom := r.IntN(6); {
+	case doom < 3 && f.kills.Add(-1) >= 0:
 		p.dies = 1 + r.Int64N(int64(2*life))
-	case doom == 2:
+	case doom == 3:
 		p.freezes = 1 + r.Int64N(int64(2*life))
-	case doom == 3 && f.scenario.kills > 0:
+	case doom == 4 && f.scenario.kills > 0:
 		p.retires = time.Duration(1+r.IntN(300)) * time.Second
 	}
 	if f.skew > 0 {
