@@ -175,7 +175,7 @@ func (w *Watch) look(ctx context.Context, j jobDoc, s *Status) (Counts, error) {
 			s.Done += len(g.results)
 		}
 	}
-	return sum, w.unfinished(ctx, j, s, &sum)
+	return sum, w.unfinished(ctx, j, &sum)
 }
 
 func (w *Watch) total(ctx context.Context, key string) error {
@@ -228,7 +228,7 @@ func (w *Watch) results(ctx context.Context, j jobDoc, group int) error {
 }
 
 // unfinished adds the records of the slices that have no result.
-func (w *Watch) unfinished(ctx context.Context, j jobDoc, s *Status, sum *Counts) error {
+func (w *Watch) unfinished(ctx context.Context, j jobDoc, sum *Counts) error {
 	keys, err := w.e.keys(ctx, progressPrefix(j.ID, j.Pass))
 	if err != nil {
 		return err

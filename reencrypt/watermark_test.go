@@ -197,7 +197,7 @@ func TestSliceHandsBackWhenItsBudgetIsOver(t *testing.T) {
 		}
 		f := &fleet{world: w, engines: []*Engine{e}}
 		w.must(e.Resume(t.Context(), time.Now()))
-		f.handle(1)
+		f.handle(2) // the planner of Start, and a slice
 		w.must(e.Resume(t.Context(), time.Now().Add(stallAfter)))
 		if len(w.told.stalled) > 0 {
 			t.Errorf("people are told of a slice that is slow: %+v", w.told.stalled)

@@ -305,7 +305,9 @@ func TestThrottling(t *testing.T) {
 func TestRequestsAreCountedAndShown(t *testing.T) {
 	server := newServer(t, localaws.Options{})
 	var seen []string
-	stop := server.Observe(func(r localaws.Request) { seen = append(seen, r.Service+"."+r.Operation+" "+r.Path+" by "+r.Caller.UserName) })
+	stop := server.Observe(func(r localaws.Request) {
+		seen = append(seen, r.Service+"."+r.Operation+" "+r.Path+" by "+r.Caller.UserName)
+	})
 	keys := kms.NewFromConfig(once(server, "alice"))
 	for range 3 {
 		if _, err := keys.ListKeys(t.Context(), &kms.ListKeysInput{}); err != nil {
