@@ -117,7 +117,7 @@ func (e *Engine) Plan(ctx context.Context, o RunOptions, sample int, seen func(i
 	if err != nil {
 		return p, err
 	}
-	m := &mover{spec: s, e: e, facts: f, rules: rules{
+	m := &mover{spec: s, e: e, facts: f, pace: e.paces.bucket(s.Bucket), rules: rules{
 		from: s.From, to: s.To, update: p.Method == MethodUpdate, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now(),
 	}}
 	if p.Survey, err = m.survey(ctx, sample, seen); err != nil {

@@ -15,6 +15,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
 )
 
 // named lists findings as "severity name".
@@ -362,6 +364,36 @@ func TestPlan(t *testing.T) {
 			t.Errorf("no %s in %s", member, body)
 		}
 	}
+}
+
+// TestSurveyOfABusyBucket: throttling and single failures end no survey, an ill
+// service does.
+func TestSurveyOfABusyBucket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for i := range 300 {
+			w.put(fmt.Sprintf("k%03d", i), w.a)
+		}
+		look := func() (Survey, error) {
+			return w.engine().Survey(t.Context(), Scope{Bucket: bucket}, w.a, nil)
+		}
+		w.aws.SetFaults(localaws.Fault{Service: "s3", Operations: []string{"HeadObject"}, Effect: localaws.Throttle, Rate: 20})
+		s, err := look()
+		w.must(err)
+		if s.Listed != 300 || s.Read != 300 || len(s.Groups) != 1 || s.Groups[0].Key != w.a || s.Groups[0].Versions != 300 || s.Groups[0].Reason != ReasonOnTarget {
+			t.Errorf("throttled: %+v", s)
+		}
+		w.aws.SetFaults(localaws.Fault{Service: "s3", Operations: []string{"HeadObject"}, Effect: localaws.FailBefore, Count: 20})
+		s, err = look()
+		w.must(err)
+		if s.Read != 300 {
+			t.Errorf("with failures: %+v", s)
+		}
+		w.aws.SetFaults(localaws.Fault{Service: "s3", Operations: []string{"HeadObject"}, Effect: localaws.FailBefore})
+		if _, err = look(); err == nil || !strings.Contains(err.Error(), "could not be read") {
+			t.Errorf("an ill service: %v", err)
+		}
+	})
 }
 
 func TestEstimate(t *testing.T) {

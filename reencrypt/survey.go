@@ -3,16 +3,15 @@ package reencrypt
 import (
 	"cmp"
 	"context"
-	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
 // Survey says what is in a bucket, by key.
@@ -59,61 +58,85 @@ func (e *Engine) Survey(ctx context.Context, scope Scope, keyARN string, seen fu
 	}
 	m := &mover{
 		spec: spec{Bucket: scope.Bucket, Prefix: scope.Prefix, To: keyARN, Versions: VersionsAll},
-		e:    e, facts: f, rules: rules{to: keyARN, update: true, maxCopy: e.opt.MaxCopySize, now: time.Now()},
+		e:    e, facts: f, pace: e.paces.bucket(scope.Bucket), rules: rules{to: keyARN, update: true, maxCopy: e.opt.MaxCopySize, now: time.Now()},
 	}
 	return m.survey(ctx, 0, seen)
 }
 
-// survey reads the scope, or a random sample of it where sample is not 0.
+// survey reads the scope, or a random sample of it where sample is not 0, at the
+// pace that the bucket bears.
 func (m *mover) survey(ctx context.Context, sample int, seen func(int64)) (Survey, error) {
 	var s Survey
 	count := &census{groups: map[Group]*Group{}, seen: seen}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(m.e.opt.Concurrency)
-	read := func(en entry) {
-		g.Go(func() error {
-			group, size, err := m.classify(gctx, en)
-			if err == nil {
-				count.add(group, size)
-			}
+	err := m.visit(gctx, g, sample, &s.Listed, count)
+	if first := g.Wait(); first != nil { // then all that visit says is that it was cancelled
+		err = first
+	}
+	switch {
+	case ctx.Err() != nil:
+		return s, context.Cause(ctx)
+	case err != nil:
+		return s, err
+	}
+	s.Read, s.Groups = count.read, count.scaled(s.Listed)
+	return s, nil
+}
+
+// visit counts what is listed, and has all of it or a sample read.
+func (m *mover) visit(ctx context.Context, g *errgroup.Group, sample int, listed *int64, count *census) error {
+	read := func(en entry) error {
+		if err := m.enter(ctx); err != nil {
 			return err
+		}
+		g.Go(func() error {
+			defer m.leave()
+			group, size, err := m.classify(ctx, en)
+			if err != nil {
+				return err
+			}
+			return count.add(group, size)
 		})
+		return nil
 	}
 	var chosen []entry
-	for en, err := range m.entries(gctx, "", "") {
-		if err != nil {
-			return s, errors.Join(err, g.Wait())
-		}
+	for en, err := range m.entries(ctx, "", "") {
 		switch {
+		case err != nil:
+			return err
 		case en.deleteMarker:
 			continue
 		case sample == 0:
-			read(en)
+			if err := read(en); err != nil {
+				return err
+			}
 		case len(chosen) < sample:
 			chosen = append(chosen, en)
-		default: // each of the n listed so far stays with the same chance
-			if i := rand.Int64N(s.Listed + 1); i < int64(sample) {
+		default: // each of those listed so far stays with the same chance
+			if i := rand.Int64N(*listed + 1); i < int64(sample) {
 				chosen[i] = en
 			}
 		}
-		s.Listed++
+		*listed++
 	}
 	for _, en := range chosen {
-		read(en)
+		if err := read(en); err != nil {
+			return err
+		}
 	}
-	if err := g.Wait(); err != nil {
-		return s, err
-	}
-	s.Read = count.read
-	s.Groups = count.scaled(s.Listed)
-	return s, context.Cause(ctx)
+	return nil
 }
 
 // classify reads an object version and says in which group it is. One that was
-// deleted meanwhile is skipped as gone.
+// deleted meanwhile is skipped as gone, and one that could not be read is refused
+// as an error.
 func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 	group := Group{StorageClass: string(types.StorageClassStandard), Size: sizeClass(0), Action: actionNames[skip]}
-	h, err := m.head(ctx, en.key, en.version)
+	var h *s3.HeadObjectOutput
+	err := m.patiently(ctx, func() (err error) {
+		h, err = m.head(ctx, en.key, en.version)
+		return err
+	})
 	if err != nil {
 		switch classify(err) {
 		case faultGone:
@@ -125,9 +148,10 @@ func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 		case faultRejected:
 			group.Action, group.Reason = actionNames[refuse], ReasonUnreadableHead
 			return group, 0, nil
-		case faultThrottled:
-			return group, 0, outcome.RetryAfter(throttledWait, err)
-		case faultTransient, faultDenied, faultNoBucket, faultChanged, faultKey, faultArchived:
+		case faultTransient:
+			group.Action, group.Reason = actionNames[refuse], ReasonError
+			return group, 0, ctx.Err() // which reads as one, too
+		case faultThrottled, faultDenied, faultNoBucket, faultChanged, faultKey, faultArchived:
 		}
 		return group, 0, bucketError("HeadObject", m.Bucket, err)
 	}
@@ -169,7 +193,9 @@ type census struct {
 	seen   func(int64)
 }
 
-func (c *census) add(g Group, size int64) {
+// add counts an object version. Its error says that the service is ill: what
+// could not be read is more than chance.
+func (c *census) add(g Group, size int64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	sum := c.groups[g]
@@ -182,6 +208,10 @@ func (c *census) add(g Group, size int64) {
 	if c.read++; c.seen != nil && c.read%100 == 0 {
 		c.seen(c.read)
 	}
+	if g.Reason == ReasonError && sum.Versions > maxTransient {
+		return fmt.Errorf("%d object versions could not be read, because the service failed", sum.Versions)
+	}
+	return nil
 }
 
 // scaled returns the groups as parts of all that was listed.

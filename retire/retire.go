@@ -163,7 +163,7 @@ func judgeBucket(b bucketFacts, key string, r *Result, tie, maybe func(id, what,
 			switch {
 			case g.Key == key:
 				under, bytes = under+g.Versions, bytes+g.Bytes
-			case g.Reason == reencrypt.ReasonUnreadableHead, g.Reason == reencrypt.ReasonUnknownKey:
+			case g.Reason == reencrypt.ReasonUnreadableHead, g.Reason == reencrypt.ReasonUnknownKey, g.Reason == reencrypt.ReasonError:
 				unreadable += g.Versions
 			}
 		}
@@ -171,7 +171,7 @@ func judgeBucket(b bucketFacts, key string, r *Result, tie, maybe func(id, what,
 			tie("objects:"+b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key (%d bytes).", under, b.Name, bytes), "Move them: cmkeeper reencrypt plan --bucket "+b.Name)
 		}
 		if unreadable > 0 {
-			maybe("unreadable:"+b.Name, fmt.Sprintf("S3 does not say which key %d object versions in bucket %s are under, as for customer-provided keys.", unreadable, b.Name), "Find out what they are.")
+			maybe("unreadable:"+b.Name, fmt.Sprintf("S3 did not say which key %d object versions in bucket %s are under, as for customer-provided keys.", unreadable, b.Name), "Check again, or find out what they are.")
 		}
 	case b.unscanned != "":
 		maybe("objects:"+b.Name, "Nothing is known of the objects in bucket "+b.Name+": "+b.unscanned+".", "Scan it.")
