@@ -135,7 +135,7 @@ func (j JobAlerts) alert(s reencrypt.Summary, what string) alert.Alert {
 	add("first of what did not move", rows...)
 	var batch []string
 	for _, b := range s.Batch {
-		text := fmt.Sprintf("%s: %s, %d of %d tasks succeeded and %d failed", b.ID, b.Status, b.Succeeded, b.Tasks, b.Failed)
+		text := b.String()
 		if b.Rows != "" {
 			text += ", see " + b.Rows
 		}

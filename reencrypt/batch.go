@@ -64,6 +64,14 @@ type BatchJob struct {
 	Rows string `json:"rows,omitempty"`
 }
 
+// String says how far it is.
+func (b BatchJob) String() string {
+	if b.Status == "" || b.Status == batchRefused {
+		return "one that S3 has not created"
+	}
+	return fmt.Sprintf("%s: %s, %d of %d tasks succeeded and %d failed", b.ID, b.Status, b.Succeeded, b.Tasks, b.Failed)
+}
+
 // batchRefused is the Status of a BatchJob that S3 refused to create.
 const batchRefused = "refused"
 

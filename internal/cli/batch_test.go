@@ -14,9 +14,9 @@ import (
 // it is over within the test's patience shows that their event came: polling takes
 // five minutes.
 func TestBatchOperationsMoveABucket(t *testing.T) {
-	t.Parallel()
 	const objects = 300
 	a := newAccount(t)
+	a.enter()
 	newKey := a.newKey("")
 	a.newKey(appAlias)
 	a.fill("app-data", appAlias, objects)
@@ -35,4 +35,8 @@ func TestBatchOperationsMoveABucket(t *testing.T) {
 		t.Errorf("the fleet has sent UpdateObjectEncryption %d times, want only the probe's", n)
 	}
 	a.expectNoDeadLetters()
+	job := done.Facts[slices.IndexFunc(done.Facts, func(f alert.Fact) bool { return f.Name == "job" })].Values[0]
+	if out := a.ok("status", job); strings.Count(out, "S3 Batch job") != 2 {
+		t.Errorf("status: %s", out)
+	}
 }

@@ -116,6 +116,9 @@ func watchText(s reencrypt.Status, rate float64) string {
 	if s.State == reencrypt.StateRunning {
 		text += fmt.Sprintf("; %.0f/s%s; in work: %s", rate, leftText(s, rate), workText(s))
 	}
+	for _, b := range s.Batch {
+		text += "; S3 Batch job " + b.String()
+	}
 	if s.Cause != "" {
 		text += "; " + alert.Escape(s.Cause)
 	}
