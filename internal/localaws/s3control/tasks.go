@@ -86,6 +86,9 @@ func (s *Service) prepare(ctx context.Context, j *job, role wire.Caller) ([]task
 		return s.readManifest(ctx, j.request.Manifest, role)
 	}
 	g := j.request.Generator
+	if err := s.owned(g.ExpectedBucketOwner); err != nil {
+		return nil, err
+	}
 	bucket := bucketOf(g.SourceBucket)
 	if !role.May("s3:PutInventoryConfiguration", g.SourceBucket) {
 		return nil, failure{"AccessDenied", "The role " + j.request.RoleArn + " may not s3:PutInventoryConfiguration on " + g.SourceBucket}
@@ -115,6 +118,9 @@ func (s *Service) prepare(ctx context.Context, j *job, role wire.Caller) ([]task
 	if !g.EnableManifestOutput {
 		return tasks, nil
 	}
+	if err := s.owned(g.Output.ExpectedManifestBucketOwner); err != nil {
+		return nil, err
+	}
 	out := bucketOf(g.Output.Bucket)
 	key := join(g.Output.ManifestPrefix, "manifests/"+j.id+"/manifest.csv")
 	etag, _, err := s.call(ctx, role, http.MethodPut, out, key, nil, manifest.Bytes())
@@ -125,6 +131,15 @@ func (s *Service) prepare(ctx context.Context, j *job, role wire.Caller) ([]task
 	j.manifest = &locationBody{ETag: etag, ObjectArn: "arn:aws:s3:::" + out + "/" + key}
 	j.mu.Unlock()
 	return tasks, nil
+}
+
+// owned refuses an expected owner of a bucket who is not the account: all buckets
+// that a job may use are its.
+func (s *Service) owned(expected string) error {
+	if expected != "" && expected != s.cfg.Account {
+		return failure{"AccessDenied", "The bucket is not owned by the expected account " + expected}
+	}
+	return nil
 }
 
 func (f *filterBody) match(o s3.Listed) bool {
@@ -200,6 +215,9 @@ func (s *Service) report(ctx context.Context, j *job, role wire.Caller, done []t
 	r := j.request.Report
 	if !r.Enabled || !slices.ContainsFunc(done, func(t task) bool { return t.code == "" }) {
 		return nil
+	}
+	if err := s.owned(r.ExpectedBucketOwner); err != nil {
+		return err
 	}
 	bucket, base := bucketOf(r.Bucket), join(r.Prefix, "job-"+j.id)
 	out := struct {
