@@ -82,6 +82,8 @@ type scenario struct {
 	// stays; after is when.
 	again string
 	after time.Duration
+	// pauses is how often somebody pauses the first job for a while.
+	pauses int
 	// The fleet.
 	workers, slots, concurrency int
 	kills                       int // how many workers die before the others live on
@@ -122,6 +124,9 @@ func draw(seed uint64) scenario {
 		s.again = "a"
 	}
 	s.after = time.Duration(r.IntN(120)) * time.Second
+	if r.IntN(3) == 0 {
+		s.pauses = 1 + r.IntN(2)
+	}
 	return s
 }
 
@@ -163,11 +168,13 @@ func play(t *testing.T, s scenario, all *survived) {
 
 	begin := time.Now()
 	last := f.start(ctx, reencrypt.Move{AliasARN: aliasARN, From: []string{w.keys["a"]}, To: w.keys["b"], At: begin, Scope: scope})
+	others.Go(func() { f.operate(ctx, last) })
 	if s.again != "" {
 		time.Sleep(s.after)
 		last = f.start(ctx, reencrypt.Move{AliasARN: aliasARN, From: []string{w.keys["b"]}, To: w.keys[s.again], At: begin.Add(time.Second), Scope: scope})
 	}
 	others.Wait()
+	f.carryOn(ctx, last) // it was paused if the first job was
 	for !f.told(last) {
 		if time.Since(begin) > patience {
 			f.diagnose(t)
@@ -245,15 +252,46 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// start starts the jobs of a move as whoever saw it does: again and again until
-// it has worked, by workers that may die of it. It returns the job.
-func (f *fleet) start(ctx context.Context, m reencrypt.Move) string {
-	for {
-		p := f.process(ctx, 10)
-		if jobs, err := p.engine().Start(p.ctx, m); err == nil && len(jobs) == 1 {
-			return jobs[0]
+// start starts the jobs of a move as whoever saw it does, and returns the job.
+func (f *fleet) start(ctx context.Context, m reencrypt.Move) (job string) {
+	f.insist(ctx, func(ctx context.Context, e *reencrypt.Engine) error {
+		jobs, err := e.Start(ctx, m)
+		if err == nil {
+			job = jobs[0]
 		}
-		p.end(errors.New("start failed"))
+		return err
+	})
+	return job
+}
+
+// operate is somebody who pauses a job now and then.
+func (f *fleet) operate(ctx context.Context, job string) {
+	r := f.random.fork()
+	for range f.pauses {
+		pause(ctx, time.Duration(r.IntN(60))*time.Second)
+		f.insist(ctx, func(ctx context.Context, e *reencrypt.Engine) error { return e.Pause(ctx, job) })
+		still := period{from: time.Now().Add(2 * time.Minute)} // what is under way then comes to its end
+		pause(ctx, time.Duration(r.IntN(600))*time.Second)
+		still.to = time.Now()
+		f.still = append(f.still, still)
+		f.carryOn(ctx, job)
+	}
+}
+
+func (f *fleet) carryOn(ctx context.Context, job string) {
+	f.insist(ctx, func(ctx context.Context, e *reencrypt.Engine) error { return e.Continue(ctx, job) })
+}
+
+// insist does something again and again until it has worked, or is not possible any
+// more, by workers that may die of it.
+func (f *fleet) insist(ctx context.Context, do func(context.Context, *reencrypt.Engine) error) {
+	for ctx.Err() == nil {
+		p := f.process(ctx, 10)
+		err := do(p.ctx, p.engine())
+		p.end(errors.New("it is over"))
+		if err == nil || errors.Is(err, reencrypt.ErrState) {
+			return
+		}
 		pause(ctx, 2*time.Second)
 	}
 }

@@ -583,6 +583,13 @@ func (f *fleet) checkBounds(t *testing.T) {
 	if f.busiest > int64(f.concurrency) {
 		t.Errorf("a worker had %d objects in hand, %d are allowed", f.busiest, f.concurrency)
 	}
+	for _, still := range f.still {
+		for _, at := range f.writes {
+			if f.again == "" && at.After(still.from) && at.Before(still.to) {
+				t.Errorf("an object was written at %s, the job was paused from %s to %s", at, still.from, still.to)
+			}
+		}
+	}
 	if f.rate == 0 {
 		return
 	}

@@ -108,7 +108,12 @@ type fleet struct {
 	warned    []reencrypt.Summary
 	writes    []time.Time // first tries of writes to objects
 	busiest   int64       // most objects that a worker had in hand at a time
+
+	still []period // while the first job was paused
 }
+
+// period is a part of time.
+type period struct{ from, to time.Time }
 
 // member is a place in the fleet: a worker, and the next one when it has died.
 func (f *fleet) member(ctx context.Context) {
