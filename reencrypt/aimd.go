@@ -19,7 +19,7 @@ const (
 	paceStart = 16
 	// paceSteps is how many round trips lead from nothing to the bound by additive
 	// increase, where the bound is higher than that.
-	paceSteps = 256
+	paceSteps = 128
 )
 
 // aimd decides how much may run at once against something whose limit nobody

@@ -28,8 +28,8 @@ func TestAIMD(t *testing.T) {
 		{"a bound below the start", "+-+", 4, "4 2 3"},
 		{"halves once for many refusals", "+-", 512, "32 16"},
 		{"halves for a single refusal", "+1", 512, "32 16"},
-		{"then grows by a step", "+-+++", 256, "32 16 17 18 19"},
-		{"steps grow with the bound", "+++-++", 1024, "32 64 128 64 67 71"},
+		{"then grows by a step", "+-+++", 128, "32 16 17 18 19"},
+		{"steps grow with the bound", "+++-++", 512, "32 64 128 64 67 71"},
 		{"never below one", "-----+", 16, "8 4 2 1 1 2"},
 		{"does not grow unused", "...+", 512, "16 16 16 32"},
 	} {

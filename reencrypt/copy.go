@@ -30,7 +30,8 @@ var errDiffers = errors.New("copy is not known to be like its original")
 // grants are the headers of an ACL.
 type grants struct{ full, read, readACP, writeACP *string }
 
-// copyWhole copies an object onto itself under the new key and checks the copy.
+// copyWhole copies an object onto itself under the new key, and checks the copy
+// until copies of its kind are proven.
 func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput, g grants) error {
 	out, err := m.e.opt.S3.CopyObject(ctx, &s3.CopyObjectInput{
 		Bucket: &m.Bucket, Key: &en.key, CopySource: aws.String(copySource(m.Bucket, en.key, aws.ToString(h.VersionId))),
@@ -44,41 +45,55 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 	if err != nil {
 		return err
 	}
+	k := kindOf(m.Bucket, en, h, g)
+	keyARN, err := m.resolve(ctx, aws.ToString(out.SSEKMSKeyId))
+	answered := err == nil && keyARN == m.To && aws.ToBool(out.BucketKeyEnabled) == aws.ToBool(h.BucketKeyEnabled)
+	if answered && !m.e.copies.due(k) {
+		return nil
+	}
 	etag := ""
 	if out.CopyObjectResult != nil {
 		etag = aws.ToString(out.CopyObjectResult.ETag)
 	}
-	return m.checkCopy(ctx, en.key, h, etag, aws.ToString(out.VersionId))
+	compared, err := m.checkCopy(ctx, en.key, h, etag, aws.ToString(out.VersionId))
+	switch {
+	case errors.Is(err, errDiffers):
+		m.e.copies.differs()
+	case compared:
+		m.e.copies.same(k)
+	}
+	return err
 }
 
-// checkCopy compares a copy with what its original was.
-func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObjectOutput, etag, version string) error {
+// checkCopy compares a copy with what its original was. Where somebody wrote or
+// deleted it since, nothing of ours is left to compare.
+func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObjectOutput, etag, version string) (compared bool, err error) {
 	var after *s3.HeadObjectOutput
-	err := m.patiently(ctx, func() (err error) {
+	err = m.patiently(ctx, func() (err error) {
 		after, err = m.head(ctx, key, version)
 		return err
 	})
 	switch {
 	case err != nil && classify(err) == faultGone, err == nil && etag != "" && aws.ToString(after.ETag) != etag:
-		return nil // somebody wrote or deleted it since: nothing of ours is left to compare
+		return false, nil
 	case err != nil && ctx.Err() == nil && (classify(err) == faultThrottled || classify(err) == faultTransient):
 		// Another try would find it under the to-key and not compare it.
-		return fmt.Errorf("%w: it could not be looked at: %s", errDiffers, words(err))
+		return false, fmt.Errorf("%w: it could not be looked at: %s", errDiffers, words(err))
 	case err != nil:
-		return fmt.Errorf("check copy: %w", err)
+		return false, fmt.Errorf("check copy: %w", err)
 	}
 	keyARN, err := m.resolve(ctx, aws.ToString(after.SSEKMSKeyId))
 	if err != nil {
-		return fmt.Errorf("check copy: %w", err)
+		return false, fmt.Errorf("check copy: %w", err)
 	}
 	different := differences(before, after)
 	if keyARN != m.To {
 		different = append(different, "key")
 	}
 	if len(different) > 0 {
-		return fmt.Errorf("%w: it differs in %s", errDiffers, strings.Join(different, ", "))
+		return false, fmt.Errorf("%w: it differs in %s", errDiffers, strings.Join(different, ", "))
 	}
-	return nil
+	return true, nil
 }
 
 // differences names what two HEAD answers, before and after a copy, should have

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"net/url"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -26,10 +27,14 @@ type page struct {
 	next    func(context.Context) page
 }
 
+// pagesAhead is how many pages of a listing wait for the work on the one before
+// them: a slow answer holds nobody up, and memory stays small.
+const pagesAhead = 2
+
 // entries lists the object versions of a bucket under prefix whose keys lie after
 // one key up to and including another ("" is no bound), in the order of their
-// keys. The next page is asked for while the current one is worked on, so two
-// pages at most are held. An error ends the sequence.
+// keys. It lists on while the entries are worked on, a few pages ahead. An error
+// ends the sequence.
 func (e *Engine) entries(ctx context.Context, s spec, versions bool, after, through string) iter.Seq2[entry, error] {
 	size := int32(1000) // what S3 gives at most
 	if through != "" && e.opt.SliceSize < 1000 {
@@ -39,30 +44,41 @@ func (e *Engine) entries(ctx context.Context, s spec, versions bool, after, thro
 	if versions {
 		first = e.versionsPage(s, size, after, "")
 	}
+	// ends reports whether nothing behind a page is wanted. More versions of its last
+	// key may be on the next one.
+	ends := func(p page) bool {
+		if p.err != nil || p.next == nil {
+			return true
+		}
+		n := len(p.entries)
+		return through != "" && n > 0 && (p.entries[n-1].key > through || p.entries[n-1].key == through && !versions)
+	}
 	return func(yield func(entry, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		answers := make(chan page, 1)
-		ask := func(f func(context.Context) page) { go func() { answers <- f(ctx) }() }
-		pending := true
-		defer func() { // waits for the request that is under way
-			cancel()
-			if pending {
-				<-answers
+		listing, cancel := context.WithCancel(ctx)
+		pages := make(chan page, pagesAhead)
+		var lister sync.WaitGroup
+		defer lister.Wait()
+		defer cancel()
+		lister.Go(func() {
+			defer close(pages)
+			for ask := first; ; {
+				p := ask(listing)
+				select {
+				case pages <- p:
+				case <-listing.Done():
+					return
+				}
+				if ends(p) {
+					return
+				}
+				ask = p.next
 			}
-		}()
-		ask(first)
+		})
 		var last entry
-		for {
-			p := <-answers
-			pending = false
+		for p := range pages {
 			if p.err != nil {
 				yield(entry{}, p.err)
 				return
-			}
-			n := len(p.entries)
-			if p.next != nil && (n == 0 || through == "" || p.entries[n-1].key <= through) {
-				pending = true
-				ask(p.next)
 			}
 			for _, en := range p.entries {
 				switch {
@@ -77,9 +93,9 @@ func (e *Engine) entries(ctx context.Context, s spec, versions bool, after, thro
 					return
 				}
 			}
-			if !pending {
-				return
-			}
+		}
+		if err := ctx.Err(); err != nil { // the listing may have been broken off
+			yield(entry{}, err)
 		}
 	}
 }

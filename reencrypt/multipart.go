@@ -68,7 +68,8 @@ func (m *mover) copyParts(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 	if err != nil {
 		return &operationError{"multipart copy", err}
 	}
-	return m.checkCopy(ctx, en.key, h, aws.ToString(done.ETag), aws.ToString(done.VersionId))
+	_, err = m.checkCopy(ctx, en.key, h, aws.ToString(done.ETag), aws.ToString(done.VersionId))
+	return err
 }
 
 // copyRanges copies the parts. Each beyond the first at a time takes a free slot
