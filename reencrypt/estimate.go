@@ -3,6 +3,7 @@ package reencrypt
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -167,4 +168,5 @@ func (p *BucketPlan) estimate(wishedPart int64) {
 		p.Requests.KMS += 2 * writes
 	}
 	p.CostUSD += float64(p.Requests.KMS) * priceKMS
+	p.CostUSD = math.Round(p.CostUSD*1e6) / 1e6
 }

@@ -190,7 +190,7 @@ func judgeUsage(u *usage, quiet time.Duration, now time.Time, r *Result, tie fun
 	default:
 		r.LastUse = u.operation + " at " + u.at.UTC().Format(time.RFC3339)
 		if now.Sub(u.at) < quiet {
-			tie("last-use", fmt.Sprintf("The key was last used by %s, less than %s ago.", r.LastUse, quiet), "Find out by whom (CloudTrail), and wait.")
+			tie("last-use", fmt.Sprintf("The key was last used by %s, less than %d days ago.", r.LastUse, int(quiet/(24*time.Hour))), "Find out by whom (CloudTrail), and wait.")
 		}
 	}
 }

@@ -187,7 +187,7 @@ func printPlan(w io.Writer, plan reencrypt.Plan, rate float64) {
 		printGroups(w, b)
 		fmt.Fprintf(w, "  estimate: %d LIST, %d HEAD and %d write requests, up to %d of KMS: $%.2f", b.Requests.List, b.Requests.Head, b.Requests.Write, b.Requests.KMS, b.CostUSD)
 		if rate > 0 {
-			fmt.Fprintf(w, ", at least %s at %g objects per second", (time.Duration(b.Seconds * float64(time.Second))).Round(time.Second), rate)
+			fmt.Fprintf(w, ", at least %s at %g objects per second", time.Duration(b.Seconds*float64(time.Second)).Round(time.Second), rate)
 		}
 		fmt.Fprintln(w)
 		printFindings(w, "  ", b.Preflight)
@@ -196,7 +196,7 @@ func printPlan(w io.Writer, plan reencrypt.Plan, rate float64) {
 	for _, reason := range plan.NotInScope {
 		fmt.Fprintf(w, "\nnot in scope: %s\n", alert.Escape(reason))
 	}
-	fmt.Fprintf(w, "\n%d places, estimated $%.2f", len(plan.Buckets), cost)
+	fmt.Fprintf(w, "\nplaces: %d, estimated $%.2f", len(plan.Buckets), cost)
 	if rate > 0 {
 		fmt.Fprintf(w, ", at least %s", time.Duration(seconds*float64(time.Second)).Round(time.Second))
 	}

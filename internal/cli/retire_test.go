@@ -3,6 +3,8 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -79,12 +81,43 @@ func TestReencryptPlan(t *testing.T) {
 	}
 }
 
+// TestPlanIsStarted: what was planned is what the fleet moves.
+func TestPlanIsStarted(t *testing.T) {
+	const objects = 10
+	a := newAccount(t)
+	a.enter()
+	oldKey, newKey := a.newKey(""), a.newKey("")
+	a.fill("app-data", oldKey, objects)
+	file := filepath.Join(t.TempDir(), "plan.json")
+	_, out, _ := a.command("reencrypt", "plan", "--bucket", "app-data", "--from", oldKey, "--to", newKey, "--json")
+	if err := os.WriteFile(file, []byte(out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.start("REENCRYPT_FIX_BUCKET_DEFAULT", "true")
+	var shown, errs bytes.Buffer
+	if code := run(t.Context(), []string{"reencrypt", "start", "--plan", file}, a.fleetEnvironment(), &shown, &errs); code != exitOK {
+		t.Fatalf("exit code %d, %s%s", code, &shown, &errs)
+	}
+	a.await("the job is complete", func(m alert.Alert) bool {
+		return tells(alert.KindReencryption, newKey, alert.StatusDone)(m) && strings.Contains(m.Title, "complete")
+	})
+	a.expectUnder("app-data", newKey, objects)
+	rules := must(a.s3.GetBucketEncryption(t.Context(), &s3.GetBucketEncryptionInput{Bucket: aws.String("app-data")}))(t).ServerSideEncryptionConfiguration.Rules
+	if got := aws.ToString(rules[0].ApplyServerSideEncryptionByDefault.KMSMasterKeyID); got != newKey {
+		t.Errorf("the bucket's default encryption names %s", got)
+	}
+}
+
+// fleetEnvironment is what a command needs that gives the fleet work.
+func (a *account) fleetEnvironment() []string {
+	return []string{"CMKEEPER_STATE_BUCKET=" + sandbox.StateBucket, "CMKEEPER_JOBS_QUEUE_URL=" + a.box.JobsQueue}
+}
+
 // retireCheck runs the check as JSON.
 func (a *account) retireCheck(args ...string) (code int, r retire.Result) {
 	a.t.Helper()
 	var out, errs bytes.Buffer
-	environment := []string{"CMKEEPER_STATE_BUCKET=" + sandbox.StateBucket, "CMKEEPER_JOBS_QUEUE_URL=" + a.box.WorkerEnvironment(appAlias)["CMKEEPER_JOBS_QUEUE_URL"]}
-	code = run(a.t.Context(), append([]string{"retire", "check", "--json"}, args...), environment, &out, &errs)
+	code = run(a.t.Context(), append([]string{"retire", "check", "--json"}, args...), a.fleetEnvironment(), &out, &errs)
 	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 		a.t.Fatalf("exit code %d, %v: %s%s", code, err, out.String(), errs.String())
 	}
