@@ -162,6 +162,11 @@ const (
 	batchStallAfter = 12 * time.Hour
 )
 
+// batchNote says what S3 Batch Operations cannot promise, for the report. The
+// operation has no precondition; whether a generated manifest names versions, so
+// that a new one is left alone, is not documented.
+const batchNote = "S3 Batch Operations move what is there when a task runs. An object that a writer replaced after the manifest was generated may have been moved to the new key whatever key its writer had chosen; its bytes are as they were written."
+
 // batchDue reports whether S3 Batch Operations are to move what is left of a job
 // whose planner is at p.
 func (e *Engine) batchDue(j jobDoc, p planDoc) bool {

@@ -129,6 +129,9 @@ func TestBatchMovesAndTheFleetProves(t *testing.T) {
 		if d := cmp.Diff([]string{"locked/compliance", "locked/governance", "locked/hold"}, slices.Sorted(slices.Values(named))); d != "" {
 			t.Errorf("failed tasks: %s", d)
 		}
+		if !slices.Contains(s.Notes, batchNote) {
+			t.Errorf("notes: %q", s.Notes)
+		}
 		if succeeded != current || failed != 3 {
 			t.Errorf("S3 moved %d and failed with %d, want %d and 3", succeeded, failed, current)
 		}

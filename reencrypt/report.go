@@ -31,6 +31,9 @@ func (e *Engine) report(ctx context.Context, j jobDoc, last resultDoc, totals []
 	if last.Copies {
 		s.Notes = slices.Clone(copyNotes)
 	}
+	if len(s.Batch) > 0 {
+		s.Notes = append(s.Notes, batchNote)
+	}
 	began, err := e.planOf(ctx, j.ID, 1)
 	if err != nil {
 		return err
