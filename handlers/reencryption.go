@@ -25,8 +25,8 @@ func (j JobAlerts) Warned(ctx context.Context, s reencrypt.Summary) error {
 	a.Time, a.Severity = s.Started, alert.Medium
 	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s begins with warnings", s.Bucket, s.Prefix)
 	a.Summary = "Before its first write the job found what people have to know or do. It goes on meanwhile."
-	a.Action.Description = "Nothing was moved yet when this was found."
-	a.Risk = "What is named below stays under an old key, or comes under it again, and is lost if that is deleted."
+	a.Action.Status, a.Action.Description = alert.StatusNone, "Nothing was moved yet when this was found."
+	a.Risk = "What is named below may stay under an old key, or come under it again, and is lost if that is deleted."
 	for _, f := range s.Preflight {
 		if f.Severity == reencrypt.SeverityWarn && f.Fix != "" {
 			a.Next = append(a.Next, f.Fix)

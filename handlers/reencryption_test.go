@@ -50,3 +50,25 @@ func TestJobAlerts(t *testing.T) {
 		t.Errorf("alert:\n%s", a.Text())
 	}
 }
+
+func TestJobWarnings(t *testing.T) {
+	sink := &memorySink{}
+	jobs := handlers.JobAlerts{Alerts: sink, Account: account, Region: region}
+	s := reencrypt.Summary{
+		Job: "j1", Bucket: "orders-data", From: []string{"arn:old"}, To: "arn:new", State: reencrypt.StateRunning,
+		Preflight: []reencrypt.Finding{
+			{Name: "bucket-default", Severity: reencrypt.SeverityWarn, What: "New objects still land on the old key.", Fix: "Put the new key there."},
+			{Name: "encryption-context", Severity: reencrypt.SeverityNote, What: "The policy has conditions.", Fix: "Allow both forms."},
+		},
+	}
+	for range 2 {
+		if err := jobs.Warned(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := sink.take()
+	if len(got) != 1 || got[0].Severity != alert.Medium || !strings.Contains(facts(got[0], "found before the first write"), "bucket-default (warn): New objects") ||
+		!strings.Contains(strings.Join(got[0].Next, "\n"), "Put the new key there.") || strings.Contains(strings.Join(got[0].Next, "\n"), "Allow both forms.") {
+		t.Errorf("alerts:\n%s", texts(got))
+	}
+}

@@ -102,12 +102,12 @@ func (e *Engine) Plan(ctx context.Context, o RunOptions, sample int, seen func(i
 	if err != nil {
 		return BucketPlan{}, err
 	}
-	p := BucketPlan{Bucket: s.Bucket, Prefix: s.Prefix, From: s.From, To: s.To, Versions: s.Versions, Method: MethodCopy}
+	p := BucketPlan{Bucket: s.Bucket, Prefix: s.Prefix, From: s.From, To: s.To, Versions: s.Versions, Method: MethodCopy, Survey: Survey{Groups: []Group{}}}
 	findings, settings, err := e.preflight(ctx, s, true)
 	if err != nil {
 		return p, err
 	}
-	if p.Preflight = findings; settings.update {
+	if p.Preflight = append([]Finding{}, findings...); settings.update {
 		p.Method = MethodUpdate
 	}
 	if slices.ContainsFunc(settings.unread, func(u unread) bool { return u.stops }) ||

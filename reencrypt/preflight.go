@@ -242,7 +242,7 @@ func judgeSources(f settings) []Finding {
 		case k.state != "" && k.state != "Enabled" && k.state != "Updating":
 			dead++
 			all = append(all, Finding{findingOldKey, SeverityWarn, fmt.Sprintf("The old key %s is %s: nothing can be moved from it.", k.arn, k.state), restoreFix(k)})
-		case k.dryRun != "" && f.to.state == "Enabled":
+		case k.dryRun != "" && !f.to.gone && (f.to.state == "" || f.to.state == "Enabled"):
 			// KMS was asked directly: a policy may allow the same through S3 only.
 			all = append(all, Finding{findingDryRun, SeverityWarn,
 				fmt.Sprintf("A dry run of kms:ReEncrypt from %s to the new key was refused: %s. Where the policies allow it through S3 only (kms:ViaService), that is as it should be.", k.arn, k.dryRun),
