@@ -89,17 +89,37 @@ func jobOf(s spec, at time.Time, open []jobDoc, now time.Time) (jobDoc, error) {
 	j := jobDoc{spec: s, MovedAt: at, State: StateRunning, Pass: 1, Started: now}
 	if at.IsZero() {
 		j.MovedAt = now
-		if i := slices.IndexFunc(open, func(o jobDoc) bool { return o.State != StateStopped && same(o.spec, s) }); i >= 0 {
+		if i := slices.IndexFunc(open, func(o jobDoc) bool { return !o.ended() && same(o.spec, s) }); i >= 0 {
 			return open[i], nil
 		}
 	}
 	j.ID = idOf("order", s.Bucket, s.Prefix, strings.Join(s.From, " "), s.To, string(s.Versions), string(s.Method), j.MovedAt.UTC().Format(time.RFC3339Nano))
+	return j, j.giveWay(open)
+}
+
+// ended reports whether a job does nothing more, unless people let it go on.
+func (j *jobDoc) ended() bool { return j.State != StateRunning && j.State != StatePaused }
+
+// giveWay has a new job wait for the last writers of rivals that have ended.
+// ErrRival: one of the open jobs is in the way.
+func (j *jobDoc) giveWay(open []jobDoc) error {
 	for _, o := range open {
-		if o.ID != j.ID && o.State != StateStopped && rivals(o.spec, s) {
-			return j, fmt.Errorf("%w: job %s (%s) moves it to %s; wait for it or cancel it", ErrRival, o.ID, o.State, o.To)
+		switch {
+		case o.ID == j.ID || !rivals(o.spec, j.spec):
+		case !o.ended():
+			return fmt.Errorf("%w: job %s (%s) moves it to %s; wait for it or cancel it", ErrRival, o.ID, o.State, o.To)
+		default:
+			j.NotBefore = later(j.NotBefore, o.Finished.Add(settle))
 		}
 	}
-	return j, nil
+	return nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // idOf is a job id: the same for the same parts.
@@ -132,12 +152,12 @@ func (e *Engine) Pause(ctx context.Context, id string) error {
 	return err
 }
 
-// Cancel ends a job that is not complete. What was moved stays moved.
+// Cancel ends a job that is not complete. What was moved stays moved. It is among
+// the open ones until its last writers have stopped, so that the next job of the
+// bucket knows of them.
 func (e *Engine) Cancel(ctx context.Context, id string) error {
-	if _, err := e.change(ctx, id, StateCancelled, StateRunning, StatePaused, StateStopped); err != nil {
-		return err
-	}
-	return e.opt.Store.Delete(ctx, openKey(id), "")
+	_, err := e.change(ctx, id, StateCancelled, StateRunning, StatePaused, StateStopped)
+	return err
 }
 
 // Continue lets a paused or stopped job run on from where it was, and sends the work
@@ -293,10 +313,8 @@ func (e *Engine) Retry(ctx context.Context, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, o := range open {
-		if o.ID != j.ID && o.State != StateStopped && rivals(o.spec, j.spec) {
-			return "", fmt.Errorf("retry job %s: %w: job %s (%s) moves the bucket to %s; wait for it or cancel it", id, ErrRival, o.ID, o.State, o.To)
-		}
+	if err := j.giveWay(open); err != nil {
+		return "", fmt.Errorf("retry job %s in bucket %s: %w", id, j.Bucket, err)
 	}
 	if err := e.name(ctx, j, now); err != nil {
 		return "", fmt.Errorf("retry job %s: %w", id, err)
@@ -486,8 +504,9 @@ func (e *Engine) Jobs(ctx context.Context, ended bool) ([]Summary, error) {
 			if err != nil {
 				return err
 			}
-			s := j.summary()
-			found[i] = &s
+			if s := j.summary(); ended || s.State != StateCancelled {
+				found[i] = &s
+			}
 			return nil
 		})
 	}

@@ -65,9 +65,11 @@ func TestJobOfAnOrder(t *testing.T) {
 	if _, err := jobOf(elsewhere, time.Time{}, []jobDoc{first}, now); !errors.Is(err, ErrRival) || !strings.Contains(err.Error(), first.ID) {
 		t.Errorf("error %v does not name the job in the way", err)
 	}
-	first.State = StateStopped
-	if _, err := jobOf(elsewhere, time.Time{}, []jobDoc{first}, now); err != nil {
-		t.Errorf("a job that stopped is in the way: %v", err)
+	for _, ended := range []State{StateStopped, StateCancelled} {
+		first.State, first.Finished = ended, now
+		if j, err := jobOf(elsewhere, time.Time{}, []jobDoc{first}, now); err != nil || !j.NotBefore.Equal(now.Add(settle)) {
+			t.Errorf("after a %s job the last pass begins at %s (%v)", ended, j.NotBefore, err)
+		}
 	}
 }
 
@@ -164,7 +166,7 @@ func TestCancelledJobStaysCancelled(t *testing.T) {
 		writes := w.writes()
 		_, err = e.Start(t.Context(), move) // a repeated start is the same job
 		w.must(err)
-		w.must(e.Resume(t.Context(), time.Now()))
+		w.must(e.Resume(t.Context(), time.Now().Add(2*settle)))
 		f.work()
 		if w.writes() != writes || len(w.told.completed)+len(w.told.stalled) > 0 || w.keysLeft("cmkeeper/"+openPrefix) > 0 {
 			t.Errorf("%d more writes, told of %+v %+v", w.writes()-writes, w.told.completed, w.told.stalled)

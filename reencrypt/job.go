@@ -148,6 +148,8 @@ func jobsOf(m Move, open []jobDoc, v Versions, method Method, now time.Time) (jo
 	var notBefore time.Time
 	for _, j := range open {
 		switch {
+		case j.State == StateCancelled: // its last writers are waited for
+			notBefore = later(notBefore, j.Finished.Add(settle))
 		case j.MovedAt.After(newest):
 			to, newest = j.To, j.MovedAt
 			from = append(from, m.To)

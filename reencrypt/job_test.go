@@ -48,6 +48,10 @@ func TestJobsOf(t *testing.T) {
 			move: move("C", "B"), open: []jobDoc{running("old", at.Add(-time.Hour), "b", "B", "A")},
 			want: want{[]Scope{{"a", ""}, {"b", ""}}, []string{"A", "B"}, "C", []string{"old"}, true},
 		},
+		"after one that was cancelled": {
+			move: move("C", "B"), open: []jobDoc{{ID: "old", MovedAt: at.Add(-time.Hour), State: StateCancelled, Finished: now, spec: spec{Bucket: "a", From: []string{"A"}, To: "B"}}},
+			want: want{[]Scope{{"a", ""}}, []string{"B"}, "C", nil, true},
+		},
 		"known late": {
 			move: move("B", "A"), open: []jobDoc{running("new", at.Add(time.Hour), "a", "C", "B")},
 			want: want{[]Scope{{"a", ""}}, []string{"A", "B"}, "C", nil, false},

@@ -52,10 +52,12 @@ func (e *Engine) resume(ctx context.Context, id string, now time.Time) error {
 		return nil
 	case err != nil:
 		return err
-	case j.State == StateSuperseded, j.State == StateCancelled: // a crash between its mark and this
+	case j.State == StateSuperseded: // a crash between its mark and this
 		return e.opt.Store.Delete(ctx, openKey(id), "")
 	case j.State != StateRunning && j.Batch.unfinished():
 		return errors.Join(e.sendBatch(ctx, id, j.Pass, 0), e.tell(ctx, j))
+	case j.State == StateCancelled && now.Sub(j.Finished) > settle: // its writers have stopped
+		return e.opt.Store.Delete(ctx, openKey(id), "")
 	case j.State != StateRunning:
 		return e.tell(ctx, j)
 	}
