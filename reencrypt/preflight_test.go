@@ -215,6 +215,40 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
+// TestPreflightWithoutPermissions: what may not be read is said, and stops only
+// where the move itself needs it.
+func TestPreflightWithoutPermissions(t *testing.T) {
+	w := newWorld(t)
+	w.versioning(types.BucketVersioningStatusEnabled)
+	w.put("a", w.a)
+	e := w.engine()
+	o := RunOptions{Bucket: bucket, From: []string{w.a}, To: w.b}
+	if _, err := e.Preflight(t.Context(), o); err != nil { // the probe is remembered
+		t.Fatal(err)
+	}
+	for action, want := range map[string]string{
+		"s3:GetBucketPolicy":                  "warn unread",
+		"s3:GetReplicationConfiguration":      "warn unread",
+		"s3:GetBucketNotification":            "warn unread",
+		"s3:GetLifecycleConfiguration":        "warn unread",
+		"s3:GetBucketObjectLockConfiguration": "warn unread",
+		"s3:ListBucketMultipartUploads":       "warn unread",
+		"s3:GetEncryptionConfiguration":       "warn unread",
+		"s3:GetBucketVersioning":              "stop unread",
+		"s3:ListBucketVersions":               "stop unread",
+		"s3:GetObjectVersion":                 "stop unread",
+		"s3:PutObject":                        "stop target-key",
+		"kms:GenerateDataKey":                 "stop target-key",
+	} {
+		w.aws.SetIdentityPolicy("worker", func(asked, _ string) bool { return asked != action })
+		findings, err := e.Preflight(t.Context(), o)
+		w.must(err)
+		if got := named(findings); !slices.Equal(got, []string{want}) || !strings.Contains(findings[0].What+findings[0].Fix, strings.TrimPrefix(action, "s3:")) {
+			t.Errorf("without %s: %+v, want %s", action, findings, want)
+		}
+	}
+}
+
 // TestJobWarns: what the preflight warns of is told before the first write, once,
 // and is in the report; with the setting, the default encryption moves first.
 func TestJobWarns(t *testing.T) {
