@@ -72,7 +72,7 @@ var oddNames = []string{"sp ace", "pl+us", "per%41cent", "ümlaut/ü", "a//b", "
 
 // populate fills the bucket.
 func (w *truth) populate() {
-	for i := range w.scenario.objects {
+	for i := range w.objects {
 		key := fmt.Sprintf("%c/%04d", 'a'+rune(i%3), i)
 		if i < len(oddNames) {
 			key = oddNames[i]
@@ -127,7 +127,7 @@ func (w *truth) put(key, under string, written time.Time, change ...func(*s3.Put
 	w.now++
 	in := &s3.PutObjectInput{
 		Bucket: aws.String(dataBucket), Key: &key, Body: strings.NewReader(strings.Repeat(fmt.Sprintf("body %d ", w.now), w.r.IntN(4))),
-		ServerSideEncryption: types.ServerSideEncryptionAwsKms, SSEKMSKeyId: aws.String(w.account.keys[under]),
+		ServerSideEncryption: types.ServerSideEncryptionAwsKms, SSEKMSKeyId: aws.String(w.keys[under]),
 		ChecksumAlgorithm: types.ChecksumAlgorithmCrc32,
 	}
 	if under == "" {
@@ -290,7 +290,7 @@ func (f *fleet) finished(t *testing.T) []finished {
 	var jobs []finished
 	for _, s := range f.completed {
 		if i := slices.IndexFunc(jobs, func(j finished) bool { return j.Job == s.Job }); i >= 0 {
-			if f.scenario.skew > 0 { // read by two clocks
+			if f.skew > 0 { // read by two clocks
 				s.Started, s.Finished = jobs[i].Started, jobs[i].Finished
 			}
 			if d := gocmp.Diff(jobs[i].Summary, s); d != "" {
@@ -406,7 +406,7 @@ func (f *fleet) checkState(t *testing.T, jobs []finished) {
 
 // allowed returns the keys under which an object version may be now.
 func (w *truth) allowed(o *record, jobs []finished) []string {
-	at, tos := []string{o.facts.KMSKey}, []string{w.account.keys["b"], w.account.keys[cmp.Or(w.again, "b")]}
+	at, tos := []string{o.facts.KMSKey}, []string{w.keys["b"], w.keys[cmp.Or(w.again, "b")]}
 	for _, j := range jobs {
 		var next []string
 		for _, key := range at {
@@ -425,7 +425,7 @@ func (w *truth) allowed(o *record, jobs []finished) []string {
 		}
 		at = next
 	}
-	late := o.written.After(jobs[len(jobs)-1].began) && slices.Contains(append(tos, w.account.keys["a"]), o.facts.KMSKey)
+	late := o.written.After(jobs[len(jobs)-1].began) && slices.Contains(append(tos, w.keys["a"]), o.facts.KMSKey)
 	if late || w.raced(o) {
 		at = append(at, tos...)
 	}
@@ -509,7 +509,7 @@ func (w *truth) checkCopied(t *testing.T, key string, have *found, jobs []finish
 			f.KMSKey, f.ETag, f.LastModified = h.facts.KMSKey, h.facts.ETag, h.facts.LastModified
 			return gocmp.Diff(f, h.facts) == ""
 		}
-		if !slices.ContainsFunc(w.ever[key], copied) || h.facts.KMSKey != w.account.keys["b"] && h.facts.KMSKey != w.account.keys[cmp.Or(w.again, "b")] {
+		if !slices.ContainsFunc(w.ever[key], copied) || h.facts.KMSKey != w.keys["b"] && h.facts.KMSKey != w.keys[cmp.Or(w.again, "b")] {
 			t.Errorf("%q: version %s is no copy of anything: %+v", key, h.version, h.facts)
 		}
 	}

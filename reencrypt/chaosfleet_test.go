@@ -259,15 +259,15 @@ func (p *process) work() {
 // when the process is dead, and fail now and then.
 
 func (p *process) Warned(_ context.Context, s reencrypt.Summary) error {
-	return p.tell(&p.fleet.warned, s)
+	return p.tell(&p.warned, s)
 }
 
 func (p *process) Completed(_ context.Context, s reencrypt.Summary) error {
-	return p.tell(&p.fleet.completed, s)
+	return p.tell(&p.completed, s)
 }
 
 func (p *process) Stalled(_ context.Context, s reencrypt.Summary) error {
-	return p.tell(&p.fleet.stalled, s)
+	return p.tell(&p.stalled, s)
 }
 
 func (p *process) tell(list *[]reencrypt.Summary, s reencrypt.Summary) error {
