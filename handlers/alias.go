@@ -292,11 +292,11 @@ func (r *Router) settleMove(ctx context.Context, live inventory.Alias, doc alias
 		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action.Status = alert.StatusWouldDo
 		a.Action.Description = fmt.Sprintf("Would re-encrypt to the new key what is under the old one: see the places in scope below (%d).", len(scope))
-		a.Next = append(runCommands(*m, scope), a.Next...)
+		a.Next = append(runCommands(*m, scope, r.config.StateBucket), a.Next...)
 	default:
 		jobs, err := r.moves.Start(ctx, reencrypt.Move{AliasARN: live.ARN, From: m.From, To: m.To, At: m.At, Scope: scope})
 		if err != nil {
-			a.Next = append(runCommands(*m, scope), a.Next...)
+			a.Next = append(runCommands(*m, scope, r.config.StateBucket), a.Next...)
 			return r.failed(ctx, a, r.config.Reencrypt, "start the re-encryption", err)
 		}
 		started = true
@@ -418,12 +418,12 @@ func (r *Router) tellRefusal(a *alert.Alert, why []moveReason, m pendingMove, sc
 			"aws cloudtrail lookup-events --region "+shellQuote(a.Region)+" --lookup-attributes AttributeKey=ResourceName,AttributeValue="+shellQuote(a.Key.Aliases[0]))
 	}
 	a.Next = append(a.Next, "To move the data by hand:")
-	a.Next = append(a.Next, runCommands(m, scope)...)
+	a.Next = append(a.Next, runCommands(m, scope, r.config.StateBucket)...)
 }
 
-// runCommands are the commands that move the data by hand. What is not known
-// is a word to be replaced.
-func runCommands(m pendingMove, scope []reencrypt.Scope) []string {
+// runCommands are the commands that move the data by hand, to be pasted where
+// cmkeeper's variables are not set. What is not known is a word to be replaced.
+func runCommands(m pendingMove, scope []reencrypt.Scope, stateBucket string) []string {
 	from := m.From
 	if len(from) == 0 {
 		from = []string{"OLD-KEY-ARN"}
@@ -440,7 +440,11 @@ func runCommands(m pendingMove, scope []reencrypt.Scope) []string {
 		for _, key := range from {
 			c += " --from " + shellQuote(key)
 		}
-		commands = append(commands, c+" --to "+shellQuote(m.To))
+		c += " --to " + shellQuote(m.To)
+		if stateBucket != "" {
+			c += " --state-bucket " + shellQuote(stateBucket)
+		}
+		commands = append(commands, c)
 	}
 	return commands
 }

@@ -17,6 +17,8 @@ import (
 type JobAlerts struct {
 	Alerts          alert.Sink
 	Account, Region string
+	// StateBucket is named in the commands to move by hand; "" names none.
+	StateBucket string
 }
 
 // Warned tells what the preflight of a job warns of, once per job.
@@ -83,7 +85,7 @@ func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 		"Then let the job go on: cmkeeper reencrypt resume " + s.Job,
 		"Or move the rest by hand:",
 	}
-	a.Next = append(a.Next, runCommands(pendingMove{From: s.From, To: s.To}, []reencrypt.Scope{{Bucket: s.Bucket, Prefix: s.Prefix}})...)
+	a.Next = append(a.Next, runCommands(pendingMove{From: s.From, To: s.To}, []reencrypt.Scope{{Bucket: s.Bucket, Prefix: s.Prefix}}, j.StateBucket)...)
 	return j.publish(ctx, a)
 }
 

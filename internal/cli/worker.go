@@ -180,7 +180,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		S3: bucket, Resolver: facts, KMS: keys, Account: account,
 		Store: store, StateBucket: c.StateBucket, StatePrefix: c.StatePrefix,
 		SQS: queues, QueueURL: c.JobsQueueURL,
-		Observer:    handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region},
+		Observer:    handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region, StateBucket: c.StateBucket},
 		Method:      reencrypt.Method(c.ReencryptMethod),
 		Concurrency: c.ReencryptConcurrency, Rate: float64(c.ReencryptRate),
 		// The client is there whatever the means: jobs that others have begun with
