@@ -140,11 +140,12 @@ func measure(ctx context.Context, objects int, binary, plain, method string, con
 	case err := <-ended:
 		return measured{}, errors.Join(errors.New("process ended before all was moved"), err)
 	}
-	moving := cpuTime(process.Process.Pid)
+	moving, memory := cpuTime(process.Process.Pid), peakMemory(process.Process.Pid)
 	if plain == "" {
 		if err := complete(ctx, box); err != nil {
 			return measured{}, err
 		}
+		memory = peakMemory(process.Process.Pid)
 		if err := process.Process.Signal(syscall.SIGTERM); err != nil {
 			return measured{}, err
 		}
@@ -154,11 +155,10 @@ func measure(ctx context.Context, objects int, binary, plain, method string, con
 	}
 	state := process.ProcessState
 	million := float64(objects) / 1e6
-	m := measured{perSecond: watch.rate(), moving: moving.Seconds() / million, cpu: (state.UserTime() + state.SystemTime()).Seconds() / million}
-	if usage, ok := state.SysUsage().(*syscall.Rusage); ok {
-		m.memory = float64(usage.Maxrss) / 1024 // KiB on Linux
-	}
-	return m, nil
+	return measured{
+		perSecond: watch.rate(), moving: moving.Seconds() / million, memory: memory,
+		cpu: (state.UserTime() + state.SystemTime()).Seconds() / million,
+	}, nil
 }
 
 // fill creates two keys and a bucket of objects under the first.
@@ -262,6 +262,19 @@ func cpuTime(pid int) time.Duration {
 		ticks += n
 	}
 	return time.Duration(ticks) * tick
+}
+
+// peakMemory reads the largest resident set that a process has had so far, in MiB;
+// 0 where there is no /proc. (A child's rusage has that of the process which started
+// it, this one, in it.)
+func peakMemory(pid int) float64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	_, after, _ := strings.Cut(string(status), "VmHWM:")
+	kib, _ := strconv.Atoi(strings.Fields(after + " 0")[0]) // always a number
+	return float64(kib) / 1024
 }
 
 // plainLoop is what one would write without cmkeeper.
