@@ -13,6 +13,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
 // probe remembers, for the life of the process, whether the server has
@@ -132,7 +134,13 @@ func (e *Engine) tryUpdate(ctx context.Context, to string) (unsafe string, err e
 	if err != nil {
 		return fail(err)
 	}
-	keyARN, err := e.opt.Resolver.Resolve(ctx, aws.ToString(after.SSEKMSKeyId))
+	keyARN := ""
+	if shown := aws.ToString(after.SSEKMSKeyId); shown != "" {
+		// A key that is nowhere is the server's answer; one that cannot be looked up is none.
+		if keyARN, err = e.opt.Resolver.Resolve(ctx, shown); err != nil && !errors.Is(err, inventory.ErrNotFound) {
+			return fail(err)
+		}
+	}
 	tagged := len(tags.TagSet) == 1 && aws.ToString(tags.TagSet[0].Key) == "cmkeeper" && aws.ToString(tags.TagSet[0].Value) == "probe"
 	switch {
 	case !bytes.Equal(got, body):
@@ -142,7 +150,7 @@ func (e *Engine) tryUpdate(ctx context.Context, to string) (unsafe string, err e
 	case aws.ToString(after.ETag) != aws.ToString(before.ETag) || aws.ToString(after.VersionId) != aws.ToString(before.VersionId) ||
 		!aws.ToTime(after.LastModified).Equal(aws.ToTime(before.LastModified)):
 		return "the server makes a new object of it", nil
-	case after.ServerSideEncryption != types.ServerSideEncryptionAwsKms || err != nil || keyARN != to || !aws.ToBool(after.BucketKeyEnabled):
+	case after.ServerSideEncryption != types.ServerSideEncryptionAwsKms || keyARN != to || !aws.ToBool(after.BucketKeyEnabled):
 		return "the server does not change the key", nil
 	}
 	return "", nil
