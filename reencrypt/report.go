@@ -26,6 +26,14 @@ func reportKey(job string) string { return "jobs/" + job + "/report.json" }
 // report stores what a job has come to: a summary, and beside it all rows of what
 // did not move. last is the sum of the last pass, whose totals are named.
 func (e *Engine) report(ctx context.Context, j jobDoc, last resultDoc, totals []string) error {
+	var old reportDoc
+	etag, err := e.opt.Store.Get(ctx, reportKey(j.ID), &old)
+	switch {
+	case err == nil && old.Passes == j.Pass: // by another worker, or before a crash: the same pass came to the same
+		return nil
+	case err != nil && !errors.Is(err, state.ErrNotFound):
+		return err
+	}
 	s := j.summary()
 	s.State, s.Counts, s.Sample, s.Finished = StateComplete, withEarlier(last.Counts, j.Earlier), last.Sample, time.Now()
 	if last.Copies {
@@ -49,11 +57,7 @@ func (e *Engine) report(ctx context.Context, j jobDoc, last resultDoc, totals []
 			return err
 		}
 	}
-	var old reportDoc
-	etag, err := e.opt.Store.Get(ctx, reportKey(j.ID), &old) // stored before a crash?
-	if err == nil || errors.Is(err, state.ErrNotFound) {
-		_, err = e.opt.Store.Put(ctx, reportKey(j.ID), &reportDoc{s}, etag)
-	}
+	_, err = e.opt.Store.Put(ctx, reportKey(j.ID), &reportDoc{s}, etag)
 	if errors.Is(err, state.ErrConflict) { // by another worker, which saw the same end of the pass
 		return nil
 	}

@@ -331,6 +331,12 @@ func (e *Engine) readObjects(ctx context.Context, f *settings) error {
 	if o.deleteMarker {
 		return nil
 	}
+	select {
+	case e.slots <- struct{}{}: // slices of other jobs may be at work
+		defer func() { <-e.slots }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	_, err = e.opt.S3.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &f.Bucket, Key: &o.key, VersionId: optional(o.version), ExpectedBucketOwner: owner})
 	if err != nil && classify(err) == faultDenied { // anything else is about that object, and its row will say it
 		return f.note(err, unread{what: "the encryption of objects (HEAD)", permission: needs["HeadObject"], stops: true})
