@@ -307,7 +307,15 @@ func (p *Pool) delete(ctx context.Context, d *delivery) {
 func (p *Pool) deleteSettled(ctx context.Context) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
-	free := make(chan struct{}, deleteCalls)
+	full := make(chan []*delivery)
+	defer close(full)
+	for range deleteCalls {
+		calls.Go(func() {
+			for batch := range full {
+				p.deleteBatch(ctx, batch)
+			}
+		})
+	}
 	var batch []*delivery
 	flush := time.NewTimer(deleteDelay)
 	defer flush.Stop()
@@ -331,13 +339,8 @@ func (p *Pool) deleteSettled(ctx context.Context) {
 			}
 			return
 		}
-		full := batch
+		full <- batch
 		batch = nil
-		free <- struct{}{}
-		calls.Go(func() {
-			p.deleteBatch(ctx, full)
-			<-free
-		})
 	}
 }
 
