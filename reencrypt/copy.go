@@ -96,6 +96,23 @@ func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObject
 	return true, nil
 }
 
+// checksumOf returns the algorithm of the checksum that HEAD shows; "" where it shows none.
+func checksumOf(h *s3.HeadObjectOutput) types.ChecksumAlgorithm {
+	switch {
+	case h.ChecksumCRC32 != nil:
+		return types.ChecksumAlgorithmCrc32
+	case h.ChecksumCRC32C != nil:
+		return types.ChecksumAlgorithmCrc32c
+	case h.ChecksumCRC64NVME != nil:
+		return types.ChecksumAlgorithmCrc64nvme
+	case h.ChecksumSHA1 != nil:
+		return types.ChecksumAlgorithmSha1
+	case h.ChecksumSHA256 != nil:
+		return types.ChecksumAlgorithmSha256
+	}
+	return ""
+}
+
 // differences names what two HEAD answers, before and after a copy, should have
 // in common and do not.
 func differences(a, b *s3.HeadObjectOutput) []string {

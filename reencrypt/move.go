@@ -265,6 +265,9 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 	if m.facts.versioned { // pin what HEAD saw
 		version = cmp.Or(aws.ToString(h.VersionId), en.version)
 	}
+	if shown := checksumOf(h); shown != "" { // it may have been written again since it was listed
+		en.checksum = shown
+	}
 	o, err := m.look(ctx, en, h)
 	if err != nil {
 		return verdict{}, err
