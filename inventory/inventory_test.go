@@ -299,6 +299,45 @@ func TestAliasOf(t *testing.T) {
 	}
 }
 
+func TestTags(t *testing.T) {
+	w := newWorld(t)
+	var tags []kmstypes.Tag
+	want := map[string]string{}
+	for i := range 50 { // as many as a key can have
+		name, value := fmt.Sprintf("cmkeeper:tag-%d", i), fmt.Sprint(i)
+		tags, want[name] = append(tags, kmstypes.Tag{TagKey: &name, TagValue: &value}), value
+	}
+	arn := w.createKey(t, &kms.CreateKeyInput{Tags: tags})
+	if diff := cmp.Diff(want, must(w.Tags(t.Context(), arn))(t)); diff != "" {
+		t.Errorf("tags (-want +got):\n%s", diff)
+	}
+	if got := must(w.Tags(t.Context(), w.createKey(t, &kms.CreateKeyInput{})))(t); len(got) != 0 {
+		t.Errorf("tags of a key without tags: %v", got)
+	}
+	if _, err := w.Tags(t.Context(), nowhere); !errors.Is(err, ErrNotFound) {
+		t.Errorf("tags of a key that does not exist: %v", err)
+	}
+}
+
+func TestLastUsage(t *testing.T) {
+	w := newWorld(t)
+	arn := w.createKey(t, &kms.CreateKeyInput{})
+	if got := must(w.LastUsage(t.Context(), arn))(t); !got.At.IsZero() || got.String() != "never since it was created" {
+		t.Errorf("a new key: %+v: %s", got, got)
+	}
+	must(w.keys.Encrypt(t.Context(), &kms.EncryptInput{KeyId: &arn, Plaintext: []byte("secret")}))(t)
+	if got := must(w.LastUsage(t.Context(), arn))(t); got.At.IsZero() || !strings.HasPrefix(got.String(), "Encrypt at ") {
+		t.Errorf("a key that was used: %+v: %s", got, got)
+	}
+	tracked := time.Date(2026, 4, 23, 0, 0, 0, 0, time.UTC)
+	if got := (Usage{Since: tracked, Created: tracked.Add(-time.Hour)}).String(); got != "never since KMS began to note it, 2026-04-23" {
+		t.Errorf("an old key: %s", got)
+	}
+	if _, err := w.LastUsage(t.Context(), nowhere); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a key that does not exist: %v", err)
+	}
+}
+
 func TestGrants(t *testing.T) {
 	w := newWorld(t)
 	arn := w.createKey(t, &kms.CreateKeyInput{})

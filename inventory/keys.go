@@ -168,6 +168,59 @@ func (r *Reader) Policy(ctx context.Context, keyARN string) (string, error) {
 	return aws.ToString(out.Policy), nil
 }
 
+// Tags reads a key's tags. ErrNotFound, ErrAccessDenied.
+func (r *Reader) Tags(ctx context.Context, keyARN string) (map[string]string, error) {
+	tags := map[string]string{}
+	pages := kms.NewListResourceTagsPaginator(r.kms, &kms.ListResourceTagsInput{KeyId: &keyARN, Limit: aws.Int32(50)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, failed("list tags of key "+keyARN, err)
+		}
+		for _, t := range page.Tags {
+			tags[aws.ToString(t.TagKey)] = aws.ToString(t.TagValue)
+		}
+	}
+	return tags, nil
+}
+
+// Usage is when a key last did cryptographic work. KMS shows a use up to an hour
+// late, and AWS warns not to rely on it alone: with EBS and with S3 bucket keys a
+// key may be needed long after its last use.
+type Usage struct {
+	// Operation and At are those of the last use; At is zero where there was none
+	// since Since.
+	Operation string
+	At        time.Time
+	// Since is when KMS began to note uses, Created when the key was made.
+	Since, Created time.Time
+}
+
+// String says it in words.
+func (u Usage) String() string {
+	switch {
+	case !u.At.IsZero():
+		return u.Operation + " at " + u.At.UTC().Format(time.RFC3339)
+	case u.Created.Before(u.Since):
+		return "never since KMS began to note it, " + u.Since.UTC().Format(time.DateOnly)
+	}
+	return "never since it was created"
+}
+
+// LastUsage reads when a key was last used, of which KMS allows 5 a second.
+// ErrNotFound, ErrAccessDenied.
+func (r *Reader) LastUsage(ctx context.Context, keyARN string) (Usage, error) {
+	out, err := r.kms.GetKeyLastUsage(ctx, &kms.GetKeyLastUsageInput{KeyId: &keyARN})
+	if err != nil {
+		return Usage{}, failed("get last usage of key "+keyARN, err)
+	}
+	u := Usage{Since: aws.ToTime(out.TrackingStartDate), Created: aws.ToTime(out.KeyCreationDate)}
+	if last := out.KeyLastUsage; last != nil { // an empty object where there was none
+		u.Operation, u.At = string(last.Operation), aws.ToTime(last.Timestamp)
+	}
+	return u, nil
+}
+
 // Keys lists the ARNs of all keys of the account and Region, AWS managed ones too.
 func (r *Reader) Keys(ctx context.Context) ([]string, error) {
 	var arns []string

@@ -18,9 +18,8 @@ import (
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
-// KMS is what this package calls beside an inventory.Reader; *kms.Client has it.
+// KMS is what Schedule calls; *kms.Client has it.
 type KMS interface {
-	GetKeyLastUsage(context.Context, *kms.GetKeyLastUsageInput, ...func(*kms.Options)) (*kms.GetKeyLastUsageOutput, error)
 	ScheduleKeyDeletion(context.Context, *kms.ScheduleKeyDeletionInput, ...func(*kms.Options)) (*kms.ScheduleKeyDeletionOutput, error)
 }
 
@@ -45,7 +44,6 @@ type Reports interface {
 // Checker checks keys of one account and Region. All members are needed but
 // Reports, Seen and Accepted, and Survey for Short.
 type Checker struct {
-	KMS     KMS
 	S3      S3
 	Facts   *inventory.Reader
 	Account string
@@ -116,15 +114,12 @@ func (c Checker) read(ctx context.Context, name string) (facts, error) {
 	if f.grants, err = c.Facts.Grants(ctx, f.key.ARN); f.note(err, "grants", "The key's grants cannot be listed", "kms:ListGrants") != nil {
 		return f, err
 	}
-	used, err := c.KMS.GetKeyLastUsage(ctx, &kms.GetKeyLastUsageInput{KeyId: &f.key.ARN})
+	used, err := c.Facts.LastUsage(ctx, f.key.ARN)
 	if f.note(err, "last-use", "When the key was last used cannot be read", "kms:GetKeyLastUsage") != nil {
 		return f, err
 	}
 	if err == nil {
-		f.usage = &usage{since: aws.ToTime(used.TrackingStartDate), created: aws.ToTime(used.KeyCreationDate)}
-		if u := used.KeyLastUsage; u != nil { // an empty object where there was none
-			f.usage.operation, f.usage.at = string(u.Operation), aws.ToTime(u.Timestamp)
-		}
+		f.usage = &used
 	}
 	buckets, err := c.Facts.Buckets(ctx)
 	if f.note(err, "buckets", "Not all buckets can be read", "s3:ListAllMyBuckets, s3:GetEncryptionConfiguration and s3:GetBucketTagging") != nil {

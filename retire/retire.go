@@ -79,7 +79,7 @@ type facts struct {
 	aliases []inventory.Alias
 	grants  []inventory.Grant
 	buckets []bucketFacts
-	usage   *usage
+	usage   *inventory.Usage // nil where it could not be read
 	unread  []Tie
 }
 
@@ -95,13 +95,6 @@ type bucketFacts struct {
 	uploads   int
 	// replicates: a rule writes replicas under the key.
 	replicates bool
-}
-
-// usage is the key's last use.
-type usage struct {
-	operation      string
-	at             time.Time // zero: none since tracking began
-	since, created time.Time
 }
 
 // judge says what the facts come to. The last use is a tie while it is less than
@@ -179,18 +172,12 @@ func judgeBucket(b bucketFacts, key string, r *Result, tie, maybe func(id, what,
 	r.Buckets = append(r.Buckets, seen)
 }
 
-func judgeUsage(u *usage, quiet time.Duration, now time.Time, r *Result, tie func(id, what, fix string)) {
-	switch {
-	case u == nil: // among what could not be read
-	case u.at.IsZero():
-		r.LastUse = "never since KMS began to note it, " + u.since.UTC().Format(time.DateOnly)
-		if !u.created.Before(u.since) {
-			r.LastUse = "never since it was created"
-		}
-	default:
-		r.LastUse = u.operation + " at " + u.at.UTC().Format(time.RFC3339)
-		if now.Sub(u.at) < quiet {
-			tie("last-use", fmt.Sprintf("The key was last used by %s, less than %d days ago.", r.LastUse, int(quiet/(24*time.Hour))), "Find out by whom (CloudTrail), and wait.")
-		}
+func judgeUsage(u *inventory.Usage, quiet time.Duration, now time.Time, r *Result, tie func(id, what, fix string)) {
+	if u == nil { // among what could not be read
+		return
+	}
+	r.LastUse = u.String()
+	if now.Sub(u.At) < quiet {
+		tie("last-use", fmt.Sprintf("The key was last used by %s, less than %d days ago.", r.LastUse, int(quiet/(24*time.Hour))), "Find out by whom (CloudTrail), and wait.")
 	}
 }

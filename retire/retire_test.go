@@ -45,9 +45,9 @@ func TestJudge(t *testing.T) {
 		"by report":             {facts: bucket(func(b *bucketFacts) { b.survey, b.job = nil, "j1" })},
 		"not scanned":           {facts: bucket(func(b *bucketFacts) { b.survey, b.unscanned = nil, "denied" }), unknown: []string{"objects:data"}},
 		"unread":                {facts: facts{unread: []Tie{{ID: "last-use"}}}, unknown: []string{"last-use"}},
-		"used yesterday":        {facts: facts{usage: &usage{operation: "Decrypt", at: noon.Add(-24 * time.Hour)}}, ties: []string{"last-use"}},
-		"used long ago":         {facts: facts{usage: &usage{operation: "Decrypt", at: noon.Add(-8 * 24 * time.Hour)}}},
-		"never used":            {facts: facts{usage: &usage{since: noon, created: noon}}},
+		"used yesterday":        {facts: facts{usage: &inventory.Usage{Operation: "Decrypt", At: noon.Add(-24 * time.Hour)}}, ties: []string{"last-use"}},
+		"used long ago":         {facts: facts{usage: &inventory.Usage{Operation: "Decrypt", At: noon.Add(-8 * 24 * time.Hour)}}},
+		"never used":            {facts: facts{usage: &inventory.Usage{Since: noon, Created: noon}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tt.facts.key.ARN == "" {

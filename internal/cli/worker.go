@@ -188,7 +188,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		Means: reencrypt.Means(c.ReencryptEngine), Batch: awsclient.S3Control(cfg),
 		BatchRole: c.BatchRoleARN, BatchThreshold: int64(c.BatchThreshold),
 		FixBucketDefault: c.ReencryptFixBucketDefault,
-		Ties:             f.ties(retire.Checker{KMS: keys, S3: bucket, Facts: facts, Account: account}),
+		Ties:             f.ties(retire.Checker{S3: bucket, Facts: facts, Account: account}),
 		Logger:           log,
 	})
 	if err != nil {
