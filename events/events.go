@@ -43,6 +43,9 @@ const (
 	SourceNative = "aws.kms"
 )
 
+// SourceS3 is the eventSource of a CloudTrail record of S3.
+const SourceS3 = "s3.amazonaws.com"
+
 // Event is one occurrence.
 type Event struct {
 	// ID is the identity of the occurrence: sharedEventID, else eventID, else

@@ -167,11 +167,9 @@ func New(d Deps, c Config) (*Router, error) {
 	if d.Logger == nil {
 		d.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Router{
+	return &Router{
 		config: c, kms: d.KMS, facts: d.Facts, state: d.State, alerts: d.Alerts, moves: d.Moves,
 		selfCheck: d.SelfCheck, log: d.Logger,
-		writes: rate.NewLimiter(writesPerSecond, writesPerSecond),
-	}
-	r.table = r.routes()
-	return r, nil
+		writes: rate.NewLimiter(writesPerSecond, writesPerSecond), table: table(),
+	}, nil
 }

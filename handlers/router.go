@@ -31,64 +31,6 @@ type Router struct {
 	table     map[route][]reaction
 }
 
-// route is what a reaction is registered under. Name is "" for scheduled
-// events: their detail-type is the operator's choice.
-type route struct {
-	kind events.Kind
-	name string
-}
-
-// The event of S3 that says that a job of S3 Batch Operations has changed.
-const (
-	sourceS3           = "s3.amazonaws.com"
-	batchStatusChanged = "JobStatusChanged"
-)
-
-type reaction struct {
-	name string
-	mode Mode
-	// aboutKey: the event must name a key of our account and Region.
-	aboutKey bool
-	handle   func(context.Context, events.Event) error
-}
-
-// routes is the whole table: what is not in it, nothing reacts to.
-func (r *Router) routes() map[route][]reaction {
-	rotation := reaction{"rotation", r.config.Rotation, true, r.rotation}
-	policy := reaction{"policy", r.config.Policy, true, r.policy}
-	deletion := reaction{"deletion", r.config.Deletion, true, r.deletion}
-	alias := reaction{"alias", r.config.Reencrypt, false, r.alias} // old records of DeleteAlias name no key
-	sweep := reaction{"sweep", Enforce, false, r.sweepNow}         // each part of it obeys its own mode
-	api := func(name string) route { return route{events.APICall, name} }
-	return map[route][]reaction{
-		api("DisableKeyRotation"):  {rotation},
-		api("EnableKeyRotation"):   {rotation},
-		api("CreateKey"):           {rotation, policy},
-		api("EnableKey"):           {rotation},
-		api("CancelKeyDeletion"):   {rotation},
-		api("ImportKeyMaterial"):   {rotation},
-		api("UpdatePrimaryRegion"): {rotation},
-
-		api("PutKeyPolicy"): {policy},
-		api("ReplicateKey"): {policy},
-
-		api("ScheduleKeyDeletion"):       {deletion},
-		api("DisableKey"):                {deletion},
-		api("DeleteImportedKeyMaterial"): {deletion},
-
-		api("CreateAlias"): {alias},
-		api("UpdateAlias"): {alias},
-		api("DeleteAlias"): {alias},
-
-		{events.ServiceEvent, "DeleteKey"}:                {deletion},
-		{events.ServiceEvent, "DeleteExpiredKeyMaterial"}: {deletion},
-		{events.Native, events.NativeDeletion}:            {deletion},
-		{events.Native, events.NativeExpiry}:              {deletion},
-
-		{events.Scheduled, ""}: {sweep},
-	}
-}
-
 // Handle reacts to one message body. nil: everything that had to be done is
 // done, or there is nothing to do. Errors are marked per package outcome: a
 // body that is no event is rejected, an expected wait comes back later, and
@@ -100,15 +42,13 @@ func (r *Router) Handle(ctx context.Context, body []byte) error {
 		return outcome.Reject(err)
 	}
 	log := r.log.With("event", e.Name, "event_id", e.ID, "key", e.KeyARN)
-	if e.Kind == events.ServiceEvent && e.Source == sourceS3 && e.Name == batchStatusChanged {
-		// Whose job it is does not matter: S3 is asked about ours.
-		if err := r.moves.BatchChanged(ctx); err != nil {
-			return fmt.Errorf("look at batch jobs: %w", err)
-		}
-		return nil
+	to := route{e.Source, e.Kind, e.Name}
+	if e.Kind == events.Scheduled {
+		to = route{kind: events.Scheduled}
 	}
-	if e.Kind != events.Scheduled && !e.IsKMS() {
-		log.DebugContext(ctx, "event ignored", "reason", "it is not about KMS", "source", e.Source)
+	reactions := r.table[to]
+	if len(reactions) == 0 && !e.IsKMS() {
+		log.DebugContext(ctx, "event ignored", "reason", "nothing reacts to it", "source", e.Source)
 		return nil
 	}
 	if e.Failed() {
@@ -136,26 +76,19 @@ func (r *Router) Handle(ctx context.Context, body []byte) error {
 	case byOthers:
 	}
 
-	to := route{e.Kind, e.Name}
-	if e.Kind == events.Scheduled {
-		to.name = ""
-	}
-	reactions := r.table[to]
 	if len(reactions) == 0 {
 		log.DebugContext(ctx, "event ignored", "reason", "nothing reacts to it")
 	}
 	for _, re := range reactions {
-		if re.mode == Off {
+		if re.mode != nil && re.mode(r.config) == Off {
 			log.DebugContext(ctx, "event ignored", "reason", "mode off", "reaction", re.name)
 			continue
 		}
-		if re.aboutKey {
-			if why := r.foreign(e); why != "" {
-				log.InfoContext(ctx, "event ignored", "reason", why, "reaction", re.name)
-				continue
-			}
+		if why := re.concerns(r, e); why != "" {
+			log.InfoContext(ctx, "event ignored", "reason", why, "reaction", re.name)
+			continue
 		}
-		if err := re.handle(ctx, e); err != nil {
+		if err := re.handle(r, ctx, e); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", re.name, err))
 		}
 	}
