@@ -22,6 +22,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws/sns"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/sqs"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/sts"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -42,6 +43,7 @@ type Options struct {
 // Server is the account: an http.Handler for all services.
 type Server struct {
 	options     Options
+	trail       *trail.Recorder
 	kms         *kms.Service
 	s3          *s3.Service
 	s3control   *s3control.Service
@@ -67,12 +69,14 @@ func New(o Options) *Server {
 	}
 	queues := sqs.New(sqs.Config{Account: o.Account, Region: o.Region, BaseURL: o.BaseURL})
 	events := eventbridge.New(eventbridge.Config{Account: o.Account, Region: o.Region, Queues: queues})
-	keys := kms.New(kms.Config{
-		Account: o.Account, Region: o.Region,
+	recorder := trail.New(trail.Config{
+		Account: o.Account, Region: o.Region, Reads: events.WantsReads,
 		Publish: func(event json.RawMessage) { events.Publish(event) },
 	})
+	keys := kms.New(kms.Config{Account: o.Account, Region: o.Region, Trail: recorder})
 	s := &Server{
 		options:     o,
+		trail:       recorder,
 		kms:         keys,
 		s3:          s3.New(s3.Config{Account: o.Account, Region: o.Region, Keys: keys}),
 		sqs:         queues,
@@ -82,8 +86,7 @@ func New(o Options) *Server {
 		watch:       watch{seed: o.Seed},
 	}
 	s.s3control = s3control.New(s3control.Config{
-		Account: o.Account, Region: o.Region, S3: s.s3, Role: s.role,
-		Publish: func(event json.RawMessage) { events.Publish(event) },
+		Account: o.Account, Region: o.Region, S3: s.s3, Role: s.role, Trail: recorder,
 	})
 	return s
 }
@@ -92,9 +95,26 @@ func New(o Options) *Server {
 func (s *Server) Close() {
 	s.s3control.Close()
 	s.kms.Close()
+	s.trail.Close()
 	s.eventbridge.Close()
 	s.sqs.Close()
 }
+
+// Record puts a CloudTrail record that somebody wrote on the default bus, through
+// the rules, as EventBridge would for a call of any service: the envelope's
+// source follows from eventSource, its detail type from eventType. PutEvents
+// refuses such events, as on AWS. Over the wire, POST the record, or several as
+// {"Records": […]}, to RecordsPath.
+//
+// What CloudTrail always has and the record lacks is filled in, so that
+//
+//	{"eventSource":"cloudtrail.amazonaws.com","eventName":"StopLogging","requestParameters":{"name":"main"}}
+//
+// is a call by the IAM user "local", now. A member that is null stays so.
+func (s *Server) Record(record json.RawMessage) error { return s.trail.Given(record) }
+
+// Trail returns CloudTrail's delivery, to be made late, doubtful or talkative.
+func (s *Server) Trail() *trail.Recorder { return s.trail }
 
 // KMS returns the keys, for what no API can do.
 func (s *Server) KMS() *kms.Service { return s.kms }
@@ -126,6 +146,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // route returns who answers a request, and its service and operation.
 func (s *Server) route(r *http.Request, scope string) (http.Handler, Request) {
+	if r.URL.Path == RecordsPath {
+		return http.HandlerFunc(s.serveRecords), Request{Service: "localaws", Operation: "Record"}
+	}
 	if target := r.Header.Get("X-Amz-Target"); target != "" {
 		service, operation, _ := strings.Cut(target, ".")
 		switch service {

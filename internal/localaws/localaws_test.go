@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	"github.com/google/go-cmp/cmp"
@@ -94,6 +95,97 @@ func TestKeyChangeComesBackAsCloudTrailEvent(t *testing.T) {
 	}
 	if event.Detail.EventName != "DisableKeyRotation" || event.Detail.UserIdentity.Type != "AssumedRole" || event.Detail.UserIdentity.Arn != "arn:aws:sts::111122223333:assumed-role/Deploy/alice" {
 		t.Errorf("event = %s", *out.Messages[0].Body)
+	}
+}
+
+// Records that somebody wrote reach the rules' targets, from Go and over the wire,
+// with what they lack filled in.
+func TestRecordsOfAnySource(t *testing.T) {
+	server := newServer(t, localaws.Options{Account: "111122223333", Region: "eu-west-1"})
+	queue := listen(t, server, `{"source":["aws.cloudtrail","aws.ec2"],"detail":{"eventName":[{"exists":true}]}}`)
+	if err := server.Record([]byte(`{"eventSource":"cloudtrail.amazonaws.com","eventName":"StopLogging","requestParameters":{"name":"main"},"errorCode":null,"future":[1]}`)); err != nil {
+		t.Fatal(err)
+	}
+	post := func(body string) int {
+		w := httptest.NewRecorder()
+		server.ServeHTTP(w, httptest.NewRequest(http.MethodPost, localaws.RecordsPath, strings.NewReader(body)))
+		return w.Code
+	}
+	if got := post(`{"Records":[{"eventSource":"ec2.amazonaws.com","eventName":"CreateVolume","userIdentity":{"type":"Root"}},{"eventSource":"rds.amazonaws.com","eventName":"CreateDBCluster"},
+		{"eventSource":"cloudtrail.amazonaws.com","eventName":"x","eventType":"AwsServiceEvent"}]}`); got != http.StatusNoContent {
+		t.Errorf("posted: %d", got)
+	}
+	for _, bad := range []string{"", "[]", `{"eventName":"x"}`, `{"eventSource":"x","eventName":5}`} {
+		if got := post(bad); got != http.StatusBadRequest {
+			t.Errorf("%s: %d", bad, got)
+		}
+	}
+	events := queue()
+	if len(events) != 3 {
+		t.Fatalf("%d events, want 3: %s", len(events), events)
+	}
+	var event struct {
+		Source, Account, Region string
+		DetailType              string `json:"detail-type"`
+		Detail                  map[string]json.RawMessage
+	}
+	if err := json.Unmarshal([]byte(events[0]), &event); err != nil {
+		t.Fatal(err)
+	}
+	if event.Source != "aws.cloudtrail" || event.Account != "111122223333" || event.Region != "eu-west-1" || event.DetailType != "AWS API Call via CloudTrail" {
+		t.Errorf("event %+v", event)
+	}
+	for name, want := range map[string]string{
+		"eventName": `"StopLogging"`, "requestParameters": `{"name":"main"}`, "errorCode": "null", "future": "[1]", "readOnly": "false",
+		"awsRegion": `"eu-west-1"`, "recipientAccountId": `"111122223333"`, "eventType": `"AwsApiCall"`, "managementEvent": "true",
+	} {
+		if got := string(event.Detail[name]); got != want {
+			t.Errorf("%s = %s, want %s", name, got, want)
+		}
+	}
+	if !strings.Contains(events[1], `"userIdentity":{"type":"Root"}`) || !strings.Contains(events[2], `"detail-type":"AWS Service Event via CloudTrail"`) {
+		t.Errorf("events %s", events[1:])
+	}
+}
+
+// listen makes a rule with the pattern and returns what reads the events that it let through.
+func listen(t *testing.T, server *localaws.Server, pattern string, state ...ebtypes.RuleState) (received func() []string) {
+	t.Helper()
+	queues, rules := sqs.NewFromConfig(once(server, "test")), eventbridge.NewFromConfig(once(server, "test"))
+	queue, err := queues.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: aws.String("listen"), Attributes: map[string]string{
+		"Policy": `{"Statement":{"Effect":"Allow","Principal":{"Service":"events.amazonaws.com"},"Action":"sqs:SendMessage","Resource":"*"}}`,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	attributes, err := queues.GetQueueAttributes(t.Context(), &sqs.GetQueueAttributesInput{QueueUrl: queue.QueueUrl, AttributeNames: []sqstypes.QueueAttributeName{"QueueArn"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &eventbridge.PutRuleInput{Name: aws.String("listen"), EventPattern: &pattern}
+	if len(state) > 0 {
+		in.State = state[0]
+	}
+	if _, err := rules.PutRule(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rules.PutTargets(t.Context(), &eventbridge.PutTargetsInput{Rule: in.Name, Targets: []ebtypes.Target{{Id: aws.String("q"), Arn: aws.String(attributes.Attributes["QueueArn"])}}}); err != nil {
+		t.Fatal(err)
+	}
+	return func() (bodies []string) {
+		t.Helper()
+		for {
+			out, err := queues.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: queue.QueueUrl, MaxNumberOfMessages: 10})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(out.Messages) == 0 {
+				return bodies
+			}
+			for _, m := range out.Messages {
+				bodies = append(bodies, *m.Body)
+			}
+		}
 	}
 }
 

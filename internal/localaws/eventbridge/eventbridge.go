@@ -149,6 +149,18 @@ func (s *Service) Publish(event []byte) {
 	s.deliver(due)
 }
 
+// WantsReads reports whether a rule listens to calls that only read.
+func (s *Service) WantsReads() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, r := range s.rules {
+		if r.state == enabledWithReads {
+			return true
+		}
+	}
+	return false
+}
+
 // isReadOnlyCall reports whether the event is a CloudTrail management event
 // that only reads, which a rule in state ENABLED never sees.
 func isReadOnlyCall(event []byte) bool {

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -556,21 +555,5 @@ func paginate[T any](items []T, id func(T) string, in pageInput, standard, most 
 
 func itself(s string) string { return s }
 
-// timestamp is a time on the wire of the AWS JSON protocol: seconds since 1970,
-// to the millisecond.
-type timestamp time.Time
-
-// MarshalJSON writes the seconds since 1970 with three decimals.
-func (t timestamp) MarshalJSON() ([]byte, error) {
-	return strconv.AppendFloat(nil, float64(time.Time(t).UnixMilli())/1000, 'f', 3, 64), nil
-}
-
-// UnmarshalJSON reads seconds since 1970.
-func (t *timestamp) UnmarshalJSON(data []byte) error {
-	seconds, err := strconv.ParseFloat(string(data), 64)
-	if err != nil {
-		return invalid("a timestamp must be a number: %s", data)
-	}
-	*t = timestamp(time.UnixMilli(int64(seconds * 1000)))
-	return nil
-}
+// timestamp is a time on the wire.
+type timestamp = wire.Timestamp

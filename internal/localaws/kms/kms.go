@@ -16,12 +16,11 @@ package kms
 import (
 	"context"
 	"crypto/rsa"
-	"encoding/json"
-	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -29,48 +28,24 @@ import (
 type Config struct {
 	// Account and Region are where all keys live.
 	Account, Region string
-	// Publish receives every event as a complete EventBridge envelope, in the
-	// order in which the changes happened unless Trail says otherwise, and never
-	// twice at a time. It may call the service. Nil discards events.
-	Publish func(event json.RawMessage)
-	// Trail says how events arrive; the zero value delivers each of them once,
-	// in order, before the call that caused it returns (unless another call is
-	// publishing just then, which goes on to deliver it).
-	Trail Trail
-}
-
-// Trail is how faithfully, and how late, CloudTrail and EventBridge deliver.
-type Trail struct {
-	// Delay holds every event back; Jitter adds a random time below it, which
-	// also puts events out of order.
-	Delay, Jitter time.Duration
-	// Duplicates is the share of events, from 0 to 1, that are delivered twice.
-	Duplicates float64
-	// ReadOnly also records read-only and cryptographic calls.
-	ReadOnly bool
-	// Seed makes the random choices repeatable.
-	Seed uint64
+	// Trail takes down the calls. Nil discards them.
+	Trail *trail.Recorder
 }
 
 // Service is a KMS endpoint. Its methods may be called concurrently.
 type Service struct {
 	account, region string
-	publish         func(json.RawMessage)
+	trail           *trail.Recorder
 	operations      map[string]wire.JSONOperation
 
-	mu         sync.Mutex
-	keys       map[string]*key   // by key id
-	aliases    map[string]*alias // by name
-	wrapping   map[string]*rsa.PrivateKey
-	trail      Trail
-	random     *rand.Rand
-	outbox     []json.RawMessage
-	publishing bool        // somebody empties the outbox
-	due        time.Time   // when advance has something to do next; zero for never
-	timer      *time.Timer // wakes advance for what must not wait for a request
-	deliver    map[*time.Timer]struct{}
-	closed     bool
-	callbacks  sync.WaitGroup
+	mu        sync.Mutex
+	keys      map[string]*key   // by key id
+	aliases   map[string]*alias // by name
+	wrapping  map[string]*rsa.PrivateKey
+	due       time.Time   // when advance has something to do next; zero for never
+	timer     *time.Timer // wakes advance for what must not wait for a request
+	closed    bool
+	callbacks sync.WaitGroup
 }
 
 // New returns a KMS without keys.
@@ -78,23 +53,16 @@ func New(c Config) *Service {
 	s := &Service{
 		account:  c.Account,
 		region:   c.Region,
-		publish:  c.Publish,
+		trail:    c.Trail,
 		keys:     map[string]*key{},
 		aliases:  map[string]*alias{},
 		wrapping: map[string]*rsa.PrivateKey{},
-		deliver:  map[*time.Timer]struct{}{},
 	}
-	s.SetTrail(c.Trail)
+	if s.trail == nil {
+		s.trail = trail.New(trail.Config{})
+	}
 	s.operations = s.table()
 	return s
-}
-
-// SetTrail changes how events are delivered from now on.
-func (s *Service) SetTrail(t Trail) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.trail = t
-	s.random = rand.New(rand.NewPCG(t.Seed, t.Seed)) // repeatable on purpose
 }
 
 // ServeHTTP answers a request of the AWS JSON protocol. The caller and the
@@ -103,18 +71,14 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	wire.ServeJSON(w, r, s.operations)
 }
 
-// Close stops all timers and waits for those that are running. Events that are
-// still held back are dropped. The service goes on answering requests.
+// Close stops all timers and waits for those that are running. The service goes
+// on answering requests.
 func (s *Service) Close() {
 	s.mu.Lock()
 	s.closed = true
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	for t := range s.deliver {
-		t.Stop()
-	}
-	clear(s.deliver)
 	s.mu.Unlock()
 	s.callbacks.Wait()
 }
@@ -147,14 +111,14 @@ func (s *Service) do(c *call, operation func(c *call) (any, error)) (any, error)
 	c.Service, c.now, c.eventID = s, time.Now(), wire.NewUUID()
 	s.advance(c.now)
 	out, err := operation(c)
-	if !c.readOnly || s.trail.ReadOnly {
+	if !c.readOnly || s.trail.RecordsReads() {
 		s.record(c, err)
 	}
 	if err == nil && c.afterRecord != nil {
 		c.afterRecord()
 	}
 	s.mu.Unlock()
-	s.flush()
+	s.trail.Flush()
 	return out, err
 }
 

@@ -23,6 +23,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/kms"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -48,6 +49,7 @@ var callers = map[string]wire.Caller{
 // world is a KMS with the events that it published.
 type world struct {
 	*kms.Service
+	trail  *trail.Recorder
 	mu     sync.Mutex
 	events []event
 }
@@ -86,9 +88,9 @@ type record struct {
 
 type resource struct{ Type, ARN string }
 
-func newWorld(t *testing.T, trail kms.Trail) *world {
+func newWorld(t *testing.T, settings trail.Settings) *world {
 	w := &world{}
-	w.Service = kms.New(kms.Config{Account: account, Region: region, Trail: trail, Publish: func(raw json.RawMessage) {
+	w.trail = trail.New(trail.Config{Account: account, Region: region, Settings: settings, Publish: func(raw json.RawMessage) {
 		var e event
 		if err := json.Unmarshal(raw, &e); err != nil {
 			t.Errorf("event %s: %v", raw, err)
@@ -97,6 +99,8 @@ func newWorld(t *testing.T, trail kms.Trail) *world {
 		defer w.mu.Unlock()
 		w.events = append(w.events, e)
 	}})
+	w.Service = kms.New(kms.Config{Account: account, Region: region, Trail: w.trail})
+	t.Cleanup(w.trail.Close)
 	t.Cleanup(w.Close)
 	return w
 }
@@ -163,7 +167,7 @@ func code(err error) string {
 
 // Every mutating call becomes a record. KEY and OTHER stand for the ids of the keys.
 func TestRecords(t *testing.T) {
-	w := newWorld(t, kms.Trail{})
+	w := newWorld(t, trail.Settings{})
 	c := w.as("ADA")
 	key, other := create(t, c), create(t, c)
 	alias := "arn:aws:kms:" + region + ":" + account + ":alias/x"
@@ -252,7 +256,7 @@ func TestRecords(t *testing.T) {
 }
 
 func TestRecordOfCreateKey(t *testing.T) {
-	w := newWorld(t, kms.Trail{})
+	w := newWorld(t, trail.Settings{})
 	key := create(t, w.as("ADA"), func(in *sdk.CreateKeyInput) { in.Origin = types.OriginTypeExternal })
 	e := w.last(t)
 	if diff := cmp.Diff(`{"bypassPolicyLockoutSafetyCheck":false,"customerMasterKeySpec":"SYMMETRIC_DEFAULT","description":"","keySpec":"SYMMETRIC_DEFAULT","keyUsage":"ENCRYPT_DECRYPT","origin":"EXTERNAL"}`, string(e.Detail.RequestParameters)); diff != "" {
@@ -280,7 +284,7 @@ func TestRecordOfCreateKey(t *testing.T) {
 }
 
 func TestRefusedCallsAreRecorded(t *testing.T) {
-	w := newWorld(t, kms.Trail{})
+	w := newWorld(t, trail.Settings{})
 	key := create(t, w.as("ADA"))
 	for _, tc := range []struct {
 		name, caller, code, recorded string
@@ -317,7 +321,7 @@ func TestRefusedCallsAreRecorded(t *testing.T) {
 }
 
 func TestReadOnlyCallsAreRecordedOnRequest(t *testing.T) {
-	w := newWorld(t, kms.Trail{})
+	w := newWorld(t, trail.Settings{})
 	c := w.as("ADA")
 	key := create(t, c)
 	w.take()
@@ -330,7 +334,7 @@ func TestReadOnlyCallsAreRecordedOnRequest(t *testing.T) {
 	if got := w.take(); len(got) != 0 {
 		t.Errorf("events %v", names(got))
 	}
-	w.SetTrail(kms.Trail{ReadOnly: true})
+	w.trail.Set(trail.Settings{ReadOnly: true})
 	describe()
 	if e := w.last(t); !e.Detail.ReadOnly || e.Detail.EventName != "DescribeKey" || string(e.Detail.ResponseElements) != "null" {
 		t.Errorf("event %+v", e)
@@ -346,7 +350,7 @@ func TestReadOnlyCallsAreRecordedOnRequest(t *testing.T) {
 }
 
 func TestUserIdentity(t *testing.T) {
-	w := newWorld(t, kms.Trail{})
+	w := newWorld(t, trail.Settings{})
 	now := time.Now().UTC().Format("2006-01-02")
 	for caller, want := range map[string]string{
 		"ADA":  `{"type":"IAMUser","principalId":"AIDAADA","arn":"arn:aws:iam::111122223333:user/ada","accountId":"111122223333","accessKeyId":"ADA","userName":"ada"}`,
@@ -370,7 +374,7 @@ func TestUserIdentity(t *testing.T) {
 // so without anybody asking.
 func TestDeletion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, kms.Trail{})
+		w := newWorld(t, trail.Settings{})
 		c := w.as("ADA")
 		key := create(t, c)
 		if _, err := c.CreateAlias(t.Context(), &sdk.CreateAliasInput{AliasName: aws.String("alias/x"), TargetKeyId: &key}); err != nil {
@@ -418,7 +422,7 @@ func TestDeletion(t *testing.T) {
 
 func TestCancelledDeletionLeavesTheKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, kms.Trail{})
+		w := newWorld(t, trail.Settings{})
 		c := w.as("ADA")
 		key := create(t, c)
 		if _, err := c.ScheduleKeyDeletion(t.Context(), &sdk.ScheduleKeyDeletionInput{KeyId: &key, PendingWindowInDays: aws.Int32(7)}); err != nil {
@@ -436,7 +440,7 @@ func TestCancelledDeletionLeavesTheKey(t *testing.T) {
 
 func TestRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, kms.Trail{})
+		w := newWorld(t, trail.Settings{})
 		c := w.as("ADA")
 		key := create(t, c)
 		if _, err := c.EnableKeyRotation(t.Context(), &sdk.EnableKeyRotationInput{KeyId: &key, RotationPeriodInDays: aws.Int32(90)}); err != nil {
@@ -475,7 +479,7 @@ func TestRotation(t *testing.T) {
 }
 
 func TestRotationOnDemandIsLimited(t *testing.T) {
-	w := newWorld(t, kms.Trail{})
+	w := newWorld(t, trail.Settings{})
 	c := w.as("ADA")
 	key := create(t, c)
 	for range 25 {
@@ -496,7 +500,7 @@ func TestRotationOnDemandIsLimited(t *testing.T) {
 // material brings it back.
 func TestImportedMaterialExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, kms.Trail{})
+		w := newWorld(t, trail.Settings{})
 		c := w.as("ADA")
 		key := create(t, c, func(in *sdk.CreateKeyInput) { in.Origin = types.OriginTypeExternal })
 		secret := bytes.Repeat([]byte{7}, 32)
@@ -556,7 +560,7 @@ func TestImportedMaterialExpires(t *testing.T) {
 
 // The account that owns a key hears of another account's call when it succeeds.
 func TestRecordsOfAnotherAccount(t *testing.T) {
-	w := newWorld(t, kms.Trail{})
+	w := newWorld(t, trail.Settings{})
 	policy := `{"Statement":{"Effect":"Allow","Principal":{"AWS":["444455556666","` + account + `"]},"Action":"kms:*","Resource":"*"}}`
 	open, closed := create(t, w.as("ADA"), func(in *sdk.CreateKeyInput) { in.Policy = &policy }), create(t, w.as("ADA"))
 	w.take()
@@ -574,7 +578,7 @@ func TestRecordsOfAnotherAccount(t *testing.T) {
 
 func TestTrail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, kms.Trail{Delay: time.Minute, Jitter: time.Minute, Duplicates: 1, Seed: 7})
+		w := newWorld(t, trail.Settings{Delay: time.Minute, Jitter: time.Minute, Duplicates: 1, Seed: 7})
 		c := w.as("ADA")
 		for range 10 {
 			create(t, c)
@@ -600,7 +604,7 @@ func TestTrail(t *testing.T) {
 			t.Error("the copies came one after the other")
 		}
 		create(t, c)
-		w.Close()
+		w.trail.Close()
 		time.Sleep(time.Hour)
 		if got := w.take(); len(got) != 0 {
 			t.Errorf("%d events after Close", len(got))
@@ -630,7 +634,7 @@ func TestKeyPolicyIsEnforced(t *testing.T) {
 		{"a condition of the request", allow(roleARN) + `,{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringEquals":{"kms:CallerAccount":"` + account + `"}}}`, "ADA", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w := newWorld(t, kms.Trail{})
+			w := newWorld(t, trail.Settings{})
 			policy := `{"Version":"2012-10-17","Statement":[` + tc.statements + `]}`
 			key := create(t, w.as("ROOT"), func(in *sdk.CreateKeyInput) { in.Policy, in.BypassPolicyLockoutSafetyCheck = &policy, true })
 			_, err := w.as(tc.caller).DisableKey(t.Context(), &sdk.DisableKeyInput{KeyId: &key})
@@ -642,7 +646,7 @@ func TestKeyPolicyIsEnforced(t *testing.T) {
 }
 
 func TestGrantsAllow(t *testing.T) {
-	w := newWorld(t, kms.Trail{})
+	w := newWorld(t, trail.Settings{})
 	key := create(t, w.as("ADA"))
 	encrypt := func(about map[string]string) string {
 		_, err := w.as("READER").Encrypt(t.Context(), &sdk.EncryptInput{KeyId: &key, Plaintext: []byte("x"), EncryptionContext: about})
@@ -681,7 +685,7 @@ func TestGrantsAllow(t *testing.T) {
 }
 
 func TestForS3(t *testing.T) {
-	w := newWorld(t, kms.Trail{})
+	w := newWorld(t, trail.Settings{})
 	c := w.as("ADA")
 	from, to := create(t, c), create(t, c)
 	about := map[string]string{"aws:s3:arn": "arn:aws:s3:::bucket/key"}
@@ -716,7 +720,7 @@ func TestForS3(t *testing.T) {
 
 // The AWS managed key works through S3 and cannot be changed or used directly.
 func TestManagedKey(t *testing.T) {
-	w := newWorld(t, kms.Trail{})
+	w := newWorld(t, trail.Settings{})
 	c := w.as("ADA")
 	arn, err := w.ResolveKey("alias/aws/s3")
 	if err != nil {
@@ -744,7 +748,7 @@ func TestManagedKey(t *testing.T) {
 }
 
 func TestKeysOfOtherPlaces(t *testing.T) {
-	w := newWorld(t, kms.Trail{})
+	w := newWorld(t, trail.Settings{})
 	for arn, want := range map[string]string{
 		"arn:aws:kms:us-east-1:" + account + ":key/x":           "NotFoundException",
 		"arn:aws:kms:" + region + ":444455556666:key/x":         "AccessDeniedException",

@@ -331,7 +331,7 @@ func (s *Service) wake() {
 	defer s.callbacks.Done()
 	s.advance(time.Now())
 	s.mu.Unlock()
-	s.flush()
+	s.trail.Flush()
 }
 
 // earlier returns the earlier of two times, of which a zero one means never.

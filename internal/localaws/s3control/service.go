@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"encoding/xml"
 	"io"
 	"net/http"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/s3"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -39,8 +39,8 @@ type Config struct {
 	S3              S3
 	// Role returns who a job is that runs as the role.
 	Role func(arn string) wire.Caller
-	// Publish puts an event on the event bus.
-	Publish func(event json.RawMessage)
+	// Trail takes down what happens to jobs.
+	Trail *trail.Recorder
 }
 
 // Service is S3 Batch Operations of one account in one Region: an http.Handler

@@ -1,0 +1,266 @@
+// Package trail is the CloudTrail behind the services of localaws: it makes
+// records of their calls and brings them to EventBridge's default bus, as late,
+// as often and in the order that it is told to.
+package trail
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+)
+
+// Config is what New needs.
+type Config struct {
+	// Account and Region are where everything happens.
+	Account, Region string
+	// Publish receives every event as a complete EventBridge envelope, in the
+	// order in which the changes happened unless Settings say otherwise, and never
+	// two at a time. It may call the services. Nil discards events.
+	Publish func(event json.RawMessage)
+	// Reads reports whether anybody listens to calls that only read; nil means nobody.
+	Reads func() bool
+	// Settings say how events arrive; the zero value delivers each of them once,
+	// in order, before the call that caused it returns (unless another call is
+	// publishing just then, which goes on to deliver it).
+	Settings Settings
+}
+
+// Settings is how faithfully, and how late, CloudTrail and EventBridge deliver.
+type Settings struct {
+	// Delay holds every event back; Jitter adds a random time below it, which
+	// also puts events out of order.
+	Delay, Jitter time.Duration
+	// Duplicates is the share of events, from 0 to 1, that are delivered twice.
+	Duplicates float64
+	// ReadOnly records calls that only read, cryptographic ones too, even while
+	// no rule listens to them.
+	ReadOnly bool
+	// Seed makes the random choices repeatable.
+	Seed uint64
+}
+
+// Recorder takes down what happens. Its methods may be called concurrently.
+type Recorder struct {
+	account, region string
+	publish         func(json.RawMessage)
+	reads           func() bool
+	readOnly        atomic.Bool // of the settings
+
+	mu         sync.Mutex
+	settings   Settings
+	random     *rand.Rand
+	outbox     []json.RawMessage
+	publishing bool // somebody empties the outbox
+	held       map[*time.Timer]struct{}
+	closed     bool
+	callbacks  sync.WaitGroup
+}
+
+// New returns a Recorder without records. Close it when done.
+func New(c Config) *Recorder {
+	r := &Recorder{account: c.Account, region: c.Region, publish: c.Publish, reads: c.Reads, held: map[*time.Timer]struct{}{}}
+	r.Set(c.Settings)
+	return r
+}
+
+// Set changes how events are delivered from now on.
+func (r *Recorder) Set(s Settings) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settings = s
+	r.readOnly.Store(s.ReadOnly)
+	r.random = rand.New(rand.NewPCG(s.Seed, s.Seed)) // repeatable on purpose
+}
+
+// Close drops the events that are still held back and waits for those that are
+// on their way.
+func (r *Recorder) Close() {
+	r.mu.Lock()
+	r.closed = true
+	for t := range r.held {
+		t.Stop()
+	}
+	clear(r.held)
+	r.mu.Unlock()
+	r.callbacks.Wait()
+}
+
+// Call takes down a call. Of a caller from another account, the denial is
+// recorded there only, and the rest in both. Flush publishes it.
+func (r *Recorder) Call(c Call) {
+	foreign := c.Caller.AccountID != r.account
+	if c.ReadOnly && !r.RecordsReads() || foreign && isDenial(c.Err) {
+		return
+	}
+	if c.Time.IsZero() {
+		c.Time = time.Now()
+	}
+	host := c.Service + "." + r.region + ".amazonaws.com"
+	record := Record{
+		EventVersion: "1.11", EventTime: Time(c.Time), EventSource: c.Service + ".amazonaws.com", EventName: c.Operation,
+		AWSRegion: r.region, EventID: c.EventID, RequestID: c.RequestID, ReadOnly: c.ReadOnly, EventType: APICall,
+		ManagementEvent: true, EventCategory: "Management", RecipientAccountID: r.account,
+		UserIdentity: identity(c.Caller, c.Time), SourceIPAddress: c.Caller.SourceIP, UserAgent: c.Caller.UserAgent,
+		RequestParameters: JSON(c.Parameters), AdditionalEventData: JSON(c.AdditionalData), Resources: c.Resources,
+		TLSDetails: &TLSDetails{TLSVersion: "TLSv1.3", CipherSuite: "TLS_AES_256_GCM_SHA384", ClientProvidedHostHeader: host},
+	}
+	if record.EventID == "" {
+		record.EventID = wire.NewUUID()
+	}
+	if foreign {
+		record.SharedEventID = wire.NewUUID()
+		record.UserIdentity = Identity{Type: "AWSAccount", PrincipalID: c.Caller.PrincipalID, AccountID: c.Caller.AccountID}
+	}
+	if c.Internal {
+		record.SourceIPAddress, record.UserAgent, record.UserIdentity.InvokedBy, record.TLSDetails = AWSInternal, AWSInternal, AWSInternal, nil
+	}
+	switch {
+	case c.Err != nil:
+		e := wire.AsError(c.Err)
+		record.ErrorCode, record.ErrorMessage = errorCode(e), e.Message
+	case !c.ReadOnly:
+		record.ResponseElements = JSON(c.Response)
+	}
+	r.Record(record)
+}
+
+func isDenial(err error) bool {
+	return wire.IsCode(err, "AccessDeniedException") || wire.IsCode(err, "AccessDenied") || wire.IsCode(err, "AuthorizationError")
+}
+
+// RecordsReads reports whether calls that only read are recorded. A service with
+// many of them saves itself the telling.
+func (r *Recorder) RecordsReads() bool {
+	return r.readOnly.Load() || r.reads != nil && r.reads()
+}
+
+// Record takes down a record that is complete. Flush publishes it.
+func (r *Recorder) Record(record Record) {
+	body, _ := json.Marshal(record) // strings, booleans and finished JSON always encode
+	r.take(detailType(record.EventType), record.EventSource, record.EventTime, []string{}, body)
+}
+
+// Native takes down an event that a service sends by itself, without CloudTrail.
+// Flush publishes it.
+func (r *Recorder) Native(service, detailType string, at time.Time, resources []string, detail any) {
+	body, _ := json.Marshal(detail) // details are structs of strings
+	r.take(detailType, service, Time(at), resources, body)
+}
+
+// Given takes down a record that somebody wrote, and publishes it. What CloudTrail
+// always has and the record lacks is filled in, for a call by an IAM user; a
+// member that is null stays so. eventSource and eventName have to be there.
+func (r *Recorder) Given(record json.RawMessage) error {
+	var given map[string]json.RawMessage
+	if err := json.Unmarshal(record, &given); err != nil {
+		return fmt.Errorf("decode CloudTrail record: %w", err)
+	}
+	for _, name := range []string{"eventSource", "eventName"} {
+		if len(given[name]) < len(`"x"`) {
+			return fmt.Errorf("the CloudTrail record has no %s", name)
+		}
+	}
+	defaults, _ := json.Marshal(Record{ // strings and booleans always encode
+		EventVersion: "1.11", EventTime: Time(time.Now()), AWSRegion: r.region, SourceIPAddress: "192.0.2.1", UserAgent: "localaws",
+		RequestID: wire.NewUUID(), EventID: wire.NewUUID(), EventType: APICall, ManagementEvent: true, EventCategory: "Management",
+		RecipientAccountID: r.account,
+		UserIdentity: Identity{
+			Type: "IAMUser", PrincipalID: "AIDALOCAL", ARN: "arn:aws:iam::" + r.account + ":user/local", AccountID: r.account, UserName: "local",
+		},
+	})
+	complete := map[string]json.RawMessage{}
+	_ = json.Unmarshal(defaults, &complete) // what was encoded above
+	maps.Copy(complete, given)
+	body, err := json.Marshal(complete)
+	if err != nil {
+		return fmt.Errorf("complete CloudTrail record: %w", err)
+	}
+	var read Record
+	if err := json.Unmarshal(body, &read); err != nil {
+		return fmt.Errorf("read CloudTrail record: %w", err)
+	}
+	r.take(detailType(read.EventType), read.EventSource, read.EventTime, []string{}, body)
+	r.Flush()
+	return nil
+}
+
+// take puts an event into the outbox, for Flush to publish.
+func (r *Recorder) take(detailType, source, at string, resources []string, detail json.RawMessage) {
+	if r.publish == nil {
+		return
+	}
+	service, _, _ := strings.Cut(source, ".")
+	event, _ := json.Marshal(envelope{ // strings and finished JSON always encode
+		Version: "0", ID: wire.NewUUID(), DetailType: detailType, Source: "aws." + service, Account: r.account,
+		Time: at, Region: r.region, Resources: resources, Detail: detail,
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	copies := 1
+	if r.settings.Duplicates > 0 && r.random.Float64() < r.settings.Duplicates {
+		copies = 2
+	}
+	for range copies {
+		delay := r.settings.Delay
+		if r.settings.Jitter > 0 {
+			delay += time.Duration(r.random.Int64N(int64(r.settings.Jitter)))
+		}
+		if delay <= 0 {
+			r.outbox = append(r.outbox, event)
+			continue
+		}
+		r.later(delay, event)
+	}
+}
+
+// later publishes the event after the delay, unless the recorder is closed first.
+// The caller holds the lock.
+func (r *Recorder) later(delay time.Duration, event json.RawMessage) {
+	if r.closed {
+		return
+	}
+	var t *time.Timer
+	t = time.AfterFunc(delay, func() {
+		r.mu.Lock()
+		if r.closed {
+			r.mu.Unlock()
+			return
+		}
+		r.callbacks.Add(1)
+		defer r.callbacks.Done()
+		delete(r.held, t)
+		r.outbox = append(r.outbox, event)
+		r.mu.Unlock()
+		r.Flush()
+	})
+	r.held[t] = struct{}{}
+}
+
+// Flush publishes what was taken down, in order. A service calls it without
+// holding a lock. One caller at a time publishes, for all; so whoever receives an
+// event may call a service.
+func (r *Recorder) Flush() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.publishing {
+		return
+	}
+	r.publishing = true
+	defer func() { r.publishing = false }()
+	for len(r.outbox) > 0 {
+		events := r.outbox
+		r.outbox = nil
+		r.mu.Unlock()
+		for _, e := range events {
+			r.publish(e)
+		}
+		r.mu.Lock()
+	}
+}
