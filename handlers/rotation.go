@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ const (
 	// To be turned on.
 	rotationRestore  rotationReason = "restore"  // it has been rotating before
 	rotationRequired rotationReason = "required" // the operator requires it
+	rotationShorten  rotationReason = "shorten"  // it is on, and the event made its period longer than the operator's
 	rotationPaced    rotationReason = "paced"    // to be turned on, but not so often
 )
 
@@ -37,9 +39,13 @@ type rotationInput struct {
 	// blocker is why the key cannot rotate, "" when it can.
 	blocker inventory.Blocker
 	on      bool // the live status; meaningless with a blocker
-	facts   rotationFacts
+	// livePeriod is the live period, 0 where KMS does not say.
+	livePeriod int
+	facts      rotationFacts
 	// harm: the event itself says that rotation was turned off.
 	harm bool
+	// lengthen: the event itself set a longer period than the operator's.
+	lengthen bool
 	// mine is our repair for this very occurrence, from an earlier try; since
 	// are those for others made since the event; recent those within the
 	// flapping window.
@@ -58,21 +64,35 @@ type rotationDecision struct {
 	flapping int
 }
 
-// turnOn reports whether rotation is to be turned on now.
+// turnOn reports whether rotation is to be turned on, or its period set, now.
 func (d rotationDecision) turnOn() bool {
-	return d.reason == rotationRestore || d.reason == rotationRequired
+	return d.reason == rotationRestore || d.reason == rotationRequired || d.reason == rotationShorten
+}
+
+// verb is what is to be done, in the words before "a period of 365 days".
+func (d rotationDecision) verb() string {
+	if d.reason == rotationShorten {
+		return "set"
+	}
+	return "turn rotation on with"
 }
 
 // decideRotation decides what is to be done about a key's rotation.
 func decideRotation(in rotationInput) rotationDecision {
 	d := rotationDecision{flapping: len(in.recent)}
 	age := in.now.Sub(in.at)
+	harm := in.harm || in.lengthen
+	long := in.on && in.lengthen && in.livePeriod > in.period
 	switch {
 	case in.blocker != "":
 		d.reason = rotationBlocked
-	case in.on && (in.mine != nil || in.harm && len(in.since) > 0):
+	case long && pace(in.recent, in.now) > 0:
+		d.reason, d.wait = rotationPaced, pace(in.recent, in.now)
+	case long:
+		d.reason = rotationShorten
+	case in.on && (in.mine != nil || harm && len(in.since) > 0):
 		d.reason = rotationRepaired
-	case in.on && in.harm && age >= 0 && age < settling:
+	case in.on && harm && age >= 0 && age < settling:
 		d.reason, d.wait = rotationSettling, settling-age
 	case in.on:
 		d.reason = rotationOn
@@ -108,6 +128,16 @@ func (r *Router) rotation(ctx context.Context, e events.Event) error {
 		return r.rotationUnread(ctx, e, harm, err)
 	}
 	return r.keepRotating(ctx, e, key, at)
+}
+
+// kmsPeriodDays is the period of a key whose caller names none.
+const kmsPeriodDays = 365
+
+// lengthens reports whether the event itself says that a longer period was set
+// than the operator's.
+func (r *Router) lengthens(e events.Event) bool {
+	set, ok := e.Detail.(events.EnableKeyRotation)
+	return ok && cmp.Or(set.RotationPeriodInDays, kmsPeriodDays) > r.config.RotationPeriodDays
 }
 
 // keepRotating decides, turns rotation on where that is to be done, and tells.
@@ -148,7 +178,7 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 
 	switch a := r.rotationAlert(ctx, e, harm, key, doc, d); d.reason {
 	case rotationSettling:
-		return outcome.RetryAfter(d.wait, errors.New("rotation is on although the event turned it off: waiting for KMS to agree"))
+		return outcome.RetryAfter(d.wait, errors.New("rotation is not as the event left it: waiting for KMS to agree"))
 	case rotationBlocked:
 		if !harm {
 			return nil
@@ -158,7 +188,7 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 		return r.publish(ctx, rotationDoneAlert(a, repairToTell(doc, e), status.Period, r.config))
 	case rotationPaced:
 		return r.paced(ctx, a, r.config.Rotation, "rotation of key "+key.ARN, d.wait)
-	case rotationRestore, rotationRequired:
+	case rotationRestore, rotationRequired, rotationShorten:
 		return r.restoreRotation(ctx, a, key.ARN, d, rep)
 	case rotationOn, rotationNotRequired:
 	}
@@ -184,14 +214,14 @@ func (r *Router) restoreRotation(ctx context.Context, a alert.Alert, keyARN stri
 	if r.config.Rotation != Enforce {
 		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action = alert.Action{Mode: string(r.config.Rotation), Status: alert.StatusWouldDo,
-			Description: fmt.Sprintf("Would turn rotation on with a period of %d days.", d.period)}
+			Description: fmt.Sprintf("Would %s a period of %d days.", d.verb(), d.period)}
 		a.Next = append([]string{command}, a.Next...)
 		return r.publish(ctx, a)
 	}
-	period, err := r.turnOn(ctx, keyARN, d.period, rep)
+	period, err := r.turnOn(ctx, keyARN, d, rep)
 	if err != nil {
 		a.Next = append([]string{command}, a.Next...)
-		return r.failed(ctx, a, r.config.Rotation, "turn rotation on", err)
+		return r.failed(ctx, a, r.config.Rotation, fmt.Sprintf("%s a period of %d days", d.verb(), d.period), err)
 	}
 	rep.Done = true
 	if period != d.period {
@@ -203,7 +233,7 @@ func (r *Router) restoreRotation(ctx context.Context, a alert.Alert, keyARN stri
 
 func (r *Router) rotationInput(doc keyDoc, e events.Event, harm bool, blocker inventory.Blocker, status inventory.Rotation, at time.Time) rotationInput {
 	return rotationInput{
-		blocker: blocker, on: status.Enabled, facts: doc.Rotation, harm: harm,
+		blocker: blocker, on: status.Enabled, livePeriod: status.Period, facts: doc.Rotation, harm: harm, lengthen: r.lengthens(e),
 		mine:   doc.repairOf(reactionRotation, e.ID),
 		since:  doc.repairsSince(reactionRotation, e.ID, e.Time),
 		recent: doc.repairsSince(reactionRotation, e.ID, at.Add(-flappingWindow)),
@@ -214,10 +244,10 @@ func (r *Router) rotationInput(doc keyDoc, e events.Event, harm bool, blocker in
 
 // turnOn enables rotation, checks that it is on, notes it, and returns the
 // period that KMS shows.
-func (r *Router) turnOn(ctx context.Context, keyARN string, period int, rep repair) (int, error) {
+func (r *Router) turnOn(ctx context.Context, keyARN string, d rotationDecision, rep repair) (int, error) {
 	err := r.perform(ctx, keyARN, opEnableRotation, rep, func(ctx context.Context) (middleware.Metadata, error) {
 		out, err := r.kms.EnableKeyRotation(ctx, &kms.EnableKeyRotationInput{
-			KeyId: aws.String(keyARN), RotationPeriodInDays: aws.Int32(int32(period)), //nolint:gosec // at most 2560
+			KeyId: aws.String(keyARN), RotationPeriodInDays: aws.Int32(int32(d.period)), //nolint:gosec // at most 2560
 		})
 		if err != nil {
 			return middleware.Metadata{}, err
@@ -233,7 +263,7 @@ func (r *Router) turnOn(ctx context.Context, keyARN string, period int, rep repa
 		at = now()
 		var err error
 		status, err = r.facts.Rotation(ctx, keyARN)
-		return status.Enabled, err
+		return status.Enabled && (d.reason != rotationShorten || status.Period <= d.period), err
 	})
 	if err != nil {
 		return 0, err
@@ -273,7 +303,7 @@ func (r *Router) rotationAlert(ctx context.Context, e events.Event, harm bool, k
 	switch d.reason {
 	case rotationOn, rotationNotRequired, rotationSettling:
 		return a // never told
-	case rotationBlocked, rotationRepaired, rotationRestore, rotationRequired, rotationPaced:
+	case rotationBlocked, rotationRepaired, rotationRestore, rotationRequired, rotationShorten, rotationPaced:
 	}
 	a.Key = r.describe(ctx, key, doc)
 	a.Severity = alert.High
@@ -283,6 +313,11 @@ func (r *Router) rotationAlert(ctx context.Context, e events.Event, harm bool, k
 		a.Title = "Rotation of " + shortName(a.Key) + " was turned off"
 		a.Summary = fmt.Sprintf("%s called DisableKeyRotation.", who(e))
 		a.Next = []string{"If this was on purpose, agree on it with the key's owner and exempt the key; if not, find out why " + who(e) + " may call kms:DisableKeyRotation."}
+	case r.lengthens(e) && d.reason != rotationRestore && d.reason != rotationRequired:
+		a.Severity = alert.Medium
+		a.Title = "Rotation of " + shortName(a.Key) + " was made rarer"
+		a.Summary = fmt.Sprintf("%s called EnableKeyRotation with a period of more than %d days, the longest that is allowed here.", who(e), r.config.RotationPeriodDays)
+		a.Next = []string{"If this was on purpose, agree on it with the key's owner and raise CMKEEPER_ROTATION_PERIOD_DAYS; if not, find out why " + who(e) + " may call kms:EnableKeyRotation."}
 	case d.reason == rotationRequired:
 		a.Severity = alert.Medium
 		a.Title = "Key " + shortName(a.Key) + " does not rotate"
@@ -305,9 +340,9 @@ func (r *Router) rotationAlert(ctx context.Context, e events.Event, harm bool, k
 func rotationDoneAlert(a alert.Alert, rep repair, period int, c Config) alert.Alert {
 	a.ID = rep.Alert + "/rotation"
 	a.Action = alert.Action{Mode: string(Enforce), Status: alert.StatusDone,
-		Description: fmt.Sprintf("Rotation is on again%s. cmkeeper turned it on at %s and read it back.", everyDays(period), rep.At.UTC().Format(time.DateTime+" MST"))}
+		Description: fmt.Sprintf("Rotation is on%s. cmkeeper set that at %s and read it back.", everyDays(period), rep.At.UTC().Format(time.DateTime+" MST"))}
 	if !rep.Done {
-		a.Action.Description = fmt.Sprintf("Rotation is on again%s. cmkeeper had begun to turn it on and was interrupted; its call or somebody else's took effect.", everyDays(period))
+		a.Action.Description = fmt.Sprintf("Rotation is on%s. cmkeeper had begun to set that and was interrupted; its call or somebody else's took effect.", everyDays(period))
 	}
 	if period > c.RotationPeriodDays {
 		a.Findings = append(a.Findings, alert.Finding{ID: "period-too-long", Severity: alert.Medium,

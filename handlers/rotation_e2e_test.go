@@ -72,6 +72,38 @@ func TestRotationOff(t *testing.T) {
 	})
 }
 
+func TestLongerPeriodIsSetBack(t *testing.T) {
+	for _, mode := range []handlers.Mode{handlers.Observe, handlers.Enforce} {
+		c := enforceAll()
+		c.Rotation = mode
+		inWorld(t, c, func(w *world) {
+			key := w.rotatingKey(180)
+			w.enableRotation(key, 2560)
+			body := w.event("EnableKeyRotation")
+			if err := w.handle(body); err != nil {
+				t.Fatal(err)
+			}
+			a := w.one()
+			period, status := int32(2560), alert.StatusWouldDo
+			if mode == handlers.Enforce {
+				period, status = 365, alert.StatusDone
+			}
+			if got := w.rotation(key); got != period {
+				t.Errorf("%s: rotation period %d, want %d", mode, got, period)
+			}
+			if a.Kind != alert.KindRotation || a.Severity != alert.Medium || a.Action.Status != status || !strings.Contains(a.Title, "rarer") || !strings.Contains(a.Action.Description, "365 days") {
+				t.Errorf("%s: alert:\n%s", mode, a.Text())
+			}
+			// The same event again, and what our own call makes arrive.
+			if err := w.handle(body); err != nil {
+				t.Fatal(err)
+			}
+			w.react()
+			w.none()
+		})
+	}
+}
+
 func TestPoisonedPeriodDoesNotComeBack(t *testing.T) {
 	inWorld(t, enforceAll(), func(w *world) {
 		key := w.rotatingKey(180)
@@ -216,7 +248,7 @@ func TestAlertSurvivesABrokenTopic(t *testing.T) {
 		if err := w.handle(body); err != nil {
 			t.Fatal(err)
 		}
-		if a := w.one(); a.Action.Status != alert.StatusDone || !strings.Contains(a.Action.Description, "turned it on at") {
+		if a := w.one(); a.Action.Status != alert.StatusDone || !strings.Contains(a.Action.Description, "set that at") {
 			t.Errorf("the retry does not tell what the first try did:\n%s", a.Text())
 		}
 	})
