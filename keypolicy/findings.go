@@ -19,7 +19,7 @@ func (p *Policy) Findings(c Context) []Finding {
 		}
 	}
 	switch {
-	case !p.administered(c, false):
+	case !p.Administered(c):
 		found = append(found, Finding{Lockout, Critical, "", "",
 			"nobody in account " + c.Account + " may change this policy (kms:PutKeyPolicy), and only AWS Support can undo that"})
 	case !p.administered(c, true):
@@ -194,6 +194,11 @@ func fullControl(s Statement, principal, who string, severity Severity) Finding 
 	return Finding{FullControl, severity, s.Label, principal,
 		fmt.Sprintf("%s may %s: use the key, give it to others and delete it", who, describe(s))}
 }
+
+// Administered reports whether the key's account can still change the policy
+// (kms:PutKeyPolicy) once it is this one. Setting a policy for which it is false
+// locks the account out; it is what the finding Lockout says.
+func (p *Policy) Administered(c Context) bool { return p.administered(c, false) }
 
 // administered reports whether somebody in the key's account may change the
 // policy; with root, whether the account's root may, and so IAM policies can

@@ -67,6 +67,17 @@ type Finding struct {
 	Message string
 }
 
+// Exposes reports whether the finding says that the key is open to everyone, or
+// to an account that is not trusted, for more than reading its settings. What a
+// condition ties to an organization or a network does not count.
+func (f Finding) Exposes() bool {
+	switch f.ID {
+	case PublicPrincipal, AllowNotPrincipal, ForeignAccount:
+		return f.Severity.rank() >= High.rank()
+	}
+	return false
+}
+
 // Context is what a policy is judged against.
 type Context struct {
 	// Account is the key's account.

@@ -272,6 +272,36 @@ func TestFindings(t *testing.T) {
 	}
 }
 
+func TestExposes(t *testing.T) {
+	for _, test := range []struct {
+		finding Finding
+		want    bool
+	}{
+		{Finding{ID: PublicPrincipal, Severity: Critical}, true},
+		{Finding{ID: PublicPrincipal, Severity: High}, true},
+		{Finding{ID: PublicPrincipal, Severity: Medium}, false}, // an organization
+		{Finding{ID: AllowNotPrincipal, Severity: High}, true},
+		{Finding{ID: ForeignAccount, Severity: High}, true},
+		{Finding{ID: ForeignAccount, Severity: Medium}, false}, // reads only
+		{Finding{ID: FullControl, Severity: High}, false},
+		{Finding{ID: Lockout, Severity: Critical}, false},
+	} {
+		if got := test.finding.Exposes(); got != test.want {
+			t.Errorf("%s, %s: %v", test.finding.ID, test.finding.Severity, got)
+		}
+	}
+}
+
+func TestAdministered(t *testing.T) {
+	const reader = `{"Effect":"Allow","Principal":{"AWS":"444455556666"},"Action":"kms:Get*","Resource":"*"}`
+	if !parsed(t, document(root)).Administered(judged) {
+		t.Error("KMS's default is not administered")
+	}
+	if parsed(t, document(reader)).Administered(judged) {
+		t.Error("a policy that lets nobody change it is administered")
+	}
+}
+
 func TestFindingsOfTheContext(t *testing.T) {
 	p := parsed(t, document(root, `{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"arn:aws:kms:*:444455556666:key/other"}`))
 	c := judged
