@@ -14,6 +14,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -194,7 +195,7 @@ func decideMove(in moveInput) []moveReason {
 		}
 	}
 	deny(len(in.from) == 0, moveFromUnknown)
-	deny(!slices.ContainsFunc(in.patterns, func(p string) bool { return matches(p, in.alias) }), moveNotListed)
+	deny(!slices.ContainsFunc(in.patterns, func(p string) bool { return judgement.Matches(p, in.alias) }), moveNotListed)
 	deny(len(in.scope) == 0, moveNoScope)
 	if in.unreadable {
 		return append(why, moveUnreadable) // nothing else is known of the key
@@ -230,26 +231,6 @@ func (m moveReason) isDangerous() bool {
 	case moveNotListed, moveFromUnknown, moveNoScope:
 	}
 	return false
-}
-
-// matches reports whether a pattern, in which "*" stands for any text, is the whole of name.
-func matches(pattern, name string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return pattern == name
-	}
-	rest, ok := strings.CutPrefix(name, parts[0])
-	if !ok {
-		return false
-	}
-	for _, p := range parts[1 : len(parts)-1] {
-		i := strings.Index(rest, p)
-		if i < 0 {
-			return false
-		}
-		rest = rest[i+len(p):]
-	}
-	return strings.HasSuffix(rest, parts[len(parts)-1])
 }
 
 // settleMove deals with the pending move of an alias: starts the re-encryption
@@ -346,7 +327,7 @@ func (r *Router) rivals(ctx context.Context, self inventory.Alias, aliases []inv
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(sweepConcurrency)
 	for _, a := range aliases {
-		listed := slices.ContainsFunc(r.config.ReencryptAliases, func(p string) bool { return matches(p, a.Name) })
+		listed := slices.ContainsFunc(r.config.ReencryptAliases, func(p string) bool { return judgement.Matches(p, a.Name) })
 		if a.Name == self.Name || a.AWSManaged || !listed {
 			continue
 		}

@@ -26,6 +26,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -102,6 +103,8 @@ type Config struct {
 	ReencryptAliases []string
 	// ReencryptScope adds data to the moves of an alias, by its name.
 	ReencryptScope map[string][]reencrypt.Scope
+	// Exemptions are left as they are, and told as notes.
+	Exemptions judgement.Exemptions
 	// StateBucket is never in scope.
 	StateBucket string
 }

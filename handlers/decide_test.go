@@ -58,6 +58,11 @@ func TestDecideRotation(t *testing.T) {
 		{name: "period long, but not by the event", in: rotationInput{on: true, livePeriod: 730, facts: seen}, want: rotationOn},
 		{name: "period made longer, then turned off", in: rotationInput{lengthen: true, facts: seen}, want: rotationRestore, period: 180},
 		{name: "period made longer for the sixth time", in: rotationInput{on: true, lengthen: true, livePeriod: 730, facts: seen, recent: repairsAt(noon, noon, noon, noon, noon)}, want: rotationPaced},
+		{name: "off, seen on, exempt", in: rotationInput{facts: seen, exempt: true}, want: rotationExempt},
+		{name: "off, never seen on, exempt", in: rotationInput{exempt: true}, want: rotationNotRequired},
+		{name: "off, required, exempt", in: rotationInput{required: true, exempt: true}, want: rotationExempt},
+		{name: "period made longer, exempt", in: rotationInput{on: true, lengthen: true, livePeriod: 730, facts: seen, exempt: true}, want: rotationExempt},
+		{name: "on, exempt", in: rotationInput{on: true, exempt: true}, want: rotationOn},
 		{name: "four repairs within the hour", in: rotationInput{facts: seen, recent: repairsAt(noon, noon, noon, noon)}, want: rotationRestore, period: 180},
 		{name: "five repairs within the hour", in: rotationInput{facts: seen, recent: repairsAt(noon, noon, noon, noon, noon)}, want: rotationPaced},
 		{name: "five, the last one a while ago", in: rotationInput{facts: seen, now: after(11 * time.Minute), recent: repairsAt(noon, noon, noon, noon, noon)}, want: rotationRestore, period: 180},
@@ -216,6 +221,21 @@ func TestDecideDeletion(t *testing.T) {
 			name: "disabled: an approval is of a deletion only",
 			in:   deletionInput{event: "DisableKey", state: stateDisabled, history: states("Enabled@-1h", "Disabled@5s"), approved: true},
 			want: deletionDecision{reason: deletionEnable, enable: true, former: stateEnabled},
+		},
+		{
+			name: "pending, exempt",
+			in:   deletionInput{state: statePending, history: states("Enabled@-1h", "PendingDeletion@5s"), exempt: true},
+			want: deletionDecision{reason: deletionExempt, former: stateEnabled},
+		},
+		{
+			name: "cancelled by us, not yet enabled, exempt since",
+			in:   deletionInput{state: stateDisabled, history: states("Enabled@-1h", "PendingDeletion@5s", "Disabled@6s"), restore: &restore{}, exempt: true},
+			want: deletionDecision{reason: deletionRestore, enable: true, former: stateEnabled},
+		},
+		{
+			name: "disabled again, exempt",
+			in:   deletionInput{event: "DisableKey", state: stateDisabled, history: states("Enabled@-2h", "Disabled@-1h"), exempt: true},
+			want: deletionDecision{reason: deletionWasDisabled, former: stateDisabled},
 		},
 		{
 			name: "sweep: disabled, was enabled",
@@ -507,29 +527,6 @@ func TestReconcile(t *testing.T) {
 	}
 	if got := history(d); got != "A C" {
 		t.Errorf("history %q", got)
-	}
-}
-
-func TestMatches(t *testing.T) {
-	tests := []struct {
-		pattern, name string
-		want          bool
-	}{
-		{"alias/x", "alias/x", true},
-		{"alias/x", "alias/xy", false},
-		{"alias/app-*", "alias/app-orders/eu", true},
-		{"alias/app-*", "alias/web", false},
-		{"*", "alias/anything", true},
-		{"alias/*-prod", "alias/a-prod", true},
-		{"alias/*-prod", "alias/a-prod-2", false},
-		{"alias/*/eu/*", "alias/a/eu/b", true},
-		{"alias/*a*a", "alias/a", false},
-		{"", "alias/x", false},
-	}
-	for _, tt := range tests {
-		if got := matches(tt.pattern, tt.name); got != tt.want {
-			t.Errorf("matches(%q, %q) = %v", tt.pattern, tt.name, got)
-		}
 	}
 }
 

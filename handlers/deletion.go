@@ -15,6 +15,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/retire"
 )
@@ -43,6 +44,7 @@ const (
 	deletionWasDisabled deletionReason = "was-disabled" // Disabled is what it was before
 	deletionUnknown     deletionReason = "unknown"      // Disabled, and what it was before is unknown
 	deletionApproved    deletionReason = "approved"     // cmkeeper retire schedule recorded this deletion before it was scheduled
+	deletionExempt      deletionReason = "exempt"       // an exemption covers it
 	// To be undone.
 	deletionCancel  deletionReason = "cancel"  // cancel the deletion, and then as enable says
 	deletionEnable  deletionReason = "enable"  // enable the key
@@ -58,6 +60,7 @@ type deletionInput struct {
 	restore *restore // begun before, and not finished
 	// approved: the pending deletion is one that was approved.
 	approved bool
+	exempt   bool
 	// repaired: we undid it since the event.
 	repaired bool
 	// recent are our repairs for other occurrences within the flapping window.
@@ -113,6 +116,9 @@ func decideDeletion(in deletionInput) deletionDecision {
 		d.reason = deletionUndone
 	}
 	if d.cancel || d.enable {
+		if in.exempt && in.restore == nil {
+			return deletionDecision{reason: deletionExempt, former: d.former}
+		}
 		if wait := pace(in.recent, in.now); wait > 0 {
 			return deletionDecision{reason: deletionPaced, former: d.former, wait: wait}
 		}
@@ -177,10 +183,15 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	enforce := r.config.Deletion == Enforce
 	rep := repair{Reaction: reactionDeletion, By: e.ID, Alert: e.ID, At: at}
 	approval, approved, err := retire.ReadApproval(ctx, r.state, key.ARN)
+	var exemption judgement.Exemption
+	var exempt bool
+	if err == nil {
+		exemption, exempt, err = r.exempt(ctx, e, alert.KindDeletion, key.ARN)
+	}
 	var doc keyDoc
 	var d deletionDecision
 	if err == nil {
-		doc, d, err = r.planRescue(ctx, e, key, rep, approved && approval.Covers(key.DeletionDate))
+		doc, d, err = r.planRescue(ctx, e, key, rep, approved && approval.Covers(key.DeletionDate), exempt)
 	}
 	if err != nil {
 		// The alarm does not wait for the state bucket.
@@ -213,6 +224,9 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 		return r.paced(ctx, a, r.config.Deletion, "state of key "+key.ARN, d.wait)
 	case d.reason == deletionUndone:
 		tellUndone(&a, doc, e, key)
+	case d.reason == deletionExempt:
+		a.Next = undo
+		tellExempt(&a, exemption, r.config.Deletion)
 	case !d.cancel && !d.enable:
 		a.Next = undo
 		a.Action.Description = standText(d.reason)
@@ -252,13 +266,14 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 
 // planRescue notes the key as it was read, decides, and stores what is about to
 // be done.
-func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.Key, rep repair, approved bool) (keyDoc, deletionDecision, error) {
+func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.Key, rep repair, approved, exempt bool) (keyDoc, deletionDecision, error) {
 	var d deletionDecision
 	enforce := r.config.Deletion == Enforce
 	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
 		doc.see(key, rep.At, r.config.Deletion)
+		doc.blame(e)
 		d = decideDeletion(deletionInput{
-			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore, approved: approved,
+			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore, approved: approved, exempt: exempt,
 			repaired: doc.repairOf(reactionDeletion, e.ID) != nil || len(doc.repairsSince(reactionDeletion, e.ID, e.Time)) > 0,
 			recent:   doc.repairsSince(reactionDeletion, e.ID, rep.At.Add(-flappingWindow)),
 			enforce:  enforce, at: e.Time, now: rep.At,
@@ -285,7 +300,7 @@ func worthSweeping(d deletionDecision, enforce, told bool) bool {
 	switch {
 	case d.cancel, d.enable, d.reason == deletionPaced:
 		return enforce || !told
-	case d.reason == deletionFirstSeen, d.reason == deletionAccepted, d.reason == deletionApproved:
+	case d.reason == deletionFirstSeen, d.reason == deletionAccepted, d.reason == deletionApproved, d.reason == deletionExempt:
 		return !told
 	}
 	return false
@@ -376,7 +391,7 @@ func standText(reason deletionReason) string {
 		return "Nothing was undone: cmkeeper retire schedule found the key free and recorded this deletion before it was scheduled."
 	case deletionMaterial:
 		return "cmkeeper cannot bring imported key material back."
-	case deletionUndone, deletionSettling, deletionCancel, deletionEnable, deletionRestore, deletionPaced:
+	case deletionUndone, deletionExempt, deletionSettling, deletionCancel, deletionEnable, deletionRestore, deletionPaced:
 	}
 	return ""
 }

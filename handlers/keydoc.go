@@ -2,14 +2,18 @@ package handlers
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -27,6 +31,10 @@ type keyDoc struct {
 	Restore     *restore      `json:"restore,omitempty"`
 	Calls       []ownCall     `json:"calls,omitempty"`
 	Repairs     []repair      `json:"repairs,omitempty"`
+	// Tags are those of the last sweep that could read them; TagsSince is when that
+	// was first so, and zero while it never was.
+	Tags      []seenTag `json:"tags,omitempty"`
+	TagsSince time.Time `json:"tags_since,omitzero"`
 	// ShutOut is since when we may not read the key; zero while we may.
 	ShutOut time.Time `json:"shut_out,omitzero"`
 }
@@ -47,6 +55,8 @@ type rotationFacts struct {
 	// "" while it is on. Alerts about this state carry it, so that the event and
 	// every sweep after it tell it once.
 	OffBy string `json:"off_by,omitempty"`
+	// Off is who turned it off, as far as an event said; nil while it is on.
+	Off *party `json:"off,omitempty"`
 }
 
 // seenState is a change of the key's state, at the first read that showed it.
@@ -57,6 +67,44 @@ type seenState struct {
 	By string `json:"by,omitempty"`
 	// Accepted: first seen in mode observe, so that Enforce leaves it alone later.
 	Accepted bool `json:"accepted,omitempty"`
+	// Of is who brought it about, as far as an event said.
+	Of *party `json:"of,omitempty"`
+}
+
+// seenTag is a tag of the key that sweeps have found since a time. A value that
+// changed is another tag.
+type seenTag struct {
+	Name  string    `json:"name"`
+	Value string    `json:"value"`
+	Since time.Time `json:"since"`
+}
+
+// party is who did something, as the event said.
+type party struct {
+	// Name is one readable line.
+	Name string `json:"name"`
+	// Principal is the ARN of the role or the user, Account its account.
+	Principal string `json:"principal,omitempty"`
+	Account   string `json:"account,omitempty"`
+	// At is the event's time.
+	At time.Time `json:"at"`
+}
+
+// partyOf is who an event says did it, nil where it does not say.
+func partyOf(e events.Event) *party {
+	if e.Actor == (events.Actor{}) {
+		return nil
+	}
+	return &party{Name: e.Actor.String(), Principal: cmp.Or(e.Actor.RoleARN, e.Actor.ARN), Account: e.Actor.AccountID, At: e.Time}
+}
+
+// newer is the later one of what is known and what an event says, so that an old
+// event that comes again changes nothing.
+func (p *party) newer(o *party) *party {
+	if p == nil || o != nil && !o.At.Before(p.At) {
+		return o
+	}
+	return p
 }
 
 // seenPolicy is the last key policy that was judged: the baseline of differences.
@@ -118,6 +166,55 @@ func (d *keyDoc) see(k inventory.Key, at time.Time, mode Mode) {
 	}
 }
 
+// noteTags notes the tags that a sweep read. Those of the first sweep count from
+// the key's creation: nobody had a reason to set them for us.
+func (d *keyDoc) noteTags(tags map[string]string, created, at time.Time) {
+	since := at
+	if d.TagsSince.IsZero() {
+		d.TagsSince = at
+		if !created.IsZero() {
+			since = created.UTC().Round(0)
+		}
+	}
+	before := d.Tags
+	d.Tags = nil
+	for _, name := range slices.Sorted(maps.Keys(tags)) {
+		t := seenTag{Name: name, Value: tags[name], Since: since}
+		if i := slices.IndexFunc(before, func(b seenTag) bool { return b.Name == t.Name && b.Value == t.Value }); i >= 0 {
+			t.Since = before[i].Since
+		}
+		d.Tags = append(d.Tags, t)
+	}
+}
+
+// blame notes who brought about the state that was read, where it is an event's
+// doing: the state is the one that it makes, and it is not from before the former one.
+func (d *keyDoc) blame(e events.Event) {
+	n := len(d.States)
+	if n == 0 || n > 1 && d.States[n-2].At.After(e.Time) {
+		return
+	}
+	last := &d.States[n-1]
+	if e.Name == "ScheduleKeyDeletion" && isPending(last.State) || e.Name == "DisableKey" && last.State == stateDisabled {
+		last.Of = last.Of.newer(partyOf(e))
+	}
+}
+
+// culprit is who brought about what an event or a sweep shows of a kind: the
+// event's actor where it is the event that did it, else who is known to have.
+func (d *keyDoc) culprit(kind alert.Kind, e events.Event) *party {
+	switch {
+	case kind == alert.KindRotation && e.Name != opDisableRotation && (d.Rotation.Off != nil || e.Name != opEnableRotation):
+		return d.Rotation.Off
+	case kind == alert.KindDeletion && isSweep(e):
+		if n := len(d.States); n > 0 {
+			return d.States[n-1].Of
+		}
+		return nil
+	}
+	return partyOf(e)
+}
+
 // see notes a live reading of the rotation status; by is the occurrence that
 // made us look.
 func (f *rotationFacts) see(s inventory.Rotation, at time.Time, by string) {
@@ -133,7 +230,7 @@ func (f *rotationFacts) see(s inventory.Rotation, at time.Time, by string) {
 		}
 		return
 	}
-	f.Seen, f.OffBy = true, ""
+	f.Seen, f.OffBy, f.Off = true, "", nil
 	if s.Period > 0 {
 		f.Period = s.Period
 	}

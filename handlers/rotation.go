@@ -28,6 +28,7 @@ const (
 	// Nothing to do but to tell.
 	rotationRepaired rotationReason = "repaired" // we turned it on again since the event
 	rotationBlocked  rotationReason = "blocked"  // the key cannot rotate, or not now
+	rotationExempt   rotationReason = "exempt"   // an exemption covers it
 	// To be turned on.
 	rotationRestore  rotationReason = "restore"  // it has been rotating before
 	rotationRequired rotationReason = "required" // the operator requires it
@@ -54,6 +55,7 @@ type rotationInput struct {
 	at, now       time.Time // of the event, and of the read
 	period        int       // the configured one
 	required      bool
+	exempt        bool
 }
 
 type rotationDecision struct {
@@ -86,6 +88,8 @@ func decideRotation(in rotationInput) rotationDecision {
 	switch {
 	case in.blocker != "":
 		d.reason = rotationBlocked
+	case long && in.exempt:
+		d.reason = rotationExempt
 	case long && pace(in.recent, in.now) > 0:
 		d.reason, d.wait = rotationPaced, pace(in.recent, in.now)
 	case long:
@@ -98,6 +102,8 @@ func decideRotation(in rotationInput) rotationDecision {
 		d.reason = rotationOn
 	case !in.facts.Seen && !in.required:
 		d.reason = rotationNotRequired
+	case in.exempt:
+		d.reason = rotationExempt
 	case pace(in.recent, in.now) > 0:
 		d.reason, d.wait = rotationPaced, pace(in.recent, in.now)
 	case in.facts.Seen:
@@ -151,6 +157,10 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 			return r.rotationUnread(ctx, e, harm, err)
 		}
 	}
+	exemption, exempt, err := r.exempt(ctx, e, alert.KindRotation, key.ARN)
+	if err != nil {
+		return r.rotationUnread(ctx, e, harm, err)
+	}
 	var d rotationDecision
 	var rep repair
 	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
@@ -162,11 +172,13 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 			// A successful DisableKeyRotation is proof that it was on.
 			doc.Rotation.Seen = true
 			if !status.Enabled {
-				doc.Rotation.OffBy = e.ID
+				doc.Rotation.OffBy, doc.Rotation.Off = e.ID, doc.Rotation.Off.newer(partyOf(e))
 			}
 		}
-		d = decideRotation(r.rotationInput(*doc, e, harm, blocker, status, at))
-		rep = repair{Reaction: reactionRotation, By: e.ID, Alert: doc.Rotation.OffBy, At: at}
+		in := r.rotationInput(*doc, e, harm, blocker, status, at)
+		in.exempt = exempt
+		d = decideRotation(in)
+		rep = repair{Reaction: reactionRotation, By: e.ID, Alert: cmp.Or(doc.Rotation.OffBy, e.ID), At: at}
 		if r.config.Rotation == Enforce && d.turnOn() {
 			doc.intend(opEnableRotation, rep)
 		}
@@ -186,6 +198,10 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 		return r.publish(ctx, rotationBlockedAlert(a, key, blocker, r.config))
 	case rotationRepaired:
 		return r.publish(ctx, rotationDoneAlert(a, repairToTell(doc, e), status.Period, r.config))
+	case rotationExempt:
+		a.ID = rep.Alert + "/rotation"
+		tellExempt(&a, exemption, r.config.Rotation)
+		return r.publish(ctx, a)
 	case rotationPaced:
 		return r.paced(ctx, a, r.config.Rotation, "rotation of key "+key.ARN, d.wait)
 	case rotationRestore, rotationRequired, rotationShorten:
@@ -303,7 +319,7 @@ func (r *Router) rotationAlert(ctx context.Context, e events.Event, harm bool, k
 	switch d.reason {
 	case rotationOn, rotationNotRequired, rotationSettling:
 		return a // never told
-	case rotationBlocked, rotationRepaired, rotationRestore, rotationRequired, rotationShorten, rotationPaced:
+	case rotationBlocked, rotationExempt, rotationRepaired, rotationRestore, rotationRequired, rotationShorten, rotationPaced:
 	}
 	a.Key = r.describe(ctx, key, doc)
 	a.Severity = alert.High

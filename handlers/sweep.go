@@ -149,9 +149,17 @@ func (r *Router) sweepKey(ctx context.Context, arn string, aliases []string, sta
 	if key.Manager != managerCustomer {
 		return nil
 	}
+	tags, tagsErr := r.facts.Tags(ctx, arn)
+	if tagsErr != nil {
+		// Everything else is guarded all the same, and tags only ever make it quieter.
+		r.log.WarnContext(ctx, "a key's tags cannot be noted", "key", arn, "error", tagsErr)
+	}
 	doc, err := r.updateKey(ctx, arn, func(doc *keyDoc) {
 		doc.see(key, at, r.config.Deletion)
 		doc.Aliases = aliases
+		if tagsErr == nil {
+			doc.noteTags(tags, key.Created, at)
+		}
 	})
 	if err != nil {
 		return err

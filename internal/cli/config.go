@@ -18,6 +18,8 @@ import (
 
 	"github.com/sethvargo/go-envconfig"
 
+	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
@@ -46,6 +48,8 @@ type Config struct {
 	RotationPeriodDays int      `env:"ROTATION_PERIOD_DAYS, default=365" about:"Rotation period where a key had none, and the longest that is restored; 90 to 2560."`
 	RotationRequired   bool     `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
 	TrustedAccounts    []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
+
+	Exemptions string `env:"EXEMPTIONS" about:"What is told as a note and left as it is, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
 
 	ReencryptAliases     []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
 	ReencryptScope       string   `env:"REENCRYPT_SCOPE" about:"Further places to move: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c."`
@@ -89,6 +93,7 @@ var checks = map[string]func(string) error{
 	"ROTATION_PERIOD_DAYS":         between(90, 2560),
 	"ROTATION_REQUIRED":            boolean,
 	"TRUSTED_ACCOUNTS":             eachMatching(`^\d{12}$`, "account ids of twelve digits, comma-separated"),
+	"EXEMPTIONS":                   func(s string) error { _, err := parseExemptions(s); return err },
 	"REENCRYPT_ALIASES":            aliasPatterns,
 	"REENCRYPT_SCOPE":              func(s string) error { _, err := parseScope(s); return err },
 	"REENCRYPT_CONCURRENCY":        between(1, 1024),
@@ -171,6 +176,26 @@ func (c Config) missing() []error {
 		problems = append(problems, fmt.Errorf("%sREENCRYPT_ENGINE=batch and %sREENCRYPT_METHOD=copy contradict each other: S3 Batch Operations change objects in place", envPrefix, envPrefix))
 	}
 	return problems
+}
+
+// reactions is the part of the configuration that the reactions work by.
+func (c Config) reactions(identity handlers.Identity, region string) (handlers.Config, error) {
+	scope, err := parseScope(c.ReencryptScope)
+	if err != nil {
+		return handlers.Config{}, err
+	}
+	exemptions, err := parseExemptions(c.Exemptions)
+	if err != nil {
+		return handlers.Config{}, err
+	}
+	return handlers.Config{
+		Identity: identity, Region: region,
+		Rotation: handlers.Mode(c.RotationMode), Policy: handlers.Mode(c.PolicyMode),
+		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
+		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
+		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
+		Exemptions: exemptions, StateBucket: c.StateBucket,
+	}, nil
 }
 
 func (c Config) runsEvents() bool { return c.Pools != "jobs" }
@@ -290,6 +315,11 @@ func aliasPatterns(s string) error {
 		}
 	}
 	return nil
+}
+
+// parseExemptions reads EXEMPTIONS.
+func parseExemptions(s string) (judgement.Exemptions, error) {
+	return judgement.ParseExemptions(s, handlers.Exemptible())
 }
 
 // parseScope reads REENCRYPT_SCOPE: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c.

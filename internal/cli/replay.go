@@ -124,11 +124,13 @@ func observer(ctx context.Context, c Config, cfg aws.Config, alerts alert.Sink, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("ask AWS who we are (replay reads the live keys): %w", err)
 	}
-	scope, err := parseScope(c.ReencryptScope)
+	account := aws.ToString(caller.Account)
+	// No name that IAM allows: whoever replays is not the worker, and their own
+	// calls are somebody's.
+	reactions, err := c.reactions(handlers.Identity{Account: account, Name: "(replay)"}, cfg.Region)
 	if err != nil {
 		return nil, nil, err
 	}
-	account := aws.ToString(caller.Account)
 	memory := localaws.New(localaws.Options{Account: account, Region: cfg.Region})
 	local := awsclient.S3(inprocess.Config(memory, cfg.Region, "replay"), nil)
 	if _, err := local.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &c.StateBucket}); err != nil {
@@ -144,16 +146,7 @@ func observer(ctx context.Context, c Config, cfg aws.Config, alerts alert.Sink, 
 		Facts:  inventory.New(kms.NewFromConfig(cfg), live, account, cfg.Region),
 		State:  state.New(store, c.StateBucket, c.StatePrefix, account),
 		Alerts: alerts, Logger: log,
-	}, handlers.Config{
-		// No name that IAM allows: whoever replays is not the worker, and their own
-		// calls are somebody's.
-		Identity: handlers.Identity{Account: aws.ToString(caller.Account), Name: "(replay)"}, Region: cfg.Region,
-		Rotation: handlers.Mode(c.RotationMode), Policy: handlers.Mode(c.PolicyMode),
-		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
-		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
-		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
-		StateBucket: c.StateBucket,
-	})
+	}, reactions)
 	return router, memory.Close, err
 }
 

@@ -194,20 +194,13 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	if err != nil {
 		return nil, err
 	}
-	scope, err := parseScope(c.ReencryptScope)
+	reactions, err := c.reactions(identity, cfg.Region)
 	if err != nil {
 		return nil, err
 	}
 	router, err := handlers.New(handlers.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Moves: engine, SelfCheck: check.check, Logger: log,
-	}, handlers.Config{
-		Identity: identity, Region: cfg.Region,
-		Rotation: handlers.Mode(c.RotationMode), Policy: handlers.Mode(c.PolicyMode),
-		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
-		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
-		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
-		StateBucket: c.StateBucket,
-	})
+	}, reactions)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,127 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/judgement"
+)
+
+// Exemptible are the kinds of occurrences that can be exempt, as exemptions name
+// them: those that the event table has an alert for. What is done to the guard
+// itself, and what it does itself, is not among them.
+func Exemptible() []string {
+	var kinds []string
+	for _, w := range rows() {
+		switch kind := w.reaction.alert; kind {
+		case "", alert.KindGuard, alert.KindReencryption:
+		default:
+			if !slices.Contains(kinds, string(kind)) {
+				kinds = append(kinds, string(kind))
+			}
+		}
+	}
+	return kinds
+}
+
+// markLasts is how long a key must have had a tag or an alias before that makes
+// anything quieter: time enough for somebody to notice who set it.
+const markLasts = 24 * time.Hour
+
+// exempt returns the exemption that covers what an event or a sweep shows of a
+// key, if there is one. A reaction asks it before it decides whether to put
+// something back, takes the answer into its decision as a reason of its own, and
+// tells what it left alone by tellExempt.
+//
+// A sweep has no actor: who brought a setting about is then read from the key's
+// document (keyDoc.culprit), so that an exemption of an actor outlives the event.
+// An error means that the answer is not known now; the reaction fails and is
+// tried again. A tag that may not be read exempts nothing.
+func (r *Router) exempt(ctx context.Context, e events.Event, kind alert.Kind, keyARN string) (judgement.Exemption, bool, error) {
+	if !r.config.Exemptions.Any(string(kind)) {
+		return judgement.Exemption{}, false, nil
+	}
+	doc, err := r.knownKey(ctx, keyARN)
+	if err != nil {
+		return judgement.Exemption{}, false, err
+	}
+	at := now()
+	asOf := at
+	if e.Time.Before(asOf) {
+		asOf = e.Time // what was set after it does not count
+	}
+	m, err := r.marks(ctx, keyARN, doc, asOf)
+	if err != nil {
+		return judgement.Exemption{}, false, fmt.Errorf("read what exempts key %s: %w", keyARN, err)
+	}
+	x, ok := r.config.Exemptions.Find(string(kind), m.lasted, r.actor(doc.culprit(kind, e)), at)
+	return x, ok, nil
+}
+
+// marks are what a key is picked by: all that it shows or showed, and what of it
+// is still there and has lasted.
+type marks struct{ seen, lasted judgement.Key }
+
+// marks reads a key's aliases and tags, as of a time.
+func (r *Router) marks(ctx context.Context, keyARN string, doc keyDoc, at time.Time) (marks, error) {
+	var m marks
+	aliases, err := r.facts.AliasesOf(ctx, keyARN)
+	if err != nil && !unreadable(err) {
+		return m, err
+	}
+	m.seen.Aliases = append(m.seen.Aliases, doc.Aliases...)
+	for _, a := range aliases {
+		m.seen.Aliases = append(m.seen.Aliases, a.Name)
+		// Where the server does not say since when, it may be since now.
+		if !a.Updated.IsZero() && at.Sub(a.Updated) >= markLasts {
+			m.lasted.Aliases = append(m.lasted.Aliases, a.Name)
+		}
+	}
+	tags, err := r.facts.Tags(ctx, keyARN)
+	switch {
+	case errors.Is(err, inventory.ErrAccessDenied):
+		r.log.WarnContext(ctx, "a key's tags may not be read, so no exemption by tag holds for it", "key", keyARN, "error", err)
+	case err != nil && !unreadable(err):
+		return m, err
+	}
+	m.seen.Tags, m.lasted.Tags = map[string]string{}, map[string]string{}
+	for _, t := range doc.Tags {
+		m.seen.Tags[t.Name] = t.Value
+		if tags[t.Name] == t.Value && at.Sub(t.Since) >= markLasts {
+			m.lasted.Tags[t.Name] = t.Value
+		}
+	}
+	for name, value := range tags {
+		m.seen.Tags[name] = value
+	}
+	return m, nil
+}
+
+// unreadable reports whether trying again would not help to read a key.
+func unreadable(err error) bool {
+	return errors.Is(err, inventory.ErrNotFound) || errors.Is(err, inventory.ErrAccessDenied)
+}
+
+// actor is a party as rules look at it.
+func (r *Router) actor(p *party) judgement.Actor {
+	if p == nil {
+		return judgement.Actor{}
+	}
+	return judgement.Actor{Principal: p.Principal, Foreign: p.Account != r.config.Identity.Account}
+}
+
+// tellExempt makes an alert the note of what was left alone because of x.
+func tellExempt(a *alert.Alert, x judgement.Exemption, mode Mode) {
+	a.ID += "/exempt"
+	a.Severity = alert.Info
+	a.Title += ", exempt"
+	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusNone,
+		Description: fmt.Sprintf("It was left as it is: exempt until %s, because: %s.", x.Until(), x.Reason)}
+	a.Facts = append(a.Facts, alert.Fact{Name: "exemption", Values: []string{x.String()}})
+}

@@ -1,0 +1,147 @@
+// Package judgement says how grave an occurrence is in its context
+// ([Rules.Judge]), and what somebody has exempted ([Exemptions.Find]). It is
+// pure: it knows what it is given and reads nothing.
+//
+// What it is given of keys and actors came from outside. Everything that makes
+// an occurrence louder counts as soon as it is seen; what makes it quieter has
+// to have lasted, so that whoever does harm cannot make it small first, by a tag
+// of their own. See [Key].
+package judgement
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Key is what keys are picked by. An occurrence has two of them: what the key
+// shows or showed, and the part of it that lasted.
+type Key struct {
+	// Aliases are names such as "alias/app".
+	Aliases []string
+	Tags    map[string]string
+}
+
+// Actor is who did it. The zero value is nobody: no event says.
+type Actor struct {
+	// Principal is the ARN of the role (not of its session) or of the user.
+	Principal string
+	// Foreign: it belongs to another account than the key.
+	Foreign bool
+}
+
+// Selector picks keys: by a pattern of alias names ("alias/prod-*"), or by a tag
+// and a pattern of its value ("tag env=prod"). "*" stands for any text.
+type Selector struct {
+	alias      string
+	tag, value string
+}
+
+// ParseSelector reads "alias/PATTERN" or "tag NAME=VALUE".
+func ParseSelector(s string) (Selector, error) {
+	s = strings.TrimSpace(s)
+	if name, ok := strings.CutPrefix(s, "alias/"); ok && name != "" {
+		return Selector{alias: s}, nil
+	}
+	if tag, ok := strings.CutPrefix(s, "tag "); ok {
+		// The first "=" parts them: KMS allows it in both, people use it in neither.
+		name, value, ok := strings.Cut(strings.TrimSpace(tag), "=")
+		if name, value = strings.TrimSpace(name), strings.TrimSpace(value); ok && name != "" && value != "" {
+			return Selector{tag: name, value: value}, nil
+		}
+	}
+	return Selector{}, fmt.Errorf("%q picks no key: write alias/PATTERN or tag NAME=VALUE, such as alias/prod-* or tag env=prod", s)
+}
+
+// String is the selector as ParseSelector reads it.
+func (s Selector) String() string {
+	if s.alias != "" {
+		return s.alias
+	}
+	return "tag " + s.tag + "=" + s.value
+}
+
+// Picks reports whether the selector picks the key, and by what of it: an alias
+// name, or "tag NAME=VALUE".
+func (s Selector) Picks(k Key) (by string, ok bool) {
+	if s.alias != "" {
+		for _, name := range k.Aliases {
+			if Matches(s.alias, name) {
+				return name, true
+			}
+		}
+		return "", false
+	}
+	value, tagged := k.Tags[s.tag]
+	if !tagged || !Matches(s.value, value) {
+		return "", false
+	}
+	return "tag " + s.tag + "=" + value, true
+}
+
+// all reports whether every key with an alias, or with the tag, would be picked.
+func (s Selector) all() bool {
+	return s.alias != "" && strings.Trim(s.alias, "*") == "alias/" || s.tag != "" && strings.Trim(s.value, "*") == ""
+}
+
+// Principals picks actors by a pattern, in which "*" stands for any text:
+// "role/NAME" and "user/NAME" are those of the key's own account, with or
+// without their path; what begins with "arn:" is the whole ARN, of any account.
+type Principals struct{ pattern string }
+
+// ParsePrincipals reads such a pattern.
+func ParsePrincipals(s string) (Principals, error) {
+	s = strings.TrimSpace(s)
+	for _, form := range []string{"role/", "user/", "arn:"} {
+		if name, ok := strings.CutPrefix(s, form); ok && name != "" && !strings.ContainsAny(s, " \t\n") {
+			return Principals{s}, nil
+		}
+	}
+	return Principals{}, fmt.Errorf("%q is no pattern of roles or users: write role/NAME, user/NAME or an ARN, such as role/deploy-*", s)
+}
+
+// String is the pattern as ParsePrincipals reads it.
+func (p Principals) String() string { return p.pattern }
+
+// Include reports whether the actor is one of them.
+func (p Principals) Include(a Actor) bool {
+	if strings.HasPrefix(p.pattern, "arn:") {
+		return Matches(p.pattern, a.Principal)
+	}
+	// arn:aws:iam::111122223333:role/path/name
+	parts := strings.SplitN(a.Principal, ":", 6)
+	if a.Foreign || len(parts) < 6 || parts[2] != "iam" {
+		return false
+	}
+	kind, path, _ := strings.Cut(parts[5], "/")
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	return Matches(p.pattern, kind+"/"+path) || Matches(p.pattern, kind+"/"+name)
+}
+
+// all reports whether the pattern names nobody in particular.
+func (p Principals) all() bool {
+	_, name, _ := strings.Cut(p.pattern, "/")
+	if strings.HasPrefix(p.pattern, "arn:") {
+		name = p.pattern[len("arn:"):]
+	}
+	return strings.Trim(name, "*:/") == ""
+}
+
+// Matches reports whether the name is as the pattern says; "*" stands for any text.
+func Matches(pattern, name string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == name
+	}
+	rest, ok := strings.CutPrefix(name, parts[0])
+	if !ok {
+		return false
+	}
+	for _, p := range parts[1 : len(parts)-1] {
+		i := strings.Index(rest, p)
+		if i < 0 {
+			return false
+		}
+		rest = rest[i+len(p):]
+	}
+	return strings.HasSuffix(rest, parts[len(parts)-1])
+}
