@@ -148,6 +148,63 @@ func TestRecordsOfAnySource(t *testing.T) {
 	}
 }
 
+// Use of a key that does not work is a read: a rule gets it, also when S3 tries,
+// only in the state that includes reads.
+func TestUseOfADyingKey(t *testing.T) {
+	for state, want := range map[ebtypes.RuleState][]string{
+		ebtypes.RuleStateEnabled:                                  nil,
+		ebtypes.RuleStateEnabledWithAllCloudtrailManagementEvents: {"Decrypt DisabledException", "GenerateDataKey DisabledException", "Encrypt KMSInvalidStateException"},
+	} {
+		server := newServer(t, localaws.Options{})
+		keys := kms.NewFromConfig(once(server, "test"))
+		objects := s3.NewFromConfig(once(server, "test"), func(o *s3.Options) { o.UsePathStyle = true })
+		key, err := keys.CreateKey(t.Context(), &kms.CreateKeyInput{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := key.KeyMetadata.KeyId
+		sealed, err := keys.Encrypt(t.Context(), &kms.EncryptInput{KeyId: id, Plaintext: []byte("x")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := objects.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("bucket")}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := keys.DisableKey(t.Context(), &kms.DisableKeyInput{KeyId: id}); err != nil {
+			t.Fatal(err)
+		}
+		received := listen(t, server, `{"source":["aws.kms"],"detail":{"readOnly":[true],"errorCode":[{"exists":true}]}}`, state)
+		_, err = keys.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: sealed.CiphertextBlob})
+		wantCode(t, err, "DisabledException")
+		_, err = objects.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("bucket"), Key: aws.String("key"), ServerSideEncryption: "aws:kms", SSEKMSKeyId: id})
+		wantCode(t, err, "KMS.DisabledException")
+		if _, err := keys.ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: id}); err != nil {
+			t.Fatal(err)
+		}
+		_, err = keys.Encrypt(t.Context(), &kms.EncryptInput{KeyId: id, Plaintext: []byte("x")})
+		wantCode(t, err, "KMSInvalidStateException")
+		var got []string
+		for _, body := range received() {
+			var event struct {
+				Detail struct {
+					EventName, ErrorCode string
+					Resources            []struct{ ARN string }
+				}
+			}
+			if err := json.Unmarshal([]byte(body), &event); err != nil {
+				t.Fatal(err)
+			}
+			if r := event.Detail.Resources; len(r) != 1 || r[0].ARN != *key.KeyMetadata.Arn {
+				t.Errorf("resources of %s", body)
+			}
+			got = append(got, event.Detail.EventName+" "+event.Detail.ErrorCode)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", state, diff)
+		}
+	}
+}
+
 // listen makes a rule with the pattern and returns what reads the events that it let through.
 func listen(t *testing.T, server *localaws.Server, pattern string, state ...ebtypes.RuleState) (received func() []string) {
 	t.Helper()

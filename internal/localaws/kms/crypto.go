@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"maps"
@@ -135,11 +136,25 @@ func (c *call) used(k *key) {
 	k.lastUsage = &keyLastUsage{Operation: c.name, Timestamp: timestamp(c.now), CloudTrailEventID: c.eventID, KmsRequestID: c.requestID}
 }
 
+// algorithm is of calls whose record always names it, as given or not. No other is modelled.
+type algorithm struct {
+	EncryptionAlgorithm string `json:"EncryptionAlgorithm"`
+}
+
+func (a *algorithm) check() error {
+	a.EncryptionAlgorithm = cmp.Or(a.EncryptionAlgorithm, symmetricDefault)
+	if a.EncryptionAlgorithm != symmetricDefault {
+		return wire.Errorf(400, "UnknownOperationException", "localaws does not model the algorithm %s", a.EncryptionAlgorithm)
+	}
+	return nil
+}
+
 type encryptInput struct {
 	KeyID             string            `json:"KeyId"`
 	Plaintext         []byte            `json:"Plaintext"`
 	EncryptionContext map[string]string `json:"EncryptionContext"`
 	DryRun            *bool             `json:"DryRun"`
+	algorithm
 }
 
 type encryptOutput struct {
@@ -150,6 +165,9 @@ type encryptOutput struct {
 
 func encrypt(c *call, in *encryptInput) (encryptOutput, error) {
 	var out encryptOutput
+	if err := in.check(); err != nil {
+		return out, err
+	}
 	if len(in.Plaintext) == 0 || len(in.Plaintext) > 4096 {
 		return out, invalid("1 validation error detected: Value at 'plaintext' failed to satisfy constraint: Member must have length between 1 and 4096")
 	}
@@ -169,6 +187,7 @@ type decryptInput struct {
 	KeyID             string            `json:"KeyId"`
 	EncryptionContext map[string]string `json:"EncryptionContext"`
 	DryRun            *bool             `json:"DryRun"`
+	algorithm
 }
 
 type decryptOutput struct {
@@ -180,6 +199,9 @@ type decryptOutput struct {
 
 func decrypt(c *call, in *decryptInput) (decryptOutput, error) {
 	var out decryptOutput
+	if err := in.check(); err != nil {
+		return out, err
+	}
 	k, p, err := c.sourceKey(in.CiphertextBlob, in.KeyID, c.name, in.EncryptionContext)
 	if err != nil {
 		return out, err

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -71,6 +72,23 @@ func (s *Service) deleteKey(k *key) {
 	delete(s.keys, k.id)
 	maps.DeleteFunc(s.aliases, func(_ string, a *alias) bool { return a.key == k })
 	s.announce(k, k.deletion, "DeleteKey", "KMS CMK Deletion", serviceEventDetails{})
+}
+
+// DeleteReplica is the end of the key's replica in another Region, which cannot be
+// seen from here. The window of a primary key that waits for the deletion of its
+// replicas begins with the last of them. An unknown key or Region changes nothing.
+func (s *Service) DeleteReplica(keyID, region string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.keys[keyID[strings.LastIndexByte(keyID, '/')+1:]]
+	if k == nil || region == s.region {
+		return
+	}
+	k.regions = slices.DeleteFunc(slices.Clone(k.regions), func(r string) bool { return r == region })
+	if k.state() == statePendingReplicaDeletion && !k.isPrimaryWithReplicas(s.region) {
+		k.deletion = time.Now().Add(time.Duration(k.window) * day)
+		s.reschedule()
+	}
 }
 
 // multiRegionConfig is the API's MultiRegionConfiguration.
@@ -170,7 +188,16 @@ func replicateKey(c *call, in *replicateKeyInput) (replicateKeyOutput, error) {
 	out = replicateKeyOutput{ReplicaKeyMetadata: c.metadata(replica), ReplicaPolicy: policy, ReplicaTags: replica.tagList()}
 	out.ReplicaKeyMetadata.KeyState, out.ReplicaKeyMetadata.Enabled = "Creating", false
 	c.response = out
+	c.afterRecord = func() { c.synchronize(k) }
 	return out, nil
+}
+
+// synchronize records that KMS copies what the keys of several Regions share.
+// AWS does so from time to time, too.
+func (c *call) synchronize(k *key) {
+	r := c.ownRecord(k, c.now)
+	r.EventName, r.EventType, r.RequestID = "SynchronizeMultiRegionKey", trail.APICall, wire.NewUUID()
+	c.trail.Record(r)
 }
 
 type updatePrimaryRegionInput struct {

@@ -227,6 +227,11 @@ type retireGrantInput struct {
 	DryRun     *bool  `json:"DryRun"`
 }
 
+// grantData is what CloudTrail adds to the record of a retired grant.
+type grantData struct {
+	GrantID string `json:"GrantId"`
+}
+
 // retireGrant needs no permission of the key policy: the grant says who may
 // retire it, besides the account's root user.
 func retireGrant(c *call, in *retireGrantInput) error {
@@ -234,7 +239,7 @@ func retireGrant(c *call, in *retireGrantInput) error {
 	if err != nil {
 		return err
 	}
-	c.key, c.grantID = k, g.id
+	c.key, c.additional = k, grantData{g.id}
 	grantee := c.is(g.GranteePrincipal) && slices.Contains(g.Operations, "RetireGrant")
 	if !c.is(g.RetiringPrincipal) && !grantee && c.caller.ARN != c.rootARN() {
 		return c.denied(c.name, k.arn, "because the grant names another retiring principal")

@@ -20,6 +20,7 @@ const (
 	statePendingDeletion        = "PendingDeletion"
 	statePendingReplicaDeletion = "PendingReplicaDeletion"
 	statePendingImport          = "PendingImport"
+	stateUnavailable            = "Unavailable"
 )
 
 // Values of the API that the code decides by.
@@ -43,18 +44,19 @@ const (
 
 // key is one KMS key.
 type key struct {
-	id, arn        string
-	created        time.Time
-	description    string
-	spec, usage    string
-	origin         string
-	manager        string
-	customKeyStore string
-	enabled        bool // what the key is, or is again once nothing else decides its state
-	policy         string
-	rules          *iam.Policy
-	tags           map[string]string
-	grants         map[string]*grant
+	id, arn     string
+	created     time.Time
+	description string
+	spec, usage string
+	origin      string
+	manager     string
+	store       *keyStore // the custom key store that it is in, or nil
+	xksKeyID    string    // of the key in an external key store
+	enabled     bool      // what the key is, or is again once nothing else decides its state
+	policy      string
+	rules       *iam.Policy
+	tags        map[string]string
+	grants      map[string]*grant
 
 	deletion time.Time // when the key will be deleted; zero while it is not scheduled
 	window   int       // the days of the deletion's window; zero while it is not scheduled
@@ -82,6 +84,8 @@ func (k *key) state() string {
 		return statePendingDeletion
 	case k.origin == originExternal && !k.materialComplete():
 		return statePendingImport
+	case k.store != nil && k.store.connection != storeConnected:
+		return stateUnavailable
 	case k.enabled:
 		return stateEnabled
 	}
@@ -119,6 +123,8 @@ func (k *key) ready() error {
 	switch k.state() {
 	case statePendingImport:
 		return invalidState(k, "pending import")
+	case stateUnavailable:
+		return invalidState(k, "unavailable")
 	case stateDisabled:
 		return wire.Errorf(400, "DisabledException", "%s is disabled.", k.arn)
 	}
@@ -258,6 +264,7 @@ type createKeyInput struct {
 	Origin                         string  `json:"Origin"`
 	Policy                         *string `json:"Policy"`
 	Tags                           []tag   `json:"Tags"`
+	XksKeyID                       string  `json:"XksKeyId"`
 }
 
 type createKeyOutput struct {
@@ -280,10 +287,14 @@ func createKey(c *call, in *createKeyInput) (createKeyOutput, error) {
 	k := c.newKey(*in.Description, managerCustomer)
 	k.spec, k.usage, k.origin = in.KeySpec, in.KeyUsage, in.Origin
 	if in.CustomKeyStoreID != nil {
-		k.customKeyStore = *in.CustomKeyStoreID
+		var err error
+		if k.store, err = c.storeOf(*in.CustomKeyStoreID, in.Origin); err != nil {
+			return out, err
+		}
+		k.xksKeyID = in.XksKeyID
 	}
 	if in.MultiRegion != nil && *in.MultiRegion {
-		if k.customKeyStore != "" {
+		if k.store != nil {
 			return out, unsupported("A key in a custom key store cannot be a multi-Region key")
 		}
 		k.id = "mrk-" + strings.ReplaceAll(k.id, "-", "")
@@ -331,8 +342,10 @@ func (in *createKeyInput) complete() error {
 		if in.CustomKeyStoreID != nil {
 			return invalid("CustomKeyStoreId is only valid with the origins AWS_CLOUDHSM and EXTERNAL_KEY_STORE")
 		}
-	case "AWS_CLOUDHSM", "EXTERNAL_KEY_STORE":
-		// Any id is taken for a connected store: the stores themselves are not modelled.
+	case storeCloudHSM, storeExternal:
+		if (in.XksKeyID != "") != (in.Origin == storeExternal) {
+			return invalid("XksKeyId is required for the origin %s and valid with no other", storeExternal)
+		}
 		if in.CustomKeyStoreID == nil {
 			return invalid("The origin %s requires a CustomKeyStoreId", in.Origin)
 		}
@@ -377,6 +390,8 @@ type keyMetadata struct {
 	ValidTo                     *timestamp         `json:"ValidTo,omitempty"`
 	Origin                      string             `json:"Origin"`
 	CustomKeyStoreID            *string            `json:"CustomKeyStoreId,omitempty"`
+	CloudHsmClusterID           string             `json:"CloudHsmClusterId,omitempty"`
+	XksKeyConfiguration         *xksKey            `json:"XksKeyConfiguration,omitempty"`
 	ExpirationModel             *string            `json:"ExpirationModel,omitempty"`
 	KeyManager                  string             `json:"KeyManager"`
 	CustomerMasterKeySpec       string             `json:"CustomerMasterKeySpec"`
@@ -389,6 +404,10 @@ type keyMetadata struct {
 	MultiRegion                 bool               `json:"MultiRegion"`
 	MultiRegionConfiguration    *multiRegionConfig `json:"MultiRegionConfiguration,omitempty"`
 	CurrentKeyMaterialID        *string            `json:"CurrentKeyMaterialId,omitempty"`
+}
+
+type xksKey struct {
+	ID string `json:"Id"`
 }
 
 func (s *Service) metadata(k *key) keyMetadata {
@@ -417,10 +436,13 @@ func (s *Service) metadata(k *key) keyMetadata {
 	case statePendingReplicaDeletion:
 		m.PendingDeletionWindowInDays = new(k.window)
 	}
-	if k.customKeyStore != "" {
-		m.CustomKeyStoreID = new(k.customKeyStore)
+	if k.store != nil {
+		m.CustomKeyStoreID, m.CloudHsmClusterID = new(k.store.id), k.store.CloudHsmClusterID
 	}
-	if current := k.current(); current != nil && k.symmetric() && k.customKeyStore == "" {
+	if k.xksKeyID != "" {
+		m.XksKeyConfiguration = &xksKey{ID: k.xksKeyID}
+	}
+	if current := k.current(); current != nil && k.symmetric() && k.store == nil {
 		m.CurrentKeyMaterialID = new(current.id)
 	}
 	if k.origin == originExternal {

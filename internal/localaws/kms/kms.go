@@ -3,10 +3,11 @@
 // and the CloudTrail records and native events that AWS makes of all that.
 //
 // What it leaves out answers UnknownOperationException and is never guessed:
-// asymmetric and HMAC cryptography (such keys exist, with their metadata),
-// custom key stores beyond being a key's origin, and replica keys in other
-// Regions (a multi-Region key here knows its Regions; the other ones hold
-// nothing, so a primary key that waits for its replicas' deletion waits on).
+// asymmetric and HMAC cryptography (such keys exist, with their metadata), what
+// is behind a custom key store (its keys are kept here like all others), and
+// replica keys in other Regions (a multi-Region key here knows its Regions; the
+// other ones hold nothing, so a primary key that waits for its replicas' deletion
+// waits for DeleteReplica).
 // AWS's eventual consistency is not modelled either: an answer is final at once.
 //
 // Key states and their errors follow the "Key state table" of the KMS developer
@@ -41,9 +42,10 @@ type Service struct {
 	mu        sync.Mutex
 	keys      map[string]*key   // by key id
 	aliases   map[string]*alias // by name
+	stores    map[string]*keyStore
 	wrapping  map[string]*rsa.PrivateKey
 	due       time.Time   // when advance has something to do next; zero for never
-	timer     *time.Timer // wakes advance for what must not wait for a request
+	timer     *time.Timer // wakes advance then
 	closed    bool
 	callbacks sync.WaitGroup
 }
@@ -56,6 +58,7 @@ func New(c Config) *Service {
 		trail:    c.Trail,
 		keys:     map[string]*key{},
 		aliases:  map[string]*alias{},
+		stores:   map[string]*keyStore{},
 		wrapping: map[string]*rsa.PrivateKey{},
 	}
 	if s.trail == nil {
@@ -94,13 +97,13 @@ type call struct {
 	now       time.Time
 	via       string // the AWS service that calls on the caller's behalf, or ""
 
-	params    any               // the request, with defaults filled in, for requestParameters
-	response  any               // for responseElements; nil names the key
-	key       *key              // the key that the call is about
-	resources []string          // ARNs; empty means the key's
-	grantID   string            // for additionalEventData
-	context   map[string]string // condition keys of this operation
-	data      map[string]string // the encryption context of this operation
+	params     any               // the request, with defaults filled in, for requestParameters
+	response   any               // for responseElements; nil names the key
+	additional any               // for additionalEventData
+	key        *key              // the key that the call is about
+	resources  []string          // ARNs; empty means the key's
+	context    map[string]string // condition keys of this operation
+	data       map[string]string // the encryption context of this operation
 
 	afterRecord func() // what KMS does once the call is recorded, so that its events follow
 }
@@ -142,15 +145,20 @@ func (s *Service) table() map[string]wire.JSONOperation {
 	const read, write = true, false
 	return map[string]wire.JSONOperation{
 		"CancelKeyDeletion":               handle(s, "CancelKeyDeletion", write, cancelKeyDeletion),
+		"ConnectCustomKeyStore":           handle(s, "ConnectCustomKeyStore", write, connectCustomKeyStore),
 		"CreateAlias":                     handle(s, "CreateAlias", write, noOutput(createAlias)),
+		"CreateCustomKeyStore":            handle(s, "CreateCustomKeyStore", write, createCustomKeyStore),
 		"CreateGrant":                     handle(s, "CreateGrant", write, createGrant),
 		"CreateKey":                       handle(s, "CreateKey", write, createKey),
 		"Decrypt":                         handle(s, "Decrypt", read, decrypt),
 		"DeleteAlias":                     handle(s, "DeleteAlias", write, noOutput(deleteAlias)),
+		"DeleteCustomKeyStore":            handle(s, "DeleteCustomKeyStore", write, deleteCustomKeyStore),
 		"DeleteImportedKeyMaterial":       handle(s, "DeleteImportedKeyMaterial", write, deleteImportedKeyMaterial),
+		"DescribeCustomKeyStores":         handle(s, "DescribeCustomKeyStores", read, describeCustomKeyStores),
 		"DescribeKey":                     handle(s, "DescribeKey", read, describeKey),
 		"DisableKey":                      handle(s, "DisableKey", write, noOutput(disableKey)),
 		"DisableKeyRotation":              handle(s, "DisableKeyRotation", write, noOutput(disableKeyRotation)),
+		"DisconnectCustomKeyStore":        handle(s, "DisconnectCustomKeyStore", write, disconnectCustomKeyStore),
 		"EnableKey":                       handle(s, "EnableKey", write, noOutput(enableKey)),
 		"EnableKeyRotation":               handle(s, "EnableKeyRotation", write, noOutput(enableKeyRotation)),
 		"Encrypt":                         handle(s, "Encrypt", read, encrypt),
@@ -179,6 +187,7 @@ func (s *Service) table() map[string]wire.JSONOperation {
 		"TagResource":                     handle(s, "TagResource", write, noOutput(tagResource)),
 		"UntagResource":                   handle(s, "UntagResource", write, noOutput(untagResource)),
 		"UpdateAlias":                     handle(s, "UpdateAlias", write, noOutput(updateAlias)),
+		"UpdateCustomKeyStore":            handle(s, "UpdateCustomKeyStore", write, updateCustomKeyStore),
 		"UpdateKeyDescription":            handle(s, "UpdateKeyDescription", write, noOutput(updateKeyDescription)),
 		"UpdatePrimaryRegion":             handle(s, "UpdatePrimaryRegion", write, noOutput(updatePrimaryRegion)),
 	}

@@ -316,6 +316,9 @@ func TestRefusedCallsAreRecorded(t *testing.T) {
 			if d.ErrorCode != tc.recorded || d.ErrorMessage == "" || string(d.ResponseElements) != "null" {
 				t.Errorf("record %+v", d)
 			}
+			if denied := tc.name == "denied"; denied != (string(d.RequestParameters) == "null") || denied && (d.Resources != nil || !strings.Contains(d.ErrorMessage, key)) {
+				t.Errorf("record of what was asked for: %+v", d)
+			}
 		})
 	}
 }
@@ -451,6 +454,8 @@ func TestRotation(t *testing.T) {
 		}
 		w.take()
 		time.Sleep(181 * 24 * time.Hour)
+		synctest.Wait()
+		events := w.take()
 		out, err := c.ListKeyRotations(t.Context(), &sdk.ListKeyRotationsInput{KeyId: &key})
 		if err != nil {
 			t.Fatal(err)
@@ -462,7 +467,6 @@ func TestRotation(t *testing.T) {
 		if diff := cmp.Diff([]types.RotationType{"ON_DEMAND", "AUTOMATIC", "AUTOMATIC"}, kinds); diff != "" {
 			t.Errorf("rotations (-want +got):\n%s", diff)
 		}
-		events := w.take()
 		if diff := cmp.Diff([]string{
 			"AWS Service Event via CloudTrail RotateKey", "KMS CMK Rotation",
 			"AWS Service Event via CloudTrail RotateKey", "KMS CMK Rotation",

@@ -173,7 +173,7 @@ func rotateKeyOnDemand(c *call, in *keyIDInput) (keyIDOutput, error) {
 	if err != nil {
 		return out, err
 	}
-	if !k.symmetric() || k.customKeyStore != "" {
+	if !k.symmetric() || k.store != nil {
 		return out, unsupported("%s cannot be rotated on demand.", k.arn)
 	}
 	if err := k.ready(); err != nil {
@@ -229,7 +229,7 @@ func listKeyRotations(c *call, in *listKeyRotationsInput) (listKeyRotationsOutpu
 	if err != nil {
 		return out, err
 	}
-	if !k.symmetric() || k.customKeyStore != "" {
+	if !k.symmetric() || k.store != nil {
 		return out, unsupported("%s has no key rotations.", k.arn)
 	}
 	entries := []rotationEntry{}
@@ -258,8 +258,7 @@ func listKeyRotations(c *call, in *listKeyRotationsInput) (listKeyRotationsOutpu
 }
 
 // advance does what has become due: keys are deleted, imported material
-// expires, and keys rotate. It runs before each request, and by a timer for
-// deletion and expiry; a rotation that nobody looks at may wait.
+// expires, and keys rotate. It runs before each request and by a timer.
 func (s *Service) advance(now time.Time) {
 	if s.due.IsZero() || now.Before(s.due) {
 		return
@@ -298,26 +297,24 @@ func (k *key) rotates() bool { return k.rotationPeriod > 0 && k.state() == state
 
 // reschedule finds out when advance has something to do next.
 func (s *Service) reschedule() {
-	var wake time.Time
 	s.due = time.Time{}
 	for _, k := range s.keys {
-		wake = earlier(wake, k.deletion)
+		s.due = earlier(s.due, k.deletion)
 		for _, m := range k.materials {
-			wake = earlier(wake, m.expiry())
+			s.due = earlier(s.due, m.expiry())
 		}
 		if k.rotates() {
 			s.due = earlier(s.due, k.nextRotation)
 		}
 	}
-	s.due = earlier(s.due, wake)
 	if s.timer != nil {
 		s.timer.Stop()
 		s.timer = nil
 	}
-	if wake.IsZero() || s.closed {
+	if s.due.IsZero() || s.closed {
 		return
 	}
-	s.timer = time.AfterFunc(time.Until(wake), s.wake)
+	s.timer = time.AfterFunc(time.Until(s.due), s.wake)
 }
 
 // wake is the timer's call of advance.

@@ -12,13 +12,14 @@ import (
 func (s *Service) record(c *call, err error) {
 	t := trail.Call{
 		Service: "kms", Operation: c.name, ReadOnly: c.readOnly, Caller: c.caller, RequestID: c.requestID, EventID: c.eventID,
-		Time: c.now, Internal: c.via != "", Parameters: c.params, Response: c.response, Err: err,
-	}
-	if c.grantID != "" {
-		t.AdditionalData = grantData{GrantID: c.grantID}
+		Time: c.now, Internal: c.via != "", Parameters: c.params, Response: c.response, AdditionalData: c.additional, Err: err,
 	}
 	resources := c.resources
-	if c.key != nil {
+	if wire.IsCode(err, "AccessDeniedException") {
+		// The developer guide has no record of a denial. Those that people show name
+		// the key in their message alone, which is the least that a reader can hope for.
+		t.Parameters, resources = nil, nil
+	} else if c.key != nil {
 		if len(resources) == 0 {
 			resources = []string{c.key.arn}
 		}
@@ -32,13 +33,20 @@ func (s *Service) record(c *call, err error) {
 	s.trail.Call(t)
 }
 
-type grantData struct {
-	GrantID string `json:"GrantId"`
-}
-
 // trailResource names a key or an alias; CloudTrail gives both the same type.
 func (s *Service) trailResource(arn string) trail.Resource {
 	return trail.Resource{AccountID: s.account, Type: "AWS::KMS::Key", ARN: arn}
+}
+
+// ownRecord begins the record of what KMS did to a key of its own accord.
+func (s *Service) ownRecord(k *key, at time.Time) trail.Record {
+	return trail.Record{
+		EventVersion: "1.11", EventTime: trail.Time(at), EventSource: "kms.amazonaws.com", AWSRegion: s.region,
+		EventID: wire.NewUUID(), ManagementEvent: true, EventCategory: "Management", RecipientAccountID: s.account,
+		UserIdentity:    trail.Identity{AccountID: s.account, InvokedBy: trail.AWSInternal},
+		SourceIPAddress: trail.AWSInternal, UserAgent: trail.AWSInternal,
+		Resources: []trail.Resource{s.trailResource(k.arn)},
+	}
 }
 
 // serviceEventDetails is what the service events of KMS tell.
@@ -66,12 +74,8 @@ type nativeDetail struct {
 func (s *Service) announce(k *key, at time.Time, eventName, detailType string, d serviceEventDetails) {
 	d.KeyID = k.id
 	details, _ := json.Marshal(d) // strings always encode
-	s.trail.Record(trail.Record{
-		EventVersion: "1.11", EventTime: trail.Time(at), EventSource: "kms.amazonaws.com", EventName: eventName, AWSRegion: s.region,
-		EventID: wire.NewUUID(), EventType: trail.ServiceEvent, ManagementEvent: true, EventCategory: "Management", RecipientAccountID: s.account,
-		UserIdentity:    trail.Identity{AccountID: s.account, InvokedBy: trail.AWSInternal},
-		SourceIPAddress: trail.AWSInternal, UserAgent: trail.AWSInternal,
-		Resources: []trail.Resource{s.trailResource(k.arn)}, ServiceEventDetails: details,
-	})
+	r := s.ownRecord(k, at)
+	r.EventName, r.EventType, r.ServiceEventDetails = eventName, trail.ServiceEvent, details
+	s.trail.Record(r)
 	s.trail.Native("kms", detailType, at, []string{k.arn}, nativeDetail(d))
 }

@@ -12,8 +12,8 @@ import (
 
 // JSON writes a request or an answer as CloudTrail does: names, which are those of
 // the fields' json tags where they have one, begin with a small letter, times are
-// text, absent members and binary ones are left out. A field with the tag
-// `trail:"-"` is left out too. Nothing is nil.
+// text, absent members and binary ones are left out. A trail tag gives a field
+// another name, and "-" leaves it out too. Nothing is nil.
 func JSON(v any) json.RawMessage {
 	if v == nil {
 		return nil
@@ -59,13 +59,16 @@ func writeFields(b *bytes.Buffer, v reflect.Value) {
 			writeFields(b, value)
 			continue
 		}
-		if field.Tag.Get("trail") == "-" || absent(value) {
+		name := field.Tag.Get("trail")
+		if name == "-" || absent(value) {
 			continue
 		}
 		if !bytes.HasSuffix(b.Bytes(), []byte{'{'}) {
 			b.WriteByte(',')
 		}
-		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if name == "" {
+			name, _, _ = strings.Cut(field.Tag.Get("json"), ",")
+		}
 		if name == "" {
 			name = field.Name
 		}
