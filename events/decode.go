@@ -106,6 +106,12 @@ type record struct {
 	RequestParameters   parameters
 	ResponseElements    parameters
 	ServiceEventDetails parameters
+	Additional          additional
+
+	// Request and Response are the texts of requestParameters and
+	// responseElements, for services that write other things there than KMS: only
+	// those events that are about one are read again.
+	Request, Response string
 
 	// Native is set instead of everything else in the detail of an event
 	// without CloudTrail.
@@ -148,11 +154,17 @@ func (s *scanner) record() (r record) {
 		case "resources":
 			r.Resources = s.resources()
 		case "requestParameters":
+			at := s.pos
 			r.RequestParameters = s.parameters()
+			r.Request = s.text[at:s.pos]
 		case "responseElements":
+			at := s.pos
 			r.ResponseElements = s.parameters()
+			r.Response = s.text[at:s.pos]
 		case "serviceEventDetails":
 			r.ServiceEventDetails = s.parameters()
+		case "additionalEventData":
+			r.Additional = s.additional()
 
 		case "key-id":
 			r.Native.KeyID = s.string()
@@ -257,6 +269,25 @@ func (s *scanner) issuer() (i issuer) {
 	return i
 }
 
+// additional is a record's additionalEventData, as far as KMS writes there what
+// it writes nowhere else.
+type additional struct {
+	GrantID            string
+	CustomKeyStoreName string
+}
+
+func (s *scanner) additional() (a additional) {
+	for name := range s.members {
+		switch name {
+		case "grantId":
+			a.GrantID = s.string()
+		case "customKeyStoreName":
+			a.CustomKeyStoreName = s.string()
+		}
+	}
+	return a
+}
+
 // parameters holds what KMS writes into requestParameters, responseElements and
 // serviceEventDetails, for all operations: their names do not collide.
 type parameters struct {
@@ -276,6 +307,7 @@ type parameters struct {
 	KeyUsage              string
 	MultiRegion           bool
 	CustomKeyStoreID      string
+	CustomKeyStoreName    string
 
 	ReplicaRegion string
 	PrimaryRegion string
@@ -288,6 +320,7 @@ type parameters struct {
 	GranteeServicePrincipal string
 	RetiringPrincipal       string
 	Operations              []string
+	Constrained             bool
 
 	ExpirationModel       string
 	KeyMaterialID         string
@@ -334,6 +367,8 @@ func (s *scanner) parameters() (p parameters) {
 			p.MultiRegion = s.bool()
 		case "customKeyStoreId":
 			p.CustomKeyStoreID = s.string()
+		case "customKeyStoreName":
+			p.CustomKeyStoreName = s.string()
 		case "replicaRegion":
 			p.ReplicaRegion = s.string()
 		case "primaryRegion":
@@ -352,6 +387,8 @@ func (s *scanner) parameters() (p parameters) {
 			p.RetiringPrincipal = s.string()
 		case "operations":
 			p.Operations = s.strings()
+		case "constraints":
+			p.Constrained = s.constraints()
 		case "expirationModel":
 			p.ExpirationModel = s.string()
 		case "keyMaterialId":
@@ -375,6 +412,30 @@ func (s *scanner) parameters() (p parameters) {
 		}
 	}
 	return p
+}
+
+// constraints reports whether a grant's constraints hold anything.
+func (s *scanner) constraints() bool {
+	var subset, equals, source bool
+	for name := range s.members {
+		switch name {
+		case "encryptionContextSubset":
+			subset = s.filled()
+		case "encryptionContextEquals":
+			equals = s.filled()
+		case "sourceArn":
+			source = s.string() != ""
+		}
+	}
+	return subset || equals || source
+}
+
+// filled passes over an object and reports whether it has members.
+func (s *scanner) filled() (some bool) {
+	for range s.members {
+		some = true
+	}
+	return some
 }
 
 // tags reads a list of objects with a key and a value each.

@@ -67,6 +67,8 @@ type CreateGrant struct {
 	GranteeServicePrincipal string
 	RetiringPrincipal       string
 	Operations              []string
+	// Constrained: the grant holds only for some encryption context or source ARN.
+	Constrained bool
 }
 
 // GrantRemoval is the detail of RetireGrant and RevokeGrant.
@@ -95,6 +97,13 @@ type Rotation struct {
 	PreviousKeyMaterialID, CurrentKeyMaterialID string
 }
 
+// KeyStore is the detail of the calls on custom key stores: Create, Update,
+// Connect, Disconnect and DeleteCustomKeyStore.
+type KeyStore struct {
+	ID   string // "" when the store was not created
+	Name string
+}
+
 // TagResource is the detail of TagResource.
 type TagResource struct {
 	Tags map[string]string
@@ -103,6 +112,92 @@ type TagResource struct {
 // UntagResource is the detail of UntagResource.
 type UntagResource struct {
 	TagKeys []string
+}
+
+// Trail is the detail of CloudTrail's StopLogging, UpdateTrail and DeleteTrail.
+type Trail struct {
+	Name string // name or ARN, as sent
+}
+
+// EventSelectors is the detail of CloudTrail's PutEventSelectors: what a trail
+// takes down from then on, as sent.
+type EventSelectors struct {
+	Trail    string // name or ARN
+	Basic    []EventSelector
+	Advanced []AdvancedSelector
+}
+
+// EventSelector is one of CloudTrail's basic event selectors. A member that was
+// not sent has CloudTrail's default.
+type EventSelector struct {
+	ReadWriteType   string // All, ReadOnly or WriteOnly
+	Management      bool
+	ExcludedSources []string
+}
+
+// AdvancedSelector is one of CloudTrail's advanced event selectors: an event
+// matches that meets all fields.
+type AdvancedSelector []FieldSelector
+
+// FieldSelector is a condition on a field of events ("eventCategory").
+type FieldSelector struct {
+	Field string
+	// Operator is equals, notEquals, startsWith, notStartsWith, endsWith or
+	// notEndsWith.
+	Operator string
+	Values   []string
+}
+
+// Rule is the detail of EventBridge's PutRule, DisableRule, DeleteRule,
+// PutTargets and RemoveTargets.
+type Rule struct {
+	Name string
+	Bus  string // "" means the default bus
+	// State and Pattern are PutRule's; "" where the caller named none.
+	State, Pattern string
+}
+
+// Queue is the detail of SQS's DeleteQueue, PurgeQueue and SetQueueAttributes.
+type Queue struct {
+	URL        string
+	Attributes map[string]string // SetQueueAttributes'
+}
+
+// Topic is the detail of SNS's DeleteTopic, SetTopicAttributes, Unsubscribe and
+// SetSubscriptionAttributes.
+type Topic struct {
+	ARN          string // of the topic, which a subscription's ARN begins with
+	Subscription string // ARN
+	Attribute    string // that was set
+}
+
+// BucketEncryption is the detail of S3's PutBucketEncryption and
+// DeleteBucketEncryption.
+type BucketEncryption struct {
+	Bucket string
+	// Algorithm and Key are the new default's, as sent; "" for a deleted one.
+	Algorithm, Key string
+}
+
+// BucketPolicy is the detail of S3's PutBucketPolicy and DeleteBucketPolicy.
+type BucketPolicy struct {
+	Bucket string
+}
+
+// Volume is the detail of EC2's CreateVolume.
+type Volume struct {
+	ID        string // "" when the call failed
+	Encrypted bool
+	Key       string // ARN, id or alias; "" where the account's default was taken
+}
+
+// Database is the detail of RDS's CreateDBInstance and CreateDBCluster.
+type Database struct {
+	Name string
+	// Cluster is the cluster that an instance belongs to, which encrypts it.
+	Cluster   string
+	Encrypted bool
+	Key       string // ARN, id or alias; "" where the account's default was taken
 }
 
 // Schedule is the detail of a scheduled event.
@@ -125,4 +220,14 @@ func (KeyMaterial) detail()         {}
 func (Rotation) detail()            {}
 func (TagResource) detail()         {}
 func (UntagResource) detail()       {}
+func (KeyStore) detail()            {}
+func (Trail) detail()               {}
+func (EventSelectors) detail()      {}
+func (Rule) detail()                {}
+func (Queue) detail()               {}
+func (Topic) detail()               {}
+func (BucketEncryption) detail()    {}
+func (BucketPolicy) detail()        {}
+func (Volume) detail()              {}
+func (Database) detail()            {}
 func (Schedule) detail()            {}

@@ -43,8 +43,17 @@ const (
 	SourceNative = "aws.kms"
 )
 
-// SourceS3 is the eventSource of a CloudTrail record of S3.
-const SourceS3 = "s3.amazonaws.com"
+// The eventSources of CloudTrail records of other services whose details are
+// read: those that could blind what watches KMS, or go around its keys.
+const (
+	SourceCloudTrail  = "cloudtrail.amazonaws.com"
+	SourceEventBridge = "events.amazonaws.com"
+	SourceSQS         = "sqs.amazonaws.com"
+	SourceSNS         = "sns.amazonaws.com"
+	SourceS3          = "s3.amazonaws.com"
+	SourceEC2         = "ec2.amazonaws.com"
+	SourceRDS         = "rds.amazonaws.com"
+)
 
 // Event is one occurrence.
 type Event struct {

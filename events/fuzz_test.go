@@ -126,7 +126,9 @@ func encodeRecord(e Event) object {
 		eventType = "AwsServiceEvent"
 	}
 	request, response, details := encodeDetail(e.Detail)
-	request["aliasName"] = e.Alias
+	if e.Source == SourceKMS {
+		request["aliasName"] = e.Alias
+	}
 	return object{
 		"eventType":          eventType,
 		"eventName":          e.Name,
@@ -180,7 +182,7 @@ func encodeDetail(d Detail) (request, response, details object) {
 	case AliasTarget:
 		request = object{"targetKeyId": d.TargetKeyID}
 	case CreateGrant:
-		request = object{"granteePrincipal": d.GranteePrincipal, "granteeServicePrincipal": d.GranteeServicePrincipal, "retiringPrincipal": d.RetiringPrincipal, "operations": d.Operations}
+		request = object{"granteePrincipal": d.GranteePrincipal, "granteeServicePrincipal": d.GranteeServicePrincipal, "retiringPrincipal": d.RetiringPrincipal, "operations": d.Operations, "constraints": object{"sourceArn": map[bool]string{true: "arn"}[d.Constrained]}}
 		response = object{"grantId": d.GrantID}
 	case GrantRemoval:
 		request = object{"grantId": d.GrantID}
@@ -201,6 +203,37 @@ func encodeDetail(d Detail) (request, response, details object) {
 		request = object{"tags": tags}
 	case UntagResource:
 		request = object{"tagKeys": d.TagKeys}
+	case KeyStore:
+		request = object{"customKeyStoreId": d.ID, "customKeyStoreName": d.Name}
+	case Trail:
+		request = object{"name": d.Name}
+	case EventSelectors:
+		basic, advanced := []object{}, []object{}
+		for _, s := range d.Basic {
+			basic = append(basic, object{"readWriteType": s.ReadWriteType, "includeManagementEvents": s.Management, "excludeManagementEventSources": s.ExcludedSources})
+		}
+		for _, s := range d.Advanced {
+			fields := []object{}
+			for _, f := range s {
+				fields = append(fields, object{"field": f.Field, f.Operator: f.Values})
+			}
+			advanced = append(advanced, object{"fieldSelectors": fields})
+		}
+		request = object{"trailName": d.Trail, "eventSelectors": basic, "advancedEventSelectors": advanced}
+	case Rule:
+		request = object{"name": d.Name, "eventBusName": d.Bus, "state": d.State, "eventPattern": d.Pattern}
+	case Queue:
+		request = object{"queueUrl": d.URL, "attributes": d.Attributes}
+	case Topic:
+		request = object{"topicArn": d.ARN, "subscriptionArn": d.Subscription, "attributeName": d.Attribute}
+	case BucketEncryption:
+		request = object{"bucketName": d.Bucket, "ServerSideEncryptionConfiguration": object{"Rule": object{"ApplyServerSideEncryptionByDefault": object{"SSEAlgorithm": d.Algorithm, "KMSMasterKeyID": d.Key}}}}
+	case BucketPolicy:
+		request = object{"bucketName": d.Bucket}
+	case Volume:
+		response = object{"volumeId": d.ID, "encrypted": d.Encrypted, "kmsKeyId": d.Key}
+	case Database:
+		request = object{"dBInstanceIdentifier": d.Name, "dBClusterIdentifier": d.Cluster, "storageEncrypted": d.Encrypted, "kmsKeyId": d.Key}
 	}
 	return request, response, details
 }

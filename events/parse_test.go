@@ -96,14 +96,14 @@ func with(e Event, change func(*Event)) Event {
 
 var fixtures = map[string]Event{
 	"cancel-key-deletion":         call(1, "CancelKeyDeletion", keyA, "", nil),
-	"connect-custom-key-store":    call(2, "ConnectCustomKeyStore", "", "", nil),
+	"connect-custom-key-store":    call(2, "ConnectCustomKeyStore", "", "", KeyStore{ID: "cks-0fedcba9876543210", Name: "vault"}),
 	"create-alias":                call(3, "CreateAlias", keyA, "alias/app/orders", AliasTarget{TargetKeyID: "0a1b2c3d-1111-4222-8333-9e8d7c6b5a40"}),
-	"create-custom-key-store":     call(4, "CreateCustomKeyStore", "", "", nil),
-	"create-grant":                call(5, "CreateGrant", keyA, "", CreateGrant{GrantID: grant1, GranteePrincipal: "arn:aws:iam::444455556666:role/orders", RetiringPrincipal: "arn:aws:iam::444455556666:role/KeyOperators", Operations: []string{"Decrypt", "GenerateDataKey"}}),
+	"create-custom-key-store":     call(4, "CreateCustomKeyStore", "", "", KeyStore{ID: "cks-0fedcba9876543210", Name: "vault"}),
+	"create-grant":                call(5, "CreateGrant", keyA, "", CreateGrant{GrantID: grant1, GranteePrincipal: "arn:aws:iam::444455556666:role/orders", RetiringPrincipal: "arn:aws:iam::444455556666:role/KeyOperators", Operations: []string{"Decrypt", "GenerateDataKey"}, Constrained: true}),
 	"create-grant-service":        call(6, "CreateGrant", keyA, "", CreateGrant{GrantID: grant2, GranteeServicePrincipal: "backup.amazonaws.com", Operations: []string{"Decrypt"}}),
 	"create-key":                  call(7, "CreateKey", keyM, "", CreateKey{Description: "orders, blue", Origin: "AWS_KMS", KeySpec: "SYMMETRIC_DEFAULT", KeyUsage: "ENCRYPT_DECRYPT", MultiRegion: true, Policy: policy, BypassPolicyLockoutSafetyCheck: true}),
 	"delete-alias":                call(8, "DeleteAlias", keyA, "alias/app/orders", nil),
-	"delete-custom-key-store":     call(9, "DeleteCustomKeyStore", "", "", nil),
+	"delete-custom-key-store":     call(9, "DeleteCustomKeyStore", "", "", KeyStore{ID: "cks-0fedcba9876543210"}),
 	"delete-expired-key-material": service(10, ServiceEvent, "DeleteExpiredKeyMaterial", keyA, KeyMaterial{ID: material1}),
 
 	"delete-imported-key-material": call(11, "DeleteImportedKeyMaterial", keyA, "", KeyMaterial{ID: material1}),
@@ -115,7 +115,7 @@ var fixtures = map[string]Event{
 		e.ErrorCode = "AccessDenied"
 		e.ErrorMessage = "User: arn:aws:sts::444455556666:assumed-role/KeyOperators/bob is not authorized to perform: kms:DisableKeyRotation"
 	}),
-	"disconnect-custom-key-store": call(17, "DisconnectCustomKeyStore", "", "", nil),
+	"disconnect-custom-key-store": call(17, "DisconnectCustomKeyStore", "", "", KeyStore{ID: "cks-0fedcba9876543210"}),
 	"enable-key":                  call(18, "EnableKey", keyA, "", nil),
 	"enable-key-rotation":         call(19, "EnableKeyRotation", keyA, "", EnableKeyRotation{RotationPeriodInDays: 180}),
 	"import-key-material":         call(20, "ImportKeyMaterial", keyA, "", ImportKeyMaterial{Expires: true, KeyMaterialID: material1}),
@@ -123,7 +123,7 @@ var fixtures = map[string]Event{
 
 	"put-key-policy":                call(22, "PutKeyPolicy", keyA, "", PutKeyPolicy{PolicyName: "default", Policy: policy, BypassPolicyLockoutSafetyCheck: true}),
 	"replicate-key":                 call(23, "ReplicateKey", keyM, "", ReplicateKey{ReplicaRegion: "eu-north-1", ReplicaKeyARN: keyMN, ReplicaPolicy: policy}),
-	"retire-grant":                  call(24, "RetireGrant", keyA, "", GrantRemoval{}),
+	"retire-grant":                  call(24, "RetireGrant", keyA, "", GrantRemoval{GrantID: grant1}),
 	"revoke-grant":                  call(25, "RevokeGrant", keyA, "", GrantRemoval{GrantID: grant1}),
 	"rotate-key":                    service(26, ServiceEvent, "RotateKey", keyA, Rotation{Type: "AUTOMATIC", KeyOrigin: "AWS_KMS", PreviousKeyMaterialID: material1, CurrentKeyMaterialID: material2}),
 	"rotate-key-on-demand":          call(27, "RotateKeyOnDemand", keyA, "", nil),
@@ -140,7 +140,7 @@ var fixtures = map[string]Event{
 	"update-alias-china": with(call(35, "UpdateAlias", keyBCN, "alias/app/orders", AliasTarget{TargetKeyID: "5f6e7d8c-4444-4555-9666-1a2b3c4d5e6f"}), func(e *Event) {
 		e.Region = "cn-north-1"
 	}),
-	"update-custom-key-store": call(36, "UpdateCustomKeyStore", "", "", nil),
+	"update-custom-key-store": call(36, "UpdateCustomKeyStore", "", "", KeyStore{ID: "cks-0fedcba9876543210"}),
 	"update-key-description":  call(37, "UpdateKeyDescription", keyA, "", nil),
 	"update-primary-region":   call(38, "UpdatePrimaryRegion", keyM, "", UpdatePrimaryRegion{PrimaryRegion: "eu-north-1"}),
 	"update-primary-region-new": with(call(39, "UpdatePrimaryRegion", keyMN, "", UpdatePrimaryRegion{PrimaryRegion: "eu-north-1"}), func(e *Event) {
@@ -161,13 +161,31 @@ var fixtures = map[string]Event{
 	"scheduled-rule":      native(44, Scheduled, "Scheduled Event", "aws.events", "", Schedule{ARN: "arn:aws:events:eu-central-1:444455556666:rule/cmkeeper-sweep", Name: "cmkeeper-sweep"}),
 	"scheduled-scheduler": native(45, Scheduled, "Scheduled Event", "aws.scheduler", "", Schedule{ARN: "arn:aws:scheduler:eu-central-1:444455556666:schedule/default/cmkeeper-sweep", Name: "cmkeeper-sweep"}),
 	"other-service":       native(46, Native, "Object Created", "aws.s3", "", nil),
-	"other-service-call":  with(call(47, "StopLogging", "", "", nil), func(e *Event) { e.Source = "cloudtrail.amazonaws.com" }),
+	"other-service-call":  with(call(47, "StopLogging", "", "", Trail{Name: "trail"}), func(e *Event) { e.Source = SourceCloudTrail }),
 
 	"bare-record":     call(48, "DisableKey", keyA, "", nil),
 	"records":         call(49, "DisableKey", keyA, "", nil),
 	"sns-api-call":    call(50, "DisableKey", keyA, "", nil),
 	"sns-native":      native(51, Native, NativeDeletion, SourceNative, keyA, nil),
 	"sns-bare-record": call(52, "DisableKey", keyA, "", nil),
+
+	"put-event-selectors": with(call(53, "PutEventSelectors", "", "", EventSelectors{Trail: "trail", Basic: []EventSelector{{ReadWriteType: "All", Management: true, ExcludedSources: []string{"kms.amazonaws.com"}}, {ReadWriteType: "All"}}}), func(e *Event) { e.Source = SourceCloudTrail }),
+	"put-event-selectors-advanced": with(call(54, "PutEventSelectors", "", "", EventSelectors{Trail: "trail", Advanced: []AdvancedSelector{
+		{{Field: "eventCategory", Operator: "equals", Values: []string{"Management"}}, {Field: "eventSource", Operator: "notEquals", Values: []string{"kms.amazonaws.com"}}},
+		{{Field: "eventCategory", Operator: "equals", Values: []string{"Data"}}},
+	}}), func(e *Event) { e.Source = SourceCloudTrail }),
+	"delete-trail":               with(call(55, "DeleteTrail", "", "", Trail{Name: "arn:aws:cloudtrail:eu-central-1:444455556666:trail/trail"}), func(e *Event) { e.Source = SourceCloudTrail }),
+	"put-rule":                   with(call(56, "PutRule", "", "", Rule{Name: "cmkeeper-kms", Bus: "default", State: "DISABLED", Pattern: `{"source":["aws.nothing"]}`}), func(e *Event) { e.Source = SourceEventBridge }),
+	"remove-targets":             with(call(57, "RemoveTargets", "", "", Rule{Name: "cmkeeper-kms"}), func(e *Event) { e.Source = SourceEventBridge }),
+	"set-queue-attributes":       with(call(58, "SetQueueAttributes", "", "", Queue{URL: "https://sqs.eu-central-1.amazonaws.com/444455556666/cmkeeper-events", Attributes: map[string]string{"MessageRetentionPeriod": "60", "Policy": ""}}), func(e *Event) { e.Source = SourceSQS }),
+	"set-topic-attributes":       with(call(59, "SetTopicAttributes", "", "", Topic{ARN: "arn:aws:sns:eu-central-1:444455556666:cmkeeper-alerts", Attribute: "Policy"}), func(e *Event) { e.Source = SourceSNS }),
+	"unsubscribe":                with(call(60, "Unsubscribe", "", "", Topic{ARN: "arn:aws:sns:eu-central-1:444455556666:cmkeeper-alerts", Subscription: "arn:aws:sns:eu-central-1:444455556666:cmkeeper-alerts:0d9c8b7a-1111-4222-8333-444455556666"}), func(e *Event) { e.Source = SourceSNS }),
+	"put-bucket-encryption":      with(call(61, "PutBucketEncryption", "", "", BucketEncryption{Bucket: "orders", Algorithm: "aws:kms", Key: keyA}), func(e *Event) { e.Source = SourceS3 }),
+	"put-bucket-encryption-list": with(call(62, "PutBucketEncryption", "", "", BucketEncryption{Bucket: "orders", Algorithm: "AES256"}), func(e *Event) { e.Source = SourceS3 }),
+	"put-bucket-policy":          with(call(63, "PutBucketPolicy", "", "", BucketPolicy{Bucket: "orders"}), func(e *Event) { e.Source = SourceS3 }),
+	"create-volume":              with(call(64, "CreateVolume", "", "", Volume{ID: "vol-0a1b2c3d4e5f60718", Encrypted: true, Key: keyA}), func(e *Event) { e.Source = SourceEC2 }),
+	"create-db-instance":         with(call(65, "CreateDBInstance", "", "", Database{Name: "orders"}), func(e *Event) { e.Source = SourceRDS }),
+	"create-db-cluster":          with(call(66, "CreateDBCluster", "", "", Database{Cluster: "orders", Encrypted: true, Key: keyA}), func(e *Event) { e.Source = SourceRDS }),
 }
 
 // fixtureFiles returns the bodies in testdata by their name without ".json".

@@ -30,17 +30,18 @@ func (r *record) event(envelope *message) (Event, error) {
 		return Event{}, err
 	}
 	if e.Source != SourceKMS {
+		e.Detail = serviceDetail(e.Source, e.Name, r.Request, r.Response)
 		return e, nil
 	}
 	request, response, details := &r.RequestParameters, &r.ResponseElements, &r.ServiceEventDetails
 	e.Alias = firstOf(aliasName(request.AliasName), aliasName(request.KeyID))
 	e.KeyARN = e.keyOf(r.Resources, request, response, details)
-	e.Detail = detailOf(e.Name, request, response, details)
+	e.Detail = detailOf(e.Name, request, response, details, &r.Additional)
 	return e, nil
 }
 
 // detailOf picks an operation's own parameters.
-func detailOf(name string, request, response, details *parameters) Detail {
+func detailOf(name string, request, response, details *parameters, more *additional) Detail {
 	switch name {
 	case "CreateKey":
 		made := response.KeyMetadata
@@ -78,9 +79,10 @@ func detailOf(name string, request, response, details *parameters) Detail {
 			GranteeServicePrincipal: request.GranteeServicePrincipal,
 			RetiringPrincipal:       request.RetiringPrincipal,
 			Operations:              request.Operations,
+			Constrained:             request.Constrained,
 		}
 	case "RetireGrant", "RevokeGrant":
-		return GrantRemoval{GrantID: firstOf(request.GrantID, response.GrantID)}
+		return GrantRemoval{GrantID: firstOf(request.GrantID, response.GrantID, more.GrantID)}
 	case "ImportKeyMaterial":
 		return ImportKeyMaterial{
 			Expires:       request.ExpirationModel != "KEY_MATERIAL_DOES_NOT_EXPIRE",
@@ -90,6 +92,11 @@ func detailOf(name string, request, response, details *parameters) Detail {
 		return KeyMaterial{ID: firstOf(response.KeyMaterialID, request.KeyMaterialID, details.KeyMaterialID)}
 	case "RotateKey":
 		return Rotation{details.RotationType, details.KeyOrigin, details.PreviousKeyMaterialID, details.CurrentKeyMaterialID}
+	case "CreateCustomKeyStore", "UpdateCustomKeyStore", "ConnectCustomKeyStore", "DisconnectCustomKeyStore", "DeleteCustomKeyStore":
+		return KeyStore{
+			ID:   firstOf(request.CustomKeyStoreID, response.CustomKeyStoreID),
+			Name: firstOf(more.CustomKeyStoreName, request.CustomKeyStoreName),
+		}
 	case "TagResource":
 		return TagResource{Tags: request.Tags}
 	case "UntagResource":

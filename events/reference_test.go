@@ -16,7 +16,7 @@ func referenceMessage(body []byte, v any) message {
 		Region:     str(o["region"]),
 		Time:       str(o["time"]),
 		Resources:  referenceResources(o["resources"]),
-		Detail:     referenceRecord(o["detail"]),
+		Detail:     referenceRecord(referenceTexts(body)["detail"], o["detail"]),
 		EventName:  str(o["eventName"]),
 		Records:    referenceRecords(body),
 		Type:       str(o["Type"]),
@@ -25,11 +25,27 @@ func referenceMessage(body []byte, v any) message {
 	}
 }
 
-func referenceRecords(body []byte) (records []string) {
+// referenceTexts returns an object's members as the texts that they are.
+func referenceTexts(body []byte) map[string]json.RawMessage {
 	var members map[string]json.RawMessage
+	if json.Unmarshal(body, &members) != nil {
+		return nil
+	}
+	return members
+}
+
+// objectText returns the text of an object, and nothing of what is none.
+func objectText(text json.RawMessage) string {
+	if len(text) == 0 || text[0] != '{' {
+		return ""
+	}
+	return string(text)
+}
+
+func referenceRecords(body []byte) (records []string) {
 	var elements []json.RawMessage
-	// Other types than these two are no records.
-	if json.Unmarshal(body, &members) != nil || json.Unmarshal(members["Records"], &elements) != nil {
+	// Another type is no list of records.
+	if json.Unmarshal(referenceTexts(body)["Records"], &elements) != nil {
 		return nil
 	}
 	for _, element := range elements {
@@ -49,8 +65,9 @@ func referenceResources(v any) (arns []string) {
 	return arns
 }
 
-func referenceRecord(v any) record {
+func referenceRecord(body []byte, v any) record {
 	o := obj(v)
+	texts := referenceTexts(body)
 	return record{
 		EventType:           str(o["eventType"]),
 		EventName:           str(o["eventName"]),
@@ -71,6 +88,12 @@ func referenceRecord(v any) record {
 		RequestParameters:   referenceParameters(o["requestParameters"]),
 		ResponseElements:    referenceParameters(o["responseElements"]),
 		ServiceEventDetails: referenceParameters(o["serviceEventDetails"]),
+		Additional: additional{
+			GrantID:            str(obj(o["additionalEventData"])["grantId"]),
+			CustomKeyStoreName: str(obj(o["additionalEventData"])["customKeyStoreName"]),
+		},
+		Request:  objectText(texts["requestParameters"]),
+		Response: objectText(texts["responseElements"]),
 		Native: nativeDetail{
 			KeyID:                 str(o["key-id"]),
 			KeyOrigin:             str(o["key-origin"]),
@@ -119,6 +142,7 @@ func referenceParameters(v any) parameters {
 		KeyUsage:                str(o["keyUsage"]),
 		MultiRegion:             o["multiRegion"] == true,
 		CustomKeyStoreID:        str(o["customKeyStoreId"]),
+		CustomKeyStoreName:      str(o["customKeyStoreName"]),
 		ReplicaRegion:           str(o["replicaRegion"]),
 		PrimaryRegion:           str(o["primaryRegion"]),
 		PendingWindowInDays:     num(o["pendingWindowInDays"]),
@@ -128,6 +152,7 @@ func referenceParameters(v any) parameters {
 		GranteeServicePrincipal: str(o["granteeServicePrincipal"]),
 		RetiringPrincipal:       str(o["retiringPrincipal"]),
 		Operations:              strs(o["operations"]),
+		Constrained:             referenceConstraints(o["constraints"]),
 		ExpirationModel:         str(o["expirationModel"]),
 		KeyMaterialID:           str(o["keyMaterialId"]),
 		RotationType:            str(o["rotationType"]),
@@ -139,6 +164,11 @@ func referenceParameters(v any) parameters {
 		KeyMetadata:             referenceMetadata(o["keyMetadata"]),
 		ReplicaKeyMetadata:      referenceMetadata(o["replicaKeyMetadata"]),
 	}
+}
+
+func referenceConstraints(v any) bool {
+	o := obj(v)
+	return len(obj(o["encryptionContextSubset"]))+len(obj(o["encryptionContextEquals"])) > 0 || str(o["sourceArn"]) != ""
 }
 
 func referenceMetadata(v any) keyMetadata {

@@ -67,7 +67,7 @@ func checkScan(t *testing.T, body []byte) {
 	if err := s.end(); err != nil {
 		t.Fatalf("read a record: %v", err)
 	}
-	if diff := cmp.Diff(referenceRecord(want), r); diff != "" {
+	if diff := cmp.Diff(referenceRecord(body, want), r); diff != "" {
 		t.Fatalf("record (-encoding/json +scanner):\n%s", diff)
 	}
 }
@@ -121,6 +121,9 @@ var documents = []string{
 	`{"requestParameters":{"pendingWindowInDays":7,"rotationPeriodInDays":1e2,"multiRegion":"true"}}`,
 	`{"requestParameters":{"pendingWindowInDays":-7,"rotationPeriodInDays":99999999999999999999,"multiRegion":true,"keyId":["x"]}}`,
 	`{"userIdentity":{"sessionContext":{"sessionIssuer":{"type":"Role","arn":"r"},"attributes":{"mfaAuthenticated":"true"}},"onBehalfOf":{"userId":"u"}}}`,
+	`{"additionalEventData":{"grantId":"g","customKeyStoreName":"s"},"requestParameters":{"constraints":{"encryptionContextSubset":{"a":"b"}}}}`,
+	`{"requestParameters":{"constraints":{"encryptionContextEquals":{},"sourceArn":"arn"}},"responseElements":{"constraints":{"encryptionContextSubset":["a"],"sourceArn":""}}}`,
+	`{"requestParameters": {"a" : [1, {"b":"\u0041"}]} ,"responseElements":[{}],"responseElements":null}`,
 	`{"userIdentity":{"sessionContext":[],"onBehalfOf":"u","type":{}}}`,
 	`{"responseElements":{"keyMetadata":{"arn":"a","multiRegion":true},"replicaKeyMetadata":{"arn":"b"}},"serviceEventDetails":{"rotationType":"x"}}`,
 	`{"key-id":"k","key-origin":"o","key-material-id":"m","rotation-type":"r","previous-key-material-id":"p","current-key-material-id":"c"}`,

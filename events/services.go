@@ -1,0 +1,230 @@
+package events
+
+import "strings"
+
+// serviceDetail reads the parameters of a call of another service than KMS from
+// the texts of its request and response, which are known to be well formed.
+func serviceDetail(source, name, request, response string) Detail {
+	s := scan(request)
+	switch source + "/" + name {
+	case SourceCloudTrail + "/StopLogging", SourceCloudTrail + "/UpdateTrail", SourceCloudTrail + "/DeleteTrail":
+		return Trail{Name: s.member("name")}
+	case SourceCloudTrail + "/PutEventSelectors":
+		return s.eventSelectors()
+	case SourceEventBridge + "/PutRule", SourceEventBridge + "/DisableRule", SourceEventBridge + "/DeleteRule",
+		SourceEventBridge + "/PutTargets", SourceEventBridge + "/RemoveTargets":
+		return s.rule()
+	case SourceSQS + "/DeleteQueue", SourceSQS + "/PurgeQueue", SourceSQS + "/SetQueueAttributes":
+		return s.queue()
+	case SourceSNS + "/DeleteTopic", SourceSNS + "/SetTopicAttributes", SourceSNS + "/Unsubscribe", SourceSNS + "/SetSubscriptionAttributes":
+		return s.topic()
+	case SourceS3 + "/PutBucketEncryption", SourceS3 + "/DeleteBucketEncryption":
+		return s.bucketEncryption()
+	case SourceS3 + "/PutBucketPolicy", SourceS3 + "/DeleteBucketPolicy":
+		return BucketPolicy{Bucket: s.member("bucketName")}
+	case SourceEC2 + "/CreateVolume":
+		asked, made := s.volume(), scan(response).volume()
+		return Volume{ID: made.ID, Encrypted: asked.Encrypted || made.Encrypted, Key: firstOf(made.Key, asked.Key)}
+	case SourceRDS + "/CreateDBInstance", SourceRDS + "/CreateDBCluster":
+		asked, made := s.database(), scan(response).database()
+		return Database{
+			Name: firstOf(asked.Name, made.Name), Cluster: firstOf(asked.Cluster, made.Cluster),
+			Encrypted: asked.Encrypted || made.Encrypted, Key: firstOf(made.Key, asked.Key),
+		}
+	}
+	return nil
+}
+
+func (s *scanner) eventSelectors() (e EventSelectors) {
+	for name := range s.members {
+		switch name {
+		case "trailName":
+			e.Trail = s.string()
+		case "eventSelectors":
+			e.Basic = nil
+			for range s.elements {
+				e.Basic = append(e.Basic, s.eventSelector())
+			}
+		case "advancedEventSelectors":
+			e.Advanced = nil
+			for range s.elements {
+				e.Advanced = append(e.Advanced, s.advancedSelector())
+			}
+		}
+	}
+	return e
+}
+
+// eventSelector reads a basic event selector, with CloudTrail's defaults.
+func (s *scanner) eventSelector() EventSelector {
+	e := EventSelector{ReadWriteType: "All", Management: true}
+	for name := range s.members {
+		switch name {
+		case "readWriteType":
+			e.ReadWriteType = firstOf(s.string(), "All")
+		case "includeManagementEvents":
+			e.Management = s.peek() != 'f'
+		case "excludeManagementEventSources":
+			e.ExcludedSources = s.strings()
+		}
+	}
+	return e
+}
+
+func (s *scanner) advancedSelector() (a AdvancedSelector) {
+	for name := range s.members {
+		if name != "fieldSelectors" {
+			continue
+		}
+		a = nil
+		for range s.elements {
+			a = append(a, s.fieldSelectors()...)
+		}
+	}
+	return a
+}
+
+// fieldSelectors reads what is asked of one field, an operator a member.
+func (s *scanner) fieldSelectors() []FieldSelector {
+	var field string
+	var all []FieldSelector
+	for name := range s.members {
+		switch name {
+		case "field":
+			field = s.string()
+		case "equals", "notEquals", "startsWith", "notStartsWith", "endsWith", "notEndsWith":
+			if values := s.strings(); len(values) > 0 {
+				all = append(all, FieldSelector{Operator: name, Values: values})
+			}
+		}
+	}
+	for i := range all {
+		all[i].Field = field
+	}
+	return all
+}
+
+func (s *scanner) rule() (r Rule) {
+	for name := range s.members {
+		switch name {
+		case "name", "rule": // PutTargets and RemoveTargets call it rule
+			r.Name = s.string()
+		case "eventBusName":
+			r.Bus = s.string()
+		case "state":
+			r.State = s.string()
+		case "eventPattern":
+			r.Pattern = s.string()
+		}
+	}
+	return r
+}
+
+func (s *scanner) queue() (q Queue) {
+	for name := range s.members {
+		switch name {
+		case "queueUrl":
+			q.URL = s.string()
+		case "attributes":
+			q.Attributes = nil
+			for name := range s.members {
+				if q.Attributes == nil {
+					q.Attributes = map[string]string{}
+				}
+				q.Attributes[name] = s.string()
+			}
+		}
+	}
+	return q
+}
+
+func (s *scanner) topic() (t Topic) {
+	for name := range s.members {
+		switch name {
+		case "topicArn":
+			t.ARN = s.string()
+		case "subscriptionArn":
+			t.Subscription = s.string()
+		case "attributeName":
+			t.Attribute = s.string()
+		}
+	}
+	if t.ARN == "" {
+		if i := strings.LastIndexByte(t.Subscription, ':'); i > 0 {
+			t.ARN = t.Subscription[:i]
+		}
+	}
+	return t
+}
+
+func (s *scanner) bucketEncryption() (b BucketEncryption) {
+	for name := range s.members {
+		switch name {
+		case "bucketName":
+			b.Bucket = s.string()
+		case "ServerSideEncryptionConfiguration":
+			for name := range s.members {
+				if name != "Rule" {
+					continue
+				}
+				// S3's records are made from XML: one rule is no list.
+				if s.peek() != '[' {
+					b.Algorithm, b.Key = s.encryptionRule()
+					continue
+				}
+				for range s.elements {
+					b.Algorithm, b.Key = s.encryptionRule()
+				}
+			}
+		}
+	}
+	return b
+}
+
+func (s *scanner) encryptionRule() (algorithm, key string) {
+	for name := range s.members {
+		if name != "ApplyServerSideEncryptionByDefault" {
+			continue
+		}
+		algorithm, key = "", ""
+		for name := range s.members {
+			switch name {
+			case "SSEAlgorithm":
+				algorithm = s.string()
+			case "KMSMasterKeyID":
+				key = s.string()
+			}
+		}
+	}
+	return algorithm, key
+}
+
+func (s *scanner) volume() (v Volume) {
+	for name := range s.members {
+		switch name {
+		case "volumeId":
+			v.ID = s.string()
+		case "encrypted":
+			v.Encrypted = s.bool()
+		case "kmsKeyId", "masterEncryptionKeyId": // old records have the latter
+			v.Key = s.string()
+		}
+	}
+	return v
+}
+
+func (s *scanner) database() (d Database) {
+	for name := range s.members {
+		switch name {
+		case "dBInstanceIdentifier":
+			d.Name = s.string()
+		case "dBClusterIdentifier":
+			d.Cluster = s.string()
+		case "storageEncrypted":
+			d.Encrypted = s.bool()
+		case "kmsKeyId":
+			d.Key = s.string()
+		}
+	}
+	return d
+}
