@@ -107,7 +107,9 @@ func (m *mover) run(ctx context.Context, entries iter.Seq2[entry, error], t *tal
 	}
 	defer leave()
 	g, gctx := errgroup.WithContext(ctx)
-	err = m.feed(gctx, g, entries, t)
+	c := crew{g: g, work: make(chan func() error)}
+	err = m.feed(gctx, c, entries, t)
+	close(c.work)
 	// Where an object failed, all that feed says is that it was cancelled.
 	if first := g.Wait(); first != nil {
 		err = first
@@ -118,10 +120,33 @@ func (m *mover) run(ctx context.Context, entries iter.Seq2[entry, error], t *tal
 	return err
 }
 
-// feed hands the entries to the group, each when the bucket bears one more and
+// crew is goroutines that are kept from one object to the next: the stack that a
+// call of the SDK needs is grown once for each of them, and not for each object.
+type crew struct {
+	g    *errgroup.Group
+	work chan func() error
+}
+
+// do has somebody do it who is free, or somebody new.
+func (c crew) do(task func() error) {
+	select {
+	case c.work <- task:
+	default:
+		c.g.Go(func() error {
+			for ok := true; ok; task, ok = <-c.work {
+				if err := task(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+}
+
+// feed hands the entries to the crew, each when the bucket bears one more and
 // there is a slot. Nobody who has a slot waits for the bucket, or a bucket that
 // bears little would hold the slots of the others.
-func (m *mover) feed(ctx context.Context, g *errgroup.Group, entries iter.Seq2[entry, error], t *tally) error {
+func (m *mover) feed(ctx context.Context, c crew, entries iter.Seq2[entry, error], t *tally) error {
 	for en, err := range entries {
 		if err == nil {
 			err = m.gate(ctx)
@@ -142,7 +167,7 @@ func (m *mover) feed(ctx context.Context, g *errgroup.Group, entries iter.Seq2[e
 		if err := m.enter(ctx); err != nil {
 			return err
 		}
-		g.Go(func() error {
+		c.do(func() error {
 			defer m.leave()
 			v, err := m.object(ctx, en)
 			if err != nil {
