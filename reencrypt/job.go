@@ -414,14 +414,17 @@ func carry(earlier, c Counts) Counts {
 // withEarlier returns the counts of a whole run: those of its last pass, where
 // what was moved before counts as moved and not as on-target. What was moved
 // before and is not there any more, because somebody deleted or overwrote it, was
-// scanned too, so that the counts add up.
+// scanned too, so that the counts add up. Where the last pass could not look at
+// something it may be what is missing: it counts as failed, and not as moved too.
 func withEarlier(last, earlier Counts) Counts {
 	var sum Counts
 	sum.add(last)
 	sum.add(earlier)
 	done := earlier.Moved + earlier.Failed
 	again := min(done, last.ByReason[ReasonOnTarget])
-	sum.Scanned += done - again
+	unproven := min(earlier.Moved, done-again, last.Failed-last.ByReason[ReasonDiffers])
+	sum.Moved -= unproven
+	sum.Scanned += done - again - unproven
 	sum.Skipped -= again
 	if again > 0 {
 		sum.reason(ReasonOnTarget, -again)

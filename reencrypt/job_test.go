@@ -133,6 +133,13 @@ func TestCountsOverPasses(t *testing.T) {
 	if d := cmp.Diff(want, withEarlier(left, Counts{Moved: 5})); d != "" {
 		t.Error(d)
 	}
+
+	// Of 5 that were moved the last pass could not look at 1.
+	unread := Counts{Scanned: 6, Skipped: 5, Failed: 1, ByReason: map[Reason]int64{ReasonOnTarget: 4, ReasonOtherKey: 1, ReasonError: 1}}
+	want = Counts{Scanned: 6, Moved: 4, Skipped: 1, Failed: 1, ByReason: map[Reason]int64{ReasonOtherKey: 1, ReasonError: 1}}
+	if d := cmp.Diff(want, withEarlier(unread, Counts{Moved: 5})); d != "" {
+		t.Error(d)
+	}
 }
 
 func TestShare(t *testing.T) {
