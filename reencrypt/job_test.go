@@ -149,6 +149,9 @@ func TestShare(t *testing.T) {
 		want     float64
 	}{
 		{1, nil, 100}, {1, []int{1}, 100}, {1, []int{4}, 25}, {2, []int{4, 3}, 50}, {3, []int{1}, 100},
+		{2, []int{8, 9, 8, 8}, 25}, {2, []int{8, 8, 9}, 25}, // done, and not deleted yet
+		{1, []int{2, 2, 2, 2, 8, 8}, 12.5}, // the fleet has grown
+		{1, []int{2, 2, 2, 8}, 50}, {1, []int{8, 8, 2}, 12.5},
 	} {
 		var readings []reading
 		for _, n := range c.readings {

@@ -76,6 +76,7 @@ func (e *Engine) plan(ctx context.Context, j jobDoc, pass int) error {
 			return err
 		}
 	}
+	defer e.rate.hold()()
 	deadline := time.Now().Add(planBudget)
 	for {
 		var p planDoc

@@ -15,22 +15,23 @@ import (
 
 const (
 	shareRefresh = 5 * time.Second
-	// shareMemory is how long a reading counts. SQS's numbers are approximate and
-	// lag by up to a minute, so the most that was seen in it is believed.
+	// shareMemory is how long a reading counts: SQS's numbers are approximate and
+	// lag by up to a minute.
 	shareMemory = time.Minute
-	// shareNotice is how long the other processes need to see a slice that begins.
-	shareNotice = shareRefresh + time.Second
+	// shareNotice is how long the other processes need to see a slice that begins:
+	// two readings.
+	shareNotice = 2*shareRefresh + time.Second
 )
 
 // throttle keeps this process's part of the fleet's rate: the rate, times the
 // slices in flight here, over the slices in flight in the fleet. The fleet's are
-// the messages of the jobs queue that are being worked on (planners among them,
-// which makes the parts smaller, never larger).
+// the messages of the jobs queue that are being worked on, planners among them.
 //
 // The parts add up to the rate or less: a slice enlarges its process's part only
 // when the others have had the time to see it, or at once where it takes the place
-// of one that has just ended here, or where there are no others. What can pass the
-// bound is the part of a slice that SQS shows to the others later than shareNotice,
+// of one that has just ended here, or where there are no others; and one that ends
+// counts on for as long as another process's would not count yet, so that nothing of
+// the rate is lost between two of them. What can pass the bound is the part of a slice that SQS shows to the others later than shareNotice,
 // until it shows it.
 type throttle struct {
 	rate    float64 // objects per second; 0 is unlimited
@@ -65,24 +66,30 @@ func (t *throttle) enter(ctx context.Context) (leave func(), err error) {
 	if t.rate == 0 {
 		return func() {}, nil
 	}
-	slice := t.begin()
-	leave = func() { t.end(slice) }
+	leave = t.hold()
 	if err := t.read(ctx); err != nil {
 		leave()
 		return nil, err
 	}
-	if wait := t.idle(); wait > 0 {
+	for wait := t.idle(); wait > 0; wait = t.idle() { // again, where the one that was waited for has ended meanwhile
 		timer := time.NewTimer(wait)
-		defer timer.Stop()
 		select {
 		case <-timer.C:
 			t.share()
 		case <-ctx.Done():
+			timer.Stop()
 			leave()
 			return nil, ctx.Err()
 		}
 	}
 	return leave, nil
+}
+
+// hold is enter for what moves nothing itself, as a planner, whose part of the rate
+// is this process's.
+func (t *throttle) hold() (leave func()) {
+	slice := t.begin()
+	return func() { t.end(slice) }
 }
 
 func (t *throttle) begin() (slice int) {
@@ -185,6 +192,11 @@ func (t *throttle) shareLocked() {
 			own++
 		}
 	}
+	for _, at := range t.ended {
+		if now.Sub(at) < shareNotice {
+			own++
+		}
+	}
 	if own > 0 {
 		t.limiter.SetLimit(rate.Limit(share(t.rate, own, t.readings)))
 	}
@@ -192,11 +204,23 @@ func (t *throttle) shareLocked() {
 
 // share returns a process's part of the fleet's rate.
 func share(perSecond float64, own int, readings []reading) float64 {
-	fleet := own
-	for _, r := range readings {
-		fleet = max(fleet, r.slices)
+	return perSecond * float64(own) / float64(max(own, inFlight(readings)))
+}
+
+// inFlight is how many slices readings, the oldest first, say that there are: what
+// half of them say at least, or at once what the last two agree on. A single one
+// that shows more has seen messages that are done and about to be deleted.
+func inFlight(readings []reading) int {
+	n := len(readings)
+	if n == 0 {
+		return 0
 	}
-	return perSecond * float64(own) / float64(fleet)
+	counts := make([]int, n)
+	for i, r := range readings {
+		counts[i] = r.slices
+	}
+	slices.Sort(counts)
+	return max(counts[n/2], min(readings[n-1].slices, readings[max(0, n-2)].slices))
 }
 
 // slicesInFlight returns how many messages of the jobs queue the fleet works on.

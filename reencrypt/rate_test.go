@@ -52,6 +52,31 @@ func TestFleetKeepsItsRate(t *testing.T) {
 	})
 }
 
+// A slice that waits for the part of another one, which ends before it counts, gets
+// a part of its own.
+func TestRateAfterAShortSlice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newThrottle(8, func(context.Context) (int, error) { return 4, nil })
+		short := r.hold()
+		time.Sleep(time.Second)
+		time.AfterFunc(time.Second, short)
+		leave, err := r.enter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer leave()
+		start := time.Now()
+		for range 21 {
+			if err := r.wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took != 10*time.Second {
+			t.Errorf("20 objects at a quarter of 8 per second took %s", took)
+		}
+	})
+}
+
 func TestRateOfOneProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
