@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,11 @@ func runWorker(ctx context.Context, p *process) error {
 	cfg, err := awsclient.Load(ctx, c.connections())
 	if err != nil {
 		return err
+	}
+	if p.environment["GOGC"] == "" {
+		// Hundreds of deep stacks over a heap of a few MiB: the collector would run many
+		// times a second. This saves an eighth of the CPU time for 10 MiB.
+		debug.SetGCPercent(200)
 	}
 	return fleetMember{config: c, aws: cfg, log: c.logger(p.stderr), ecsAgent: p.environment["ECS_AGENT_URI"]}.run(ctx)
 }
