@@ -162,7 +162,9 @@ type Finding struct {
 
 // Fact is a named list of values.
 type Fact struct {
-	Name   string   `json:"name"`
+	Name string `json:"name"`
+	// Source is where the values are from and when they were read, in words.
+	Source string   `json:"source,omitempty"`
 	Values []string `json:"values,omitempty"`
 }
 

@@ -241,7 +241,7 @@ func (a Alert) cut(l limits, whole string) Alert {
 	a.Findings = findings
 	facts := make([]Fact, 0, l.rows)
 	for _, f := range a.Facts[:min(l.rows, len(a.Facts))] {
-		facts = append(facts, Fact{Name: l.text(f.Name), Values: l.list(f.Values)})
+		facts = append(facts, Fact{Name: l.text(f.Name), Source: l.text(f.Source), Values: l.list(f.Values)})
 	}
 	a.Facts = facts
 	return a

@@ -423,7 +423,7 @@ func TestCutAlwaysFits(t *testing.T) {
 		}
 		for range list {
 			a.Findings = append(a.Findings, Finding{s, Severity(s), s, s, s})
-			a.Facts = append(a.Facts, Fact{s, list})
+			a.Facts = append(a.Facts, Fact{s, s, list})
 		}
 		if err := w.Publish(t.Context(), a); err != nil {
 			t.Fatal(err)

@@ -123,7 +123,11 @@ func (a Alert) Text() string {
 	a.findings(&t)
 	t.section("Further facts")
 	for _, f := range a.Facts {
-		t.line("  ", "  ", f.Name+":")
+		name := f.Name
+		if f.Source != "" {
+			name += " (" + f.Source + ")"
+		}
+		t.line("  ", "  ", name+":")
 		for _, v := range f.Values {
 			t.line("    ", "      ", v)
 		}

@@ -59,7 +59,7 @@ func deletion() Alert {
 		},
 		Facts: []Fact{
 			{Name: "Buckets encrypted under it by default", Values: []string{"payments-archive", "payments-live"}},
-			{Name: "Grants", Values: nil},
+			{Name: "Grants", Source: "KMS ListGrants, 2026-03-01 12:00:00 UTC", Values: nil},
 		},
 		Cut: &Cut{Findings: 2, Facts: 2, Values: 2, Whole: "s3://state/cmkeeper/alerts/x.whole.json"},
 	}
@@ -330,7 +330,7 @@ func FuzzText(f *testing.F) {
 		a := Alert{
 			ID: s, Kind: Kind(s), Severity: Severity(s), EventName: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
 			Key: &Key{s, same(2), s, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s},
-			Next: same(2), Findings: []Finding{{s, Severity(s), s, s, s}}, Facts: []Fact{{s, same(2)}}, Cut: &Cut{Whole: s},
+			Next: same(2), Findings: []Finding{{s, Severity(s), s, s, s}}, Facts: []Fact{{s, s, same(2)}}, Cut: &Cut{Whole: s},
 		}
 		for line := range strings.SplitSeq(a.Text(), "\n") {
 			for _, r := range line {

@@ -138,6 +138,10 @@ type Deps struct {
 	Alerts alert.Sink
 	// Moves starts re-encryptions; it may be nil unless Config.Reencrypt is Enforce.
 	Moves Mover
+	// Scans and Trail tell alarms about a key what hangs on it; where one is nil,
+	// they say that it is unknown.
+	Scans Scans
+	Trail Trail
 	// SelfCheck, if set, is asked on each sweep what of cmkeeper's own set-up
 	// hangs on a key that it guards; findings become one alert.
 	SelfCheck func(context.Context) ([]alert.Finding, error)
@@ -172,7 +176,7 @@ func New(d Deps, c Config) (*Router, error) {
 	}
 	return &Router{
 		config: c, kms: d.KMS, facts: d.Facts, state: d.State, alerts: d.Alerts, moves: d.Moves,
-		selfCheck: d.SelfCheck, log: d.Logger,
-		writes: rate.NewLimiter(writesPerSecond, writesPerSecond), table: table(),
+		scans: d.Scans, trail: d.Trail, selfCheck: d.SelfCheck, log: d.Logger,
+		writes: rate.NewLimiter(writesPerSecond, writesPerSecond), lookups: rate.NewLimiter(lookupsPerSecond, 1), table: table(),
 	}, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -212,11 +211,16 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	if isSweep(e) {
 		a.ID = fmt.Sprintf("sweep/%s/state/%s/%d", keyID(key.ARN), told.State, told.At.UnixMilli())
 	}
-	r.addUses(ctx, &a, key)
 	if n := len(doc.repairsSince(reactionDeletion, e.ID, at.Add(-flappingWindow))); n >= flappingFinding {
 		a.Findings = append(a.Findings, flapping(n, "state"))
 	}
 	a.Action = alert.Action{Mode: string(r.config.Deletion), Status: alert.StatusNone}
+	var restored inventory.Key
+	var undoErr error
+	if enforce && (d.cancel || d.enable) { // at once: what hangs on the key is read afterwards
+		restored, undoErr = r.undo(ctx, key, d, rep)
+	}
+	r.addBlast(ctx, &a, key, at)
 	undo := append(r.undoCommands(key, d.enable || d.former != stateDisabled), a.Next...)
 	switch {
 	case d.reason == deletionPaced:
@@ -238,12 +242,10 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action.Status = alert.StatusWouldDo
 		a.Action.Description = "Would " + undoText(d, "cancel the deletion", "enable the key", "leave it")
+	case undoErr != nil:
+		a.Next = undo
+		return r.failed(ctx, a, r.config.Deletion, "bring the key back", undoErr)
 	default:
-		restored, err := r.undo(ctx, key, d, rep)
-		if err != nil {
-			a.Next = undo
-			return r.failed(ctx, a, r.config.Deletion, "bring the key back", err)
-		}
 		a.Action.Status = alert.StatusDone
 		a.Action.Description = "cmkeeper " + undoText(d, "cancelled the deletion", "enabled the key", "left it") + " The key is " + restored.State + " now, as read back."
 		a.Key.State, a.Key.DeletionDate = restored.State, nil
@@ -350,205 +352,4 @@ func (r *Router) undo(ctx context.Context, key inventory.Key, d deletionDecision
 	}
 	_, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) { doc.see(seen, at, Enforce) })
 	return seen, err
-}
-
-// undoText says what is done with the key, in the words given.
-func undoText(d deletionDecision, cancel, enable, leave string) string {
-	switch {
-	case d.cancel && d.enable:
-		return cancel + " and " + enable + ", as it was Enabled before."
-	case d.cancel && d.former == "":
-		return cancel + " and " + leave + " Disabled, because what it was before is not known. Enable it if it was in use."
-	case d.cancel:
-		return cancel + " and " + leave + " Disabled, as it was " + d.former + " before."
-	}
-	return enable + ", as it was Enabled before."
-}
-
-// tellApproved is for a deletion that somebody approved: no alarm, but still told.
-func tellApproved(a *alert.Alert, approval retire.Approval) {
-	a.Severity = alert.Medium
-	a.Title += ", as approved"
-	a.Summary += fmt.Sprintf(" %s approved it at %s with a waiting period of %d days.", approval.By, approval.At.UTC().Format(time.DateTime+" MST"), approval.Days)
-	if len(approval.Accepted) > 0 {
-		a.Facts = append(a.Facts, alert.Fact{Name: "not known, and accepted by the approval", Values: approval.Accepted})
-	}
-	a.Next = append([]string{"Watch CloudTrail for KMSInvalidStateException on this key until then: a use that nobody knew of shows as that. To keep the key:"}, a.Next...)
-}
-
-// standText says why nothing is undone.
-func standText(reason deletionReason) string {
-	switch reason {
-	case deletionFirstSeen:
-		return "Nothing was undone: this was so when cmkeeper first saw the key, so it may be meant."
-	case deletionAccepted:
-		return "Nothing was undone: the key was seen in this state in mode observe, so it counts as meant."
-	case deletionWasDisabled:
-		return "Nothing was undone: the key was Disabled before, too."
-	case deletionUnknown:
-		return "The key was left Disabled, because what it was before is not known."
-	case deletionApproved:
-		return "Nothing was undone: cmkeeper retire schedule found the key free and recorded this deletion before it was scheduled."
-	case deletionMaterial:
-		return "cmkeeper cannot bring imported key material back."
-	case deletionUndone, deletionExempt, deletionSettling, deletionCancel, deletionEnable, deletionRestore, deletionPaced:
-	}
-	return ""
-}
-
-// tellUndone is for an event whose effect is not there any more: we undid it in
-// an earlier try, or somebody else did.
-func tellUndone(a *alert.Alert, doc keyDoc, e events.Event, key inventory.Key) {
-	since := doc.repairsSince(reactionDeletion, "", e.Time)
-	if mine := doc.repairOf(reactionDeletion, e.ID); mine != nil {
-		since = []repair{*mine}
-	}
-	if len(since) > 0 && since[len(since)-1].Done {
-		a.Action.Status = alert.StatusDone
-		a.Action.Description = fmt.Sprintf("cmkeeper undid it at %s; the key is %s now.", since[len(since)-1].At.UTC().Format(time.DateTime+" MST"), key.State)
-		return
-	}
-	a.Severity = alert.Medium
-	a.Action.Description = fmt.Sprintf("There is nothing to undo: the key is %s.", key.State)
-}
-
-func (r *Router) undoCommands(key inventory.Key, enable bool) []string {
-	var next []string
-	if key.PendingDeletion() {
-		next = append(next, r.kmsCommand("cancel-key-deletion", key.ARN))
-	}
-	if enable && (key.PendingDeletion() || key.State == stateDisabled) {
-		next = append(next, r.kmsCommand("enable-key", key.ARN))
-	}
-	return next
-}
-
-// deletionAlert is what all alerts about a key that may be lost have in common.
-// The deletion date is the live one, never the record's text.
-func (r *Router) deletionAlert(e events.Event, key inventory.Key, shown *alert.Key) alert.Alert {
-	a := r.newAlert(e, alert.KindDeletion, "")
-	a.Severity, a.Key = alert.Critical, shown
-	name := shortName(shown)
-	switch {
-	case isMaterialLoss(e.Name):
-		a.Title = "The imported key material of " + name + " is gone"
-		a.Summary = who(e) + " called DeleteImportedKeyMaterial. The key cannot be used until the same material is imported again."
-		if e.Name != "DeleteImportedKeyMaterial" {
-			a.Summary = "The material reached its expiry date. The key cannot be used until the same material is imported again."
-			// CloudTrail and KMS itself both tell of it, each under an id of its own.
-			if m, ok := e.Detail.(events.KeyMaterial); ok {
-				a.ID = fmt.Sprintf("expired/%s/%s/%s", keyID(e.KeyARN), m.ID, e.Time.UTC().Format("2006-01-02T15"))
-			}
-		}
-		a.Next = []string{
-			"Import the same key material again from your own copy; AWS has none.",
-			r.kmsCommand("get-parameters-for-import", key.ARN, "--wrapping-algorithm RSAES_OAEP_SHA_256 --wrapping-key-spec RSA_4096"),
-		}
-	case isSweep(e):
-		a.Title = fmt.Sprintf("Key %s is %s", name, key.State)
-		a.Summary = "The sweep found the key in this state; no event told how it came about."
-		a.Next = []string{r.trailCommand(key.ARN)}
-	case e.Name == "DisableKey":
-		a.Title = "Key " + name + " was disabled"
-		a.Summary = who(e) + " called DisableKey. Nothing encrypted under the key can be read while it is disabled."
-	case e.Name == "ScheduleKeyDeletion":
-		a.Title = "Deletion of key " + name + " was scheduled"
-		a.Summary = who(e) + " called ScheduleKeyDeletion." + dateText(key)
-	default:
-		a.Title = fmt.Sprintf("Key %s: %s", name, e.Name)
-		a.Summary = fmt.Sprintf("An event says %s, but the key still exists and is %s.", e.Name, key.State)
-	}
-	a.Risk = "Everything encrypted under this key is unreadable while the key cannot be used. Once the key is deleted it is lost for good; not even AWS can bring it back."
-	return a
-}
-
-func dateText(key inventory.Key) string {
-	switch {
-	case key.DeletionDate != nil:
-		return fmt.Sprintf(" When it was read, KMS was to delete the key on %s.", key.DeletionDate.UTC().Format(time.DateTime+" MST"))
-	case key.State == statePendingReplica:
-		return " KMS would delete the key a waiting period after its last replica is deleted."
-	}
-	return ""
-}
-
-// factsTimeout bounds how long an alarm waits for what it can do without.
-const factsTimeout = 10 * time.Second
-
-// addUses adds what uses the key, as far as it can be found out now.
-func (r *Router) addUses(ctx context.Context, a *alert.Alert, key inventory.Key) {
-	ctx, cancel := context.WithTimeout(ctx, factsTimeout)
-	defer cancel()
-	var names []string
-	buckets, err := r.facts.Buckets(ctx)
-	for _, b := range buckets {
-		if b.DefaultKeyARN == key.ARN || b.DefaultAlias != "" && slices.Contains(a.Key.Aliases, b.DefaultAlias) {
-			names = append(names, b.Name)
-		}
-	}
-	addUse(a, "buckets encrypted with it by default", names, err)
-	grants, err := r.facts.Grants(ctx, key.ARN)
-	var grantees []string
-	for _, g := range grants {
-		grantees = append(grantees, g.Grantee+g.GranteeService+" may "+strings.Join(g.Operations, ", "))
-	}
-	addUse(a, "grants", grantees, err)
-}
-
-func addUse(a *alert.Alert, name string, values []string, err error) {
-	if err != nil {
-		values = append(values, fmt.Sprintf("not all could be read: %v", err))
-	}
-	if len(values) > 0 {
-		a.Facts = append(a.Facts, alert.Fact{Name: name, Values: values})
-	}
-}
-
-// gone reacts to an event about a key that does not exist (any more), from what
-// state knows. Deletions are told once per key, whichever of CloudTrail's and
-// KMS's own events come; what else happened to the key before does not matter
-// any more unless it was harm.
-func (r *Router) gone(ctx context.Context, e events.Event, kind alert.Kind, harm bool) error {
-	if !harm {
-		r.log.DebugContext(ctx, "event ignored", "reason", "its key does not exist", "event_id", e.ID, "key", e.KeyARN)
-		return nil
-	}
-	doc, err := r.knownKey(ctx, e.KeyARN)
-	if err != nil {
-		r.log.WarnContext(ctx, "what was known of a key that is gone cannot be read", "key", e.KeyARN, "error", err)
-	}
-	a := r.newAlert(e, kind, "/gone")
-	a.Key = &alert.Key{ARN: e.KeyARN, Aliases: doc.Aliases, Description: doc.Description, State: "deleted"}
-	name := shortName(a.Key)
-	switch e.Name {
-	case "DeleteKey", events.NativeDeletion:
-		a.ID = "deleted/" + keyID(e.KeyARN)
-		a.Severity = alert.Critical
-		a.Title = "Key " + name + " was deleted"
-		a.Summary = "AWS deleted the key when its waiting period was over. Who scheduled that is in the alert about ScheduleKeyDeletion and in CloudTrail."
-		a.Risk = "Whatever was encrypted under this key and not re-encrypted before is lost for good."
-		approval, approved, err := retire.ReadApproval(ctx, r.state, e.KeyARN)
-		if err != nil {
-			r.log.WarnContext(ctx, "whether a deletion was approved cannot be read", "key", e.KeyARN, "error", err)
-		}
-		if approved && approval.Covers(&e.Time) {
-			a.Severity = alert.Medium
-			a.Title += ", as approved"
-			a.Summary = fmt.Sprintf("AWS deleted the key when its waiting period was over. %s approved that at %s.", approval.By, approval.At.UTC().Format(time.DateTime+" MST"))
-		}
-	default:
-		a.Severity = alert.High
-		a.Title = fmt.Sprintf("%s on key %s, which does not exist", e.Name, name)
-		a.Summary = fmt.Sprintf("%s called %s, and KMS does not know the key now. Either it was deleted since, or the event is not genuine.", who(e), e.Name)
-		a.Risk = "If the key was deleted, whatever was encrypted under it and not re-encrypted before is lost for good."
-	}
-	a.Action = alert.Action{Status: alert.StatusNone, Description: "There is nothing left to repair."}
-	a.Next = []string{
-		r.trailCommand(e.KeyARN),
-		"Look for data that still names this key: buckets whose default encryption is this key refuse new objects.",
-	}
-	if n := len(doc.States); n > 0 {
-		a.Facts = append(a.Facts, alert.Fact{Name: "last seen", Values: []string{doc.States[n-1].State + " since " + doc.States[n-1].At.UTC().Format(time.DateTime+" MST")}})
-	}
-	return r.publish(ctx, a)
 }

@@ -65,6 +65,9 @@ func TestDeletionIsCancelledAndTheStateRestored(t *testing.T) {
 		if got := facts(a, "buckets encrypted with it by default"); got != "orders-data" {
 			t.Errorf("buckets %q", got)
 		}
+		if got := facts(a, "multi-Region keys of the same material"); got != "none" {
+			t.Errorf("related keys %q", got)
+		}
 		if got := facts(a, "grants"); !strings.Contains(got, "role/reader may Decrypt") {
 			t.Errorf("grants %q", got)
 		}

@@ -25,9 +25,12 @@ type Router struct {
 	state     *state.Store
 	alerts    alert.Sink
 	moves     Mover
+	scans     Scans
+	trail     Trail
 	selfCheck func(context.Context) ([]alert.Finding, error)
 	log       *slog.Logger
 	writes    *rate.Limiter
+	lookups   *rate.Limiter
 	table     map[route][]reaction
 }
 

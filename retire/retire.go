@@ -67,11 +67,16 @@ type Bucket struct {
 	NotScanned string `json:"not_scanned,omitempty"`
 }
 
-// notes say what no check sees.
-var notes = []string{
-	"Not looked at: other Regions and accounts, and what S3 does not keep: EBS, databases, secrets, backups, logs, and data that applications encrypted themselves.",
-	"AWS warns not to rely on the last use alone: disable the key first, and watch CloudTrail for DisabledException, since rare uses show only then. With bucket keys and EBS a key may be needed long after its last use.",
-}
+// What nobody can find out here, for all who tell what hangs on a key.
+const (
+	// NotLookedAt is what no check sees.
+	NotLookedAt = "Other Regions and accounts, and what S3 does not keep: EBS, databases, secrets, backups, logs, and data that applications encrypted themselves."
+	// LastUseWarning goes with every last use.
+	LastUseWarning = "AWS warns not to rely on the last use alone: disable the key first, and watch CloudTrail for DisabledException, since rare uses show only then. With bucket keys and EBS a key may be needed long after its last use."
+)
+
+// notes go with every result.
+var notes = []string{"Not looked at: " + NotLookedAt, LastUseWarning}
 
 // facts are what a check has read.
 type facts struct {

@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -145,7 +146,7 @@ func observer(ctx context.Context, c Config, cfg aws.Config, alerts alert.Sink, 
 		KMS:    unwritableKMS{},
 		Facts:  inventory.New(kms.NewFromConfig(cfg), live, account, cfg.Region),
 		State:  state.New(store, c.StateBucket, c.StatePrefix, account),
-		Alerts: alerts, Logger: log,
+		Alerts: alerts, Trail: cloudtrail.NewFromConfig(cfg), Logger: log,
 	}, reactions)
 	return router, memory.Close, err
 }

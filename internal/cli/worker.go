@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
@@ -206,6 +207,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	router, err := handlers.New(handlers.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Moves: engine, SelfCheck: check.check, Logger: log,
+		Scans: engine, Trail: cloudtrail.NewFromConfig(cfg),
 	}, reactions)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,125 @@
+package handlers_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
+	"github.com/aws/aws-sdk-go-v2/service/cloudtrail/types"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+)
+
+// memoryScans are the jobs of a fleet, the newest first, with their reports.
+type memoryScans struct{ jobs []reencrypt.Summary }
+
+func (s memoryScans) Jobs(context.Context, bool) ([]reencrypt.Summary, error) { return s.jobs, nil }
+
+func (s memoryScans) Report(_ context.Context, id string) (reencrypt.Summary, error) {
+	return s.jobs[slices.IndexFunc(s.jobs, func(j reencrypt.Summary) bool { return j.Job == id })], nil
+}
+
+// deafTrail never answers.
+type deafTrail struct{}
+
+func (deafTrail) LookupEvents(ctx context.Context, _ *cloudtrail.LookupEventsInput, _ ...func(*cloudtrail.Options)) (*cloudtrail.LookupEventsOutput, error) {
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+// memoryTrail knows one event of each key.
+type memoryTrail struct{ event types.Event }
+
+func (m memoryTrail) LookupEvents(_ context.Context, in *cloudtrail.LookupEventsInput, _ ...func(*cloudtrail.Options)) (*cloudtrail.LookupEventsOutput, error) {
+	if a := in.LookupAttributes; len(a) != 1 || a[0].AttributeKey != types.LookupAttributeKeyResourceName || !strings.HasPrefix(*a[0].AttributeValue, "arn:aws:kms:") {
+		return nil, errors.New("not asked for a key")
+	}
+	return &cloudtrail.LookupEventsOutput{Events: []types.Event{m.event}}, nil
+}
+
+func TestBlastRadius(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.knownKey("alias/orders")
+		other := w.newKey(kms.CreateKeyInput{})
+		w.react()
+		w.told.take()
+		scans := memoryScans{[]reencrypt.Summary{
+			{Job: "j3", Bucket: "orders-data", From: []string{other}, To: key, State: reencrypt.StateComplete, Counts: reencrypt.Counts{Moved: 7}},
+			{Job: "j2", Bucket: "elsewhere", From: []string{other}, To: other, State: reencrypt.StateComplete},
+			{Job: "j1", Bucket: "orders-data", From: []string{key}, To: other, State: reencrypt.StateComplete},
+		}}
+		event := types.Event{EventName: aws.String("Decrypt"), Username: aws.String("app"), EventTime: aws.Time(time.Now())}
+		w.router = w.newRouterWith(enforceAll(), func(d *handlers.Deps) { d.Scans, d.Trail = scans, memoryTrail{event} })
+		must(w.kms.Encrypt(w.ctx, &kms.EncryptInput{KeyId: &key, Plaintext: []byte("secret")}))
+		for range 3 {
+			must(w.kms.CreateGrant(w.ctx, &kms.CreateGrantInput{
+				KeyId: &key, GranteePrincipal: aws.String("arn:aws:iam::" + account + ":role/reader"), RetiringPrincipal: aws.String("arn:aws:iam::" + account + ":role/" + time.Now().Format("r150405.000")),
+				Operations: []kmstypes.GrantOperation{kmstypes.GrantOperationDecrypt},
+			}))
+			time.Sleep(time.Second)
+		}
+		w.scheduleDeletion(key)
+		w.react()
+		a := w.one()
+		for name, want := range map[string]string{
+			"aliases":                              "alias/orders",
+			"grants":                               "arn:aws:iam::" + account + ":role/reader may Decrypt (3 grants)",
+			"buckets encrypted with it by default": "none",
+			"objects, by the reports of re-encryptions": "orders-data/: job j3, which moves object versions under this key, is complete",
+			"last use":       "Encrypt at 2000-01-01T00:",
+			"recent callers": "app: Decrypt once",
+			"not looked at":  "Other Regions and accounts",
+		} {
+			if got := facts(a, name); !strings.HasPrefix(got, want) {
+				t.Errorf("%s: %q, want %q", name, got, want)
+			}
+		}
+		for _, f := range a.Facts {
+			if f.Name != "not looked at" && !strings.Contains(f.Source, ", 2000-01-01 00:") {
+				t.Errorf("fact %s does not say when it was read: %q", f.Name, f.Source)
+			}
+		}
+		if strings.Contains(facts(a, "objects, by the reports of re-encryptions"), "j1") {
+			t.Error("an older report of the same bucket is told")
+		}
+	})
+}
+
+// TestBlastRadiusUnknown: what cannot be read is said to be unknown, and the
+// alarm comes all the same.
+func TestBlastRadiusUnknown(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.router = w.newRouterWith(enforceAll(), func(d *handlers.Deps) { d.Trail = deafTrail{} })
+		w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool {
+			return !slices.Contains([]string{"kms:ListAliases", "kms:ListGrants", "kms:GetKeyLastUsage", "s3:ListAllMyBuckets"}, action)
+		})
+		w.scheduleDeletion(key)
+		body := w.event("ScheduleKeyDeletion")
+		began := time.Now()
+		if err := w.handle(body); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("the alarm took %s", took)
+		}
+		a := w.one()
+		if a.Action.Status != alert.StatusDone || w.state(key) != "Enabled" {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		for _, name := range []string{"aliases", "grants", "buckets encrypted with it by default", "objects, by the reports of re-encryptions", "last use", "recent callers"} {
+			if got := facts(a, name); !strings.HasPrefix(got, "unknown: ") {
+				t.Errorf("%s: %q", name, got)
+			}
+		}
+	})
+}
