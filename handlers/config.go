@@ -54,6 +54,9 @@ func (m *Mode) UnmarshalText(text []byte) error {
 	return fmt.Errorf("mode %q: allowed are off, observe and enforce", text)
 }
 
+// MaxFlapLimit bounds Config.FlapLimit.
+const MaxFlapLimit = 20
+
 // Identity is who cmkeeper itself is, as far as it shows in the events of its
 // own calls.
 type Identity struct {
@@ -103,6 +106,9 @@ type Config struct {
 	ReencryptAliases []string
 	// ReencryptScope adds data to the moves of an alias, by its name.
 	ReencryptScope map[string][]reencrypt.Scope
+	// FlapLimit is how often within an hour the same setting of a key is put back,
+	// 1 to MaxFlapLimit; 0 means 5.
+	FlapLimit int
 	// Exemptions are left as they are, and told as notes.
 	Exemptions judgement.Exemptions
 	// StateBucket is never in scope.
@@ -123,6 +129,9 @@ func (c Config) problems() []error {
 	}
 	if d := c.RotationPeriodDays; d != 0 && (d < 90 || d > 2560) {
 		errs = append(errs, fmt.Errorf("rotation period of %d days: allowed are 90 to 2560", d))
+	}
+	if n := c.FlapLimit; n < 0 || n > MaxFlapLimit {
+		errs = append(errs, fmt.Errorf("flap limit of %d: allowed are 1 to %d", n, MaxFlapLimit))
 	}
 	if c.Reencrypt == Enforce && len(c.ReencryptAliases) == 0 {
 		errs = append(errs, errors.New("reencrypt mode enforce: name the aliases whose moves may move data"))
@@ -170,6 +179,9 @@ func New(d Deps, c Config) (*Router, error) {
 	}
 	if c.RotationPeriodDays == 0 {
 		c.RotationPeriodDays = 365
+	}
+	if c.FlapLimit == 0 {
+		c.FlapLimit = 5
 	}
 	if d.Logger == nil {
 		d.Logger = slog.New(slog.DiscardHandler)

@@ -57,15 +57,16 @@ func TestDecideRotation(t *testing.T) {
 		{name: "period set back by our own repair", in: rotationInput{on: true, lengthen: true, livePeriod: 365, facts: seen, mine: &repair{}}, want: rotationRepaired},
 		{name: "period long, but not by the event", in: rotationInput{on: true, livePeriod: 730, facts: seen}, want: rotationOn},
 		{name: "period made longer, then turned off", in: rotationInput{lengthen: true, facts: seen}, want: rotationRestore, period: 180},
-		{name: "period made longer for the sixth time", in: rotationInput{on: true, lengthen: true, livePeriod: 730, facts: seen, recent: repairsAt(noon, noon, noon, noon, noon)}, want: rotationPaced},
+		{name: "period made longer too often", in: rotationInput{on: true, lengthen: true, livePeriod: 730, facts: seen, fight: fightOpens}, want: rotationFlapping},
 		{name: "off, seen on, exempt", in: rotationInput{facts: seen, exempt: true}, want: rotationExempt},
 		{name: "off, never seen on, exempt", in: rotationInput{exempt: true}, want: rotationNotRequired},
 		{name: "off, required, exempt", in: rotationInput{required: true, exempt: true}, want: rotationExempt},
 		{name: "period made longer, exempt", in: rotationInput{on: true, lengthen: true, livePeriod: 730, facts: seen, exempt: true}, want: rotationExempt},
 		{name: "on, exempt", in: rotationInput{on: true, exempt: true}, want: rotationOn},
-		{name: "four repairs within the hour", in: rotationInput{facts: seen, recent: repairsAt(noon, noon, noon, noon)}, want: rotationRestore, period: 180},
-		{name: "five repairs within the hour", in: rotationInput{facts: seen, recent: repairsAt(noon, noon, noon, noon, noon)}, want: rotationPaced},
-		{name: "five, the last one a while ago", in: rotationInput{facts: seen, now: after(11 * time.Minute), recent: repairsAt(noon, noon, noon, noon, noon)}, want: rotationRestore, period: 180},
+		{name: "off, seen on, too often", in: rotationInput{facts: seen, fight: fightOpens}, want: rotationFlapping},
+		{name: "off, seen on, left to a fight", in: rotationInput{facts: seen, fight: fightOpen}, want: rotationFlapping},
+		{name: "off, never seen on, too often", in: rotationInput{fight: fightOpens}, want: rotationNotRequired},
+		{name: "on, while a fight is on", in: rotationInput{on: true, fight: fightOpen}, want: rotationOn},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -83,7 +84,7 @@ func TestDecideRotation(t *testing.T) {
 			if tt.period != 0 && got.period != tt.period {
 				t.Errorf("period %d, want %d", got.period, tt.period)
 			}
-			if waits := got.reason == rotationSettling || got.reason == rotationPaced; waits != (got.wait > 0) {
+			if waits := got.reason == rotationSettling; waits != (got.wait > 0) {
 				t.Errorf("%q waits %v", got.reason, got.wait)
 			}
 		})
@@ -253,9 +254,19 @@ func TestDecideDeletion(t *testing.T) {
 			want: deletionDecision{reason: deletionWasDisabled, former: stateDisabled},
 		},
 		{
-			name: "flapping",
-			in:   deletionInput{state: statePending, history: states("Enabled@-1h", "PendingDeletion@5s"), recent: repairsAt(noon, noon, noon, noon, after(20*time.Second))},
-			want: deletionDecision{reason: deletionPaced, former: stateEnabled, wait: flappingPause - 10*time.Second},
+			name: "pending, too often",
+			in:   deletionInput{state: statePending, history: states("Enabled@-1h", "PendingDeletion@5s"), fight: fightOpens},
+			want: deletionDecision{reason: deletionFlapping, former: stateEnabled},
+		},
+		{
+			name: "pending again before it was enabled, too often",
+			in:   deletionInput{state: statePending, history: states("Enabled@-1h", "PendingDeletion@5s"), restore: &restore{}, fight: fightOpen},
+			want: deletionDecision{reason: deletionFlapping, former: stateEnabled},
+		},
+		{
+			name: "disabled again, while a fight is on",
+			in:   deletionInput{event: "DisableKey", state: stateDisabled, history: states("Enabled@-2h", "Disabled@-1h"), fight: fightOpen},
+			want: deletionDecision{reason: deletionWasDisabled, former: stateDisabled},
 		},
 	}
 	for _, tt := range tests {

@@ -44,11 +44,11 @@ const (
 	deletionUnknown     deletionReason = "unknown"      // Disabled, and what it was before is unknown
 	deletionApproved    deletionReason = "approved"     // cmkeeper retire schedule recorded this deletion before it was scheduled
 	deletionExempt      deletionReason = "exempt"       // an exemption covers it
+	deletionFlapping    deletionReason = "flapping"     // it was undone too often
 	// To be undone.
 	deletionCancel  deletionReason = "cancel"  // cancel the deletion, and then as enable says
 	deletionEnable  deletionReason = "enable"  // enable the key
 	deletionRestore deletionReason = "restore" // finish what was begun: enable the key
-	deletionPaced   deletionReason = "paced"   // one of these, but not so often
 )
 
 type deletionInput struct {
@@ -62,8 +62,8 @@ type deletionInput struct {
 	exempt   bool
 	// repaired: we undid it since the event.
 	repaired bool
-	// recent are our repairs for other occurrences within the flapping window.
-	recent []repair
+	// fight is fightNone where nothing is undone in this mode.
+	fight fight
 	// enforce is the mode: what was seen in mode observe is left alone by it.
 	enforce bool
 	// at is the time of the event, which CloudTrail gives in whole seconds.
@@ -118,8 +118,8 @@ func decideDeletion(in deletionInput) deletionDecision {
 		if in.exempt && in.restore == nil {
 			return deletionDecision{reason: deletionExempt, former: d.former}
 		}
-		if wait := pace(in.recent, in.now); wait > 0 {
-			return deletionDecision{reason: deletionPaced, former: d.former, wait: wait}
+		if in.fight != fightNone {
+			return deletionDecision{reason: deletionFlapping, former: d.former}
 		}
 	}
 	return d
@@ -189,8 +189,9 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	}
 	var doc keyDoc
 	var d deletionDecision
+	var stand fight
 	if err == nil {
-		doc, d, err = r.planRescue(ctx, e, key, rep, approved && approval.Covers(key.DeletionDate), exempt)
+		doc, d, stand, err = r.planRescue(ctx, e, key, rep, approved && approval.Covers(key.DeletionDate), exempt)
 	}
 	if err != nil {
 		// The alarm does not wait for the state bucket.
@@ -223,9 +224,9 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	r.addBlast(ctx, &a, key, at)
 	undo := append(r.undoCommands(key, d.enable || d.former != stateDisabled), a.Next...)
 	switch {
-	case d.reason == deletionPaced:
+	case d.reason == deletionFlapping:
 		a.Next = undo
-		return r.paced(ctx, a, r.config.Deletion, "state of key "+key.ARN, d.wait)
+		return r.tellFight(ctx, a, e, r.config.Deletion, doc, reactionDeletion, stand)
 	case d.reason == deletionUndone:
 		tellUndone(&a, doc, e, key)
 	case d.reason == deletionExempt:
@@ -268,21 +269,29 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 
 // planRescue notes the key as it was read, decides, and stores what is about to
 // be done.
-func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.Key, rep repair, approved, exempt bool) (keyDoc, deletionDecision, error) {
+func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.Key, rep repair, approved, exempt bool) (keyDoc, deletionDecision, fight, error) {
 	var d deletionDecision
+	var stand fight
 	enforce := r.config.Deletion == Enforce
 	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
 		doc.see(key, rep.At, r.config.Deletion)
 		doc.blame(e)
+		if enforce {
+			stand = doc.fight(reactionDeletion, e, r.config.FlapLimit, rep.At)
+		}
 		d = decideDeletion(deletionInput{
 			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore, approved: approved, exempt: exempt,
 			repaired: doc.repairOf(reactionDeletion, e.ID) != nil || len(doc.repairsSince(reactionDeletion, e.ID, e.Time)) > 0,
-			recent:   doc.repairsSince(reactionDeletion, e.ID, rep.At.Add(-flappingWindow)),
+			fight:    stand,
 			enforce:  enforce, at: e.Time, now: rep.At,
 		})
+		if d.reason == deletionFlapping {
+			doc.standBack(reactionDeletion, e, rep.At)
+		}
 		if !enforce {
 			return
 		}
+		rep.Against = doc.culprit(alert.KindDeletion, e)
 		if d.cancel {
 			doc.intend(opCancelDeletion, rep)
 		}
@@ -293,15 +302,17 @@ func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.K
 			}
 		}
 	})
-	return doc, d, err
+	return doc, d, stand, err
 }
 
 // worthSweeping reports whether a sweep has to act on a key or to tell of it:
 // every time while enforce has something to do, else once per state.
 func worthSweeping(d deletionDecision, enforce, told bool) bool {
 	switch {
-	case d.cancel, d.enable, d.reason == deletionPaced:
+	case d.cancel, d.enable:
 		return enforce || !told
+	case d.reason == deletionFlapping:
+		return true
 	case d.reason == deletionFirstSeen, d.reason == deletionAccepted, d.reason == deletionApproved, d.reason == deletionExempt:
 		return !told
 	}

@@ -49,7 +49,7 @@ func standText(reason deletionReason) string {
 		return "Nothing was undone: cmkeeper retire schedule found the key free and recorded this deletion before it was scheduled."
 	case deletionMaterial:
 		return "cmkeeper cannot bring imported key material back."
-	case deletionUndone, deletionExempt, deletionSettling, deletionCancel, deletionEnable, deletionRestore, deletionPaced:
+	case deletionUndone, deletionExempt, deletionSettling, deletionCancel, deletionEnable, deletionRestore, deletionFlapping:
 	}
 	return ""
 }

@@ -31,6 +31,7 @@ type keyDoc struct {
 	Restore     *restore      `json:"restore,omitempty"`
 	Calls       []ownCall     `json:"calls,omitempty"`
 	Repairs     []repair      `json:"repairs,omitempty"`
+	Circuits    []circuit     `json:"circuits,omitempty"` // one for each reaction that had one
 	// Tags are those of the last sweep that could read them; TagsSince is when that
 	// was first so, and zero while it never was.
 	Tags      []seenTag `json:"tags,omitempty"`
@@ -136,6 +137,8 @@ type repair struct {
 	By       string    `json:"by"` // the event or sweep that it reacts to
 	Alert    string    `json:"alert"`
 	At       time.Time `json:"at"`
+	// Against is whose doing it undid, as far as it is known.
+	Against *party `json:"against,omitempty"`
 	// Done: AWS confirmed the call.
 	Done bool `json:"done,omitempty"`
 }
@@ -143,11 +146,12 @@ type repair struct {
 // sameAs reports whether two repairs are those of one reaction to one occurrence.
 func (r repair) sameAs(o repair) bool { return r.Reaction == o.Reaction && r.By == o.By }
 
-// How much of a key's past is kept. Repairs must reach back over an hour of flapping.
+// How much of a key's past is kept. Repairs must reach back over an hour of
+// flapping, of all reactions.
 const (
 	maxStates  = 16
 	maxCalls   = 16
-	maxRepairs = 16
+	maxRepairs = 4 * MaxFlapLimit
 )
 
 // tail returns the last n elements.

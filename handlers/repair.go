@@ -12,7 +12,6 @@ import (
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/middleware"
 
-	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
@@ -109,41 +108,6 @@ func confirm(ctx context.Context, what string, seen func(context.Context) (bool,
 		pause *= 2
 	}
 	return outcome.RetryAfter(readBackAgain, fmt.Errorf("read back %s: KMS does not show it yet", what))
-}
-
-// Flapping: two parties put the same setting back and forth. From the second
-// repair within the hour before this one it is a finding; from the fifth on,
-// repairs are paced, so that it never becomes a loop, yet nobody can make us
-// give up.
-const (
-	flappingWindow  = time.Hour
-	flappingFinding = 2
-	flappingPaced   = 5
-	flappingPause   = 10 * time.Minute
-)
-
-// pace returns how long the next repair has to wait after the recent ones.
-func pace(recent []repair, now time.Time) time.Duration {
-	if len(recent) < flappingPaced {
-		return 0
-	}
-	return max(0, flappingPause-now.Sub(recent[len(recent)-1].At))
-}
-
-func flapping(n int, what string) alert.Finding {
-	return alert.Finding{ID: "flapping", Severity: alert.High,
-		Message: fmt.Sprintf("The key's %s was put back %d times within the hour before this. Two parties are fighting over it: another tool, or somebody who tries again.", what, n)}
-}
-
-// paced tells that a repair has to wait, and makes the message wait for it.
-func (r *Router) paced(ctx context.Context, a alert.Alert, mode Mode, what string, wait time.Duration) error {
-	a.ID += "/paced"
-	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusRefused,
-		Description: fmt.Sprintf("It was put back %d times or more within the hour. It will be put back again in %s, not at once, so that two parties do not chase each other.", flappingPaced, wait.Round(time.Second))}
-	if err := r.publish(ctx, a); err != nil {
-		return err
-	}
-	return outcome.RetryAfter(wait, fmt.Errorf("%s is flapping: repairs are paced", what))
 }
 
 // now is the time as documents keep it: what is stored compares equal to what

@@ -29,11 +29,11 @@ const (
 	rotationRepaired rotationReason = "repaired" // we turned it on again since the event
 	rotationBlocked  rotationReason = "blocked"  // the key cannot rotate, or not now
 	rotationExempt   rotationReason = "exempt"   // an exemption covers it
+	rotationFlapping rotationReason = "flapping" // it was turned on too often
 	// To be turned on.
 	rotationRestore  rotationReason = "restore"  // it has been rotating before
 	rotationRequired rotationReason = "required" // the operator requires it
 	rotationShorten  rotationReason = "shorten"  // it is on, and the event made its period longer than the operator's
-	rotationPaced    rotationReason = "paced"    // to be turned on, but not so often
 )
 
 type rotationInput struct {
@@ -56,12 +56,13 @@ type rotationInput struct {
 	period        int       // the configured one
 	required      bool
 	exempt        bool
+	fight         fight // fightNone where nothing is put back in this mode
 }
 
 type rotationDecision struct {
 	reason rotationReason
 	period int           // to be set
-	wait   time.Duration // with settling and paced
+	wait   time.Duration // with settling
 	// flapping is how many repairs were made within the hour before this one.
 	flapping int
 }
@@ -90,8 +91,8 @@ func decideRotation(in rotationInput) rotationDecision {
 		d.reason = rotationBlocked
 	case long && in.exempt:
 		d.reason = rotationExempt
-	case long && pace(in.recent, in.now) > 0:
-		d.reason, d.wait = rotationPaced, pace(in.recent, in.now)
+	case long && in.fight != fightNone:
+		d.reason = rotationFlapping
 	case long:
 		d.reason = rotationShorten
 	case in.on && (in.mine != nil || harm && len(in.since) > 0):
@@ -104,8 +105,8 @@ func decideRotation(in rotationInput) rotationDecision {
 		d.reason = rotationNotRequired
 	case in.exempt:
 		d.reason = rotationExempt
-	case pace(in.recent, in.now) > 0:
-		d.reason, d.wait = rotationPaced, pace(in.recent, in.now)
+	case in.fight != fightNone:
+		d.reason = rotationFlapping
 	case in.facts.Seen:
 		d.reason = rotationRestore
 	default:
@@ -163,6 +164,7 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 	}
 	var d rotationDecision
 	var rep repair
+	var stand fight
 	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
 		doc.see(key, at, r.config.Deletion)
 		if blocker == "" {
@@ -177,9 +179,16 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 		}
 		in := r.rotationInput(*doc, e, harm, blocker, status, at)
 		in.exempt = exempt
+		if r.config.Rotation == Enforce {
+			in.fight = doc.fight(reactionRotation, e, r.config.FlapLimit, at)
+		}
 		d = decideRotation(in)
-		rep = repair{Reaction: reactionRotation, By: e.ID, Alert: cmp.Or(doc.Rotation.OffBy, e.ID), At: at}
-		if r.config.Rotation == Enforce && d.turnOn() {
+		stand = in.fight
+		rep = repair{Reaction: reactionRotation, By: e.ID, Alert: cmp.Or(doc.Rotation.OffBy, e.ID), At: at, Against: doc.culprit(alert.KindRotation, e)}
+		switch {
+		case d.reason == rotationFlapping:
+			doc.standBack(reactionRotation, e, at)
+		case r.config.Rotation == Enforce && d.turnOn():
 			doc.intend(opEnableRotation, rep)
 		}
 	})
@@ -202,8 +211,10 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 		a.ID = rep.Alert + "/rotation"
 		tellExempt(&a, exemption, r.config.Rotation)
 		return r.publish(ctx, a)
-	case rotationPaced:
-		return r.paced(ctx, a, r.config.Rotation, "rotation of key "+key.ARN, d.wait)
+	case rotationFlapping:
+		a.ID = rep.Alert + "/rotation"
+		a.Next = append([]string{r.enableCommand(key.ARN, d.period)}, a.Next...)
+		return r.tellFight(ctx, a, e, r.config.Rotation, doc, reactionRotation, stand)
 	case rotationRestore, rotationRequired, rotationShorten:
 		return r.restoreRotation(ctx, a, key.ARN, d, rep)
 	case rotationOn, rotationNotRequired:
@@ -226,7 +237,7 @@ func repairToTell(doc keyDoc, e events.Event) repair {
 // restoreRotation turns rotation on, or tells that enforce would.
 func (r *Router) restoreRotation(ctx context.Context, a alert.Alert, keyARN string, d rotationDecision, rep repair) error {
 	a.ID = rep.Alert + "/rotation"
-	command := r.kmsCommand("enable-key-rotation", keyARN, fmt.Sprintf("--rotation-period-in-days %d", d.period))
+	command := r.enableCommand(keyARN, d.period)
 	if r.config.Rotation != Enforce {
 		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action = alert.Action{Mode: string(r.config.Rotation), Status: alert.StatusWouldDo,
@@ -245,6 +256,10 @@ func (r *Router) restoreRotation(ctx context.Context, a alert.Alert, keyARN stri
 			Message: fmt.Sprintf("A period of %d days was asked for; KMS now shows %d.", d.period, period)})
 	}
 	return r.publish(ctx, rotationDoneAlert(a, rep, period, r.config))
+}
+
+func (r *Router) enableCommand(keyARN string, period int) string {
+	return r.kmsCommand("enable-key-rotation", keyARN, fmt.Sprintf("--rotation-period-in-days %d", period))
 }
 
 func (r *Router) rotationInput(doc keyDoc, e events.Event, harm bool, blocker inventory.Blocker, status inventory.Rotation, at time.Time) rotationInput {
@@ -306,7 +321,7 @@ func (r *Router) rotationUnread(ctx context.Context, e events.Event, harm bool, 
 	a.Key = &alert.Key{ARN: e.KeyARN}
 	a.Next = []string{
 		r.kmsCommand("get-key-rotation-status", e.KeyARN),
-		r.kmsCommand("enable-key-rotation", e.KeyARN, fmt.Sprintf("--rotation-period-in-days %d", r.config.RotationPeriodDays)),
+		r.enableCommand(e.KeyARN, r.config.RotationPeriodDays),
 	}
 	return r.failed(ctx, a, r.config.Rotation, "read the key", err)
 }
@@ -319,7 +334,7 @@ func (r *Router) rotationAlert(ctx context.Context, e events.Event, harm bool, k
 	switch d.reason {
 	case rotationOn, rotationNotRequired, rotationSettling:
 		return a // never told
-	case rotationBlocked, rotationExempt, rotationRepaired, rotationRestore, rotationRequired, rotationShorten, rotationPaced:
+	case rotationBlocked, rotationExempt, rotationRepaired, rotationRestore, rotationRequired, rotationShorten, rotationFlapping:
 	}
 	a.Key = r.describe(ctx, key, doc)
 	a.Severity = alert.High
@@ -347,7 +362,6 @@ func (r *Router) rotationAlert(ctx context.Context, e events.Event, harm bool, k
 		a.Facts = append(a.Facts, alert.Fact{Name: "last known rotation period", Values: []string{fmt.Sprintf("%d days", doc.Rotation.Period)}})
 	}
 	if d.flapping >= flappingFinding {
-		a.Severity = alert.Critical
 		a.Findings = append(a.Findings, flapping(d.flapping, "rotation"))
 	}
 	return a

@@ -3,7 +3,6 @@ package handlers_test
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
@@ -274,37 +273,6 @@ func TestSweepRepairsAMissedEvent(t *testing.T) {
 		}
 		if a := w.one(); a.Actor == nil || a.Action.Status != alert.StatusDone {
 			t.Errorf("alert:\n%s", a.Text())
-		}
-	})
-}
-
-func TestFlappingIsPacedNotEndless(t *testing.T) {
-	inWorld(t, enforceAll(), func(w *world) {
-		key := w.rotatingKey(180)
-		var severities []alert.Severity
-		for range 5 {
-			w.disableRotation(key)
-			w.react()
-			severities = append(severities, w.one().Severity)
-			time.Sleep(time.Minute)
-		}
-		if severities[0] != alert.High || severities[4] != alert.Critical {
-			t.Errorf("severities %v, want flapping to rise to critical", severities)
-		}
-		w.disableRotation(key)
-		body := w.event("DisableKeyRotation")
-		d := outcome.Of(w.router.Handle(w.ctx, []byte(body)))
-		if d.Action != outcome.Delay || w.rotation(key) != 0 {
-			t.Errorf("sixth within the hour: outcome %v, period %d; want a wait", d.Action, w.rotation(key))
-		}
-		if a := w.one(); a.Action.Status != alert.StatusRefused {
-			t.Errorf("alert:\n%s", a.Text())
-		}
-		if err := w.handle(body); err != nil {
-			t.Fatal(err)
-		}
-		if got := w.rotation(key); got != 180 {
-			t.Errorf("rotation period %d after the wait, want 180", got)
 		}
 	})
 }

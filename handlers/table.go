@@ -79,7 +79,7 @@ func rows() []row {
 		worst       = "that of the worst finding, else info"
 	)
 	return []row{
-		{call("DisableKeyRotation"), rotation, "high; critical where it was turned off twice within the hour before", "tells what would be done", turnsOn},
+		{call("DisableKeyRotation"), rotation, "high; critical where it was turned off too often (`CMKEEPER_FLAP_LIMIT`)", "tells what would be done", turnsOn},
 		{call("EnableKeyRotation"), rotation, "medium where the period is longer than `CMKEEPER_ROTATION_PERIOD_DAYS`; else none", "tells of a longer period", "sets the period to `CMKEEPER_ROTATION_PERIOD_DAYS` and reads it back"},
 		{call("CreateKey"), rotation, rotationOff, looks, turnsOn},
 		{call("CreateKey"), policy, worst, judges, ""},

@@ -49,6 +49,7 @@ type Config struct {
 	RotationRequired   bool     `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
 	TrustedAccounts    []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
 
+	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is put back; once more and cmkeeper stays out of it for an hour. 1 to 20."`
 	Exemptions string `env:"EXEMPTIONS" about:"What is told as a note and left as it is, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
 
 	ReencryptAliases     []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
@@ -93,6 +94,7 @@ var checks = map[string]func(string) error{
 	"ROTATION_PERIOD_DAYS":         between(90, 2560),
 	"ROTATION_REQUIRED":            boolean,
 	"TRUSTED_ACCOUNTS":             eachMatching(`^\d{12}$`, "account ids of twelve digits, comma-separated"),
+	"FLAP_LIMIT":                   between(1, handlers.MaxFlapLimit),
 	"EXEMPTIONS":                   func(s string) error { _, err := parseExemptions(s); return err },
 	"REENCRYPT_ALIASES":            aliasPatterns,
 	"REENCRYPT_SCOPE":              func(s string) error { _, err := parseScope(s); return err },
@@ -194,7 +196,7 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
-		Exemptions: exemptions, StateBucket: c.StateBucket,
+		FlapLimit: c.FlapLimit, Exemptions: exemptions, StateBucket: c.StateBucket,
 	}, nil
 }
 
