@@ -46,6 +46,12 @@ func (*claimDocument) Schema() (string, int) { return "claim", 1 }
 // the work has been done, a *HeldError (errors.As) where somebody else is at it,
 // ErrNewerSchema. A claim whose time is over is taken over.
 func (s *Store) Claim(ctx context.Context, key string, ttl time.Duration) (*Claim, error) {
+	return s.ClaimAgain(ctx, key, ttl, 0)
+}
+
+// ClaimAgain is Claim for work that is to be done again so long after it was done
+// last; 0 is never.
+func (s *Store) ClaimAgain(ctx context.Context, key string, ttl, again time.Duration) (*Claim, error) {
 	doc := &claimDocument{Seconds: max(1, int(ttl/time.Second))}
 	etag, err := s.Put(ctx, key, doc, "")
 	if err == nil {
@@ -65,10 +71,11 @@ func (s *Store) Claim(ctx context.Context, key string, ttl time.Duration) (*Clai
 	if err := decode(r.body, &held); err != nil {
 		return nil, fmt.Errorf("decode claim %s: %w", s.address(key), err)
 	}
-	if held.Done {
+	age := r.now.Sub(r.modified)
+	if held.Done && (again == 0 || age < again) {
 		return nil, ErrDone
 	}
-	if left := time.Duration(held.Seconds)*time.Second - r.now.Sub(r.modified); left > 0 {
+	if left := time.Duration(held.Seconds)*time.Second - age; left > 0 && !held.Done {
 		return nil, &HeldError{After: left}
 	}
 	etag, err = s.Put(ctx, key, doc, r.etag)

@@ -112,3 +112,38 @@ func TestClaimOfANewerBuild(t *testing.T) {
 	_, err := b.store().Claim(t.Context(), "c", ttl)
 	is(t, "claim", err, ErrNewerSchema)
 }
+
+func TestClaimAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		s := newBucket(t).store()
+		const again = 24 * time.Hour
+		c, err := s.ClaimAgain(ctx, "c", ttl, again)
+		is(t, "claim", err, nil)
+		is(t, "done", c.Done(ctx), nil)
+		time.Sleep(again - 2*time.Second)
+		_, err = s.ClaimAgain(ctx, "c", ttl, again)
+		is(t, "claim before the day is over", err, ErrDone)
+		time.Sleep(3 * time.Second)
+		c, err = s.ClaimAgain(ctx, "c", ttl, again)
+		is(t, "claim after a day", err, nil)
+		_, err = s.ClaimAgain(ctx, "c", ttl, again)
+		held(t, "claim what is being done again", err)
+		is(t, "done again", c.Done(ctx), nil)
+		_, err = s.ClaimAgain(ctx, "c", ttl, again)
+		is(t, "claim at once", err, ErrDone)
+	})
+}
+
+func TestNowIsS3s(t *testing.T) {
+	b := newBucket(t)
+	s := b.store()
+	b.after = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Date", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
+	}
+	_, err := s.Claim(t.Context(), "c", ttl)
+	is(t, "claim", err, nil)
+	if ahead := time.Until(s.Now()); ahead < 59*time.Minute || ahead > 61*time.Minute {
+		t.Errorf("S3's clock is %s ahead, want an hour", ahead)
+	}
+}

@@ -24,12 +24,14 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
@@ -71,6 +73,8 @@ type Store struct {
 	client         S3
 	bucket, prefix string
 	owner          *string
+	// skew is how far S3's clock is ahead of ours, as the last answer had it.
+	skew atomic.Int64
 }
 
 // New returns a store in the bucket below prefix ("cmkeeper/"; "" is the whole
@@ -82,6 +86,18 @@ func New(client S3, bucket, prefix, owner string) *Store {
 		s.owner = &owner
 	}
 	return s
+}
+
+// Now is the time by S3's clock, to a second or so: that of the last document read
+// or written, moved on by our own clock. It is what a fleet agrees on whose clocks
+// differ.
+func (s *Store) Now() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }
+
+// heard takes S3's clock from an answer.
+func (s *Store) heard(answer middleware.Metadata) {
+	if skew, ok := awsmiddleware.GetAttemptSkew(answer); ok {
+		s.skew.Store(int64(skew))
+	}
 }
 
 // Get decodes the document at key into doc, which must be a pointer to a zero
@@ -123,6 +139,7 @@ func (s *Store) Put(ctx context.Context, key string, doc Document, etag string) 
 	out, err := s.client.PutObject(ctx, in)
 	switch {
 	case err == nil:
+		s.heard(out.ResultMetadata)
 		return aws.ToString(out.ETag), nil
 	case !isConflict(err) && !isNotFound(err):
 		return "", fmt.Errorf("put document %s: %w", s.address(key), err)
@@ -238,6 +255,7 @@ func (s *Store) read(ctx context.Context, key string) (object, error) {
 	if err != nil {
 		return object{}, fmt.Errorf("read document %s: %w", s.address(key), err)
 	}
+	s.heard(out.ResultMetadata)
 	now, ok := awsmiddleware.GetServerTime(out.ResultMetadata)
 	if !ok {
 		now = time.Now()
