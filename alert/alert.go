@@ -57,7 +57,8 @@ const (
 	KindDeletion     Kind = "deletion"
 	KindAlias        Kind = "alias"
 	KindReencryption Kind = "reencryption"
-	KindGuard        Kind = "guard" // cmkeeper itself: shut out, its role used by somebody else, hanging on what it guards
+	KindGuard        Kind = "guard"    // cmkeeper itself: shut out, its role used by somebody else, hanging on what it guards
+	KindIncident     Kind = "incident" // several dangerous calls by one actor
 )
 
 // Alert is one message. What is zero is left out of the renderings.
@@ -96,6 +97,12 @@ type Alert struct {
 	Findings []Finding `json:"findings,omitempty"`
 	// Facts are whatever else there is to know, in order.
 	Facts []Fact `json:"facts,omitempty"`
+	// Ongoing is a condition that sweeps still see: it is told again after Publisher's Repeat.
+	Ongoing bool `json:"ongoing,omitempty"`
+	// Incident is the ID of the incident that the alert belongs to, set by Publisher.
+	Incident string `json:"incident,omitempty"`
+	// Digest is set by Publisher where it tells several alerts as one.
+	Digest *Digest `json:"digest,omitempty"`
 	// Cut is set by Publisher when the alert was too large to be sent whole.
 	Cut *Cut `json:"cut,omitempty"`
 }
@@ -168,6 +175,41 @@ type Fact struct {
 	Values []string `json:"values,omitempty"`
 }
 
+// Digest is several alerts of one group, told as one. The members of the alert around
+// it are those of the worst of them.
+type Digest struct {
+	// Group is whose alerts they are: a role's or user's ARN, or what a sweep found.
+	Group string `json:"group"`
+	// From and Until are the times of the first and the last call.
+	From  time.Time `json:"from,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	// Keys is how many different keys the calls are about.
+	Keys int `json:"keys"`
+	// Calls are what happened, the worst first.
+	Calls []Call `json:"calls"`
+	// Alerts is where the alerts are stored whole, one object each, for as long as the
+	// state bucket keeps them.
+	Alerts string `json:"alerts,omitempty"`
+}
+
+// Call is a row of a digest: an alert in short.
+type Call struct {
+	ID        string    `json:"id"`
+	Kind      Kind      `json:"kind"`
+	Severity  Severity  `json:"severity"`
+	EventName string    `json:"event_name,omitempty"`
+	Time      time.Time `json:"time,omitzero"`
+	// Key is the key's ARN, Alias its first alias.
+	Key   string `json:"key,omitempty"`
+	Alias string `json:"alias,omitempty"`
+	// Session and SourceIP are the actor's.
+	Session  string `json:"session,omitempty"`
+	SourceIP string `json:"source_ip,omitempty"`
+	Title    string `json:"title"`
+	// Status is how what we did about it ended.
+	Status Status `json:"status"`
+}
+
 // Cut says what was left out of an alert to make it small enough to be sent.
 type Cut struct {
 	// Findings and Facts are how many there are in the whole alert; Values is how
@@ -175,6 +217,8 @@ type Cut struct {
 	Findings int `json:"findings"`
 	Facts    int `json:"facts"`
 	Values   int `json:"values"`
+	// Calls is how many its digest has.
+	Calls int `json:"calls,omitempty"`
 	// Whole is the address of the whole alert ("s3://bucket/key"), as JSON; "" where
 	// it could not be stored.
 	Whole string `json:"whole,omitempty"`

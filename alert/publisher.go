@@ -5,16 +5,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
-	"github.com/aws/aws-sdk-go-v2/service/sns/types"
 
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
@@ -26,8 +24,10 @@ const (
 	// sizeLimit keeps a message under SNS's 256 KiB, which counts every rendering
 	// and attribute, with room for what subscriptions wrap around it.
 	sizeLimit = 200 << 10
-	// attributeLimit is how many characters of a value an attribute carries.
-	attributeLimit = 100
+	// attributeLimit is how many characters of a value an attribute carries, and
+	// attributeValues how many values.
+	attributeLimit  = 100
+	attributeValues = 30
 )
 
 // SNS is what Publisher calls; *sns.Client has it.
@@ -35,16 +35,20 @@ type SNS interface {
 	Publish(context.Context, *sns.PublishInput, ...func(*sns.Options)) (*sns.PublishOutput, error)
 }
 
-// Publisher is the Sink that tells everybody: it publishes alerts to an SNS
-// topic (a standard one). It is safe for concurrent use.
+// Publisher is the Sink that tells everybody: it publishes alerts to SNS topics. It
+// is safe for concurrent use.
 //
 // Of all alerts with the same ID, in the whole fleet, one is published: a claim
 // in the state bucket says so. Where in doubt (a publisher died, the state bucket
 // cannot be reached) the alert is published again rather than lost.
 type Publisher struct {
-	SNS      SNS
-	Store    *state.Store
-	TopicARN string
+	SNS   SNS
+	Store *state.Store
+	// Topics all get every alert, each in its format. With several of them each has
+	// a claim of its own, so that one that fails neither holds up nor repeats the others.
+	Topics []Topic
+	// Repeat is how long after it was told an alert that is Ongoing is told again; 0 is never.
+	Repeat time.Duration
 	// Logger is told of each alert that was published, and of what went wrong
 	// beside it; nil discards it.
 	Logger *slog.Logger
@@ -52,19 +56,47 @@ type Publisher struct {
 
 // Publish publishes the alert, unless that has been done. While another worker
 // is about to publish it the error is an outcome.RetryAfter: only when that
-// worker has reported success is the alert known to be told.
+// worker has reported success is the alert known to be told. An alert that cannot
+// be published is an error and is also kept, for Resume.
 func (p *Publisher) Publish(ctx context.Context, a Alert) error {
 	name, err := a.name()
 	if err != nil {
 		return fmt.Errorf("name alert: %w", err)
 	}
-	log := p.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	log = log.With("alert", name, "kind", a.Kind)
+	return p.deliver(ctx, name, a)
+}
 
-	claim, err := p.Store.Claim(ctx, name+".json", claimTime)
+func (p *Publisher) logger() *slog.Logger {
+	if p.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return p.Logger
+}
+
+// deliver tells the alert to every topic, unless that has been done, and keeps it
+// where it cannot be.
+func (p *Publisher) deliver(ctx context.Context, name string, a Alert) error {
+	log := p.logger().With("alert", name, "kind", a.Kind)
+	return p.once(ctx, log, name, p.again(a), func(bounded context.Context) error {
+		err := p.tell(bounded, log, name, a)
+		if err != nil && ctx.Err() == nil && outcome.Of(err).Action != outcome.Delay {
+			p.keep(ctx, log, name, a, err)
+		}
+		return err
+	})
+}
+
+// again is how long after it was told the alert is told again; 0 is never.
+func (p *Publisher) again(a Alert) time.Duration {
+	if a.Ongoing {
+		return p.Repeat
+	}
+	return 0
+}
+
+// once does what the claim called name is for, unless that has been done since again.
+func (p *Publisher) once(ctx context.Context, log *slog.Logger, name string, again time.Duration, do func(context.Context) error) error {
+	claim, err := p.Store.ClaimAgain(ctx, name+".json", claimTime, again)
 	held, isHeld := errors.AsType[*state.HeldError](err)
 	switch {
 	case err == nil:
@@ -77,11 +109,13 @@ func (p *Publisher) Publish(ctx context.Context, a Alert) error {
 	default: // the alarm must not hang on the state bucket
 		log.WarnContext(ctx, "alert cannot be claimed, so it may be told more than once", "error", err)
 	}
-	if err := p.send(ctx, log, name, a); err != nil {
+	// A publisher that outlives its claim would be a second one.
+	bounded, cancel := context.WithTimeout(ctx, claimTime)
+	defer cancel()
+	if err := do(bounded); err != nil {
 		p.settle(ctx, log, claim, (*state.Claim).Release)
 		return err
 	}
-	log.InfoContext(ctx, "alert published", "severity", a.Severity, "event", Escape(a.EventName), "status", a.Action.Status, "title", Escape(a.Title))
 	p.settle(ctx, log, claim, (*state.Claim).Done)
 	return nil
 }
@@ -99,28 +133,51 @@ func (p *Publisher) settle(ctx context.Context, log *slog.Logger, claim *state.C
 	}
 }
 
-// send publishes the alert, cut to size.
-func (p *Publisher) send(ctx context.Context, log *slog.Logger, name string, a Alert) error {
-	// A publisher that outlives its claim would be a second one.
-	ctx, cancel := context.WithTimeout(ctx, claimTime)
-	defer cancel()
-	in, err := p.input(a)
+// tell sends the alert to every topic, whatever becomes of the others.
+func (p *Publisher) tell(ctx context.Context, log *slog.Logger, name string, a Alert) error {
+	errs := make([]error, len(p.Topics))
+	switch len(p.Topics) {
+	case 0:
+		return errors.New("publish alert: there is no topic")
+	case 1: // the alert's own claim says it all
+		errs[0] = p.send(ctx, log, p.Topics[0], name, a)
+	default:
+		var wg sync.WaitGroup
+		for i, t := range p.Topics {
+			wg.Go(func() {
+				errs[i] = p.once(ctx, log, name+"."+t.name(), p.again(a), func(ctx context.Context) error {
+					return p.send(ctx, log, t, name, a)
+				})
+			})
+		}
+		wg.Wait()
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	log.InfoContext(ctx, "alert published", "severity", a.Severity, "event", Escape(a.EventName), "status", a.Action.Status, "title", Escape(a.Title))
+	return nil
+}
+
+// send publishes the alert to a topic, cut to size.
+func (p *Publisher) send(ctx context.Context, log *slog.Logger, t Topic, name string, a Alert) error {
+	in, err := t.message(a)
 	if err != nil {
 		return fmt.Errorf("render alert: %w", err)
 	}
 	if size(in) > sizeLimit {
-		if in, err = p.cut(ctx, log, name, a); err != nil {
+		if in, err = p.cut(ctx, log, t, name, a); err != nil {
 			return fmt.Errorf("cut alert: %w", err)
 		}
 	}
 	if _, err := p.SNS.Publish(ctx, in); err != nil {
-		return fmt.Errorf("publish alert to %s: %w", p.TopicARN, err)
+		return fmt.Errorf("publish alert to %s: %w", t.ARN, err)
 	}
 	return nil
 }
 
 // cut stores the whole alert and returns a message with as much of it as fits.
-func (p *Publisher) cut(ctx context.Context, log *slog.Logger, name string, a Alert) (*sns.PublishInput, error) {
+func (p *Publisher) cut(ctx context.Context, log *slog.Logger, t Topic, name string, a Alert) (*sns.PublishInput, error) {
 	whole, err := a.JSON()
 	if err != nil {
 		return nil, err
@@ -131,7 +188,7 @@ func (p *Publisher) cut(ctx context.Context, log *slog.Logger, name string, a Al
 	}
 	var in *sns.PublishInput
 	for _, l := range []limits{{rows: 200, chars: 1000}, {rows: 40, chars: 300}, {rows: 3, chars: 60}} {
-		if in, err = p.input(a.cut(l, address)); err != nil {
+		if in, err = t.message(a.cut(l, address)); err != nil {
 			return nil, err
 		}
 		if size(in) <= sizeLimit { // as the last one always is
@@ -139,43 +196,6 @@ func (p *Publisher) cut(ctx context.Context, log *slog.Logger, name string, a Al
 		}
 	}
 	return in, nil
-}
-
-// input is the message: JSON for every protocol but those that people read.
-func (p *Publisher) input(a Alert) (*sns.PublishInput, error) {
-	machine, err := a.JSON()
-	if err != nil {
-		return nil, err
-	}
-	var message bytes.Buffer
-	e := json.NewEncoder(&message)
-	e.SetEscapeHTML(false)
-	err = e.Encode(struct {
-		Default string `json:"default"`
-		Email   string `json:"email"`
-		SMS     string `json:"sms"`
-	}{string(machine), a.Text(), a.Subject()})
-	if err != nil {
-		return nil, err
-	}
-	attributes := map[string]types.MessageAttributeValue{}
-	for name, value := range map[string]string{
-		"severity": string(a.Severity), "kind": string(a.Kind), "event_name": a.EventName,
-		"account": a.Account, "region": a.Region,
-	} {
-		if value != "" { // SNS refuses empty ones
-			attributes[name] = types.MessageAttributeValue{
-				DataType: aws.String("String"), StringValue: aws.String(Escape(shorten(value, attributeLimit))),
-			}
-		}
-	}
-	return &sns.PublishInput{
-		TopicArn:          &p.TopicARN,
-		MessageStructure:  aws.String("json"),
-		Message:           aws.String(message.String()),
-		Subject:           aws.String(a.Subject()),
-		MessageAttributes: attributes,
-	}, nil
 }
 
 // size is what SNS counts of a message, on the safe side: the renderings as they
@@ -188,6 +208,9 @@ func size(in *sns.PublishInput) int {
 	return n
 }
 
+// alertsPrefix is where the state bucket keeps what belongs to single alerts.
+const alertsPrefix = "alerts/"
+
 // name is where the state bucket keeps what belongs to the alert, without the
 // ending. A hash, so that any ID has one.
 func (a Alert) name() (string, error) {
@@ -199,7 +222,7 @@ func (a Alert) name() (string, error) {
 		}
 	}
 	sum := sha256.Sum256(identity)
-	return "alerts/" + hex.EncodeToString(sum[:16]), nil
+	return alertsPrefix + hex.EncodeToString(sum[:16]), nil
 }
 
 // limits bound a cut alert: rows of every list, characters of every text.
@@ -244,6 +267,21 @@ func (a Alert) cut(l limits, whole string) Alert {
 		facts = append(facts, Fact{Name: l.text(f.Name), Source: l.text(f.Source), Values: l.list(f.Values)})
 	}
 	a.Facts = facts
+	a.Incident = l.text(a.Incident)
+	if a.Digest != nil {
+		d := *a.Digest
+		c.Calls = len(d.Calls)
+		d.Group, d.Alerts = l.text(d.Group), l.text(d.Alerts)
+		d.Calls = slices.Clone(d.Calls[:min(l.rows, len(d.Calls))])
+		for i := range d.Calls {
+			row := &d.Calls[i]
+			row.Kind, row.Severity, row.Status = Kind(l.text(string(row.Kind))), Severity(l.text(string(row.Severity))), Status(l.text(string(row.Status)))
+			for _, s := range []*string{&row.ID, &row.EventName, &row.Key, &row.Alias, &row.Session, &row.SourceIP, &row.Title} {
+				*s = l.text(*s)
+			}
+		}
+		a.Digest = &d
+	}
 	return a
 }
 

@@ -53,7 +53,7 @@ func newWorld(t *testing.T) *world {
 	if _, err := w.bucket.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: aws.String("state")}); err != nil {
 		t.Fatal(err)
 	}
-	w.Publisher = &Publisher{SNS: w.topics, Store: state.New(w.bucket, "state", "cmkeeper/", ""), TopicARN: *topic.TopicArn}
+	w.Publisher = &Publisher{SNS: w.topics, Store: state.New(w.bucket, "state", "cmkeeper/", ""), Topics: []Topic{{ARN: *topic.TopicArn}}}
 	w.queue = w.subscribe(t, "all", nil)
 	return w
 }
@@ -63,7 +63,7 @@ func (w *world) subscribe(t *testing.T, name string, attributes map[string]strin
 	t.Helper()
 	ctx := t.Context()
 	policy := fmt.Sprintf(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"sns.amazonaws.com"},
-		"Action":"sqs:SendMessage","Resource":"*","Condition":{"ArnEquals":{"aws:SourceArn":"%s"}}}]}`, w.TopicARN)
+		"Action":"sqs:SendMessage","Resource":"*","Condition":{"ArnEquals":{"aws:SourceArn":"%s"}}}]}`, w.Topics[0].ARN)
 	queue, err := w.queues.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: &name, Attributes: map[string]string{"Policy": policy}})
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func (w *world) subscribe(t *testing.T, name string, attributes map[string]strin
 		all[k] = v
 	}
 	_, err = w.topics.Subscribe(ctx, &sns.SubscribeInput{
-		TopicArn: &w.TopicARN, Protocol: aws.String("sqs"), Endpoint: aws.String("arn:aws:sqs:us-east-1:000000000000:" + name), Attributes: all,
+		TopicArn: &w.Topics[0].ARN, Protocol: aws.String("sqs"), Endpoint: aws.String("arn:aws:sqs:us-east-1:000000000000:" + name), Attributes: all,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -421,7 +421,9 @@ func TestCutAlwaysFits(t *testing.T) {
 			ID: s, Kind: Kind(s), Severity: Severity(s), EventName: s, EventID: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
 			Key: &Key{s, list, s, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s}, Next: list,
 		}
+		a.Incident, a.Digest = s, &Digest{Group: s, Alerts: s}
 		for range list {
+			a.Digest.Calls = append(a.Digest.Calls, Call{s, Kind(s), Severity(s), s, time.Time{}, s, s, s, s, s, Status(s)})
 			a.Findings = append(a.Findings, Finding{s, Severity(s), s, s, s})
 			a.Facts = append(a.Facts, Fact{s, s, list})
 		}

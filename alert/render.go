@@ -84,6 +84,7 @@ func (a Alert) Text() string {
 		row{"Account", a.Account},
 		row{"Region", a.Region},
 	)
+	a.calls(&t)
 	if k := a.Key; k != nil {
 		t.section("Key")
 		t.table("  ",
@@ -114,7 +115,7 @@ func (a Alert) Text() string {
 	t.section("What to do next")
 	for i, n := range a.Next {
 		number := fmt.Sprintf("  %d. ", i+1)
-		if strings.HasPrefix(n, "aws ") || strings.HasPrefix(n, "cmkeeper ") {
+		if isCommand(n) {
 			t.raw(number + Escape(n))
 			continue
 		}
@@ -134,13 +135,50 @@ func (a Alert) Text() string {
 	}
 	if c := a.Cut; c != nil {
 		t.section("Cut short")
-		t.paragraph(fmt.Sprintf("This alert was too large to be sent whole. It has %d findings and %d facts with %d values.",
-			c.Findings, c.Facts, c.Values))
+		calls := ""
+		if c.Calls > 0 {
+			calls = fmt.Sprintf("%d calls, ", c.Calls)
+		}
+		t.paragraph(fmt.Sprintf("This alert was too large to be sent whole. It has %s%d findings and %d facts with %d values.",
+			calls, c.Findings, c.Facts, c.Values))
 		t.table("  ", row{"Whole alert", cmp.Or(c.Whole, "could not be stored")})
 	}
 	t.heading = "\n"
 	t.line("-- ", "   ", Schema+" "+a.ID)
 	return t.b.String()
+}
+
+// isCommand reports whether a next step is to be copied, not read.
+func isCommand(next string) bool {
+	return strings.HasPrefix(next, "aws ") || strings.HasPrefix(next, "cmkeeper ")
+}
+
+// calls is the table of a digest.
+func (a Alert) calls(t *text) {
+	d := a.Digest
+	if d == nil {
+		return
+	}
+	t.section(fmt.Sprintf("Calls (%d)", len(d.Calls)))
+	t.table("  ", row{"By", d.Group}, row{"From", moment(&d.From)}, row{"Until", moment(&d.Until)}, row{"Incident", a.Incident}, row{"Each whole", d.Alerts})
+	const indent = "            "
+	for _, c := range d.Calls {
+		line := c.EventName
+		if key := c.key(); key != "" {
+			line += " on " + key
+		}
+		t.line(fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(c.Severity)), 20))), indent, fmt.Sprintf("%s %s: %s", c.Time.UTC().Format("15:04:05"), line, c.Status.words()))
+		t.line(indent, indent, c.Title)
+	}
+}
+
+// key names the call's key in a few words.
+func (c Call) key() string {
+	id := c.Key[strings.LastIndexByte(c.Key, '/')+1:]
+	if c.Alias == "" {
+		return id
+	}
+	return c.Alias + " (" + id + ")"
 }
 
 func (a Alert) findings(t *text) {
@@ -151,6 +189,18 @@ func (a Alert) findings(t *text) {
 		t.line(indent, indent, f.Message)
 		t.table(indent, row{"Statement", f.Statement}, row{"Principal", f.Principal})
 	}
+}
+
+// words says in a few words what was done about a call.
+func (s Status) words() string {
+	words := map[Status]string{
+		StatusDone:    "undone or done by cmkeeper",
+		StatusWouldDo: "only observed",
+		StatusFailed:  "cmkeeper FAILED",
+		StatusRefused: "cmkeeper REFUSED",
+		StatusNone:    "nothing done",
+	}[cmp.Or(s, StatusNone)]
+	return cmp.Or(words, string(s))
 }
 
 // sentence says what was done in a way that cannot be mistaken for another status.

@@ -27,7 +27,7 @@ func instant(s string) time.Time {
 	return t
 }
 
-// deletion is an alert with every member.
+// deletion is an alert with every member that one event gives it.
 func deletion() Alert {
 	date := instant("2026-12-02T09:00:00Z")
 	return Alert{
@@ -65,6 +65,23 @@ func deletion() Alert {
 	}
 }
 
+// complete is an alert with every member.
+func complete() Alert {
+	a := deletion()
+	a.ID, a.Ongoing, a.Incident = "digest/1", true, "incident/1"
+	a.Digest = &Digest{
+		Group: "arn:aws:iam::111122223333:role/Admin", From: instant("2026-11-25T08:59:03Z"), Until: instant("2026-11-25T09:00:03Z"), Keys: 1,
+		Calls: []Call{{
+			ID: "e0000000-0000-4000-8000-000000000002/rotation", Kind: KindRotation, Severity: High, EventName: "DisableKeyRotation",
+			Time: instant("2026-11-25T08:59:03Z"), Key: "arn:aws:kms:eu-central-1:111122223333:key/1b2c3d4e-0000-4000-8000-000000000001",
+			Alias: "alias/payments", Session: "mallory\n", SourceIP: "203.0.113.7", Title: "Rotation of alias/payments was turned off", Status: StatusDone,
+		}},
+		Alerts: "s3://state/cmkeeper/groups/x/",
+	}
+	a.Cut.Calls = 1
+	return a
+}
+
 // sparse is an alert with as little as there can be.
 func sparse() Alert {
 	return Alert{ID: "sweep/guard", Kind: KindGuard, Severity: Info, Title: "The state bucket hangs on a key that is guarded"}
@@ -89,6 +106,7 @@ func golden(t *testing.T, name, got string) {
 
 func TestText(t *testing.T) {
 	golden(t, "deletion.txt", deletion().Text())
+	golden(t, "digest.txt", complete().Text())
 	golden(t, "sparse.txt", sparse().Text())
 }
 
@@ -179,7 +197,7 @@ func TestSeverityOrder(t *testing.T) {
 }
 
 func TestJSONKeepsValues(t *testing.T) {
-	a := deletion()
+	a := complete()
 	raw, err := a.JSON()
 	if err != nil {
 		t.Fatal(err)
@@ -211,10 +229,10 @@ func compile(t *testing.T) *jsonschema.Schema {
 
 func TestJSONMatchesSchema(t *testing.T) {
 	schema := compile(t)
-	alerts := []Alert{deletion(), sparse(), {Severity: Low, Kind: KindAlias}}
-	for _, k := range []Kind{KindRotation, KindPolicy, KindDeletion, KindAlias, KindReencryption, KindGuard} {
+	alerts := []Alert{deletion(), complete(), sparse(), {Severity: Low, Kind: KindAlias}}
+	for _, k := range []Kind{KindRotation, KindPolicy, KindDeletion, KindAlias, KindReencryption, KindGuard, KindIncident} {
 		for _, s := range []Status{StatusDone, StatusWouldDo, StatusNone, StatusFailed, StatusRefused} {
-			a := deletion()
+			a := complete()
 			a.Kind, a.Action.Status, a.Action.Mode = k, s, "enforce"
 			alerts = append(alerts, a, a.cut(limits{rows: 0, chars: 100}, ""))
 		}
@@ -237,7 +255,7 @@ func TestJSONMatchesSchema(t *testing.T) {
 // TestSchemaIsComplete compares the members of an alert that has them all with
 // those of the schema and of the documentation.
 func TestSchemaIsComplete(t *testing.T) {
-	raw, err := deletion().JSON()
+	raw, err := complete().JSON()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -331,6 +349,7 @@ func FuzzText(f *testing.F) {
 			ID: s, Kind: Kind(s), Severity: Severity(s), EventName: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
 			Key: &Key{s, same(2), s, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s},
 			Next: same(2), Findings: []Finding{{s, Severity(s), s, s, s}}, Facts: []Fact{{s, s, same(2)}}, Cut: &Cut{Whole: s},
+			Incident: s, Digest: &Digest{Group: s, Alerts: s, Calls: []Call{{s, Kind(s), Severity(s), s, time.Time{}, s, s, s, s, s, Status(s)}}},
 		}
 		for line := range strings.SplitSeq(a.Text(), "\n") {
 			for _, r := range line {

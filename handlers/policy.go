@@ -246,7 +246,7 @@ func (r *Router) shutOut(ctx context.Context, e events.Event, cause error) error
 		a.Key.Aliases, a.Key.Description = doc.Aliases, doc.Description
 	}
 	if isSweep(e) {
-		a.ID = fmt.Sprintf("sweep/%s/shut-out/%d", keyID(e.KeyARN), doc.ShutOut.Unix()) // once, not on every sweep
+		a.ID, a.Ongoing = fmt.Sprintf("sweep/%s/shut-out/%d", keyID(e.KeyARN), doc.ShutOut.Unix()), true // not on every sweep
 	}
 	a.Title = "cmkeeper may no longer read key " + shortName(a.Key)
 	a.Summary = fmt.Sprintf("After %s by %s the key cannot be read: %v.", e.Name, who(e), cause)

@@ -228,7 +228,7 @@ func (r *Router) checkOurselves(ctx context.Context, at time.Time) error {
 	}
 	return r.publish(ctx, alert.Alert{
 		ID:   fmt.Sprintf("self-check/%x", sha256.Sum256(fmt.Append(nil, findings))),
-		Kind: alert.KindGuard, Severity: alert.High, EventName: sweepEvent, Time: at,
+		Kind: alert.KindGuard, Severity: alert.High, EventName: sweepEvent, Time: at, Ongoing: true,
 		Account: r.config.Identity.Account, Region: r.config.Region,
 		Title:    "cmkeeper depends on a key that it guards",
 		Summary:  "A queue, topic or bucket that cmkeeper needs is encrypted with a customer managed key.",

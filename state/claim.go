@@ -88,6 +88,16 @@ func (s *Store) ClaimAgain(ctx context.Context, key string, ttl, again time.Dura
 	return &Claim{s, key, etag}, nil
 }
 
+// IsDone reports whether what the claim at key is for has been done.
+func (s *Store) IsDone(ctx context.Context, key string) (bool, error) {
+	var doc claimDocument
+	_, err := s.Get(ctx, key, &doc)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return doc.Done, err
+}
+
 // Done records for good that the work is done. ErrConflict: the claim had run
 // out and somebody else has taken it.
 func (c *Claim) Done(ctx context.Context) error {

@@ -52,8 +52,20 @@ func TestClaimRelease(t *testing.T) {
 	c, err := s.Claim(t.Context(), "c", ttl)
 	is(t, "claim", err, nil)
 	is(t, "release", c.Release(t.Context()), nil)
-	_, err = s.Claim(t.Context(), "c", ttl)
+	isDone := func(want bool) {
+		t.Helper()
+		got, err := s.IsDone(t.Context(), "c")
+		is(t, "ask whether it is done", err, nil)
+		if got != want {
+			t.Errorf("done: %t, want %t", got, want)
+		}
+	}
+	isDone(false)
+	c, err = s.Claim(t.Context(), "c", ttl)
 	is(t, "claim what was released", err, nil)
+	isDone(false)
+	is(t, "done", c.Done(t.Context()), nil)
+	isDone(true)
 }
 
 func TestClaimRace(t *testing.T) {

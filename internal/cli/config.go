@@ -36,6 +36,7 @@ type Config struct {
 	EventsQueueURL string `env:"EVENTS_QUEUE_URL" about:"SQS queue that EventBridge fills with KMS events. Needs a dead-letter queue."`
 	JobsQueueURL   string `env:"JOBS_QUEUE_URL" about:"SQS queue of re-encryption work. Needs a dead-letter queue."`
 	AlertTopicARN  string `env:"ALERT_TOPIC_ARN" about:"SNS topic that alerts are published to."`
+	AlertFormats   string `env:"ALERT_FORMATS" about:"Formats of topics: TOPIC-ARN=format,… with auto, text, json or chat. Topics beside ALERT_TOPIC_ARN get every alert, too."`
 	StateBucket    string `env:"STATE_BUCKET" about:"S3 bucket for alias history, jobs, reports and claims."`
 	StatePrefix    string `env:"STATE_PREFIX, default=cmkeeper/" about:"Prefix of everything that is kept in the state bucket."`
 	Pools          string `env:"POOLS, default=both" about:"Which queues this process works on: events, jobs or both."`
@@ -57,6 +58,8 @@ type Config struct {
 	ReencryptConcurrency int      `env:"REENCRYPT_CONCURRENCY, default=64" about:"Objects that this process works on at once; 1 to 1024."`
 	ReencryptRate        int      `env:"REENCRYPT_RATE, default=500" about:"Objects per second over the whole fleet; 0 is unlimited."`
 	ReencryptMethod      string   `env:"REENCRYPT_METHOD, default=auto" about:"auto, update or copy."`
+
+	AlertRepeatInterval time.Duration `env:"ALERT_REPEAT_INTERVAL, default=24h" about:"What sweeps still see (cmkeeper shut out, hanging on a key that it guards, jobs that stopped) is told again after this; 0 is never."`
 
 	ReencryptFixBucketDefault bool `env:"REENCRYPT_FIX_BUCKET_DEFAULT, default=false" about:"Move a bucket's default encryption, where it names the old key, to the new one before its objects. Else that is only warned of."`
 
@@ -83,7 +86,9 @@ const maxDrain = 110 * time.Second
 var checks = map[string]func(string) error{
 	"EVENTS_QUEUE_URL":             absoluteURL,
 	"JOBS_QUEUE_URL":               absoluteURL,
-	"ALERT_TOPIC_ARN":              matching(`^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+(\.fifo)?$`, "an SNS topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME"),
+	"ALERT_TOPIC_ARN":              topicARN,
+	"ALERT_FORMATS":                func(s string) error { _, err := parseTopics("", s); return err },
+	"ALERT_REPEAT_INTERVAL":        duration(0, 30*24*time.Hour),
 	"STATE_BUCKET":                 matching(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`, "a bucket's name, without s3://"),
 	"STATE_PREFIX":                 statePrefix,
 	"POOLS":                        oneOf("events", "jobs", "both"),
@@ -113,6 +118,8 @@ var checks = map[string]func(string) error{
 	"LOG_FORMAT":                   oneOf("json", "text"),
 	"S3_PATH_STYLE":                boolean,
 }
+
+var topicARN = matching(`^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+(\.fifo)?$`, "an SNS topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME")
 
 // LoadConfig reads the configuration from an environment. Its error joins every
 // problem found, each with the variable, its value and what is allowed. A

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
@@ -73,6 +74,9 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		"enforce needs list": {[]string{"REENCRYPT_MODE", "enforce"}, []string{"CMKEEPER_REENCRYPT_ALIASES is not set"}},
 		"alias patterns":     {[]string{"REENCRYPT_ALIASES", "app-*"}, []string{"alias/app-*"}},
 		"scope":              {[]string{"REENCRYPT_SCOPE", "alias/x"}, []string{"ALIAS=BUCKET"}},
+		"formats":            {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:alerts=slack"}, []string{"topic arn:aws:sns:eu-west-1:111122223333:alerts", "auto, text, json and chat"}},
+		"formats of what":    {[]string{"ALERT_FORMATS", "alerts=chat"}, []string{`"alerts=chat" must be an SNS topic's ARN`}},
+		"topics twice":       {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:a=chat,arn:aws:sns:eu-west-1:111122223333:a=text"}, []string{"named twice"}},
 		"unknown":            {[]string{"ROTATON_MODE", "enforce"}, []string{"CMKEEPER_ROTATON_MODE is not a variable of cmkeeper"}},
 		"bucket":             {[]string{"STATE_BUCKET", "s3://x"}, []string{"without s3://"}},
 		"several at once":    {[]string{"LOG_LEVEL", "loud", "HTTP_ADDR", "8080", "STATE_PREFIX", "/x"}, []string{"LOG_LEVEL", "HTTP_ADDR", "STATE_PREFIX"}},
@@ -98,6 +102,23 @@ func TestPoolsNeedTheirQueues(t *testing.T) {
 	}
 	if _, err := LoadConfig(t.Context(), environment("POOLS", "events", "JOBS_QUEUE_URL", "<unset>")); err == nil {
 		t.Error("a worker of events sends to the jobs queue and needs it")
+	}
+}
+
+func TestTopics(t *testing.T) {
+	const first, chat = "arn:aws:sns:eu-west-1:111122223333:alerts", "arn:aws:sns:eu-west-1:111122223333:chat"
+	for formats, want := range map[string][]alert.Topic{
+		"":                                 {{ARN: first}},
+		chat + "=chat":                     {{ARN: first}, {ARN: chat, Format: alert.FormatChat}},
+		chat + "=chat, " + first + "=text": {{ARN: first, Format: alert.FormatText}, {ARN: chat, Format: alert.FormatChat}},
+	} {
+		c, err := LoadConfig(t.Context(), environment("ALERT_FORMATS", formats))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, c.topics()); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", formats, diff)
+		}
 	}
 }
 

@@ -48,11 +48,17 @@ func (d dependencies) check(ctx context.Context) ([]alert.Finding, error) {
 	if err := d.checkQueue(ctx, "JOBS_QUEUE_URL", d.config.JobsQueueURL, encrypted); err != nil {
 		problems = append(problems, err)
 	}
-	topic, err := d.sns.GetTopicAttributes(ctx, &sns.GetTopicAttributesInput{TopicArn: &d.config.AlertTopicARN})
-	if err != nil {
-		problems = append(problems, fmt.Errorf("%sALERT_TOPIC_ARN: topic %s cannot be read: create it, or grant sns:GetTopicAttributes and sns:Publish: %w", envPrefix, d.config.AlertTopicARN, err))
-	} else {
-		encrypted("topic "+d.config.AlertTopicARN, topic.Attributes["KmsMasterKeyId"])
+	for i, t := range d.config.topics() {
+		variable := "ALERT_TOPIC_ARN"
+		if i > 0 {
+			variable = "ALERT_FORMATS"
+		}
+		topic, err := d.sns.GetTopicAttributes(ctx, &sns.GetTopicAttributesInput{TopicArn: &t.ARN})
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s%s: topic %s cannot be read: create it, or grant sns:GetTopicAttributes and sns:Publish: %w", envPrefix, variable, t.ARN, err))
+		} else {
+			encrypted("topic "+t.ARN, topic.Attributes["KmsMasterKeyId"])
+		}
 	}
 	if err := d.checkBucket(ctx, encrypted); err != nil {
 		problems = append(problems, err)

@@ -182,7 +182,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 
 	store := state.New(bucket, c.StateBucket, c.StatePrefix, account)
 	facts := inventory.New(keys, bucket, account, cfg.Region)
-	alerts := &alert.Publisher{SNS: topics, Store: store, TopicARN: c.AlertTopicARN, Logger: log}
+	alerts := &alert.Publisher{SNS: topics, Store: store, Topics: c.topics(), Repeat: c.AlertRepeatInterval, Logger: log}
 	engine, err := reencrypt.New(reencrypt.Options{
 		S3: bucket, Resolver: facts, KMS: keys, Account: account,
 		Store: store, StateBucket: c.StateBucket, StatePrefix: c.StatePrefix,

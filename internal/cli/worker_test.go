@@ -323,6 +323,7 @@ func TestStartWithoutWhatItNeeds(t *testing.T) {
 	broken := []struct{ variable, value, problem, fix string }{
 		{"EVENTS_QUEUE_URL", a.box.Endpoint + "/" + sandbox.Account + "/nowhere", "nowhere cannot be read", "create it, or grant sqs:GetQueueAttributes"},
 		{"JOBS_QUEUE_URL", *lonely.QueueUrl, "has no dead-letter queue", "set its RedrivePolicy"},
+		{"ALERT_FORMATS", "arn:aws:sns:us-east-1:" + sandbox.Account + ":chat=chat", "CMKEEPER_ALERT_FORMATS: topic arn:aws:sns:us-east-1:" + sandbox.Account + ":chat cannot be read", "create it, or grant sns:GetTopicAttributes and sns:Publish"},
 		{"ALERT_TOPIC_ARN", "arn:aws:sns:us-east-1:" + sandbox.Account + ":nobody", ":nobody cannot be read", "create it, or grant sns:GetTopicAttributes and sns:Publish"},
 		{"STATE_BUCKET", "no-such-bucket", "no-such-bucket cannot be used", "create it in account " + sandbox.Account},
 	}
