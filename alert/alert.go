@@ -57,8 +57,15 @@ const (
 	KindDeletion     Kind = "deletion"
 	KindAlias        Kind = "alias"
 	KindReencryption Kind = "reencryption"
-	KindGuard        Kind = "guard"    // cmkeeper itself: shut out, its role used by somebody else, hanging on what it guards
-	KindIncident     Kind = "incident" // several dangerous calls by one actor
+	KindGuard        Kind = "guard"      // cmkeeper itself: shut out, its role used by somebody else, hanging on what it guards, or about to be blinded
+	KindAccess       Kind = "access"     // a dangerous call that AWS refused
+	KindUse          Kind = "use"        // somebody needs a key that cannot be used
+	KindGrant        Kind = "grant"      // who may use a key beside its policy
+	KindMaterial     Kind = "material"   // imported key material
+	KindKeyStore     Kind = "key-store"  // custom key stores
+	KindTag          Kind = "tag"        // a tag that steers cmkeeper
+	KindIncident     Kind = "incident"   // several dangerous calls by one actor
+	KindEncryption   Kind = "encryption" // data that is not, or no longer, under the key that it should be under
 )
 
 // Alert is one message. What is zero is left out of the renderings.

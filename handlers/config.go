@@ -111,6 +111,8 @@ type Config struct {
 	FlapLimit int
 	// Exemptions are left as they are, and told as notes.
 	Exemptions judgement.Exemptions
+	// FailedUse tells when somebody needs a key that cannot be used.
+	FailedUse bool
 	// StateBucket is never in scope.
 	StateBucket string
 }

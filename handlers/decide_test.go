@@ -585,3 +585,46 @@ func TestModeText(t *testing.T) {
 		t.Error("mode on is accepted")
 	}
 }
+
+func TestDecideRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		in       refusedInput
+		want     refusedReason
+		severity alert.Severity
+	}{
+		{"a dangerous call", refusedInput{severity: alert.High, concerned: true}, refusedAttempt, alert.High},
+		{"a harmless call", refusedInput{concerned: true}, refusedHarmless, ""},
+		{"another account's key", refusedInput{severity: alert.High}, refusedForeign, ""},
+		{"our own repair", refusedInput{severity: alert.High, concerned: true, ours: true, made: true}, refusedOurs, ""},
+		{"our role, not our call", refusedInput{severity: alert.Medium, concerned: true, ours: true}, refusedImpostor, alert.Critical},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got, severity := decideRefused(tt.in); got != tt.want || severity != tt.severity {
+				t.Errorf("%q (%s), want %q (%s)", got, severity, tt.want, tt.severity)
+			}
+		})
+	}
+}
+
+func TestIsDenied(t *testing.T) {
+	for code, want := range map[string]bool{
+		"AccessDenied": true, "AccessDeniedException": true, "Client.UnauthorizedOperation": true, "AuthorizationError": true,
+		"": false, "ThrottlingException": false, "NotFoundException": false, "KMSInvalidStateException": false,
+	} {
+		if isDenied(code) != want {
+			t.Errorf("isDenied(%q) = %v", code, !want)
+		}
+	}
+}
+
+func TestDecideUse(t *testing.T) {
+	for state, want := range map[string]alert.Severity{
+		stateEnabled: "", stateDisabled: alert.Medium, statePending: alert.High, statePendingReplica: alert.High,
+		statePendingImport: alert.Medium, "Unavailable": alert.Medium, "": alert.Medium,
+	} {
+		if reason, severity := decideUse(state); severity != want {
+			t.Errorf("decideUse(%q) = %s, %s; want %s", state, reason, severity, want)
+		}
+	}
+}

@@ -78,7 +78,7 @@ func inWorld(t *testing.T, c handlers.Config, test func(*world)) {
 		cfg := inprocess.Config(w.aws, region, "mallory")
 		w.kms, w.sqs = kms.NewFromConfig(cfg), sqs.NewFromConfig(cfg)
 		w.s3 = s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
-		w.listen(eventbridge.NewFromConfig(cfg))
+		w.listen(eventbridge.NewFromConfig(cfg), c.FailedUse)
 		w.bucket(stateBucket, "")
 		w.router = w.newRouter(c)
 		time.Sleep(10 * time.Second) // fake: what follows is in another second than the set-up
@@ -111,16 +111,21 @@ func (w *world) newRouterWith(c handlers.Config, change func(*handlers.Deps)) *h
 	return r
 }
 
-// listen makes the account's KMS events arrive in a queue.
-func (w *world) listen(bus *eventbridge.Client) {
+// listen makes the account's KMS events arrive in a queue; those of reads, too,
+// if they are wanted.
+func (w *world) listen(bus *eventbridge.Client, reads bool) {
 	w.t.Helper()
+	state := eventbridgetypes.RuleStateEnabled
+	if reads {
+		state = eventbridgetypes.RuleStateEnabledWithAllCloudtrailManagementEvents
+	}
 	q := must(w.sqs.CreateQueue(w.ctx, &sqs.CreateQueueInput{QueueName: aws.String("events")}))
 	w.queue = *q.QueueUrl
 	arn := "arn:aws:sqs:" + region + ":" + account + ":events"
 	must(w.sqs.SetQueueAttributes(w.ctx, &sqs.SetQueueAttributesInput{QueueUrl: q.QueueUrl, Attributes: map[string]string{
 		"Policy": `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"events.amazonaws.com"},"Action":"sqs:SendMessage","Resource":"` + arn + `"}]}`,
 	}}))
-	must(bus.PutRule(w.ctx, &eventbridge.PutRuleInput{Name: aws.String("kms"), EventPattern: aws.String(pattern), State: eventbridgetypes.RuleStateEnabled}))
+	must(bus.PutRule(w.ctx, &eventbridge.PutRuleInput{Name: aws.String("kms"), EventPattern: aws.String(pattern), State: state}))
 	must(bus.PutTargets(w.ctx, &eventbridge.PutTargetsInput{Rule: aws.String("kms"), Targets: []eventbridgetypes.Target{{Id: aws.String("1"), Arn: aws.String(arn)}}}))
 }
 

@@ -31,7 +31,9 @@ type Router struct {
 	log       *slog.Logger
 	writes    *rate.Limiter
 	lookups   *rate.Limiter
-	table     map[route][]reaction
+	table     map[route]watch
+	// told are the alerts of this hour that are told once an hour.
+	told hourly
 }
 
 // Handle reacts to one message body. nil: everything that had to be done is
@@ -45,18 +47,17 @@ func (r *Router) Handle(ctx context.Context, body []byte) error {
 		return outcome.Reject(err)
 	}
 	log := r.log.With("event", e.Name, "event_id", e.ID, "key", e.KeyARN)
-	to := route{e.Source, e.Kind, e.Name}
-	if e.Kind == events.Scheduled {
-		to = route{kind: events.Scheduled}
-	}
-	reactions := r.table[to]
-	if len(reactions) == 0 && !e.IsKMS() {
+	w := r.table[routeOf(e)]
+	if len(w.reactions) == 0 && !e.IsKMS() {
 		log.DebugContext(ctx, "event ignored", "reason", "nothing reacts to it", "source", e.Source)
 		return nil
 	}
-	if e.Failed() {
-		// A refused call changed nothing, so there is nothing to repair.
-		log.DebugContext(ctx, "event ignored", "reason", "the call was refused", "code", e.ErrorCode)
+	switch {
+	case isDenied(e.ErrorCode):
+		return r.refusedAttempt(ctx, e, w)
+	case e.Failed() && !isUnusable(e):
+		// A call that failed changed nothing, so there is nothing to repair.
+		log.DebugContext(ctx, "event ignored", "reason", "the call failed", "code", e.ErrorCode)
 		return nil
 	}
 	whose, err := r.origin(ctx, e)
@@ -79,10 +80,10 @@ func (r *Router) Handle(ctx context.Context, body []byte) error {
 	case byOthers:
 	}
 
-	if len(reactions) == 0 {
+	if len(w.reactions) == 0 {
 		log.DebugContext(ctx, "event ignored", "reason", "nothing reacts to it")
 	}
-	for _, re := range reactions {
+	for _, re := range w.reactions {
 		if re.mode != nil && re.mode(r.config) == Off {
 			log.DebugContext(ctx, "event ignored", "reason", "mode off", "reaction", re.name)
 			continue
@@ -96,6 +97,14 @@ func (r *Router) Handle(ctx context.Context, body []byte) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// routeOf is where an event goes.
+func routeOf(e events.Event) route {
+	if e.Kind == events.Scheduled {
+		return route{kind: e.Kind}
+	}
+	return route{source: e.Source, kind: e.Kind, name: e.Name, unusable: isUnusable(e)}
 }
 
 // foreign says why an event's key is none that this worker guards, or "".

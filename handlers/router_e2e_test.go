@@ -31,20 +31,45 @@ func TestHandleWhatNothingReactsTo(t *testing.T) {
 		key := w.knownKey("alias/orders")
 		must(w.kms.UpdateKeyDescription(w.ctx, &kms.UpdateKeyDescriptionInput{KeyId: &key, Description: &key}))
 		w.react()
-		// A refused call changed nothing.
-		w.aws.SetIdentityPolicy("mallory", func(action, _ string) bool { return action != "kms:ScheduleKeyDeletion" })
-		if _, err := w.kms.ScheduleKeyDeletion(w.ctx, &kms.ScheduleKeyDeletionInput{KeyId: &key}); err == nil {
-			t.Fatal("not refused")
-		}
-		w.aws.SetIdentityPolicy("mallory", nil)
-		if bodies := w.events(); len(bodies) != 1 || w.handle(bodies[0]) != nil {
-			t.Errorf("refused call: %d events", len(bodies))
-		}
 		ec2 := `{"version":"0","id":"6a7e8feb","detail-type":"EC2 Instance State-change Notification","source":"aws.ec2","account":"` + account + `","time":"2000-01-01T00:00:00Z","region":"` + region + `","resources":[],"detail":{}}`
 		if err := w.handle(ec2); err != nil {
 			t.Error(err)
 		}
 		w.none()
+	})
+}
+
+func TestRefusedAttempts(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.aws.SetIdentityPolicy("mallory", func(action, _ string) bool {
+			return action != "kms:ScheduleKeyDeletion" && action != "kms:UpdateKeyDescription"
+		})
+		for range 3 { // one after the other, and later once more
+			for range 5 {
+				if _, err := w.kms.ScheduleKeyDeletion(w.ctx, &kms.ScheduleKeyDeletionInput{KeyId: &key}); err == nil {
+					t.Fatal("not refused")
+				}
+			}
+			if _, err := w.kms.UpdateKeyDescription(w.ctx, &kms.UpdateKeyDescriptionInput{KeyId: &key, Description: &key}); err == nil {
+				t.Fatal("not refused")
+			}
+			w.react()
+		}
+		a := w.one()
+		if a.Kind != alert.KindAccess || a.Severity != alert.High || !strings.Contains(a.Actor.Name, "mallory") || a.Action.Status != alert.StatusNone || len(a.Next) == 0 {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		w.router = w.newRouter(enforceAll()) // another worker does not know what was told
+		time.Sleep(time.Hour)
+		if _, err := w.kms.ScheduleKeyDeletion(w.ctx, &kms.ScheduleKeyDeletionInput{KeyId: &key}); err == nil {
+			t.Fatal("not refused")
+		}
+		w.react()
+		w.one()
+		if got := w.state(key); got != "Enabled" {
+			t.Errorf("state %s", got)
+		}
 	})
 }
 

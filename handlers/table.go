@@ -13,6 +13,8 @@ type route struct {
 	source string
 	kind   events.Kind
 	name   string
+	// unusable: the call failed because its key cannot be used now.
+	unusable bool
 }
 
 // reaction is something that is done about events.
@@ -36,6 +38,9 @@ type row struct {
 	reaction reaction
 	// severity is the rule for the severity of the alert, "none" where there is none.
 	severity string
+	// refused is the severity of an alert about an attempt at the call that AWS
+	// refused, "" where none is told.
+	refused alert.Severity
 	// observe is what is done in mode observe, and enforce what mode enforce does
 	// instead; "" where it does nothing else.
 	observe, enforce string
@@ -63,12 +68,21 @@ func rows() []row {
 		name: "alias", alert: alert.KindAlias, concerns: always, handle: (*Router).alias, // old records of DeleteAlias name no key
 		mode: func(c Config) Mode { return c.Reencrypt }, variable: "REENCRYPT_MODE",
 	}
+	use := reaction{
+		name: "use", alert: alert.KindUse, concerns: (*Router).foreign, handle: (*Router).use,
+		mode: func(c Config) Mode {
+			if c.FailedUse {
+				return Observe
+			}
+			return Off
+		}, variable: "FAILED_USE",
+	}
 	batch := reaction{name: "batch", alert: alert.KindReencryption, concerns: always, handle: (*Router).batchChanged}
 	sweep := reaction{name: "sweep", concerns: always, handle: (*Router).sweepNow} // each part of it obeys its own mode
 
-	call := func(name string) route { return route{events.SourceKMS, events.APICall, name} }
-	service := func(name string) route { return route{events.SourceKMS, events.ServiceEvent, name} }
-	native := func(name string) route { return route{events.SourceNative, events.Native, name} }
+	call := func(name string) route { return route{source: events.SourceKMS, kind: events.APICall, name: name} }
+	service := func(name string) route { return route{source: events.SourceKMS, kind: events.ServiceEvent, name: name} }
+	native := func(name string) route { return route{source: events.SourceNative, kind: events.Native, name: name} }
 
 	const (
 		lost        = "critical; medium where the key is neither pending nor disabled any more, or the deletion was approved"
@@ -76,43 +90,71 @@ func rows() []row {
 		looks       = "looks whether rotation is on that was on before, or is required; tells if not"
 		turnsOn     = "turns rotation on with the key's former period and reads it back"
 		judges      = "judges the live policy, tells findings and what changed in effect"
+		again       = "tells that the material has to be imported again"
+		moved       = "medium; high where the new key must not be trusted"
+		notes       = "notes the target, tells of a move and what would be re-encrypted"
 		worst       = "that of the worst finding, else info"
 	)
-	return []row{
-		{call("DisableKeyRotation"), rotation, "high; critical where it was turned off too often (`CMKEEPER_FLAP_LIMIT`)", "tells what would be done", turnsOn},
-		{call("EnableKeyRotation"), rotation, "medium where the period is longer than `CMKEEPER_ROTATION_PERIOD_DAYS`; else none", "tells of a longer period", "sets the period to `CMKEEPER_ROTATION_PERIOD_DAYS` and reads it back"},
-		{call("CreateKey"), rotation, rotationOff, looks, turnsOn},
-		{call("CreateKey"), policy, worst, judges, ""},
-		{call("EnableKey"), rotation, rotationOff, looks, turnsOn},
-		{call("CancelKeyDeletion"), rotation, rotationOff, looks, turnsOn},
-		{call("ImportKeyMaterial"), rotation, rotationOff, looks, turnsOn},
-		{call("UpdatePrimaryRegion"), rotation, rotationOff, looks, turnsOn},
+	all := []row{
+		{on: call("DisableKeyRotation"), reaction: rotation, refused: alert.Medium,
+			severity: "high; critical where it was turned off too often (`CMKEEPER_FLAP_LIMIT`)", observe: "tells what would be done", enforce: turnsOn},
+		{on: call("EnableKeyRotation"), reaction: rotation,
+			severity: "medium where the period is longer than `CMKEEPER_ROTATION_PERIOD_DAYS`; else none", observe: "tells of a longer period",
+			enforce: "sets the period to `CMKEEPER_ROTATION_PERIOD_DAYS` and reads it back"},
+		{on: call("CreateKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
+		{on: call("CreateKey"), reaction: policy, severity: worst, observe: judges},
+		{on: call("EnableKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
+		{on: call("CancelKeyDeletion"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
+		{on: call("ImportKeyMaterial"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
+		{on: call("UpdatePrimaryRegion"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 
-		{call("PutKeyPolicy"), policy, worst, judges, ""},
-		{call("ReplicateKey"), policy, worst, "judges the policy that the replica was made with", ""},
+		{on: call("PutKeyPolicy"), reaction: policy, refused: alert.High, severity: worst, observe: judges},
+		{on: call("ReplicateKey"), reaction: policy, refused: alert.Medium, severity: worst, observe: "judges the policy that the replica was made with"},
 
-		{call("ScheduleKeyDeletion"), deletion, lost, "tells the date, what uses the key, and what would be done", "cancels the deletion, and enables the key if it was Enabled before"},
-		{call("DisableKey"), deletion, lost, "tells what uses the key, and what would be done", "enables the key if it was Enabled before"},
-		{call("DeleteImportedKeyMaterial"), deletion, lost, "tells that the material has to be imported again", ""},
-		{service("DeleteExpiredKeyMaterial"), deletion, lost, "tells that the material has to be imported again", ""},
-		{native(events.NativeExpiry), deletion, lost, "tells that the material has to be imported again", ""},
-		{service("DeleteKey"), deletion, lost, "tells that the key is gone, once", ""},
-		{native(events.NativeDeletion), deletion, lost, "tells that the key is gone, once", ""},
+		{on: call("ScheduleKeyDeletion"), reaction: deletion, refused: alert.High,
+			severity: lost, observe: "tells the date, what uses the key, and what would be done", enforce: "cancels the deletion, and enables the key if it was Enabled before"},
+		{on: call("DisableKey"), reaction: deletion, refused: alert.High,
+			severity: lost, observe: "tells what uses the key, and what would be done", enforce: "enables the key if it was Enabled before"},
+		{on: call("DeleteImportedKeyMaterial"), reaction: deletion, refused: alert.High, severity: lost, observe: again},
+		{on: service("DeleteExpiredKeyMaterial"), reaction: deletion, severity: lost, observe: again},
+		{on: native(events.NativeExpiry), reaction: deletion, severity: lost, observe: again},
+		{on: service("DeleteKey"), reaction: deletion, severity: lost, observe: "tells that the key is gone, once"},
+		{on: native(events.NativeDeletion), reaction: deletion, severity: lost, observe: "tells that the key is gone, once"},
 
-		{call("CreateAlias"), alias, "medium; high where the new key must not be trusted", "notes the target, tells of a move and what would be re-encrypted", "starts the re-encryption"},
-		{call("UpdateAlias"), alias, "medium; high where the new key must not be trusted", "notes the target, tells of a move and what would be re-encrypted", "starts the re-encryption"},
-		{call("DeleteAlias"), alias, "none", "notes that the alias is gone, so that making it again elsewhere is a move", ""},
+		{on: call("CreateAlias"), reaction: alias, refused: alert.Medium, severity: moved, observe: notes, enforce: "starts the re-encryption"},
+		{on: call("UpdateAlias"), reaction: alias, refused: alert.Medium, severity: moved, observe: notes, enforce: "starts the re-encryption"},
+		{on: call("DeleteAlias"), reaction: alias, refused: alert.Medium, severity: "none", observe: "notes that the alias is gone, so that making it again elsewhere is a move"},
 
-		{route{events.SourceS3, events.ServiceEvent, batchStatusChanged}, batch, "none", "looks at the batch jobs of our re-encryptions; they tell by themselves", ""},
-		{route{"", events.Scheduled, ""}, sweep, "as for the events that were missed", "reconciles every key, alias and unfinished job", ""},
+		{on: route{source: events.SourceS3, kind: events.ServiceEvent, name: batchStatusChanged}, reaction: batch,
+			severity: "none", observe: "looks at the batch jobs of our re-encryptions; they tell by themselves"},
+		{on: route{kind: events.Scheduled}, reaction: sweep,
+			severity: "as for the events that were missed", observe: "reconciles every key, alias and unfinished job"},
 	}
+	for _, name := range uses {
+		all = append(all, row{on: route{source: events.SourceKMS, kind: events.APICall, name: name, unusable: true}, reaction: use,
+			severity: "high where the key's deletion is pending, medium where it is disabled or unavailable; none where it works again",
+			observe:  "tells key, caller and operation, once an hour for a key and a caller"})
+	}
+	return all
+}
+
+// watch is everything that is done about an event.
+type watch struct {
+	reactions []reaction
+	// refused is the severity of a refused attempt, "" where none is told.
+	refused alert.Severity
 }
 
 // table is the rows by what they react to.
-func table() map[route][]reaction {
-	byRoute := map[route][]reaction{}
-	for _, w := range rows() {
-		byRoute[w.on] = append(byRoute[w.on], w.reaction)
+func table() map[route]watch {
+	byRoute := map[route]watch{}
+	for _, line := range rows() {
+		w := byRoute[line.on]
+		w.reactions = append(w.reactions, line.reaction)
+		if line.refused != "" {
+			w.refused = line.refused
+		}
+		byRoute[line.on] = w
 	}
 	return byRoute
 }

@@ -53,6 +53,8 @@ type Config struct {
 	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is put back; once more and cmkeeper stays out of it for an hour. 1 to 20."`
 	Exemptions string `env:"EXEMPTIONS" about:"What is told as a note and left as it is, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
 
+	FailedUse bool `env:"FAILED_USE, default=false" about:"Tell who needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
+
 	ReencryptAliases     []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
 	ReencryptScope       string   `env:"REENCRYPT_SCOPE" about:"Further places to move: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c."`
 	ReencryptConcurrency int      `env:"REENCRYPT_CONCURRENCY, default=64" about:"Objects that this process works on at once; 1 to 1024."`
@@ -101,6 +103,7 @@ var checks = map[string]func(string) error{
 	"TRUSTED_ACCOUNTS":             eachMatching(`^\d{12}$`, "account ids of twelve digits, comma-separated"),
 	"FLAP_LIMIT":                   between(1, handlers.MaxFlapLimit),
 	"EXEMPTIONS":                   func(s string) error { _, err := parseExemptions(s); return err },
+	"FAILED_USE":                   boolean,
 	"REENCRYPT_ALIASES":            aliasPatterns,
 	"REENCRYPT_SCOPE":              func(s string) error { _, err := parseScope(s); return err },
 	"REENCRYPT_CONCURRENCY":        between(1, 1024),
@@ -203,7 +206,7 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
-		FlapLimit: c.FlapLimit, Exemptions: exemptions, StateBucket: c.StateBucket,
+		FlapLimit: c.FlapLimit, Exemptions: exemptions, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil
 }
 

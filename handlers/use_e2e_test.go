@@ -1,0 +1,57 @@
+package handlers_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+)
+
+func TestFailedUse(t *testing.T) {
+	c := enforceAll()
+	c.FailedUse, c.Deletion = true, "off"
+	inWorld(t, c, func(w *world) {
+		key := w.knownKey("alias/orders")
+		use := func() {
+			t.Helper()
+			if _, err := w.kms.Encrypt(w.ctx, &kms.EncryptInput{KeyId: &key, Plaintext: []byte("order 7")}); err == nil {
+				t.Fatal("a key that cannot be used encrypts")
+			}
+			if _, err := w.kms.GenerateDataKey(w.ctx, &kms.GenerateDataKeyInput{KeyId: &key, KeySpec: "AES_256"}); err == nil {
+				t.Fatal("a key that cannot be used makes data keys")
+			}
+			w.react()
+		}
+		must(w.kms.Encrypt(w.ctx, &kms.EncryptInput{KeyId: &key, Plaintext: []byte("order 7")}))
+		w.react()
+		w.none()
+
+		w.scheduleDeletion(key)
+		use()
+		use()
+		a := w.one()
+		if a.Kind != alert.KindUse || a.Severity != alert.High || a.Key.ARN != key || !slices.Contains(a.Key.Aliases, "alias/orders") || a.EventName != "Encrypt" || a.Actor == nil {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		if !slices.Contains(a.Next, "aws kms cancel-key-deletion --key-id "+key[len(key)-36:]+" --region "+region) {
+			t.Errorf("the alert does not say how to keep the key:\n%s", a.Text())
+		}
+		if got := w.state(key); got != "PendingDeletion" {
+			t.Errorf("state %s: somebody changed it", got)
+		}
+	})
+}
+
+func TestFailedUseIsNotAskedFor(t *testing.T) {
+	c := enforceAll()
+	c.Deletion = "off"
+	inWorld(t, c, func(w *world) {
+		key := w.knownKey("alias/orders")
+		must(w.kms.DisableKey(w.ctx, &kms.DisableKeyInput{KeyId: &key}))
+		w.aws.Record([]byte(`{"eventSource":"kms.amazonaws.com","eventName":"Decrypt","errorCode":"DisabledException","resources":[{"ARN":"` + key + `"}]}`))
+		w.react()
+		w.none()
+	})
+}
