@@ -276,6 +276,13 @@ func (r *Router) settleMove(ctx context.Context, live inventory.Alias, doc alias
 		a.Next = append(runCommands(*m, scope, r.config.StateBucket), a.Next...)
 	default:
 		jobs, err := r.moves.Start(ctx, reencrypt.Move{AliasARN: live.ARN, From: m.From, To: m.To, At: m.At, Scope: scope})
+		if errors.Is(err, reencrypt.ErrRival) {
+			a.ID += "/waits"
+			a.Action.Status = alert.StatusRefused
+			a.Action.Description = fmt.Sprintf("The re-encryption waits: %v. It is started when that job has ended.", err)
+			a.Next = append([]string{"cmkeeper reencrypt list"}, a.Next...)
+			return errors.Join(err, r.publish(ctx, a))
+		}
 		if err != nil {
 			a.Next = append(runCommands(*m, scope, r.config.StateBucket), a.Next...)
 			return r.failed(ctx, a, r.config.Reencrypt, "start the re-encryption", err)

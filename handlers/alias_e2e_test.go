@@ -80,6 +80,30 @@ func TestAliasMoveStartsAReencryption(t *testing.T) {
 	})
 }
 
+func TestAliasMoveWaitsForAnotherJob(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		a, b := w.knownKey("alias/app-orders"), w.newKey(kms.CreateKeyInput{})
+		w.bucket("orders-data", "alias/app-orders")
+		w.moves.rival = true
+		w.updateAlias("alias/app-orders", b)
+		event := w.event("UpdateAlias")
+		if d := outcome.Of(w.router.Handle(w.ctx, []byte(event))); d.Action != outcome.Delay {
+			t.Errorf("the message is %v", d)
+		}
+		if got := w.one(); got.Action.Status != alert.StatusRefused || !strings.Contains(got.Action.Description, "job 7") {
+			t.Errorf("alert:\n%s", got.Text())
+		}
+		w.moves.rival = false
+		if err := w.handle(event); err != nil {
+			t.Error(err)
+		}
+		w.wantStarted(fmt.Sprintf("app-orders %s -> %s in [{orders-data }]", short(a), short(b)))
+		if got := w.one(); got.Action.Status != alert.StatusDone {
+			t.Errorf("alert:\n%s", got.Text())
+		}
+	})
+}
+
 func TestAliasMoveByDeleteAndCreate(t *testing.T) {
 	for _, order := range []string{"in order", "reversed"} {
 		t.Run(order, func(t *testing.T) {

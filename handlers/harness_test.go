@@ -3,6 +3,7 @@ package handlers_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -334,6 +335,7 @@ type memoryMover struct {
 	resumed int
 	changed int
 	broken  bool
+	rival   bool // a job of somebody else is in the way
 }
 
 func (m *memoryMover) Start(_ context.Context, move reencrypt.Move) ([]string, error) {
@@ -341,6 +343,9 @@ func (m *memoryMover) Start(_ context.Context, move reencrypt.Move) ([]string, e
 	defer m.mu.Unlock()
 	if m.broken {
 		return nil, errors.New("the jobs queue is gone")
+	}
+	if m.rival {
+		return nil, outcome.RetryAfter(time.Minute, fmt.Errorf("%w: job 7", reencrypt.ErrRival))
 	}
 	m.moves = append(m.moves, move)
 	return []string{"job-1"}, nil

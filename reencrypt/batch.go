@@ -490,7 +490,7 @@ func (e *Engine) BatchChanged(ctx context.Context) error {
 	if e.opt.Store == nil {
 		return nil
 	}
-	open, err := e.openJobs(ctx, "")
+	open, err := e.openJobs(ctx)
 	if err != nil {
 		return fmt.Errorf("look for the job of a batch job: %w", err)
 	}

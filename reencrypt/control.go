@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
@@ -52,7 +53,7 @@ type Order struct {
 // Nothing is started where one of the orders cannot be: one whose keys cannot be
 // found, or that is at odds with an open job or with another order (ErrRival).
 func (e *Engine) StartOrders(ctx context.Context, orders []Order, at time.Time) ([]string, error) {
-	open, err := e.openJobs(ctx, "")
+	open, err := e.openJobs(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("start re-encryption: %w", err)
 	}
@@ -294,7 +295,8 @@ func namedKey(job string, n int) string { return fmt.Sprintf("jobs/%s/named/%08d
 
 // Retry starts a job over only what a complete job could not move: the rows of its
 // report. It returns the new job's id, which is the same when it is repeated.
-// ErrNoJob; ErrState where the job is not complete; and where its report is empty.
+// ErrNoJob; ErrState where the job is not complete, where its report is empty, and
+// where its alias points to another key by now.
 func (e *Engine) Retry(ctx context.Context, id string) (string, error) {
 	old, err := e.Report(ctx, id)
 	if err != nil {
@@ -307,9 +309,19 @@ func (e *Engine) Retry(ctx context.Context, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if from.Alias != "" {
+		to, err := e.opt.Resolver.Resolve(ctx, from.Alias)
+		gone := errors.Is(err, inventory.ErrNotFound)
+		if err != nil && !gone {
+			return "", fmt.Errorf("retry job %s: %w", id, err)
+		}
+		if !gone && to != from.To {
+			return "", fmt.Errorf("job %s moved to %s, and %s points to %s now; order what is to be moved there by \"cmkeeper reencrypt start\": %w", id, from.To, from.Alias, to, ErrState)
+		}
+	}
 	now := time.Now()
 	j := jobDoc{ID: idOf("retry", id), Alias: from.Alias, spec: from.spec, RetryOf: id, MovedAt: from.MovedAt, State: StateRunning, Pass: 1, Started: now}
-	open, err := e.openJobs(ctx, "")
+	open, err := e.openJobs(ctx)
 	if err != nil {
 		return "", err
 	}

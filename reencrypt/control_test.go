@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
 func TestRivals(t *testing.T) {
@@ -294,6 +296,13 @@ func TestRetryGoesOverTheRowsAlone(t *testing.T) {
 			w.must(err)
 		}
 		writes := w.writes()
+		_, err = w.kms.CreateAlias(t.Context(), &kms.CreateAliasInput{AliasName: aws.String("alias/data"), TargetKeyId: &w.c})
+		w.must(err)
+		if _, err := e.Retry(t.Context(), jobs[0]); !errors.Is(err, ErrState) || !strings.Contains(err.Error(), w.c) {
+			t.Errorf("retry to a key that the alias has left: %v", err)
+		}
+		_, err = w.kms.UpdateAlias(t.Context(), &kms.UpdateAliasInput{AliasName: aws.String("alias/data"), TargetKeyId: &w.b})
+		w.must(err)
 		retried, err := e.Retry(t.Context(), jobs[0])
 		w.must(err)
 		f.work()
@@ -410,6 +419,31 @@ func TestOrders(t *testing.T) {
 		w.check(before, w.refusedRows(jobs[0]), []string{w.a}, w.b, false, false)
 		if s, err := e.Report(t.Context(), jobs[0]); err != nil || s.Alias != "" || s.Scanned != 120 {
 			t.Errorf("%+v, %v", s, err)
+		}
+	})
+}
+
+// A move waits for a job that was started by hand and would undo it.
+func TestMoveWaitsForARival(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.aws.Close()
+		w.put("k", w.a)
+		f := &fleet{world: w, engines: []*Engine{w.engine()}}
+		e := f.engines[0]
+		_, err := e.StartOrders(t.Context(), []Order{{Bucket: bucket, From: []string{w.a}, To: w.b}}, time.Time{})
+		w.must(err)
+		back := w.move(time.Now(), w.a, w.b)
+		_, err = e.Start(t.Context(), back)
+		if d := outcome.Of(err); !errors.Is(err, ErrRival) || d.Action != outcome.Delay {
+			t.Fatalf("error %v, %+v", err, d)
+		}
+		f.work()
+		_, err = e.Start(t.Context(), back)
+		w.must(err)
+		f.work()
+		if now := w.snapshot()[0]; len(w.told.completed) != 2 || now.KMSKey != w.a {
+			t.Errorf("told %+v; the object is under %s", w.told.completed, now.KMSKey)
 		}
 	})
 }

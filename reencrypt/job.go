@@ -30,6 +30,9 @@ const (
 	maxPasses = 10
 	// failedPasses is how often what failed is tried again before it is reported.
 	failedPasses = 3
+	// rivalWait is how long a move waits before it looks again whether the job in its
+	// way has ended.
+	rivalWait = 5 * time.Minute
 )
 
 // errNotRunning ends the work of a job that was stopped or superseded.
@@ -103,7 +106,9 @@ func jobID(m Move, s Scope) string {
 // Start starts the jobs of a move, one for each part of its scope, and returns
 // their ids. It may be repeated: a move has one set of jobs, and what a crash left
 // undone is done then. A job of the same alias that still runs is superseded: the
-// new jobs take over its scope, its from-keys, and its to-key as a from-key.
+// new jobs take over its scope, its from-keys, and its to-key as a from-key. A job
+// of somebody else that is at odds with the move is waited for: the error is ErrRival
+// and an outcome.RetryAfter, and nothing was started.
 func (e *Engine) Start(ctx context.Context, m Move) ([]string, error) {
 	if e.opt.Store == nil {
 		return nil, errors.New("start re-encryption: no state store")
@@ -111,11 +116,24 @@ func (e *Engine) Start(ctx context.Context, m Move) ([]string, error) {
 	if len(m.From) == 0 || m.To == "" || slices.Contains(m.From, m.To) {
 		return nil, fmt.Errorf("start re-encryption of %s: needs keys to move from and another one to move to", m.AliasARN)
 	}
-	open, err := e.openJobs(ctx, m.AliasARN)
+	open, err := e.openJobs(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("start re-encryption of %s: %w", m.AliasARN, err)
 	}
-	jobs, superseded := jobsOf(m, open, e.opt.Versions, e.opt.Method, time.Now())
+	var own, others []jobDoc
+	for _, j := range open {
+		if j.Alias == m.AliasARN {
+			own = append(own, j)
+		} else {
+			others = append(others, j)
+		}
+	}
+	jobs, superseded := jobsOf(m, own, e.opt.Versions, e.opt.Method, time.Now())
+	for i := range jobs {
+		if err := jobs[i].giveWay(others); err != nil {
+			return nil, outcome.RetryAfter(rivalWait, fmt.Errorf("start re-encryption of %s: %w", m.AliasARN, err))
+		}
+	}
 	var ids []string
 	for _, j := range jobs {
 		ids = append(ids, j.ID)
@@ -230,8 +248,8 @@ func (e *Engine) job(ctx context.Context, id string) (jobDoc, error) {
 	return j, err
 }
 
-// openJobs reads the open jobs of an alias; "" is any alias.
-func (e *Engine) openJobs(ctx context.Context, alias string) ([]jobDoc, error) {
+// openJobs reads the open jobs, in the order of their moves.
+func (e *Engine) openJobs(ctx context.Context) ([]jobDoc, error) {
 	var jobs []jobDoc
 	for key, err := range e.opt.Store.Keys(ctx, openPrefix) {
 		if err != nil {
@@ -244,9 +262,7 @@ func (e *Engine) openJobs(ctx context.Context, alias string) ([]jobDoc, error) {
 		case err != nil:
 			return nil, err
 		}
-		if alias == "" || j.Alias == alias {
-			jobs = append(jobs, j)
-		}
+		jobs = append(jobs, j)
 	}
 	slices.SortFunc(jobs, func(a, b jobDoc) int { return cmp.Or(a.MovedAt.Compare(b.MovedAt), cmp.Compare(a.ID, b.ID)) })
 	return jobs, nil
