@@ -46,6 +46,9 @@ type BucketPlan struct {
 	Requests Requests `json:"requests"`
 	// CostUSD is an estimate: see Prices.
 	CostUSD float64 `json:"cost_usd"`
+	// BatchUSD is what S3 Batch Operations would take beside that, were they to do
+	// what is moved by update; 0 where nothing is.
+	BatchUSD float64 `json:"batch_usd,omitempty"`
 	// Seconds is how long the writes take at the engine's rate, 0 where that is unlimited.
 	Seconds float64 `json:"seconds,omitempty"`
 
@@ -78,6 +81,9 @@ const Prices = "list prices of US East (N. Virginia) in US dollars as of 2025, f
 const (
 	priceList = 0.005 / 1000
 	priceKMS  = 0.03 / 10_000
+	// Of S3 Batch Operations; what its manifest generator takes is not known to us.
+	priceBatchJob    = 0.25
+	priceBatchObject = 1.0 / 1_000_000
 )
 
 // classPrice are the prices of a storage class: a PUT or COPY into it, a HEAD,
@@ -136,7 +142,8 @@ func (p *BucketPlan) estimate(wishedPart int64) {
 	// A planner and two passes list, and both passes ask each version.
 	p.Requests = Requests{List: 3 * ((p.Listed + 999) / 1000), Head: 2 * p.Listed}
 	p.InScope, p.Move, p.Refuse = Amount{}, Amount{}, Amount{}
-	p.CostUSD = float64(p.Requests.List) * priceList
+	p.CostUSD, p.BatchUSD = float64(p.Requests.List)*priceList, 0
+	batch := int64(0)
 	for _, g := range p.Groups {
 		price, ok := classPrices[g.StorageClass]
 		if !ok {
@@ -155,6 +162,7 @@ func (p *BucketPlan) estimate(wishedPart int64) {
 			continue
 		case actionNames[update]:
 			p.CostUSD += float64(writes) * standardPrice.put
+			batch += writes
 		case actionNames[copyParts]: // a beginning and an end for each, and its parts
 			writes = 2*g.Versions + g.Bytes/wishedPart + g.Versions
 			fallthrough
@@ -169,4 +177,7 @@ func (p *BucketPlan) estimate(wishedPart int64) {
 	}
 	p.CostUSD += float64(p.Requests.KMS) * priceKMS
 	p.CostUSD = math.Round(p.CostUSD*1e6) / 1e6
+	if batch > 0 {
+		p.BatchUSD = math.Round((priceBatchJob+float64(batch)*priceBatchObject)*1e6) / 1e6
+	}
 }

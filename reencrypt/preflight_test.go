@@ -443,14 +443,14 @@ func TestEstimate(t *testing.T) {
 		t.Error(diff)
 	}
 	// 9,000 LIST are $0.045, 6 million HEAD $2.40, 2 million updates $10, 4 million calls of KMS $12.
-	if got := fmt.Sprintf("%.3f", p.CostUSD); got != "24.445" {
+	if got := fmt.Sprintf("%.3f %.2f", p.CostUSD, p.BatchUSD); got != "24.445 2.25" { // a job and 2 million objects
 		t.Errorf("cost %s", got)
 	}
 	p = BucketPlan{From: []string{"old"}, Survey: Survey{Listed: 1, Groups: []Group{
 		{Key: "old", StorageClass: "STANDARD_IA", Action: "copy-parts", Versions: 1, Bytes: 10 << 30},
 	}}}
 	p.estimate(512 << 20)
-	if p.Requests.Write != 23 || fmt.Sprintf("%.2f", p.CostUSD) != "0.10" { // 10 GiB read from Standard-IA
+	if p.Requests.Write != 23 || fmt.Sprintf("%.2f", p.CostUSD) != "0.10" || p.BatchUSD != 0 { // 10 GiB read from Standard-IA
 		t.Errorf("%+v, $%f", p.Requests, p.CostUSD)
 	}
 }

@@ -186,6 +186,9 @@ func printPlan(w io.Writer, plan reencrypt.Plan, rate float64) {
 			b.InScope.Versions, b.Move.Versions, bytesText(b.Move.Bytes), b.Refuse.Versions, bytesText(b.Refuse.Bytes))
 		printGroups(w, b)
 		fmt.Fprintf(w, "  estimate: %d LIST, %d HEAD and %d write requests, up to %d of KMS: $%.2f", b.Requests.List, b.Requests.Head, b.Requests.Write, b.Requests.KMS, b.CostUSD)
+		if b.BatchUSD > 0 {
+			fmt.Fprintf(w, " ($%.2f more if S3 Batch Operations move it)", b.BatchUSD)
+		}
 		if rate > 0 {
 			fmt.Fprintf(w, ", at least %s at %g objects per second", time.Duration(b.Seconds*float64(time.Second)).Round(time.Second), rate)
 		}
