@@ -67,20 +67,22 @@ func New(o Options) *Server {
 	if o.BaseURL == "" {
 		o.BaseURL = inprocess.Endpoint
 	}
-	queues := sqs.New(sqs.Config{Account: o.Account, Region: o.Region, BaseURL: o.BaseURL})
-	events := eventbridge.New(eventbridge.Config{Account: o.Account, Region: o.Region, Queues: queues})
+	var events *eventbridge.Service // which is told of calls, and whose own are recorded
 	recorder := trail.New(trail.Config{
-		Account: o.Account, Region: o.Region, Reads: events.WantsReads,
+		Account: o.Account, Region: o.Region,
+		Reads:   func() bool { return events.WantsReads() },
 		Publish: func(event json.RawMessage) { events.Publish(event) },
 	})
+	queues := sqs.New(sqs.Config{Account: o.Account, Region: o.Region, BaseURL: o.BaseURL, Trail: recorder})
+	events = eventbridge.New(eventbridge.Config{Account: o.Account, Region: o.Region, Queues: queues, Trail: recorder})
 	keys := kms.New(kms.Config{Account: o.Account, Region: o.Region, Trail: recorder})
 	s := &Server{
 		options:     o,
 		trail:       recorder,
 		kms:         keys,
-		s3:          s3.New(s3.Config{Account: o.Account, Region: o.Region, Keys: keys}),
+		s3:          s3.New(s3.Config{Account: o.Account, Region: o.Region, Keys: keys, Trail: recorder}),
 		sqs:         queues,
-		sns:         sns.New(sns.Config{Account: o.Account, Region: o.Region, Queues: queues}),
+		sns:         sns.New(sns.Config{Account: o.Account, Region: o.Region, Queues: queues, Trail: recorder}),
 		eventbridge: events,
 		identities:  map[string]wire.Caller{},
 		watch:       watch{seed: o.Seed},

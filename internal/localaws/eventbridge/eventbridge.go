@@ -20,6 +20,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/pattern"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/sqs"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -42,6 +43,8 @@ type Queues interface {
 type Config struct {
 	Account, Region string
 	Queues          Queues
+	// Trail takes down what changes the rules. Nil discards it.
+	Trail *trail.Recorder
 }
 
 // Service is the default bus of one account in one Region. It is an
@@ -91,24 +94,32 @@ type sqsParameters struct {
 
 // New returns a Service without rules.
 func New(c Config) *Service {
+	if c.Trail == nil {
+		c.Trail = trail.New(trail.Config{})
+	}
 	s := &Service{config: c, rules: map[string]*rule{}}
 	s.operations = map[string]wire.JSONOperation{
-		"DeleteRule":            wire.NoOutput(s.deleteRule),
+		"DeleteRule":            changes(s, "DeleteRule", s.deleteRule),
 		"DescribeEventBus":      wire.JSON(s.describeEventBus),
 		"DescribeRule":          wire.JSON(s.describeRule),
-		"DisableRule":           wire.NoOutput(s.disableRule),
-		"EnableRule":            wire.NoOutput(s.enableRule),
+		"DisableRule":           changes(s, "DisableRule", s.disableRule),
+		"EnableRule":            changes(s, "EnableRule", s.enableRule),
 		"ListEventBuses":        wire.JSON(s.listEventBuses),
 		"ListRuleNamesByTarget": wire.JSON(s.listRuleNamesByTarget),
 		"ListRules":             wire.JSON(s.listRules),
 		"ListTargetsByRule":     wire.JSON(s.listTargetsByRule),
 		"PutEvents":             wire.JSON(s.putEvents),
-		"PutRule":               wire.JSON(s.putRule),
-		"PutTargets":            wire.JSON(s.putTargets),
-		"RemoveTargets":         wire.JSON(s.removeTargets),
+		"PutRule":               wire.JSON(trail.Recorded(c.Trail, "events", "PutRule", s.putRule)),
+		"PutTargets":            wire.JSON(trail.Recorded(c.Trail, "events", "PutTargets", s.putTargets)),
+		"RemoveTargets":         wire.JSON(trail.Recorded(c.Trail, "events", "RemoveTargets", s.removeTargets)),
 		"TestEventPattern":      wire.JSON(s.testEventPattern),
 	}
 	return s
+}
+
+// changes makes an operation without output whose calls are recorded.
+func changes[In any](s *Service, name string, f func(ctx context.Context, in In) error) wire.JSONOperation {
+	return wire.JSON(trail.Recorded(s.config.Trail, "events", name, func(ctx context.Context, in In) (any, error) { return nil, f(ctx, in) }))
 }
 
 // ServeHTTP answers one request.

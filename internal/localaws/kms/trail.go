@@ -15,11 +15,7 @@ func (s *Service) record(c *call, err error) {
 		Time: c.now, Internal: c.via != "", Parameters: c.params, Response: c.response, AdditionalData: c.additional, Err: err,
 	}
 	resources := c.resources
-	if wire.IsCode(err, "AccessDeniedException") {
-		// The developer guide has no record of a denial. Those that people show name
-		// the key in their message alone, which is the least that a reader can hope for.
-		t.Parameters, resources = nil, nil
-	} else if c.key != nil {
+	if c.key != nil {
 		if len(resources) == 0 {
 			resources = []string{c.key.arn}
 		}

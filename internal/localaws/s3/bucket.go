@@ -246,6 +246,7 @@ func (s *Service) putBucketPolicy(c *call) error {
 	if !json.Valid(policy) {
 		return wire.Errorf(400, "MalformedPolicy", "Policies must be valid JSON and the first byte must be '{'")
 	}
+	c.params.BucketPolicy = policy
 	c.bucket.mu.Lock()
 	c.bucket.policy = policy
 	c.bucket.mu.Unlock()
@@ -377,6 +378,7 @@ func (s *Service) putBucketEncryption(c *call) error {
 		return malformedXML()
 	}
 	given := in.Rules[0]
+	c.params.Configuration = &encryptionParameters{Namespace: namespace, Rule: ruleParameters{BucketKeyEnabled: given.BucketKeyEnabled}}
 	c.bucket.mu.Lock()
 	defer c.bucket.mu.Unlock()
 	// What happens to a blocked type that the request does not mention is not
@@ -384,6 +386,7 @@ func (s *Service) putBucketEncryption(c *call) error {
 	rule := encryptionRule{kind: sseS3, bucketKey: given.BucketKeyEnabled, blockCustomer: c.bucket.rule.blockCustomer}
 	if given.Default != nil {
 		rule.kind, rule.keyID = given.Default.Algorithm, given.Default.KeyID
+		c.params.Configuration.Rule.Default = &defaultParameters{rule.kind, rule.keyID}
 	}
 	switch rule.kind {
 	case sseS3:

@@ -17,6 +17,9 @@ type operation struct {
 	actions, versioned []string
 	// global operations work without an existing bucket.
 	global bool
+	// recorded operations come back as events. AWS records every change of a
+	// bucket; those of objects are data events, which EventBridge does not get.
+	recorded bool
 }
 
 func (o operation) needs(version bool) []string {
@@ -33,24 +36,24 @@ var operations map[string]operation
 func init() { // not a literal: the handlers refer to the table
 	operations = map[string]operation{
 		"ListBuckets":  {serve: (*Service).listBuckets, actions: []string{"s3:ListAllMyBuckets"}, global: true},
-		"CreateBucket": {serve: (*Service).createBucket, actions: []string{"s3:CreateBucket"}, global: true},
+		"CreateBucket": {serve: (*Service).createBucket, actions: []string{"s3:CreateBucket"}, global: true, recorded: true},
 		"HeadBucket":   {serve: (*Service).headBucket, actions: []string{"s3:ListBucket"}},
-		"DeleteBucket": {serve: (*Service).deleteBucket, actions: []string{"s3:DeleteBucket"}},
+		"DeleteBucket": {serve: (*Service).deleteBucket, actions: []string{"s3:DeleteBucket"}, recorded: true},
 
 		"GetBucketLocation":                  {serve: (*Service).getBucketLocation, actions: []string{"s3:GetBucketLocation"}},
 		"GetBucketVersioning":                {serve: (*Service).getBucketVersioning, actions: []string{"s3:GetBucketVersioning"}},
 		"PutBucketVersioning":                {serve: (*Service).putBucketVersioning, actions: []string{"s3:PutBucketVersioning"}},
 		"GetBucketEncryption":                {serve: (*Service).getBucketEncryption, actions: []string{"s3:GetEncryptionConfiguration"}},
-		"PutBucketEncryption":                {serve: (*Service).putBucketEncryption, actions: []string{"s3:PutEncryptionConfiguration"}},
-		"DeleteBucketEncryption":             {serve: (*Service).deleteBucketEncryption, actions: []string{"s3:PutEncryptionConfiguration"}},
+		"PutBucketEncryption":                {serve: (*Service).putBucketEncryption, actions: []string{"s3:PutEncryptionConfiguration"}, recorded: true},
+		"DeleteBucketEncryption":             {serve: (*Service).deleteBucketEncryption, actions: []string{"s3:PutEncryptionConfiguration"}, recorded: true},
 		"GetObjectLockConfiguration":         {serve: (*Service).getObjectLockConfiguration, actions: []string{"s3:GetBucketObjectLockConfiguration"}},
 		"PutObjectLockConfiguration":         {serve: (*Service).putObjectLockConfiguration, actions: []string{"s3:PutBucketObjectLockConfiguration"}},
 		"GetBucketOwnershipControls":         {serve: (*Service).getBucketOwnershipControls, actions: []string{"s3:GetBucketOwnershipControls"}},
 		"PutBucketOwnershipControls":         {serve: (*Service).putBucketOwnershipControls, actions: []string{"s3:PutBucketOwnershipControls"}},
 		"GetBucketAcl":                       {serve: (*Service).getBucketACL, actions: []string{"s3:GetBucketAcl"}},
 		"GetBucketPolicy":                    {serve: (*Service).getBucketPolicy, actions: []string{"s3:GetBucketPolicy"}},
-		"PutBucketPolicy":                    {serve: (*Service).putBucketPolicy, actions: []string{"s3:PutBucketPolicy"}},
-		"DeleteBucketPolicy":                 {serve: (*Service).deleteBucketPolicy, actions: []string{"s3:DeleteBucketPolicy"}},
+		"PutBucketPolicy":                    {serve: (*Service).putBucketPolicy, actions: []string{"s3:PutBucketPolicy"}, recorded: true},
+		"DeleteBucketPolicy":                 {serve: (*Service).deleteBucketPolicy, actions: []string{"s3:DeleteBucketPolicy"}, recorded: true},
 		"GetBucketTagging":                   {serve: (*Service).getBucketTagging, actions: []string{"s3:GetBucketTagging"}},
 		"PutBucketTagging":                   {serve: (*Service).putBucketTagging, actions: []string{"s3:PutBucketTagging"}},
 		"DeleteBucketTagging":                {serve: (*Service).deleteBucketTagging, actions: []string{"s3:PutBucketTagging"}},

@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -44,6 +45,8 @@ type Config struct {
 	Region string
 	// Keys is the KMS of the same account and Region.
 	Keys Keys
+	// Trail takes down what changes buckets. Nil discards it.
+	Trail *trail.Recorder
 	// MaxCopySize is the largest source, in bytes, that CopyObject takes, and
 	// the largest range of UploadPartCopy (5 GiB).
 	MaxCopySize int64
@@ -72,36 +75,45 @@ func New(c Config) *Service {
 	if c.MinPartSize == 0 {
 		c.MinPartSize = 5 << 20
 	}
+	if c.Trail == nil {
+		c.Trail = trail.New(trail.Config{})
+	}
 	return &Service{cfg: c, rootKey: randomBytes(32), buckets: map[string]*bucket{}}
 }
 
 // call is one request on its way through the service.
 type call struct {
-	w      http.ResponseWriter
-	r      *http.Request
-	query  url.Values
-	caller wire.Caller
-	name   string  // of the bucket
-	key    string  // of the object; "" for an operation on a bucket
-	bucket *bucket // nil only for CreateBucket and ListBuckets
+	w         http.ResponseWriter
+	r         *http.Request
+	operation string
+	query     url.Values
+	caller    wire.Caller
+	name      string           // of the bucket
+	key       string           // of the object; "" for an operation on a bucket
+	bucket    *bucket          // nil only for CreateBucket and ListBuckets
+	params    changeParameters // of an operation that is recorded
 }
 
 // ServeHTTP answers one request. The caller and the request's id are taken from
 // the request's context (wire.WithRequest).
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{w: w, r: r, query: r.URL.Query(), caller: wire.CallerFrom(r.Context())}
+	c := &call{w: w, r: r, operation: OperationName(r), query: r.URL.Query(), caller: wire.CallerFrom(r.Context())}
 	if c.caller.AccountID == "" {
 		c.caller.AccountID = s.cfg.Account
 	}
 	w.Header().Set("Server", "AmazonS3")
 	w.Header().Set("X-Amz-Request-Id", wire.RequestIDFrom(r.Context()))
-	if err := s.serve(c); err != nil {
+	err := s.serve(c)
+	if operations[c.operation].recorded {
+		s.record(c, err)
+	}
+	if err != nil {
 		c.fail(err)
 	}
 }
 
 func (s *Service) serve(c *call) error {
-	op, ok := operations[OperationName(c.r)]
+	op, ok := operations[c.operation]
 	if !ok {
 		return wire.Errorf(http.StatusNotImplemented, "NotImplemented", "localaws does not model %s %s", c.r.Method, c.r.URL.RequestURI())
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/pattern"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/sqs"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -38,6 +39,8 @@ type Queues interface {
 type Config struct {
 	Account, Region string
 	Queues          Queues
+	// Trail takes down what changes the topics. Nil discards it.
+	Trail *trail.Recorder
 }
 
 // Service is the topics of one account in one Region. It is an http.Handler
@@ -76,6 +79,9 @@ type subscriptionSettings struct {
 
 // New returns a Service without topics.
 func New(c Config) *Service {
+	if c.Trail == nil {
+		c.Trail = trail.New(trail.Config{})
+	}
 	s := &Service{config: c, topics: map[string]*topic{}, subscriptions: map[string]*subscription{}}
 	s.operations = map[string]wire.QueryOperation{
 		"CreateTopic":               s.createTopic,
@@ -94,6 +100,9 @@ func New(c Config) *Service {
 		"TagResource":               s.tagResource,
 		"Unsubscribe":               s.unsubscribe,
 		"UntagResource":             s.untagResource,
+	}
+	for _, name := range []string{"CreateTopic", "DeleteTopic", "SetSubscriptionAttributes", "SetTopicAttributes", "Subscribe", "TagResource", "Unsubscribe", "UntagResource"} {
+		s.operations[name] = s.recorded(name, s.operations[name])
 	}
 	return s
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -22,24 +23,24 @@ func (s *Service) operations() (map[string]wire.JSONOperation, map[string]wire.Q
 		"CancelMessageMoveTask":        serve(s.cancelMessageMoveTask),
 		"ChangeMessageVisibility":      serveNoOutput(s.changeMessageVisibility),
 		"ChangeMessageVisibilityBatch": serve(s.changeMessageVisibilityBatch),
-		"CreateQueue":                  serve(s.createQueue),
+		"CreateQueue":                  serve(trail.Recorded(s.config.Trail, "sqs", "CreateQueue", s.createQueue)),
 		"DeleteMessage":                serveNoOutput(s.deleteMessage),
 		"DeleteMessageBatch":           serve(s.deleteMessageBatch),
-		"DeleteQueue":                  serveNoOutput(s.deleteQueue),
+		"DeleteQueue":                  serveChange(s, "DeleteQueue", s.deleteQueue),
 		"GetQueueAttributes":           serve(s.getQueueAttributes),
 		"GetQueueUrl":                  serve(s.getQueueURL),
 		"ListDeadLetterSourceQueues":   serve(s.listDeadLetterSourceQueues),
 		"ListMessageMoveTasks":         serve(s.listMessageMoveTasks),
 		"ListQueueTags":                serve(s.listQueueTags),
 		"ListQueues":                   serve(s.listQueues),
-		"PurgeQueue":                   serveNoOutput(s.purgeQueue),
+		"PurgeQueue":                   serveChange(s, "PurgeQueue", s.purgeQueue),
 		"ReceiveMessage":               serve(s.receiveMessage),
 		"SendMessage":                  serve(s.sendMessage),
 		"SendMessageBatch":             serve(s.sendMessageBatch),
-		"SetQueueAttributes":           serveNoOutput(s.setQueueAttributes),
+		"SetQueueAttributes":           serveChange(s, "SetQueueAttributes", s.setQueueAttributes),
 		"StartMessageMoveTask":         serve(s.startMessageMoveTask),
-		"TagQueue":                     serveNoOutput(s.tagQueue),
-		"UntagQueue":                   serveNoOutput(s.untagQueue),
+		"TagQueue":                     serveChange(s, "TagQueue", s.tagQueue),
+		"UntagQueue":                   serveChange(s, "UntagQueue", s.untagQueue),
 	} {
 		asJSON[name], asQuery[name] = op.json, op.query
 	}
@@ -67,6 +68,11 @@ func serve[In, Out any](f func(ctx context.Context, in In) (Out, error)) operati
 
 func serveNoOutput[In any](f func(ctx context.Context, in In) error) operation {
 	return serve(func(ctx context.Context, in In) (any, error) { return nil, f(ctx, in) })
+}
+
+// serveChange is serveNoOutput for an operation whose calls are recorded.
+func serveChange[In any](s *Service, name string, f func(ctx context.Context, in In) error) operation {
+	return serve(trail.Recorded(s.config.Trail, "sqs", name, func(ctx context.Context, in In) (any, error) { return nil, f(ctx, in) }))
 }
 
 // decodeForm fills a request's struct from a form. A field's name in the form

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -18,6 +19,8 @@ import (
 // start ("http://127.0.0.1:4566").
 type Config struct {
 	Account, Region, BaseURL string
+	// Trail takes down what changes the queues. Nil discards it.
+	Trail *trail.Recorder
 }
 
 // Service is the queues of one account in one Region. It is an http.Handler
@@ -38,6 +41,9 @@ type Service struct {
 
 // New returns a Service without queues.
 func New(c Config) *Service {
+	if c.Trail == nil {
+		c.Trail = trail.New(trail.Config{})
+	}
 	s := &Service{config: c, queues: map[string]*queue{}, deleted: map[string]time.Time{}}
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.json, s.query = s.operations()

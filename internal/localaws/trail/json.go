@@ -11,9 +11,9 @@ import (
 )
 
 // JSON writes a request or an answer as CloudTrail does: names, which are those of
-// the fields' json tags where they have one, begin with a small letter, times are
-// text, absent members and binary ones are left out. A trail tag gives a field
-// another name, and "-" leaves it out too. Nothing is nil.
+// the fields' json or xml tags where they have one, begin with a small letter,
+// times are text, absent members and binary ones are left out. A trail tag is the
+// name as it stands, and "-" leaves the field out too. Nothing is nil.
 func JSON(v any) json.RawMessage {
 	if v == nil {
 		return nil
@@ -59,27 +59,40 @@ func writeFields(b *bytes.Buffer, v reflect.Value) {
 			writeFields(b, value)
 			continue
 		}
-		name := field.Tag.Get("trail")
+		name := nameOf(field)
 		if name == "-" || absent(value) {
 			continue
 		}
 		if !bytes.HasSuffix(b.Bytes(), []byte{'{'}) {
 			b.WriteByte(',')
 		}
-		if name == "" {
-			name, _, _ = strings.Cut(field.Tag.Get("json"), ",")
-		}
-		if name == "" {
-			name = field.Name
-		}
-		b.WriteString(`"` + strings.ToLower(name[:1]) + name[1:] + `":`)
+		b.WriteString(`"` + name + `":`)
 		write(b, value)
 	}
+}
+
+// nameOf is a field's name in a record.
+func nameOf(field reflect.StructField) string {
+	if name := field.Tag.Get("trail"); name != "" {
+		return name
+	}
+	name := field.Name
+	for _, tag := range []string{"xml", "json"} {
+		if tagged, _, _ := strings.Cut(field.Tag.Get(tag), ","); tagged != "" {
+			name = tagged
+		}
+	}
+	return strings.ToLower(name[:1]) + name[1:]
 }
 
 // absent reports whether the caller did not send the member, or CloudTrail does
 // not show it: bytes are never logged.
 func absent(v reflect.Value) bool {
-	binary := v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8 && v.Type() != reflect.TypeFor[json.RawMessage]()
-	return binary || v.Kind() != reflect.Bool && v.Kind() != reflect.Struct && v.IsZero()
+	switch v.Kind() {
+	case reflect.Slice:
+		return v.IsNil() || v.Type().Elem().Kind() == reflect.Uint8 && v.Type() != reflect.TypeFor[json.RawMessage]()
+	case reflect.String, reflect.Pointer, reflect.Map, reflect.Interface:
+		return v.IsZero()
+	}
+	return false
 }

@@ -4,6 +4,7 @@
 package trail
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -24,6 +25,9 @@ type Config struct {
 	// order in which the changes happened unless Settings say otherwise, and never
 	// two at a time. It may call the services. Nil discards events.
 	Publish func(event json.RawMessage)
+	// Logs reports whether a trail logs the calls of the service ("kms.amazonaws.com")
+	// that only read, or the others; EventBridge hears of those alone. Nil logs all.
+	Logs func(source string, readOnly bool) bool
 	// Reads reports whether anybody listens to calls that only read; nil means nobody.
 	Reads func() bool
 	// Settings say how events arrive; the zero value delivers each of them once,
@@ -50,6 +54,7 @@ type Settings struct {
 type Recorder struct {
 	account, region string
 	publish         func(json.RawMessage)
+	logs            func(source string, readOnly bool) bool
 	reads           func() bool
 	readOnly        atomic.Bool // of the settings
 
@@ -59,13 +64,15 @@ type Recorder struct {
 	outbox     []json.RawMessage
 	publishing bool // somebody empties the outbox
 	held       map[*time.Timer]struct{}
+	history    []Kept // a ring of maxKept
+	kept       int    // records so far
 	closed     bool
 	callbacks  sync.WaitGroup
 }
 
 // New returns a Recorder without records. Close it when done.
 func New(c Config) *Recorder {
-	r := &Recorder{account: c.Account, region: c.Region, publish: c.Publish, reads: c.Reads, held: map[*time.Timer]struct{}{}}
+	r := &Recorder{account: c.Account, region: c.Region, publish: c.Publish, logs: c.Logs, reads: c.Reads, held: map[*time.Timer]struct{}{}}
 	r.Set(c.Settings)
 	return r
 }
@@ -92,6 +99,20 @@ func (r *Recorder) Close() {
 	r.callbacks.Wait()
 }
 
+// Recorded returns an operation that changes something with its calls recorded, as
+// they were asked for and answered.
+func Recorded[In, Out any](r *Recorder, service, operation string, f func(ctx context.Context, in In) (Out, error)) func(context.Context, In) (Out, error) {
+	return func(ctx context.Context, in In) (Out, error) {
+		out, err := f(ctx, in)
+		r.Call(Call{
+			Service: service, Operation: operation, Caller: wire.CallerFrom(ctx), RequestID: wire.RequestIDFrom(ctx),
+			Parameters: in, Response: out, Err: err,
+		})
+		r.Flush()
+		return out, err
+	}
+}
+
 // Call takes down a call. Of a caller from another account, the denial is
 // recorded there only, and the rest in both. Flush publishes it.
 func (r *Recorder) Call(c Call) {
@@ -101,6 +122,11 @@ func (r *Recorder) Call(c Call) {
 	}
 	if c.Time.IsZero() {
 		c.Time = time.Now()
+	}
+	if isDenial(c.Err) {
+		// The records of denials that people show name what was asked for in their
+		// message alone, which is the least that a reader can hope for.
+		c.Parameters, c.Resources = nil, nil
 	}
 	host := c.Service + "." + r.region + ".amazonaws.com"
 	record := Record{
@@ -126,7 +152,9 @@ func (r *Recorder) Call(c Call) {
 		e := wire.AsError(c.Err)
 		record.ErrorCode, record.ErrorMessage = errorCode(e), e.Message
 	case !c.ReadOnly:
-		record.ResponseElements = JSON(c.Response)
+		if elements := JSON(c.Response); string(elements) != "{}" {
+			record.ResponseElements = elements
+		}
 	}
 	r.Record(record)
 }
@@ -144,7 +172,7 @@ func (r *Recorder) RecordsReads() bool {
 // Record takes down a record that is complete. Flush publishes it.
 func (r *Recorder) Record(record Record) {
 	body, _ := json.Marshal(record) // strings, booleans and finished JSON always encode
-	r.take(detailType(record.EventType), record.EventSource, record.EventTime, []string{}, body)
+	r.recorded(record, body)
 }
 
 // Native takes down an event that a service sends by itself, without CloudTrail.
@@ -186,9 +214,17 @@ func (r *Recorder) Given(record json.RawMessage) error {
 	if err := json.Unmarshal(body, &read); err != nil {
 		return fmt.Errorf("read CloudTrail record: %w", err)
 	}
-	r.take(detailType(read.EventType), read.EventSource, read.EventTime, []string{}, body)
+	r.recorded(read, body)
 	r.Flush()
 	return nil
+}
+
+// recorded keeps a record and takes its event down.
+func (r *Recorder) recorded(record Record, body json.RawMessage) {
+	r.keep(record, body)
+	if r.logs == nil || r.logs(record.EventSource, record.ReadOnly) {
+		r.take(detailType(record.EventType), record.EventSource, record.EventTime, []string{}, body)
+	}
 }
 
 // take puts an event into the outbox, for Flush to publish.
