@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"path"
 	"strings"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -99,6 +100,14 @@ type Config struct {
 	RotationPeriodDays int
 	// RotationRequired turns rotation on for keys that were never seen rotating, too.
 	RotationRequired bool
+	// DeletionReminders are how long before a key's deletion, or the expiry of its
+	// imported material, people are reminded of it.
+	DeletionReminders []time.Duration
+	// DeletionMinWindowDays is the shortest waiting period that is not a finding.
+	DeletionMinWindowDays int
+	// DeletionApprovalDays is how old the day in the tag cmkeeper:deletion-approved
+	// may be when a deletion is scheduled; 0: no tag approves.
+	DeletionApprovalDays int
 	// TrustedAccounts may appear in key policies.
 	TrustedAccounts []string
 	// ReencryptAliases are patterns ("alias/app-*", "*") of the aliases whose
@@ -134,6 +143,17 @@ func (c Config) problems() []error {
 	}
 	if n := c.FlapLimit; n < 0 || n > MaxFlapLimit {
 		errs = append(errs, fmt.Errorf("flap limit of %d: allowed are 1 to %d", n, MaxFlapLimit))
+	}
+	if d := c.DeletionMinWindowDays; d != 0 && (d < 7 || d > 30) {
+		errs = append(errs, fmt.Errorf("shortest waiting period of %d days: allowed are 7 to 30", d))
+	}
+	if c.DeletionApprovalDays < 0 {
+		errs = append(errs, fmt.Errorf("approvals of %d days: allowed are 0 and more", c.DeletionApprovalDays))
+	}
+	for _, d := range c.DeletionReminders {
+		if d <= 0 {
+			errs = append(errs, fmt.Errorf("reminder %s before a deletion: allowed is more than nothing", d))
+		}
 	}
 	if c.Reencrypt == Enforce && len(c.ReencryptAliases) == 0 {
 		errs = append(errs, errors.New("reencrypt mode enforce: name the aliases whose moves may move data"))

@@ -16,7 +16,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
-	"github.com/cmkeeper/cmkeeper/retire"
 )
 
 // KMS's key states that decide something here.
@@ -42,7 +41,7 @@ const (
 	deletionAccepted    deletionReason = "accepted"     // it was so in mode observe
 	deletionWasDisabled deletionReason = "was-disabled" // Disabled is what it was before
 	deletionUnknown     deletionReason = "unknown"      // Disabled, and what it was before is unknown
-	deletionApproved    deletionReason = "approved"     // cmkeeper retire schedule recorded this deletion before it was scheduled
+	deletionApproved    deletionReason = "approved"     // cmkeeper retire schedule recorded it before it was scheduled, or a tag of the key holds
 	deletionExempt      deletionReason = "exempt"       // an exemption covers it
 	deletionFlapping    deletionReason = "flapping"     // it was undone too often
 	// To be undone.
@@ -162,7 +161,7 @@ const reactionDeletion = "deletion"
 //
 // In mode enforce a disabled key is enabled again, and the deletion of a key
 // cancelled, unless the key was seen in that state in mode observe, or the deletion
-// is one that was approved (cmkeeper retire schedule).
+// is one that was approved (cmkeeper retire schedule, or the key's tag).
 func (r *Router) deletion(ctx context.Context, e events.Event) error {
 	at := now()
 	key, err := r.facts.Key(ctx, e.KeyARN)
@@ -181,7 +180,7 @@ func (r *Router) deletion(ctx context.Context, e events.Event) error {
 func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, at time.Time) error {
 	enforce := r.config.Deletion == Enforce
 	rep := repair{Reaction: reactionDeletion, By: e.ID, Alert: e.ID, At: at}
-	approval, approved, err := retire.ReadApproval(ctx, r.state, key.ARN)
+	approval, err := r.readApproval(ctx, key)
 	var exemption judgement.Exemption
 	var exempt bool
 	if err == nil {
@@ -191,7 +190,7 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	var d deletionDecision
 	var stand fight
 	if err == nil {
-		doc, d, stand, err = r.planRescue(ctx, e, key, rep, approved && approval.Covers(key.DeletionDate), exempt)
+		doc, d, stand, err = r.planRescue(ctx, e, key, rep, &approval, exempt)
 	}
 	if err != nil {
 		// The alarm does not wait for the state bucket.
@@ -235,9 +234,6 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	case !d.cancel && !d.enable:
 		a.Next = undo
 		a.Action.Description = standText(d.reason)
-		if d.reason == deletionApproved {
-			tellApproved(&a, approval)
-		}
 	case !enforce:
 		a.Next = undo
 		a.ID += "/" + string(alert.StatusWouldDo)
@@ -250,6 +246,10 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 		a.Action.Status = alert.StatusDone
 		a.Action.Description = "cmkeeper " + undoText(d, "cancelled the deletion", "enabled the key", "left it") + " The key is " + restored.State + " now, as read back."
 		a.Key.State, a.Key.DeletionDate = restored.State, nil
+	}
+	if d.reason != deletionExempt {
+		approval.tell(&a, r.config.DeletionApprovalDays)
+		r.tellWindow(&a, e)
 	}
 	if err := r.publish(ctx, a); err != nil {
 		return err
@@ -267,9 +267,9 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	return err
 }
 
-// planRescue notes the key as it was read, decides, and stores what is about to
-// be done.
-func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.Key, rep repair, approved, exempt bool) (keyDoc, deletionDecision, fight, error) {
+// planRescue notes the key as it was read, decides whether its deletion is
+// approved and what comes of it, and stores what is about to be done.
+func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.Key, rep repair, approval *approval, exempt bool) (keyDoc, deletionDecision, fight, error) {
 	var d deletionDecision
 	var stand fight
 	enforce := r.config.Deletion == Enforce
@@ -279,8 +279,9 @@ func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.K
 		if enforce {
 			stand = doc.fight(reactionDeletion, e, r.config.FlapLimit, rep.At)
 		}
+		*approval = approval.judge(*doc, r.config.DeletionApprovalDays)
 		d = decideDeletion(deletionInput{
-			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore, approved: approved, exempt: exempt,
+			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore, approved: approval.given(), exempt: exempt,
 			repaired: doc.repairOf(reactionDeletion, e.ID) != nil || len(doc.repairsSince(reactionDeletion, e.ID, e.Time)) > 0,
 			fight:    stand,
 			enforce:  enforce, at: e.Time, now: rep.At,

@@ -1,13 +1,13 @@
 package handlers
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/inventory"
-	"github.com/cmkeeper/cmkeeper/retire"
 )
 
 // undoText says what is done with the key, in the words given.
@@ -23,17 +23,6 @@ func undoText(d deletionDecision, cancel, enable, leave string) string {
 	return enable + ", as it was Enabled before."
 }
 
-// tellApproved is for a deletion that somebody approved: no alarm, but still told.
-func tellApproved(a *alert.Alert, approval retire.Approval) {
-	a.Severity = alert.Medium
-	a.Title += ", as approved"
-	a.Summary += fmt.Sprintf(" %s approved it at %s with a waiting period of %d days.", approval.By, approval.At.UTC().Format(time.DateTime+" MST"), approval.Days)
-	if len(approval.Accepted) > 0 {
-		a.Facts = append(a.Facts, alert.Fact{Name: "not known, and accepted by the approval", Values: approval.Accepted})
-	}
-	a.Next = append([]string{"Watch CloudTrail for KMSInvalidStateException on this key until then: a use that nobody knew of shows as that. To keep the key:"}, a.Next...)
-}
-
 // standText says why nothing is undone.
 func standText(reason deletionReason) string {
 	switch reason {
@@ -45,11 +34,9 @@ func standText(reason deletionReason) string {
 		return "Nothing was undone: the key was Disabled before, too."
 	case deletionUnknown:
 		return "The key was left Disabled, because what it was before is not known."
-	case deletionApproved:
-		return "Nothing was undone: cmkeeper retire schedule found the key free and recorded this deletion before it was scheduled."
 	case deletionMaterial:
 		return "cmkeeper cannot bring imported key material back."
-	case deletionUndone, deletionExempt, deletionSettling, deletionCancel, deletionEnable, deletionRestore, deletionFlapping:
+	case deletionUndone, deletionApproved, deletionExempt, deletionSettling, deletionCancel, deletionEnable, deletionRestore, deletionFlapping:
 	}
 	return ""
 }
@@ -98,10 +85,7 @@ func (r *Router) deletionAlert(e events.Event, key inventory.Key, shown *alert.K
 				a.ID = fmt.Sprintf("expired/%s/%s/%s", keyID(e.KeyARN), m.ID, e.Time.UTC().Format("2006-01-02T15"))
 			}
 		}
-		a.Next = []string{
-			"Import the same key material again from your own copy; AWS has none.",
-			r.kmsCommand("get-parameters-for-import", key.ARN, "--wrapping-algorithm RSAES_OAEP_SHA_256 --wrapping-key-spec RSA_4096"),
-		}
+		a.Next = r.importAgain(key.ARN)
 	case isSweep(e):
 		a.Title = fmt.Sprintf("Key %s is %s", name, key.State)
 		a.Summary = "The sweep found the key in this state; no event told how it came about."
@@ -128,4 +112,30 @@ func dateText(key inventory.Key) string {
 		return " KMS would delete the key a waiting period after its last replica is deleted."
 	}
 	return ""
+}
+
+// importAgain is what only the owner of imported material can do.
+func (r *Router) importAgain(keyARN string) []string {
+	return []string{
+		"Import the same key material again from your own copy; AWS has none.",
+		r.kmsCommand("get-parameters-for-import", keyARN, "--wrapping-algorithm RSAES_OAEP_SHA_256 --wrapping-key-spec RSA_4096"),
+	}
+}
+
+// defaultWindow is the waiting period in days where the caller names none.
+const defaultWindow = 30
+
+// tellWindow adds the finding that a waiting period is shorter than it has to be.
+// Only the event says what it was; no approval makes that a mere note.
+func (r *Router) tellWindow(a *alert.Alert, e events.Event) {
+	d, ok := e.Detail.(events.ScheduleKeyDeletion)
+	days := cmp.Or(d.PendingWindowInDays, defaultWindow)
+	if !ok || days >= r.config.DeletionMinWindowDays {
+		return
+	}
+	a.Findings = append(a.Findings, alert.Finding{ID: "short-window", Severity: alert.Critical,
+		Message: fmt.Sprintf("The waiting period is %d days, and has to be %d at least: that leaves less time to notice who still needs the key.", days, r.config.DeletionMinWindowDays)})
+	if !a.Severity.AtLeast(alert.High) {
+		a.Severity = alert.High
+	}
 }

@@ -41,6 +41,10 @@ func (r *Router) gone(ctx context.Context, e events.Event, kind alert.Kind, harm
 			a.Severity = alert.Medium
 			a.Title += ", as approved"
 			a.Summary = fmt.Sprintf("AWS deleted the key when its waiting period was over. %s approved that at %s.", approval.By, approval.At.UTC().Format(time.DateTime+" MST"))
+		} else if noted := notedApproval(doc, r.config.DeletionApprovalDays); noted.given() {
+			a.Severity = alert.Medium
+			a.Title += ", as approved"
+			a.Summary = fmt.Sprintf("AWS deleted the key when its waiting period was over. The key's tag %s=%s approved that.", approvalTag, noted.value)
 		}
 	default:
 		a.Severity = alert.High

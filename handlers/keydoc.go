@@ -36,6 +36,8 @@ type keyDoc struct {
 	// was first so, and zero while it never was.
 	Tags      []seenTag `json:"tags,omitempty"`
 	TagsSince time.Time `json:"tags_since,omitzero"`
+	// Reminded is the ID of the last reminder of the key's end that was told.
+	Reminded string `json:"reminded,omitempty"`
 	// ShutOut is since when we may not read the key; zero while we may.
 	ShutOut time.Time `json:"shut_out,omitzero"`
 }

@@ -166,7 +166,7 @@ func (r *Router) sweepKey(ctx context.Context, arn string, aliases []string, sta
 	}
 	var errs []error
 	if r.config.Deletion != Off {
-		errs = append(errs, r.rescue(ctx, e, key, at))
+		errs = append(errs, r.rescue(ctx, e, key, at), r.remind(ctx, e, key, at))
 	}
 	if r.config.Rotation != Off {
 		errs = append(errs, r.keepRotating(ctx, e, key, at))

@@ -85,7 +85,7 @@ func rows() []row {
 	native := func(name string) route { return route{source: events.SourceNative, kind: events.Native, name: name} }
 
 	const (
-		lost        = "critical; medium where the key is neither pending nor disabled any more, or the deletion was approved"
+		lost        = "critical; medium where the key is neither pending nor disabled any more, or `cmkeeper retire schedule` approved the deletion; info where its tag does; at least high where the waiting period is too short"
 		rotationOff = "high; medium where rotation was never seen on and is required"
 		looks       = "looks whether rotation is on that was on before, or is required; tells if not"
 		turnsOn     = "turns rotation on with the key's former period and reads it back"
@@ -112,9 +112,9 @@ func rows() []row {
 		{on: call("ReplicateKey"), reaction: policy, refused: alert.Medium, severity: worst, observe: "judges the policy that the replica was made with"},
 
 		{on: call("ScheduleKeyDeletion"), reaction: deletion, refused: alert.High,
-			severity: lost, observe: "tells the date, what uses the key, and what would be done", enforce: "cancels the deletion, and enables the key if it was Enabled before"},
+			severity: lost, observe: "tells the date, what hangs on the key, and what would be done", enforce: "cancels the deletion, and enables the key if it was Enabled before"},
 		{on: call("DisableKey"), reaction: deletion, refused: alert.High,
-			severity: lost, observe: "tells what uses the key, and what would be done", enforce: "enables the key if it was Enabled before"},
+			severity: lost, observe: "tells what hangs on the key, and what would be done", enforce: "enables the key if it was Enabled before"},
 		{on: call("DeleteImportedKeyMaterial"), reaction: deletion, refused: alert.High, severity: lost, observe: again},
 		{on: service("DeleteExpiredKeyMaterial"), reaction: deletion, severity: lost, observe: again},
 		{on: native(events.NativeExpiry), reaction: deletion, severity: lost, observe: again},
@@ -128,7 +128,7 @@ func rows() []row {
 		{on: route{source: events.SourceS3, kind: events.ServiceEvent, name: batchStatusChanged}, reaction: batch,
 			severity: "none", observe: "looks at the batch jobs of our re-encryptions; they tell by themselves"},
 		{on: route{kind: events.Scheduled}, reaction: sweep,
-			severity: "as for the events that were missed", observe: "reconciles every key, alias and unfinished job"},
+			severity: "as for the events that were missed", observe: "reconciles every key, alias and unfinished job; reminds of deletions and of expiring key material"},
 	}
 	for _, name := range uses {
 		all = append(all, row{on: route{source: events.SourceKMS, kind: events.APICall, name: name, unusable: true}, reaction: use,

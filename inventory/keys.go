@@ -34,7 +34,9 @@ type Key struct {
 	Replicas    []string
 	// DeletionDate is set while the key's deletion is pending and its date is known.
 	DeletionDate *time.Time
-	Created      time.Time
+	// MaterialExpires is set while imported key material has an expiry date.
+	MaterialExpires *time.Time
+	Created         time.Time
 }
 
 // Enabled reports whether the key can be used.
@@ -118,6 +120,7 @@ func (r *Reader) Key(ctx context.Context, name string) (Key, error) {
 		Usage:            string(m.KeyUsage),
 		CustomKeyStoreID: aws.ToString(m.CustomKeyStoreId),
 		DeletionDate:     m.DeletionDate,
+		MaterialExpires:  m.ValidTo,
 		Created:          aws.ToTime(m.CreationDate),
 	}
 	if parts := strings.SplitN(k.ARN, ":", 6); len(parts) == 6 {

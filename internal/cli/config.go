@@ -46,6 +46,10 @@ type Config struct {
 	DeletionMode  string `env:"DELETION_MODE, default=observe" about:"off, observe or enforce: cancel deletions and enable disabled keys again."`
 	ReencryptMode string `env:"REENCRYPT_MODE, default=observe" about:"off, observe or enforce: move S3 objects when an alias moves."`
 
+	DeletionReminders     string `env:"DELETION_REMINDERS, default=7d,3d,1d,6h" about:"How long before a key's deletion, or the expiry of its imported material, the sweep reminds of it: 7d,36h,90m; off for never."`
+	DeletionMinWindowDays int    `env:"DELETION_MIN_WINDOW_DAYS, default=7" about:"Waiting period of a deletion below which it is a finding; 7 to 30, where 7 is never."`
+	DeletionApprovalDays  int    `env:"DELETION_APPROVAL_DAYS, default=14" about:"How old the day in a key's tag cmkeeper:deletion-approved may be when its deletion is scheduled; 0: no tag approves. See [deletions](deletions.md#approval)."`
+
 	RotationPeriodDays int      `env:"ROTATION_PERIOD_DAYS, default=365" about:"Rotation period where a key had none, and the longest that is restored; 90 to 2560."`
 	RotationRequired   bool     `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
 	TrustedAccounts    []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
@@ -98,6 +102,9 @@ var checks = map[string]func(string) error{
 	"POLICY_MODE":                  oneOf("off", "observe"),
 	"DELETION_MODE":                oneOf("off", "observe", "enforce"),
 	"REENCRYPT_MODE":               oneOf("off", "observe", "enforce"),
+	"DELETION_REMINDERS":           func(s string) error { _, err := parseReminders(s); return err },
+	"DELETION_MIN_WINDOW_DAYS":     between(7, 30),
+	"DELETION_APPROVAL_DAYS":       between(0, 365),
 	"ROTATION_PERIOD_DAYS":         between(90, 2560),
 	"ROTATION_REQUIRED":            boolean,
 	"TRUSTED_ACCOUNTS":             eachMatching(`^\d{12}$`, "account ids of twelve digits, comma-separated"),
@@ -196,6 +203,10 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 	if err != nil {
 		return handlers.Config{}, err
 	}
+	reminders, err := parseReminders(c.DeletionReminders)
+	if err != nil {
+		return handlers.Config{}, err
+	}
 	exemptions, err := parseExemptions(c.Exemptions)
 	if err != nil {
 		return handlers.Config{}, err
@@ -205,6 +216,7 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 		Rotation: handlers.Mode(c.RotationMode), Policy: handlers.Mode(c.PolicyMode),
 		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
+		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
 		FlapLimit: c.FlapLimit, Exemptions: exemptions, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil
@@ -332,6 +344,28 @@ func aliasPatterns(s string) error {
 // parseExemptions reads EXEMPTIONS.
 func parseExemptions(s string) (judgement.Exemptions, error) {
 	return judgement.ParseExemptions(s, handlers.Exemptible())
+}
+
+// parseReminders reads DELETION_REMINDERS: durations, in which d is 24 hours.
+func parseReminders(s string) ([]time.Duration, error) {
+	if s == "off" {
+		return nil, nil
+	}
+	var reminders []time.Duration
+	for item := range strings.SplitSeq(s, ",") {
+		item = strings.TrimSpace(item)
+		d, err := time.ParseDuration(item)
+		if days, ok := strings.CutSuffix(item, "d"); ok {
+			var n int
+			n, err = strconv.Atoi(days)
+			d = time.Duration(min(n, 31)) * 24 * time.Hour
+		}
+		if err != nil || d < time.Minute || d > 30*24*time.Hour {
+			return nil, fmt.Errorf("%q must be a time from 1m to 30d, such as 7d or 6h", item)
+		}
+		reminders = append(reminders, d)
+	}
+	return reminders, nil
 }
 
 // parseScope reads REENCRYPT_SCOPE: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c.

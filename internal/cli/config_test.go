@@ -74,6 +74,8 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		"enforce needs list": {[]string{"REENCRYPT_MODE", "enforce"}, []string{"CMKEEPER_REENCRYPT_ALIASES is not set"}},
 		"alias patterns":     {[]string{"REENCRYPT_ALIASES", "app-*"}, []string{"alias/app-*"}},
 		"scope":              {[]string{"REENCRYPT_SCOPE", "alias/x"}, []string{"ALIAS=BUCKET"}},
+		"reminders":          {[]string{"DELETION_REMINDERS", "7d,soon"}, []string{`"soon" must be a time from 1m to 30d`}},
+		"waiting periods":    {[]string{"DELETION_MIN_WINDOW_DAYS", "3", "DELETION_APPROVAL_DAYS", "-1"}, []string{"from 7 to 30", "from 0 to 365"}},
 		"formats":            {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:alerts=slack"}, []string{"topic arn:aws:sns:eu-west-1:111122223333:alerts", "auto, text, json and chat"}},
 		"formats of what":    {[]string{"ALERT_FORMATS", "alerts=chat"}, []string{`"alerts=chat" must be an SNS topic's ARN`}},
 		"topics twice":       {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:a=chat,arn:aws:sns:eu-west-1:111122223333:a=text"}, []string{"named twice"}},
@@ -118,6 +120,28 @@ func TestTopics(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, c.topics()); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", formats, diff)
+		}
+	}
+}
+
+func TestParseReminders(t *testing.T) {
+	const day = 24 * time.Hour
+	for text, want := range map[string][]time.Duration{
+		"7d,3d,1d,6h": {7 * day, 3 * day, day, 6 * time.Hour},
+		" 30d , 90m ": {30 * day, 90 * time.Minute},
+		"off":         nil,
+	} {
+		got, err := parseReminders(text)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", text, diff)
+		}
+	}
+	for _, text := range []string{"31d", "0d", "-1d", "1.5d", "d", "30s", "7d,,1d", "never", "99999999999999999999d"} {
+		if got, err := parseReminders(text); err == nil {
+			t.Errorf("%q: %v", text, got)
 		}
 	}
 }

@@ -1,0 +1,168 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/retire"
+)
+
+// approvalTag on a key approves its deletion; its value is the day on which
+// somebody decided that ("2026-03-01").
+const approvalTag = "cmkeeper:deletion-approved"
+
+// approvalReason names a decision about the tag.
+type approvalReason string
+
+const (
+	approvalNone      approvalReason = ""          // the key has no such tag, or tags do not count
+	approvalHolds     approvalReason = "holds"     // it approves the deletion
+	approvalUnread    approvalReason = "unread"    // the key's tags may not be read
+	approvalMalformed approvalReason = "malformed" // its value is no day
+	approvalFuture    approvalReason = "future"    // the day is still to come
+	approvalExpired   approvalReason = "expired"   // the day is too long ago
+	approvalFresh     approvalReason = "fresh"     // nobody had the time to notice who set it
+)
+
+// approval is what speaks for a pending deletion.
+type approval struct {
+	// record is that of cmkeeper retire schedule, where it covers the deletion's date.
+	record *retire.Approval
+	// tag is whether the tag holds, value what it says, and since when sweeps have
+	// found it; zero: none has.
+	tag   approvalReason
+	value string
+	since time.Time
+}
+
+func (a approval) given() bool { return a.record != nil || a.tag == approvalHolds }
+
+// farthestEast is how far a day begins earlier somewhere than in UTC.
+const farthestEast = 14 * time.Hour
+
+// decideApproval decides whether the tag approves a deletion that was first seen
+// pending at the given time. The tag must not be older than so many days then,
+// 0 for never, and it must have been there for as long as any mark that makes
+// things quieter: whoever sets the tag and schedules the deletion at once does
+// not approve it. It is always asked as of the same time, so an approval does
+// not run out while the deletion waits; KMS changes no tags in that state.
+func decideApproval(value string, since, pending time.Time, days int) approvalReason {
+	day, err := time.Parse(time.DateOnly, value)
+	switch {
+	case days == 0:
+		return approvalNone
+	case err != nil:
+		return approvalMalformed
+	case pending.Before(day.Add(-farthestEast)):
+		return approvalFuture
+	case !pending.Before(day.AddDate(0, 0, days+1)):
+		return approvalExpired
+	case since.IsZero() || pending.Sub(since) < markLasts:
+		return approvalFresh
+	}
+	return approvalHolds
+}
+
+// readApproval reads what may speak for a pending deletion; whether the tag
+// holds is decided with the key's document, by judge.
+func (r *Router) readApproval(ctx context.Context, key inventory.Key) (approval, error) {
+	if !key.PendingDeletion() {
+		return approval{}, nil
+	}
+	record, ok, err := retire.ReadApproval(ctx, r.state, key.ARN)
+	if err != nil {
+		return approval{}, err
+	}
+	if ok && record.Covers(key.DeletionDate) {
+		return approval{record: &record}, nil
+	}
+	if r.config.DeletionApprovalDays == 0 {
+		return approval{}, nil
+	}
+	tags, err := r.facts.Tags(ctx, key.ARN)
+	switch {
+	case errors.Is(err, inventory.ErrAccessDenied):
+		return approval{tag: approvalUnread}, nil
+	case err != nil:
+		return approval{}, err
+	}
+	value, ok := tags[approvalTag]
+	if !ok {
+		return approval{}, nil
+	}
+	return approval{tag: approvalMalformed, value: value}, nil
+}
+
+// judge returns the approval with whether its tag holds for the state that the
+// key was last seen in.
+func (a approval) judge(doc keyDoc, days int) approval {
+	if a.tag == approvalNone || a.tag == approvalUnread {
+		return a
+	}
+	if i := slices.IndexFunc(doc.Tags, func(t seenTag) bool { return t.Name == approvalTag && t.Value == a.value }); i >= 0 {
+		a.since = doc.Tags[i].Since
+		if a.since.Before(doc.TagsSince) { // before the first sweep nobody looked
+			a.since = doc.TagsSince
+		}
+	}
+	a.tag = decideApproval(a.value, a.since, doc.States[len(doc.States)-1].At, days)
+	return a
+}
+
+// notedApproval is the approval by the tag that sweeps found on a key that is gone.
+func notedApproval(doc keyDoc, days int) approval {
+	i := slices.IndexFunc(doc.Tags, func(t seenTag) bool { return t.Name == approvalTag })
+	if n := len(doc.States); i < 0 || n == 0 || !isPending(doc.States[n-1].State) {
+		return approval{}
+	}
+	return approval{tag: approvalMalformed, value: doc.Tags[i].Value}.judge(doc, days)
+}
+
+// tell makes the alert about an approved deletion a note, and says of a tag that
+// does not hold why not.
+func (a approval) tell(to *alert.Alert, days int) {
+	switch {
+	case a.record != nil:
+		to.Severity = alert.Medium
+		to.Summary += fmt.Sprintf(" %s approved it at %s with a waiting period of %d days.", a.record.By, a.record.At.UTC().Format(time.DateTime+" MST"), a.record.Days)
+		to.Action.Description = "Nothing was undone: cmkeeper retire schedule found the key free and recorded this deletion before it was scheduled."
+		if len(a.record.Accepted) > 0 {
+			to.Facts = append(to.Facts, alert.Fact{Name: "not known, and accepted by the approval", Values: a.record.Accepted})
+		}
+	case a.tag == approvalHolds:
+		to.Severity = alert.Info
+		to.Summary += fmt.Sprintf(" The key's tag %s=%s approves it; sweeps have found it since %s.", approvalTag, a.value, a.since.UTC().Format(time.DateTime+" MST"))
+		to.Action.Description = "Nothing was undone: the deletion is approved by the key's tag. Nobody checked what hangs on the key; that is listed below."
+	case a.tag != approvalNone:
+		to.Facts = append(to.Facts, alert.Fact{Name: "approval by tag", Values: []string{a.tag.text(a.value, days)}})
+		return
+	default:
+		return
+	}
+	to.Title += ", as approved"
+	to.Next = append([]string{"Watch CloudTrail for KMSInvalidStateException on this key until then: a use that nobody knew of shows as that. To keep the key:"}, to.Next...)
+}
+
+// text says why a tag does not hold.
+func (a approvalReason) text(value string, days int) string {
+	set := fmt.Sprintf("%s=%s does not hold: ", approvalTag, value)
+	switch a {
+	case approvalUnread:
+		return "unknown: the key's tags may not be read (kms:ListResourceTags), so none approves its deletion"
+	case approvalMalformed:
+		return set + "its value is no day; write it as 2026-03-01"
+	case approvalFuture:
+		return set + "the day is still to come"
+	case approvalExpired:
+		return set + fmt.Sprintf("the day was more than %d days before the deletion was scheduled", days)
+	case approvalFresh:
+		return set + fmt.Sprintf("a sweep must have found it %d hours before the deletion is scheduled, so that people can notice who set it", int(markLasts.Hours()))
+	case approvalNone, approvalHolds:
+	}
+	return ""
+}
