@@ -16,8 +16,8 @@ import (
 
 // Request names a request that reached the server.
 type Request struct {
-	// Service is "kms", "s3", "s3control", "sqs", "sns", "events" or "sts"; ""
-	// for one that is not modelled.
+	// Service is "kms", "s3", "s3control", "sqs", "sns", "events", "cloudtrail" or
+	// "sts"; "" for one that is not modelled.
 	Service string
 	// Operation is the operation as the API names it ("UploadPartCopy").
 	Operation string
@@ -106,6 +106,11 @@ func KMSQuotas() []Fault {
 		}
 	}
 	return faults
+}
+
+// LookupRate returns CloudTrail's limit of two look-ups a second.
+func LookupRate() Fault {
+	return Fault{Service: "cloudtrail", Operations: []string{"LookupEvents"}, Effect: Throttle, Rate: 2}
 }
 
 // SetFaults replaces the faults; without any, requests are served as they
@@ -301,7 +306,7 @@ func throttled(service string) *wire.Error {
 		return wire.Errorf(http.StatusServiceUnavailable, "SlowDown", "Please reduce your request rate.")
 	case "kms":
 		return wire.Errorf(http.StatusBadRequest, "ThrottlingException", "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
-	case "events":
+	case "events", "cloudtrail":
 		return wire.Errorf(http.StatusBadRequest, "ThrottlingException", "Rate exceeded")
 	case "s3control":
 		return wire.Errorf(http.StatusBadRequest, "TooManyRequestsException", "Rate exceeded")

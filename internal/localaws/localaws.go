@@ -1,9 +1,9 @@
 // Package localaws is AWS in one process: a single http.Handler that speaks
-// SQS, KMS, SNS, EventBridge, STS and S3 (with its Batch Operations) over their real wire protocols, to be
-// driven by the AWS SDK and the AWS CLI.
+// SQS, KMS, SNS, EventBridge, CloudTrail, STS and S3 (with its Batch Operations)
+// over their real wire protocols, to be driven by the AWS SDK and the AWS CLI.
 //
-// It behaves as AWS does where cmkeeper's safety depends on it, and its own KMS
-// calls come back as CloudTrail events on the EventBridge bus. State is in
+// It behaves as AWS does where cmkeeper's safety depends on it, and calls that
+// change something come back as CloudTrail events on the EventBridge bus. State is in
 // memory. An operation that is not modelled answers with an error and never
 // guesses. Signatures are not verified: the access key says who calls.
 package localaws
@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/cmkeeper/cmkeeper/internal/localaws/cloudtrail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/eventbridge"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/kms"
@@ -36,6 +37,10 @@ type Options struct {
 	// BaseURL is how queue URLs start, inprocess.Endpoint if empty. A server
 	// that listens sets the URL that it is reached at.
 	BaseURL string
+	// TrailRequired says that calls come back as events only while a trail logs
+	// them, as on AWS, where a trail may also exclude the calls of KMS. Without it
+	// they always do. KMS's own events need no trail.
+	TrailRequired bool
 	// Seed makes the probabilities and latencies of faults repeatable.
 	Seed uint64
 }
@@ -50,6 +55,7 @@ type Server struct {
 	sqs         *sqs.Service
 	sns         *sns.Service
 	eventbridge *eventbridge.Service
+	cloudtrail  *cloudtrail.Service
 
 	mu         sync.RWMutex
 	identities map[string]wire.Caller
@@ -68,11 +74,14 @@ func New(o Options) *Server {
 		o.BaseURL = inprocess.Endpoint
 	}
 	var events *eventbridge.Service // which is told of calls, and whose own are recorded
+	var trails *cloudtrail.Service
 	recorder := trail.New(trail.Config{
 		Account: o.Account, Region: o.Region,
+		Logs:    func(source string, readOnly bool) bool { return !o.TrailRequired || trails.Logs(source, readOnly) },
 		Reads:   func() bool { return events.WantsReads() },
 		Publish: func(event json.RawMessage) { events.Publish(event) },
 	})
+	trails = cloudtrail.New(cloudtrail.Config{Account: o.Account, Region: o.Region, Trail: recorder})
 	queues := sqs.New(sqs.Config{Account: o.Account, Region: o.Region, BaseURL: o.BaseURL, Trail: recorder})
 	events = eventbridge.New(eventbridge.Config{Account: o.Account, Region: o.Region, Queues: queues, Trail: recorder})
 	keys := kms.New(kms.Config{Account: o.Account, Region: o.Region, Trail: recorder})
@@ -84,6 +93,7 @@ func New(o Options) *Server {
 		sqs:         queues,
 		sns:         sns.New(sns.Config{Account: o.Account, Region: o.Region, Queues: queues, Trail: recorder}),
 		eventbridge: events,
+		cloudtrail:  trails,
 		identities:  map[string]wire.Caller{},
 		watch:       watch{seed: o.Seed},
 	}
@@ -152,12 +162,15 @@ func (s *Server) route(r *http.Request, scope string) (http.Handler, Request) {
 		return http.HandlerFunc(s.serveRecords), Request{Service: "localaws", Operation: "Record"}
 	}
 	if target := r.Header.Get("X-Amz-Target"); target != "" {
-		service, operation, _ := strings.Cut(target, ".")
+		dot := strings.LastIndexByte(target, '.')
+		service, operation := target[:max(dot, 0)], target[dot+1:]
 		switch service {
 		case "AmazonSQS":
 			return s.sqs, Request{Service: "sqs", Operation: operation}
 		case "AWSEvents":
 			return s.eventbridge, Request{Service: "events", Operation: operation}
+		case "CloudTrail_20131101", "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101":
+			return s.cloudtrail, Request{Service: "cloudtrail", Operation: operation}
 		case "TrentService":
 			return s.kms, Request{Service: "kms", Operation: operation}
 		default:

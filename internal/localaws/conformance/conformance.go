@@ -32,6 +32,7 @@ type Deviations struct {
 	SQSDeviations
 	SNSDeviations
 	EventBridgeDeviations
+	CloudTrailDeviations
 }
 
 // Run tests the target. What it makes has unique names and is removed again,
@@ -48,6 +49,7 @@ func Run(t *testing.T, target Target) {
 		{"SQS", runSQS, true},
 		{"SNS", runSNS, true},
 		{"EventBridge", runEventBridge, true},
+		{"CloudTrail", runCloudTrail, false},
 		{"KMS", runKMS, false},
 		{"S3", runS3, false},
 		{"S3Control", runS3Control, false},

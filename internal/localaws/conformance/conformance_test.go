@@ -78,6 +78,7 @@ var moto = conformance.Deviations{
 		EventsQueuePolicyIgnored: true, EventsAWSSources: true, EventsPatternUnchecked: true, EventsDetailUnchecked: true,
 		EventsNoPatternTest: true, EventsNoAccount: true,
 	},
+	CloudTrailDeviations: conformance.CloudTrailDeviations{CloudTrailNoLookup: true, CloudTrailSelectorsUnchecked: true, CloudTrailUnknownTrailFails: true},
 }
 
 // localStack is LocalStack 4.14, as far as it was measured.
@@ -91,4 +92,5 @@ var localStack = conformance.Deviations{
 	},
 	S3ControlDeviations:   conformance.S3ControlDeviations{S3ControlNone: true},
 	EventBridgeDeviations: conformance.EventBridgeDeviations{EventsAWSSources: true, EventsPatternUnchecked: true},
+	CloudTrailDeviations:  conformance.CloudTrailDeviations{CloudTrailNone: true},
 }
