@@ -112,8 +112,8 @@ func TestHugePolicies(t *testing.T) {
 	}
 	policy := func(actions string) *Policy {
 		return parsed(t, document(root,
-			`{"Sid":"S","Effect":"Allow","Principal":{"AWS":`+list(700, "%012d")+`},"Action":`+list(1200, actions)+`}`,
-			`{"Sid":"D","Effect":"Deny","Principal":{"AWS":`+list(100, "%012d")+`},"Action":`+list(1200, "kms:b%d")+`}`))
+			`{"Sid":"S","Effect":"Allow","Principal":{"AWS":`+list(700, "%012d")+`},"Action":`+list(1200, actions)+`,"Resource":"*"}`,
+			`{"Sid":"D","Effect":"Deny","Principal":{"AWS":`+list(100, "%012d")+`},"Action":`+list(1200, "kms:b%d")+`,"Resource":"*"}`))
 	}
 	a, b := policy("kms:a%d"), policy("kms:A%d")
 	if got := len(a.Findings(judged)); got != 700 {

@@ -3,26 +3,30 @@ package keypolicy
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 // Findings judges the policy. The worst come first, then in the order of the
 // statements.
 func (p *Policy) Findings(c Context) []Finding {
+	a := p.analyse(c)
 	var found []Finding
-	for _, s := range p.Statements {
-		if !s.Deny && s.isFor(c.KeyARN) {
-			found = append(found, p.judge(s, c)...)
+	var held holdings
+	for i := range a.allows {
+		found = append(found, a.judge(&a.allows[i], &held)...)
+	}
+	found = append(found, a.judgeHoldings(held)...)
+	for i := range p.Statements {
+		if s := &p.Statements[i]; s.ignored() {
+			found = append(found, noEffect(s))
 		}
 	}
 	switch {
-	case !p.Administered(c):
+	case !a.administered(false):
 		found = append(found, Finding{Lockout, Critical, "", "",
 			"nobody in account " + c.Account + " may change this policy (kms:PutKeyPolicy), and only AWS Support can undo that"})
-	case !p.administered(c, true):
+	case !a.administered(true):
 		found = append(found, Finding{NoRootDelegation, Medium, "", c.Account,
 			"the policy does not let the root of account " + c.Account + " administer the key, so it cannot be managed once the principals named here are gone"})
 	}
@@ -34,310 +38,209 @@ func (p *Policy) Findings(c Context) []Finding {
 	return found
 }
 
-// judge judges one Allow.
-func (p *Policy) judge(s Statement, c Context) []Finding {
-	r := conditionReach(s.Conditions)
-	scopes := p.scopes(s.actions(), c)
-	if s.NotPrincipal {
-		return judgeEveryone(s, scopes, r, c, AllowNotPrincipal, "everyone but "+joinPrincipals(s.Principals))
-	}
+// Administered reports whether the key's account can still change the policy
+// (kms:PutKeyPolicy) once it is this one. Setting a policy for which it is false
+// locks the account out; it is what the finding Lockout says.
+func (p *Policy) Administered(c Context) bool { return p.analyse(c).administered(false) }
+
+// judge judges one Allow by itself, and records what principals of the account
+// and of trusted ones hold through it.
+func (a *analysis) judge(st *statement, held *holdings) []Finding {
 	var found []Finding
-	for _, who := range s.Principals {
-		switch {
-		case who.ID == "*" || strings.ContainsAny(who.account(), "*?"):
-			found = append(found, judgeEveryone(s, scopes, r, c, PublicPrincipal, "everyone, in any AWS account,")...)
-		case who.Type == "Service":
-			found = append(found, judgeService(s, open(scopes, who), r, c, who)...)
-		case who.account() == "":
-			found = append(found, judgeUnknown(s, open(scopes, who), who)...)
-		default:
-			found = append(found, judgeAccount(s, open(scopes, who), r, c, who)...)
+	letsIn := false
+	if st.NotPrincipal {
+		found, letsIn = a.judgeEveryone(st, AllowNotPrincipal, "everyone but "+joinPrincipals(st.Principals), held)
+	} else {
+		for _, who := range st.Principals {
+			var more []Finding
+			var lets bool
+			if who.isAnybody() {
+				more, lets = a.judgeEveryone(st, PublicPrincipal, "everyone, in any AWS account,", held)
+			} else {
+				more, lets = a.judgeNamed(st, who, held)
+			}
+			found = append(found, more...)
+			letsIn = letsIn || lets
 		}
+	}
+	if st.NotAction && letsIn {
+		severity := Medium
+		if !st.NotPrincipal && len(st.Principals) == 1 && st.Principals[0].ID == a.Account {
+			severity = Low
+		}
+		found = append(found, Finding{AllowNotAction, severity, st.Label, "",
+			"the statement allows to " + describe(st) + ", and so whatever KMS adds one day"})
 	}
 	return found
 }
 
-// judgeEveryone judges an Allow for all principals, or for all but a few.
-func judgeEveryone(s Statement, scopes []scope, r reach, c Context, id, who string) []Finding {
-	var public []string
-	bound := map[string][]string{} // actions by account
-	for _, sc := range scopes {
-		if sc.bars(everyone) {
-			continue
-		}
-		bounds := slices.Concat(r.bounds, sc.bounds())
-		if len(bounds) == 0 {
-			public = append(public, sc.actions...)
-			continue
-		}
-		for _, account := range c.tightest(bounds) {
-			bound[account] = append(bound[account], sc.actions...)
-		}
+// judgeEveryone judges an Allow for all principals, or for all but a few, and
+// reports whether it lets anybody in.
+func (a *analysis) judgeEveryone(st *statement, id, who string, held *holdings) (found []Finding, letsIn bool) {
+	stranger := subject{who: everyone, anybody: true}
+	free, narrow := a.reach(st, &stranger)
+	if free|narrow != 0 {
+		found = append(found, public(st, id, who, free, narrow))
 	}
-	var found []Finding
-	if len(public) > 0 {
-		severity := High
-		if includesTakeover(public) {
-			severity = Critical
-		}
-		under := ""
-		if r.narrowed {
-			severity = severity.lower()
-			under = " under conditions that bind it to no account"
-		}
-		found = append(found, Finding{id, severity, s.Label, "*", fmt.Sprintf("%s may %s%s", who, describe(s), under)})
-	}
-	for _, account := range slices.Sorted(maps.Keys(bound)) {
-		actions := bound[account]
+	for _, account := range a.accounts(st) {
+		s := subject{who: Principal{"AWS", account}, account: account, anybody: true}
+		some, more := a.reach(st, &s)
+		some, more = some&^(free|narrow), more&^(free|narrow)
 		switch {
-		case !c.trusts(account):
-			found = append(found, foreignAccount(s, r, Principal{"AWS", account}, account, actions))
-		case !isFullControl(actions):
-		case account == c.Account:
-			found = append(found, fullControl(s, account, "everyone in account "+account, Medium))
+		case some|more == 0 || st.NotPrincipal && slices.Contains(st.Principals, s.who):
+			continue
+		case !a.trusts(account):
+			found = append(found, foreignAccount(st, s.who, account, some, more))
 		default:
-			found = append(found, fullControl(s, account, "everyone in the trusted account "+account, High))
+			found = append(found, a.judgeHeld(st, s, "everyone in account "+account, some, more, held)...)
 		}
+		letsIn = true
 	}
-	return found
+	return found, letsIn || free|narrow != 0
 }
 
-// tightest returns the bound that says most: one of trusted accounts only, else
-// the first.
-func (c Context) tightest(bounds [][]string) []string {
-	for _, accounts := range bounds {
-		if !slices.ContainsFunc(accounts, func(a string) bool { return !c.trusts(a) }) {
-			return accounts
-		}
+// judgeNamed judges an Allow for one principal, and reports whether it lets it in.
+func (a *analysis) judgeNamed(st *statement, who Principal, held *holdings) (found []Finding, letsIn bool) {
+	if who.Type == "Service" {
+		return a.judgeService(st, who)
 	}
-	return bounds[0]
-}
-
-// judgeAccount judges an Allow for a principal of a known account.
-func judgeAccount(s Statement, actions []string, r reach, c Context, who Principal) []Finding {
-	account := who.account()
-	if len(actions) == 0 || !s.admits(account) {
-		return nil
-	}
+	s := subjectOf(who)
+	free, narrow := a.reach(st, &s)
 	switch {
-	case !c.trusts(account):
-		return []Finding{foreignAccount(s, r, who, account, actions)}
-	case !isFullControl(actions) || who.ID == c.Account:
+	case free|narrow == 0:
+		return nil, false
+	case s.account == "":
+		found = []Finding{unknownPrincipal(st, who)}
+	case !a.trusts(s.account):
+		found = []Finding{foreignAccount(st, who, s.account, free, narrow)}
+	case who.ID != a.Account:
+		found = a.judgeHeld(st, s, who.String(), free, narrow, held)
+	}
+	return found, true
+}
+
+// judgeHeld judges what a principal of the account or of a trusted one may do,
+// other than the account's root.
+func (a *analysis) judgeHeld(st *statement, s subject, name string, free, narrow actions, held *holdings) []Finding {
+	all := free | narrow
+	full := all.has(fullControl)
+	held.add(s, name, holding{st, all}, full)
+	if !full {
 		return nil
-	case account != c.Account:
-		return []Finding{fullControl(s, who.ID, who.String()+", of a trusted account,", High)}
 	}
 	severity := Medium
-	if r.narrowed {
+	if !free.has(fullControl) {
 		severity = Low
 	}
-	return []Finding{fullControl(s, who.ID, who.String(), severity)}
+	if s.account != a.Account {
+		severity, name = High, name+", of a trusted account,"
+	}
+	return []Finding{fullControlOf(st, s.who.ID, name, severity)}
 }
 
 // judgeService judges an Allow for an AWS service.
-func judgeService(s Statement, actions []string, r reach, c Context, who Principal) []Finding {
-	if len(actions) == 0 {
-		return nil
+func (a *analysis) judgeService(st *statement, who Principal) (found []Finding, letsIn bool) {
+	s := subject{who: who, service: true}
+	free, narrow := a.reach(st, &s)
+	all := free | narrow
+	var foreign []Finding
+	for _, account := range a.accounts(st) {
+		s.account = account
+		some, more := a.reach(st, &s)
+		all |= some | more
+		if (some|more)&^(free|narrow) != 0 && !a.trusts(account) {
+			foreign = append(foreign, foreignAccount(st, who, account, some, more))
+		}
 	}
-	if isFullControl(actions) {
-		return []Finding{fullControl(s, who.ID, "the service "+who.ID, High)}
-	}
-	if !r.source {
+	switch {
+	case all == 0:
+		return nil, false
+	case all.has(fullControl):
+		return []Finding{fullControlOf(st, who.ID, "the service "+who.ID, High)}, true
+	case free&^reads != 0:
 		severity := Low
-		if includesTakeover(actions) {
+		if free&takeover != 0 {
 			severity = Medium
 		}
-		return []Finding{{ServiceWithoutSource, severity, s.Label, who.ID,
-			fmt.Sprintf("the service %s may %s on behalf of any AWS account: no condition on aws:SourceAccount or aws:SourceArn names yours", who.ID, describe(s))}}
+		return []Finding{{ServiceWithoutSource, severity, st.Label, who.ID,
+			fmt.Sprintf("the service %s may %s on behalf of any AWS account: no condition on aws:SourceAccount or aws:SourceArn names yours", who.ID, describe(st))}}, true
 	}
-	var found []Finding
-	for _, bound := range r.bounds {
-		for _, account := range bound {
-			if !c.trusts(account) {
-				found = append(found, foreignAccount(s, r, who, account, actions))
-			}
+	return foreign, true
+}
+
+// public says that an Allow is for strangers.
+func public(st *statement, id, who string, free, narrow actions) Finding {
+	severity := severityOf(free, st)
+	under := ""
+	switch narrowed := severityOf(narrow, st).lower(); {
+	case free == 0 || narrow != 0 && narrowed.rank() > severity.rank():
+		severity, under = narrowed, " under conditions that bind it to no account"
+	case st.throughServices:
+		severity, under = severity.lower(), " through the services that the condition names"
+		if id == PublicPrincipal {
+			id = PublicThroughService
 		}
 	}
-	return found
+	return Finding{id, severity, st.Label, "*", fmt.Sprintf("%s may %s%s", who, describe(st), under)}
 }
 
-// judgeUnknown judges an Allow for a principal that has no account.
-func judgeUnknown(s Statement, actions []string, who Principal) []Finding {
-	if len(actions) == 0 {
-		return nil
-	}
-	if who.Type == "AWS" && (strings.HasPrefix(who.ID, "AIDA") || strings.HasPrefix(who.ID, "AROA")) {
-		return []Finding{{UnknownPrincipal, Low, s.Label, who.ID,
-			fmt.Sprintf("%s is a user or role that was deleted; its statement may %s and should go", who.ID, describe(s))}}
-	}
-	return []Finding{{UnknownPrincipal, Medium, s.Label, who.ID,
-		fmt.Sprintf("%s (%s) may %s, and the policy does not tell to which account it belongs", who.ID, who.Type, describe(s))}}
-}
-
-func foreignAccount(s Statement, r reach, who Principal, account string, actions []string) Finding {
-	severity := High
+// severityOf returns how bad it is that strangers have the actions.
+func severityOf(as actions, st *statement) Severity {
 	switch {
-	case includesTakeover(actions) && !r.narrowed && !r.awsResource:
-		severity = Critical
-	case !slices.ContainsFunc(actions, func(a string) bool { return !isRead(a) }):
-		severity = Medium
+	case as&takeover != 0 && !st.forAWSGrants:
+		return Critical
+	case as&^reads != 0:
+		return High
+	}
+	return Medium
+}
+
+func foreignAccount(st *statement, who Principal, account string, free, narrow actions) Finding {
+	severity := severityOf(free, st)
+	if severity == Medium && narrow&^reads != 0 {
+		severity = High
 	}
 	whose := ", of account " + account + ","
 	if who.ID == account {
 		whose = ""
 	}
-	return Finding{ForeignAccount, severity, s.Label, who.ID,
-		fmt.Sprintf("%s%s may %s, and the account is not trusted", who, whose, describe(s))}
+	return Finding{ForeignAccount, severity, st.Label, who.ID,
+		fmt.Sprintf("%s%s may %s, and the account is not trusted", who, whose, describe(st))}
 }
 
-func fullControl(s Statement, principal, who string, severity Severity) Finding {
-	return Finding{FullControl, severity, s.Label, principal,
-		fmt.Sprintf("%s may %s: use the key, give it to others and delete it", who, describe(s))}
+func fullControlOf(st *statement, principal, who string, severity Severity) Finding {
+	return Finding{FullControl, severity, st.Label, principal,
+		fmt.Sprintf("%s may %s: use the key, give it to others and delete it", who, describe(st))}
 }
 
-// Administered reports whether the key's account can still change the policy
-// (kms:PutKeyPolicy) once it is this one. Setting a policy for which it is false
-// locks the account out; it is what the finding Lockout says.
-func (p *Policy) Administered(c Context) bool { return p.administered(c, false) }
-
-// administered reports whether somebody in the key's account may change the
-// policy; with root, whether the account's root may, and so IAM policies can
-// give that right.
-func (p *Policy) administered(c Context, root bool) bool {
-	const change = "kms:PutKeyPolicy"
-	scopes := p.scopes([]string{change}, c)
-	if len(open(scopes, Principal{"AWS", c.Account})) == 0 {
-		return false
+// unknownPrincipal says that a principal has no account.
+func unknownPrincipal(st *statement, who Principal) Finding {
+	if who.Type == "AWS" && (strings.HasPrefix(who.ID, "AIDA") || strings.HasPrefix(who.ID, "AROA")) {
+		return Finding{UnknownPrincipal, Low, st.Label, who.ID,
+			fmt.Sprintf("%s is a user or role that was deleted; its statement may %s and should go", who.ID, describe(st))}
 	}
-	for _, s := range p.Statements {
-		if s.Deny || s.NotPrincipal || !s.isFor(c.KeyARN) || !s.covers(change) || !s.admits(c.Account) {
-			continue
-		}
-		for _, who := range s.Principals {
-			inAccount := who == everyone || who.account() == c.Account
-			isRoot := who == everyone || who.ID == c.Account
-			if inAccount && (isRoot || !root) && len(open(scopes, who)) > 0 {
-				return true
-			}
-		}
+	return Finding{UnknownPrincipal, Medium, st.Label, who.ID,
+		fmt.Sprintf("%s (%s) may %s, and the policy does not tell to which account it belongs", who.ID, who.Type, describe(st))}
+}
+
+// noEffect says that KMS ignores a statement.
+func noEffect(s *Statement) Finding {
+	missing := "Resource"
+	if len(s.Actions) == 0 {
+		missing = "Action"
 	}
-	return false
-}
-
-// admits reports whether the conditions let callers of the account through.
-func (s Statement) admits(account string) bool {
-	for _, c := range s.Conditions {
-		if accounts, ok := c.accounts(); ok && c.demands() && slices.Contains(callerKeys, strings.ToLower(c.Key)) && !slices.Contains(accounts, account) {
-			return false
-		}
+	if s.Deny {
+		return Finding{NoEffect, Medium, s.Label, "", "the statement has no " + missing + ", so KMS ignores it: what it is meant to deny is not denied"}
 	}
-	return true
-}
-
-// scope is some actions with the Denies about them. Actions with the same Denies
-// share one, so that a policy of thousands of principals and actions, which KMS
-// takes, is judged in no time.
-type scope struct {
-	actions []string
-	denies  []Statement
-}
-
-// scopes sorts actions by the Denies about them. While the key is unknown, only
-// a Deny on "*" surely is about it.
-func (p *Policy) scopes(actions []string, c Context) []scope {
-	var list []scope
-	index := map[string]int{}
-	for _, action := range actions {
-		var denies []Statement
-		var key []byte
-		for i, d := range p.Statements {
-			surely := c.KeyARN != "" || len(d.Resources) == 0 || !d.NotResource && slices.Contains(d.Resources, "*")
-			if d.Deny && surely && d.isFor(c.KeyARN) && d.covers(action) {
-				denies = append(denies, d)
-				key = strconv.AppendInt(append(key, ' '), int64(i), 10)
-			}
-		}
-		i, ok := index[string(key)]
-		if !ok {
-			i = len(list)
-			index[string(key)] = i
-			list = append(list, scope{denies: denies})
-		}
-		list[i].actions = append(list[i].actions, action)
-	}
-	return list
-}
-
-// open returns the actions that no Deny plainly keeps from the principal.
-func open(scopes []scope, who Principal) []string {
-	var actions []string
-	for _, sc := range scopes {
-		if !sc.bars(who) {
-			actions = append(actions, sc.actions...)
-		}
-	}
-	return actions
-}
-
-// bars reports whether a Deny plainly keeps the principal from the actions.
-func (sc scope) bars(who Principal) bool {
-	return slices.ContainsFunc(sc.denies, func(d Statement) bool {
-		if !d.names(who) {
-			return false
-		}
-		if len(d.Conditions) == 0 {
-			return true
-		}
-		only, ok := denyBound(d.Conditions)
-		return ok && who.account() != "" && !slices.Contains(only, who.account())
-	})
-}
-
-// bounds returns the bounds that Denies for everyone set to the actions.
-func (sc scope) bounds() [][]string {
-	var bounds [][]string
-	for _, d := range sc.denies {
-		if only, ok := denyBound(d.Conditions); ok && d.names(everyone) {
-			bounds = append(bounds, only)
-		}
-	}
-	return bounds
-}
-
-// names reports whether a Deny is about the principal whatever it turns out to be.
-func (s Statement) names(who Principal) bool {
-	if s.NotPrincipal {
-		return who != everyone && !slices.Contains(s.Principals, who) && !slices.Contains(s.Principals, Principal{"AWS", who.account()})
-	}
-	return slices.ContainsFunc(s.Principals, func(p Principal) bool {
-		return p == who || p == everyone || who.Type == "AWS" && isAccountID(p.ID) && p.ID == who.account()
-	})
-}
-
-// isFullControl reports whether the actions both use the key and give it away.
-func isFullControl(actions []string) bool {
-	for _, a := range [...]string{"kms:PutKeyPolicy", "kms:CreateGrant", "kms:ScheduleKeyDeletion", "kms:Decrypt"} {
-		if !slices.Contains(actions, a) {
-			return false
-		}
-	}
-	return true
-}
-
-func includesTakeover(actions []string) bool {
-	return slices.ContainsFunc(actions, func(a string) bool { return slices.Contains(takeover, a) })
-}
-
-func isRead(action string) bool {
-	return hasAnyPrefix(action, "kms:Describe", "kms:Get", "kms:List")
+	return Finding{NoEffect, Low, s.Label, "", "the statement has no " + missing + ", so KMS ignores it: what it is meant to allow is not allowed"}
 }
 
 // describe says what a statement is about, in a few words.
-func describe(s Statement) string {
-	if s.NotAction {
-		return "do everything but " + joinSome(s.Actions)
+func describe(st *statement) string {
+	if st.NotAction {
+		return "do everything but " + joinSome(st.Actions)
 	}
-	return joinSome(s.Actions)
+	return joinSome(st.Actions)
 }
 
 func joinPrincipals(list []Principal) string {

@@ -32,12 +32,31 @@ var severities = []Severity{Low, Medium, High, Critical}
 const (
 	// PublicPrincipal: any AWS account may use the key.
 	PublicPrincipal = "public-principal"
+	// PublicThroughService: any AWS account may use the key, though only through
+	// the services that kms:ViaService names.
+	PublicThroughService = "public-through-service"
 	// AllowNotPrincipal: an Allow names whom it is not for, so it is for everybody else.
 	AllowNotPrincipal = "allow-not-principal"
+	// AllowNotAction: an Allow names what it is not about, so it is about all the
+	// rest, with what KMS will add.
+	AllowNotAction = "allow-not-action"
 	// ForeignAccount: a principal of an account that is neither the key's own nor trusted.
 	ForeignAccount = "foreign-account"
 	// FullControl: somebody besides the account's root may both use and give away the key.
 	FullControl = "full-control"
+	// AdministrationAndUse: one principal both administers the key and uses it, in
+	// statements that are meant for one of it each (no separation of duties).
+	AdministrationAndUse = "administration-and-use"
+	// RewritableByUser: one that uses the key may change its policy, and so can
+	// give itself every other right.
+	RewritableByUser = "rewritable-by-user"
+	// UnconstrainedGrants: one that may not change the policy may make grants of
+	// anything to anybody.
+	UnconstrainedGrants = "unconstrained-grants"
+	// CriticalWithoutMFA: a user, who has access keys, may do without MFA what
+	// cannot be undone or stops everything. Roles are not judged: those of
+	// machines have no MFA, and for people it is asked for where they assume them.
+	CriticalWithoutMFA = "critical-without-mfa"
 	// Lockout: nobody in the key's account may change the policy.
 	Lockout = "lockout"
 	// NoRootDelegation: the account's root cannot administer the key, so it is
@@ -51,6 +70,8 @@ const (
 	// UnknownPrincipal: a principal of which nobody can say to which account it
 	// belongs; ids like AIDA… stand for users and roles that were deleted.
 	UnknownPrincipal = "unknown-principal"
+	// NoEffect: KMS ignores the statement, because its Action or Resource is missing.
+	NoEffect = "no-effect"
 )
 
 // Finding is one thing that is wrong with a policy. Its texts hold parts of the
@@ -72,7 +93,7 @@ type Finding struct {
 // condition ties to an organization or a network does not count.
 func (f Finding) Exposes() bool {
 	switch f.ID {
-	case PublicPrincipal, AllowNotPrincipal, ForeignAccount:
+	case PublicPrincipal, PublicThroughService, AllowNotPrincipal, ForeignAccount:
 		return f.Severity.rank() >= High.rank()
 	}
 	return false

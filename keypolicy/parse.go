@@ -1,11 +1,8 @@
 package keypolicy
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,9 +23,11 @@ type Statement struct {
 	Principals   []Principal
 	NotPrincipal bool
 	// Actions are patterns ("kms:Put*"), or, with NotAction, what it leaves out.
+	// KMS takes a statement without Action, and ignores it.
 	Actions   []string
 	NotAction bool
-	// Resources are patterns; none means "*", which is the key itself.
+	// Resources are patterns; "*" is the key itself. KMS takes a statement
+	// without Resource, and ignores it.
 	Resources   []string
 	NotResource bool
 	// Conditions must all hold.
@@ -70,6 +69,12 @@ func (p Principal) account() string {
 	return arnAccount(p.ID)
 }
 
+// isAnybody reports whether the principal is everyone, or whoever has an account
+// that a wildcard stands for.
+func (p Principal) isAnybody() bool {
+	return strings.ContainsAny(p.ID, "*?") && !isAccountID(p.account())
+}
+
 // Parse reads a key policy document. Its errors say which statement is wrong
 // and how; they quote single words of the document at most.
 func Parse(document []byte) (*Policy, error) {
@@ -81,226 +86,189 @@ func Parse(document []byte) (*Policy, error) {
 }
 
 func parse(document []byte) (*Policy, error) {
-	var d struct {
-		Version   string
-		ID        string `json:"Id"`
-		Statement oneOrMany[json.RawMessage]
-	}
-	if err := strict(document, &d); err != nil {
+	r, err := read(document)
+	if err != nil {
 		return nil, fmt.Errorf("decode policy: %w", err)
 	}
-	if err := noDuplicates(json.NewDecoder(bytes.NewReader(document)), true); err != nil {
+	p := &Policy{}
+	err = r.members(strings.ToLower, func(name string) error {
+		switch strings.ToLower(name) {
+		case "version":
+			version, err := r.word()
+			if err == nil && version != "2012-10-17" && version != "2008-10-17" {
+				return fmt.Errorf("policy version %.20q: want 2012-10-17 or 2008-10-17", version)
+			}
+			return err
+		case "id":
+			_, err := r.word()
+			return err
+		case "statement":
+			return r.elements(func() error {
+				s, err := parseStatement(r)
+				if err != nil {
+					return fmt.Errorf("statement #%d: %w", len(p.Statements)+1, err)
+				}
+				p.Statements = append(p.Statements, s)
+				return nil
+			})
+		}
+		return unknownElement(name)
+	})
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("decode policy: %w", err)
-	}
-	if d.Version != "" && d.Version != "2012-10-17" && d.Version != "2008-10-17" {
-		return nil, fmt.Errorf("policy version %.20q: want 2012-10-17 or 2008-10-17", d.Version)
-	}
-	if len(d.Statement) == 0 {
+	case len(p.Statements) == 0:
 		return nil, errors.New("policy has no statement")
 	}
-	p := &Policy{Statements: make([]Statement, 0, len(d.Statement))}
-	for i, raw := range d.Statement {
-		s, err := parseStatement(raw)
-		if err != nil {
-			return nil, fmt.Errorf("statement #%d: %w", i+1, err)
-		}
-		if s.Label == "" {
+	for i := range p.Statements {
+		if s := &p.Statements[i]; s.Label == "" {
 			s.Label = "#" + strconv.Itoa(i+1)
 		}
-		p.Statements = append(p.Statements, s)
 	}
 	return p, nil
 }
 
-func parseStatement(raw json.RawMessage) (Statement, error) {
-	var d struct {
-		Sid          string
-		Effect       string
-		Principal    principals
-		NotPrincipal principals
-		Action       oneOrMany[string]
-		NotAction    oneOrMany[string]
-		Resource     oneOrMany[string]
-		NotResource  oneOrMany[string]
-		Condition    map[string]map[string]oneOrMany[scalar]
-	}
-	if err := strict(raw, &d); err != nil {
+// unknownElement refuses an element that is not known, as AWS does: it may
+// change what the others mean.
+func unknownElement(name string) error { return fmt.Errorf("unknown element %.40q", name) }
+
+func parseStatement(r *reader) (s Statement, err error) {
+	var effect string
+	var who, notWho []Principal
+	var actions, notActions, resources, notResources []string
+	err = r.members(strings.ToLower, func(name string) (err error) {
+		switch strings.ToLower(name) {
+		case "sid":
+			s.Label, err = r.word()
+		case "effect":
+			effect, err = r.word()
+		case "principal":
+			who, err = parsePrincipals(r)
+		case "notprincipal":
+			notWho, err = parsePrincipals(r)
+		case "action":
+			actions, err = r.words()
+		case "notaction":
+			notActions, err = r.words()
+		case "resource":
+			resources, err = r.words()
+		case "notresource":
+			notResources, err = r.words()
+		case "condition":
+			s.Conditions, err = parseConditions(r)
+		default:
+			return unknownElement(name)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	})
+	if err != nil {
 		return Statement{}, err
 	}
-	s := Statement{Label: d.Sid}
-	switch d.Effect {
+	switch effect {
 	case "Allow":
 	case "Deny":
 		s.Deny = true
 	default:
-		return Statement{}, fmt.Errorf("effect %.20q: want Allow or Deny", d.Effect)
+		return Statement{}, fmt.Errorf("effect %.20q: want Allow or Deny", effect)
 	}
-	var err error
-	if s.Principals, s.NotPrincipal, err = oneOf("Principal", d.Principal, d.NotPrincipal); err != nil {
+	if s.Principals, s.NotPrincipal, err = oneOf("Principal", who, notWho); err != nil {
 		return Statement{}, err
 	}
-	if s.Actions, s.NotAction, err = oneOf("Action", d.Action, d.NotAction); err != nil {
+	if len(s.Principals) == 0 {
+		return Statement{}, errors.New("neither Principal nor NotPrincipal")
+	}
+	if s.Actions, s.NotAction, err = oneOf("Action", actions, notActions); err != nil {
 		return Statement{}, err
 	}
-	if d.Resource != nil || d.NotResource != nil {
-		if s.Resources, s.NotResource, err = oneOf("Resource", d.Resource, d.NotResource); err != nil {
-			return Statement{}, err
-		}
+	if s.Resources, s.NotResource, err = oneOf("Resource", resources, notResources); err != nil {
+		return Statement{}, err
 	}
-	for operator, keys := range d.Condition {
-		for key, values := range keys {
-			c := Condition{Operator: operator, Key: key}
-			for _, v := range values {
-				c.Values = append(c.Values, string(v))
-			}
-			s.Conditions = append(s.Conditions, c)
-		}
-	}
-	slices.SortFunc(s.Conditions, func(a, b Condition) int {
-		return strings.Compare(a.Operator+"\x00"+a.Key, b.Operator+"\x00"+b.Key)
-	})
 	return s, nil
 }
 
-// oneOf returns the element or its Not form: exactly one must be there.
-func oneOf[L ~[]T, T any](name string, positive, negative L) (list []T, not bool, err error) {
+// oneOf returns the element or its Not form, which cannot both be there.
+func oneOf[T any](name string, positive, negative []T) (list []T, not bool, err error) {
 	switch {
-	case len(positive) > 0 && len(negative) > 0:
+	case positive != nil && negative != nil:
 		return nil, false, fmt.Errorf("both %s and Not%s", name, name)
-	case len(positive) > 0:
-		return positive, false, nil
-	case len(negative) > 0:
+	case negative != nil:
 		return negative, true, nil
 	}
-	return nil, false, fmt.Errorf("neither %s nor Not%s", name, name)
+	return positive, false, nil
 }
 
-// principals is the value of Principal and NotPrincipal.
-type principals []Principal
-
-func (p *principals) UnmarshalJSON(data []byte) error {
-	if data[0] == '"' {
-		var all string
-		if err := json.Unmarshal(data, &all); err != nil {
-			return err
+// parsePrincipals reads the value of Principal or NotPrincipal.
+func parsePrincipals(r *reader) ([]Principal, error) {
+	if r.at('"') {
+		if all := r.string(); all != "*" {
+			return nil, fmt.Errorf("%.80q: want \"*\" or an object", all)
 		}
-		if all != "*" {
-			return fmt.Errorf("principal %.80q: want \"*\" or an object", all)
-		}
-		*p = principals{everyone}
-		return nil
+		return []Principal{everyone}, nil
 	}
-	var byType map[string]oneOrMany[string]
-	if err := json.Unmarshal(data, &byType); err != nil {
-		return fmt.Errorf("principal: %w", err)
-	}
-	for kind, ids := range byType {
+	var list []Principal
+	err := r.members(asIs, func(kind string) error {
 		switch kind {
 		case "AWS", "Service", "Federated", "CanonicalUser":
 		default:
 			return fmt.Errorf("principal type %.20q: want AWS, Service, Federated or CanonicalUser", kind)
 		}
-		for _, id := range ids {
+		return r.elements(func() error {
+			id, err := r.word()
 			if account := arnAccount(id); kind == "AWS" && isAccountID(account) && strings.HasSuffix(id, ":iam::"+account+":root") {
 				id = account
 			}
-			*p = append(*p, Principal{kind, id})
-		}
-	}
-	slices.SortFunc(*p, comparePrincipals)
-	return nil
+			list = append(list, Principal{kind, id})
+			return err
+		})
+	})
+	slices.SortFunc(list, comparePrincipals)
+	return slices.Compact(list), err
 }
 
 func comparePrincipals(a, b Principal) int {
-	return strings.Compare(a.Type+"\x00"+a.ID, b.Type+"\x00"+b.ID)
+	if c := strings.Compare(a.Type, b.Type); c != 0 {
+		return c
+	}
+	return strings.Compare(a.ID, b.ID)
 }
 
-// oneOrMany is a value that policies write alone or in an array.
-type oneOrMany[T any] []T
-
-func (l *oneOrMany[T]) UnmarshalJSON(data []byte) error {
-	if data[0] == '[' {
-		return json.Unmarshal(data, (*[]T)(l))
-	}
-	if bytes.Equal(data, []byte("null")) {
-		return errors.New("null where a value is needed")
-	}
-	var one T
-	if err := json.Unmarshal(data, &one); err != nil {
-		return err
-	}
-	*l = []T{one}
-	return nil
-}
-
-// scalar is a condition's value: a string, or a boolean or number as its text.
-type scalar string
-
-func (s *scalar) UnmarshalJSON(data []byte) error {
-	switch data[0] {
-	case '"':
-		return json.Unmarshal(data, (*string)(s))
-	case '{', '[', 'n':
-		return errors.New("condition value: want a string, a number or a boolean")
-	}
-	*s = scalar(data)
-	return nil
-}
-
-// strict decodes one JSON value whose members are all known. An element that we
-// do not know may change what the others mean, so it is refused, as by AWS.
-func strict(data []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("text after the end of the document")
-	}
-	return nil
-}
-
-// noDuplicates refuses a JSON value with an object that has a member twice:
-// which of the two AWS takes is not documented, and one of them would not be
-// judged. With fold, names that differ in case are the same, as for the decoder;
-// not so in conditions, where keys of encryption contexts keep their case.
-func noDuplicates(d *json.Decoder, fold bool) error {
-	t, err := d.Token()
-	if err != nil {
-		return err
-	}
-	switch t {
-	case json.Delim('['):
-		for d.More() {
-			if err := noDuplicates(d, fold); err != nil {
+// parseConditions reads the value of Condition.
+func parseConditions(r *reader) ([]Condition, error) {
+	var list []Condition
+	err := r.members(strings.ToLower, func(operator string) error {
+		return r.members(conditionKey, func(key string) error {
+			c := Condition{Operator: operator, Key: key}
+			err := r.elements(func() error {
+				v, err := r.scalar()
+				c.Values = append(c.Values, v)
 				return err
-			}
+			})
+			list = append(list, c)
+			return err
+		})
+	})
+	slices.SortFunc(list, func(a, b Condition) int {
+		if c := strings.Compare(a.Operator, b.Operator); c != 0 {
+			return c
 		}
-	case json.Delim('{'):
-		seen := map[string]bool{}
-		for d.More() {
-			t, err := d.Token()
-			if err != nil {
-				return err
-			}
-			name, _ := t.(string)
-			if fold {
-				name = strings.ToLower(name)
-			}
-			if seen[name] {
-				return fmt.Errorf("member %.40q twice in one object", t)
-			}
-			seen[name] = true
-			if err := noDuplicates(d, fold && name != "condition"); err != nil {
-				return err
-			}
-		}
-	default:
-		return nil
+		return strings.Compare(a.Key, b.Key)
+	})
+	return list, err
+}
+
+func asIs(name string) string { return name }
+
+// conditionKey returns a condition's key in the form that compares. Keys have no
+// case, but those of an encryption context have.
+func conditionKey(key string) string {
+	const context = "kms:encryptioncontext:"
+	if len(key) > len(context) && strings.EqualFold(key[:len(context)], context) {
+		return context + key[len(context):]
 	}
-	_, err = d.Token() // the closing delimiter
-	return err
+	return strings.ToLower(key)
 }
 
 func isAccountID(s string) bool {
@@ -317,9 +285,20 @@ func isAccountID(s string) bool {
 
 // arnAccount returns the account of an ARN, or "".
 func arnAccount(arn string) string {
-	parts := strings.SplitN(arn, ":", 6)
-	if len(parts) < 6 || parts[0] != "arn" {
+	const scheme = "arn:"
+	if len(arn) < len(scheme) || !strings.EqualFold(arn[:len(scheme)], scheme) {
 		return ""
 	}
-	return parts[4]
+	for range 4 { // arn, partition, service, region
+		_, after, found := strings.Cut(arn, ":")
+		if !found {
+			return ""
+		}
+		arn = after
+	}
+	account, _, found := strings.Cut(arn, ":")
+	if !found {
+		return ""
+	}
+	return account
 }

@@ -1,0 +1,151 @@
+package keypolicy
+
+import "strings"
+
+// actions is a set of actions on a key.
+type actions uint64
+
+// known are the actions on a key (Service Authorization Reference, "AWS Key
+// Management Service").
+var known = [...]string{
+	"kms:CancelKeyDeletion", "kms:CreateAlias", "kms:CreateGrant", "kms:Decapsulate", "kms:Decrypt", "kms:DeleteAlias",
+	"kms:DeleteImportedKeyMaterial", "kms:DeriveSharedSecret", "kms:DescribeKey", "kms:DisableKey", "kms:DisableKeyRotation",
+	"kms:EnableKey", "kms:EnableKeyRotation", "kms:Encapsulate", "kms:Encrypt", "kms:GenerateDataKey", "kms:GenerateDataKeyPair",
+	"kms:GenerateDataKeyPairWithoutPlaintext", "kms:GenerateDataKeyWithoutPlaintext", "kms:GenerateMac", "kms:GetKeyLastUsage",
+	"kms:GetKeyPolicy", "kms:GetKeyRotationStatus", "kms:GetParametersForImport", "kms:GetPublicKey", "kms:ImportKeyMaterial",
+	"kms:ListGrants", "kms:ListKeyPolicies", "kms:ListKeyRotations", "kms:ListResourceTags", "kms:PutKeyPolicy",
+	"kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:ReplicateKey", "kms:RetireGrant", "kms:RevokeGrant", "kms:RotateKeyOnDemand",
+	"kms:ScheduleKeyDeletion", "kms:Sign", "kms:SynchronizeMultiRegionKey", "kms:TagResource", "kms:UntagResource",
+	"kms:UpdateAlias", "kms:UpdateKeyDescription", "kms:UpdatePrimaryRegion", "kms:Verify", "kms:VerifyMac",
+}
+
+const (
+	allKnown actions = 1<<len(known) - 1
+	// unheardOf stands for the actions that a statement names and that are not
+	// known: they may be of the future.
+	unheardOf actions = 1 << 63
+)
+
+var bits = func() map[string]actions {
+	m := make(map[string]actions, len(known))
+	for i, name := range known {
+		m[name] = 1 << i
+	}
+	return m
+}()
+
+// set returns the known actions that the patterns match.
+func set(patterns ...string) (as actions) {
+	for _, p := range patterns {
+		as |= match(p)
+	}
+	return as
+}
+
+// match returns the known actions that the pattern matches.
+func match(pattern string) (as actions) {
+	if bit, ok := bits[pattern]; ok { // the usual case
+		return bit
+	}
+	if pattern == "*" || pattern == "kms:*" {
+		return allKnown
+	}
+	for i, name := range known {
+		if matches(pattern, name) {
+			as |= 1 << i
+		}
+	}
+	return as
+}
+
+var (
+	putKeyPolicy = set("kms:PutKeyPolicy")
+	createGrant  = set("kms:CreateGrant")
+
+	// reads tell about the key and touch nothing.
+	reads = set("kms:Describe*", "kms:Get*", "kms:List*")
+	// use is what keys are for.
+	use = set("kms:*crypt", "kms:ReEncrypt*", "kms:Generate*", "kms:Sign", "kms:Verify*", "kms:DeriveSharedSecret", "kms:*capsulate")
+	// grants are about grants.
+	grants = set("kms:*Grant", "kms:ListGrants")
+	// takeover gives the key away, destroys it or puts it out of use for everybody.
+	takeover = set("kms:PutKeyPolicy", "kms:CreateGrant", "kms:ScheduleKeyDeletion", "kms:DisableKey",
+		"kms:DeleteImportedKeyMaterial", "kms:ImportKeyMaterial", "kms:DisableKeyRotation",
+		"kms:RevokeGrant", "kms:ReplicateKey", "kms:UpdatePrimaryRegion")
+	// administration is takeover but for the grants, which users of a key need.
+	administration = takeover &^ grants
+	// shutdown is what makes an administrator of somebody who may change the policy.
+	shutdown = set("kms:DisableKey", "kms:ScheduleKeyDeletion")
+	// critical cannot be undone, or stops everything that uses the key.
+	critical = set("kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:DisableKey", "kms:DeleteImportedKeyMaterial")
+	// fullControl both uses the key and gives it away.
+	fullControl = set("kms:PutKeyPolicy", "kms:CreateGrant", "kms:ScheduleKeyDeletion", "kms:Decrypt")
+)
+
+// has reports whether the set has all of the others.
+func (as actions) has(others actions) bool { return as&others == others }
+
+// names returns the actions' names in order.
+func (as actions) names() (list []string) {
+	for i, name := range known {
+		if as&(1<<i) != 0 {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+// about returns the actions that the statement is about, and those of its
+// patterns that are about no known one.
+func (s *Statement) about() (as actions, rest []string) {
+	if s.NotAction {
+		return allKnown &^ set(s.Actions...), nil
+	}
+	for _, p := range s.Actions {
+		matched := match(p)
+		as |= matched
+		if matched == 0 && isOurs(p) {
+			as |= unheardOf
+			rest = append(rest, p)
+		}
+	}
+	return as, rest
+}
+
+// isOurs reports whether a pattern may be about actions of KMS.
+func isOurs(pattern string) bool {
+	service, _, ok := strings.Cut(pattern, ":")
+	return ok && matches(service, "kms")
+}
+
+// coversAll reports whether the statement is about all that the patterns match.
+func (s *Statement) coversAll(patterns []string) bool {
+	for _, p := range patterns {
+		if s.NotAction {
+			// Of a pattern nobody can say that it meets none of the left-out ones.
+			if anyMatches(s.Actions, p) || strings.ContainsAny(p, "*?") {
+				return false
+			}
+		} else if !anyMatches(s.Actions, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// isFor reports whether the statement's Resource is the key. While the key is
+// not known, every statement may be for it.
+func (s *Statement) isFor(keyARN string) bool {
+	return keyARN == "" || anyMatches(s.Resources, keyARN) != s.NotResource
+}
+
+// isSurelyFor is isFor, but for a key that is not known only "*" is surely it.
+func (s *Statement) isSurelyFor(keyARN string) bool {
+	if keyARN == "" {
+		return !s.NotResource && anyMatches(s.Resources, "*")
+	}
+	return s.isFor(keyARN)
+}
+
+// ignored reports whether KMS ignores the statement.
+func (s *Statement) ignored() bool { return len(s.Actions) == 0 || len(s.Resources) == 0 }

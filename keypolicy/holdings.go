@@ -1,0 +1,122 @@
+package keypolicy
+
+import (
+	"fmt"
+	"strings"
+)
+
+// holdings are what principals of the account, and of those that it trusts, may
+// do by all statements together. The account's root is not among them.
+type holdings struct {
+	holders []holder
+	index   map[holderKey]int
+}
+
+type holder struct {
+	subject
+	name string // in a sentence
+	list []holding
+	// full: one statement alone gives full control, which was said.
+	full bool
+}
+
+// holding is what one statement lets a holder do.
+type holding struct {
+	*statement
+	may actions
+}
+
+// holderKey tells everyone of an account from its root.
+type holderKey struct {
+	Principal
+	anybody bool
+}
+
+func (h *holdings) add(s subject, name string, one holding, full bool) {
+	key := holderKey{s.who, s.anybody}
+	i, ok := h.index[key]
+	if !ok {
+		if h.index == nil {
+			h.index = map[holderKey]int{}
+		}
+		i = len(h.holders)
+		h.index[key] = i
+		h.holders = append(h.holders, holder{subject: s, name: name})
+	}
+	h.holders[i].list = append(h.holders[i].list, one)
+	h.holders[i].full = h.holders[i].full || full
+}
+
+// judgeHoldings judges what is wrong only in what somebody has by several
+// statements. Of one with full control there is no more to say.
+func (a *analysis) judgeHoldings(held holdings) []Finding {
+	var found []Finding
+	for i := range held.holders {
+		h := &held.holders[i]
+		if h.full {
+			continue
+		}
+		var all actions
+		for _, one := range h.list {
+			all |= one.may
+		}
+		if h.account != a.Account && all.has(fullControl) {
+			st := h.first(func(one holding) bool { return one.may.has(putKeyPolicy) })
+			found = append(found, fullControlOf(st, h.who.ID, h.name+", of a trusted account,", High))
+			continue
+		}
+		if all&use != 0 && all&administration != 0 {
+			found = append(found, h.bothHands())
+		}
+		if all.has(createGrant) && !all.has(putKeyPolicy) {
+			if st := a.bare(h, createGrant); st != nil {
+				found = append(found, Finding{UnconstrainedGrants, Medium, st.Label, h.who.ID,
+					h.name + " may make grants of anything to anybody: no condition such as kms:GrantIsForAWSResource, kms:GrantOperations or kms:GranteePrincipal binds them"})
+			}
+		}
+		if all&critical != 0 && strings.Contains(h.arn, ":user/") {
+			if st := a.bare(h, critical); st != nil {
+				found = append(found, Finding{CriticalWithoutMFA, Low, st.Label, h.who.ID,
+					fmt.Sprintf("%s may %s without MFA, so a stolen access key is enough", h.name, joinSome((all & critical).names()))})
+			}
+		}
+	}
+	return found
+}
+
+// bothHands says that somebody who uses the key administers it as well.
+func (h *holder) bothHands() Finding {
+	st := h.first(func(one holding) bool {
+		// Whoever is an administrator on purpose has a statement for that.
+		return one.may.has(putKeyPolicy) && (one.may&use != 0 || one.may&shutdown == 0)
+	})
+	if st != nil {
+		return Finding{RewritableByUser, Medium, st.Label, h.who.ID,
+			h.name + " uses the key and may change this policy, so it can give itself every other right"}
+	}
+	st = h.first(func(one holding) bool { return one.may&administration != 0 })
+	user := h.first(func(one holding) bool { return one.may&use != 0 })
+	return Finding{AdministrationAndUse, Low, st.Label, h.who.ID,
+		fmt.Sprintf("%s administers the key and uses it (%s), so no second pair of eyes is between a mistake and the data", h.name, user.Label)}
+}
+
+// first returns the first statement of the holder for which it is so.
+func (h *holder) first(is func(holding) bool) *statement {
+	for _, one := range h.list {
+		if is(one) {
+			return one.statement
+		}
+	}
+	return nil
+}
+
+// bare returns the first statement that lets the holder do some of the actions
+// by a bare call.
+func (a *analysis) bare(h *holder, as actions) *statement {
+	s := h.subject
+	s.bare, s.insider = true, true
+	return h.first(func(one holding) bool {
+		free, _ := a.reach(one.statement, &s)
+		return free&as != 0
+	})
+}

@@ -1,0 +1,192 @@
+package keypolicy
+
+import "slices"
+
+// analysis is a policy prepared for being judged.
+type analysis struct {
+	Context
+	allows, denies []statement
+}
+
+// statement is a statement that counts, taken apart.
+type statement struct {
+	*Statement
+	about      actions
+	rest       []string // patterns of the actions that are unheard of
+	conditions []condition
+	// bars are what each Deny takes away of an Allow, by its place among the denies.
+	bars []actions
+	// throughServices and forAWSGrants: a condition lets through nothing else.
+	throughServices, forAWSGrants bool
+}
+
+func (p *Policy) analyse(c Context) *analysis {
+	a := &analysis{Context: c}
+	for i := range p.Statements {
+		s := &p.Statements[i]
+		if s.ignored() || s.Deny && !s.isSurelyFor(c.KeyARN) || !s.isFor(c.KeyARN) {
+			continue
+		}
+		st := statement{Statement: s, conditions: takeApart(s.Conditions, c.Account)}
+		st.about, st.rest = s.about()
+		for i := range st.conditions {
+			st.throughServices = st.throughServices || st.conditions[i].namesServices()
+			st.forAWSGrants = st.forAWSGrants || st.conditions[i].isForAWSGrants()
+		}
+		if s.Deny {
+			a.denies = append(a.denies, st)
+		} else {
+			a.allows = append(a.allows, st)
+		}
+	}
+	if len(a.denies) == 0 {
+		return a
+	}
+	bars := make([]actions, len(a.allows)*len(a.denies))
+	for i := range a.allows {
+		st := &a.allows[i]
+		st.bars, bars = bars[:len(a.denies):len(a.denies)], bars[len(a.denies):]
+		for j := range a.denies {
+			st.bars[j] = st.about & a.denies[j].about &^ unheardOf
+			if st.rest != nil && a.denies[j].coversAll(st.rest) {
+				st.bars[j] |= unheardOf
+			}
+		}
+	}
+	return a
+}
+
+// reach returns what an Allow lets the subject do that no Deny plainly takes
+// away: freely, and under conditions that strangers cannot meet. Whether the
+// Allow is for the subject is for the caller to know.
+func (a *analysis) reach(st *statement, s *subject) (free, narrow actions) {
+	sp := st.holds(s)
+	free, narrow = st.about&sp[open], st.about&sp[unlikely]
+	for i := range a.denies {
+		d := &a.denies[i]
+		if st.bars[i]&narrow == 0 || !d.isAbout(s) {
+			continue
+		}
+		sp := d.holds(s)
+		free &^= st.bars[i] & sp[likely]
+		narrow &^= st.bars[i] & sp[always]
+	}
+	return free, narrow &^ free
+}
+
+// spread has the actions for which something holds with at least that chance.
+type spread [always + 1]actions
+
+// holds returns for which actions the conditions hold.
+func (st *statement) holds(s *subject) spread {
+	var sp spread
+	for k := range sp {
+		sp[k] = ^actions(0)
+	}
+	for i := range st.conditions {
+		c := &st.conditions[i]
+		carrying := c.carried
+		if s.service {
+			carrying = ^actions(0) // what services send is not documented
+		}
+		carried, others := c.holds(s)
+		for k := range sp {
+			if carried < chance(k) {
+				sp[k] &^= carrying
+			}
+			if others < chance(k) {
+				sp[k] &= carrying
+			}
+		}
+	}
+	return sp
+}
+
+// isAbout reports whether a Deny is about the subject whoever it turns out to be.
+func (st *statement) isAbout(s *subject) bool {
+	account := Principal{"AWS", s.account}
+	if st.NotPrincipal {
+		return !slices.ContainsFunc(st.Principals, func(p Principal) bool {
+			return p == s.who || p == account || p.isAnybody()
+		})
+	}
+	return slices.ContainsFunc(st.Principals, func(p Principal) bool {
+		return p == everyone || p == s.who || p == account && s.who.Type == "AWS"
+	})
+}
+
+// accounts returns the accounts that conditions name, which are those whom a
+// statement for everyone may be meant for: of the Allow, of the Denies, and the
+// account itself with those that it trusts.
+func (a *analysis) accounts(st *statement) []string {
+	list := append([]string{a.Account}, a.TrustedAccounts...)
+	list = st.named(list)
+	for i := range a.denies {
+		list = a.denies[i].named(list)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// named appends the accounts that the conditions name.
+func (st *statement) named(list []string) []string {
+	for i := range st.conditions {
+		c := &st.conditions[i]
+		for _, v := range c.values {
+			switch c.key {
+			case sourceARN, callerARN:
+				v = arnAccount(v)
+			case context:
+				if !isAccountID(v) {
+					v = arnAccount(v)
+				}
+			case callerAccount, sourceAccount:
+			default:
+				continue
+			}
+			if v != "" && !isOpen(v) {
+				list = append(list, v)
+			}
+		}
+	}
+	return list
+}
+
+// administered reports whether somebody in the key's account may change the
+// policy; with root, whether the account's root may, and so IAM policies can
+// give that right.
+func (a *analysis) administered(root bool) bool {
+	account := Principal{"AWS", a.Account}
+	rooted := subject{who: account, account: a.Account, insider: true}
+	for i := range a.denies {
+		if d := &a.denies[i]; d.about.has(putKeyPolicy) && d.isAbout(&rooted) && d.holds(&rooted)[always].has(putKeyPolicy) {
+			return false
+		}
+	}
+	for i := range a.allows {
+		st := &a.allows[i]
+		if !st.about.has(putKeyPolicy) {
+			continue
+		}
+		if st.NotPrincipal {
+			if free, _ := a.reach(st, &rooted); free.has(putKeyPolicy) && !slices.Contains(st.Principals, account) {
+				return true
+			}
+			continue
+		}
+		for _, who := range st.Principals {
+			s := subjectOf(who)
+			switch {
+			case who == everyone:
+				s = rooted
+			case who.Type == "Service" || s.account != a.Account || root && who != account:
+				continue
+			}
+			s.insider = true
+			if free, _ := a.reach(st, &s); free.has(putKeyPolicy) {
+				return true
+			}
+		}
+	}
+	return false
+}
