@@ -25,7 +25,7 @@ func newLocalCommand(p *process) *cobra.Command {
 	return command
 }
 
-const localIntroduction = `KMS, SQS, SNS, EventBridge, STS and S3 are at %[1]s, and a worker that %[2]s everything runs beside them.
+const localIntroduction = `KMS, SQS, SNS, EventBridge, CloudTrail, STS, S3 and a little of EC2 and RDS are at %[1]s, and a worker that %[2]s everything runs beside them.
 In another terminal:
 
   export AWS_ENDPOINT_URL=%[1]s AWS_DEFAULT_REGION=%[3]s AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test

@@ -16,8 +16,8 @@ import (
 
 // Request names a request that reached the server.
 type Request struct {
-	// Service is "kms", "s3", "s3control", "sqs", "sns", "events", "cloudtrail" or
-	// "sts"; "" for one that is not modelled.
+	// Service is "kms", "s3", "s3control", "sqs", "sns", "events", "cloudtrail",
+	// "ec2", "rds" or "sts"; "" for one that is not modelled.
 	Service string
 	// Operation is the operation as the API names it ("UploadPartCopy").
 	Operation string

@@ -1,6 +1,7 @@
 // Package localaws is AWS in one process: a single http.Handler that speaks
-// SQS, KMS, SNS, EventBridge, CloudTrail, STS and S3 (with its Batch Operations)
-// over their real wire protocols, to be driven by the AWS SDK and the AWS CLI.
+// SQS, KMS, SNS, EventBridge, CloudTrail, STS, S3 (with its Batch Operations) and
+// a little of EC2 and RDS over their real wire protocols, to be driven by the AWS
+// SDK and the AWS CLI.
 //
 // It behaves as AWS does where cmkeeper's safety depends on it, and calls that
 // change something come back as CloudTrail events on the EventBridge bus. State is in
@@ -15,9 +16,11 @@ import (
 	"sync"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/cloudtrail"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/ec2"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/eventbridge"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/kms"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/rds"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/s3"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/s3control"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/sns"
@@ -56,6 +59,8 @@ type Server struct {
 	sns         *sns.Service
 	eventbridge *eventbridge.Service
 	cloudtrail  *cloudtrail.Service
+	ec2         *ec2.Service
+	rds         *rds.Service
 
 	mu         sync.RWMutex
 	identities map[string]wire.Caller
@@ -94,6 +99,8 @@ func New(o Options) *Server {
 		sns:         sns.New(sns.Config{Account: o.Account, Region: o.Region, Queues: queues, Trail: recorder}),
 		eventbridge: events,
 		cloudtrail:  trails,
+		ec2:         ec2.New(ec2.Config{Account: o.Account, Region: o.Region, Keys: keys, Trail: recorder}),
+		rds:         rds.New(rds.Config{Account: o.Account, Region: o.Region, Keys: keys, Trail: recorder}),
 		identities:  map[string]wire.Caller{},
 		watch:       watch{seed: o.Seed},
 	}
@@ -190,6 +197,10 @@ func (s *Server) route(r *http.Request, scope string) (http.Handler, Request) {
 			return sts.Service{}, Request{Service: "sts", Operation: operation}
 		case "2012-11-05":
 			return s.sqs, Request{Service: "sqs", Operation: operation}
+		case "2014-10-31":
+			return s.rds, Request{Service: "rds", Operation: operation}
+		case "2016-11-15":
+			return s.ec2, Request{Service: "ec2", Operation: operation}
 		}
 	}
 	return s.s3, Request{Service: "s3", Operation: s3.OperationName(r)}
