@@ -134,6 +134,11 @@ type Actor struct {
 	Account string `json:"account,omitempty"`
 	// Session is the role session's name; with IAM Identity Center, the person.
 	Session string `json:"session,omitempty"`
+	// Role is the ARN of the role behind a session.
+	Role string `json:"role,omitempty"`
+	// MFA is whether the session was opened with a second factor ("true", "false"),
+	// as far as the record says. Sessions of roles do not show it.
+	MFA string `json:"mfa,omitempty"`
 	// InvokedBy is the AWS service that called on the actor's behalf.
 	InvokedBy string `json:"invoked_by,omitempty"`
 	SourceIP  string `json:"source_ip,omitempty"`

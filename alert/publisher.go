@@ -249,7 +249,7 @@ func (a Alert) cut(l limits, whole string) Alert {
 	}
 	if a.Actor != nil {
 		w := *a.Actor
-		for _, s := range []*string{&w.Name, &w.Type, &w.ARN, &w.Account, &w.Session, &w.InvokedBy, &w.SourceIP, &w.UserAgent} {
+		for _, s := range []*string{&w.Name, &w.Type, &w.ARN, &w.Account, &w.Session, &w.Role, &w.MFA, &w.InvokedBy, &w.SourceIP, &w.UserAgent} {
 			*s = l.text(*s)
 		}
 		a.Actor = &w

@@ -419,7 +419,7 @@ func TestCutAlwaysFits(t *testing.T) {
 		list := []string{s, s, s, s, s, s, s, s}
 		a := Alert{
 			ID: s, Kind: Kind(s), Severity: Severity(s), EventName: s, EventID: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
-			Key: &Key{s, list, s, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s}, Next: list,
+			Key: &Key{s, list, s, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s}, Next: list,
 		}
 		a.Incident, a.Digest = s, &Digest{Group: s, Alerts: s}
 		for range list {

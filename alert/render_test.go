@@ -45,6 +45,7 @@ func deletion() Alert {
 		Actor: &Actor{
 			Name: "Admin/mallory (role session in 111122223333)", Type: "AssumedRole",
 			ARN: "arn:aws:sts::111122223333:assumed-role/Admin/mallory", Account: "111122223333", Session: "mallory",
+			Role: "arn:aws:iam::111122223333:role/Admin", MFA: "false",
 			InvokedBy: "cloudformation.amazonaws.com", SourceIP: "203.0.113.7", UserAgent: "aws-cli/2.31 \x1b[2J",
 		},
 		Action: Action{Mode: "observe", Status: StatusWouldDo, Description: "The deletion would be cancelled, and the key enabled again."},
@@ -347,7 +348,7 @@ func FuzzText(f *testing.F) {
 		same := func(n int) []string { return slices.Repeat([]string{s}, n) }
 		a := Alert{
 			ID: s, Kind: Kind(s), Severity: Severity(s), EventName: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
-			Key: &Key{s, same(2), s, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s},
+			Key: &Key{s, same(2), s, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s},
 			Next: same(2), Findings: []Finding{{s, Severity(s), s, s, s}}, Facts: []Fact{{s, s, same(2)}}, Cut: &Cut{Whole: s},
 			Incident: s, Digest: &Digest{Group: s, Alerts: s, Calls: []Call{{s, Kind(s), Severity(s), s, time.Time{}, s, s, s, s, s, Status(s)}}},
 		}

@@ -32,8 +32,10 @@ type Actor struct {
 	InvokedBy string
 	// AccessKeyID is the key that signed the call, or "".
 	AccessKeyID string
-	// MFA is whether the session was opened with a second factor.
-	MFA bool
+	// MFA is whether the session was opened with a second factor: "true", "false",
+	// or "" where the record does not say. Sessions of roles are mostly "false",
+	// also of people who used one.
+	MFA string
 }
 
 // String returns one readable line, such as
@@ -116,7 +118,7 @@ func (u *identity) actor() Actor {
 		Name:        u.UserName,
 		InvokedBy:   u.InvokedBy,
 		AccessKeyID: u.AccessKeyID,
-		MFA:         u.Session.MFA == "true",
+		MFA:         u.Session.MFA,
 	}
 	partition, account, kind, rest := splitIdentityARN(u.ARN)
 	a.AccountID = firstOf(a.AccountID, account)

@@ -28,7 +28,7 @@ func TestActor(t *testing.T) {
 		{
 			name:     "role session with MFA, role under a path",
 			identity: `{"type":"AssumedRole","principalId":"AROA4EXAMPLE:bob","arn":"arn:aws:sts::444455556666:assumed-role/Admin/bob","accountId":"444455556666","sessionContext":{"sessionIssuer":{"type":"Role","arn":"arn:aws:iam::444455556666:role/ops/Admin"},"attributes":{"mfaAuthenticated":"true"}}}`,
-			want:     Actor{Type: "AssumedRole", ARN: "arn:aws:sts::444455556666:assumed-role/Admin/bob", AccountID: "444455556666", PrincipalID: "AROA4EXAMPLE:bob", Name: "Admin", Session: "bob", RoleARN: "arn:aws:iam::444455556666:role/ops/Admin", MFA: true},
+			want:     Actor{Type: "AssumedRole", ARN: "arn:aws:sts::444455556666:assumed-role/Admin/bob", AccountID: "444455556666", PrincipalID: "AROA4EXAMPLE:bob", Name: "Admin", Session: "bob", RoleARN: "arn:aws:iam::444455556666:role/ops/Admin", MFA: "true"},
 			line:     "Admin/bob (role session in 444455556666)",
 		},
 		{
@@ -59,7 +59,7 @@ func TestActor(t *testing.T) {
 		{
 			name:     "root",
 			identity: `{"type":"Root","principalId":"444455556666","arn":"arn:aws:iam::444455556666:root","accountId":"444455556666","sessionContext":{"attributes":{"mfaAuthenticated":"false"}}}`,
-			want:     Actor{Type: "Root", ARN: "arn:aws:iam::444455556666:root", AccountID: "444455556666", PrincipalID: "444455556666"},
+			want:     Actor{Type: "Root", ARN: "arn:aws:iam::444455556666:root", AccountID: "444455556666", PrincipalID: "444455556666", MFA: "false"},
 			line:     "root of 444455556666",
 		},
 		{

@@ -154,7 +154,7 @@ func encodeRecord(e Event) object {
 			"invokedBy":   e.Actor.InvokedBy,
 			"sessionContext": object{
 				"sessionIssuer": object{"type": "Role", "arn": e.Actor.RoleARN},
-				"attributes":    object{"mfaAuthenticated": map[bool]string{true: "true", false: "false"}[e.Actor.MFA]},
+				"attributes":    object{"mfaAuthenticated": e.Actor.MFA},
 			},
 		},
 		"requestParameters":   request,

@@ -41,7 +41,7 @@ var operator = Actor{
 	Session:     "bob",
 	RoleARN:     "arn:aws:iam::444455556666:role/platform/KeyOperators",
 	AccessKeyID: "ASIA4EXAMPLEOPERATOR",
-	MFA:         true,
+	MFA:         "true",
 }
 
 // call is a call by the operator, as fixture n has it.

@@ -118,6 +118,8 @@ type Config struct {
 	// FlapLimit is how often within an hour the same setting of a key is put back,
 	// 1 to MaxFlapLimit; 0 means 5.
 	FlapLimit int
+	// Rules say how grave things are in their context.
+	Rules judgement.Rules
 	// Exemptions are left as they are, and told as notes.
 	Exemptions judgement.Exemptions
 	// FailedUse tells when somebody needs a key that cannot be used.

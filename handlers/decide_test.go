@@ -256,12 +256,12 @@ func TestDecideDeletion(t *testing.T) {
 		{
 			name: "pending, too often",
 			in:   deletionInput{state: statePending, history: states("Enabled@-1h", "PendingDeletion@5s"), fight: fightOpens},
-			want: deletionDecision{reason: deletionFlapping, former: stateEnabled},
+			want: deletionDecision{reason: deletionFlapping, former: stateEnabled, fight: fightOpens},
 		},
 		{
 			name: "pending again before it was enabled, too often",
 			in:   deletionInput{state: statePending, history: states("Enabled@-1h", "PendingDeletion@5s"), restore: &restore{}, fight: fightOpen},
-			want: deletionDecision{reason: deletionFlapping, former: stateEnabled},
+			want: deletionDecision{reason: deletionFlapping, former: stateEnabled, fight: fightOpen},
 		},
 		{
 			name: "disabled again, while a fight is on",

@@ -76,6 +76,8 @@ type deletionDecision struct {
 	// former is the state before, "" if unknown.
 	former string
 	wait   time.Duration
+	// fight is how it stands where it is left to one.
+	fight fight
 }
 
 // decideDeletion decides how the state that a key had before comes back. A key
@@ -118,7 +120,7 @@ func decideDeletion(in deletionInput) deletionDecision {
 			return deletionDecision{reason: deletionExempt, former: d.former}
 		}
 		if in.fight != fightNone {
-			return deletionDecision{reason: deletionFlapping, former: d.former}
+			return deletionDecision{reason: deletionFlapping, former: d.former, fight: in.fight}
 		}
 	}
 	return d
@@ -188,9 +190,8 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	}
 	var doc keyDoc
 	var d deletionDecision
-	var stand fight
 	if err == nil {
-		doc, d, stand, err = r.planRescue(ctx, e, key, rep, &approval, exempt)
+		doc, d, err = r.planRescue(ctx, e, key, rep, &approval, exempt)
 	}
 	if err != nil {
 		// The alarm does not wait for the state bucket.
@@ -225,7 +226,7 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	switch {
 	case d.reason == deletionFlapping:
 		a.Next = undo
-		return r.tellFight(ctx, a, e, r.config.Deletion, doc, reactionDeletion, stand)
+		return r.tellFight(ctx, a, e, r.config.Deletion, doc, reactionDeletion, d.fight)
 	case d.reason == deletionUndone:
 		tellUndone(&a, doc, e, key)
 	case d.reason == deletionExempt:
@@ -269,13 +270,13 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 
 // planRescue notes the key as it was read, decides whether its deletion is
 // approved and what comes of it, and stores what is about to be done.
-func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.Key, rep repair, approval *approval, exempt bool) (keyDoc, deletionDecision, fight, error) {
+func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.Key, rep repair, approval *approval, exempt bool) (keyDoc, deletionDecision, error) {
 	var d deletionDecision
-	var stand fight
 	enforce := r.config.Deletion == Enforce
 	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
 		doc.see(key, rep.At, r.config.Deletion)
 		doc.blame(e)
+		var stand fight
 		if enforce {
 			stand = doc.fight(reactionDeletion, e, r.config.FlapLimit, rep.At)
 		}
@@ -303,7 +304,7 @@ func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.K
 			}
 		}
 	})
-	return doc, d, stand, err
+	return doc, d, err
 }
 
 // worthSweeping reports whether a sweep has to act on a key or to tell of it:
@@ -313,7 +314,7 @@ func worthSweeping(d deletionDecision, enforce, told bool) bool {
 	case d.cancel, d.enable:
 		return enforce || !told
 	case d.reason == deletionFlapping:
-		return true
+		return d.fight == fightOpens
 	case d.reason == deletionFirstSeen, d.reason == deletionAccepted, d.reason == deletionApproved, d.reason == deletionExempt:
 		return !told
 	}

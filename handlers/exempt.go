@@ -51,16 +51,15 @@ func (r *Router) exempt(ctx context.Context, e events.Event, kind alert.Kind, ke
 	if err != nil {
 		return judgement.Exemption{}, false, err
 	}
-	at := now()
-	asOf := at
-	if e.Time.Before(asOf) {
-		asOf = e.Time // what was set after it does not count
-	}
-	m, err := r.marks(ctx, keyARN, doc, asOf)
+	m, err := r.marks(ctx, keyARN, doc, e.Time)
 	if err != nil {
 		return judgement.Exemption{}, false, fmt.Errorf("read what exempts key %s: %w", keyARN, err)
 	}
-	x, ok := r.config.Exemptions.Find(string(kind), m.lasted, r.actor(doc.culprit(kind, e)), at)
+	var by judgement.Actor
+	if p := doc.culprit(kind, e); p != nil {
+		by = r.actor(p.Principal, p.Account)
+	}
+	x, ok := r.config.Exemptions.Find(string(kind), m.lasted, by, now())
 	return x, ok, nil
 }
 
@@ -68,9 +67,13 @@ func (r *Router) exempt(ctx context.Context, e events.Event, kind alert.Kind, ke
 // is still there and has lasted.
 type marks struct{ seen, lasted judgement.Key }
 
-// marks reads a key's aliases and tags, as of a time.
+// marks reads a key's aliases and tags, for something that happened at a time:
+// what was set later does not count as lasting.
 func (r *Router) marks(ctx context.Context, keyARN string, doc keyDoc, at time.Time) (marks, error) {
 	var m marks
+	if now := now(); at.IsZero() || at.After(now) {
+		at = now
+	}
 	aliases, err := r.facts.AliasesOf(ctx, keyARN)
 	if err != nil && !unreadable(err) {
 		return m, err
@@ -108,12 +111,12 @@ func unreadable(err error) bool {
 	return errors.Is(err, inventory.ErrNotFound) || errors.Is(err, inventory.ErrAccessDenied)
 }
 
-// actor is a party as rules look at it.
-func (r *Router) actor(p *party) judgement.Actor {
-	if p == nil {
-		return judgement.Actor{}
+// actor is who rules look at.
+func (r *Router) actor(principal, account string) judgement.Actor {
+	foreign := account != "" && account != r.config.Identity.Account
+	return judgement.Actor{
+		Principal: principal, Foreign: foreign, Trusted: foreign && slices.Contains(r.config.TrustedAccounts, account),
 	}
-	return judgement.Actor{Principal: p.Principal, Foreign: p.Account != r.config.Identity.Account}
 }
 
 // tellExempt makes an alert the note of what was left alone because of x.

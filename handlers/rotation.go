@@ -65,6 +65,8 @@ type rotationDecision struct {
 	wait   time.Duration // with settling
 	// flapping is how many repairs were made within the hour before this one.
 	flapping int
+	// fight is how it stands where it is left to one.
+	fight fight
 }
 
 // turnOn reports whether rotation is to be turned on, or its period set, now.
@@ -92,7 +94,7 @@ func decideRotation(in rotationInput) rotationDecision {
 	case long && in.exempt:
 		d.reason = rotationExempt
 	case long && in.fight != fightNone:
-		d.reason = rotationFlapping
+		d.reason, d.fight = rotationFlapping, in.fight
 	case long:
 		d.reason = rotationShorten
 	case in.on && (in.mine != nil || harm && len(in.since) > 0):
@@ -106,7 +108,7 @@ func decideRotation(in rotationInput) rotationDecision {
 	case in.exempt:
 		d.reason = rotationExempt
 	case in.fight != fightNone:
-		d.reason = rotationFlapping
+		d.reason, d.fight = rotationFlapping, in.fight
 	case in.facts.Seen:
 		d.reason = rotationRestore
 	default:
@@ -164,7 +166,6 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 	}
 	var d rotationDecision
 	var rep repair
-	var stand fight
 	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
 		doc.see(key, at, r.config.Deletion)
 		if blocker == "" {
@@ -183,7 +184,6 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 			in.fight = doc.fight(reactionRotation, e, r.config.FlapLimit, at)
 		}
 		d = decideRotation(in)
-		stand = in.fight
 		rep = repair{Reaction: reactionRotation, By: e.ID, Alert: cmp.Or(doc.Rotation.OffBy, e.ID), At: at, Against: doc.culprit(alert.KindRotation, e)}
 		switch {
 		case d.reason == rotationFlapping:
@@ -214,7 +214,7 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 	case rotationFlapping:
 		a.ID = rep.Alert + "/rotation"
 		a.Next = append([]string{r.enableCommand(key.ARN, d.period)}, a.Next...)
-		return r.tellFight(ctx, a, e, r.config.Rotation, doc, reactionRotation, stand)
+		return r.tellFight(ctx, a, e, r.config.Rotation, doc, reactionRotation, d.fight)
 	case rotationRestore, rotationRequired, rotationShorten:
 		return r.restoreRotation(ctx, a, key.ARN, d, rep)
 	case rotationOn, rotationNotRequired:

@@ -35,13 +35,22 @@ func alertActor(e events.Event) *alert.Actor {
 	}
 	return &alert.Actor{
 		Name: e.Actor.String(), Type: e.Actor.Type, ARN: e.Actor.ARN, Account: e.Actor.AccountID,
-		Session: e.Actor.Session, InvokedBy: e.Actor.InvokedBy, SourceIP: e.SourceIP, UserAgent: e.UserAgent,
+		Session: e.Actor.Session, Role: e.Actor.RoleARN, MFA: mfaShown(e.Actor), InvokedBy: e.Actor.InvokedBy, SourceIP: e.SourceIP, UserAgent: e.UserAgent,
 	}
 }
 
-// publish tells an alert and notes that it did.
+// mfaShown is whether an actor used a second factor, where that can be seen:
+// what records say of a role's session is not about the person.
+func mfaShown(a events.Actor) string {
+	if (a.Type == "IAMUser" || a.Type == "Root") && a.RoleARN == "" && (a.MFA == "true" || a.MFA == "false") {
+		return a.MFA
+	}
+	return ""
+}
+
+// publish tells an alert, with the severity that it has in its context.
 func (r *Router) publish(ctx context.Context, a alert.Alert) error {
-	if err := r.alerts.Publish(ctx, a); err != nil {
+	if err := r.alerts.Publish(ctx, r.judged(ctx, a)); err != nil {
 		return fmt.Errorf("publish alert: %w", err)
 	}
 	return nil

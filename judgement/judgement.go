@@ -25,8 +25,15 @@ type Key struct {
 type Actor struct {
 	// Principal is the ARN of the role (not of its session) or of the user.
 	Principal string
-	// Foreign: it belongs to another account than the key.
-	Foreign bool
+	// Foreign: it belongs to another account than the key, Trusted to one that the
+	// operator trusts.
+	Foreign, Trusted bool
+	// Root: it is the root user of its account.
+	Root bool
+	// Service: AWS itself, or one of its services.
+	Service bool
+	// NoMFA: a user or root, in a session without a second factor.
+	NoMFA bool
 }
 
 // Selector picks keys: by a pattern of alias names ("alias/prod-*"), or by a tag

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // CMKEEPER_BUSINESS_HOURS names a zone, and an image may have none
 
 	"github.com/spf13/cobra"
 )

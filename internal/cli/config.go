@@ -54,6 +54,11 @@ type Config struct {
 	RotationRequired   bool     `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
 	TrustedAccounts    []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
 
+	SensitiveKeys []string `env:"SENSITIVE_KEYS" about:"Keys whose alerts are one severity up: tag data-classification=restricted, alias/prod-*. See [judgement](judgement.md)."`
+	SandboxKeys   []string `env:"SANDBOX_KEYS" about:"Keys whose alerts are one severity down, unless they are sensitive, too: tag env=sandbox, alias/test-*."`
+	PipelineRoles []string `env:"PIPELINE_ROLES" about:"Roles that change keys as their work, one severity down: role/deploy-*, or whole ARNs."`
+	BusinessHours string   `env:"BUSINESS_HOURS" about:"When people work: Mon-Fri 08:00-18:00 Europe/Berlin. What is medium is high outside of it."`
+
 	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is put back; once more and cmkeeper stays out of it for an hour. 1 to 20."`
 	Exemptions string `env:"EXEMPTIONS" about:"What is told as a note and left as it is, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
 
@@ -108,6 +113,10 @@ var checks = map[string]func(string) error{
 	"ROTATION_PERIOD_DAYS":         between(90, 2560),
 	"ROTATION_REQUIRED":            boolean,
 	"TRUSTED_ACCOUNTS":             eachMatching(`^\d{12}$`, "account ids of twelve digits, comma-separated"),
+	"SENSITIVE_KEYS":               eachParsed(judgement.ParseSelector),
+	"SANDBOX_KEYS":                 eachParsed(judgement.ParseSelector),
+	"PIPELINE_ROLES":               eachParsed(judgement.ParsePrincipals),
+	"BUSINESS_HOURS":               func(s string) error { _, err := judgement.ParseHours(s); return err },
 	"FLAP_LIMIT":                   between(1, handlers.MaxFlapLimit),
 	"EXEMPTIONS":                   func(s string) error { _, err := parseExemptions(s); return err },
 	"FAILED_USE":                   boolean,
@@ -211,6 +220,10 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 	if err != nil {
 		return handlers.Config{}, err
 	}
+	rules, err := c.rules()
+	if err != nil {
+		return handlers.Config{}, err
+	}
 	return handlers.Config{
 		Identity: identity, Region: region,
 		Rotation: handlers.Mode(c.RotationMode), Policy: handlers.Mode(c.PolicyMode),
@@ -218,8 +231,21 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
 		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
-		FlapLimit: c.FlapLimit, Exemptions: exemptions, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
+		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil
+}
+
+// rules is the part of the configuration that severities are judged by.
+func (c Config) rules() (judgement.Rules, error) {
+	var r judgement.Rules
+	var errs [4]error
+	r.Sensitive, errs[0] = parseEach(c.SensitiveKeys, judgement.ParseSelector)
+	r.Sandbox, errs[1] = parseEach(c.SandboxKeys, judgement.ParseSelector)
+	r.Pipelines, errs[2] = parseEach(c.PipelineRoles, judgement.ParsePrincipals)
+	if c.BusinessHours != "" {
+		r.Hours, errs[3] = judgement.ParseHours(c.BusinessHours)
+	}
+	return r, errors.Join(errs[:]...)
 }
 
 func (c Config) runsEvents() bool { return c.Pools != "jobs" }
@@ -308,6 +334,26 @@ func eachMatching(pattern, what string) func(string) error {
 		}
 		return nil
 	}
+}
+
+// eachParsed checks every item of a list by parsing it.
+func eachParsed[T any](parse func(string) (T, error)) func(string) error {
+	return func(s string) error {
+		_, err := parseEach(strings.Split(s, ","), parse)
+		return err
+	}
+}
+
+func parseEach[T any](items []string, parse func(string) (T, error)) ([]T, error) {
+	var all []T
+	for _, item := range items {
+		one, err := parse(item)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, one)
+	}
+	return all, nil
 }
 
 func absoluteURL(s string) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
@@ -80,6 +81,11 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		"formats of what":    {[]string{"ALERT_FORMATS", "alerts=chat"}, []string{`"alerts=chat" must be an SNS topic's ARN`}},
 		"topics twice":       {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:a=chat,arn:aws:sns:eu-west-1:111122223333:a=text"}, []string{"named twice"}},
 		"unknown":            {[]string{"ROTATON_MODE", "enforce"}, []string{"CMKEEPER_ROTATON_MODE is not a variable of cmkeeper"}},
+		"keys":               {[]string{"SENSITIVE_KEYS", "alias/a,env=prod", "SANDBOX_KEYS", "tag env"}, []string{`"env=prod" picks no key`, `"tag env" picks no key`}},
+		"roles":              {[]string{"PIPELINE_ROLES", "role/a, deploy"}, []string{"CMKEEPER_PIPELINE_ROLES", "role/deploy-*"}},
+		"hours":              {[]string{"BUSINESS_HOURS", "9 to 5"}, []string{`CMKEEPER_BUSINESS_HOURS="9 to 5"`, "such as Mon-Fri"}},
+		"flap limit":         {[]string{"FLAP_LIMIT", "0"}, []string{"from 1 to 20"}},
+		"exemptions":         {[]string{"EXEMPTIONS", "rotation of alias/x; guard of alias/y until 2027-01-01: z"}, []string{`exemption "rotation of alias/x": must read`, `"guard" is nothing that can be exempt: write rotation,`}},
 		"bucket":             {[]string{"STATE_BUCKET", "s3://x"}, []string{"without s3://"}},
 		"several at once":    {[]string{"LOG_LEVEL", "loud", "HTTP_ADDR", "8080", "STATE_PREFIX", "/x"}, []string{"LOG_LEVEL", "HTTP_ADDR", "STATE_PREFIX"}},
 	}
@@ -157,6 +163,25 @@ func TestParseScope(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestReactions(t *testing.T) {
+	c, err := LoadConfig(t.Context(), environment(
+		"SENSITIVE_KEYS", "tag class=restricted, alias/prod-*", "SANDBOX_KEYS", "alias/test-*", "PIPELINE_ROLES", "role/deploy-*",
+		"BUSINESS_HOURS", "Mon-Fri 08:00-18:00 Europe/Berlin", "FLAP_LIMIT", "3", "EXEMPTIONS", "rotation of alias/x until 2027-01-31: y;",
+	))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.reactions(handlers.Identity{}, "eu-west-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := got.Rules
+	if fmt.Sprint(r.Sensitive, r.Sandbox, r.Pipelines, r.Hours, got.FlapLimit, got.Exemptions) !=
+		"[tag class=restricted alias/prod-*] [alias/test-*] [role/deploy-*] Mon,Tue,Wed,Thu,Fri 08:00-18:00 Europe/Berlin 3 [rotation of alias/x until 2027-01-31: y]" {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -1,0 +1,184 @@
+package judgement
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Severity of an occurrence, in the words of package alert.
+type Severity string
+
+// The severities, in rising order.
+const (
+	Info     Severity = "info"
+	Low      Severity = "low"
+	Medium   Severity = "medium"
+	High     Severity = "high"
+	Critical Severity = "critical"
+)
+
+var severities = []Severity{Info, Low, Medium, High, Critical}
+
+// Rules are what an operator says of keys, actors and times. The zero value
+// judges by the actor alone.
+type Rules struct {
+	// Sensitive and Sandbox pick keys. A key that both pick is sensitive.
+	Sensitive, Sandbox []Selector
+	// Pipelines change keys as their work.
+	Pipelines []Principals
+	// Hours are when people work.
+	Hours Hours
+}
+
+// Occurrence is what happened, as far as judgement goes by it.
+type Occurrence struct {
+	// Severity is that of what happened, whoever did it to whatever key.
+	Severity Severity
+	// Fixed says why nothing lowers it ("the finding public-principal"), "" if
+	// something may.
+	Fixed string
+	// Key is the key with all that it shows or showed, Lasting what of it has lasted.
+	Key, Lasting Key
+	Actor        Actor
+	At           time.Time
+}
+
+// Verdict is a severity with its reasons, in the order of the rules; there are
+// none where no rule made a difference.
+type Verdict struct {
+	Severity Severity
+	Reasons  []string
+}
+
+// rule is one line of the table.
+type rule struct {
+	// name and about are for the documentation.
+	name, about string
+	// step is how far it moves the severity: up, or down if negative.
+	step int
+	// applies says whether it does, and why, in words after "because".
+	applies func(Rules, Occurrence) (why string, ok bool)
+}
+
+// table is all of the rules but that of the hours, which looks at what they come to.
+var table = []rule{
+	{"sensitive key", "The key is one of `CMKEEPER_SENSITIVE_KEYS`, now or by what was known of it.", +1,
+		func(r Rules, o Occurrence) (string, bool) {
+			by, ok := pickedBy(r.Sensitive, o.Key)
+			return "the key is sensitive (" + by + ")", ok
+		}},
+	{"root", "The root user of an account did it.", +1,
+		func(_ Rules, o Occurrence) (string, bool) { return "the root user did it", o.Actor.Root }},
+	{"no second factor", "A user or root did it, in a session that was opened without one, as the record says. Roles are not judged by this: their sessions never show it.", +1,
+		func(_ Rules, o Occurrence) (string, bool) {
+			return "the session was opened without a second factor", o.Actor.NoMFA
+		}},
+	{"stranger", "The actor belongs to another account, which is not one of `CMKEEPER_TRUSTED_ACCOUNTS`.", +1,
+		func(_ Rules, o Occurrence) (string, bool) {
+			return "the actor belongs to an account that is not trusted", o.Actor.Foreign && !o.Actor.Trusted
+		}},
+	{"pipeline", "The actor is one of `CMKEEPER_PIPELINE_ROLES`.", -1,
+		func(r Rules, o Occurrence) (string, bool) {
+			by, ok := r.pipeline(o.Actor)
+			return "a known pipeline did it (" + by + ")", ok
+		}},
+	{"sandbox", "The key is one of `CMKEEPER_SANDBOX_KEYS`, has been for a day, and is not sensitive.", -1,
+		func(r Rules, o Occurrence) (string, bool) {
+			by, ok := r.sandbox(o)
+			return "the key is in the sandbox (" + by + ")", ok
+		}},
+}
+
+// The last rule, in words.
+const (
+	hoursName  = "off hours"
+	hoursAbout = "It happened outside `CMKEEPER_BUSINESS_HOURS`, and is medium so far. It is not for pipelines, AWS services and keys in the sandbox, nor for what only a sweep saw."
+)
+
+// Judge says how grave an occurrence is in its context. What is info stays info:
+// it is for the record. A critical one is never lowered below medium, and what is
+// Fixed is not lowered at all.
+func (r Rules) Judge(o Occurrence) Verdict {
+	base := slices.Index(severities, o.Severity)
+	if base <= 0 {
+		return Verdict{Severity: o.Severity} // info, or a word that is not ours to judge
+	}
+	var up, down int
+	var kept bool
+	var reasons []string
+	for _, rule := range table {
+		why, ok := rule.applies(r, o)
+		switch {
+		case !ok:
+		case rule.step > 0:
+			up += rule.step
+			reasons = append(reasons, "one up, because "+why)
+		case o.Fixed != "":
+			kept = true
+			reasons = append(reasons, fmt.Sprintf("not lowered although %s, because of %s", why, o.Fixed))
+		default:
+			down -= rule.step
+			reasons = append(reasons, "one down, because "+why)
+		}
+	}
+	level := min(base+up-down, len(severities)-1)
+	if floor := r.floor(o); level < floor {
+		level = floor
+		reasons = append(reasons, fmt.Sprintf("not below %s", severities[floor]))
+	}
+	if severities[level] == Medium && r.offHours(o) {
+		level++
+		reasons = append(reasons, "up to high, because it happened outside business hours ("+r.Hours.String()+")")
+	}
+	if level == base && down == 0 && !kept {
+		reasons = nil // it was as high as can be
+	}
+	if len(reasons) > 0 {
+		reasons = append([]string{string(o.Severity) + " for what happened"}, reasons...)
+	}
+	return Verdict{Severity: severities[level], Reasons: reasons}
+}
+
+// floor is how far an occurrence may be lowered.
+func (Rules) floor(o Occurrence) int {
+	if o.Severity == Critical {
+		return slices.Index(severities, Medium)
+	}
+	return 0
+}
+
+// offHours reports whether somebody did it when nobody works.
+func (r Rules) offHours(o Occurrence) bool {
+	_, sandbox := r.sandbox(o)
+	_, pipeline := r.pipeline(o.Actor)
+	return o.Actor.Principal != "" && !o.Actor.Service && !pipeline && !sandbox && !r.Hours.Include(o.At)
+}
+
+func (r Rules) sandbox(o Occurrence) (by string, ok bool) {
+	if _, sensitive := pickedBy(r.Sensitive, o.Key); sensitive {
+		return "", false
+	}
+	return pickedBy(r.Sandbox, o.Lasting)
+}
+
+func (r Rules) pipeline(a Actor) (by string, ok bool) {
+	for _, p := range r.Pipelines {
+		if p.Include(a) {
+			return p.String(), true
+		}
+	}
+	return "", false
+}
+
+// ByKey reports whether any rule looks at the key.
+func (r Rules) ByKey() bool { return len(r.Sensitive)+len(r.Sandbox) > 0 }
+
+func pickedBy(selectors []Selector, k Key) (by string, ok bool) {
+	for _, s := range selectors {
+		if by, ok = s.Picks(k); ok {
+			return by, true
+		}
+	}
+	return "", false
+}
