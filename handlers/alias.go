@@ -319,8 +319,7 @@ func (r *Router) target(ctx context.Context, arn string) (inventory.Key, []alert
 	if err != nil {
 		return key, nil, err
 	}
-	findings, _ := r.compare(nil, arn, policy, false)
-	return key, findings, nil
+	return key, r.compare(nil, arn, policy, false).findings(), nil
 }
 
 // rivalWindow is how long after its start a move still claims its buckets.

@@ -93,8 +93,7 @@ type Config struct {
 	Identity Identity
 	// Region is the one whose keys are guarded.
 	Region string
-	// Rotation, Policy, Deletion and Reencrypt are the modes of the reactions;
-	// Policy knows no Enforce.
+	// Rotation, Policy, Deletion and Reencrypt are the modes of the reactions.
 	Rotation, Policy, Deletion, Reencrypt Mode
 	// RotationPeriodDays is the longest period that is ever set, 90 to 2560; 0 means 365.
 	RotationPeriodDays int
@@ -110,6 +109,10 @@ type Config struct {
 	DeletionApprovalDays int
 	// TrustedAccounts may appear in key policies.
 	TrustedAccounts []string
+	// RestoreSeverity is the least severity of a new finding that makes Policy put
+	// the good policy back; policies with such a finding are never recorded as good
+	// by themselves. "" means critical.
+	RestoreSeverity alert.Severity
 	// ReencryptAliases are patterns ("alias/app-*", "*") of the aliases whose
 	// moves may move data. "*" in a pattern stands for any text, "/" included.
 	ReencryptAliases []string
@@ -137,8 +140,10 @@ func (c Config) problems() []error {
 	if c.Region == "" {
 		errs = append(errs, errors.New("region is required"))
 	}
-	if c.Policy == Enforce {
-		errs = append(errs, errors.New("policy mode enforce: allowed are off and observe"))
+	switch c.RestoreSeverity {
+	case "", alert.Low, alert.Medium, alert.High, alert.Critical:
+	default:
+		errs = append(errs, fmt.Errorf("restore severity %q: allowed are low, medium, high and critical", c.RestoreSeverity))
 	}
 	if d := c.RotationPeriodDays; d != 0 && (d < 90 || d > 2560) {
 		errs = append(errs, fmt.Errorf("rotation period of %d days: allowed are 90 to 2560", d))
@@ -203,6 +208,9 @@ func New(d Deps, c Config) (*Router, error) {
 	}
 	if c.RotationPeriodDays == 0 {
 		c.RotationPeriodDays = 365
+	}
+	if c.RestoreSeverity == "" {
+		c.RestoreSeverity = alert.Critical
 	}
 	if c.FlapLimit == 0 {
 		c.FlapLimit = 5

@@ -18,6 +18,7 @@ const (
 	opEnableRotation = "EnableKeyRotation"
 	opCancelDeletion = "CancelKeyDeletion"
 	opEnableKey      = "EnableKey"
+	opPutPolicy      = "PutKeyPolicy"
 )
 
 // callWindow is how far a record's time may be from an intent whose request ids
@@ -51,6 +52,8 @@ func (c Config) makes(operation string) bool {
 		return c.Rotation == Enforce
 	case opCancelDeletion, opEnableKey:
 		return c.Deletion == Enforce
+	case opPutPolicy:
+		return c.Policy == Enforce
 	}
 	return false
 }

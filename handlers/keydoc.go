@@ -28,6 +28,7 @@ type keyDoc struct {
 	Rotation    rotationFacts `json:"rotation"`
 	States      []seenState   `json:"states,omitempty"`
 	Policy      *seenPolicy   `json:"policy,omitempty"`
+	PutBacks    []putBack     `json:"put_backs,omitempty"`
 	Restore     *restore      `json:"restore,omitempty"`
 	Calls       []ownCall     `json:"calls,omitempty"`
 	Repairs     []repair      `json:"repairs,omitempty"`
@@ -110,7 +111,8 @@ func (p *party) newer(o *party) *party {
 	return p
 }
 
-// seenPolicy is the last key policy that was judged: the baseline of differences.
+// seenPolicy is the last key policy that was judged, good or bad: differences are
+// told from it. Which one is put back is in the key's Baseline.
 type seenPolicy struct {
 	Document string    `json:"document"`
 	At       time.Time `json:"at"`

@@ -2,7 +2,6 @@ package handlers
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
 
@@ -22,16 +22,24 @@ const (
 	policyBaseline     policyReason = "baseline"     // first seen by a sweep: recorded, not told
 	policyChanged      policyReason = "changed"      // no findings, but a difference
 	policyFindings     policyReason = "findings"
+	policyAccepted     policyReason = "accepted" // somebody accepted exactly this policy, and now it is live
 )
+
+// told reports whether people hear of it.
+func (r policyReason) told() bool { return r != policyUnremarkable && r != policyBaseline }
 
 type policyInput struct {
 	findings []alert.Finding
 	changes  int
 	// known: there is an earlier policy to compare with.
 	known bool
+	// accepted: somebody accepted exactly this policy.
+	accepted bool
 	// put: the event is somebody setting this policy, not a key being made or a sweep.
 	put, sweep bool
 }
+
+const reactionPolicy = "policy"
 
 // decidePolicy decides whether a policy is worth an alert, and of what severity.
 func decidePolicy(in policyInput) (policyReason, alert.Severity) {
@@ -42,6 +50,8 @@ func decidePolicy(in policyInput) (policyReason, alert.Severity) {
 		}
 	}
 	switch {
+	case in.accepted:
+		return policyAccepted, worst
 	case in.sweep && !in.known:
 		return policyBaseline, worst
 	case in.sweep && in.changes == 0:
@@ -88,42 +98,121 @@ func (r *Router) policy(ctx context.Context, e events.Event) error {
 	return r.judge(ctx, e, key, doc, document, at)
 }
 
-// judge tells what is to be told of a live policy and then records it as the
-// baseline of later differences: in this order, so that a crash in between
-// loses no difference.
+// judge judges a live policy, puts the good one back where that is to be done,
+// tells what is to be told and then records the policy as judged: in this order,
+// so that a crash in between loses no difference.
 func (r *Router) judge(ctx context.Context, e events.Event, key inventory.Key, doc keyDoc, document string, at time.Time) error {
+	if p := doc.begun(e); p != nil {
+		if isSweep(e) && p.Event != sweepEvent && at.Sub(p.At) < putBackPatience {
+			return nil // whoever has the event is at it
+		}
+		if r.config.Policy == Enforce {
+			return r.carryOut(ctx, key, *p, document)
+		}
+		// The mode was changed: what is not done by now is not done.
+		after, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) { doc.drop(*p) })
+		if err != nil {
+			return err
+		}
+		doc = after
+	}
 	sent, bypassed := policySent(e)
-	findings, changes := r.compare(doc.Policy, key.ARN, document, bypassed)
-	a := r.newAlert(e, alert.KindPolicy, "")
-	if isSweep(e) {
-		a.ID = fmt.Sprintf("sweep/%s/policy/%x", keyID(key.ARN), sha256.Sum256([]byte(document)))
-	}
 	if sent != "" && !sameEffect(sent, document) {
-		if err := settle(e, "policy of key "+key.ARN); err != nil {
-			return err
-		}
-		// A bad policy that was live for a minute may have been enough.
-		a.Facts = append(a.Facts, alert.Fact{Name: "note", Values: []string{"The policy was changed again since. Findings marked so are of the policy that this event set."}})
-		earlier, _ := r.compare(nil, key.ARN, sent, bypassed)
-		for _, f := range earlier {
-			f.Message += " (in the policy that this event set, which is not the live one any more)"
-			findings = append(findings, f)
-		}
-		findings = worstFirst(findings)
+		return r.superseded(ctx, e, key, doc, sent, bypassed)
 	}
-	reason, severity := decidePolicy(policyInput{
-		findings: findings, changes: len(changes), known: doc.Policy != nil,
-		put: e.Name == "PutKeyPolicy", sweep: isSweep(e),
+	base, err := ReadBaseline(ctx, r.state, key.ARN)
+	if err != nil {
+		return err
+	}
+	j := judged{event: e, key: key, document: document, bypassed: bypassed, at: at, base: base}
+	j.verdict = r.compare(doc.Policy, key.ARN, document, bypassed)
+	j.reason, j.severity = decidePolicy(policyInput{
+		findings: j.findings(), changes: len(j.changes), known: doc.Policy != nil, accepted: base.accepts(document),
+		put: e.Name == opPutPolicy, sweep: isSweep(e),
 	})
-	r.log.DebugContext(ctx, "policy decided", "key", key.ARN, "event_id", e.ID, "reason", reason)
-	if reason == policyFindings || reason == policyChanged {
-		a.Key, a.Severity, a.Findings = r.describe(ctx, key, doc), severity, findings
-		r.tellPolicy(&a, e, doc.Policy != nil, changes)
-		if err := r.publish(ctx, a); err != nil {
+	if j.reason.told() {
+		if j.exemption, j.exempt, err = r.exempt(ctx, e, alert.KindPolicy, key.ARN); err != nil {
 			return err
 		}
 	}
-	_, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
+	decide := func(doc keyDoc) putBackReason { return decidePutBack(r.putBackInput(j, doc)) }
+	d := decide(doc)
+	r.log.DebugContext(ctx, "policy decided", "key", key.ARN, "event_id", e.ID, "reason", j.reason, "put_back", d)
+	if d == putBackGood && r.config.Policy == Enforce && !j.exempt {
+		doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
+			if d = decide(*doc); d == putBackGood { // another event may have changed the document
+				doc.begin(r.newPutBack(j, *doc))
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if p := doc.begun(e); p != nil {
+			return r.carryOut(ctx, key, *p, document)
+		}
+	}
+	if err := r.tellJudged(ctx, j, doc, d); err != nil {
+		return err
+	}
+	if err := r.recordSeen(ctx, j); err != nil {
+		return err
+	}
+	return r.recordJudged(ctx, key.ARN, document, at)
+}
+
+// judged is a live policy, what is known of it, and what was decided.
+type judged struct {
+	event    events.Event
+	key      inventory.Key
+	document string
+	bypassed bool // KMS's lock-out check was
+	at       time.Time
+	base     Baseline
+	verdict
+	reason    policyReason
+	severity  alert.Severity
+	exemption judgement.Exemption
+	exempt    bool
+}
+
+// judgedAlert begins the alert about a policy. A sweep tells of a policy once after each that
+// was judged.
+func (r *Router) judgedAlert(j judged, doc keyDoc) alert.Alert {
+	a := r.newAlert(j.event, alert.KindPolicy, "")
+	if isSweep(j.event) {
+		var since int64
+		if doc.Policy != nil {
+			since = doc.Policy.At.UnixMilli()
+		}
+		a.ID = fmt.Sprintf("sweep/%s/policy/%s/%d", keyID(j.key.ARN), hashOf(j.document), since)
+	}
+	return a
+}
+
+// tellJudged tells of a policy that is left as it is.
+func (r *Router) tellJudged(ctx context.Context, j judged, doc keyDoc, d putBackReason) error {
+	if !j.reason.told() {
+		return nil
+	}
+	a := r.judgedAlert(j, doc)
+	a.Key, a.Severity, a.Findings = r.describe(ctx, j.key, doc), j.severity, j.findings()
+	r.tellPolicy(&a, doc.Policy != nil, j.verdict)
+	switch {
+	case j.exempt:
+		tellExempt(&a, j.exemption, r.config.Policy)
+	case j.reason == policyAccepted:
+		r.tellAccepted(&a, j.base, j.document)
+	default:
+		good, _ := j.base.Good()
+		r.tellLeft(&a, d, good)
+	}
+	return r.publish(ctx, a)
+}
+
+// recordJudged notes a live policy as the last one that was judged, from which
+// later differences are told.
+func (r *Router) recordJudged(ctx context.Context, keyARN, document string, at time.Time) error {
+	_, err := r.updateKey(ctx, keyARN, func(doc *keyDoc) {
 		if doc.Policy == nil || !at.Before(doc.Policy.At) && doc.Policy.Document != document {
 			doc.Policy = &seenPolicy{Document: document, At: at}
 		}
@@ -131,59 +220,75 @@ func (r *Router) judge(ctx context.Context, e events.Event, key inventory.Key, d
 	return err
 }
 
-func (r *Router) tellPolicy(a *alert.Alert, e events.Event, known bool, changes []keypolicy.Change) {
-	name := shortName(a.Key)
-	switch {
-	case len(a.Findings) > 0:
-		a.Title = fmt.Sprintf("Key policy of %s: %s", name, a.Findings[0].Message)
-		a.Risk = "Whoever the policy lets in can do with the key what it says there: read everything encrypted under it, or take the key over."
-		a.Next = append(a.Next, "Check the findings below with the key's owner. If they are not meant, put the former policy back; CloudTrail has it in the PutKeyPolicy or CreateKey before this one:",
-			r.trailCommand(a.Key.ARN), "The live policy:")
-	default:
-		a.Title = "Key policy of " + name + " was changed"
-		a.Risk = "Nothing was found wrong with the new policy."
-		a.Next = append(a.Next, r.trailCommand(a.Key.ARN))
+// superseded tells what was wrong with a policy that is not the live one any
+// more: a bad one that was live for a minute may have been enough. The live one
+// is judged by the event that set it, or by the sweep.
+func (r *Router) superseded(ctx context.Context, e events.Event, key inventory.Key, doc keyDoc, sent string, bypassed bool) error {
+	i := slices.IndexFunc(doc.PutBacks, func(p putBack) bool { return p.Taken == hashOf(sent) && !p.At.Before(e.Time) })
+	if i < 0 {
+		if err := settle(e, "policy of key "+key.ARN); err != nil {
+			return err
+		}
 	}
-	switch {
-	case isSweep(e):
-		a.Summary = "The sweep found another key policy than the last one that was recorded; no event told of the change. CloudTrail shows who called PutKeyPolicy."
-	default:
-		a.Summary = fmt.Sprintf("%s called %s. The live policy was read and judged.", who(e), e.Name)
+	a := r.newAlert(e, alert.KindPolicy, "")
+	a.Findings = r.compare(nil, key.ARN, sent, bypassed).findings()
+	if len(a.Findings) == 0 {
+		return nil
 	}
-	a.Next = append(a.Next, r.kmsCommand("get-key-policy", a.Key.ARN, "--policy-name default", "--output text"))
-	a.Action = alert.Action{Mode: string(r.config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not change key policies."}
-	var lines []string
-	for _, c := range changes {
-		lines = append(lines, fmt.Sprintf("%s: %s", c.Kind, c.Text))
+	for i := range a.Findings {
+		a.Findings[i].Message += " (in the policy that this event set, which is not the live one any more)"
 	}
-	switch {
-	case !known:
-		lines = []string{"the last policy is not known, so there is nothing to compare with"}
-	case len(lines) == 0:
-		lines = []string{"none in effect"}
+	_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
+	a.Key = r.describe(ctx, key, doc)
+	r.tellPolicy(&a, doc.Policy != nil, verdict{})
+	a.Facts = []alert.Fact{{Name: "note", Values: []string{"The policy was changed again since. The findings are of the policy that this event set; the live one is judged by itself."}}}
+	a.Action.Description = "There is nothing to put back: the policy is not live any more."
+	if i >= 0 {
+		p := doc.PutBacks[i]
+		a.Action = alert.Action{Mode: string(Enforce), Status: alert.StatusDone, Description: fmt.Sprintf("cmkeeper put the good policy (version %d) back at %s.", p.Good, timeText(p.At))}
 	}
-	a.Facts = append(a.Facts, alert.Fact{Name: "difference from the last recorded policy", Values: lines})
+	return r.publish(ctx, a)
 }
 
-// compare returns the findings of a document, worst first, and how it differs
-// from the baseline (nil: not at all).
-func (r *Router) compare(baseline *seenPolicy, keyARN, document string, bypassed bool) ([]alert.Finding, []keypolicy.Change) {
+// verdict is what is known of a policy.
+type verdict struct {
+	policy  *keypolicy.Policy // nil where it was not understood
+	found   []keypolicy.Finding
+	changes []keypolicy.Change
+}
+
+func (v verdict) findings() []alert.Finding { return alertFindings(v.found) }
+
+// good reports whether nothing of a severity, or worse, was found.
+func (v verdict) good(limit alert.Severity) bool {
+	return v.policy != nil && !slices.ContainsFunc(v.findings(), func(f alert.Finding) bool { return f.Severity.AtLeast(limit) })
+}
+
+// policyContext is what policies of a key are judged against.
+func (r *Router) policyContext(keyARN string, bypassed bool) keypolicy.Context {
+	return keypolicy.Context{
+		Account: r.config.Identity.Account, TrustedAccounts: r.config.TrustedAccounts, KeyARN: keyARN, BypassLockoutSafetyCheck: bypassed,
+	}
+}
+
+// compare judges a document, and says how it differs from an earlier one (nil:
+// not at all).
+func (r *Router) compare(earlier *seenPolicy, keyARN, document string, bypassed bool) verdict {
 	now, err := keypolicy.Parse([]byte(document))
 	if err != nil {
-		return []alert.Finding{{ID: "not-understood", Severity: alert.High,
-			Message: fmt.Sprintf("The policy cannot be judged, because it cannot be read: %v.", err)}}, nil
+		return verdict{found: []keypolicy.Finding{{ID: "not-understood", Severity: keypolicy.High,
+			Message: fmt.Sprintf("The policy cannot be judged, because it cannot be read: %v.", err)}}}
 	}
-	findings := alertFindings(now.Findings(keypolicy.Context{
-		Account: r.config.Identity.Account, TrustedAccounts: r.config.TrustedAccounts, KeyARN: keyARN, BypassLockoutSafetyCheck: bypassed,
-	}))
-	if baseline == nil {
-		return findings, nil
+	v := verdict{policy: now, found: now.Findings(r.policyContext(keyARN, bypassed))}
+	if earlier == nil {
+		return v
 	}
-	before, err := keypolicy.Parse([]byte(baseline.Document))
+	before, err := keypolicy.Parse([]byte(earlier.Document))
 	if err != nil {
 		before = nil // it was not understood when it was live, either
 	}
-	return findings, keypolicy.Diff(before, now)
+	v.changes = keypolicy.Diff(before, now)
+	return v
 }
 
 func alertFindings(found []keypolicy.Finding) []alert.Finding {
@@ -261,7 +366,7 @@ func (r *Router) shutOut(ctx context.Context, e events.Event, cause error) error
 		"If nobody in the account can change the policy any more, open a case with AWS Support: only they can help.",
 	}
 	if sent, bypassed := policySent(e); sent != "" {
-		a.Findings, _ = r.compare(nil, e.KeyARN, sent, bypassed)
+		a.Findings = r.compare(nil, e.KeyARN, sent, bypassed).findings()
 		a.Facts = append(a.Facts, alert.Fact{Name: "note", Values: []string{"The findings are of the policy in the event, since the live one cannot be read."}})
 	}
 	return r.publish(ctx, a)
@@ -272,14 +377,14 @@ func (r *Router) shutOut(ctx context.Context, e events.Event, cause error) error
 func (r *Router) replicaPolicy(ctx context.Context, e events.Event, d events.ReplicateKey) error {
 	a := r.newAlert(e, alert.KindPolicy, "/replica")
 	if d.ReplicaPolicy != "" {
-		a.Findings, _ = r.compare(nil, d.ReplicaKeyARN, d.ReplicaPolicy, d.BypassPolicyLockoutSafetyCheck)
+		a.Findings = r.compare(nil, d.ReplicaKeyARN, d.ReplicaPolicy, d.BypassPolicyLockoutSafetyCheck).findings()
 	}
 	_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
 	a.Key = &alert.Key{ARN: e.KeyARN}
 	a.Title = fmt.Sprintf("Key %s was replicated to %s", keyID(e.KeyARN), orUnknown(d.ReplicaRegion))
 	a.Summary = fmt.Sprintf("%s called ReplicateKey. The replica %s has a key policy of its own; the findings are of the policy in the event, because the replica cannot be read from this Region.", who(e), orUnknown(d.ReplicaKeyARN))
 	a.Risk = "A replica decrypts everything that the primary does. It is guarded only where a cmkeeper runs in its Region."
-	a.Action = alert.Action{Mode: string(r.config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not change key policies."}
+	a.Action = alert.Action{Mode: string(r.config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not change policies in other Regions."}
 	a.Next = []string{"Make sure that cmkeeper runs in " + orUnknown(d.ReplicaRegion) + "."}
 	return r.publish(ctx, a)
 }

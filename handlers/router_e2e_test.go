@@ -187,11 +187,11 @@ func TestSweepStopsWithItsContext(t *testing.T) {
 }
 
 func TestNewReportsEveryProblem(t *testing.T) {
-	_, err := handlers.New(handlers.Deps{}, handlers.Config{Policy: handlers.Enforce, RotationPeriodDays: 30, Reencrypt: handlers.Enforce})
+	_, err := handlers.New(handlers.Deps{}, handlers.Config{RestoreSeverity: "bad", RotationPeriodDays: 30, Reencrypt: handlers.Enforce})
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"identity", "region", "policy mode enforce", "30 days", "name the aliases"} {
+	for _, want := range []string{"identity", "region", `restore severity "bad"`, "30 days", "name the aliases"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error does not mention %q: %v", want, err)
 		}

@@ -57,7 +57,7 @@ func rows() []row {
 		mode: func(c Config) Mode { return c.Rotation }, variable: "ROTATION_MODE",
 	}
 	policy := reaction{
-		name: "policy", alert: alert.KindPolicy, concerns: (*Router).foreign, handle: (*Router).policy,
+		name: reactionPolicy, alert: alert.KindPolicy, concerns: (*Router).foreign, handle: (*Router).policy,
 		mode: func(c Config) Mode { return c.Policy }, variable: "POLICY_MODE",
 	}
 	deletion := reaction{
@@ -108,7 +108,8 @@ func rows() []row {
 		{on: call("ImportKeyMaterial"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 		{on: call("UpdatePrimaryRegion"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 
-		{on: call("PutKeyPolicy"), reaction: policy, refused: alert.High, severity: worst, observe: judges},
+		{on: call("PutKeyPolicy"), reaction: policy, refused: alert.High, severity: worst, observe: judges,
+			enforce: "where it has a new finding of `CMKEEPER_POLICY_RESTORE_SEVERITY` or worse, puts the recorded good policy back and reads it back"},
 		{on: call("ReplicateKey"), reaction: policy, refused: alert.Medium, severity: worst, observe: "judges the policy that the replica was made with"},
 
 		{on: call("ScheduleKeyDeletion"), reaction: deletion, refused: alert.High,

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sethvargo/go-envconfig"
 
+	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -42,7 +43,7 @@ type Config struct {
 	Pools          string `env:"POOLS, default=both" about:"Which queues this process works on: events, jobs or both."`
 
 	RotationMode  string `env:"ROTATION_MODE, default=observe" about:"off, observe or enforce: switch rotation on again."`
-	PolicyMode    string `env:"POLICY_MODE, default=observe" about:"off or observe: judge key policies."`
+	PolicyMode    string `env:"POLICY_MODE, default=observe" about:"off, observe or enforce: judge key policies, and put the good one back."`
 	DeletionMode  string `env:"DELETION_MODE, default=observe" about:"off, observe or enforce: cancel deletions and enable disabled keys again."`
 	ReencryptMode string `env:"REENCRYPT_MODE, default=observe" about:"off, observe or enforce: move S3 objects when an alias moves."`
 
@@ -50,9 +51,11 @@ type Config struct {
 	DeletionMinWindowDays int    `env:"DELETION_MIN_WINDOW_DAYS, default=7" about:"Waiting period of a deletion below which it is a finding; 7 to 30, where 7 is never."`
 	DeletionApprovalDays  int    `env:"DELETION_APPROVAL_DAYS, default=14" about:"How old the day in a key's tag cmkeeper:deletion-approved may be when its deletion is scheduled; 0: no tag approves. See [deletions](deletions.md#approval)."`
 
-	RotationPeriodDays int      `env:"ROTATION_PERIOD_DAYS, default=365" about:"Rotation period where a key had none, and the longest that is restored; 90 to 2560."`
-	RotationRequired   bool     `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
-	TrustedAccounts    []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
+	RotationPeriodDays    int    `env:"ROTATION_PERIOD_DAYS, default=365" about:"Rotation period where a key had none, and the longest that is restored; 90 to 2560."`
+	RotationRequired      bool   `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
+	PolicyRestoreSeverity string `env:"POLICY_RESTORE_SEVERITY, default=critical" about:"low, medium, high or critical: from which severity of a new finding POLICY_MODE=enforce puts the good policy back. A policy with such a finding is never taken for a good one, unless it is accepted by hand."`
+
+	TrustedAccounts []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
 
 	SensitiveKeys []string `env:"SENSITIVE_KEYS" about:"Keys whose alerts are one severity up: tag data-classification=restricted, alias/prod-*. See [judgement](judgement.md)."`
 	SandboxKeys   []string `env:"SANDBOX_KEYS" about:"Keys whose alerts are one severity down, unless they are sensitive, too: tag env=sandbox, alias/test-*."`
@@ -104,7 +107,8 @@ var checks = map[string]func(string) error{
 	"STATE_PREFIX":                 statePrefix,
 	"POOLS":                        oneOf("events", "jobs", "both"),
 	"ROTATION_MODE":                oneOf("off", "observe", "enforce"),
-	"POLICY_MODE":                  oneOf("off", "observe"),
+	"POLICY_MODE":                  oneOf("off", "observe", "enforce"),
+	"POLICY_RESTORE_SEVERITY":      oneOf("low", "medium", "high", "critical"),
 	"DELETION_MODE":                oneOf("off", "observe", "enforce"),
 	"REENCRYPT_MODE":               oneOf("off", "observe", "enforce"),
 	"DELETION_REMINDERS":           func(s string) error { _, err := parseReminders(s); return err },
@@ -230,6 +234,7 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
 		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
+		RestoreSeverity: alert.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
 		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil

@@ -66,7 +66,7 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		want []string // in the error, all of them
 	}{
 		"missing":            {[]string{"EVENTS_QUEUE_URL", "<unset>", "STATE_BUCKET", "<unset>"}, []string{"CMKEEPER_EVENTS_QUEUE_URL is not set", "CMKEEPER_STATE_BUCKET is not set"}},
-		"modes":              {[]string{"ROTATION_MODE", "on", "POLICY_MODE", "enforce"}, []string{`CMKEEPER_ROTATION_MODE="on": must be off, observe, enforce`, `CMKEEPER_POLICY_MODE="enforce": must be off, observe`}},
+		"modes":              {[]string{"ROTATION_MODE", "on", "POLICY_MODE", "restore"}, []string{`CMKEEPER_ROTATION_MODE="on": must be off, observe, enforce`, `CMKEEPER_POLICY_MODE="restore": must be off, observe, enforce`}},
 		"numbers":            {[]string{"ROTATION_PERIOD_DAYS", "30", "REENCRYPT_CONCURRENCY", "many", "REENCRYPT_RATE", "-1"}, []string{"from 90 to 2560", `"many"`, "from 0 to"}},
 		"drain too long":     {[]string{"DRAIN_TIMEOUT", "5m"}, []string{"1m50s"}},
 		"accounts":           {[]string{"TRUSTED_ACCOUNTS", "111122223333,abc"}, []string{"twelve digits"}},

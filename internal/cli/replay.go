@@ -200,6 +200,10 @@ func (unwritableKMS) EnableKey(context.Context, *kms.EnableKeyInput, ...func(*km
 	return nil, errUnwritable
 }
 
+func (unwritableKMS) PutKeyPolicy(context.Context, *kms.PutKeyPolicyInput, ...func(*kms.Options)) (*kms.PutKeyPolicyOutput, error) {
+	return nil, errUnwritable
+}
+
 // readEvents reads the JSON values of all files. A value with a "Records" array
 // is a CloudTrail log file: its records are the events.
 func readEvents(files []string) ([]json.RawMessage, error) {
