@@ -32,7 +32,7 @@ func policyCommand(t *testing.T, args ...string) (code int, out, errs string) {
 func TestPolicyExitCodes(t *testing.T) {
 	const worst, best, proposed = policies + "worst.json", policies + "best.json", policies + "proposed.json"
 	roots := writeFile(t, `{"Statement":[{"Effect":"Allow","Principal":{"AWS":["111122223333","999988887777"]},"Action":"kms:*","Resource":"*"}]}`)
-	role := writeFile(t, `{"Statement":{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:role/a"},"Action":"kms:*"}}`)
+	role := writeFile(t, `{"Statement":{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:role/a"},"Action":"kms:*","Resource":"*"}}`)
 	answer := writeFile(t, `{"Policy":"{}","PolicyName":"default"}`)
 	large := writeFile(t, strings.Repeat(" ", maxPolicyFile+1))
 	tests := map[string]struct {
@@ -91,8 +91,8 @@ func TestPolicyTrustsTheConfiguredAccounts(t *testing.T) {
 
 // TestPolicyTextIsEscaped: a policy of an attacker's must not write on the terminal.
 func TestPolicyTextIsEscaped(t *testing.T) {
-	file := writeFile(t, `{"Statement":[{"Sid":"a\u001b[2J[x](http://e)","Effect":"Allow","Principal":"*","Action":"kms:\u202eDecrypt"},
-		{"Effect":"Allow","Principal":{"AWS":"111122223333"},"Action":"kms:*"}]}`)
+	file := writeFile(t, `{"Statement":[{"Sid":"a\u001b[2J[x](http://e)","Effect":"Allow","Principal":"*","Action":"kms:\u202eDecrypt","Resource":"*"},
+		{"Effect":"Allow","Principal":{"AWS":"111122223333"},"Action":"kms:*","Resource":"*"}]}`)
 	for _, format := range []string{"", "--sarif"} {
 		_, out, _ := policyCommand(t, slices.DeleteFunc([]string{"check", file, "--fail-on=none", format}, func(s string) bool { return s == "" })...)
 		if strings.ContainsAny(out, "\x1b\u202e") || !strings.Contains(out, `u202eDecrypt`) {
@@ -177,7 +177,7 @@ func FuzzStatementSpans(f *testing.F) {
 		}
 		f.Add(document)
 	}
-	f.Add([]byte(`{"Statement":{"Effect":"Allow","Principal":"*","Action":"kms:*"}}`))
+	f.Add([]byte(`{"Statement":{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*"}}`))
 	f.Fuzz(func(t *testing.T, document []byte) {
 		p, err := keypolicy.Parse(document)
 		if err != nil {
