@@ -49,12 +49,16 @@ type Publisher struct {
 	Topics []Topic
 	// Repeat is how long after it was told an alert that is Ongoing is told again; 0 is never.
 	Repeat time.Duration
+	// Grouping, if set, tells together what belongs together. Then Flush and Resume have
+	// to be called, by the consumer of its queue and by each sweep.
+	Grouping *Grouping
 	// Logger is told of each alert that was published, and of what went wrong
 	// beside it; nil discards it.
 	Logger *slog.Logger
 }
 
-// Publish publishes the alert, unless that has been done. While another worker
+// Publish publishes the alert, or stores it to be told with others, unless that has
+// been done. While another worker
 // is about to publish it the error is an outcome.RetryAfter: only when that
 // worker has reported success is the alert known to be told. An alert that cannot
 // be published is an error and is also kept, for Resume.
@@ -62,6 +66,9 @@ func (p *Publisher) Publish(ctx context.Context, a Alert) error {
 	name, err := a.name()
 	if err != nil {
 		return fmt.Errorf("name alert: %w", err)
+	}
+	if g, ok := groupOf(a); ok && p.Grouping != nil {
+		return p.publishGrouped(ctx, name, a, g)
 	}
 	return p.deliver(ctx, name, a)
 }
@@ -78,12 +85,17 @@ func (p *Publisher) logger() *slog.Logger {
 func (p *Publisher) deliver(ctx context.Context, name string, a Alert) error {
 	log := p.logger().With("alert", name, "kind", a.Kind)
 	return p.once(ctx, log, name, p.again(a), func(bounded context.Context) error {
-		err := p.tell(bounded, log, name, a)
-		if err != nil && ctx.Err() == nil && outcome.Of(err).Action != outcome.Delay {
-			p.keep(ctx, log, name, a, err)
-		}
-		return err
+		return p.tellOrKeep(ctx, bounded, log, name, a)
 	})
+}
+
+// tellOrKeep tells the alert to every topic within bounded, a part of ctx.
+func (p *Publisher) tellOrKeep(ctx, bounded context.Context, log *slog.Logger, name string, a Alert) error {
+	err := p.tell(bounded, log, name, a)
+	if err != nil && ctx.Err() == nil && outcome.Of(err).Action != outcome.Delay {
+		p.keep(ctx, log, name, a, err)
+	}
+	return err
 }
 
 // again is how long after it was told the alert is told again; 0 is never.

@@ -30,6 +30,7 @@ import (
 // world is an account with a topic, a queue that subscribes to it, and a state bucket.
 type world struct {
 	*Publisher
+	cfg    aws.Config
 	queues *sqs.Client
 	topics *sns.Client
 	bucket *s3.Client
@@ -42,6 +43,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(server.Close)
 	cfg := inprocess.Config(server, "us-east-1", "test")
 	w := &world{
+		cfg:    cfg,
 		queues: sqs.NewFromConfig(cfg), topics: sns.NewFromConfig(cfg),
 		bucket: s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true }),
 	}

@@ -95,18 +95,31 @@ func (p *Publisher) Resend(ctx context.Context, u Undelivered) error {
 	return nil
 }
 
-// Resume tells what is left over: alerts that could not be told. One that still cannot
-// is logged and kept; an error is that they cannot be read.
+// Resume tells what is left over: slots whose reminder was lost, and alerts that could
+// not be told. What still cannot be told is logged and kept; an error is that it
+// cannot be read.
 func (p *Publisher) Resume(ctx context.Context) error {
+	slots, err := p.overdue(ctx)
+	if err != nil {
+		return fmt.Errorf("read slots that are due: %w", err)
+	}
+	for _, id := range slots {
+		p.still(ctx, p.Flush(ctx, id), "slot", id)
+	}
 	kept, err := p.kept(ctx)
 	if err != nil {
 		return fmt.Errorf("read alerts that were not told: %w", err)
 	}
 	for _, u := range kept {
-		err := p.Resend(ctx, u)
-		if err != nil && outcome.Of(err).Action != outcome.Delay { // a delay: somebody else is telling it
-			p.logger().WarnContext(ctx, "alert still cannot be told", "alert", u.Name, "since", u.Since, "error", err)
-		}
+		p.still(ctx, p.Resend(ctx, u), "alert", u.Name)
 	}
-	return nil
+	return context.Cause(ctx)
+}
+
+// still logs what still cannot be told. An expected wait is none of it: a slot is not due
+// yet, or somebody else is telling it.
+func (p *Publisher) still(ctx context.Context, err error, what, which string) {
+	if err != nil && ctx.Err() == nil && outcome.Of(err).Action != outcome.Delay {
+		p.logger().WarnContext(ctx, "alerts still cannot be told", what, which, "error", err)
+	}
 }

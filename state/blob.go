@@ -34,9 +34,9 @@ func (s *Store) PutBlob(ctx context.Context, key, contentType string, body io.Re
 		})
 	}
 	if err != nil {
-		return "", fmt.Errorf("put blob %s: %w", s.address(key), err)
+		return "", fmt.Errorf("put blob %s: %w", s.Address(key), err)
 	}
-	return s.address(key), nil
+	return s.Address(key), nil
 }
 
 // putParts uploads part, which is full, and then the rest of body, reusing part.

@@ -69,7 +69,7 @@ func (s *Store) ClaimAgain(ctx context.Context, key string, ttl, again time.Dura
 	}
 	var held claimDocument
 	if err := decode(r.body, &held); err != nil {
-		return nil, fmt.Errorf("decode claim %s: %w", s.address(key), err)
+		return nil, fmt.Errorf("decode claim %s: %w", s.Address(key), err)
 	}
 	age := r.now.Sub(r.modified)
 	if held.Done && (again == 0 || age < again) {

@@ -109,7 +109,7 @@ func (s *Store) Get(ctx context.Context, key string, doc Document) (etag string,
 		return "", err
 	}
 	if err := decode(r.body, doc); err != nil {
-		return "", fmt.Errorf("decode document %s: %w", s.address(key), err)
+		return "", fmt.Errorf("decode document %s: %w", s.Address(key), err)
 	}
 	return r.etag, nil
 }
@@ -125,7 +125,7 @@ func (s *Store) Put(ctx context.Context, key string, doc Document, etag string) 
 	token := rand.Text()
 	body, err := encode(doc, token)
 	if err != nil {
-		return "", fmt.Errorf("encode document %s: %w", s.address(key), err)
+		return "", fmt.Errorf("encode document %s: %w", s.Address(key), err)
 	}
 	in := &s3.PutObjectInput{
 		Bucket: &s.bucket, Key: aws.String(s.prefix + key), ExpectedBucketOwner: s.owner,
@@ -142,20 +142,20 @@ func (s *Store) Put(ctx context.Context, key string, doc Document, etag string) 
 		s.heard(out.ResultMetadata)
 		return aws.ToString(out.ETag), nil
 	case !isConflict(err) && !isNotFound(err):
-		return "", fmt.Errorf("put document %s: %w", s.address(key), err)
+		return "", fmt.Errorf("put document %s: %w", s.Address(key), err)
 	}
 	// Refused: by somebody else's write, or by our own, sent twice?
 	r, readErr := s.read(ctx, key)
 	switch {
 	case errors.Is(readErr, ErrNotFound):
-		return "", fmt.Errorf("put document %s: %w", s.address(key), ErrConflict)
+		return "", fmt.Errorf("put document %s: %w", s.Address(key), ErrConflict)
 	case readErr != nil:
-		return "", fmt.Errorf("put document %s: find out who wrote it: %w", s.address(key), readErr)
+		return "", fmt.Errorf("put document %s: find out who wrote it: %w", s.Address(key), readErr)
 	}
 	if head, err := decodeHead(r.body); err == nil && head.Write == token {
 		return r.etag, nil
 	}
-	return "", fmt.Errorf("put document %s: %w", s.address(key), ErrConflict)
+	return "", fmt.Errorf("put document %s: %w", s.Address(key), ErrConflict)
 }
 
 // Delete removes the document at key if it still has the ETag; "" removes it
@@ -170,13 +170,13 @@ func (s *Store) Delete(ctx context.Context, key, etag string) error {
 	case err == nil || isNotFound(err):
 		return nil
 	case !isConflict(err):
-		return fmt.Errorf("delete document %s: %w", s.address(key), err)
+		return fmt.Errorf("delete document %s: %w", s.Address(key), err)
 	}
 	// The same doubt as in Put: our own delete, sent twice, finds nothing.
 	if _, err := s.read(ctx, key); errors.Is(err, ErrNotFound) {
 		return nil
 	}
-	return fmt.Errorf("delete document %s: %w", s.address(key), ErrConflict)
+	return fmt.Errorf("delete document %s: %w", s.Address(key), ErrConflict)
 }
 
 // Keys lists, in the byte order of their keys, what is stored below a prefix:
@@ -188,7 +188,7 @@ func (s *Store) Keys(ctx context.Context, prefix string) iter.Seq2[string, error
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil {
-				yield("", fmt.Errorf("list documents %s: %w", s.address(prefix), err))
+				yield("", fmt.Errorf("list documents %s: %w", s.Address(prefix), err))
 				return
 			}
 			for _, o := range page.Contents {
@@ -210,7 +210,7 @@ func (s *Store) Folders(ctx context.Context, prefix string) iter.Seq2[string, er
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil {
-				yield("", fmt.Errorf("list folders %s: %w", s.address(prefix), err))
+				yield("", fmt.Errorf("list folders %s: %w", s.Address(prefix), err))
 				return
 			}
 			for _, p := range page.CommonPrefixes {
@@ -253,7 +253,7 @@ func (s *Store) read(ctx context.Context, key string) (object, error) {
 	defer func() { _ = out.Body.Close() }()
 	body, err := io.ReadAll(out.Body)
 	if err != nil {
-		return object{}, fmt.Errorf("read document %s: %w", s.address(key), err)
+		return object{}, fmt.Errorf("read document %s: %w", s.Address(key), err)
 	}
 	s.heard(out.ResultMetadata)
 	now, ok := awsmiddleware.GetServerTime(out.ResultMetadata)
@@ -269,14 +269,15 @@ func (s *Store) get(ctx context.Context, key string) (*s3.GetObjectOutput, error
 	})
 	switch {
 	case isNotFound(err):
-		return nil, fmt.Errorf("get %s: %w", s.address(key), ErrNotFound)
+		return nil, fmt.Errorf("get %s: %w", s.Address(key), ErrNotFound)
 	case err != nil:
-		return nil, fmt.Errorf("get %s: %w", s.address(key), err)
+		return nil, fmt.Errorf("get %s: %w", s.Address(key), err)
 	}
 	return out, nil
 }
 
-func (s *Store) address(key string) string { return "s3://" + s.bucket + "/" + s.prefix + key }
+// Address is where a key is: "s3://bucket/prefix/key".
+func (s *Store) Address(key string) string { return "s3://" + s.bucket + "/" + s.prefix + key }
 
 // isNotFound tells a missing object from a missing bucket, which is a fault.
 func isNotFound(err error) bool {

@@ -46,10 +46,10 @@ func Update[T any, P interface {
 			return err
 		}
 		if err := wait(ctx, attempt); err != nil {
-			return fmt.Errorf("update document %s: %w", s.address(key), err)
+			return fmt.Errorf("update document %s: %w", s.Address(key), err)
 		}
 	}
-	return fmt.Errorf("update document %s: gave up after %d attempts: %w", s.address(key), updateAttempts, ErrConflict)
+	return fmt.Errorf("update document %s: gave up after %d attempts: %w", s.Address(key), updateAttempts, ErrConflict)
 }
 
 // wait pauses after the n-th lost race (from 0): a random part of 10 ms

@@ -1,0 +1,187 @@
+package alert
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// call is an alert about a call of mallory's on a key.
+func call(event string, severity Severity, key string) Alert {
+	a := Alert{
+		ID: event + "/" + key, Kind: KindPolicy, Severity: severity, EventName: event, Account: "111122223333", Region: "us-east-1",
+		Title: event + " on " + key,
+		Actor: &Actor{Name: "Admin/mallory", ARN: "arn:aws:sts::111122223333:assumed-role/Admin/mallory", Account: "111122223333", Session: "mallory", SourceIP: "203.0.113.7"},
+	}
+	if key != "" {
+		a.Key = &Key{ARN: "arn:aws:kms:us-east-1:111122223333:key/" + key}
+		a.Next = []string{"aws kms describe-key --key-id " + key, "aws kms enable-key --key-id " + key}
+	}
+	return a
+}
+
+func TestGroupOf(t *testing.T) {
+	with := func(change func(*Alert)) Alert {
+		a := call("PutKeyPolicy", High, "k")
+		change(&a)
+		return a
+	}
+	name := func(a Alert) string {
+		g, ok := groupOf(a)
+		if !ok {
+			return ""
+		}
+		return g.name + " = " + g.short
+	}
+	for _, tt := range []struct {
+		what string
+		in   Alert
+		want string
+	}{
+		{"a role, whatever its session", call("PutKeyPolicy", High, "k"), "arn:aws:sts::111122223333:assumed-role/Admin = role/Admin"},
+		{"a person in a role of Identity Center", with(func(a *Alert) {
+			a.Actor.ARN = "arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Admin_0123/eve@example.com"
+		}), "arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Admin_0123/eve@example.com = role/AWSReservedSSO_Admin_0123/eve@example.com"},
+		{"a user", with(func(a *Alert) { a.Actor.ARN = "arn:aws:iam::111122223333:user/ops/bob" }), "arn:aws:iam::111122223333:user/ops/bob = user/ops/bob"},
+		{"root", with(func(a *Alert) { a.Actor.ARN = "arn:aws:iam::111122223333:root" }), "arn:aws:iam::111122223333:root = root"},
+		{"a sweep", with(func(a *Alert) { a.Actor, a.EventName = nil, "Sweep" }), "sweep: policy = a sweep"},
+		{"AWS itself", with(func(a *Alert) { a.Actor = &Actor{InvokedBy: "AWS Internal"} }), "no actor: policy = AWS or unknown"},
+		{"a job", with(func(a *Alert) { a.Kind = KindReencryption }), ""},
+		{"an incident", with(func(a *Alert) { a.Kind = KindIncident }), ""},
+		{"nothing known", Alert{Title: "x"}, ""},
+	} {
+		if got := name(tt.in); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.what, got, tt.want)
+		}
+	}
+	one, _ := groupOf(call("PutKeyPolicy", High, "k"))
+	for what, change := range map[string]func(*Alert){
+		"Region": func(a *Alert) { a.Region = "eu-west-1" }, "account": func(a *Alert) { a.Account = "444455556666" },
+		"role": func(a *Alert) { a.Actor.ARN = "arn:aws:sts::111122223333:assumed-role/Ops/mallory" },
+	} {
+		if other, _ := groupOf(with(change)); other.id == one.id {
+			t.Errorf("another %s is the same group", what)
+		}
+	}
+	if other, _ := groupOf(with(func(a *Alert) { a.Actor.ARN += "-2" })); other.id != one.id {
+		t.Error("another session of the role is another group")
+	}
+}
+
+func TestDecidePlace(t *testing.T) {
+	m := func(names ...string) marks {
+		all := marks{}
+		for _, n := range names {
+			all[n] = true
+		}
+		return all
+	}
+	key := func(id string) string { return "key/arn.3Aaws.3Akms.3Aus-east-1.3A111122223333.3Akey.2F" + id }
+	sweep := call("Sweep", High, "k")
+	sweep.Actor = nil
+	for _, tt := range []struct {
+		what  string
+		in    Alert
+		marks marks
+		want  placeDecision
+	}{
+		{"low", call("RotateKey", Info, "k"), m(), placeDecision{reason: placeCollect}},
+		{"medium, of which there may be an incident", call("UpdateAlias", Medium, "k"), m(), placeDecision{reason: placeCollect, notes: []string{"medium/UpdateAlias"}}},
+		{"the first of its event", call("PutKeyPolicy", High, "k"), m(), placeDecision{reason: placeFirst, claim: "high/PutKeyPolicy"}},
+		{"the second", call("PutKeyPolicy", High, "k"), m("high/PutKeyPolicy"), placeDecision{reason: placeCollect}},
+		{"high where lower ones are collected", call("PutKeyPolicy", High, "k"), m("medium/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "high/PutKeyPolicy"}},
+		{"critical after high", call("PutKeyPolicy", Critical, "k"), m("high/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/PutKeyPolicy"}},
+		{"critical after critical", call("PutKeyPolicy", Critical, "k"), m("critical/PutKeyPolicy"), placeDecision{reason: placeCollect}},
+		{"critical after another critical", call("PutKeyPolicy", Critical, "k"), m("high/PutKeyPolicy", "critical/DisableKey"), placeDecision{reason: placeCollect, notes: []string{"critical/PutKeyPolicy"}}},
+		{"another event", call("ScheduleKeyDeletion", Critical, "k"), m("high/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/ScheduleKeyDeletion", notes: []string{key("k")}}},
+		{"a severity that is none", call("PutKeyPolicy", "hgih", "k"), m(), placeDecision{reason: placeFirst, claim: "critical/PutKeyPolicy"}},
+
+		{"the third event", call("ScheduleKeyDeletion", Critical, "k"), m("high/PutKeyPolicy", "medium/UpdateAlias"), placeDecision{reason: placeIncident, notes: []string{"critical/ScheduleKeyDeletion", key("k")}}},
+		{"the third event, but harmless", call("RotateKey", Low, "k"), m("high/PutKeyPolicy", "medium/UpdateAlias"), placeDecision{reason: placeCollect}},
+		{"one event of several severities is one", call("PutKeyPolicy", Critical, "k"), m("high/PutKeyPolicy", "medium/PutKeyPolicy", "high/DisableKey"), placeDecision{reason: placeFirst, claim: "critical/PutKeyPolicy"}},
+		{"the third key", call("DisableKey", Critical, "c"), m("critical/DisableKey", key("a"), key("b")), placeDecision{reason: placeIncident, notes: []string{key("c")}}},
+		{"a key again", call("DisableKey", Critical, "b"), m("critical/DisableKey", key("a"), key("b")), placeDecision{reason: placeCollect}},
+		{"a deletion that was approved", call("ScheduleKeyDeletion", Medium, "c"), m("medium/ScheduleKeyDeletion", key("a"), key("b")), placeDecision{reason: placeCollect}},
+		{"what sweeps find is no incident", sweep, m("high/A", "high/B", "high/C"), placeDecision{reason: placeFirst, claim: "high/Sweep"}},
+
+		{"after an incident", call("CreateGrant", High, "k"), m("incident", "high/A", "high/B"), placeDecision{reason: placeCollect, notes: []string{"high/CreateGrant"}}},
+		{"the worst after an incident", call("ScheduleKeyDeletion", Critical, "k"), m("incident", "high/A", key("k")), placeDecision{reason: placeFirst, claim: "critical/ScheduleKeyDeletion"}},
+		{"and again", call("ScheduleKeyDeletion", Critical, "k"), m("incident", "critical/ScheduleKeyDeletion", key("k")), placeDecision{reason: placeCollect}},
+	} {
+		if diff := cmp.Diff(tt.want, decidePlace(tt.in, tt.marks), cmp.AllowUnexported(placeDecision{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.what, diff)
+		}
+	}
+}
+
+func TestFlushSlot(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"schema":"cmkeeper.flush.v1","slot":"x"}`: "x",
+		`{"schema":"cmkeeper.flush.v1"}`:            "",
+		`{"schema":"cmkeeper.flush.v2","slot":"x"}`: "",
+		`{"slot":"x"}`:      "",
+		`cmkeeper.flush.v1`: "",
+	} {
+		if got, ok := FlushSlot([]byte(body)); got != want && ok || ok != (want != "") {
+			t.Errorf("FlushSlot(%s) = %q, %t", body, got, ok)
+		}
+	}
+}
+
+func TestResponseSteps(t *testing.T) {
+	steps := func(arn, session string) string {
+		a := call("ScheduleKeyDeletion", Critical, "k")
+		a.Actor.ARN, a.Actor.Session, a.Time = arn, session, instant("2026-11-25T09:00:03Z")
+		return strings.Join(responseSteps(a), "\n")
+	}
+	role := steps("arn:aws-cn:sts::111122223333:assumed-role/Admin/mal'lory", "mal'lory")
+	for _, want := range []string{
+		`'AttributeKey=Username,AttributeValue=mal'\''lory'`,
+		"aws iam put-role-policy --role-name Admin", `"DateLessThan":{"aws:TokenIssueTime":["2026-11-25T10:00:03Z"]}`, "before 2026-11-25 10:00:03 UTC",
+		`"aws:PrincipalArn":["arn:aws-cn:iam::111122223333:role/Admin","arn:aws-cn:iam::111122223333:role/*/Admin"]`,
+		"--target-id 111122223333",
+	} {
+		if !strings.Contains(role, want) {
+			t.Errorf("no %s in\n%s", want, role)
+		}
+	}
+	if person := steps("arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Admin_0/eve", "eve"); strings.Contains(person, "put-role-policy") || !strings.Contains(person, "Identity Center") {
+		t.Errorf("a person of Identity Center:\n%s", person)
+	}
+	if user := steps("arn:aws:iam::111122223333:user/ops/bob", ""); !strings.Contains(user, "put-user-policy --user-name bob ") || !strings.Contains(user, "list-access-keys --user-name bob") {
+		t.Errorf("a user:\n%s", user)
+	}
+	if root := steps("arn:aws:iam::111122223333:root", ""); !strings.Contains(root, "root user") || strings.Contains(root, "lookup-events") {
+		t.Errorf("root:\n%s", root)
+	}
+}
+
+func TestDigestWords(t *testing.T) {
+	items := func(alerts ...Alert) []item {
+		var all []item
+		for _, a := range alerts {
+			all = append(all, item{Alert: a, Name: a.ID})
+		}
+		return all
+	}
+	s := &slot{ID: "s", Name: "arn", Short: "role/Admin", Period: "p"}
+	one := call("PutKeyPolicy", High, "a")
+	if diff := cmp.Diff(one, digest(s, items(one), false, "")); diff != "" {
+		t.Errorf("a single alert does not stay what it is:\n%s", diff)
+	}
+	two := call("PutKeyPolicy", Critical, "b")
+	two.Action.Status = StatusFailed
+	d := digest(s, items(one, two), false, "")
+	if d.Title != "PutKeyPolicy on 2 keys by role/Admin" || d.Severity != Critical || d.Key.ARN != two.Key.ARN || d.Action.Status != StatusFailed {
+		t.Errorf("%+v", d)
+	}
+	if want := []string{two.Next[0], two.Next[1], "To undo what was not meant, key by key:", one.Next[1]}; !slices.Equal(d.Next, want) {
+		t.Errorf("next steps %q", d.Next)
+	}
+	three := call("DisableKey", High, "b")
+	if d := digest(s, items(one, two, three), true, ""); d.Title != "Incident, continued: 3 calls on 2 keys: PutKeyPolicy, DisableKey by role/Admin" || d.Incident != "incident/p" {
+		t.Errorf("title %q, incident %q", d.Title, d.Incident)
+	}
+}

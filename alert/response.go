@@ -1,0 +1,99 @@
+package alert
+
+import (
+	"cmp"
+	"encoding/json"
+	"strings"
+	"time"
+)
+
+// responseSteps are what a responder does first about an actor.
+func responseSteps(a Alert) []string {
+	region, account := a.Region, a.Actor.Account
+	steps := []string{"Find out whether it is meant: ask whoever the session, the address and the program belong to. What else they called:"}
+	if user := cmp.Or(a.Actor.Session, userName(a.Actor.ARN)); user != "" {
+		steps = append(steps, "aws cloudtrail lookup-events --region "+ShellQuote(region)+" --lookup-attributes "+ShellQuote("AttributeKey=Username,AttributeValue="+user))
+	}
+	principals := []string{a.Actor.ARN}
+	role := roleName(a.Actor.ARN)
+	if role != "" { // CloudTrail leaves out its path
+		principals = []string{iamARN(a.Actor.ARN, "role/"+role), iamARN(a.Actor.ARN, "role/*/"+role)}
+	}
+	switch until := a.Time.Add(time.Hour).UTC(); {
+	case strings.HasPrefix(role, ssoRole):
+		steps = append(steps, "If it is not meant, disable the person's access in IAM Identity Center and end their sessions there: Users, Active sessions. The role belongs to Identity Center and cannot be changed in IAM.")
+	case role != "":
+		steps = append(steps, "If it is not meant, end the role's sessions, in account "+account+". This denies everything to those that began before "+until.Format(time.DateTime+" MST")+"; whoever may assume the role can open new ones after that, so look at its trust policy, too:",
+			"aws iam put-role-policy --role-name "+ShellQuote(role)+" --policy-name cmkeeper-revoke-sessions --policy-document "+ShellQuote(denyPolicy([]string{"*"}, map[string]map[string][]string{"DateLessThan": {"aws:TokenIssueTime": {until.Format(time.RFC3339)}}})),
+			"aws iam get-role --role-name "+ShellQuote(role)+" --query Role.AssumeRolePolicyDocument")
+	case userName(a.Actor.ARN) != "":
+		user := ShellQuote(userName(a.Actor.ARN))
+		steps = append(steps, "If it is not meant, take everything from the user, in account "+account+", and look at the access keys:",
+			"aws iam put-user-policy --user-name "+user+" --policy-name cmkeeper-freeze --policy-document "+ShellQuote(denyPolicy([]string{"*"}, nil)),
+			"aws iam list-access-keys --user-name "+user)
+	default:
+		steps = append(steps, "If it is not meant and it was the account's root user, sign in as root: change the password, delete its access keys, check its MFA devices.")
+	}
+	return append(steps, "To freeze dangerous calls on keys for it in the whole account, also against new sessions, from the organization's management account:",
+		"aws organizations create-policy --type SERVICE_CONTROL_POLICY --name cmkeeper-freeze --description "+ShellQuote("Made by a responder to incident "+a.Time.UTC().Format(time.DateTime))+
+			" --content "+ShellQuote(denyPolicy(frozenActions, map[string]map[string][]string{"ArnLike": {"aws:PrincipalArn": principals}})),
+		"aws organizations attach-policy --policy-id ID-OF-THE-POLICY-JUST-CREATED --target-id "+ShellQuote(cmp.Or(account, "ACCOUNT-ID")))
+}
+
+// frozenActions are what a freeze denies.
+var frozenActions = []string{
+	"kms:CreateGrant", "kms:DeleteAlias", "kms:DeleteImportedKeyMaterial", "kms:DisableKey", "kms:DisableKeyRotation",
+	"kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:UpdateAlias",
+}
+
+type denyStatement struct {
+	Effect    string
+	Action    []string
+	Resource  string
+	Condition map[string]map[string][]string `json:",omitempty"`
+}
+
+// denyPolicy is an IAM policy that denies actions on everything.
+func denyPolicy(actions []string, condition map[string]map[string][]string) string {
+	b, _ := json.Marshal(struct { // strings
+		Version   string
+		Statement []denyStatement
+	}{"2012-10-17", []denyStatement{{"Deny", actions, "*", condition}}})
+	return string(b)
+}
+
+// roleName is the name of the role that a session's ARN has, "" for other ARNs.
+func roleName(arn string) string {
+	if _, rest, ok := strings.Cut(arn, ":assumed-role/"); ok {
+		name, _, _ := strings.Cut(rest, "/")
+		return name
+	}
+	return ""
+}
+
+// userName is the name of an IAM user, "" for other ARNs.
+func userName(arn string) string {
+	if _, rest, ok := strings.Cut(arn, ":user/"); ok {
+		return rest[strings.LastIndexByte(rest, '/')+1:]
+	}
+	return ""
+}
+
+// iamARN is the ARN of something of IAM in the account and partition of another ARN.
+func iamARN(arn, resource string) string {
+	p := strings.SplitN(arn, ":", 6)
+	if len(p) < 6 {
+		return arn
+	}
+	return p[0] + ":" + p[1] + ":iam::" + p[4] + ":" + resource
+}
+
+// ShellQuote makes s one word for a POSIX shell.
+func ShellQuote(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:@,+=", r))
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
