@@ -174,6 +174,8 @@ type Deps struct {
 	Facts  *inventory.Reader
 	State  *state.Store
 	Alerts alert.Sink
+	// Digests tells what Alerts collects; it may be nil where that collects nothing.
+	Digests Digests
 	// Moves starts re-encryptions; it may be nil unless Config.Reencrypt is Enforce.
 	Moves Mover
 	// Scans and Trail tell alarms about a key what hangs on it; where one is nil,
@@ -220,7 +222,7 @@ func New(d Deps, c Config) (*Router, error) {
 	}
 	return &Router{
 		config: c, kms: d.KMS, facts: d.Facts, state: d.State, alerts: d.Alerts, moves: d.Moves,
-		scans: d.Scans, trail: d.Trail, selfCheck: d.SelfCheck, log: d.Logger,
+		scans: d.Scans, trail: d.Trail, selfCheck: d.SelfCheck, digests: d.Digests, log: d.Logger,
 		writes: rate.NewLimiter(writesPerSecond, writesPerSecond), lookups: rate.NewLimiter(lookupsPerSecond, 1), table: table(),
 	}, nil
 }

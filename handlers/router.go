@@ -28,6 +28,7 @@ type Router struct {
 	scans     Scans
 	trail     Trail
 	selfCheck func(context.Context) ([]alert.Finding, error)
+	digests   Digests
 	log       *slog.Logger
 	writes    *rate.Limiter
 	lookups   *rate.Limiter
@@ -42,6 +43,9 @@ type Router struct {
 // whatever else failed is to be tried again. Trying again repeats nothing that
 // was done: repairs look at the key first, and alerts are told once.
 func (r *Router) Handle(ctx context.Context, body []byte) error {
+	if slot, ok := alert.FlushSlot(body); ok {
+		return r.flushAlerts(ctx, slot)
+	}
 	e, err := events.Parse(body)
 	if err != nil {
 		return outcome.Reject(err)

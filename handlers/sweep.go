@@ -85,6 +85,7 @@ func (r *Router) Sweep(ctx context.Context) error {
 		r.sweepKeys(ctx, start),
 		r.resumeMoves(ctx, start),
 		r.checkOurselves(ctx, start),
+		r.resumeAlerts(ctx),
 	)
 	r.log.InfoContext(ctx, "sweep ended", "duration", time.Since(start), "ok", err == nil)
 	return err
@@ -209,6 +210,16 @@ func (r *Router) resumeMoves(ctx context.Context, at time.Time) error {
 	}
 	if err := r.moves.Resume(ctx, at); err != nil {
 		return fmt.Errorf("resume re-encryptions: %w", err)
+	}
+	return nil
+}
+
+func (r *Router) resumeAlerts(ctx context.Context) error {
+	if r.digests == nil {
+		return nil
+	}
+	if err := r.digests.Resume(ctx); err != nil {
+		return fmt.Errorf("resume alerts: %w", err)
 	}
 	return nil
 }

@@ -18,6 +18,25 @@ const sweepEvent = "Sweep"
 
 func isSweep(e events.Event) bool { return e.Kind == events.Scheduled }
 
+// Digests tells alerts that were collected; *alert.Publisher does.
+type Digests interface {
+	// Flush tells a slot that an alert.FlushSlot message reminds of.
+	Flush(ctx context.Context, slot string) error
+	// Resume tells what was to be told before and was not.
+	Resume(ctx context.Context) error
+}
+
+// flushAlerts tells what was collected. The message is our own and no event.
+func (r *Router) flushAlerts(ctx context.Context, slot string) error {
+	if r.digests == nil {
+		return outcome.Reject(fmt.Errorf("message reminds of slot %s of alerts, and nothing here tells those", slot))
+	}
+	if err := r.digests.Flush(ctx, slot); err != nil {
+		return fmt.Errorf("tell alerts: %w", err)
+	}
+	return nil
+}
+
 // newAlert begins an alert about an event: everything that does not depend on
 // the reaction. suffix tells the alerts of one event and kind apart.
 func (r *Router) newAlert(e events.Event, kind alert.Kind, suffix string) alert.Alert {

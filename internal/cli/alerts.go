@@ -14,6 +14,15 @@ func (c Config) topics() []alert.Topic {
 	return topics
 }
 
+// grouping is how alerts are told together, nil where each is told at once: also for
+// whoever handles only jobs, whose alerts stand alone.
+func (c Config) grouping(queues alert.SQS) *alert.Grouping {
+	if c.AlertGroupInterval == 0 || !c.runsEvents() {
+		return nil
+	}
+	return &alert.Grouping{SQS: queues, QueueURL: c.EventsQueueURL, Wait: c.AlertGroupWait, Interval: c.AlertGroupInterval}
+}
+
 // parseTopics returns the first topic, if there is one, and those of ALERT_FORMATS:
 // arn:aws:sns:…=chat,arn:aws:sns:…=text.
 func parseTopics(first, formats string) ([]alert.Topic, error) {

@@ -73,6 +73,8 @@ type Config struct {
 	ReencryptRate        int      `env:"REENCRYPT_RATE, default=500" about:"Objects per second over the whole fleet; 0 is unlimited."`
 	ReencryptMethod      string   `env:"REENCRYPT_METHOD, default=auto" about:"auto, update or copy."`
 
+	AlertGroupWait      time.Duration `env:"ALERT_GROUP_WAIT, default=30s" about:"How long the first alert below high of an actor waits for others, to be told together."`
+	AlertGroupInterval  time.Duration `env:"ALERT_GROUP_INTERVAL, default=60s" about:"How long all further alerts of an actor are collected, to be told together; at most 10m. 0 tells each alert at once, and then there are no incidents."`
 	AlertRepeatInterval time.Duration `env:"ALERT_REPEAT_INTERVAL, default=24h" about:"What sweeps still see (cmkeeper shut out, hanging on a key that it guards, jobs that stopped) is told again after this; 0 is never."`
 
 	ReencryptFixBucketDefault bool `env:"REENCRYPT_FIX_BUCKET_DEFAULT, default=false" about:"Move a bucket's default encryption, where it names the old key, to the new one before its objects. Else that is only warned of."`
@@ -102,6 +104,8 @@ var checks = map[string]func(string) error{
 	"JOBS_QUEUE_URL":               absoluteURL,
 	"ALERT_TOPIC_ARN":              topicARN,
 	"ALERT_FORMATS":                func(s string) error { _, err := parseTopics("", s); return err },
+	"ALERT_GROUP_WAIT":             duration(0, 10*time.Minute),
+	"ALERT_GROUP_INTERVAL":         duration(0, 10*time.Minute),
 	"ALERT_REPEAT_INTERVAL":        duration(0, 30*24*time.Hour),
 	"STATE_BUCKET":                 matching(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`, "a bucket's name, without s3://"),
 	"STATE_PREFIX":                 statePrefix,

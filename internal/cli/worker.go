@@ -182,7 +182,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 
 	store := state.New(bucket, c.StateBucket, c.StatePrefix, account)
 	facts := inventory.New(keys, bucket, account, cfg.Region)
-	alerts := &alert.Publisher{SNS: topics, Store: store, Topics: c.topics(), Repeat: c.AlertRepeatInterval, Logger: log}
+	alerts := &alert.Publisher{SNS: topics, Store: store, Topics: c.topics(), Repeat: c.AlertRepeatInterval, Grouping: c.grouping(queues), Logger: log}
 	engine, err := reencrypt.New(reencrypt.Options{
 		S3: bucket, Resolver: facts, KMS: keys, Account: account,
 		Store: store, StateBucket: c.StateBucket, StatePrefix: c.StatePrefix,
@@ -206,7 +206,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		return nil, err
 	}
 	router, err := handlers.New(handlers.Deps{
-		KMS: keys, Facts: facts, State: store, Alerts: alerts, Moves: engine, SelfCheck: check.check, Logger: log,
+		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: check.check, Logger: log,
 		Scans: engine, Trail: cloudtrail.NewFromConfig(cfg),
 	}, reactions)
 	if err != nil {

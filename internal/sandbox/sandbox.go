@@ -124,7 +124,9 @@ func (s *Sandbox) WorkerEnvironment(aliases string) map[string]string {
 		"CMKEEPER_REENCRYPT_MODE":    "enforce",
 		"CMKEEPER_REENCRYPT_ALIASES": aliases,
 		"CMKEEPER_REENCRYPT_RATE":    "0",
-		"CMKEEPER_HTTP_ADDR":         "127.0.0.1:0",
+		// Each alert at once: whoever plays or tests wants to see its own.
+		"CMKEEPER_ALERT_GROUP_INTERVAL": "0",
+		"CMKEEPER_HTTP_ADDR":            "127.0.0.1:0",
 		// A worker leaves open polls up to this long to end by themselves.
 		"CMKEEPER_DRAIN_TIMEOUT": "1s",
 	}

@@ -1,0 +1,271 @@
+package handlers_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/state"
+	"github.com/cmkeeper/cmkeeper/worker"
+)
+
+// storm is a world whose alerts are grouped and go to a topic with an inbox, and three
+// workers that handle what arrives.
+type storm struct {
+	*world
+	topic, inbox string
+	wg           sync.WaitGroup
+}
+
+// inStorm runs a test in a storm's world; AWS takes its time there.
+func inStorm(t *testing.T, test func(*storm)) {
+	t.Helper()
+	inWorld(t, enforceAll(), func(w *world) {
+		s := &storm{world: w}
+		topics := sns.NewFromConfig(inprocess.Config(w.aws, region, "mallory"))
+		s.topic = *must(topics.CreateTopic(w.ctx, &sns.CreateTopicInput{Name: aws.String("alerts")})).TopicArn
+		s.inbox = *must(w.sqs.CreateQueue(w.ctx, &sqs.CreateQueueInput{QueueName: aws.String("inbox"), Attributes: map[string]string{
+			"Policy": `{"Statement":[{"Effect":"Allow","Principal":{"Service":"sns.amazonaws.com"},"Action":"sqs:SendMessage","Resource":"*"}]}`,
+		}})).QueueUrl
+		must(topics.Subscribe(w.ctx, &sns.SubscribeInput{
+			TopicArn: &s.topic, Protocol: aws.String("sqs"), Endpoint: aws.String("arn:aws:sqs:" + region + ":" + account + ":inbox"),
+			Attributes: map[string]string{"RawMessageDelivery": "true"},
+		}))
+		must(w.sqs.CreateQueue(w.ctx, &sqs.CreateQueueInput{QueueName: aws.String("events-dlq")}))
+		must(w.sqs.SetQueueAttributes(w.ctx, &sqs.SetQueueAttributesInput{QueueUrl: &w.queue, Attributes: map[string]string{
+			"RedrivePolicy":     `{"deadLetterTargetArn":"arn:aws:sqs:` + region + `:` + account + `:events-dlq","maxReceiveCount":"10"}`,
+			"VisibilityTimeout": "30",
+		}}))
+		// What these take on AWS within a Region, or more.
+		var delays []localaws.Fault
+		for service, latency := range map[string]localaws.Latency{
+			"s3":  {Min: 10 * time.Millisecond, Mean: 20 * time.Millisecond},
+			"kms": {Min: 5 * time.Millisecond, Mean: 10 * time.Millisecond},
+			"sns": {Min: 15 * time.Millisecond, Mean: 25 * time.Millisecond},
+			"sqs": {Min: 5 * time.Millisecond, Mean: 10 * time.Millisecond},
+		} {
+			delays = append(delays, localaws.Fault{Service: service, Caller: keeperKey, Effect: localaws.Delay, Latency: latency})
+		}
+		w.aws.SetFaults(delays...)
+		test(s)
+	})
+}
+
+// mortalClient is an HTTP client whose process can be killed.
+type mortalClient struct {
+	next   aws.HTTPClient
+	killed atomic.Bool
+}
+
+func (c *mortalClient) Do(r *http.Request) (*http.Response, error) {
+	if c.killed.Load() {
+		return nil, errors.New("killed")
+	}
+	answer, err := c.next.Do(r)
+	if c.killed.Load() && err == nil { // it took effect, and nobody is there to hear of it
+		_, _ = io.Copy(io.Discard, answer.Body)
+		_ = answer.Body.Close()
+		return nil, errors.New("killed")
+	}
+	return answer, err
+}
+
+// start starts a worker, and returns how to kill it.
+func (s *storm) start(ctx context.Context) (kill func()) {
+	s.t.Helper()
+	cfg := inprocess.Config(s.aws, region, keeperKey)
+	client := &mortalClient{next: cfg.HTTPClient}
+	cfg.HTTPClient = client
+	queues := sqs.NewFromConfig(cfg)
+	router := s.newRouterWith(enforceAll(), func(d *handlers.Deps) {
+		buckets := s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
+		keys := kms.NewFromConfig(cfg)
+		d.KMS, d.Facts, d.State = keys, inventory.New(keys, buckets, account, region), state.New(buckets, stateBucket, "cmkeeper/", account)
+		p := &alert.Publisher{
+			SNS: sns.NewFromConfig(cfg), Store: d.State, Topics: []alert.Topic{{ARN: s.topic}},
+			Grouping: &alert.Grouping{SQS: queues, QueueURL: s.queue, Wait: 30 * time.Second, Interval: time.Minute},
+		}
+		d.Alerts, d.Digests = p, p
+	})
+	pool := must(worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
+		return router.Handle(ctx, []byte(m.Body))
+	}), worker.Options{QueueURL: s.queue, Concurrency: 16}))
+	ctx, cancel := context.WithCancel(ctx)
+	s.wg.Go(func() { _ = pool.Run(ctx) })
+	return func() {
+		client.killed.Store(true)
+		cancel()
+	}
+}
+
+// told is an alert that has arrived in the inbox.
+type told struct {
+	alert.Alert
+	at time.Time
+}
+
+// arrived returns the alerts in the inbox, each whole.
+func (s *storm) arrived() []told {
+	s.t.Helper()
+	var all []told
+	for {
+		out := must(s.sqs.ReceiveMessage(s.ctx, &sqs.ReceiveMessageInput{
+			QueueUrl: &s.inbox, MaxNumberOfMessages: 10, MessageSystemAttributeNames: []sqstypes.MessageSystemAttributeName{sqstypes.MessageSystemAttributeNameSentTimestamp},
+		}))
+		if len(out.Messages) == 0 {
+			return all
+		}
+		for _, m := range out.Messages {
+			must(s.sqs.DeleteMessage(s.ctx, &sqs.DeleteMessageInput{QueueUrl: &s.inbox, ReceiptHandle: m.ReceiptHandle}))
+			milliseconds := must(strconv.ParseInt(m.Attributes["SentTimestamp"], 10, 64))
+			one := told{at: time.UnixMilli(milliseconds)}
+			body := []byte(*m.Body)
+			s.decode(body, &one.Alert)
+			if one.Cut != nil {
+				key := strings.TrimPrefix(one.Cut.Whole, "s3://"+stateBucket+"/")
+				whole := must(s.s3.GetObject(s.ctx, &s3.GetObjectInput{Bucket: aws.String(stateBucket), Key: &key}))
+				one.Alert = alert.Alert{}
+				s.decode(must(io.ReadAll(whole.Body)), &one.Alert)
+			}
+			all = append(all, one)
+		}
+	}
+}
+
+func (s *storm) decode(body []byte, a *alert.Alert) {
+	s.t.Helper()
+	if err := json.Unmarshal(body, a); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// rage changes the policy of so many keys within a minute, as one actor, and schedules
+// the deletion of another key in the middle. It returns the keys and when that was.
+func (s *storm) rage(n int, middle func()) (keys []string, victim string, scheduled time.Time) {
+	s.t.Helper()
+	victim = s.newKey(kms.CreateKeyInput{})
+	for range n {
+		keys = append(keys, s.newKey(kms.CreateKeyInput{}))
+	}
+	time.Sleep(time.Minute) // whatever the workers have to do about new keys
+	for i, key := range keys {
+		if i == n/2 {
+			s.scheduleDeletion(victim)
+			scheduled = time.Now()
+			middle()
+		}
+		s.putPolicy(key, public)
+		time.Sleep(50 * time.Second / time.Duration(n))
+	}
+	return keys, victim, scheduled
+}
+
+// named are the keys that alerts name.
+func named(alerts []told) map[string]bool {
+	keys := map[string]bool{}
+	for _, a := range alerts {
+		if a.Key != nil {
+			keys[a.Key.ARN] = true
+		}
+		if a.Digest != nil {
+			for _, c := range a.Digest.Calls {
+				keys[c.Key] = true
+			}
+		}
+	}
+	return keys
+}
+
+func titlesOf(alerts []told) string {
+	var all []string
+	for _, a := range alerts {
+		all = append(all, fmt.Sprintf("%s %s [%s]", a.at.UTC().Format(time.TimeOnly), a.Title, a.Severity))
+	}
+	return strings.Join(all, "\n")
+}
+
+// TestStorm has one actor change 500 key policies within a minute, and schedule a
+// deletion in the middle: three messages, and the deletion within two seconds.
+func TestStorm(t *testing.T) {
+	inStorm(t, func(s *storm) {
+		ctx, stop := context.WithCancel(s.ctx)
+		for range 3 {
+			s.start(ctx)
+		}
+		keys, victim, scheduled := s.rage(500, func() {})
+		time.Sleep(3 * time.Minute)
+		stop()
+		s.wg.Wait()
+
+		got := s.arrived()
+		t.Logf("%d policies changed, and the messages:\n%s", len(keys), titlesOf(got))
+		if len(got) > 3 {
+			t.Errorf("%d messages, want at most 3", len(got))
+		}
+		names := named(got)
+		for _, key := range append(keys, victim) {
+			if !names[key] {
+				t.Errorf("no message names key %s", key)
+			}
+		}
+		for _, a := range got {
+			if a.EventName == "ScheduleKeyDeletion" {
+				took := a.at.Sub(scheduled)
+				t.Logf("the deletion was told after %s", took)
+				if took > 2*time.Second {
+					t.Errorf("the deletion was told after %s, want 2s", took)
+				}
+			}
+		}
+		if s.state(victim) != "Enabled" {
+			t.Errorf("the key that was to be deleted is %s", s.state(victim))
+		}
+	})
+}
+
+// TestStormKilled kills a worker in the middle of a storm: nothing is lost.
+func TestStormKilled(t *testing.T) {
+	inStorm(t, func(s *storm) {
+		ctx, stop := context.WithCancel(s.ctx)
+		kill := s.start(ctx)
+		s.start(ctx)
+		s.start(ctx)
+		keys, victim, _ := s.rage(200, kill)
+		time.Sleep(5 * time.Minute)
+		stop()
+		s.wg.Wait()
+
+		got := s.arrived()
+		t.Logf("the messages:\n%s", titlesOf(got))
+		names := named(got)
+		for _, key := range append(keys, victim) {
+			if !names[key] {
+				t.Errorf("no message names key %s", key)
+			}
+		}
+		if len(got) > 6 { // what waited for the dead worker's messages comes in slots of its own
+			t.Errorf("%d messages", len(got))
+		}
+	})
+}
