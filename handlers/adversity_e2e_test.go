@@ -154,6 +154,9 @@ func TestImportedMaterialIsLost(t *testing.T) {
 		expires := time.Now().Add(time.Hour)
 		w.importMaterial(key, material, &expires)
 		w.react()
+		if a := w.one(); a.Kind != alert.KindMaterial || a.Severity != alert.High {
+			t.Errorf("alert:\n%s", a.Text())
+		}
 		time.Sleep(2 * time.Hour)
 		w.react()
 		if a := w.one(); !strings.Contains(a.Summary, "expiry date") {

@@ -126,6 +126,9 @@ func (r *Router) alias(ctx context.Context, e events.Event) error {
 		return outcome.RetryAfter(aliasPause, fmt.Errorf("%s: waiting for KMS to show what the event says", e.Alias))
 	}
 	if !exists {
+		if deleted {
+			return r.aliasGone(ctx, e)
+		}
 		return nil
 	}
 	return r.settleMove(ctx, live, doc, aliases)

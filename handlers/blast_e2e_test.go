@@ -67,6 +67,8 @@ func TestBlastRadius(t *testing.T) {
 			}))
 			time.Sleep(time.Second)
 		}
+		w.react()
+		w.told.take() // what the grants came to
 		w.scheduleDeletion(key)
 		w.react()
 		a := w.one()

@@ -125,6 +125,15 @@ type Config struct {
 	Rules judgement.Rules
 	// Exemptions are left as they are, and told as notes.
 	Exemptions judgement.Exemptions
+	// EventRules are patterns of the names of the EventBridge rules that feed the
+	// events queue, Queues the names of all queues and dead-letter queues, and Topics the
+	// ARNs of the topics that alerts go to: changes to them are told.
+	EventRules, Queues, Topics []string
+	// FixBucketDefault: re-encryption changes the default encryption of buckets.
+	FixBucketDefault bool
+	// WatchedTags are names of tags whose change is told, beside those that
+	// cmkeeper itself goes by.
+	WatchedTags []string
 	// FailedUse tells when somebody needs a key that cannot be used.
 	FailedUse bool
 	// StateBucket is never in scope.

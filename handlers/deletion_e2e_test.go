@@ -53,6 +53,8 @@ func TestDeletionIsCancelledAndTheStateRestored(t *testing.T) {
 		must(w.kms.CreateGrant(w.ctx, &kms.CreateGrantInput{
 			KeyId: &key, GranteePrincipal: aws.String("arn:aws:iam::" + account + ":role/reader"), Operations: []types.GrantOperation{types.GrantOperationDecrypt},
 		}))
+		w.react()
+		w.told.take() // what the grants came to
 		w.scheduleDeletion(key)
 		w.react()
 		if got := w.state(key); got != "Enabled" {

@@ -61,6 +61,10 @@ type rotationFacts struct {
 	OffBy string `json:"off_by,omitempty"`
 	// Off is who turned it off, as far as an event said; nil while it is on.
 	Off *party `json:"off,omitempty"`
+	// Last is the last rotation that an event told of, and OnDemand are those that
+	// somebody asked for.
+	Last     time.Time      `json:"last,omitzero"`
+	OnDemand []seenRotation `json:"on_demand,omitempty"`
 }
 
 // seenState is a change of the key's state, at the first read that showed it.

@@ -129,6 +129,18 @@ func (r *Router) foreign(e events.Event) string {
 	return ""
 }
 
+// elsewhere says why an event that is about no key happened where this worker
+// does not guard, or "".
+func (r *Router) elsewhere(e events.Event) string {
+	switch {
+	case e.Region != r.config.Region:
+		return "it happened in another Region than " + r.config.Region
+	case e.Account != r.config.Identity.Account:
+		return "it happened in another account"
+	}
+	return ""
+}
+
 // settling is how long a live read that contradicts an event is taken for one
 // that came too early: KMS is eventually consistent.
 const settling = time.Minute

@@ -75,7 +75,7 @@ func (r *Router) StartupSweep(ctx context.Context) error {
 func (r *Router) sweepNow(ctx context.Context, _ events.Event) error { return r.Sweep(ctx) }
 
 // Sweep reconciles everything that events may have missed: rotation, state and
-// policy of every key, every alias, and unfinished work. What cannot be done is
+// policy of every key, every alias, what buckets encrypt with, and unfinished work. What cannot be done is
 // in the error, key by key; the rest is done all the same.
 func (r *Router) Sweep(ctx context.Context) error {
 	start := now()
@@ -83,6 +83,7 @@ func (r *Router) Sweep(ctx context.Context) error {
 	err := errors.Join(
 		r.sweepAliases(ctx, start),
 		r.sweepKeys(ctx, start),
+		r.sweepBuckets(ctx, start),
 		r.resumeMoves(ctx, start),
 		r.checkOurselves(ctx, start),
 		r.resumeAlerts(ctx),

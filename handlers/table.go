@@ -77,11 +77,37 @@ func rows() []row {
 			return Off
 		}, variable: "FAILED_USE",
 	}
+	grant := reaction{
+		name: "grant", alert: alert.KindGrant, concerns: (*Router).foreign, handle: (*Router).grant,
+		mode: func(c Config) Mode { return c.Policy }, variable: "POLICY_MODE",
+	}
+	grantEnd := grant
+	grantEnd.handle = (*Router).grantEnded
+	material := reaction{
+		name: "material", alert: alert.KindMaterial, concerns: (*Router).foreign, handle: (*Router).material,
+		mode: func(c Config) Mode { return c.Deletion }, variable: "DELETION_MODE",
+	}
+	rotated := reaction{
+		name: "rotated", alert: alert.KindRotation, concerns: (*Router).foreign, handle: (*Router).rotated,
+		mode: func(c Config) Mode { return c.Rotation }, variable: "ROTATION_MODE",
+	}
+	primary := rotated
+	primary.name, primary.handle = "primary", (*Router).primary
+	tags := reaction{name: "tags", alert: alert.KindTag, concerns: (*Router).foreign, handle: (*Router).tags}
+	keyStore := reaction{name: "key-store", alert: alert.KindKeyStore, concerns: (*Router).elsewhere, handle: (*Router).keyStore}
+	tamper := reaction{name: "tamper", alert: alert.KindGuard, concerns: (*Router).notOurs, handle: (*Router).tamper}
+	bucketDefault := reaction{name: "defaults", alert: alert.KindEncryption, concerns: (*Router).elsewhere, handle: (*Router).bucketDefault}
+	bucketPolicy := bucketDefault
+	bucketPolicy.handle = (*Router).bucketPolicy
+	newData := reaction{name: "new-data", alert: alert.KindEncryption, concerns: (*Router).elsewhere, handle: (*Router).newData}
 	batch := reaction{name: "batch", alert: alert.KindReencryption, concerns: always, handle: (*Router).batchChanged}
 	sweep := reaction{name: "sweep", concerns: always, handle: (*Router).sweepNow} // each part of it obeys its own mode
 
 	call := func(name string) route { return route{source: events.SourceKMS, kind: events.APICall, name: name} }
 	service := func(name string) route { return route{source: events.SourceKMS, kind: events.ServiceEvent, name: name} }
+	other := func(source, name string) route {
+		return route{source: source, kind: events.APICall, name: name}
+	}
 	native := func(name string) route { return route{source: events.SourceNative, kind: events.Native, name: name} }
 
 	const (
@@ -91,6 +117,9 @@ func rows() []row {
 		turnsOn     = "turns rotation on with the key's former period and reads it back"
 		judges      = "judges the live policy, tells findings and what changed in effect"
 		again       = "tells that the material has to be imported again"
+		blinded     = "tells, while it can"
+		records     = "logs it and notes it in the key's document"
+		tagging     = "high where a deletion is approved, else medium; none where the value was known before"
 		moved       = "medium; high where the new key must not be trusted"
 		notes       = "notes the target, tells of a move and what would be re-encrypted"
 		worst       = "that of the worst finding, else info"
@@ -106,7 +135,14 @@ func rows() []row {
 		{on: call("EnableKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 		{on: call("CancelKeyDeletion"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 		{on: call("ImportKeyMaterial"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
+		{on: call("ImportKeyMaterial"), reaction: material, refused: alert.Medium,
+			severity: "medium where the material expires, high within 30 days, else none", observe: "tells until when the material lasts"},
 		{on: call("UpdatePrimaryRegion"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
+		{on: call("UpdatePrimaryRegion"), reaction: primary, refused: alert.Medium,
+			severity: "medium; info where the primary comes to this Region", observe: "tells where rotation has to be guarded from now on"},
+		{on: call("RotateKeyOnDemand"), reaction: rotated, severity: "none; medium from the third within 30 days on", observe: records},
+		{on: service("RotateKey"), reaction: rotated, severity: "none", observe: records},
+		{on: native(events.NativeRotation), reaction: rotated, severity: "none", observe: records},
 
 		{on: call("PutKeyPolicy"), reaction: policy, refused: alert.High, severity: worst, observe: judges,
 			enforce: "where it has a new finding of `CMKEEPER_POLICY_RESTORE_SEVERITY` or worse, puts the recorded good policy back and reads it back"},
@@ -122,15 +158,65 @@ func rows() []row {
 		{on: service("DeleteKey"), reaction: deletion, severity: lost, observe: "tells that the key is gone, once"},
 		{on: native(events.NativeDeletion), reaction: deletion, severity: lost, observe: "tells that the key is gone, once"},
 
+		{on: call("CreateGrant"), reaction: grant, refused: alert.Medium,
+			severity: "that of the worst finding: critical where an account that is not trusted may decrypt anything, low where only a constraint is missing; none without findings, and for what AWS services make for themselves",
+			observe:  "judges the live grant"},
+		{on: call("RevokeGrant"), reaction: grantEnd, refused: alert.Medium, severity: "low; none where an AWS service called", observe: "tells that what used the key by it fails now"},
+		{on: call("RetireGrant"), reaction: grantEnd, severity: "none", observe: "logs it"},
+
+		{on: call("TagResource"), reaction: tags, refused: alert.Medium, severity: tagging, observe: "tells of tags that cmkeeper goes by: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
+		{on: call("UntagResource"), reaction: tags, refused: alert.Medium, severity: tagging, observe: "tells of tags that cmkeeper goes by: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
+
+		{on: call("CreateCustomKeyStore"), reaction: keyStore, refused: alert.Medium, severity: "medium", observe: "tells"},
+		{on: call("UpdateCustomKeyStore"), reaction: keyStore, refused: alert.High, severity: "high", observe: "tells, with the store's keys"},
+		{on: call("ConnectCustomKeyStore"), reaction: keyStore, severity: "info", observe: "tells, with the store's keys"},
+		{on: call("DisconnectCustomKeyStore"), reaction: keyStore, refused: alert.High,
+			severity: "critical where the store has keys, high where that cannot be read, else medium", observe: "tells which keys cannot be used from now on"},
+		{on: call("DeleteCustomKeyStore"), reaction: keyStore, refused: alert.High, severity: "high", observe: "tells"},
+
 		{on: call("CreateAlias"), reaction: alias, refused: alert.Medium, severity: moved, observe: notes, enforce: "starts the re-encryption"},
 		{on: call("UpdateAlias"), reaction: alias, refused: alert.Medium, severity: moved, observe: notes, enforce: "starts the re-encryption"},
-		{on: call("DeleteAlias"), reaction: alias, refused: alert.Medium, severity: "none", observe: "notes that the alias is gone, so that making it again elsewhere is a move"},
+		{on: call("DeleteAlias"), reaction: alias, refused: alert.Medium,
+			severity: "high where buckets name it, medium where `CMKEEPER_REENCRYPT_ALIASES` lists it, else none", observe: "notes that the alias is gone, so that making it again elsewhere is a move; tells who needs it"},
 
 		{on: route{source: events.SourceS3, kind: events.ServiceEvent, name: batchStatusChanged}, reaction: batch,
 			severity: "none", observe: "looks at the batch jobs of our re-encryptions; they tell by themselves"},
 		{on: route{kind: events.Scheduled}, reaction: sweep,
 			severity: "as for the events that were missed", observe: "reconciles every key, alias and unfinished job; reminds of deletions and of expiring key material"},
 	}
+	guard := func(source, severity, observe string, names ...string) {
+		for _, name := range names {
+			all = append(all, row{on: other(source, name), reaction: tamper, refused: alert.High, severity: severity, observe: observe})
+		}
+	}
+	guard(events.SourceCloudTrail, "critical", blinded, "StopLogging", "DeleteTrail")
+	guard(events.SourceCloudTrail, "medium", "tells, since no more than the trail's name shows", "UpdateTrail")
+	guard(events.SourceCloudTrail, "critical where no event selector takes down changes of KMS keys any more, high where only some of them, else none", "tells what the trail takes down now", "PutEventSelectors")
+	guard(events.SourceEventBridge, "critical", blinded, "DisableRule", "DeleteRule", "RemoveTargets")
+	guard(events.SourceEventBridge, "critical where the rule is disabled, else high", "tells state and pattern", "PutRule")
+	guard(events.SourceEventBridge, "medium", "tells", "PutTargets")
+	guard(events.SourceSQS, "critical", blinded, "DeleteQueue", "PurgeQueue")
+	guard(events.SourceSQS, "high; none where it only tunes visibility, delay and polling", "tells what was set", "SetQueueAttributes")
+	guard(events.SourceSNS, "critical", "tells, while it can", "DeleteTopic")
+	guard(events.SourceSNS, "high; none for the topic's display name", "tells which attribute", "SetTopicAttributes")
+	guard(events.SourceSNS, "high", "tells", "Unsubscribe", "SetSubscriptionAttributes")
+	for _, name := range []string{"PutBucketEncryption", "DeleteBucketEncryption"} {
+		all = append(all, row{on: other(events.SourceS3, name), reaction: bucketDefault, refused: alert.Medium,
+			severity: "critical for a key of an account that is not trusted; high where it is not that of the alias in the tag `cmkeeper:alias`, or none where there was one; medium for another key than before; else none",
+			observe:  "reads the bucket's default and compares it with the tag and with what it was"})
+	}
+	for _, name := range []string{"PutBucketPolicy", "DeleteBucketPolicy"} {
+		all = append(all, row{on: other(events.SourceS3, name), reaction: bucketPolicy,
+			severity: "medium, high for a bucket with the tag `cmkeeper:alias`; none where the policy still denies or never did",
+			observe:  "reads whether the policy still denies uploads for their encryption, if it did before"})
+	}
+	plain := "medium where it is not encrypted, once an hour for an actor; high for a key of an account that is not trusted; else none"
+	all = append(all,
+		row{on: other(events.SourceEC2, "CreateVolume"), reaction: newData, severity: plain, observe: "tells what was made how"},
+		row{on: other(events.SourceEC2, "DisableEbsEncryptionByDefault"), reaction: newData, refused: alert.Medium, severity: "high", observe: "tells"},
+		row{on: other(events.SourceRDS, "CreateDBInstance"), reaction: newData, severity: plain, observe: "tells what was made how; an instance of a cluster is told with the cluster"},
+		row{on: other(events.SourceRDS, "CreateDBCluster"), reaction: newData, severity: plain, observe: "tells what was made how"},
+	)
 	for _, name := range uses {
 		all = append(all, row{on: route{source: events.SourceKMS, kind: events.APICall, name: name, unusable: true}, reaction: use,
 			severity: "high where the key's deletion is pending, medium where it is disabled or unavailable; none where it works again",

@@ -1,7 +1,9 @@
 package handlers
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -10,7 +12,9 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 )
 
 // TestEventsDocument keeps docs/events.md true. With UPDATE_DOCS=1 it writes the page.
@@ -86,6 +90,25 @@ func eventsDocument() string {
 			lines = lines[n:]
 		}
 	}
+	b.WriteString("\n## Refused attempts\n\n" +
+		"A call that AWS refused (`AccessDenied` and the like) is told with kind `access`, once an hour for an actor and an operation; " +
+		"with kind `guard` and critical where cmkeeper's own role tried what cmkeeper never does. The severity else:\n\n| severity | calls |\n|---|---|\n")
+	for _, severity := range []alert.Severity{alert.High, alert.Medium} {
+		var names []string
+		for _, w := range rows() {
+			if w.refused == severity {
+				names = append(names, w.on.word())
+			}
+		}
+		fmt.Fprintf(&b, "| %s | %s |\n", severity, strings.Join(names, ", "))
+	}
+	b.WriteString("\n## The rules\n\n" +
+		"Events reach cmkeeper by rules on the default bus whose target is the events queue. CloudTrail events need a trail that logs management events; " +
+		"each Region has its own. The first rule is what cmkeeper is for:\n\n" + fenced(kmsPattern) +
+		"\nThe second one lets through what blinds or bypasses it. Leave out of its names what you do not want to hear of. " +
+		"Calls on trails come in the Region where they are made, so watch the trail's home Region, too:\n\n" + fenced(guardPattern()) +
+		"\nThe third one is for `CMKEEPER_FAILED_USE`. Uses of keys are read-only events, which a rule sees only in state " +
+		"`ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS` (`aws events put-rule --state …`); its pattern lets through those alone that failed:\n\n" + fenced(usePattern()))
 	b.WriteString("\n## The modes\n\n| reaction | mode |\n|---|---|\n")
 	told := map[string]bool{}
 	for _, w := range rows() {
@@ -107,7 +130,8 @@ var sections = []struct {
 	sources []string
 }{
 	{"KMS", []string{events.SourceKMS, events.SourceNative}},
-	{"S3", []string{events.SourceS3}},
+	{"CloudTrail, EventBridge, SQS and SNS: what cmkeeper sees and speaks by", []string{events.SourceCloudTrail, events.SourceEventBridge, events.SourceSQS, events.SourceSNS}},
+	{"S3, EC2 and RDS: what goes around keys", []string{events.SourceS3, events.SourceEC2, events.SourceRDS}},
 	{"The schedule", []string{""}},
 }
 
@@ -121,6 +145,9 @@ func (w row) says() string {
 }
 
 func (r route) word() string {
+	if r.unusable {
+		return "`" + r.name + "` (turned away)"
+	}
 	switch r.kind {
 	case events.ServiceEvent:
 		return "`" + r.name + "` (service event)"
@@ -131,4 +158,68 @@ func (r route) word() string {
 	case events.APICall:
 	}
 	return "`" + r.name + "`"
+}
+
+// kmsPattern is the pattern of the rule for keys.
+const kmsPattern = `{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail","AWS Service Event via CloudTrail","KMS CMK Rotation","KMS CMK Deletion","KMS Imported Key Material Expiration"]}`
+
+// guardPattern is the pattern of the rule for what blinds or bypasses the guard.
+func guardPattern() string {
+	var sources, names []string
+	for _, w := range rows() {
+		if w.on.kind == events.APICall && w.on.source != events.SourceKMS {
+			sources, names = append(sources, eventBridgeSource(w.on.source)), append(names, w.on.name)
+		}
+	}
+	return fmt.Sprintf(`{"source":%s,"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":%s}}`, jsonList(sources), jsonList(names))
+}
+
+// usePattern is the pattern of the rule for uses of keys that were turned away.
+func usePattern() string {
+	return fmt.Sprintf(`{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":%s,"errorCode":["DisabledException","KMSInvalidStateException"]}}`, jsonList(uses))
+}
+
+// eventBridgeSource is what EventBridge makes of a record's eventSource.
+func eventBridgeSource(source string) string {
+	service, _, _ := strings.Cut(source, ".")
+	return "aws." + service
+}
+
+func jsonList(values []string) string {
+	text, err := json.Marshal(slices.Compact(slices.Sorted(slices.Values(values))))
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
+// fenced shows a JSON text on several lines.
+func fenced(text string) string {
+	var b bytes.Buffer
+	if err := json.Indent(&b, []byte(text), "", "  "); err != nil {
+		panic(err)
+	}
+	return "```json\n" + b.String() + "\n```\n"
+}
+
+// TestPatternsAreDeployed holds the sandbox and the LocalStack recipe to the
+// patterns of docs/events.md.
+func TestPatternsAreDeployed(t *testing.T) {
+	recipe, err := os.ReadFile("../localstack/init.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, pattern := range map[string]struct{ want, sandbox string }{
+		"kms": {kmsPattern, sandbox.EventPattern}, "guard": {guardPattern(), sandbox.GuardEventPattern},
+	} {
+		if pattern.sandbox != pattern.want {
+			t.Errorf("the sandbox's pattern %s is\n%s\nwant\n%s", name, pattern.sandbox, pattern.want)
+		}
+		if !strings.Contains(string(recipe), pattern.want) {
+			t.Errorf("localstack/init.sh lacks the pattern %s:\n%s", name, pattern.want)
+		}
+		if len(pattern.want) > 4096 {
+			t.Errorf("pattern %s has %d characters; EventBridge takes 4096", name, len(pattern.want))
+		}
+	}
 }

@@ -57,23 +57,17 @@ func (r *Router) use(ctx context.Context, e events.Event) error {
 	if r.told.has(hourOf(e.Time), a.ID) {
 		return nil // before the key is read: an application in a loop is many a second
 	}
-	key, err := r.facts.Key(ctx, e.KeyARN)
-	switch {
-	case errors.Is(err, inventory.ErrNotFound):
+	key, doc, err := r.look(ctx, e)
+	if errors.Is(err, inventory.ErrNotFound) {
 		return r.gone(ctx, e, alert.KindUse, false)
-	case errors.Is(err, inventory.ErrAccessDenied):
-		key = inventory.Key{ARN: e.KeyARN}
-	case err != nil:
+	}
+	if err != nil {
 		return err
 	}
 	reason, severity := decideUse(key.State)
 	r.log.DebugContext(ctx, "use decided", "key", e.KeyARN, "event_id", e.ID, "reason", reason)
 	if severity == "" {
 		return nil
-	}
-	doc, err := r.knownKey(ctx, e.KeyARN)
-	if err != nil {
-		return err
 	}
 	a.Severity, a.Key = severity, r.describe(ctx, key, doc)
 	name := shortName(a.Key)

@@ -84,6 +84,19 @@ func (r *Reader) Bucket(ctx context.Context, name string) (Bucket, error) {
 	return r.bucket(ctx, name, "", &resolver{r: r})
 }
 
+// BucketPolicy reads a bucket's policy document, "" where it has none.
+// ErrNotFound, ErrAccessDenied.
+func (r *Reader) BucketPolicy(ctx context.Context, name string) (string, error) {
+	out, err := r.s3.GetBucketPolicy(ctx, &s3.GetBucketPolicyInput{Bucket: &name, ExpectedBucketOwner: &r.account})
+	switch {
+	case hasCode(err, "NoSuchBucketPolicy"):
+		return "", nil
+	case err != nil:
+		return "", failed("get policy of bucket "+name, err)
+	}
+	return aws.ToString(out.Policy), nil
+}
+
 var errElsewhere = errors.New("bucket is in another Region")
 
 // listBuckets returns names and Regions; the Region is "" where the server does

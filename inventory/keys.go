@@ -34,7 +34,8 @@ type Key struct {
 	Replicas    []string
 	// DeletionDate is set while the key's deletion is pending and its date is known.
 	DeletionDate *time.Time
-	// MaterialExpires is set while imported key material has an expiry date.
+	// MaterialExpires is when KMS deletes the key's imported material; nil for
+	// material that stays, and for a key that has none imported.
 	MaterialExpires *time.Time
 	Created         time.Time
 }

@@ -67,6 +67,9 @@ func (s Selector) String() string {
 	return "tag " + s.tag + "=" + s.value
 }
 
+// Tag is the name of the tag that the selector looks at, "" for one by alias.
+func (s Selector) Tag() string { return s.tag }
+
 // Picks reports whether the selector picks the key, and by what of it: an alias
 // name, or "tag NAME=VALUE".
 func (s Selector) Picks(k Key) (by string, ok bool) {

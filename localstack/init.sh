@@ -33,6 +33,8 @@ cli sns subscribe --topic-arn "$topic" --protocol sqs \
   --notification-endpoint "arn:aws:sqs:$region:$account:cmkeeper-alert-inbox" --attributes RawMessageDelivery=true >/dev/null
 cli events put-rule --name cmkeeper-kms --event-pattern '{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail","AWS Service Event via CloudTrail","KMS CMK Rotation","KMS CMK Deletion","KMS Imported Key Material Expiration"]}' >/dev/null
 cli events put-targets --rule cmkeeper-kms --targets "Id=cmkeeper-events,Arn=arn:aws:sqs:$region:$account:cmkeeper-events" >/dev/null
+cli events put-rule --name cmkeeper-guard --event-pattern '{"source":["aws.cloudtrail","aws.ec2","aws.events","aws.rds","aws.s3","aws.sns","aws.sqs"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":["CreateDBCluster","CreateDBInstance","CreateVolume","DeleteBucketEncryption","DeleteBucketPolicy","DeleteQueue","DeleteRule","DeleteTopic","DeleteTrail","DisableEbsEncryptionByDefault","DisableRule","PurgeQueue","PutBucketEncryption","PutBucketPolicy","PutEventSelectors","PutRule","PutTargets","RemoveTargets","SetQueueAttributes","SetSubscriptionAttributes","SetTopicAttributes","StopLogging","Unsubscribe","UpdateTrail"]}}' >/dev/null
+cli events put-targets --rule cmkeeper-guard --targets "Id=cmkeeper-events,Arn=arn:aws:sqs:$region:$account:cmkeeper-events" >/dev/null
 cli events put-rule --name cmkeeper-sweep --schedule-expression 'rate(15 minutes)' >/dev/null
 cli events put-targets --rule cmkeeper-sweep --targets "Id=cmkeeper-events,Arn=arn:aws:sqs:$region:$account:cmkeeper-events" >/dev/null
 cli s3api create-bucket --bucket cmkeeper-state >/dev/null

@@ -65,7 +65,9 @@ type Config struct {
 	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is put back; once more and cmkeeper stays out of it for an hour. 1 to 20."`
 	Exemptions string `env:"EXEMPTIONS" about:"What is told as a note and left as it is, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
 
-	FailedUse bool `env:"FAILED_USE, default=false" about:"Tell who needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
+	EventRules  []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them are told."`
+	WatchedTags []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change is told, such as data-classification. Those that begin with cmkeeper:, and those that exemptions, SENSITIVE_KEYS and SANDBOX_KEYS go by, always are."`
+	FailedUse   bool     `env:"FAILED_USE, default=false" about:"Tell who needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
 
 	ReencryptAliases     []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
 	ReencryptScope       string   `env:"REENCRYPT_SCOPE" about:"Further places to move: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c."`
@@ -127,6 +129,8 @@ var checks = map[string]func(string) error{
 	"BUSINESS_HOURS":               func(s string) error { _, err := judgement.ParseHours(s); return err },
 	"FLAP_LIMIT":                   between(1, handlers.MaxFlapLimit),
 	"EXEMPTIONS":                   func(s string) error { _, err := parseExemptions(s); return err },
+	"EVENT_RULES":                  eachMatching(`^[\w.*-]{1,64}$`, "patterns of rule names, comma-separated, such as cmkeeper-*"),
+	"WATCHED_TAGS":                 eachMatching(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]{1,128}$`, "names of tags, comma-separated"),
 	"FAILED_USE":                   boolean,
 	"REENCRYPT_ALIASES":            aliasPatterns,
 	"REENCRYPT_SCOPE":              func(s string) error { _, err := parseScope(s); return err },
@@ -240,7 +244,9 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
 		RestoreSeverity: alert.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
-		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
+		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
+		Queues: []string{path.Base(c.EventsQueueURL), path.Base(c.JobsQueueURL)}, Topics: []string{c.AlertTopicARN},
+		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -20,9 +21,12 @@ import (
 type dependencies struct {
 	config  Config
 	account string
-	sqs     *sqs.Client
-	sns     *sns.Client
-	s3      *s3.Client
+	// queue is told the name of every queue that is found, dead-letter queues too;
+	// nil: nobody wants to know.
+	queue func(name string)
+	sqs   *sqs.Client
+	sns   *sns.Client
+	s3    *s3.Client
 }
 
 // check reads every resource. Its error names all that are missing, each with
@@ -80,6 +84,9 @@ func (d dependencies) checkQueue(ctx context.Context, variable, url string, encr
 			return nil, err
 		}
 		encrypted("queue "+out.Attributes["QueueArn"], out.Attributes["KmsMasterKeyId"])
+		if d.queue != nil {
+			d.queue(path.Base(url))
+		}
 		return out.Attributes, nil
 	}
 	queue, err := attributes(url)

@@ -172,7 +172,10 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		bucket = awsclient.S3(cfg, c.S3PathStyle)
 	)
 	check := dependencies{config: c, account: account, sqs: queues, sns: topics, s3: bucket}
-	risks, err := check.check(ctx)
+	var ours []string
+	first := check
+	first.queue = func(name string) { ours = append(ours, name) }
+	risks, err := first.check(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +208,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	if err != nil {
 		return nil, err
 	}
+	reactions.Queues = ours
 	router, err := handlers.New(handlers.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: check.check, Logger: log,
 		Scans: engine, Trail: cloudtrail.NewFromConfig(cfg),

@@ -136,6 +136,10 @@ func (s *Sandbox) WorkerEnvironment(aliases string) map[string]string {
 // deployment templates use the same.
 const EventPattern = `{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail","AWS Service Event via CloudTrail","KMS CMK Rotation","KMS CMK Deletion","KMS Imported Key Material Expiration"]}`
 
+// GuardEventPattern is the pattern of the rule for what would blind the guard or
+// go around it, as docs/events.md has it.
+const GuardEventPattern = `{"source":["aws.cloudtrail","aws.ec2","aws.events","aws.rds","aws.s3","aws.sns","aws.sqs"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":["CreateDBCluster","CreateDBInstance","CreateVolume","DeleteBucketEncryption","DeleteBucketPolicy","DeleteQueue","DeleteRule","DeleteTopic","DeleteTrail","DisableEbsEncryptionByDefault","DisableRule","PurgeQueue","PutBucketEncryption","PutBucketPolicy","PutEventSelectors","PutRule","PutTargets","RemoveTargets","SetQueueAttributes","SetSubscriptionAttributes","SetTopicAttributes","StopLogging","Unsubscribe","UpdateTrail"]}}`
+
 // BatchEventPattern is the pattern of the rule that tells of S3 Batch Operations.
 const BatchEventPattern = `{"source":["aws.s3"],"detail-type":["AWS Service Event via CloudTrail"],"detail":{"eventSource":["s3.amazonaws.com"],"eventName":["JobStatusChanged"]}}`
 
@@ -187,6 +191,8 @@ func (s *Sandbox) create(ctx context.Context) error {
 		{Name: aws.String("cmkeeper-kms"), EventPattern: aws.String(EventPattern)},
 		{Name: aws.String("cmkeeper-batch"), EventPattern: aws.String(BatchEventPattern)},
 		{Name: aws.String("cmkeeper-sweep"), ScheduleExpression: aws.String("rate(15 minutes)")},
+		// Enabled when it has its target, so that it does not tell of being made.
+		{Name: aws.String("cmkeeper-guard"), EventPattern: aws.String(GuardEventPattern), State: eventbridgetypes.RuleStateDisabled},
 	} {
 		if _, err := bus.PutRule(ctx, rule); err != nil {
 			return fmt.Errorf("create rule %s: %w", *rule.Name, err)
@@ -200,6 +206,9 @@ func (s *Sandbox) create(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("set the target of rule %s: %w", *rule.Name, err)
 		}
+	}
+	if _, err := bus.EnableRule(ctx, &eventbridge.EnableRuleInput{Name: aws.String("cmkeeper-guard")}); err != nil {
+		return fmt.Errorf("enable rule cmkeeper-guard: %w", err)
 	}
 
 	buckets := awsclient.S3(cfg, nil)

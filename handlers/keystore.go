@@ -1,0 +1,131 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/inventory"
+)
+
+// keyStoreReason names a decision about a call on a custom key store.
+type keyStoreReason string
+
+const (
+	keyStoreOffers  keyStoreReason = "offers"  // it was made, or it works again
+	keyStoreChanged keyStoreReason = "changed" // it may now be another one
+	keyStoreCutOff  keyStoreReason = "cut-off" // its keys cannot be used
+	keyStoreGone    keyStoreReason = "gone"    // it is no more; KMS demands that it has no keys then
+)
+
+type keyStoreInput struct {
+	event string
+	// keys is how many keys are known to be in the store; all says that none was
+	// overlooked.
+	keys int
+	all  bool
+}
+
+// decideKeyStore judges a call on a custom key store.
+func decideKeyStore(in keyStoreInput) (keyStoreReason, alert.Severity) {
+	switch in.event {
+	case "CreateCustomKeyStore":
+		return keyStoreOffers, alert.Medium
+	case "ConnectCustomKeyStore":
+		return keyStoreOffers, alert.Info
+	case "UpdateCustomKeyStore":
+		return keyStoreChanged, alert.High
+	case "DeleteCustomKeyStore":
+		return keyStoreGone, alert.High
+	}
+	switch {
+	case in.keys > 0:
+		return keyStoreCutOff, alert.Critical
+	case in.all:
+		return keyStoreCutOff, alert.Medium
+	}
+	return keyStoreCutOff, alert.High
+}
+
+// keyStore tells of changes to custom key stores: the material of their keys is
+// outside of KMS, and whoever cuts it off takes all of them out of use at once.
+func (r *Router) keyStore(ctx context.Context, e events.Event) error {
+	d, _ := e.Detail.(events.KeyStore)
+	keys, err := r.keysIn(ctx, d.ID)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	reason, severity := decideKeyStore(keyStoreInput{event: e.Name, keys: len(keys), all: err == nil})
+	r.log.DebugContext(ctx, "key store decided", "event", e.Name, "event_id", e.ID, "reason", reason)
+	a := r.newAlert(e, alert.KindKeyStore, "")
+	a.Severity = severity
+	name := orUnknown(d.Name)
+	if d.Name == "" {
+		name = orUnknown(d.ID)
+	}
+	a.Summary = fmt.Sprintf("%s called %s for the custom key store %s (%s).", who(e), e.Name, name, orUnknown(d.ID))
+	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change key stores."}
+	show := "aws kms describe-custom-key-stores --region " + shellQuote(r.config.Region)
+	if d.ID != "" {
+		show += " --custom-key-store-id " + shellQuote(d.ID)
+	}
+	a.Next = []string{show}
+	switch reason {
+	case keyStoreOffers:
+		a.Title = "Custom key store " + name + " was created"
+		a.Risk = "Keys in it have their material outside of KMS: whoever runs the store can take it away, with everything that is encrypted under them."
+		if e.Name == "ConnectCustomKeyStore" {
+			a.Title = "Custom key store " + name + " is being connected"
+			a.Risk = "None: its keys can be used once it is connected."
+		}
+	case keyStoreChanged:
+		a.Title = "Custom key store " + name + " was changed"
+		a.Risk = "Its keys depend on another cluster, proxy or credential now. If it is not the owner's, every use of them passes a stranger."
+		a.Next = append(a.Next, "Check with the store's owner that the cluster or proxy that it names is theirs.")
+	case keyStoreGone:
+		a.Title = "Custom key store " + name + " was deleted"
+		a.Risk = "KMS deletes a store only without keys. Material that is still in its cluster or behind its proxy has no key any more."
+	case keyStoreCutOff:
+		a.Title = "Custom key store " + name + " is being disconnected"
+		a.Risk = "While it is disconnected none of its keys can be used, and nothing that is encrypted under them can be read."
+		a.Next = append(a.Next, "To bring its keys back:",
+			"aws kms connect-custom-key-store --region "+shellQuote(r.config.Region)+" --custom-key-store-id "+shellQuote(orUnknown(d.ID)))
+	}
+	a.Facts = append(a.Facts, lookedAt("its keys", "KMS DescribeKey of all keys", now(), keys, err))
+	return r.publish(ctx, a)
+}
+
+// keysIn finds the keys of a custom key store, as many as can be read in the
+// time that an alarm may wait. The error says that there may be more.
+func (r *Router) keysIn(ctx context.Context, store string) ([]string, error) {
+	if store == "" {
+		return nil, errors.New("the event does not say which store")
+	}
+	ctx, cancel := context.WithTimeout(ctx, factsTimeout)
+	defer cancel()
+	all, err := r.facts.Keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	var found []string
+	err = each(ctx, all, func(ctx context.Context, arn string) error {
+		key, err := r.facts.Key(ctx, arn)
+		switch {
+		case errors.Is(err, inventory.ErrNotFound):
+			return nil
+		case err != nil:
+			return err
+		}
+		if key.CustomKeyStoreID == store {
+			mu.Lock()
+			defer mu.Unlock()
+			found = append(found, key.ARN+" ("+key.State+")")
+		}
+		return nil
+	})
+	return found, err
+}
