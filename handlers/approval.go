@@ -9,6 +9,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/retire"
 )
 
@@ -62,7 +63,7 @@ func decideApproval(value string, since, pending time.Time, days int) approvalRe
 		return approvalFuture
 	case !pending.Before(day.AddDate(0, 0, days+1)):
 		return approvalExpired
-	case since.IsZero() || pending.Sub(since) < markLasts:
+	case since.IsZero() || pending.Sub(since) < judgement.Lasts:
 		return approvalFresh
 	}
 	return approvalHolds
@@ -161,7 +162,7 @@ func (a approvalReason) text(value string, days int) string {
 	case approvalExpired:
 		return set + fmt.Sprintf("the day was more than %d days before the deletion was scheduled", days)
 	case approvalFresh:
-		return set + fmt.Sprintf("a sweep must have found it %d hours before the deletion is scheduled, so that people can notice who set it", int(markLasts.Hours()))
+		return set + fmt.Sprintf("a sweep must have found it %d hours before the deletion is scheduled, so that people can notice who set it", int(judgement.Lasts.Hours()))
 	case approvalNone, approvalHolds:
 	}
 	return ""

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/judgement"
 )
 
 func TestDecideApproval(t *testing.T) {
@@ -27,8 +28,8 @@ func TestDecideApproval(t *testing.T) {
 		{name: "no such day", value: "2026-02-30", since: long, days: 14, want: approvalMalformed},
 		{name: "empty", since: long, days: 14, want: approvalMalformed},
 		{name: "set minutes before", value: "2026-03-01", since: after(-time.Minute), days: 14, want: approvalFresh},
-		{name: "set just under a day before", value: "2026-03-01", since: after(-markLasts + time.Second), days: 14, want: approvalFresh},
-		{name: "set a day before", value: "2026-03-01", since: after(-markLasts), days: 14, want: approvalHolds},
+		{name: "set just under a day before", value: "2026-03-01", since: after(-judgement.Lasts + time.Second), days: 14, want: approvalFresh},
+		{name: "set a day before", value: "2026-03-01", since: after(-judgement.Lasts), days: 14, want: approvalHolds},
 		{name: "no sweep has found it", value: "2026-03-01", days: 14, want: approvalFresh},
 		{name: "found only after the deletion was scheduled", value: "2026-03-01", since: after(time.Hour), days: 14, want: approvalFresh},
 		{name: "tags do not count", value: "2026-03-01", since: long, want: approvalNone},

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,10 +30,6 @@ func Exemptible() []string {
 	}
 	return kinds
 }
-
-// markLasts is how long a key must have had a tag or an alias before that makes
-// anything quieter: time enough for somebody to notice who set it.
-const markLasts = 24 * time.Hour
 
 // exempt returns the exemption that covers what an event or a sweep shows of a
 // key, if there is one. A reaction asks it before it decides whether to put
@@ -82,7 +79,7 @@ func (r *Router) marks(ctx context.Context, keyARN string, doc keyDoc, at time.T
 	for _, a := range aliases {
 		m.seen.Aliases = append(m.seen.Aliases, a.Name)
 		// Where the server does not say since when, it may be since now.
-		if !a.Updated.IsZero() && at.Sub(a.Updated) >= markLasts {
+		if !a.Updated.IsZero() && at.Sub(a.Updated) >= judgement.Lasts {
 			m.lasted.Aliases = append(m.lasted.Aliases, a.Name)
 		}
 	}
@@ -96,7 +93,7 @@ func (r *Router) marks(ctx context.Context, keyARN string, doc keyDoc, at time.T
 	m.seen.Tags, m.lasted.Tags = map[string]string{}, map[string]string{}
 	for _, t := range doc.Tags {
 		m.seen.Tags[t.Name] = t.Value
-		if tags[t.Name] == t.Value && at.Sub(t.Since) >= markLasts {
+		if tags[t.Name] == t.Value && at.Sub(t.Since) >= judgement.Lasts {
 			m.lasted.Tags[t.Name] = t.Value
 		}
 	}
@@ -127,4 +124,39 @@ func tellExempt(a *alert.Alert, x judgement.Exemption, mode Mode) {
 	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusNone,
 		Description: fmt.Sprintf("It was left as it is: exempt until %s, because: %s.", x.Until(), x.Reason)}
 	a.Facts = append(a.Facts, alert.Fact{Name: "exemption", Values: []string{x.String()}})
+}
+
+// expiryNotice is how many days before its end people are told of an exemption.
+const expiryNotice = 14
+
+// tellExpiring tells, once each, of the exemptions that are about to expire and
+// of those that have.
+func (r *Router) tellExpiring(ctx context.Context, at time.Time) error {
+	var errs []error
+	for _, x := range r.config.Exemptions {
+		left := x.DaysLeft(at)
+		if left > expiryNotice {
+			continue
+		}
+		a := alert.Alert{
+			Kind: alert.KindGuard, Severity: alert.Medium, EventName: sweepEvent, Time: at,
+			Account: r.config.Identity.Account, Region: r.config.Region,
+			Title:   fmt.Sprintf("An exemption expires on %s: %s", x.Until(), x.Covers()),
+			Summary: fmt.Sprintf("It was given because: %s. %s is the last day on which it holds.", x.Reason, x.Until()),
+			Risk:    "From the next day on what it covers is told as if it had never been exempt, and put back in the modes that put things back.",
+			Action:  alert.Action{Status: alert.StatusNone, Description: "Only the deployment changes CMKEEPER_EXEMPTIONS."},
+			Next:    []string{"Decide whether it is still needed. If so, give it a later day in CMKEEPER_EXEMPTIONS; if not, put right what it covers, and remove it.", "cmkeeper exemptions list"},
+			Facts:   []alert.Fact{{Name: "exemption", Values: []string{x.String()}}},
+		}
+		state := "expires"
+		if left < 0 {
+			state = "expired"
+			a.Title = fmt.Sprintf("An exemption expired on %s: %s", x.Until(), x.Covers())
+			a.Summary = fmt.Sprintf("It was given because: %s. It does not hold any more.", x.Reason)
+			a.Risk = "What it covered is told as if it had never been exempt, and put back in the modes that put things back."
+		}
+		a.ID = fmt.Sprintf("exemption/%x/%s", sha256.Sum256([]byte(x.String())), state)
+		errs = append(errs, r.publish(ctx, a))
+	}
+	return errors.Join(errs...)
 }

@@ -118,7 +118,7 @@ func TestExemptByAlias(t *testing.T) {
 // TestExemptByActor: what an exempt actor did stays so when a sweep sees it,
 // until the exemption expires.
 func TestExemptByActor(t *testing.T) {
-	inWorld(t, exempting(t, "rotation, deletion by user/mallory until 2000-01-04: a drill"), func(w *world) {
+	inWorld(t, exempting(t, "rotation, deletion by user/mallory until 2000-01-20: a drill"), func(w *world) {
 		key := w.rotatingKey(180)
 		other := w.rotatingKey(180)
 		w.disableRotation(key)
@@ -133,13 +133,13 @@ func TestExemptByActor(t *testing.T) {
 			t.Errorf("period %d, state %s: a sweep undoes what is exempt", w.rotation(key), w.state(other))
 		}
 		w.none()
-		time.Sleep(96 * time.Hour)
+		time.Sleep(20 * 24 * time.Hour)
 		w.sweep()
 		if w.rotation(key) != 180 || w.state(other) != "Enabled" {
 			t.Errorf("period %d, state %s: an exemption that expired holds", w.rotation(key), w.state(other))
 		}
-		if got := w.told.take(); len(got) != 2 {
-			t.Errorf("%d alerts, want one for each key:\n%s", len(got), texts(got))
+		if got := w.told.take(); len(got) != 3 {
+			t.Errorf("%d alerts, want one for each key, and one that it expired:\n%s", len(got), texts(got))
 		}
 	})
 }
@@ -157,6 +157,29 @@ func TestExemptionThatCannotBeChecked(t *testing.T) {
 		w.disableRotation(key)
 		w.react()
 		if a := w.one(); a.Action.Status != alert.StatusDone || w.rotation(key) != 180 {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		w.sweep()
+		w.none()
+	})
+}
+
+func TestExpiryIsToldOnce(t *testing.T) {
+	inWorld(t, exempting(t, "rotation of alias/a until 2000-01-20: x; policy of alias/b until 2000-06-30: y"), func(w *world) {
+		w.sweep()
+		w.none()
+		time.Sleep(6 * 24 * time.Hour)
+		w.sweep()
+		a := w.one()
+		if a.Title != "An exemption expires on 2000-01-20: rotation of alias/a" || a.Severity != alert.Medium {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		time.Sleep(24 * time.Hour)
+		w.sweep()
+		w.none()
+		time.Sleep(14 * 24 * time.Hour)
+		w.sweep()
+		if a := w.one(); a.Title != "An exemption expired on 2000-01-20: rotation of alias/a" {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		w.sweep()

@@ -86,6 +86,7 @@ func (r *Router) Sweep(ctx context.Context) error {
 		r.sweepBuckets(ctx, start),
 		r.resumeMoves(ctx, start),
 		r.checkOurselves(ctx, start),
+		r.tellExpiring(ctx, start),
 		r.resumeAlerts(ctx),
 	)
 	r.log.InfoContext(ctx, "sweep ended", "duration", time.Since(start), "ok", err == nil)

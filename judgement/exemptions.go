@@ -125,9 +125,10 @@ func (e Exemption) Until() string { return e.Last.Format(time.DateOnly) }
 // Holds reports whether the exemption has not expired.
 func (e Exemption) Holds(now time.Time) bool { return now.Before(e.Last.AddDate(0, 0, 1)) }
 
-// ExpiresWithin reports whether it holds, and will not any more in that time.
-func (e Exemption) ExpiresWithin(d time.Duration, now time.Time) bool {
-	return e.Holds(now) && !e.Holds(now.Add(d))
+// DaysLeft is how many days it holds after the present one; negative when it has
+// expired.
+func (e Exemption) DaysLeft(now time.Time) int {
+	return int(e.Last.Sub(now.UTC().Truncate(24*time.Hour)) / (24 * time.Hour))
 }
 
 // Exempts reports whether it is about such occurrences, whoever and whatever key

@@ -115,11 +115,15 @@ func TestFind(t *testing.T) {
 	}
 }
 
-func TestExpiresWithin(t *testing.T) {
+func TestDaysLeft(t *testing.T) {
 	e := Exemption{Last: day("2027-03-31")}
-	for now, want := range map[string]bool{"2027-03-17": false, "2027-03-18": true, "2027-03-31": true, "2027-04-01": false} {
-		if got := e.ExpiresWithin(14*24*time.Hour, day(now)); got != want {
-			t.Errorf("on %s: %v, want %v", now, got, want)
+	for now, want := range map[string]int{"2027-03-17T00:00:00Z": 14, "2027-03-30T23:59:59Z": 1, "2027-03-31T12:00:00Z": 0, "2027-04-01T00:00:00Z": -1} {
+		at, err := time.Parse(time.RFC3339, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.DaysLeft(at); got != want || e.Holds(at) != (want >= 0) {
+			t.Errorf("at %s: %d days left, holds %v; want %d", now, got, e.Holds(at), want)
 		}
 	}
 }

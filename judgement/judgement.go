@@ -11,7 +11,12 @@ package judgement
 import (
 	"fmt"
 	"strings"
+	"time"
 )
+
+// Lasts is how long a key must have had a tag or an alias before that makes
+// anything quieter: time enough for somebody to notice who set it.
+const Lasts = 24 * time.Hour
 
 // Key is what keys are picked by. An occurrence has two of them: what the key
 // shows or showed, and the part of it that lasted.
