@@ -44,8 +44,7 @@ type event struct {
 type resource struct{ ResourceType, ResourceName string }
 
 // lookupEvents finds the management events of the last 90 days, the newest first,
-// as far as the history reaches. Calls that only read are among them where they
-// are recorded (trail.Settings.ReadOnly).
+// as far as the history reaches.
 func (s *Service) lookupEvents(ctx context.Context, in lookupInput) (lookupOutput, error) {
 	out := lookupOutput{Events: []event{}}
 	if err := s.authorize(ctx, "LookupEvents", "*"); err != nil {
@@ -67,25 +66,24 @@ func (s *Service) lookupEvents(ctx context.Context, in lookupInput) (lookupOutpu
 		}
 	}
 	last := 0
-	s.config.Trail.History(func(k trail.Kept) bool {
+	for _, k := range s.config.Trail.History() {
 		switch {
-		case k.Number >= before || !wanted(k):
+		case k.Number >= before || !wanted(&k):
 		case len(out.Events) == limit:
 			out.NextToken = strconv.Itoa(last)
-			return false
+			return out, nil
 		default:
 			last = k.Number
-			e := eventOf(k)
-			e.CloudTrailEvent = string(k.Body)
+			e := eventOf(&k)
+			e.CloudTrailEvent = string(k.Body())
 			out.Events = append(out.Events, e)
 		}
-		return true
-	})
+	}
 	return out, nil
 }
 
 // filter returns what the request asks for.
-func (in *lookupInput) filter() (func(trail.Kept) bool, error) {
+func (in *lookupInput) filter() (func(*trail.Kept) bool, error) {
 	from, to := time.Now().Add(-lookBack), time.Now().Add(time.Minute)
 	if in.StartTime != nil && time.Time(*in.StartTime).After(from) {
 		from = time.Time(*in.StartTime)
@@ -100,7 +98,7 @@ func (in *lookupInput) filter() (func(trail.Kept) bool, error) {
 		if in.EventCategory != "insight" {
 			return nil, wire.Errorf(400, "InvalidEventCategoryException", "%s is not an event category.", in.EventCategory)
 		}
-		return func(trail.Kept) bool { return false }, nil
+		return func(*trail.Kept) bool { return false }, nil
 	}
 	if len(in.LookupAttributes) > 1 {
 		return nil, wire.Errorf(400, "InvalidLookupAttributesException", "You can only use one lookup attribute.")
@@ -113,7 +111,7 @@ func (in *lookupInput) filter() (func(trail.Kept) bool, error) {
 		}
 		has = func(e event) bool { return member(e, a.AttributeValue) }
 	}
-	return func(k trail.Kept) bool { return !k.Time.Before(from) && !k.Time.After(to) && has(eventOf(k)) }, nil
+	return func(k *trail.Kept) bool { return !k.Time.Before(from) && !k.Time.After(to) && has(eventOf(k)) }, nil
 }
 
 // lookupAttributes are what events can be found by: whether one has the value.
@@ -142,8 +140,8 @@ func (e event) hasResource(test func(resource) bool) bool {
 }
 
 // eventOf is a record as LookupEvents answers with it, but for the record itself.
-func eventOf(k trail.Kept) event {
-	r := k.Record
+func eventOf(k *trail.Kept) event {
+	r := k.Record()
 	e := event{
 		EventID: r.EventID, EventName: r.EventName, EventSource: r.EventSource, EventTime: wire.Timestamp(k.Time),
 		ReadOnly: strconv.FormatBool(r.ReadOnly), AccessKeyID: r.UserIdentity.AccessKeyID, Username: username(r.UserIdentity),

@@ -114,9 +114,7 @@ func (s *Service) do(c *call, operation func(c *call) (any, error)) (any, error)
 	c.Service, c.now, c.eventID = s, time.Now(), wire.NewUUID()
 	s.advance(c.now)
 	out, err := operation(c)
-	if !c.readOnly || s.trail.RecordsReads() {
-		s.record(c, err)
-	}
+	s.record(c, err)
 	if err == nil && c.afterRecord != nil {
 		c.afterRecord()
 	}

@@ -19,7 +19,7 @@ func (s *Service) record(c *call, err error) {
 		if len(resources) == 0 {
 			resources = []string{c.key.arn}
 		}
-		if t.Response == nil {
+		if t.Response == nil && !c.readOnly {
 			t.Response = keyIDInput{KeyID: c.key.arn}
 		}
 	}

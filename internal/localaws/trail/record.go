@@ -36,6 +36,11 @@ type Record struct {
 	TLSDetails          *TLSDetails     `json:"tlsDetails,omitempty"`
 }
 
+func (r Record) body() json.RawMessage {
+	body, _ := json.Marshal(r) // strings, booleans and finished JSON always encode
+	return body
+}
+
 // Identity is a record's userIdentity: who did it.
 type Identity struct {
 	Type           string          `json:"type,omitempty"`

@@ -43,8 +43,8 @@ type Settings struct {
 	Delay, Jitter time.Duration
 	// Duplicates is the share of events, from 0 to 1, that are delivered twice.
 	Duplicates float64
-	// ReadOnly records calls that only read, cryptographic ones too, even while
-	// no rule listens to them.
+	// ReadOnly publishes calls that only read, cryptographic ones too, while no rule
+	// listens to them as well. In the history they are always.
 	ReadOnly bool
 	// Seed makes the random choices repeatable.
 	Seed uint64
@@ -64,8 +64,9 @@ type Recorder struct {
 	outbox     []json.RawMessage
 	publishing bool // somebody empties the outbox
 	held       map[*time.Timer]struct{}
-	history    []Kept // a ring of maxKept
-	kept       int    // records so far
+	changes    ring // of the history: calls that change something, and events
+	reading    ring // and those that only read
+	kept       int  // so far
 	closed     bool
 	callbacks  sync.WaitGroup
 }
@@ -116,63 +117,79 @@ func Recorded[In, Out any](r *Recorder, service, operation string, f func(ctx co
 // Call takes down a call. Of a caller from another account, the denial is
 // recorded there only, and the rest in both. Flush publishes it.
 func (r *Recorder) Call(c Call) {
-	foreign := c.Caller.AccountID != r.account
-	if c.ReadOnly && !r.RecordsReads() || foreign && isDenial(c.Err) {
+	if c.Caller.AccountID != r.account && isDenial(c.Err) {
 		return
-	}
-	if c.Time.IsZero() {
-		c.Time = time.Now()
 	}
 	if isDenial(c.Err) {
 		// The records of denials that people show name what was asked for in their
 		// message alone, which is the least that a reader can hope for.
 		c.Parameters, c.Resources = nil, nil
 	}
-	host := c.Service + "." + r.region + ".amazonaws.com"
+	if c.Time.IsZero() {
+		c.Time = time.Now()
+	}
+	if c.EventID == "" {
+		c.EventID = wire.NewUUID()
+	}
+	if c.ReadOnly && !r.publishesReads() {
+		r.keepCall(&c)
+		return
+	}
+	r.Record(r.record(&c))
+}
+
+// header is a call's record but for the members that any JSON may be in.
+func (r *Recorder) header(c *Call) Record {
 	record := Record{
 		EventVersion: "1.11", EventTime: Time(c.Time), EventSource: c.Service + ".amazonaws.com", EventName: c.Operation,
 		AWSRegion: r.region, EventID: c.EventID, RequestID: c.RequestID, ReadOnly: c.ReadOnly, EventType: APICall,
 		ManagementEvent: true, EventCategory: "Management", RecipientAccountID: r.account,
 		UserIdentity: identity(c.Caller, c.Time), SourceIPAddress: c.Caller.SourceIP, UserAgent: c.Caller.UserAgent,
-		RequestParameters: JSON(c.Parameters), AdditionalEventData: JSON(c.AdditionalData), Resources: c.Resources,
-		TLSDetails: &TLSDetails{TLSVersion: "TLSv1.3", CipherSuite: "TLS_AES_256_GCM_SHA384", ClientProvidedHostHeader: host},
+		Resources: c.Resources,
 	}
-	if record.EventID == "" {
-		record.EventID = wire.NewUUID()
-	}
-	if foreign {
+	if c.Caller.AccountID != r.account {
 		record.SharedEventID = wire.NewUUID()
 		record.UserIdentity = Identity{Type: "AWSAccount", PrincipalID: c.Caller.PrincipalID, AccountID: c.Caller.AccountID}
 	}
 	if c.Internal {
-		record.SourceIPAddress, record.UserAgent, record.UserIdentity.InvokedBy, record.TLSDetails = AWSInternal, AWSInternal, AWSInternal, nil
+		record.SourceIPAddress, record.UserAgent, record.UserIdentity.InvokedBy = AWSInternal, AWSInternal, AWSInternal
 	}
-	switch {
-	case c.Err != nil:
+	if c.Err != nil {
 		e := wire.AsError(c.Err)
 		record.ErrorCode, record.ErrorMessage = errorCode(e), e.Message
-	case !c.ReadOnly:
+	}
+	return record
+}
+
+// record is a call's record.
+func (r *Recorder) record(c *Call) Record {
+	record := r.header(c)
+	record.RequestParameters, record.AdditionalEventData = JSON(c.Parameters), JSON(c.AdditionalData)
+	if c.Err == nil && !c.ReadOnly {
 		if elements := JSON(c.Response); string(elements) != "{}" {
 			record.ResponseElements = elements
 		}
 	}
-	r.Record(record)
+	if !c.Internal {
+		record.TLSDetails = &TLSDetails{
+			TLSVersion: "TLSv1.3", CipherSuite: "TLS_AES_256_GCM_SHA384", ClientProvidedHostHeader: c.Service + "." + r.region + ".amazonaws.com",
+		}
+	}
+	return record
 }
 
 func isDenial(err error) bool {
 	return wire.IsCode(err, "AccessDeniedException") || wire.IsCode(err, "AccessDenied") || wire.IsCode(err, "AuthorizationError")
 }
 
-// RecordsReads reports whether calls that only read are recorded. A service with
-// many of them saves itself the telling.
-func (r *Recorder) RecordsReads() bool {
+// publishesReads reports whether calls that only read become events.
+func (r *Recorder) publishesReads() bool {
 	return r.readOnly.Load() || r.reads != nil && r.reads()
 }
 
 // Record takes down a record that is complete. Flush publishes it.
 func (r *Recorder) Record(record Record) {
-	body, _ := json.Marshal(record) // strings, booleans and finished JSON always encode
-	r.recorded(record, body)
+	r.recorded(record, record.body())
 }
 
 // Native takes down an event that a service sends by itself, without CloudTrail.
