@@ -20,7 +20,7 @@ Exit codes: 0 nothing found at or above --fail-on; 1 something found; 2 the comm
 
 func newPolicyCommand(p *process) *cobra.Command {
 	command := &cobra.Command{Use: "policy", Short: "Judge key policies, compare them, and say which one is the good one", Long: policyAbout}
-	command.AddCommand(newPolicyCheckCommand(p), newPolicyDiffCommand(p))
+	command.AddCommand(newPolicyCheckCommand(p), newPolicyDiffCommand(p), newPolicyBaselineCommand(p))
 	return command
 }
 
@@ -30,6 +30,7 @@ type policyFlags struct {
 	failOn          string
 	trusted         []string
 	account, keyARN string
+	stateBucket     string // for recorded policies
 }
 
 func (f *policyFlags) add(c *cobra.Command, of string) {
@@ -72,7 +73,7 @@ func (f *policyFlags) prepare(ctx context.Context, p *process) (keypolicy.Contex
 		return keypolicy.Context{}, nil, usageError{err}
 	}
 	return keypolicy.Context{TrustedAccounts: append(settings.TrustedAccounts, f.trusted...)},
-		&policyReader{process: p, account: f.account, keyARN: f.keyARN}, nil
+		&policyReader{process: p, account: f.account, keyARN: f.keyARN, stateBucket: f.stateBucket}, nil
 }
 
 // fails reports whether one of the findings makes the exit code 1.
@@ -158,7 +159,7 @@ func newPolicyDiffCommand(p *process) *cobra.Command {
 		Use: "diff OLD NEW", Short: "Say who may do what under a new policy that they could not before, and who lost what",
 		Long: `Says what a new policy changes in effect: who may do what that they could not before, who lost what, and which findings are new or gone. A policy that is only written differently changes nothing.
 
-OLD and NEW are each a FILE, - for standard input, or a KEY whose live policy is read.
+OLD and NEW are each a FILE, - for standard input, a KEY whose live policy is read, or baseline:KEY, the policy that the fleet has recorded as the good one (baseline:KEY@N is version N of its recorded ones).
 
 Exit codes: 0 no new finding at or above --fail-on; 1 there is one; 2 the command line is wrong or a policy cannot be read.`,
 		Args: cobra.ExactArgs(2),
@@ -167,6 +168,7 @@ Exit codes: 0 no new finding at or above --fail-on; 1 there is one; 2 the comman
 		},
 	}
 	f.add(command, "a new finding")
+	stateBucketFlag(command, p, &f.stateBucket)
 	return command
 }
 
@@ -179,7 +181,16 @@ type policyDiff struct {
 	added, gone []keypolicy.Finding
 }
 
-// diff compares two policies of one key.
+// compare compares two policies of one key.
+func compare(before, after policySource, against keypolicy.Context) policyDiff {
+	had, found := before.policy.Findings(against), after.policy.Findings(against)
+	d := policyDiff{old: before, new: after, account: against.Account, changes: keypolicy.Diff(before.policy, after.policy)}
+	d.added = keypolicy.NewFindings(had, found, d.changes)
+	d.gone = keypolicy.NewFindings(found, had, keypolicy.Diff(after.policy, before.policy))
+	return d
+}
+
+// diff compares the two policies that are named.
 func (f *policyFlags) diff(ctx context.Context, p *process, oldName, newName string) error {
 	against, reader, err := f.prepare(ctx, p)
 	if err != nil {
@@ -196,10 +207,7 @@ func (f *policyFlags) diff(ctx context.Context, p *process, oldName, newName str
 	if against.KeyARN = after.keyARN; against.KeyARN == "" {
 		against.KeyARN = before.keyARN
 	}
-	had, found := before.policy.Findings(against), after.policy.Findings(against)
-	d := policyDiff{old: before, new: after, account: against.Account, changes: keypolicy.Diff(before.policy, after.policy)}
-	d.added = keypolicy.NewFindings(had, found, d.changes)
-	d.gone = keypolicy.NewFindings(found, had, keypolicy.Diff(after.policy, before.policy))
+	d := compare(before, after, against)
 	switch {
 	case f.json:
 		err = printDiffJSON(p.stdout, d)

@@ -115,18 +115,25 @@ type policyReader struct {
 	process *process
 	// account and keyARN are what the command line says of the keys of files.
 	account, keyARN string
-	hand            *byHand
+	// stateBucket is where recorded policies are.
+	stateBucket string
+	hand        *byHand
 }
+
+// baselinePrefix begins the name of a policy that the fleet recorded.
+const baselinePrefix = "baseline:"
 
 // keyName matches what names a key: its id, its ARN, an alias or an alias's ARN.
 var keyName = regexp.MustCompile(`^(arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:(key|alias)/.+|alias/.+|mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
 
 // read reads and parses the policy that is named: a file, "-" for standard
-// input, or a key whose policy is live.
+// input, a key whose policy is live, or a recorded one, baseline:KEY or baseline:KEY@N.
 func (r *policyReader) read(ctx context.Context, name string) (policySource, error) {
 	s := policySource{name: name, account: r.account, keyARN: r.keyARN}
 	var err error
-	switch {
+	switch key, recorded := strings.CutPrefix(name, baselinePrefix); {
+	case recorded:
+		err = r.readBaseline(ctx, &s, key)
 	case name == "-":
 		s.name = "standard input"
 		s.document, err = readAtMost(os.Stdin)
@@ -142,13 +149,18 @@ func (r *policyReader) read(ctx context.Context, name string) (policySource, err
 	if err != nil {
 		return s, fmt.Errorf("%s: %w", name, err)
 	}
+	return s, s.parse()
+}
+
+// parse parses the document.
+func (s *policySource) parse() (err error) {
 	if s.policy, err = keypolicy.Parse(s.document); err != nil {
-		return s, fmt.Errorf("%s: %w%s", s.name, err, hintFor(s.document))
+		return fmt.Errorf("%s: %w%s", s.name, err, hintFor(s.document))
 	}
 	if s.spans, err = statementSpans(s.document); err != nil {
-		return s, fmt.Errorf("%s: find the statements: %w", s.name, err)
+		return fmt.Errorf("%s: find the statements: %w", s.name, err)
 	}
-	return s, nil
+	return nil
 }
 
 func readFile(name string) ([]byte, error) {

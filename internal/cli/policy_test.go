@@ -15,6 +15,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
@@ -306,5 +308,88 @@ func TestFileURI(t *testing.T) {
 		if got := fileURI(filepath.FromSlash(name)); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
+	}
+}
+
+// TestPolicyBaseline has a fleet put a policy back, looks at what it recorded, and
+// accepts the policy that was taken away.
+func TestPolicyBaseline(t *testing.T) {
+	a := newAccount(t)
+	a.enter()
+	key := a.newKey("alias/orders")
+	id := key[strings.LastIndexByte(key, '/')+1:]
+	a.start("POLICY_MODE", "enforce", "POLICY_RESTORE_SEVERITY", "high")
+	a.awaitQuiet()
+	put := func(document string) {
+		t.Helper()
+		must(a.kms.PutKeyPolicy(t.Context(), &kms.PutKeyPolicyInput{KeyId: &key, Policy: &document}))(t)
+	}
+	live := func() string {
+		t.Helper()
+		return *must(a.kms.GetKeyPolicy(t.Context(), &kms.GetKeyPolicyInput{KeyId: &key, PolicyName: aws.String("default")}))(t).Policy
+	}
+	baseline := func(args ...string) string {
+		t.Helper()
+		code, out, errs := a.command(append([]string{"policy", "baseline"}, args...)...)
+		if code != exitOK {
+			t.Fatalf("%q: exit code %d, %s", args, code, errs)
+		}
+		return out
+	}
+	good := live()
+	bad := strings.Replace(good, `"Statement" : [`, `"Statement" : [ {"Sid":"Oops","Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"},`, 1)
+	put(bad)
+	a.await("the policy was put back", tells(alert.KindPolicy, key, alert.StatusDone))
+	if live() != good {
+		t.Errorf("the policy is %s", live())
+	}
+
+	if out := baseline("list"); !strings.Contains(out, key) {
+		t.Errorf("list: %s", out)
+	}
+	if out := baseline("list", "alias/orders"); !regexp.MustCompile(`(?m)^1 .* good, is put back `).MatchString(out) || !regexp.MustCompile(`(?m)^2 .* taken away `).MatchString(out) {
+		t.Errorf("list: %s", out)
+	}
+	var recorded handlers.Baseline
+	if err := json.Unmarshal([]byte(baseline("list", id, "--json")), &recorded); err != nil || len(recorded.Versions) != 2 || recorded.Key != key {
+		t.Errorf("list: %v, %+v", err, recorded)
+	}
+	if out := baseline("show", id); out != good {
+		t.Errorf("show: %s", out)
+	}
+	if out := baseline("show", key+"@2"); out != bad {
+		t.Errorf("show: %s", out)
+	}
+	if code, out, errs := policyCommand(t, "diff", "baseline:"+id, "baseline:"+id+"@2", "--state-bucket", sandbox.StateBucket); code != exitError || !strings.Contains(out, "New: high, 1 finding") {
+		t.Errorf("exit code %d, %s%s", code, out, errs)
+	}
+
+	for want, args := range map[string][]string{
+		"version 7 is not recorded": {"show", id + "@7"},
+		"a number from 1":           {"show", id + "@x"},
+		"read the answer":           {"accept", id},
+	} {
+		if code, _, errs := a.command(append([]string{"policy", "baseline"}, args...)...); code == exitOK || !strings.Contains(errs, want) {
+			t.Errorf("%q: exit code %d, %s", args, code, errs)
+		}
+	}
+	if code, _, errs := policyCommand(t, "baseline", "list"); code != exitUsage || !strings.Contains(errs, "--state-bucket") {
+		t.Errorf("without a bucket: exit code %d, %s", code, errs)
+	}
+
+	if out := baseline("accept", id+"@2", "--yes"); !strings.Contains(out, "public-principal") || !strings.Contains(out, "everyone") {
+		t.Errorf("accept: %s", out)
+	}
+	if out := baseline("list", id); !regexp.MustCompile(`(?m)^3 .* accepted, not found live yet .*` + administrator).MatchString(out) {
+		t.Errorf("list: %s", out)
+	}
+	put(bad)
+	told := a.await("the accepted policy is told", func(m alert.Alert) bool { return strings.Contains(m.Title, "was accepted by") })
+	if told.Severity != alert.Medium || live() != bad {
+		t.Errorf("severity %s, the policy is %s", told.Severity, live())
+	}
+	a.awaitQuiet()
+	if out := baseline("show", id); out != bad {
+		t.Errorf("show: %s", out)
 	}
 }
