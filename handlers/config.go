@@ -95,6 +95,14 @@ type Config struct {
 	Region string
 	// Rotation, Policy, Deletion and Reencrypt are the modes of the reactions.
 	Rotation, Policy, Deletion, Reencrypt Mode
+	// Contain is the mode of containment; its zero value is Off.
+	Contain Mode
+	// ContainAllowed may open keys to whomever they like.
+	ContainAllowed []judgement.Principals
+	// ContainQuietDays is how long ago a key's last use has to be for it to be
+	// disabled; with ContainInUse that does not matter, nor who holds grants.
+	ContainQuietDays int
+	ContainInUse     bool
 	// RotationPeriodDays is the longest period that is ever set, 90 to 2560; 0 means 365.
 	RotationPeriodDays int
 	// RotationRequired turns rotation on for keys that were never seen rotating, too.
@@ -225,6 +233,9 @@ func New(d Deps, c Config) (*Router, error) {
 	}
 	if c.FlapLimit == 0 {
 		c.FlapLimit = 5
+	}
+	if c.Contain == "" {
+		c.Contain = Off
 	}
 	if d.Logger == nil {
 		d.Logger = slog.New(slog.DiscardHandler)

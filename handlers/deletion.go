@@ -42,6 +42,7 @@ const (
 	deletionWasDisabled deletionReason = "was-disabled" // Disabled is what it was before
 	deletionUnknown     deletionReason = "unknown"      // Disabled, and what it was before is unknown
 	deletionApproved    deletionReason = "approved"     // cmkeeper retire schedule recorded it before it was scheduled, or a tag of the key holds
+	deletionContained   deletionReason = "contained"    // cmkeeper itself disabled it, because it was opened
 	deletionExempt      deletionReason = "exempt"       // an exemption covers it
 	deletionFlapping    deletionReason = "flapping"     // it was undone too often
 	// To be undone.
@@ -59,6 +60,8 @@ type deletionInput struct {
 	// approved: the pending deletion is one that was approved.
 	approved bool
 	exempt   bool
+	// contained: we disabled the key.
+	contained bool
 	// repaired: we undid it since the event.
 	repaired bool
 	// fight is fightNone where nothing is undone in this mode.
@@ -86,8 +89,13 @@ type deletionDecision struct {
 func decideDeletion(in deletionInput) deletionDecision {
 	d := deletionDecision{former: formerState(in)}
 	accepted := in.enforce && len(in.history) > 0 && in.history[len(in.history)-1].Accepted
+	if in.contained && d.former == stateEnabled {
+		d.former = stateDisabled // by us, before anything else
+	}
 	age := in.now.Sub(in.at)
 	switch {
+	case in.state == stateDisabled && in.contained:
+		d.reason = deletionContained
 	case isPending(in.state) && in.approved:
 		d.reason = deletionApproved
 	case isPending(in.state) && in.sweep && d.former == "":
@@ -96,7 +104,7 @@ func decideDeletion(in deletionInput) deletionDecision {
 		d.reason = deletionAccepted
 	case isPending(in.state):
 		d.reason, d.cancel = deletionCancel, true
-		d.enable = d.former == stateEnabled || in.restore != nil
+		d.enable = !in.contained && (d.former == stateEnabled || in.restore != nil)
 	case in.state == stateDisabled && in.restore != nil:
 		d.reason, d.enable = deletionRestore, true
 	case in.state == stateDisabled && (in.event == "DisableKey" || in.sweep):
@@ -282,7 +290,7 @@ func (r *Router) planRescue(ctx context.Context, e events.Event, key inventory.K
 		}
 		*approval = approval.judge(*doc, r.config.DeletionApprovalDays)
 		d = decideDeletion(deletionInput{
-			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore, approved: approval.given(), exempt: exempt,
+			event: e.Name, sweep: isSweep(e), state: key.State, history: doc.States, restore: doc.Restore, approved: approval.given(), exempt: exempt, contained: doc.isContained(),
 			repaired: doc.repairOf(reactionDeletion, e.ID) != nil || len(doc.repairsSince(reactionDeletion, e.ID, e.Time)) > 0,
 			fight:    stand,
 			enforce:  enforce, at: e.Time, now: rep.At,

@@ -32,6 +32,8 @@ func standText(reason deletionReason) string {
 		return "Nothing was undone: the key was seen in this state in mode observe, so it counts as meant."
 	case deletionWasDisabled:
 		return "Nothing was undone: the key was Disabled before, too."
+	case deletionContained:
+		return "Nothing was undone: cmkeeper itself disabled the key, because it was opened to somebody who is not trusted."
 	case deletionUnknown:
 		return "The key was left Disabled, because what it was before is not known."
 	case deletionMaterial:

@@ -19,6 +19,7 @@ const (
 	opCancelDeletion = "CancelKeyDeletion"
 	opEnableKey      = "EnableKey"
 	opPutPolicy      = "PutKeyPolicy"
+	opDisableKey     = "DisableKey"
 )
 
 // callWindow is how far a record's time may be from an intent whose request ids
@@ -54,6 +55,8 @@ func (c Config) makes(operation string) bool {
 		return c.Deletion == Enforce
 	case opPutPolicy:
 		return c.Policy == Enforce
+	case opDisableKey:
+		return c.Contain == Enforce
 	}
 	return false
 }

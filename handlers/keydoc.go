@@ -30,6 +30,7 @@ type keyDoc struct {
 	Policy      *seenPolicy   `json:"policy,omitempty"`
 	PutBacks    []putBack     `json:"put_backs,omitempty"`
 	Restore     *restore      `json:"restore,omitempty"`
+	Contained   *containment  `json:"contained,omitempty"`
 	Calls       []ownCall     `json:"calls,omitempty"`
 	Repairs     []repair      `json:"repairs,omitempty"`
 	Circuits    []circuit     `json:"circuits,omitempty"` // one for each reaction that had one
@@ -39,6 +40,9 @@ type keyDoc struct {
 	TagsSince time.Time `json:"tags_since,omitzero"`
 	// Reminded is the ID of the last reminder of the key's end that was told.
 	Reminded string `json:"reminded,omitempty"`
+	// Exposures are how the key was open when that was last read, at ExposuresAt.
+	Exposures   []seenExposure `json:"exposures,omitempty"`
+	ExposuresAt time.Time      `json:"exposures_at,omitzero"`
 	// ShutOut is since when we may not read the key; zero while we may.
 	ShutOut time.Time `json:"shut_out,omitzero"`
 }
@@ -169,12 +173,18 @@ func tail[E any](s []E, n int) []E { return s[max(0, len(s)-n):] }
 // reaction.
 func (d *keyDoc) see(k inventory.Key, at time.Time, mode Mode) {
 	d.ARN, d.Description, d.ShutOut = k.ARN, k.Description, time.Time{}
+	if d.isContained() && k.State == stateEnabled && at.Sub(d.Contained.At) > containPatience {
+		d.Contained.Over = at
+	}
 	if n := len(d.States); n > 0 && (d.States[n-1].State == k.State || at.Before(d.States[n-1].At)) {
 		return // no change, or an older read than the newest fact
 	}
 	d.States = tail(append(d.States, seenState{State: k.State, At: at, Accepted: mode != Enforce}), maxStates)
 	if k.State == stateEnabled {
 		d.Restore = nil // however it came back
+		if d.isContained() {
+			d.Contained.Over = at
+		}
 	}
 }
 

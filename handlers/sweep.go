@@ -174,6 +174,9 @@ func (r *Router) sweepKey(ctx context.Context, arn string, aliases []string, sta
 	if r.config.Rotation != Off {
 		errs = append(errs, r.keepRotating(ctx, e, key, at))
 	}
+	if r.config.Contain != Off {
+		errs = append(errs, r.noteOpen(ctx, e, at))
+	}
 	if r.config.Policy != Off {
 		document, err := r.facts.Policy(ctx, arn)
 		if err != nil {

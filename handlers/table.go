@@ -64,6 +64,10 @@ func rows() []row {
 		name: reactionDeletion, alert: alert.KindDeletion, concerns: (*Router).foreign, handle: (*Router).deletion,
 		mode: func(c Config) Mode { return c.Deletion }, variable: "DELETION_MODE",
 	}
+	contain := reaction{
+		name: reactionContain, alert: alert.KindPolicy, concerns: (*Router).foreign, handle: (*Router).contain,
+		mode: func(c Config) Mode { return c.Contain }, variable: "CONTAIN_MODE",
+	}
 	alias := reaction{
 		name: "alias", alert: alert.KindAlias, concerns: always, handle: (*Router).alias, // old records of DeleteAlias name no key
 		mode: func(c Config) Mode { return c.Reencrypt }, variable: "REENCRYPT_MODE",
@@ -123,6 +127,10 @@ func rows() []row {
 		moved       = "medium; high where the new key must not be trusted"
 		notes       = "notes the target, tells of a move and what would be re-encrypted"
 		worst       = "that of the worst finding, else info"
+		opened      = "critical where the event opened the key to everyone or to an account that is not trusted, and the actor may not do that; else none"
+		// wouldContain and contains are about a key that was opened so.
+		wouldContain = "tells what would be done, or that the key is in use"
+		contains     = "disables the key, unless it is in use, and reads it back"
 	)
 	all := []row{
 		{on: call("DisableKeyRotation"), reaction: rotation, refused: alert.Medium,
@@ -132,6 +140,7 @@ func rows() []row {
 			enforce: "sets the period to `CMKEEPER_ROTATION_PERIOD_DAYS` and reads it back"},
 		{on: call("CreateKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 		{on: call("CreateKey"), reaction: policy, severity: worst, observe: judges},
+		{on: call("CreateKey"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains}, // replicas made in this Region, too
 		{on: call("EnableKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 		{on: call("CancelKeyDeletion"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 		{on: call("ImportKeyMaterial"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
@@ -146,6 +155,10 @@ func rows() []row {
 
 		{on: call("PutKeyPolicy"), reaction: policy, refused: alert.High, severity: worst, observe: judges,
 			enforce: "where it has a new finding of `CMKEEPER_POLICY_RESTORE_SEVERITY` or worse, puts the recorded good policy back and reads it back"},
+		{on: call("PutKeyPolicy"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains},
+		{on: call("CreateGrant"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains},
+		{on: call("EnableKey"), reaction: contain, severity: "critical where the key was contained and is still open; else none",
+			observe: "tells that it is still open", enforce: "disables it again where the one who opened it enabled it"},
 		{on: call("ReplicateKey"), reaction: policy, refused: alert.Medium, severity: worst, observe: "judges the policy that the replica was made with"},
 
 		{on: call("ScheduleKeyDeletion"), reaction: deletion, refused: alert.High,

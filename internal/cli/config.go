@@ -51,6 +51,11 @@ type Config struct {
 	DeletionMinWindowDays int    `env:"DELETION_MIN_WINDOW_DAYS, default=7" about:"Waiting period of a deletion below which it is a finding; 7 to 30, where 7 is never."`
 	DeletionApprovalDays  int    `env:"DELETION_APPROVAL_DAYS, default=14" about:"How old the day in a key's tag cmkeeper:deletion-approved may be when its deletion is scheduled; 0: no tag approves. See [deletions](deletions.md#approval)."`
 
+	ContainMode         string   `env:"CONTAIN_MODE, default=off" about:"off, observe or enforce: disable a key at once that is opened to everyone or to an account that is not trusted. See [deletions](deletions.md#containment)."`
+	ContainAllowedRoles []string `env:"CONTAIN_ALLOWED_ROLES" about:"Who may open keys: role/NAME, user/NAME or an ARN, comma-separated, * for any text."`
+	ContainQuietDays    int      `env:"CONTAIN_QUIET_DAYS, default=7" about:"A key that was used within so many days is not disabled; 1 to 365."`
+	ContainInUse        bool     `env:"CONTAIN_IN_USE, default=false" about:"Disable a key that was opened also where it is in use or where that is not known."`
+
 	RotationPeriodDays    int    `env:"ROTATION_PERIOD_DAYS, default=365" about:"Rotation period where a key had none, and the longest that is restored; 90 to 2560."`
 	RotationRequired      bool   `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
 	PolicyRestoreSeverity string `env:"POLICY_RESTORE_SEVERITY, default=critical" about:"low, medium, high or critical: from which severity of a new finding POLICY_MODE=enforce puts the good policy back. A policy with such a finding is never taken for a good one, unless it is accepted by hand."`
@@ -120,6 +125,10 @@ var checks = map[string]func(string) error{
 	"DELETION_REMINDERS":           func(s string) error { _, err := parseReminders(s); return err },
 	"DELETION_MIN_WINDOW_DAYS":     between(7, 30),
 	"DELETION_APPROVAL_DAYS":       between(0, 365),
+	"CONTAIN_MODE":                 oneOf("off", "observe", "enforce"),
+	"CONTAIN_ALLOWED_ROLES":        eachParsed(judgement.ParsePrincipals),
+	"CONTAIN_QUIET_DAYS":           between(1, 365),
+	"CONTAIN_IN_USE":               boolean,
 	"ROTATION_PERIOD_DAYS":         between(90, 2560),
 	"ROTATION_REQUIRED":            boolean,
 	"TRUSTED_ACCOUNTS":             eachMatching(`^\d{12}$`, "account ids of twelve digits, comma-separated"),
@@ -224,6 +233,10 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 	if err != nil {
 		return handlers.Config{}, err
 	}
+	mayOpen, err := parseEach(c.ContainAllowedRoles, judgement.ParsePrincipals)
+	if err != nil {
+		return handlers.Config{}, err
+	}
 	reminders, err := parseReminders(c.DeletionReminders)
 	if err != nil {
 		return handlers.Config{}, err
@@ -241,6 +254,7 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 		Rotation: handlers.Mode(c.RotationMode), Policy: handlers.Mode(c.PolicyMode),
 		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
+		Contain: handlers.Mode(c.ContainMode), ContainAllowed: mayOpen, ContainQuietDays: c.ContainQuietDays, ContainInUse: c.ContainInUse,
 		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
 		RestoreSeverity: alert.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,

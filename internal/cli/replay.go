@@ -200,6 +200,10 @@ func (unwritableKMS) EnableKey(context.Context, *kms.EnableKeyInput, ...func(*km
 	return nil, errUnwritable
 }
 
+func (unwritableKMS) DisableKey(context.Context, *kms.DisableKeyInput, ...func(*kms.Options)) (*kms.DisableKeyOutput, error) {
+	return nil, errUnwritable
+}
+
 func (unwritableKMS) PutKeyPolicy(context.Context, *kms.PutKeyPolicyInput, ...func(*kms.Options)) (*kms.PutKeyPolicyOutput, error) {
 	return nil, errUnwritable
 }
