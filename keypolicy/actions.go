@@ -26,7 +26,7 @@ const (
 	unheardOf actions = 1 << 63
 )
 
-var bits = func() map[string]actions {
+var bitOf = func() map[string]actions {
 	m := make(map[string]actions, len(known))
 	for i, name := range known {
 		m[name] = 1 << i
@@ -44,7 +44,7 @@ func set(patterns ...string) (as actions) {
 
 // match returns the known actions that the pattern matches.
 func match(pattern string) (as actions) {
-	if bit, ok := bits[pattern]; ok { // the usual case
+	if bit, ok := bitOf[pattern]; ok { // the usual case
 		return bit
 	}
 	if pattern == "*" || pattern == "kms:*" {

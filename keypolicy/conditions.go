@@ -223,10 +223,6 @@ func (c *condition) holds(s *subject) (carried, others chance) {
 		}
 		return s.presence(c.key).choose(carried, others), others
 	}
-	missing := never
-	if c.forAll || !c.forAny && (c.negated || c.ifExists) {
-		missing = always
-	}
 	present := never
 	if len(c.values) == 0 {
 		present = open // nothing to rely on
@@ -238,11 +234,21 @@ func (c *condition) holds(s *subject) (carried, others chance) {
 		present = present.not()
 	}
 	presence := s.presence(c.key)
-	if presence == sure && (c.ifExists || c.forAll || c.forAny) && c.key != grantOperation && c.key != deletionGuard {
-		// Whoever writes this says that the key may be missing.
-		presence = perhaps
+	if presence == sure && (c.ifExists || c.forAll || c.forAny) && !s.administers && c.key != grantOperation && c.key != deletionGuard {
+		presence = perhaps // so its author says
 	}
-	return presence.choose(present, missing), missing
+	return presence.choose(present, c.missing()), c.missing()
+}
+
+// missing returns the chance that the condition holds where the key is missing.
+func (c *condition) missing() chance {
+	switch {
+	case c.forAny && c.ifExists:
+		return open // not documented
+	case c.forAll || c.ifExists || c.negated && !c.forAny:
+		return always
+	}
+	return never
 }
 
 // presence is whether a call carries a key.
@@ -275,6 +281,9 @@ type subject struct {
 	arn string
 	// anybody: the subject may be a principal or a service.
 	anybody, service bool
+	// administers: the question is not whether somebody may do too much, but
+	// whether one of the account may do enough.
+	administers bool
 	// insider: the subject may be in the networks and organizations that
 	// conditions name.
 	insider bool
@@ -315,8 +324,13 @@ func (s *subject) presence(k keyKind) presence {
 // has returns the chance that a key has the value in the subject's calls.
 func (s *subject) has(c *condition, value string) chance {
 	wild := c.test == pattern && strings.ContainsAny(value, "*?")
-	if !c.test.reads(c.key) {
+	switch {
+	case !c.test.reads(c.key):
 		return open
+	case wild && strings.Trim(value, "*") == "":
+		return always
+	case c.test == exact && c.key == callerARN && strings.ContainsAny(value, "*?"):
+		return never // a wildcard is none here, and no ARN has such a character
 	}
 	switch c.key {
 	case callerAccount, sourceAccount:
@@ -342,6 +356,9 @@ func (s *subject) has(c *condition, value string) chance {
 		}
 	case organization:
 		id, _, _ := strings.Cut(value, "/")
+		if wild && value == "o-*" {
+			return always
+		}
 		return s.owns(id == "${aws:ResourceOrgID}" || !isOpen(id))
 	case possession:
 		id, _, _ := strings.Cut(value, ":") // a role's id, before its session's name
@@ -420,6 +437,9 @@ func (s *subject) isOf(account string, wild bool) chance {
 func (s *subject) callsAs(arn string, wild bool) chance {
 	if before, _, _ := strings.Cut(arn, "::"); wild && isOpen(before) {
 		return open // it could reach over the account: paths of roles may hold colons
+	}
+	if s.administers && wild && strings.HasSuffix(arn, "::"+s.account+":*") {
+		return always // but for federated users, on whom no account relies
 	}
 	return s.hasARN(accountNamed(arn, wild))
 }

@@ -1,6 +1,8 @@
 package keypolicy
 
 import (
+	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 )
@@ -16,179 +18,314 @@ const (
 type Change struct {
 	Kind      string // Added or Removed
 	Statement string // where it stands: in the new policy for Added, else in the old
+	// Widens: somebody may do more, because something is allowed now or denied no
+	// longer. Else somebody may do less.
+	Widens bool
 	// Text is one clause, such as "arn:aws:iam::111122223333:role/x may now kms:Decrypt".
 	Text string
 }
 
 // Diff tells what the new policy changes, in terms of what principals may do. A
-// policy that is only written differently (order, case of actions, arrays, forms
-// of principals, statements split or joined, grants that another one contains)
-// changes nothing. nil is a policy that says nothing. What was added comes first.
+// policy that is only written differently changes nothing: another order, case
+// of actions, arrays, forms of principals, statements split or joined, grants
+// that another one contains, conditions in other words, or a wildcard in place
+// of the list of all actions that it stands for today. Nor do statements that
+// KMS ignores. nil is a policy that says nothing. What was added comes first.
 //
-// Policies of very many principals and actions are compared by whole statements,
-// and their texts name a few.
+// Allows and Denies are compared each with their like: an Allow that a Deny
+// takes back is told all the same.
 func Diff(old, new *Policy) []Change {
-	whole := old.size()+new.size() > mostRules
-	before, after := old.rules(whole), new.rules(whole)
+	before, after := old.rules(), new.rules()
 	return append(changes(Added, after, before), changes(Removed, before, after)...)
 }
 
-// rule is the least part of a policy: one principal, one action.
+// rule is what a statement says of one principal.
 type rule struct {
-	clause
-	action string // pattern
+	*clause
+	who Principal
 }
 
-// clause is what rules share that are told in one sentence.
+// clause is a statement as it is compared.
 type clause struct {
-	label string
-	deny  bool
-	who   string
-	// where is the rest, as it is shown; match is the same in a form that compares.
-	where, match string
+	*Statement
+	about actions
+	rest  []string // patterns of actions that are unheard of, in lower case
+	// resources are those that are not the key itself, in a form that compares.
+	resources string
+	terms     []term
 }
 
-// mostRules is how many rules two policies may have between them. Real ones have
-// hundreds; KMS's 32 KiB can hold a million, which would keep a worker busy for
-// minutes.
-const mostRules = 20_000
-
-// size returns the number of rules.
-func (p *Policy) size() int {
-	if p == nil {
-		return 0
-	}
-	n := 0
-	for _, s := range p.Statements {
-		n += len(s.Principals) * len(s.Actions)
-	}
-	return n
-}
-
-// rules takes the policy apart, or, with whole, makes one rule of a statement.
-func (p *Policy) rules(whole bool) []rule {
+// rules takes the policy apart.
+func (p *Policy) rules() []rule {
 	if p == nil {
 		return nil
 	}
 	var list []rule
-	for _, s := range p.Statements {
-		c := clause{label: s.Label, deny: s.Deny}
-		c.where, c.match = s.where()
-		whom, actions := s.whom(), s.Actions
-		if s.NotAction {
-			// Taken as a whole: it compares with its like only.
-			actions = []string{"everything but " + strings.Join(sorted(s.Actions), ", ")}
+	for i := range p.Statements {
+		s := &p.Statements[i]
+		if s.ignored() {
+			continue
 		}
-		if whole {
-			c.match += "\x02" + strings.Join(sorted(whom), "\x00") + "\x02" + strings.Join(sorted(lowered(actions)), "\x00")
-			whom, actions = []string{joinSome(sorted(whom))}, []string{joinSome(sorted(actions))}
+		c := &clause{Statement: s, resources: s.elsewhere()}
+		c.about, c.rest = s.about()
+		c.rest = sorted(lowered(c.rest))
+		for _, condition := range s.Conditions {
+			c.terms = append(c.terms, condition.term())
 		}
-		for _, c.who = range whom {
-			for _, a := range actions {
-				list = append(list, rule{c, a})
-			}
+		if s.NotPrincipal {
+			list = append(list, rule{c, everyone})
+			continue
+		}
+		for _, who := range s.Principals {
+			list = append(list, rule{c, who})
 		}
 	}
 	return list
 }
 
-// whom returns the principals in words.
-func (s Statement) whom() []string {
-	ids := make([]string, len(s.Principals))
-	for i, p := range s.Principals {
-		ids[i] = p.String()
+// elsewhere returns the resources, unless they are the key.
+func (s *Statement) elsewhere() string {
+	if !s.NotResource && slices.Contains(s.Resources, "*") {
+		return ""
 	}
-	if s.NotPrincipal {
-		return []string{"everyone but " + strings.Join(sorted(ids), ", ")}
+	text := " on " + strings.Join(sorted(s.Resources), " or ")
+	if s.NotResource {
+		text = " except" + text
 	}
-	return ids
+	return text
 }
 
 // where returns the resources, unless they are the key, and the conditions.
-func (s Statement) where() (shown, match string) {
-	if len(s.Resources) > 0 && (s.NotResource || !slices.Contains(s.Resources, "*")) {
-		shown = " on " + strings.Join(sorted(s.Resources), " or ")
-		if s.NotResource {
-			shown = " except" + shown
+func (c *clause) where() string {
+	text := c.resources
+	for i, condition := range c.Conditions {
+		joint := " and "
+		if i == 0 {
+			joint = " when "
 		}
-		match = shown
+		text += joint + condition.Operator + " " + condition.Key + " " + strings.Join(sorted(condition.Values), " or ")
 	}
-	var shownParts, matchParts []string
-	for _, c := range s.Conditions {
-		operator, key, values := strings.ToLower(c.Operator), strings.ToLower(c.Key), sorted(c.Values)
-		if strings.HasPrefix(key, "kms:encryptioncontext:") {
-			key = c.Key // the context's own keys keep their case
-		}
-		if operator == "bool" || operator == "null" {
-			values = sorted(lowered(values))
-		}
-		shownParts = append(shownParts, c.Operator+" "+c.Key+" "+strings.Join(values, " or "))
-		matchParts = append(matchParts, operator+"\x00"+key+"\x00"+strings.Join(values, "\x00"))
-	}
-	if len(shownParts) > 0 {
-		shown += " when " + strings.Join(shownParts, " and ")
-		match += "\x01" + strings.Join(sorted(matchParts), "\x01")
-	}
-	return shown, match
+	return text
 }
 
-// contains reports whether r says all that other says. A rule for everyone
-// contains one for somebody; one for an account contains none for its
-// principals, which need IAM policies under it.
-func (r rule) contains(other rule) bool {
-	return r.deny == other.deny &&
-		(r.who == other.who || r.who == everyone.String()) &&
-		(r.match == other.match || r.match == "") &&
-		matches(r.action, other.action)
+// name returns whom the rule is about, in words.
+func (r rule) name() string {
+	if !r.NotPrincipal {
+		return r.who.String()
+	}
+	ids := make([]string, len(r.Principals))
+	for i, p := range r.Principals {
+		ids[i] = p.String()
+	}
+	return "everyone but " + strings.Join(sorted(ids), ", ")
 }
 
-// changes tells the rules that no rule of others contains, one clause at a time.
-func changes(kind string, rules, others []rule) []Change {
-	var order []clause
-	actions := map[clause][]string{}
-	related := map[clause][]string{} // narrower rules of others, which soften the change
-	byWho := map[string][]rule{}
+// includes reports whether the rule is about all whom the other one is about. An
+// account does not include its principals: they need IAM policies under it.
+func (r rule) includes(other rule) bool {
+	switch {
+	case r.NotPrincipal && other.NotPrincipal:
+		return !slices.ContainsFunc(r.Principals, func(p Principal) bool { return !slices.Contains(other.Principals, p) })
+	case r.NotPrincipal:
+		return other.who != everyone && !slices.Contains(r.Principals, other.who) &&
+			!slices.Contains(r.Principals, Principal{"AWS", other.who.account()})
+	}
+	return r.who == everyone || !other.NotPrincipal && r.who == other.who
+}
+
+// holdsWherever reports whether the clause holds in every case in which the
+// other one, of the same effect and with those terms, holds.
+func (c *clause) holdsWherever(other *clause, terms []term) bool {
+	return c.Deny == other.Deny && (c.resources == "" || c.resources == other.resources) &&
+		!slices.ContainsFunc(c.terms, func(wide term) bool {
+			return !slices.ContainsFunc(terms, func(t term) bool { return t.implies(wide) })
+		})
+}
+
+// comparison compares the rules of one policy with those of another.
+type comparison struct {
+	byWho map[Principal][]rule
+	wide  []rule // for everyone, or for all but some
+	// covered has which unheard-of patterns of one clause another one covers.
+	covered map[[2]*clause][]bool
+	// parts is how many parts conditions may still be split into.
+	parts int
+}
+
+func compareWith(others []rule) *comparison {
+	c := &comparison{byWho: map[Principal][]rule{}, covered: map[[2]*clause][]bool{}, parts: 4096}
 	for _, o := range others {
-		byWho[o.who] = append(byWho[o.who], o)
+		if o.NotPrincipal || o.who == everyone {
+			c.wide = append(c.wide, o)
+		} else {
+			c.byWho[o.who] = append(c.byWho[o.who], o)
+		}
 	}
-	contained := func(r rule, in []rule) bool {
-		return slices.ContainsFunc(in, func(o rule) bool { return o.contains(r) })
+	return c
+}
+
+// others returns the rules that may be about the same principal.
+func (c *comparison) others(r rule) []rule {
+	if r.who == everyone {
+		return c.wide
 	}
-	for _, r := range rules {
-		if contained(r, byWho[r.who]) || contained(r, byWho[everyone.String()]) {
+	return append(c.byWho[r.who][:len(c.byWho[r.who]):len(c.byWho[r.who])], c.wide...)
+}
+
+// left returns what a rule says that no rule of the others does: known actions,
+// and which of its unheard-of patterns.
+func (c *comparison) left(r rule, others []rule, terms []term) (as actions, rest []bool) {
+	as, rest = r.about, make([]bool, len(r.rest))
+	for i := range rest {
+		rest[i] = true
+	}
+	for _, o := range others {
+		if !o.includes(r) || !o.holdsWherever(r.clause, terms) {
 			continue
 		}
-		if actions[r.clause] == nil {
-			order = append(order, r.clause)
-		}
-		actions[r.clause] = append(actions[r.clause], r.action)
-		for _, o := range byWho[r.who] {
-			if r.contains(o) {
-				related[r.clause] = append(related[r.clause], o.action+o.where)
-			}
+		as &^= o.about & allKnown
+		for i, covered := range c.patterns(o.clause, r.clause) {
+			rest[i] = rest[i] && !covered
 		}
 	}
-	var list []Change
-	for _, c := range order {
-		text := c.who + verb(kind, c.deny) + strings.Join(sorted(actions[c]), ", ") + c.where
-		if also := sorted(related[c]); len(also) > 0 {
-			text += map[string]string{Added: " (before: ", Removed: " (still: "}[kind] + strings.Join(also, ", ") + ")"
+	if !slices.Contains(rest, true) {
+		as &^= unheardOf
+	}
+	if as == 0 {
+		return as, rest
+	}
+	// What one rule says of several values, others may say one by one.
+	i := slices.IndexFunc(terms, term.divisible)
+	if i < 0 || c.parts < len(terms[i].values) {
+		return as, rest
+	}
+	c.parts -= len(terms[i].values)
+	var inParts actions
+	restInParts := make([]bool, len(rest))
+	part := slices.Clone(terms)
+	for _, v := range terms[i].values {
+		part[i].values = []string{v}
+		some, more := c.left(r, others, part)
+		inParts |= some
+		for j := range more {
+			restInParts[j] = restInParts[j] || more[j]
 		}
-		list = append(list, Change{kind, c.label, text})
+	}
+	return inParts, restInParts
+}
+
+// patterns returns which of a clause's unheard-of patterns another one covers.
+func (c *comparison) patterns(by, of *clause) []bool {
+	key := [2]*clause{by, of}
+	covered, ok := c.covered[key]
+	if !ok {
+		covered = make([]bool, len(of.rest))
+		for i := range of.rest {
+			covered[i] = by.coversAll(of.rest[i : i+1])
+		}
+		c.covered[key] = covered
+	}
+	return covered
+}
+
+// changes tells what the rules say that no rule of the others does. What is the
+// same for several principals of a statement is told once.
+func changes(kind string, rules, others []rule) []Change {
+	c := compareWith(others)
+	type sentence struct {
+		*clause
+		rest string
+	}
+	var order []sentence
+	names := map[sentence][]string{}
+	var of *clause // whose actions were put into words last
+	var said actions
+	var saidRest []bool
+	var words string
+	for _, r := range rules {
+		others := c.others(r)
+		as, rest := c.left(r, others, r.terms)
+		if as == 0 {
+			continue
+		}
+		if of != r.clause || said != as || !slices.Equal(saidRest, rest) {
+			of, said, saidRest, words = r.clause, as, rest, r.actions(as, rest)
+		}
+		s := sentence{r.clause, r.verb(kind) + words + r.where() + softened(kind, r, others)}
+		if names[s] == nil {
+			order = append(order, s)
+		}
+		names[s] = append(names[s], r.name())
+	}
+	var list []Change
+	for _, s := range order {
+		list = append(list, Change{kind, s.Label, (kind == Added) != s.Deny, join(sorted(names[s])) + s.rest})
 	}
 	return list
 }
 
-func verb(kind string, deny bool) string {
+// softened names the rules of the others that say part of what the rule says.
+func softened(kind string, r rule, others []rule) string {
+	var parts []string
+	for _, o := range others {
+		if o.about&allKnown != 0 && r.about.has(o.about&allKnown) && r.name() == o.name() && r.holdsWherever(o.clause, o.terms) {
+			parts = append(parts, o.actions(o.about, nil)+o.where())
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return map[string]string{Added: " (before: ", Removed: " (still: "}[kind] + join(sorted(parts)) + ")"
+}
+
+func (c *clause) verb(kind string) string {
 	switch {
-	case kind == Added && deny:
+	case kind == Added && c.Deny:
 		return " is now denied "
 	case kind == Added:
 		return " may now "
-	case deny:
+	case c.Deny:
 		return " is no longer denied "
 	}
 	return " may no longer "
+}
+
+// actions names some of the clause's actions: by its own patterns where these
+// are about little else.
+func (c *clause) actions(as actions, rest []bool) string {
+	const few = 4
+	if c.NotAction {
+		if as != c.about && bits.OnesCount64(uint64(as)) <= few {
+			return strings.Join(as.names(), ", ")
+		}
+		return "everything but " + join(sorted(c.Actions))
+	}
+	var words []string
+	for _, p := range c.Actions {
+		all := match(p)
+		some := all & as
+		switch {
+		case all == 0:
+			if i, ok := slices.BinarySearch(c.rest, strings.ToLower(p)); ok && (rest == nil || rest[i]) {
+				words = append(words, p)
+			}
+		case some == 0:
+		case some != all && bits.OnesCount64(uint64(some)) <= few:
+			words = append(words, some.names()...)
+		default:
+			words = append(words, p)
+		}
+	}
+	return join(sorted(words))
+}
+
+// join joins words, and counts those that are too many to be read.
+func join(words []string) string {
+	const most = 16
+	if len(words) > most+1 {
+		return fmt.Sprintf("%s and %d more", strings.Join(words[:most], ", "), len(words)-most)
+	}
+	return strings.Join(words, ", ")
 }
 
 func lowered(words []string) []string {

@@ -11,7 +11,7 @@ import (
 )
 
 func TestDiff(t *testing.T) {
-	const x = "arn:aws:iam::444455556666:role/x"
+	const x, y = "arn:aws:iam::444455556666:role/x", "arn:aws:iam::444455556666:role/y"
 	allow := func(principal, action string, more ...string) string {
 		return document(root, `{"Sid":"S","Effect":"Allow","Principal":`+principal+`,"Action":`+action+`,"Resource":"*"`+strings.Join(more, "")+`}`)
 	}
@@ -34,49 +34,99 @@ func TestDiff(t *testing.T) {
 		{"everyone written differently", allow(`"*"`, `"kms:Decrypt"`), allow(`{"AWS":["*"]}`, `["kms:Decrypt"]`), nil},
 		{"statement split",
 			allow(roleX, `["kms:Decrypt","kms:Encrypt"]`),
-			document(root, `{"Effect":"Allow","Principal":`+roleX+`,"Action":"kms:Encrypt"}`, `{"Effect":"Allow","Principal":`+roleX+`,"Action":"kms:Decrypt"}`),
+			document(root, `{"Effect":"Allow","Principal":`+roleX+`,"Action":"kms:Encrypt","Resource":"*"}`, `{"Effect":"Allow","Principal":`+roleX+`,"Action":"kms:Decrypt","Resource":"*"}`),
 			nil},
 		{"grant that another one contains", allow(roleX, `"kms:*"`), allow(roleX, `["kms:Decrypt","kms:*"]`), nil},
 		{"grant", document(root), allow(roleX, `["kms:Encrypt","kms:Decrypt"]`), []Change{
-			{Added, "S", x + " may now kms:Decrypt, kms:Encrypt"},
+			{Added, "S", true, x + " may now kms:Decrypt, kms:Encrypt"},
 		}},
 		{"grant to everyone under conditions", document(root), allow(`"*"`, `"kms:Decrypt"`, `,"Condition":{"StringEquals":{"kms:ViaService":["b","a"]},"Bool":{"x":true}}`), []Change{
-			{Added, "S", "everyone may now kms:Decrypt when Bool x true and StringEquals kms:ViaService a or b"},
+			{Added, "S", true, "everyone may now kms:Decrypt when Bool x true and StringEquals kms:ViaService a or b"},
 		}},
 		{"condition dropped", allow(roleX, `"kms:Decrypt"`, `,"Condition":{"Bool":{"x":true}}`), allow(roleX, `"kms:Decrypt"`), []Change{
-			{Added, "S", x + " may now kms:Decrypt (before: kms:Decrypt when Bool x true)"},
+			{Added, "S", true, x + " may now kms:Decrypt (before: kms:Decrypt when Bool x true)"},
 		}},
 		{"condition set", allow(roleX, `"kms:Decrypt"`), allow(roleX, `"kms:Decrypt"`, `,"Condition":{"Bool":{"x":true}}`), []Change{
-			{Removed, "S", x + " may no longer kms:Decrypt (still: kms:Decrypt when Bool x true)"},
+			{Removed, "S", false, x + " may no longer kms:Decrypt (still: kms:Decrypt when Bool x true)"},
 		}},
 		{"encryption contexts that differ in case", allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringEquals":{"kms:EncryptionContext:app":"x"}}`), allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringEquals":{"kms:EncryptionContext:App":"x"}}`), []Change{
-			{Added, "S", x + " may now kms:Decrypt when StringEquals kms:EncryptionContext:App x"},
-			{Removed, "S", x + " may no longer kms:Decrypt when StringEquals kms:EncryptionContext:app x"},
+			{Added, "S", true, x + " may now kms:Decrypt when StringEquals kms:EncryptionContext:App x"},
+			{Removed, "S", false, x + " may no longer kms:Decrypt when StringEquals kms:EncryptionContext:app x"},
 		}},
 		{"narrowed", allow(roleX, `"kms:*"`), allow(roleX, `"kms:Decrypt"`), []Change{
-			{Removed, "S", x + " may no longer kms:* (still: kms:Decrypt)"},
+			{Removed, "S", false, x + " may no longer kms:* (still: kms:Decrypt)"},
 		}},
 		{"widened", allow(roleX, `"kms:Decrypt"`), allow(roleX, `"kms:*"`), []Change{
-			{Added, "S", x + " may now kms:* (before: kms:Decrypt)"},
+			{Added, "S", true, x + " may now kms:* (before: kms:Decrypt)"},
 		}},
 		{"account", document(root), allow(`{"AWS":"arn:aws:iam::222233334444:root"}`, `"kms:Decrypt"`), []Change{
-			{Added, "S", "account 222233334444 may now kms:Decrypt"},
+			{Added, "S", true, "account 222233334444 may now kms:Decrypt"},
 		}},
-		{"root dropped", allow(roleX, `"kms:*"`), document(`{"Effect":"Allow","Principal":` + roleX + `,"Action":"kms:*"}`), []Change{
-			{Removed, "Root", "account 444455556666 may no longer kms:*"},
+		{"root dropped", allow(roleX, `"kms:*"`), document(`{"Effect":"Allow","Principal":` + roleX + `,"Action":"kms:*","Resource":"*"}`), []Change{
+			{Removed, "Root", false, "account 444455556666 may no longer kms:*"},
 		}},
-		{"deny", document(root), document(root, `{"Effect":"Deny","Principal":"*","Action":"kms:Decrypt"}`), []Change{
-			{Added, "#2", "everyone is now denied kms:Decrypt"},
+		{"deny", document(root), document(root, `{"Effect":"Deny","Principal":"*","Action":"kms:Decrypt","Resource":"*"}`), []Change{
+			{Added, "#2", false, "everyone is now denied kms:Decrypt"},
 		}},
-		{"deny dropped", document(root, `{"Effect":"Deny","NotPrincipal":`+roleX+`,"NotAction":["kms:B*","kms:A*"]}`), document(root), []Change{
-			{Removed, "#2", "everyone but " + x + " is no longer denied everything but kms:A*, kms:B*"},
+		{"deny dropped", document(root, `{"Effect":"Deny","NotPrincipal":`+roleX+`,"NotAction":["kms:B*","kms:A*"],"Resource":"*"}`), document(root), []Change{
+			{Removed, "#2", true, "everyone but " + x + " is no longer denied everything but kms:A*, kms:B*"},
 		}},
 		{"allow becomes deny", allow(roleX, `"kms:Decrypt"`), strings.ReplaceAll(allow(roleX, `"kms:Decrypt"`), `"S","Effect":"Allow"`, `"S","Effect":"Deny"`), []Change{
-			{Added, "S", x + " is now denied kms:Decrypt"},
-			{Removed, "S", x + " may no longer kms:Decrypt"},
+			{Added, "S", false, x + " is now denied kms:Decrypt"},
+			{Removed, "S", false, x + " may no longer kms:Decrypt"},
+		}},
+		{"two principals", document(root), allow(`{"AWS":["`+x+`","`+y+`"]}`, `["kms:Encrypt","kms:Decrypt"]`), []Change{
+			{Added, "S", true, x + ", " + y + " may now kms:Decrypt, kms:Encrypt"},
+		}},
+		{"one action more behind a wildcard", allow(roleX, `["kms:CreateGrant","kms:CancelKeyDeletion"]`), allow(roleX, `"kms:C*"`), []Change{
+			{Added, "S", true, x + " may now kms:CreateAlias (before: kms:CancelKeyDeletion, kms:CreateGrant)"},
+		}},
+		{"a wildcard for all that it stands for today", allow(roleX, `"kms:Generate*"`), allow(roleX, `["kms:GenerateDataKey","kms:GenerateDataKeyPair*","kms:GenerateDataKeyWithoutPlaintext","kms:GenerateMac"]`), nil},
+		{"everything but, in other words", allow(roleX, `["kms:Decrypt","kms:Encrypt"]`), strings.Replace(allow(roleX, `["kms:C*","kms:D?l*","kms:D?s*","kms:Der*","kms:Deca*","kms:Ena*","kms:Enca*","kms:G*","kms:I*","kms:L*","kms:P*","kms:R*","kms:S*","kms:T*","kms:U*","kms:V*"]`), `"Action":["kms:C`, `"NotAction":["kms:C`, 1), nil},
+		{"everything but, without one", allow(roleX, `"kms:*"`), strings.Replace(allow(roleX, `["kms:PutKeyPolicy"]`), `"Action":["kms:P`, `"NotAction":["kms:P`, 1), []Change{
+			{Removed, "S", false, x + " may no longer kms:PutKeyPolicy (still: everything but kms:PutKeyPolicy)"},
+		}},
+		{"an action of another service", document(root), allow(roleX, `"s3:GetObject"`), nil},
+		{"an action of the future", allow(roleX, `["kms:Teleport","kms:Beam"]`), allow(roleX, `"kms:beam"`), []Change{
+			{Removed, "S", false, x + " may no longer kms:Teleport"},
+		}},
+		{"a statement that KMS ignores", document(root), document(root, `{"Effect":"Allow","Principal":"*","Action":"kms:*"}`, `{"Effect":"Deny","Principal":"*","Resource":"*"}`), nil},
+		{"values split over statements",
+			allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringEquals":{"kms:ViaService":["a","b"],"kms:EncryptionContext:k":["1","2"]}}`),
+			document(root,
+				`{"Effect":"Allow","Principal":`+roleX+`,"Action":"kms:Decrypt","Resource":"*","Condition":{"StringEquals":{"kms:ViaService":"a","kms:EncryptionContext:k":["1","2"]}}}`,
+				`{"Effect":"Allow","Principal":`+roleX+`,"Action":"kms:Decrypt","Resource":"*","Condition":{"StringEquals":{"kms:ViaService":"b","kms:EncryptionContext:k":"2"}}}`,
+				`{"Effect":"Allow","Principal":`+roleX+`,"Action":"kms:Decrypt","Resource":"*","Condition":{"StringEquals":{"kms:ViaService":"b","kms:EncryptionContext:k":"1"}}}`),
+			nil},
+		{"one value more", allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringEquals":{"kms:ViaService":"a"}}`), allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringEquals":{"kms:ViaService":["b","a"]}}`), []Change{
+			{Added, "S", true, x + " may now kms:Decrypt when StringEquals kms:ViaService a or b (before: kms:Decrypt when StringEquals kms:ViaService a)"},
+		}},
+		{"one exception more", allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringNotEquals":{"kms:ViaService":"a"}}`), allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringNotEquals":{"kms:ViaService":["b","a"]}}`), []Change{
+			{Removed, "S", false, x + " may no longer kms:Decrypt when StringNotEquals kms:ViaService a (still: kms:Decrypt when StringNotEquals kms:ViaService a or b)"},
+		}},
+		{"equals becomes like", allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringEquals":{"k":"a"}}`), allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringLike":{"k":"a*"}}`), []Change{
+			{Added, "S", true, x + " may now kms:Decrypt when StringLike k a* (before: kms:Decrypt when StringEquals k a)"},
+		}},
+		{"like without wildcards", allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringLike":{"k":"a"},"ArnLike":{"l":"arn:aws:s3:::x"}}`), allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringEquals":{"k":"a"},"ArnEquals":{"l":"arn:aws:s3:::x"}}`), nil},
+		{"if it exists", allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringEquals":{"k":"a"}}`), allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringEqualsIfExists":{"k":"a"}}`), []Change{
+			{Added, "S", true, x + " may now kms:Decrypt when StringEqualsIfExists k a (before: kms:Decrypt when StringEquals k a)"},
+		}},
+		{"if it exists, where that says nothing", allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringNotEquals":{"k":"a"}}`), allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringNotEqualsIfExists":{"k":"a"}}`), nil},
+		{"a longer wait", allow(roleX, `"kms:ScheduleKeyDeletion"`, `,"Condition":{"NumericGreaterThanEquals":{"kms:ScheduleKeyDeletionPendingWindowInDays":7}}`), allow(roleX, `"kms:ScheduleKeyDeletion"`, `,"Condition":{"NumericGreaterThanEquals":{"kms:ScheduleKeyDeletionPendingWindowInDays":"30"}}`), []Change{
+			{Removed, "S", false, x + " may no longer kms:ScheduleKeyDeletion when NumericGreaterThanEquals kms:ScheduleKeyDeletionPendingWindowInDays 7 (still: kms:ScheduleKeyDeletion when NumericGreaterThanEquals kms:ScheduleKeyDeletionPendingWindowInDays 30)"},
+		}},
+		{"deny with an exception", document(root, `{"Sid":"D","Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"444455556666"}}}`), document(root, `{"Sid":"D","Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":["444455556666","222233334444"]}}}`), []Change{
+			{Removed, "D", true, "everyone is no longer denied kms:* when StringNotEquals aws:PrincipalAccount 444455556666 (still: kms:* when StringNotEquals aws:PrincipalAccount 222233334444 or 444455556666)"},
+		}},
+		{"exception of a deny dropped", document(root, `{"Sid":"D","Effect":"Deny","NotPrincipal":{"AWS":["444455556666","`+x+`"]},"Action":"kms:*","Resource":"*"}`), document(root, `{"Sid":"D","Effect":"Deny","NotPrincipal":{"AWS":"444455556666"},"Action":"kms:*","Resource":"*"}`), []Change{
+			{Added, "D", false, "everyone but account 444455556666 is now denied kms:*"},
+		}},
+		{"everyone but one contains another", document(root, `{"Sid":"A","Effect":"Allow","NotPrincipal":`+roleX+`,"Action":"kms:Decrypt","Resource":"*"}`), document(root, `{"Sid":"A","Effect":"Allow","NotPrincipal":`+roleX+`,"Action":"kms:Decrypt","Resource":"*"}`, `{"Sid":"B","Effect":"Allow","Principal":{"AWS":"222233334444"},"Action":"kms:Decrypt","Resource":"*"}`), nil},
+		{"everyone but one does not contain that one", document(root, `{"Sid":"A","Effect":"Allow","NotPrincipal":`+roleX+`,"Action":"kms:Decrypt","Resource":"*"}`), document(root, `{"Sid":"A","Effect":"Allow","NotPrincipal":`+roleX+`,"Action":"kms:Decrypt","Resource":"*"}`, `{"Sid":"B","Effect":"Allow","Principal":`+roleX+`,"Action":"kms:Decrypt","Resource":"*"}`), []Change{
+			{Added, "B", true, x + " may now kms:Decrypt"},
 		}},
 		{"another resource", document(root), strings.Replace(allow(roleX, `"kms:Decrypt"`), `"kms:Decrypt","Resource":"*"`, `"kms:Decrypt","Resource":["r2","r1"]`, 1), []Change{
-			{Added, "S", x + " may now kms:Decrypt on r1 or r2"},
+			{Added, "S", true, x + " may now kms:Decrypt on r1 or r2"},
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -92,10 +142,10 @@ func TestDiffOfNothing(t *testing.T) {
 	if got := Diff(nil, nil); got != nil {
 		t.Errorf("Diff(nil, nil) = %v", got)
 	}
-	if diff := cmp.Diff([]Change{{Added, "Root", "account 444455556666 may now kms:*"}}, Diff(nil, p)); diff != "" {
+	if diff := cmp.Diff([]Change{{Added, "Root", true, "account 444455556666 may now kms:*"}}, Diff(nil, p)); diff != "" {
 		t.Errorf("a first policy (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]Change{{Removed, "Root", "account 444455556666 may no longer kms:*"}}, Diff(p, nil)); diff != "" {
+	if diff := cmp.Diff([]Change{{Removed, "Root", false, "account 444455556666 may no longer kms:*"}}, Diff(p, nil)); diff != "" {
 		t.Errorf("a last policy (-want +got):\n%s", diff)
 	}
 }
@@ -122,12 +172,14 @@ func TestHugePolicies(t *testing.T) {
 	if got := Diff(a, b); got != nil {
 		t.Errorf("changes of a policy in another case: %v", got)
 	}
-	want := []Change{
-		{Added, "S", "account 000000000000, account 000000000001, account 000000000002, account 000000000003 and 696 more may now kms:c0, kms:c1, kms:c10, kms:c100 and 1196 more"},
-		{Removed, "S", "account 000000000000, account 000000000001, account 000000000002, account 000000000003 and 696 more may no longer kms:a0, kms:a1, kms:a10, kms:a100 and 1196 more"},
+	got := Diff(a, policy("kms:c%d"))
+	if len(got) != 2 || !got[0].Widens || got[1].Widens {
+		t.Fatalf("changes: %v", got)
 	}
-	if diff := cmp.Diff(want, Diff(a, policy("kms:c%d"))); diff != "" {
-		t.Errorf("changes (-want +got):\n%s", diff)
+	for i, want := range []string{" and 684 more may now kms:c0, kms:c1, kms:c10, ", " and 684 more may no longer kms:a0, kms:a1, kms:a10, "} {
+		if text := got[i].Text; !strings.HasPrefix(text, "account 000000000000, account 000000000001, ") || !strings.Contains(text, want) || !strings.HasSuffix(text, " and 1184 more") {
+			t.Errorf("change %q does not say %q", text, want)
+		}
 	}
 }
 

@@ -24,15 +24,15 @@ func (p *Policy) Findings(c Context) []Finding {
 	}
 	switch {
 	case !a.administered(false):
-		found = append(found, Finding{Lockout, Critical, "", "",
-			"nobody in account " + c.Account + " may change this policy (kms:PutKeyPolicy), and only AWS Support can undo that"})
+		found = append(found, newFinding(Lockout, Critical, "", "",
+			"nobody in account "+c.Account+" may change this policy (kms:PutKeyPolicy), and only AWS Support can undo that"))
 	case !a.administered(true):
-		found = append(found, Finding{NoRootDelegation, Medium, "", c.Account,
-			"the policy does not let the root of account " + c.Account + " administer the key, so it cannot be managed once the principals named here are gone"})
+		found = append(found, newFinding(NoRootDelegation, Medium, "", c.Account,
+			"the policy does not let the root of account "+c.Account+" administer the key, so it cannot be managed once the principals named here are gone"))
 	}
 	if c.BypassLockoutSafetyCheck {
-		found = append(found, Finding{LockoutCheckBypassed, Medium, "", "",
-			"the policy was set with bypassPolicyLockoutSafetyCheck, so KMS did not check that its author can still change it"})
+		found = append(found, newFinding(LockoutCheckBypassed, Medium, "", "",
+			"the policy was set with bypassPolicyLockoutSafetyCheck, so KMS did not check that its author can still change it"))
 	}
 	slices.SortStableFunc(found, func(a, b Finding) int { return cmp.Compare(b.Severity.rank(), a.Severity.rank()) })
 	return found
@@ -68,8 +68,8 @@ func (a *analysis) judge(st *statement, held *holdings) []Finding {
 		if !st.NotPrincipal && len(st.Principals) == 1 && st.Principals[0].ID == a.Account {
 			severity = Low
 		}
-		found = append(found, Finding{AllowNotAction, severity, st.Label, "",
-			"the statement allows to " + describe(st) + ", and so whatever KMS adds one day"})
+		found = append(found, newFinding(AllowNotAction, severity, st.Label, "",
+			"the statement allows to "+describe(st)+", and so whatever KMS adds one day"))
 	}
 	return found
 }
@@ -162,10 +162,14 @@ func (a *analysis) judgeService(st *statement, who Principal) (found []Finding, 
 		if free&takeover != 0 {
 			severity = Medium
 		}
-		return []Finding{{ServiceWithoutSource, severity, st.Label, who.ID,
-			fmt.Sprintf("the service %s may %s on behalf of any AWS account: no condition on aws:SourceAccount or aws:SourceArn names yours", who.ID, describe(st))}}, true
+		return []Finding{newFinding(ServiceWithoutSource, severity, st.Label, who.ID,
+			fmt.Sprintf("the service %s may %s on behalf of any AWS account: no condition on aws:SourceAccount or aws:SourceArn names yours", who.ID, describe(st)))}, true
 	}
 	return foreign, true
+}
+
+func newFinding(id string, severity Severity, statement, principal, message string) Finding {
+	return Finding{ID: id, Severity: severity, Statement: statement, Principal: principal, Message: message}
 }
 
 // public says that an Allow is for strangers.
@@ -181,7 +185,10 @@ func public(st *statement, id, who string, free, narrow actions) Finding {
 			id = PublicThroughService
 		}
 	}
-	return Finding{id, severity, st.Label, "*", fmt.Sprintf("%s may %s%s", who, describe(st), under)}
+	return Finding{
+		ID: id, Severity: severity, Statement: st.Label, Principal: "*", Bound: free == 0,
+		Message: fmt.Sprintf("%s may %s%s", who, describe(st), under),
+	}
 }
 
 // severityOf returns how bad it is that strangers have the actions.
@@ -204,23 +211,23 @@ func foreignAccount(st *statement, who Principal, account string, free, narrow a
 	if who.ID == account {
 		whose = ""
 	}
-	return Finding{ForeignAccount, severity, st.Label, who.ID,
-		fmt.Sprintf("%s%s may %s, and the account is not trusted", who, whose, describe(st))}
+	return newFinding(ForeignAccount, severity, st.Label, who.ID,
+		fmt.Sprintf("%s%s may %s, and the account is not trusted", who, whose, describe(st)))
 }
 
 func fullControlOf(st *statement, principal, who string, severity Severity) Finding {
-	return Finding{FullControl, severity, st.Label, principal,
-		fmt.Sprintf("%s may %s: use the key, give it to others and delete it", who, describe(st))}
+	return newFinding(FullControl, severity, st.Label, principal,
+		fmt.Sprintf("%s may %s: use the key, give it to others and delete it", who, describe(st)))
 }
 
 // unknownPrincipal says that a principal has no account.
 func unknownPrincipal(st *statement, who Principal) Finding {
 	if who.Type == "AWS" && (strings.HasPrefix(who.ID, "AIDA") || strings.HasPrefix(who.ID, "AROA")) {
-		return Finding{UnknownPrincipal, Low, st.Label, who.ID,
-			fmt.Sprintf("%s is a user or role that was deleted; its statement may %s and should go", who.ID, describe(st))}
+		return newFinding(UnknownPrincipal, Low, st.Label, who.ID,
+			fmt.Sprintf("%s is a user or role that was deleted; its statement may %s and should go", who.ID, describe(st)))
 	}
-	return Finding{UnknownPrincipal, Medium, st.Label, who.ID,
-		fmt.Sprintf("%s (%s) may %s, and the policy does not tell to which account it belongs", who.ID, who.Type, describe(st))}
+	return newFinding(UnknownPrincipal, Medium, st.Label, who.ID,
+		fmt.Sprintf("%s (%s) may %s, and the policy does not tell to which account it belongs", who.ID, who.Type, describe(st)))
 }
 
 // noEffect says that KMS ignores a statement.
@@ -230,9 +237,9 @@ func noEffect(s *Statement) Finding {
 		missing = "Action"
 	}
 	if s.Deny {
-		return Finding{NoEffect, Medium, s.Label, "", "the statement has no " + missing + ", so KMS ignores it: what it is meant to deny is not denied"}
+		return newFinding(NoEffect, Medium, s.Label, "", "the statement has no "+missing+", so KMS ignores it: what it is meant to deny is not denied")
 	}
-	return Finding{NoEffect, Low, s.Label, "", "the statement has no " + missing + ", so KMS ignores it: what it is meant to allow is not allowed"}
+	return newFinding(NoEffect, Low, s.Label, "", "the statement has no "+missing+", so KMS ignores it: what it is meant to allow is not allowed")
 }
 
 // describe says what a statement is about, in a few words.

@@ -70,14 +70,14 @@ func (a *analysis) judgeHoldings(held holdings) []Finding {
 		}
 		if all.has(createGrant) && !all.has(putKeyPolicy) {
 			if st := a.bare(h, createGrant); st != nil {
-				found = append(found, Finding{UnconstrainedGrants, Medium, st.Label, h.who.ID,
-					h.name + " may make grants of anything to anybody: no condition such as kms:GrantIsForAWSResource, kms:GrantOperations or kms:GranteePrincipal binds them"})
+				found = append(found, newFinding(UnconstrainedGrants, Medium, st.Label, h.who.ID,
+					h.name+" may make grants of anything to anybody: no condition such as kms:GrantIsForAWSResource, kms:GrantOperations or kms:GranteePrincipal binds them"))
 			}
 		}
 		if all&critical != 0 && strings.Contains(h.arn, ":user/") {
 			if st := a.bare(h, critical); st != nil {
-				found = append(found, Finding{CriticalWithoutMFA, Low, st.Label, h.who.ID,
-					fmt.Sprintf("%s may %s without MFA, so a stolen access key is enough", h.name, joinSome((all & critical).names()))})
+				found = append(found, newFinding(CriticalWithoutMFA, Low, st.Label, h.who.ID,
+					fmt.Sprintf("%s may %s without MFA, so a stolen access key is enough", h.name, joinSome((all&critical).names()))))
 			}
 		}
 	}
@@ -91,13 +91,13 @@ func (h *holder) bothHands() Finding {
 		return one.may.has(putKeyPolicy) && (one.may&use != 0 || one.may&shutdown == 0)
 	})
 	if st != nil {
-		return Finding{RewritableByUser, Medium, st.Label, h.who.ID,
-			h.name + " uses the key and may change this policy, so it can give itself every other right"}
+		return newFinding(RewritableByUser, Medium, st.Label, h.who.ID,
+			h.name+" uses the key and may change this policy, so it can give itself every other right")
 	}
 	st = h.first(func(one holding) bool { return one.may&administration != 0 })
 	user := h.first(func(one holding) bool { return one.may&use != 0 })
-	return Finding{AdministrationAndUse, Low, st.Label, h.who.ID,
-		fmt.Sprintf("%s administers the key and uses it (%s), so no second pair of eyes is between a mistake and the data", h.name, user.Label)}
+	return newFinding(AdministrationAndUse, Low, st.Label, h.who.ID,
+		fmt.Sprintf("%s administers the key and uses it (%s), so no second pair of eyes is between a mistake and the data", h.name, user.Label))
 }
 
 // first returns the first statement of the holder for which it is so.

@@ -86,15 +86,18 @@ type Finding struct {
 	Principal string
 	// Message is one sentence for people.
 	Message string
+	// Bound: it is about everyone, though a condition keeps out whoever is not in
+	// some organization or network, or is no AWS service.
+	Bound bool
 }
 
 // Exposes reports whether the finding says that the key is open to everyone, or
-// to an account that is not trusted, for more than reading its settings. What a
-// condition ties to an organization or a network does not count.
+// to an account that is not trusted, for more than reading its settings. What is
+// Bound, and use through services alone, do not count.
 func (f Finding) Exposes() bool {
 	switch f.ID {
 	case PublicPrincipal, PublicThroughService, AllowNotPrincipal, ForeignAccount:
-		return f.Severity.rank() >= High.rank()
+		return !f.Bound && f.Severity.rank() >= High.rank()
 	}
 	return false
 }

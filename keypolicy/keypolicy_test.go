@@ -283,7 +283,10 @@ func TestExposes(t *testing.T) {
 	}{
 		{Finding{ID: PublicPrincipal, Severity: Critical}, true},
 		{Finding{ID: PublicPrincipal, Severity: High}, true},
-		{Finding{ID: PublicPrincipal, Severity: Medium}, false}, // an organization
+		{Finding{ID: PublicPrincipal, Severity: High, Bound: true}, false}, // an organization
+		{Finding{ID: PublicPrincipal, Severity: Medium}, false},            // reads only
+		{Finding{ID: PublicThroughService, Severity: High}, true},          // grants
+		{Finding{ID: PublicThroughService, Severity: Medium}, false},
 		{Finding{ID: AllowNotPrincipal, Severity: High}, true},
 		{Finding{ID: ForeignAccount, Severity: High}, true},
 		{Finding{ID: ForeignAccount, Severity: Medium}, false}, // reads only
@@ -311,7 +314,7 @@ func TestFindingsOfTheContext(t *testing.T) {
 	c := judged
 	c.KeyARN = "arn:aws:kms:eu-central-1:444455556666:key/this"
 	c.BypassLockoutSafetyCheck = true
-	want := []Finding{{LockoutCheckBypassed, Medium, "", "", "the policy was set with bypassPolicyLockoutSafetyCheck, so KMS did not check that its author can still change it"}}
+	want := []Finding{{ID: LockoutCheckBypassed, Severity: Medium, Message: "the policy was set with bypassPolicyLockoutSafetyCheck, so KMS did not check that its author can still change it"}}
 	if diff := cmp.Diff(want, p.Findings(c)); diff != "" {
 		t.Errorf("findings (-want +got):\n%s", diff)
 	}

@@ -5,7 +5,10 @@ import "strings"
 // matches reports whether the pattern, with * and ?, matches all of s, without
 // regard to case. A wildcard in s is matched by * only, so that a pattern
 // matches another pattern only if it matches everything that the other does.
-func matches(pattern, s string) bool {
+func matches(pattern, s string) bool { return like(pattern, s, true) }
+
+// like is matches, without regard to case only with fold.
+func like(pattern, s string, fold bool) bool {
 	// The usual two-pointer walk: on a mismatch the last star takes one more byte.
 	p, i, star, mark := 0, 0, -1, 0
 	for i < len(s) {
@@ -13,7 +16,7 @@ func matches(pattern, s string) bool {
 		case p < len(pattern) && pattern[p] == '*':
 			star, mark = p, i
 			p++
-		case p < len(pattern) && (lower(pattern[p]) == lower(s[i]) || pattern[p] == '?') && s[i] != '*':
+		case p < len(pattern) && (pattern[p] == s[i] || pattern[p] == '?' || fold && lower(pattern[p]) == lower(s[i])) && s[i] != '*':
 			p++
 			i++
 		case star >= 0:

@@ -24,7 +24,7 @@ func (p *Policy) analyse(c Context) *analysis {
 	a := &analysis{Context: c}
 	for i := range p.Statements {
 		s := &p.Statements[i]
-		if s.ignored() || s.Deny && !s.isSurelyFor(c.KeyARN) || !s.isFor(c.KeyARN) {
+		if s.ignored() || s.Deny && !s.isSurelyFor(c.KeyARN) || !s.isFor(c.KeyARN) || s.NotPrincipal && slices.Contains(s.Principals, everyone) {
 			continue
 		}
 		st := statement{Statement: s, conditions: takeApart(s.Conditions, c.Account)}
@@ -105,7 +105,11 @@ func (st *statement) holds(s *subject) spread {
 // isAbout reports whether a Deny is about the subject whoever it turns out to be.
 func (st *statement) isAbout(s *subject) bool {
 	account := Principal{"AWS", s.account}
-	if st.NotPrincipal {
+	switch {
+	case st.NotPrincipal && s.administers:
+		// An exception must name the principal and its account.
+		return !slices.Contains(st.Principals, s.who) || !slices.Contains(st.Principals, account)
+	case st.NotPrincipal:
 		return !slices.ContainsFunc(st.Principals, func(p Principal) bool {
 			return p == s.who || p == account || p.isAnybody()
 		})
@@ -157,7 +161,7 @@ func (st *statement) named(list []string) []string {
 // give that right.
 func (a *analysis) administered(root bool) bool {
 	account := Principal{"AWS", a.Account}
-	rooted := subject{who: account, account: a.Account, insider: true}
+	rooted := subject{who: account, account: a.Account, insider: true, administers: true}
 	for i := range a.denies {
 		if d := &a.denies[i]; d.about.has(putKeyPolicy) && d.isAbout(&rooted) && d.holds(&rooted)[always].has(putKeyPolicy) {
 			return false
@@ -182,7 +186,7 @@ func (a *analysis) administered(root bool) bool {
 			case who.Type == "Service" || s.account != a.Account || root && who != account:
 				continue
 			}
-			s.insider = true
+			s.insider, s.administers = true, true
 			if free, _ := a.reach(st, &s); free.has(putKeyPolicy) {
 				return true
 			}

@@ -1,0 +1,228 @@
+package keypolicy
+
+import (
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
+)
+
+const thisKey = "arn:aws:kms:us-east-1:" + own + ":key/this"
+
+// calls are the calls that somebody of an account can make, as far as the
+// conditions of randomCondition ask for it: with and without each key that the
+// caller may choose.
+func calls(account, principal, action string) (list []iam.Request) {
+	for _, via := range []string{"", "s3.us-east-1.amazonaws.com"} {
+		if via != "" && action == "kms:PutKeyPolicy" {
+			continue // no service makes that call
+		}
+		for _, mfa := range []string{"", "true", "false"} {
+			for _, organization := range []string{"", "o-else"} {
+				context := map[string]string{"kms:CallerAccount": account}
+				for key, value := range map[string]string{"kms:ViaService": via, "aws:MultiFactorAuthPresent": mfa, "aws:PrincipalOrgID": organization} {
+					if value != "" {
+						context[key] = value
+					}
+				}
+				list = append(list, iam.Request{Principal: principal, Account: account, Action: action, Resource: thisKey, Context: context})
+			}
+		}
+	}
+	return list
+}
+
+// may reports whether one of the calls is allowed, and whether one that comes
+// through no service is.
+func may(p *iam.Policy, calls []iam.Request) (anyhow, directly bool) {
+	for _, call := range calls {
+		switch p.Evaluate(call) {
+		case iam.Allow, iam.AllowAccount:
+			anyhow = true
+			directly = directly || call.Context["kms:ViaService"] == ""
+		}
+	}
+	return anyhow, directly
+}
+
+// identities are condition keys, with values, whose meaning for a caller is known
+// from who it is; choices are those that a caller can choose.
+var (
+	identities = map[string][]string{
+		"kms:CallerAccount":         {own, partner, foreign, "4444*", "*", "44445555666?"},
+		"aws:PrincipalAccount":      {own, partner, foreign, "*"},
+		"aws:PrincipalArn":          {"arn:aws:iam::444455556666:*", "arn:aws:iam::222233334444:*"},
+		"aws:SourceAccount":         {own, foreign},
+		"aws:PrincipalIsAWSService": {"true", "false"},
+		"kms:ViaService":            {"s3.us-east-1.amazonaws.com", "s3.*", "*"},
+	}
+	choices = map[string][]string{
+		"aws:PrincipalArn":           {"arn:aws:iam::444455556666:role/x", "arn:aws:iam::222233334444:role/x", "arn:aws:iam::*:role/x", "arn:aws:iam::444455556666:*"},
+		"aws:PrincipalOrgID":         {"o-ours", "o-*", "o-theirs"},
+		"aws:MultiFactorAuthPresent": {"true", "false"},
+	}
+)
+
+// randomCondition makes a condition with one of the keys.
+func randomCondition(r *rand.Rand, values map[string][]string) Condition {
+	keys := slices.Sorted(maps.Keys(values))
+	c := Condition{Key: keys[r.IntN(len(keys))]}
+	operators := []string{"StringEquals", "StringLike", "StringNotEquals", "StringNotLike"}
+	switch c.Key {
+	case "aws:PrincipalArn":
+		operators = append(operators, "ArnEquals", "ArnLike", "ArnNotLike")
+	case "aws:MultiFactorAuthPresent", "aws:PrincipalIsAWSService":
+		operators = []string{"Bool"}
+	}
+	c.Operator = operators[r.IntN(len(operators))]
+	switch r.IntN(5) { // what ForAnyValue means with IfExists is not documented
+	case 0:
+		c.Operator = "ForAnyValue:" + c.Operator
+	case 1:
+		c.Operator = "ForAllValues:" + c.Operator
+	case 2:
+		c.Operator += "IfExists"
+	}
+	for range 1 + r.IntN(2) {
+		c.Values = append(c.Values, values[c.Key][r.IntN(len(values[c.Key]))])
+	}
+	if r.IntN(6) == 0 {
+		c.Operator, c.Values = "Null", []string{[]string{"true", "false"}[r.IntN(2)]}
+	}
+	return c
+}
+
+// randomCase makes a policy whose conditions have such keys, judges it, and reads
+// it with the evaluator of localaws, which shares no code with the judgement and
+// answers for one call at a time.
+func randomCase(t *testing.T, r *rand.Rand, values map[string][]string) (document []byte, findings []Finding, evaluated *iam.Policy) {
+	t.Helper()
+	p := randomPolicy(r)
+	for i := range p.Statements {
+		s := &p.Statements[i]
+		s.Conditions = nil
+		for range r.IntN(3) {
+			c := randomCondition(r, values)
+			if !slices.ContainsFunc(s.Conditions, func(o Condition) bool { return o.Operator == c.Operator && o.Key == c.Key }) {
+				s.Conditions = append(s.Conditions, c)
+			}
+		}
+		if r.IntN(20) == 0 {
+			s.Resources = nil
+		}
+	}
+	document = rewrite(t, p)
+	evaluated, err := iam.Parse(document)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, document)
+	}
+	return document, p.Findings(judged), evaluated
+}
+
+func has(findings []Finding, least Severity, ids ...string) bool {
+	return slices.ContainsFunc(findings, func(f Finding) bool {
+		return slices.Contains(ids, f.ID) && f.Severity.rank() >= least.rank()
+	})
+}
+
+// TestStrangersAgainstEvaluator: what the evaluator lets strangers do must have
+// been found.
+func TestStrangersAgainstEvaluator(t *testing.T) {
+	const strangersRole = "arn:aws:iam::888877776666:role/r"
+	keys := maps.Clone(choices)
+	for key, values := range identities {
+		keys[key] = append(keys[key], values...)
+	}
+	r := rand.New(rand.NewPCG(3, 1))
+	var public, found, foreigners int
+	for range 1500 {
+		document, findings, evaluated := randomCase(t, r, keys)
+		anyhow, directly := false, false
+		for _, action := range []string{"kms:Decrypt", "kms:CreateGrant", "kms:PutKeyPolicy", "kms:Encrypt"} {
+			all, direct := may(evaluated, calls("888877776666", strangersRole, action))
+			anyhow, directly = anyhow || all, directly || direct
+		}
+		theirs := false
+		for _, action := range []string{"kms:Decrypt", "kms:CreateGrant", "kms:PutKeyPolicy"} {
+			for _, name := range []string{"role/x", "role/other", "root"} {
+				all, _ := may(evaluated, calls(foreign, "arn:aws:iam::"+foreign+":"+name, action))
+				theirs = theirs || all
+			}
+		}
+		switch {
+		case directly && !has(findings, High, PublicPrincipal, AllowNotPrincipal):
+			t.Fatalf("a stranger may use the key:\n%s\n%v", document, findings)
+		case anyhow && !has(findings, Medium, classes["public"]...):
+			t.Fatalf("a stranger may use the key through a service:\n%s\n%v", document, findings)
+		case theirs && !has(findings, Medium, append(classes["public"], ForeignAccount)...):
+			t.Fatalf("an untrusted account may use the key:\n%s\n%v", document, findings)
+		}
+		for is, count := range map[*int]bool{&public: directly, &found: has(findings, High, PublicPrincipal, AllowNotPrincipal), &foreigners: theirs} {
+			if count {
+				*is++
+			}
+		}
+	}
+	t.Logf("%d public (%d found so), %d open to an untrusted account", public, found, foreigners)
+	if min(public, foreigners) < 100 {
+		t.Error("the policies are too harmless to show anything")
+	}
+}
+
+// TestAdministrationAgainstEvaluator: where the evaluator lets nobody of the
+// account change the policy, that is a lock-out.
+func TestAdministrationAgainstEvaluator(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	locked, found := 0, 0
+	for range 1500 {
+		document, findings, evaluated := randomCase(t, r, identities)
+		ours := false
+		for _, name := range []string{"role/x", "role/other", "root"} {
+			all, _ := may(evaluated, calls(own, "arn:aws:iam::"+own+":"+name, "kms:PutKeyPolicy"))
+			ours = ours || all
+		}
+		if !ours && !has(findings, Critical, Lockout) {
+			t.Fatalf("nobody may change the policy:\n%s\n%v", document, findings)
+		}
+		if !ours {
+			locked++
+		}
+		if has(findings, Critical, Lockout) {
+			found++
+		}
+	}
+	t.Logf("%d locked (%d found so)", locked, found)
+	if locked < 100 {
+		t.Error("the policies are too harmless to show anything")
+	}
+}
+
+// TestCorpusAgainstEvaluator plays the labelled policies the same way.
+func TestCorpusAgainstEvaluator(t *testing.T) {
+	const strangersRole = "arn:aws:iam::888877776666:role/r"
+	for group, cases := range labelledCorpus(t) {
+		for _, l := range cases {
+			evaluated, err := iam.Parse(l.Policy)
+			if err != nil {
+				continue // what AWS refuses, and is judged all the same
+			}
+			labelled := slices.ContainsFunc(l.Findings, func(f brief) bool { return slices.Contains(classes["public"], f.ID) })
+			for _, action := range []string{"kms:Decrypt", "kms:CreateGrant", "kms:PutKeyPolicy"} {
+				requests := calls("888877776666", strangersRole, action)
+				for i := range requests {
+					if l.Key != "" {
+						requests[i].Resource = l.Key
+					} else {
+						requests[i].Resource = strings.Replace(thisKey, own, l.Account, 1)
+					}
+				}
+				if all, _ := may(evaluated, requests); all && !labelled {
+					t.Errorf("%s/%s: a stranger may %s", group, l.Name, action)
+				}
+			}
+		}
+	}
+}
