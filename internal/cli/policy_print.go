@@ -196,7 +196,9 @@ type diffJSON struct {
 type changeJSON struct {
 	Kind      string `json:"kind"` // added or removed
 	Statement string `json:"statement"`
-	Text      string `json:"text"`
+	// Widens: somebody may do more.
+	Widens bool   `json:"widens"`
+	Text   string `json:"text"`
 }
 
 func printDiffJSON(w io.Writer, d policyDiff) error {
