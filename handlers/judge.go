@@ -23,7 +23,7 @@ func (r *Router) judged(ctx context.Context, a alert.Alert) alert.Alert {
 		return a
 	}
 	m, by := r.markedFor(ctx, a), r.judgedActor(a.Actor)
-	if slices.Contains(Exemptible(), string(a.Kind)) && cmp.Or(a.Action.Status, alert.StatusNone) == alert.StatusNone {
+	if cmp.Or(a.Action.Status, alert.StatusNone) == alert.StatusNone {
 		if x, ok := r.config.Exemptions.Find(string(a.Kind), m.lasted, by, now()); ok {
 			tellExempt(&a, x, Mode(a.Action.Mode))
 			return a
@@ -50,7 +50,8 @@ func fixed(a alert.Alert) string {
 	}
 	for _, f := range a.Findings {
 		policy := keypolicy.Finding{ID: f.ID, Severity: keypolicy.Severity(f.Severity)}
-		if policy.Exposes() || f.ID == keypolicy.Lockout || f.ID == keypolicy.LockoutCheckBypassed {
+		switch {
+		case policy.Exposes(), f.ID == keypolicy.Lockout, f.ID == keypolicy.LockoutCheckBypassed, f.ID == grantForeign:
 			return "the finding " + f.ID
 		}
 	}

@@ -103,6 +103,19 @@ func TestLongerPeriodIsSetBack(t *testing.T) {
 	}
 }
 
+// TestLongerPeriodsAreToldForEachKey: the alerts of two keys are two.
+func TestLongerPeriodsAreToldForEachKey(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		for _, key := range []string{w.rotatingKey(180), w.rotatingKey(180)} {
+			w.enableRotation(key, 2560)
+			w.react()
+			if a := w.one(); a.Key.ARN != key {
+				t.Errorf("alert:\n%s", a.Text())
+			}
+		}
+	})
+}
+
 func TestPoisonedPeriodDoesNotComeBack(t *testing.T) {
 	inWorld(t, enforceAll(), func(w *world) {
 		key := w.rotatingKey(180)

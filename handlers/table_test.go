@@ -68,7 +68,8 @@ func eventsDocument() string {
 		"What cmkeeper reacts to, and how. An event that is not here is ignored.\n\n" +
 		"An event is a hint: a reaction reads what it is about before it decides. A call that was refused changed nothing and is never repaired. " +
 		"A reaction whose mode is `off` does not exist; what `enforce` does, `observe` tells that it would. " +
-		"Events about keys of other accounts and Regions are ignored.\n")
+		"Events about keys of other accounts and Regions are ignored. " +
+		"The severity here is that of what happened; the key, the actor and the time [raise or lower it](judgement.md).\n")
 	for _, section := range sections {
 		fmt.Fprintf(&b, "\n## %s\n\n| event | reaction | alert | severity | what is done | with `enforce` |\n|---|---|---|---|---|---|\n", section.title)
 		var lines []row
