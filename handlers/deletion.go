@@ -193,7 +193,7 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 	approval, err := r.readApproval(ctx, key)
 	var exemption judgement.Exemption
 	var exempt bool
-	if err == nil {
+	if err == nil && (isPending(key.State) || key.State == stateDisabled) {
 		exemption, exempt, err = r.exempt(ctx, e, alert.KindDeletion, key.ARN)
 	}
 	var doc keyDoc

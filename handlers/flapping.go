@@ -101,11 +101,17 @@ func (d *keyDoc) standBack(reaction string, e events.Event, at time.Time) {
 	}
 }
 
-// opponents names who did what we put back before the circuit, and how often.
-func (d *keyDoc) opponents(c circuit) []string {
+// putBackBefore are the repairs before a circuit that AWS confirmed.
+func (d *keyDoc) putBackBefore(c circuit) []repair {
+	recent := d.repairsSince(c.Reaction, c.By, c.At.Add(-flappingWindow))
+	return slices.DeleteFunc(recent, func(rep repair) bool { return !rep.Done || rep.At.After(c.At) })
+}
+
+// opponents names whose doing was put back, and how often.
+func opponents(repairs []repair) []string {
 	var names []string
 	times := map[string]int{}
-	for _, rep := range d.repairsSince(c.Reaction, c.By, c.At.Add(-flappingWindow)) {
+	for _, rep := range repairs {
 		name := "not known: a sweep noticed it"
 		if rep.Against != nil {
 			name = rep.Against.Name
@@ -129,12 +135,13 @@ func (r *Router) tellFight(ctx context.Context, a alert.Alert, e events.Event, m
 		return nil
 	}
 	c := *doc.circuitOf(reaction)
+	before := doc.putBackBefore(c)
 	resumes := c.closes().UTC().Format(time.DateTime + " MST")
 	a.ID += "/flapping"
 	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusRefused,
 		Description: fmt.Sprintf("cmkeeper put it back %d times within the hour before %s and stays out of it until %s; the first sweep after that puts it back, if it still has to be.",
-			len(doc.repairsSince(reaction, c.By, c.At.Add(-flappingWindow))), c.At.UTC().Format(time.DateTime+" MST"), resumes)}
-	a.Facts = append(a.Facts, alert.Fact{Name: "the other party", Values: doc.opponents(c)})
+			len(before), c.At.UTC().Format(time.DateTime+" MST"), resumes)}
+	a.Facts = append(a.Facts, alert.Fact{Name: "the other party", Values: opponents(before)})
 	if f == fightOpen {
 		return r.publish(ctx, a)
 	}

@@ -57,15 +57,16 @@ func TestStandBack(t *testing.T) {
 
 func TestOpponents(t *testing.T) {
 	rep := func(name string, d time.Duration) repair {
-		r := repair{Reaction: "x", By: name + d.String(), At: after(d)}
+		r := repair{Reaction: "x", By: name + d.String(), At: after(d), Done: true}
 		if name != "" {
 			r.Against = &party{Name: name}
 		}
 		return r
 	}
 	d := keyDoc{Repairs: []repair{rep("old", -2*time.Hour), rep("a", -30*time.Minute), rep("", -20*time.Minute), rep("b", -10*time.Minute), rep("a", -time.Minute)}}
+	d.Repairs = append(d.Repairs, repair{Reaction: "x", By: "begun", At: after(-time.Second), Against: &party{Name: "c"}})
 	want := []string{"a, 2 times", "not known: a sweep noticed it", "b"}
-	if diff := cmp.Diff(want, d.opponents(circuit{Reaction: "x", At: noon})); diff != "" {
+	if diff := cmp.Diff(want, opponents(d.putBackBefore(circuit{Reaction: "x", At: noon}))); diff != "" {
 		t.Error(diff)
 	}
 }

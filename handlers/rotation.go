@@ -14,6 +14,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
@@ -160,9 +161,13 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 			return r.rotationUnread(ctx, e, harm, err)
 		}
 	}
-	exemption, exempt, err := r.exempt(ctx, e, alert.KindRotation, key.ARN)
-	if err != nil {
-		return r.rotationUnread(ctx, e, harm, err)
+	var exemption judgement.Exemption
+	var exempt bool
+	if blocker == "" && (!status.Enabled || r.lengthens(e)) {
+		var err error
+		if exemption, exempt, err = r.exempt(ctx, e, alert.KindRotation, key.ARN); err != nil {
+			return r.rotationUnread(ctx, e, harm, err)
+		}
 	}
 	var d rotationDecision
 	var rep repair

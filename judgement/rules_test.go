@@ -102,6 +102,19 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+func BenchmarkJudge(b *testing.B) {
+	rules := Rules{
+		Sensitive: []Selector{{tag: "class", value: "restricted"}, {alias: "alias/prod-*"}},
+		Sandbox:   []Selector{{tag: "env", value: "sandbox"}},
+		Pipelines: []Principals{{"role/deploy-*"}},
+	}
+	key := Key{Aliases: []string{"alias/app", "alias/prod-orders"}, Tags: map[string]string{"env": "prod", "team": "a"}}
+	o := Occurrence{Severity: High, Key: key, Lasting: key, Actor: Actor{Principal: own + "role/ci/deploy-keys"}}
+	for b.Loop() {
+		rules.Judge(o)
+	}
+}
+
 func TestParseSelector(t *testing.T) {
 	for _, good := range []string{"alias/x", "alias/prod-*", "tag env=prod", "tag cost centre=4=2"} {
 		if s, err := ParseSelector(" " + good + " "); err != nil || s.String() != good {

@@ -177,7 +177,8 @@ func (l *exemptionList) add(arn string, aliases []inventory.Alias, tags map[stri
 	for _, a := range aliases {
 		key.Aliases = append(key.Aliases, a.Name)
 	}
-	for i, e := range l.Exemptions {
+	for i := range l.Exemptions {
+		e := &l.Exemptions[i]
 		if e.exemption.Of == nil {
 			continue
 		}
@@ -191,7 +192,7 @@ func (l *exemptionList) add(arn string, aliases []inventory.Alias, tags map[stri
 				covered.From = counts.UTC()
 			}
 		}
-		l.Exemptions[i].Keys = append(e.Keys, covered)
+		e.Keys = append(e.Keys, covered)
 	}
 }
 
