@@ -205,9 +205,8 @@ type updatePrimaryRegionInput struct {
 	PrimaryRegion string `json:"PrimaryRegion"`
 }
 
-// updatePrimaryRegion makes the key of this Region a replica. That of the other
-// Region, which would log the second record and could be made primary again, is
-// not modelled.
+// updatePrimaryRegion makes the key of this Region a replica. The second record is
+// one of the other Region; see TakePrimary.
 func updatePrimaryRegion(c *call, in *updatePrimaryRegionInput) error {
 	c.condition("kms:PrimaryRegion", in.PrimaryRegion)
 	k, err := c.multiRegionPrimary(in.KeyID)
@@ -222,4 +221,22 @@ func updatePrimaryRegion(c *call, in *updatePrimaryRegionInput) error {
 	}
 	k.primaryRegion = in.PrimaryRegion
 	return nil
+}
+
+// TakePrimary is what UpdatePrimaryRegion does in this Region when the caller
+// calls it in that of the primary key: the replica here becomes the primary key,
+// and a second record says so, without resources. A key that is no replica is left
+// alone.
+func (s *Service) TakePrimary(c wire.Caller, keyID string) {
+	s.mu.Lock()
+	k := s.keys[keyID[strings.LastIndexByte(keyID, '/')+1:]]
+	if k != nil && k.multiRegion && k.primaryRegion != s.region {
+		k.primaryRegion = s.region
+		s.trail.Call(trail.Call{
+			Service: "kms", Operation: "UpdatePrimaryRegion", Caller: c, RequestID: wire.NewUUID(), Via: "kms.amazonaws.com",
+			Parameters: updatePrimaryRegionInput{KeyID: k.arn, PrimaryRegion: s.region}, Response: keyIDOutput{KeyID: k.arn},
+		})
+	}
+	s.mu.Unlock()
+	s.trail.Flush()
 }

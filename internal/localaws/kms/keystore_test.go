@@ -3,8 +3,6 @@ package kms_test
 import (
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	sdk "github.com/aws/aws-sdk-go-v2/service/kms"
@@ -125,46 +123,4 @@ func TestExternalKeyStore(t *testing.T) {
 	if _, err := c.CreateKey(ctx, &sdk.CreateKeyInput{Origin: types.OriginTypeAwsCloudhsm, CustomKeyStoreId: store.CustomKeyStoreId}); code(err) != "ValidationException" {
 		t.Errorf("of the wrong kind: %v", err)
 	}
-}
-
-// A primary key waits for its replicas; with the last of them its window begins.
-func TestReplicas(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, trail.Settings{})
-		c := w.as("ADA")
-		key := create(t, c, func(in *sdk.CreateKeyInput) { in.MultiRegion = aws.Bool(true) })
-		w.take()
-		if _, err := c.ReplicateKey(t.Context(), &sdk.ReplicateKeyInput{KeyId: &key, ReplicaRegion: aws.String("us-west-2")}); err != nil {
-			t.Fatal(err)
-		}
-		events := w.take()
-		if diff := cmp.Diff([]string{"AWS API Call via CloudTrail ReplicateKey", "AWS API Call via CloudTrail SynchronizeMultiRegionKey"}, names(events)); diff != "" {
-			t.Fatalf("events (-want +got):\n%s", diff)
-		}
-		if d := events[1].Detail; string(d.UserIdentity) != `{"accountId":"111122223333","invokedBy":"AWS Internal"}` || string(d.RequestParameters) != "null" || d.Resources[0].ARN != key {
-			t.Errorf("synchronized: %+v", d)
-		}
-		if _, err := c.ScheduleKeyDeletion(t.Context(), &sdk.ScheduleKeyDeletionInput{KeyId: &key, PendingWindowInDays: aws.Int32(7)}); err != nil {
-			t.Fatal(err)
-		}
-		state := func() types.KeyState {
-			out, err := c.DescribeKey(t.Context(), &sdk.DescribeKeyInput{KeyId: &key})
-			if err != nil {
-				return types.KeyState(code(err))
-			}
-			return out.KeyMetadata.KeyState
-		}
-		time.Sleep(30 * 24 * time.Hour)
-		if got := state(); got != types.KeyStatePendingReplicaDeletion {
-			t.Errorf("with a replica: %s", got)
-		}
-		w.DeleteReplica(key, "us-west-2")
-		if got := state(); got != types.KeyStatePendingDeletion {
-			t.Errorf("without: %s", got)
-		}
-		time.Sleep(7 * 24 * time.Hour)
-		if got := state(); got != "NotFoundException" {
-			t.Errorf("after the window: %s", got)
-		}
-	})
 }

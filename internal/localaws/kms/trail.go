@@ -12,7 +12,10 @@ import (
 func (s *Service) record(c *call, err error) {
 	t := trail.Call{
 		Service: "kms", Operation: c.name, ReadOnly: c.readOnly, Caller: c.caller, RequestID: c.requestID, EventID: c.eventID,
-		Time: c.now, Internal: c.via != "", Parameters: c.params, Response: c.response, AdditionalData: c.additional, Err: err,
+		Time: c.now, Parameters: c.params, Response: c.response, AdditionalData: c.additional, Err: err,
+	}
+	if c.via != "" {
+		t.Via = trail.AWSInternal
 	}
 	resources := c.resources
 	if c.key != nil {

@@ -136,8 +136,9 @@ type Call struct {
 	EventID string
 	// Time is when the call was made; zero is now.
 	Time time.Time
-	// Internal says that a service of AWS called on the caller's behalf.
-	Internal bool
+	// Via is the service of AWS that called on the caller's behalf: AWSInternal, or
+	// one that names itself ("kms.amazonaws.com"). "" is nobody.
+	Via string
 	// Parameters and Response are the request and the answer as structs with the
 	// names of the API, AdditionalData what else the service tells; see JSON.
 	Parameters, Response, AdditionalData any

@@ -151,8 +151,9 @@ func (r *Recorder) header(c *Call) Record {
 		record.SharedEventID = wire.NewUUID()
 		record.UserIdentity = Identity{Type: "AWSAccount", PrincipalID: c.Caller.PrincipalID, AccountID: c.Caller.AccountID}
 	}
-	if c.Internal {
-		record.SourceIPAddress, record.UserAgent, record.UserIdentity.InvokedBy = AWSInternal, AWSInternal, AWSInternal
+	record.UserIdentity.InvokedBy = c.Via
+	if c.Via == AWSInternal {
+		record.SourceIPAddress, record.UserAgent = AWSInternal, AWSInternal
 	}
 	if c.Err != nil {
 		e := wire.AsError(c.Err)
@@ -170,7 +171,7 @@ func (r *Recorder) record(c *Call) Record {
 			record.ResponseElements = elements
 		}
 	}
-	if !c.Internal {
+	if c.Via == "" {
 		record.TLSDetails = &TLSDetails{
 			TLSVersion: "TLSv1.3", CipherSuite: "TLS_AES_256_GCM_SHA384", ClientProvidedHostHeader: c.Service + "." + r.region + ".amazonaws.com",
 		}
