@@ -31,9 +31,10 @@ type defaultInput struct {
 	// known says that there is one to compare with.
 	key, former string
 	known       bool
-	// required are the keys of the aliases that the bucket is tagged with.
-	required []string
-	foreign  bool
+	// required are the keys of the aliases that the bucket is tagged with, and
+	// earlier those that they had before: what is under them moves with the alias.
+	required, earlier []string
+	foreign           bool
 }
 
 // decideDefault judges the default encryption of a bucket after it was set.
@@ -41,7 +42,7 @@ func decideDefault(in defaultInput) (defaultReason, alert.Severity) {
 	switch {
 	case in.foreign:
 		return defaultForeign, alert.Critical
-	case len(in.required) > 0 && !slices.Contains(in.required, in.key):
+	case len(in.required) > 0 && !slices.Contains(in.required, in.key) && !slices.Contains(in.earlier, in.key):
 		return defaultAstray, alert.High
 	case len(in.required) > 0, in.known && in.key == in.former:
 		return defaultKept, ""
@@ -131,8 +132,9 @@ func (r *Router) judgeBucket(ctx context.Context, e events.Event, b inventory.Bu
 	if err != nil {
 		return err
 	}
-	in := defaultInput{
-		key: defaultKey(b), former: doc.Key, known: doc.Seen, required: required(b, aliases), foreign: r.isForeignKey(defaultKey(b)),
+	in := defaultInput{key: defaultKey(b), former: doc.Key, known: doc.Seen, foreign: r.isForeignKey(defaultKey(b))}
+	if in.required, in.earlier, err = r.required(ctx, b, aliases); err != nil {
+		return err
 	}
 	reason, severity := decideDefault(in)
 	r.log.DebugContext(ctx, "default encryption decided", "bucket", b.Name, "event_id", e.ID, "reason", reason)
@@ -150,15 +152,22 @@ func (r *Router) judgeBucket(ctx context.Context, e events.Event, b inventory.Bu
 	return r.noteBucket(ctx, b, denies, at)
 }
 
-// required are the keys of the aliases that a bucket is tagged with.
-func required(b inventory.Bucket, aliases []inventory.Alias) []string {
-	var keys []string
-	for _, a := range aliases {
-		if slices.Contains(b.AliasTags, a.Name) && a.TargetKeyARN != "" {
-			keys = append(keys, a.TargetKeyARN)
+// required are the keys of the aliases that a bucket is tagged with, and those
+// that they are known to have had before.
+func (r *Router) required(ctx context.Context, b inventory.Bucket, aliases []inventory.Alias) (keys, earlier []string, err error) {
+	for _, name := range b.AliasTags {
+		if live, ok := find(aliases, name); ok && live.TargetKeyARN != "" {
+			keys = append(keys, live.TargetKeyARN)
+		}
+		doc, err := r.knownAlias(ctx, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, t := range doc.History {
+			earlier = append(earlier, t.KeyARN)
 		}
 	}
-	return keys
+	return keys, earlier, nil
 }
 
 func (r *Router) defaultAlert(e events.Event, b inventory.Bucket, in defaultInput, reason defaultReason, severity alert.Severity) alert.Alert {

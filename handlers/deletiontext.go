@@ -102,6 +102,9 @@ func (r *Router) deletionAlert(e events.Event, key inventory.Key, shown *alert.K
 		a.Title = fmt.Sprintf("Key %s: %s", name, e.Name)
 		a.Summary = fmt.Sprintf("An event says %s, but the key still exists and is %s.", e.Name, key.State)
 	}
+	if e.Name == "DisableKey" || e.Name == "ScheduleKeyDeletion" {
+		a.Next = []string{fmt.Sprintf("If this was on purpose, agree on it with the key's owner; if not, find out why %s may call kms:%s.", who(e), e.Name)}
+	}
 	a.Risk = "Everything encrypted under this key is unreadable while the key cannot be used. Once the key is deleted it is lost for good; not even AWS can bring it back."
 	return a
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -36,7 +37,6 @@ const (
 	region      = "eu-central-1"
 	stateBucket = "keeper-state"
 	keeperKey   = "AKIAKEEPER"
-	pattern     = `{"source":["aws.kms"]}`
 )
 
 // world is an account in this process, with its KMS events in a queue, and a
@@ -126,8 +126,11 @@ func (w *world) listen(bus *eventbridge.Client, reads bool) {
 	must(w.sqs.SetQueueAttributes(w.ctx, &sqs.SetQueueAttributesInput{QueueUrl: q.QueueUrl, Attributes: map[string]string{
 		"Policy": `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"events.amazonaws.com"},"Action":"sqs:SendMessage","Resource":"` + arn + `"}]}`,
 	}}))
-	must(bus.PutRule(w.ctx, &eventbridge.PutRuleInput{Name: aws.String("kms"), EventPattern: aws.String(pattern), State: state}))
-	must(bus.PutTargets(w.ctx, &eventbridge.PutTargetsInput{Rule: aws.String("kms"), Targets: []eventbridgetypes.Target{{Id: aws.String("1"), Arn: aws.String(arn)}}}))
+	for name, pattern := range map[string]string{"kms": handlers.KMSPattern, "batch": sandbox.BatchEventPattern, "guard": handlers.GuardPattern()} {
+		must(bus.PutRule(w.ctx, &eventbridge.PutRuleInput{Name: &name, EventPattern: &pattern, State: state}))
+		must(bus.PutTargets(w.ctx, &eventbridge.PutTargetsInput{Rule: &name, Targets: []eventbridgetypes.Target{{Id: aws.String("1"), Arn: aws.String(arn)}}}))
+	}
+	w.events() // of making the rules
 }
 
 // events takes all messages that have arrived, in order of arrival.
@@ -244,9 +247,14 @@ func (w *world) bucket(name, key string) {
 	if key == "" {
 		return
 	}
-	must(w.s3.PutBucketEncryption(w.ctx, &s3.PutBucketEncryptionInput{Bucket: &name, ServerSideEncryptionConfiguration: &s3types.ServerSideEncryptionConfiguration{
+	must(w.s3.PutBucketEncryption(w.ctx, defaultKey(name, key)))
+}
+
+// defaultKey sets a bucket's default encryption.
+func defaultKey(bucket, key string) *s3.PutBucketEncryptionInput {
+	return &s3.PutBucketEncryptionInput{Bucket: &bucket, ServerSideEncryptionConfiguration: &s3types.ServerSideEncryptionConfiguration{
 		Rules: []s3types.ServerSideEncryptionRule{{ApplyServerSideEncryptionByDefault: &s3types.ServerSideEncryptionByDefault{SSEAlgorithm: s3types.ServerSideEncryptionAwsKms, KMSMasterKeyID: &key}}},
-	}}))
+	}}
 }
 
 // tag sets the bucket's tag that names its aliases.

@@ -358,6 +358,7 @@ func (r *Router) rotationAlert(ctx context.Context, e events.Event, harm bool, k
 		a.Severity = alert.Medium
 		a.Title = "Key " + shortName(a.Key) + " does not rotate"
 		a.Summary = "Rotation is off, was never seen on, and is required here."
+		a.Next = []string{"Turn rotation on where the key is made: in its template, or right after CreateKey."}
 	default:
 		a.Title = "Rotation of " + shortName(a.Key) + " is off"
 		a.Summary = fmt.Sprintf("Rotation was on before and is off now; this was noticed on %s, not by an event of its own.", e.Name)

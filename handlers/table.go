@@ -142,8 +142,8 @@ func rows() []row {
 		{on: call("CreateKey"), reaction: policy, severity: worst, observe: judges},
 		{on: call("CreateKey"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains}, // replicas made in this Region, too
 		{on: call("EnableKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
-		{on: call("CancelKeyDeletion"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
-		{on: call("ImportKeyMaterial"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
+		{on: call("CancelKeyDeletion"), reaction: rotation, severity: "none", observe: "notes the key's state; rotation is looked at when the key is enabled, since it is Disabled now"},
+		{on: call("ImportKeyMaterial"), reaction: rotation, severity: "none", observe: "notes the key's state; such keys do not rotate by themselves"},
 		{on: call("ImportKeyMaterial"), reaction: material, refused: alert.Medium,
 			severity: "medium where the material expires, high within 30 days, else none", observe: "tells until when the material lasts"},
 		{on: call("UpdatePrimaryRegion"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},

@@ -270,11 +270,12 @@ func (s *Service) advance(now time.Time) {
 			continue
 		}
 		for _, m := range k.materials {
-			if m.expiry().IsZero() || now.Before(m.expiry()) {
+			at := m.expiry()
+			if at.IsZero() || now.Before(at) {
 				continue
 			}
 			m.aead = nil
-			s.announce(k, m.expiry(), "DeleteExpiredKeyMaterial", "KMS Imported Key Material Expiration", serviceEventDetails{KeyMaterialID: m.id})
+			s.announce(k, at, "DeleteExpiredKeyMaterial", "KMS Imported Key Material Expiration", serviceEventDetails{KeyMaterialID: m.id})
 		}
 		for k.rotates() && !now.Before(k.nextRotation) {
 			at := k.nextRotation
