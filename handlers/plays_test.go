@@ -28,8 +28,9 @@ import (
 type play struct {
 	// change varies the configuration.
 	change func(*handlers.Config)
-	// policy: the mode is also that of key policies, which else observe.
-	policy bool
+	// policy and contain: the mode is also that of key policies, which else observe,
+	// and of containment, which else is off.
+	policy, contain bool
 	// do makes the event happen and returns the key that it is about, "" for none.
 	do func(*world) (key string)
 	// severity of the alert that is told; "" for none.
@@ -124,6 +125,31 @@ var plays = map[string]play{
 	"ReplicateKey/policy": {severity: alert.Critical, title: "us-west-2", do: func(w *world) string {
 		key := w.newKey(kms.CreateKeyInput{MultiRegion: aws.Bool(true)})
 		must(w.kms.ReplicateKey(w.ctx, &kms.ReplicateKeyInput{KeyId: &key, ReplicaRegion: aws.String("us-west-2"), Policy: aws.String(takeover)}))
+		return key
+	}},
+
+	"CreateKey/containment": {severity: alert.Critical, title: "was opened", live: isState("Disabled"), contain: true, do: func(w *world) string {
+		return w.newKey(kms.CreateKeyInput{Policy: aws.String(public)})
+	}},
+	"PutKeyPolicy/containment": {severity: alert.Critical, title: "was opened", live: isState("Disabled"), contain: true, do: func(w *world) string {
+		key := w.knownKey("alias/orders")
+		w.putPolicy(key, public)
+		return key
+	}},
+	"CreateGrant/containment": {severity: alert.Critical, title: "was opened", live: isState("Disabled"), contain: true, do: func(w *world) string {
+		key := w.knownKey("alias/orders")
+		w.grant(key, "arn:aws:iam::"+stranger+":role/visitor")
+		return key
+	}},
+	"EnableKey/containment": {severity: alert.Critical, title: "still open", live: isState("Disabled"), contain: true, do: func(w *world) string {
+		key := w.knownKey("alias/orders")
+		played := w.router
+		w.router = w.newRouter(playConfig(handlers.Enforce, play{contain: true}))
+		w.putPolicy(key, public)
+		w.react()
+		w.told.take()
+		w.router = played
+		w.enable(key)
 		return key
 	}},
 
@@ -582,6 +608,9 @@ func playConfig(mode handlers.Mode, p play) handlers.Config {
 	c.Topics = []string{"arn:aws:sns:" + region + ":" + account + ":" + ownTopic}
 	if p.policy {
 		c.Policy = mode
+	}
+	if p.contain {
+		c.Contain = mode
 	}
 	if p.change != nil {
 		p.change(&c)
