@@ -52,7 +52,8 @@ func labelledCorpus(t testing.TB) map[string][]labelled {
 			if err := strict(raw, &l); err != nil {
 				t.Fatalf("%s: %s: %v", file, l.Name, err)
 			}
-			corpus[strings.TrimSuffix(filepath.Base(file), ".json")] = append(corpus[strings.TrimSuffix(filepath.Base(file), ".json")], l)
+			group := strings.TrimSuffix(filepath.Base(file), ".json")
+			corpus[group] = append(corpus[group], l)
 		}
 	}
 	return corpus
@@ -157,4 +158,120 @@ func sortedBriefs(list []brief) []brief {
 		return strings.Compare(a.ID+a.Statement+a.Principal+string(a.Severity), b.ID+b.Statement+b.Principal+string(b.Severity))
 	})
 	return list
+}
+
+// samplesVariable names a directory of sample policies, one a file, most of them
+// published by AWS: {"expected": ok | cross-account | lockout-risk, "policy": …}.
+const samplesVariable = "CMKEEPER_POLICY_CORPUS"
+
+// sampleAccounts are the keys' accounts where they are not 111122223333.
+var sampleAccounts = map[string]string{
+	"042-docs-conditions-kms-10.json":          "712816755609",
+	"078-docs-policy-evaluation-74.json":       "444455556666",
+	"124-docs-default-kms-key-policy-180.json": "${this.account-id}",
+	"125-docs-default-kms-key-policy-181.json": "account-id",
+	"149-from-event-107.json":                  "123456789012",
+}
+
+// disagreements are the samples of which something else is found than their
+// label says, and what. docs/decisions/sample-policies.md argues each.
+var disagreements = map[string][]string{
+	"058-docs-infrastructure-security-51.json": {Lockout},
+	"060-docs-key-policy-default-53.json":      {ForeignAccount, Lockout},
+	"068-docs-key-policy-overview-63.json":     {Lockout},
+	"071-docs-key-policy-services-66.json":     {Lockout},
+	"073-docs-kms-vpc-endpoint-69.json":        {Lockout},
+	"080-docs-services-wm-76.json":             {Lockout},
+	"124-docs-default-kms-key-policy-180.json": {NoRootDelegation},
+	"125-docs-default-kms-key-policy-181.json": {NoRootDelegation},
+	"149-from-event-107.json":                  {ForeignAccount},
+}
+
+// TestSamples judges the samples as their labels say: "ok" has nothing of
+// severity high, "cross-account" has a foreign account, "lockout-risk" may lose
+// its administrators. Of a fragment nobody can say who administers the key.
+func TestSamples(t *testing.T) {
+	dir := os.Getenv(samplesVariable)
+	if dir == "" {
+		t.Skipf("%s is not set: the samples are kept outside of the repository", samplesVariable)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 {
+		t.Fatalf("no samples in %s", dir)
+	}
+	for _, file := range files {
+		name := filepath.Base(file)
+		t.Run(name, func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var sample struct {
+				Expected string
+				Source   struct{ Note string }
+				Policy   json.RawMessage
+			}
+			if err := json.Unmarshal(data, &sample); err != nil {
+				t.Fatal(err)
+			}
+			c := Context{Account: "111122223333"}
+			if account, ok := sampleAccounts[name]; ok {
+				c.Account = account
+			}
+			var got []string
+			for _, f := range parsed(t, string(sample.Policy)).Findings(c) {
+				completeness := f.ID == Lockout || f.ID == NoRootDelegation
+				if completeness && strings.Contains(sample.Source.Note, "FRAGMENT") || !completeness && f.Severity.rank() < High.rank() {
+					continue
+				}
+				if !slices.Contains(got, f.ID) {
+					got = append(got, f.ID)
+				}
+			}
+			want := map[string][]string{"cross-account": {ForeignAccount}, "lockout-risk": {NoRootDelegation}}[sample.Expected]
+			want = append(want, disagreements[name]...)
+			slices.Sort(got)
+			slices.Sort(want)
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: found %q, want %q", sample.Expected, got, want)
+			}
+		})
+	}
+}
+
+func BenchmarkFindings(b *testing.B) {
+	b.Run("corpus", func(b *testing.B) {
+		var corpus []labelled
+		for _, cases := range labelledCorpus(b) {
+			corpus = append(corpus, cases...)
+		}
+		b.ReportAllocs()
+		for b.Loop() {
+			for _, l := range corpus {
+				judge(b, l.Policy, l.context())
+			}
+		}
+		b.ReportMetric(float64(b.N*len(corpus))/b.Elapsed().Seconds(), "policies/s")
+	})
+	b.Run("four", func(b *testing.B) {
+		data := []byte(document(root,
+			`{"Sid":"Use","Effect":"Allow","Principal":{"AWS":["arn:aws:iam::444455556666:role/a","arn:aws:iam::777788889999:root"]},"Action":["kms:Encrypt","kms:Decrypt","kms:ReEncrypt*","kms:GenerateDataKey*","kms:DescribeKey"],"Resource":"*"}`,
+			`{"Sid":"Public","Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalOrgID":"o-x"}}}`,
+			`{"Sid":"Fence","Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"444455556666"}}}`))
+		b.ReportAllocs()
+		for b.Loop() {
+			judge(b, data, judged)
+		}
+	})
+}
+
+func judge(b *testing.B, document []byte, c Context) {
+	p, err := Parse(document)
+	if err != nil {
+		b.Fatal(err)
+	}
+	p.Findings(c)
 }

@@ -242,6 +242,7 @@ func changes(kind string, rules, others []rule) []Change {
 	var said actions
 	var saidRest []bool
 	var words string
+	var told actions
 	for _, r := range rules {
 		others := c.others(r)
 		as, rest := c.left(r, others, r.terms)
@@ -249,9 +250,10 @@ func changes(kind string, rules, others []rule) []Change {
 			continue
 		}
 		if of != r.clause || said != as || !slices.Equal(saidRest, rest) {
-			of, said, saidRest, words = r.clause, as, rest, r.actions(as, rest)
+			of, said, saidRest = r.clause, as, rest
+			words, told = r.actions(as, rest)
 		}
-		s := sentence{r.clause, r.verb(kind) + words + r.where() + softened(kind, r, others)}
+		s := sentence{r.clause, r.verb(kind) + words + r.where() + softened(kind, r, told, others)}
 		if names[s] == nil {
 			order = append(order, s)
 		}
@@ -264,12 +266,13 @@ func changes(kind string, rules, others []rule) []Change {
 	return list
 }
 
-// softened names the rules of the others that say part of what the rule says.
-func softened(kind string, r rule, others []rule) string {
+// softened names the rules of the others that say part of what is told of the rule.
+func softened(kind string, r rule, told actions, others []rule) string {
 	var parts []string
 	for _, o := range others {
-		if o.about&allKnown != 0 && r.about.has(o.about&allKnown) && r.name() == o.name() && r.holdsWherever(o.clause, o.terms) {
-			parts = append(parts, o.actions(o.about, nil)+o.where())
+		if some := o.about & told & allKnown; some != 0 && r.name() == o.name() && r.holdsWherever(o.clause, o.terms) {
+			words, _ := o.actions(some, nil)
+			parts = append(parts, words+o.where())
 		}
 	}
 	if len(parts) == 0 {
@@ -290,15 +293,15 @@ func (c *clause) verb(kind string) string {
 	return " may no longer "
 }
 
-// actions names some of the clause's actions: by its own patterns where these
-// are about little else.
-func (c *clause) actions(as actions, rest []bool) string {
+// actions names some of the clause's actions, by its own patterns where these are
+// about little else, and returns what the words tell.
+func (c *clause) actions(as actions, rest []bool) (text string, told actions) {
 	const few = 4
 	if c.NotAction {
 		if as != c.about && bits.OnesCount64(uint64(as)) <= few {
-			return strings.Join(as.names(), ", ")
+			return strings.Join(as.names(), ", "), as
 		}
-		return "everything but " + join(sorted(c.Actions))
+		return "everything but " + join(sorted(c.Actions)), c.about
 	}
 	var words []string
 	for _, p := range c.Actions {
@@ -312,11 +315,13 @@ func (c *clause) actions(as actions, rest []bool) string {
 		case some == 0:
 		case some != all && bits.OnesCount64(uint64(some)) <= few:
 			words = append(words, some.names()...)
+			told |= some
 		default:
 			words = append(words, p)
+			told |= all
 		}
 	}
-	return join(sorted(words))
+	return join(sorted(words)), told
 }
 
 // join joins words, and counts those that are too many to be read.

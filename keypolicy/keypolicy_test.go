@@ -2,8 +2,6 @@ package keypolicy
 
 import (
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -344,85 +342,19 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// corpusVariable names the directory of sample policies, one a file:
-// {"expected": ok | cross-account | lockout-risk, "policy": …}.
-const corpusVariable = "CMKEEPER_POLICY_CORPUS"
-
-// corpusAccounts are the keys' accounts where they are not 111122223333.
-var corpusAccounts = map[string]string{
-	"042-docs-conditions-kms-10.json":          "712816755609",
-	"078-docs-policy-evaluation-74.json":       "444455556666",
-	"124-docs-default-kms-key-policy-180.json": "${this.account-id}",
-	"125-docs-default-kms-key-policy-181.json": "account-id",
-	"149-from-event-107.json":                  "123456789012",
-}
-
-// corpusForeign are files that give rights to another account although the
-// label, which is about being valid, does not say so.
-var corpusForeign = map[string]bool{
-	"060-docs-key-policy-default-53.json": true,
-	"149-from-event-107.json":             true,
-}
-
-// TestCorpus checks what most of the samples, which are fragments, can show:
-// whether the policy opens the key to everyone or to another account.
-func TestCorpus(t *testing.T) {
-	dir := os.Getenv(corpusVariable)
-	if dir == "" {
-		t.Skipf("%s is not set: the corpus is kept outside of the repository", corpusVariable)
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(files) == 0 {
-		t.Fatalf("no samples in %s", dir)
-	}
-	for _, file := range files {
-		name := filepath.Base(file)
-		t.Run(name, func(t *testing.T) {
-			data, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var sample struct {
-				Expected string
-				Policy   json.RawMessage
-			}
-			if err := json.Unmarshal(data, &sample); err != nil {
-				t.Fatal(err)
-			}
-			c := Context{Account: "111122223333"}
-			if account, ok := corpusAccounts[name]; ok {
-				c.Account = account
-			}
-			isForeign := false
-			for _, f := range parsed(t, string(sample.Policy)).Findings(c) {
-				switch f.ID {
-				case PublicPrincipal, AllowNotPrincipal:
-					t.Errorf("finding: %+v", f)
-				case ForeignAccount:
-					isForeign = true
-				}
-			}
-			if want := sample.Expected == "cross-account" || corpusForeign[name]; isForeign != want {
-				t.Errorf("foreign account found: %v, want %v", isForeign, want)
-			}
-		})
-	}
-}
-
-func BenchmarkFindings(b *testing.B) {
-	data := []byte(document(root,
-		`{"Sid":"Use","Effect":"Allow","Principal":{"AWS":["arn:aws:iam::444455556666:role/a","arn:aws:iam::777788889999:root"]},"Action":["kms:Encrypt","kms:Decrypt","kms:ReEncrypt*","kms:GenerateDataKey*","kms:DescribeKey"],"Resource":"*"}`,
-		`{"Sid":"Public","Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalOrgID":"o-x"}}}`,
-		`{"Sid":"Fence","Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"444455556666"}}}`))
-	b.ReportAllocs()
-	for b.Loop() {
-		p, err := Parse(data)
-		if err != nil {
-			b.Fatal(err)
+// TestStrings reads strings as encoding/json does.
+func TestStrings(t *testing.T) {
+	for _, quoted := range []string{`""`, `"a b"`, `"\"\\\/"`, `"\b\f\n\r\t"`, `"\u00e9é\ud83d\ude00"`, `"\ud83dx"`, "\"\xff\xfe\"", `"\\"`} {
+		var want string
+		if err := json.Unmarshal([]byte(quoted), &want); err != nil {
+			t.Fatal(err)
 		}
-		p.Findings(judged)
+		r, err := read([]byte(" " + quoted + " "))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.string(); got != want {
+			t.Errorf("%s: %q, want %q", quoted, got, want)
+		}
 	}
 }
