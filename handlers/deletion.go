@@ -270,6 +270,9 @@ func (r *Router) rescue(ctx context.Context, e events.Event, key inventory.Key, 
 		for i, s := range doc.States {
 			if s.State == told.State && s.At.Equal(told.At) {
 				doc.States[i].By = e.ID
+				if exempt {
+					doc.States[i].Exempt = exemption.String()
+				}
 			}
 		}
 	})

@@ -70,6 +70,21 @@ func TestExemptByTag(t *testing.T) {
 	})
 }
 
+// TestExemptToTheEnd: a key whose deletion was exempt is gone without an alarm.
+func TestExemptToTheEnd(t *testing.T) {
+	inWorld(t, exempting(t, "deletion of tag env=sandbox until 2000-06-30: nobody depends on it"), func(w *world) {
+		key := w.taggedKey("env", "sandbox")
+		w.scheduleDeletion(key)
+		w.react()
+		w.leftAlone("nobody depends on it")
+		time.Sleep(8 * 24 * time.Hour)
+		w.react()
+		if a := w.one(); a.EventName != "DeleteKey" && a.EventName != "KMS CMK Deletion" || a.Severity != alert.Info {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+	})
+}
+
 // TestTagSetForTheOccasion: whoever tags a key just before exempts nothing.
 func TestTagSetForTheOccasion(t *testing.T) {
 	c := exempting(t, "anything of tag env=sandbox until 2000-06-30: x; anything of alias/sandbox-* until 2000-06-30: y")

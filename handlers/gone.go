@@ -37,14 +37,25 @@ func (r *Router) gone(ctx context.Context, e events.Event, kind alert.Kind, harm
 		if err != nil {
 			r.log.WarnContext(ctx, "whether a deletion was approved cannot be read", "key", e.KeyARN, "error", err)
 		}
-		if approved && approval.Covers(&e.Time) {
+		noted := notedApproval(doc, r.config.DeletionApprovalDays)
+		var last seenState
+		if n := len(doc.States); n > 0 {
+			last = doc.States[n-1]
+		}
+		switch {
+		case approved && approval.Covers(&e.Time):
 			a.Severity = alert.Medium
 			a.Title += ", as approved"
 			a.Summary = fmt.Sprintf("AWS deleted the key when its waiting period was over. %s approved that at %s.", approval.By, approval.At.UTC().Format(time.DateTime+" MST"))
-		} else if noted := notedApproval(doc, r.config.DeletionApprovalDays); noted.given() {
+		case noted.given():
 			a.Severity = alert.Medium
 			a.Title += ", as approved"
 			a.Summary = fmt.Sprintf("AWS deleted the key when its waiting period was over. The key's tag %s=%s approved that.", approvalTag, noted.value)
+		case isPending(last.State) && last.Exempt != "":
+			a.Severity = alert.Info
+			a.Title += ", exempt"
+			a.Summary = "AWS deleted the key when its waiting period was over. The deletion had been left alone because it was exempt."
+			a.Facts = append(a.Facts, alert.Fact{Name: "exemption", Values: []string{last.Exempt}})
 		}
 	default:
 		a.Severity = alert.High

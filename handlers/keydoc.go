@@ -81,6 +81,8 @@ type seenState struct {
 	Accepted bool `json:"accepted,omitempty"`
 	// Of is who brought it about, as far as an event said.
 	Of *party `json:"of,omitempty"`
+	// Exempt is the exemption that it was left alone for, "" if it was not.
+	Exempt string `json:"exempt,omitempty"`
 }
 
 // seenTag is a tag of the key that sweeps have found since a time. A value that
