@@ -154,7 +154,7 @@ func (a Alert) chatDescription() string {
 		line("Who", code(w.Name))
 		line("From", code(w.SourceIP))
 	}
-	line("What cmkeeper did", text(a.Action.sentence()))
+	line("What cmkeeper did", text(a.did()))
 	line("At risk", text(a.Risk))
 	for i, f := range a.Findings {
 		if i == chatRows {

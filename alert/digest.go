@@ -115,8 +115,8 @@ func (d *Digest) what() string {
 	return fmt.Sprintf("%d calls on %s: %s", len(d.Calls), keys, strings.Join(names, ", "))
 }
 
-// did is what was done about the calls: the status that asks most of a reader, and how
-// often there was which.
+// did is what was done about the calls: the status that asks most of a reader, and in
+// words all of them.
 func (d *Digest) did() (Status, string) {
 	count := map[Status]int{}
 	for _, c := range d.Calls {
@@ -127,10 +127,13 @@ func (d *Digest) did() (Status, string) {
 	for _, s := range []Status{StatusFailed, StatusRefused, StatusWouldDo, StatusNone, StatusDone} {
 		if n := count[s]; n > 0 {
 			worst = cmp.Or(worst, s)
-			parts = append(parts, fmt.Sprintf("%d: %s", n, s.words()))
+			parts = append(parts, fmt.Sprintf("%d %s", n, s.words()))
 		}
 	}
-	return cmp.Or(worst, StatusNone), "In numbers, " + strings.Join(parts, "; ") + "."
+	if len(parts) == 1 {
+		return worst, "All calls: " + worst.words() + "."
+	}
+	return cmp.Or(worst, StatusNone), "It differs from call to call: " + strings.Join(parts, ", ") + "."
 }
 
 // undoCommands are the commands of the alerts that change something, each once and

@@ -111,7 +111,7 @@ func (a Alert) Text() string {
 		)
 	}
 	t.section("What cmkeeper did")
-	t.paragraph(a.Action.sentence())
+	t.paragraph(a.did())
 	t.section("What is at risk")
 	t.paragraph(a.Risk)
 	t.section("What to do next")
@@ -203,6 +203,14 @@ func (s Status) words() string {
 		StatusNone:    "nothing done",
 	}[cmp.Or(s, StatusNone)]
 	return cmp.Or(words, string(s))
+}
+
+// did says what was done: of several alerts, each has its own status.
+func (a Alert) did() string {
+	if a.Digest != nil {
+		return a.Action.Description
+	}
+	return a.Action.sentence()
 }
 
 // sentence says what was done in a way that cannot be mistaken for another status.

@@ -34,7 +34,7 @@ func responseSteps(a Alert) []string {
 	default:
 		steps = append(steps, "If it is not meant and it was the account's root user, sign in as root: change the password, delete its access keys, check its MFA devices.")
 	}
-	return append(steps, "To freeze dangerous calls on keys for it in the whole account, also against new sessions, from the organization's management account:",
+	return append(steps, "To freeze dangerous calls on keys for it in the whole account, also against new sessions, from the organization's management account (where such a policy does not hold itself):",
 		"aws organizations create-policy --type SERVICE_CONTROL_POLICY --name cmkeeper-freeze --description "+ShellQuote("Made by a responder to incident "+a.Time.UTC().Format(time.DateTime))+
 			" --content "+ShellQuote(denyPolicy(frozenActions, map[string]map[string][]string{"ArnLike": {"aws:PrincipalArn": principals}})),
 		"aws organizations attach-policy --policy-id ID-OF-THE-POLICY-JUST-CREATED --target-id "+ShellQuote(cmp.Or(account, "ACCOUNT-ID")))

@@ -453,6 +453,43 @@ func (p *Publisher) flush(ctx context.Context, s *slot) error {
 	return p.deliver(ctx, name, a)
 }
 
+// Collected is a slot that is not told yet.
+type Collected struct {
+	// Group is whose alerts are in it, Alerts how many.
+	Group  string `json:"group"`
+	Alerts int    `json:"alerts"`
+	// Due is when it is told.
+	Due time.Time `json:"due"`
+}
+
+// Collected returns the slots that are not told yet.
+func (p *Publisher) Collected(ctx context.Context) ([]Collected, error) {
+	ids, err := p.overdue(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []Collected
+	for _, id := range ids {
+		var s slot
+		_, err := p.Store.Get(ctx, dueKey(id), &s)
+		if errors.Is(err, state.ErrNotFound) {
+			continue // told since it was listed
+		}
+		if err != nil {
+			return nil, err
+		}
+		c := Collected{Group: s.Name, Due: s.due()}
+		for _, err := range p.Store.Keys(ctx, s.items()) {
+			if err != nil {
+				return nil, err
+			}
+			c.Alerts++
+		}
+		list = append(list, c)
+	}
+	return list, nil
+}
+
 // overdue returns the slots that are not told yet.
 func (p *Publisher) overdue(ctx context.Context) ([]string, error) {
 	var ids []string

@@ -53,7 +53,8 @@ func (j JobAlerts) Completed(ctx context.Context, s reencrypt.Summary) error {
 		a.Risk = "These object versions are still under an old key and are lost if it is deleted."
 		a.Next = []string{
 			"Keep the old keys until the report is worked through: " + s.Report,
-			"See docs/reencryption.md for what to do about each reason, and then try these alone again: cmkeeper reencrypt retry " + s.Job,
+			"See docs/reencryption.md for what to do about each reason, and then try these alone again:",
+			"cmkeeper reencrypt retry " + s.Job,
 		}
 	} else {
 		a.Next = []string{"Nothing in this scope needs the old keys any more. Check other uses (EBS, databases, secrets) before you disable them, and disable long before you delete."}
@@ -82,7 +83,8 @@ func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 	a.Risk = "The rest is still under an old key and is lost if that is deleted."
 	a.Next = []string{
 		"Mend the cause, and look at the jobs queue, its dead-letter queue and the workers' logs.",
-		"Then let the job go on: cmkeeper reencrypt resume " + s.Job,
+		"Then let the job go on:",
+		"cmkeeper reencrypt resume " + s.Job,
 		"Or move the rest by hand:",
 	}
 	a.Next = append(a.Next, runCommands(pendingMove{From: s.From, To: s.To}, []reencrypt.Scope{{Bucket: s.Bucket, Prefix: s.Prefix}}, j.StateBucket)...)

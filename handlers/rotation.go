@@ -402,9 +402,9 @@ func rotationBlockedAlert(a alert.Alert, key inventory.Key, blocker inventory.Bl
 		Description: fmt.Sprintf("Rotation was left as it is: %s.", blockerText(key, blocker))}
 	switch blocker {
 	case inventory.BlockedDisabled:
-		a.Next = append(a.Next, "cmkeeper turns rotation on when the key is enabled again.")
+		a.Next = append(a.Next, "Rotation needs nothing now: it is turned on when the key is enabled again.")
 	case inventory.BlockedPendingDeletion:
-		a.Next = append(a.Next, "cmkeeper looks at rotation again when the deletion is cancelled; AWS itself restores the setting then.")
+		a.Next = append(a.Next, "Rotation needs nothing now: it is looked at again when the deletion is cancelled; AWS itself restores the setting then.")
 	case inventory.BlockedReplica:
 		a.Next = append(a.Next, "Look at the primary key: "+key.PrimaryARN)
 	default: // what the key is does not change

@@ -1,9 +1,16 @@
 package cli
 
 import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 )
@@ -53,4 +60,168 @@ func parseTopics(first, formats string) ([]alert.Topic, error) {
 		}
 	}
 	return topics, nil
+}
+
+func newAlertsCommand(p *process) *cobra.Command {
+	command := &cobra.Command{
+		Use: "alerts", Short: "Look at alerts that are not told yet, send them, and try out the topics",
+		Long: `Works with the alerts of a fleet: CMKEEPER_STATE_BUCKET and CMKEEPER_ALERT_TOPIC_ARN (and CMKEEPER_ALERT_FORMATS) are the fleet's.`,
+	}
+	command.AddCommand(newAlertsListCommand(p), newAlertsResendCommand(p), newAlertsTestCommand(p))
+	return command
+}
+
+// publisher returns a publisher as the fleet has one, but without grouping.
+func publisher(ctx context.Context, p *process) (*alert.Publisher, byHand, error) {
+	var problems []error
+	for _, name := range []string{"STATE_BUCKET", "ALERT_TOPIC_ARN"} {
+		if p.environment[envPrefix+name] == "" {
+			problems = append(problems, fmt.Errorf("%s%s is not set: give the fleet's", envPrefix, name))
+		}
+	}
+	if len(problems) > 0 {
+		return nil, byHand{}, usageError{errors.Join(problems...)}
+	}
+	hand, err := newByHand(ctx, p, 16)
+	if err != nil {
+		return nil, hand, err
+	}
+	return &alert.Publisher{
+		SNS: hand.sns, Store: hand.store(hand.settings.StateBucket), Topics: hand.settings.topics(),
+		Repeat: hand.settings.AlertRepeatInterval, Logger: hand.settings.logger(p.stderr),
+	}, hand, nil
+}
+
+type alertsListCommand struct{ undelivered, json bool }
+
+func newAlertsListCommand(p *process) *cobra.Command {
+	var l alertsListCommand
+	command := &cobra.Command{
+		Use: "list", Short: "List the alerts that could not be delivered, and those that are collected to be told together", Args: cobra.NoArgs,
+		RunE: p.action(l.run),
+	}
+	command.Flags().BoolVar(&l.undelivered, "undelivered", false, "only those that could not be delivered")
+	command.Flags().BoolVar(&l.json, "json", false, "print one JSON object")
+	return command
+}
+
+// waitingAlerts is what "alerts list" finds.
+type waitingAlerts struct {
+	Undelivered []alert.Undelivered `json:"undelivered"`
+	Collected   []alert.Collected   `json:"collected,omitempty"`
+}
+
+func (l *alertsListCommand) run(ctx context.Context, p *process) error {
+	alerts, _, err := publisher(ctx, p)
+	if err != nil {
+		return err
+	}
+	var w waitingAlerts
+	if w.Undelivered, err = alerts.Undelivered(ctx); err != nil {
+		return err
+	}
+	if !l.undelivered {
+		if w.Collected, err = alerts.Collected(ctx); err != nil {
+			return err
+		}
+	}
+	if l.json {
+		return json.NewEncoder(p.stdout).Encode(w)
+	}
+	for _, u := range w.Undelivered {
+		fmt.Fprintf(p.stdout, "undelivered since %s  %s  %s\n    id %s\n    %s\n",
+			u.Since.Format(time.RFC3339), u.Alert.Severity, alert.Escape(u.Alert.Title), alert.Escape(u.Alert.ID), alert.Escape(u.Cause))
+	}
+	for _, c := range w.Collected {
+		fmt.Fprintf(p.stdout, "%d alerts of %s, to be told at %s\n", c.Alerts, alert.Escape(c.Group), c.Due.Format(time.RFC3339))
+	}
+	if len(w.Undelivered)+len(w.Collected) == 0 {
+		fmt.Fprintln(p.stdout, "Every alert was told.")
+	}
+	return nil
+}
+
+func newAlertsResendCommand(p *process) *cobra.Command {
+	var all bool
+	command := &cobra.Command{
+		Use: "resend {ID... | --all}", Short: "Send alerts that could not be delivered; those that were told since are not told again",
+		RunE: func(c *cobra.Command, ids []string) error {
+			return p.action(func(ctx context.Context, p *process) error {
+				if all == (len(ids) > 0) {
+					return usageError{errors.New("give the ids of alerts, as \"cmkeeper alerts list\" shows them, or --all")}
+				}
+				return resend(ctx, p, ids)
+			})(c, ids)
+		},
+	}
+	command.Flags().BoolVar(&all, "all", false, "all of them")
+	return command
+}
+
+// resend sends the undelivered alerts with these ids, or all where there are none.
+func resend(ctx context.Context, p *process, ids []string) error {
+	alerts, _, err := publisher(ctx, p)
+	if err != nil {
+		return err
+	}
+	list, err := alerts.Undelivered(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, id := range ids {
+		if !slices.ContainsFunc(list, func(u alert.Undelivered) bool { return u.Alert.ID == id }) {
+			errs = append(errs, fmt.Errorf("alert %q is none that could not be delivered: \"cmkeeper alerts list\" shows those", id))
+		}
+	}
+	for _, u := range list {
+		if len(ids) > 0 && !slices.Contains(ids, u.Alert.ID) {
+			continue
+		}
+		if err := alerts.Resend(ctx, u); err != nil {
+			errs = append(errs, fmt.Errorf("alert %s: %w", alert.Escape(u.Alert.ID), err))
+			continue
+		}
+		fmt.Fprintf(p.stdout, "told: %s\n", alert.Escape(u.Alert.Title))
+	}
+	return errors.Join(errs...)
+}
+
+func newAlertsTestCommand(p *process) *cobra.Command {
+	var kind string
+	command := &cobra.Command{
+		Use: "test", Short: "Send an example of each kind of alert to all topics, marked as a test", Args: cobra.NoArgs,
+		RunE: p.action(func(ctx context.Context, p *process) error { return sendExamples(ctx, p, alert.Kind(kind)) }),
+	}
+	command.Flags().StringVar(&kind, "kind", "", "only of this `kind`")
+	return command
+}
+
+// sendExamples sends the examples of a kind, or all.
+func sendExamples(ctx context.Context, p *process, kind alert.Kind) error {
+	examples := alert.Examples(time.Now())
+	if kind != "" {
+		var kinds []string
+		for _, a := range examples {
+			kinds = append(kinds, string(a.Kind))
+		}
+		examples = slices.DeleteFunc(examples, func(a alert.Alert) bool { return a.Kind != kind })
+		if len(examples) == 0 {
+			return usageError{fmt.Errorf("kind %q: there are %s", kind, strings.Join(kinds, ", "))}
+		}
+	}
+	alerts, hand, err := publisher(ctx, p)
+	if err != nil {
+		return err
+	}
+	run := rand.Text()
+	for _, a := range examples {
+		a.ID, a.Title = "test/"+run+"/"+string(a.Kind), "TEST, nothing happened: "+a.Title
+		a.Summary = "This is a test that " + hand.caller + " sent; nothing of it happened. " + a.Summary
+		if err := alerts.Publish(ctx, a); err != nil {
+			return fmt.Errorf("send the example of kind %s: %w", a.Kind, err)
+		}
+		fmt.Fprintf(p.stdout, "sent: %s\n", a.Subject())
+	}
+	return nil
 }

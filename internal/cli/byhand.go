@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"golang.org/x/term"
@@ -29,6 +30,7 @@ type byHand struct {
 	kms      *kms.Client
 	s3       *s3.Client
 	sqs      *sqs.Client
+	sns      *sns.Client
 	facts    *inventory.Reader
 	stderr   io.Writer
 }
@@ -49,7 +51,7 @@ func newByHand(ctx context.Context, p *process, connections int) (byHand, error)
 	}
 	b := byHand{
 		account: aws.ToString(caller.Account), caller: aws.ToString(caller.Arn), region: cfg.Region, settings: settings,
-		kms: kms.NewFromConfig(cfg), s3: awsclient.S3(cfg, settings.S3PathStyle), sqs: sqs.NewFromConfig(cfg), stderr: p.stderr,
+		kms: kms.NewFromConfig(cfg), s3: awsclient.S3(cfg, settings.S3PathStyle), sqs: sqs.NewFromConfig(cfg), sns: sns.NewFromConfig(cfg), stderr: p.stderr,
 	}
 	b.facts = inventory.New(b.kms, b.s3, b.account, b.region)
 	return b, nil

@@ -79,7 +79,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetArgs(args)
-	root.AddCommand(newWorkerCommand(p), newDemoCommand(p), newLocalCommand(p), newReencryptCommand(p), newRetireCommand(p), newExemptionsCommand(p), newPolicyCommand(p), newReplayCommand(p), newHealthCommand(p), newVersionCommand(p))
+	root.AddCommand(newWorkerCommand(p), newDemoCommand(p), newLocalCommand(p), newReencryptCommand(p), newRetireCommand(p), newExemptionsCommand(p), newPolicyCommand(p), newAlertsCommand(p), newReplayCommand(p), newHealthCommand(p), newVersionCommand(p))
 	switch err := root.ExecuteContext(ctx); {
 	case err == nil:
 		return exitOK

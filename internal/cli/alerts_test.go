@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/sandbox"
+)
+
+// alerts runs "cmkeeper alerts" with the fleet's settings, but for the given ones.
+func (a *account) alerts(args ...string) (code int, stdout, stderr string) {
+	a.t.Helper()
+	var out, errs bytes.Buffer
+	environ := []string{"CMKEEPER_STATE_BUCKET=" + sandbox.StateBucket, "CMKEEPER_ALERT_TOPIC_ARN=" + a.box.Topic}
+	code = run(a.t.Context(), append([]string{"alerts"}, args...), environ, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestAlertsTest(t *testing.T) {
+	a := newAccount(t)
+	a.enter()
+	code, out, errs := a.alerts("test", "--kind", "incident")
+	if code != exitOK || !strings.HasPrefix(out, "sent: [CRITICAL] TEST, nothing happened: Incident: ") {
+		t.Fatalf("exit code %d: %s%s", code, out, errs)
+	}
+	for range 2 { // each run sends them
+		if code, out, errs = a.alerts("test"); code != exitOK || strings.Count(out, "\n") != len(alert.Examples(time.Now())) {
+			t.Fatalf("exit code %d: %s%s", code, out, errs)
+		}
+	}
+	a.eventually("all arrive", func() bool {
+		a.collect()
+		return len(a.inbox) == 1+2*len(alert.Examples(time.Now()))
+	})
+	for _, got := range a.inbox {
+		if !strings.HasPrefix(got.Title, "TEST, nothing happened: ") || !strings.HasPrefix(got.Summary, "This is a test that arn:aws:") {
+			t.Errorf("%s does not say that it is a test: %s", got.Kind, got.Text())
+		}
+	}
+	if code, out, errs = a.alerts("test", "--kind", "sport"); code != exitUsage || !strings.Contains(errs, "rotation, policy, deletion") {
+		t.Errorf("an unknown kind: exit code %d: %s%s", code, out, errs)
+	}
+}
+
+func TestAlertsResend(t *testing.T) {
+	a := newAccount(t)
+	a.enter()
+	list := func(want string, args ...string) {
+		t.Helper()
+		if code, out, errs := a.alerts(append([]string{"list"}, args...)...); code != exitOK || !strings.Contains(out, want) {
+			t.Errorf("exit code %d, not %q: %s%s", code, want, out, errs)
+		}
+	}
+	list("Every alert was told.")
+
+	a.box.AWS.SetFaults(localaws.Fault{Service: "sns", Operations: []string{"Publish"}, Effect: localaws.FailBefore})
+	if code, out, errs := a.alerts("test", "--kind", "deletion"); code != exitError || !strings.Contains(errs, "publish alert to "+a.box.Topic) {
+		t.Fatalf("exit code %d: %s%s", code, out, errs)
+	}
+	list("undelivered since ")
+	list(`"id":"test/`, "--json", "--undelivered")
+	if code, out, errs := a.alerts("resend", "--all"); code != exitError || out != "" || !strings.Contains(errs, "publish alert to ") {
+		t.Errorf("exit code %d: %s%s", code, out, errs)
+	}
+	a.box.AWS.SetFaults()
+
+	for _, args := range [][]string{{"resend"}, {"resend", "x", "--all"}} {
+		if code, out, errs := a.alerts(args...); code != exitUsage || !strings.Contains(errs, "--all") {
+			t.Errorf("%q: exit code %d: %s%s", args, code, out, errs)
+		}
+	}
+	if code, out, errs := a.alerts("resend", "no-such-id"); code != exitError || !strings.Contains(errs, `"no-such-id" is none that could not be delivered`) {
+		t.Errorf("exit code %d: %s%s", code, out, errs)
+	}
+	_, out, _ := a.alerts("list", "--json")
+	id := decodeJSON[waitingAlerts](t, out).Undelivered[0].Alert.ID
+	if code, out, errs := a.alerts("resend", id); code != exitOK || !strings.HasPrefix(out, "told: TEST") {
+		t.Errorf("exit code %d: %s%s", code, out, errs)
+	}
+	list("Every alert was told.")
+	a.eventually("it arrives", func() bool { a.collect(); return len(a.inbox) == 1 })
+}
+
+// TestAlertsListShowsWhatIsCollected has a member of the fleet collect an alert.
+func TestAlertsListShowsWhatIsCollected(t *testing.T) {
+	a := newAccount(t)
+	a.enter()
+	a.start("ALERT_GROUP_INTERVAL", "10m", "ALERT_GROUP_WAIT", "10m")
+	first, second := a.newRotatingKey(), a.newRotatingKey()
+	a.awaitQuiet()
+	a.disableRotation(first)
+	a.await("the first is told at once", tells(alert.KindRotation, first, alert.StatusDone))
+	a.disableRotation(second)
+	a.eventually("the second is collected", func() bool {
+		_, out, _ := a.alerts("list")
+		return strings.Contains(out, "2 alerts of arn:aws:iam::"+sandbox.Account+":user/"+operator)
+	})
+	if len(a.inbox) != 1 {
+		t.Errorf("told at once:\n%s", titles(a.inbox))
+	}
+}
+
+func TestAlertsNeedTheFleetsSettings(t *testing.T) {
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), []string{"alerts", "list"}, nil, &out, &errs); code != exitUsage || !strings.Contains(errs.String(), "STATE_BUCKET is not set") || !strings.Contains(errs.String(), "ALERT_TOPIC_ARN is not set") {
+		t.Errorf("exit code %d: %s%s", code, out.String(), errs.String())
+	}
+}
