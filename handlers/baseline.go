@@ -128,17 +128,13 @@ func (b *Baseline) seen(live PolicyVersion, good bool) {
 		b.Versions[i].ReadAs, b.Versions[i].By, b.Versions[i].Actor = live.ReadAs, live.By, live.Actor
 		return
 	}
-	if !good {
-		return
-	}
-	if now, ok := b.Good(); !ok || now.SHA256 != hashOf(live.Document) {
+	now, ok := b.Good()
+	switch {
+	case ok && now.SHA256 == hashOf(live.Document):
+		i := slices.IndexFunc(b.Versions, func(v PolicyVersion) bool { return v.Number == now.Number })
+		b.Versions[i].ReadAs = live.ReadAs
+	case good:
 		b.add(live)
-		return
-	}
-	for i := range b.Versions {
-		if b.Versions[i].SHA256 == hashOf(live.Document) && b.Versions[i].ReadAs != "" {
-			b.Versions[i].ReadAs = live.ReadAs
-		}
 	}
 }
 

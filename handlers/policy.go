@@ -102,6 +102,9 @@ func (r *Router) policy(ctx context.Context, e events.Event) error {
 // tells what is to be told and then records the policy as judged: in this order,
 // so that a crash in between loses no difference.
 func (r *Router) judge(ctx context.Context, e events.Event, key inventory.Key, doc keyDoc, document string, at time.Time) error {
+	if doc.over(e) || isSweep(e) && doc.stale(document, at) {
+		return nil
+	}
 	if p := doc.begun(e); p != nil {
 		if isSweep(e) && p.Event != sweepEvent && at.Sub(p.At) < putBackPatience {
 			return nil // whoever has the event is at it
@@ -221,20 +224,17 @@ func (r *Router) recordJudged(ctx context.Context, keyARN, document string, at t
 }
 
 // superseded tells what was wrong with a policy that is not the live one any
-// more: a bad one that was live for a minute may have been enough. The live one
-// is judged by the event that set it, or by the sweep.
+// more: a bad one that was live for a minute may have been enough. The live one is
+// judged by the event that set it, or by the sweep.
 func (r *Router) superseded(ctx context.Context, e events.Event, key inventory.Key, doc keyDoc, sent string, bypassed bool) error {
-	i := slices.IndexFunc(doc.PutBacks, func(p putBack) bool { return p.Taken == hashOf(sent) && !p.At.Before(e.Time) })
-	if i < 0 {
+	taken, undone := doc.fateOf(e, sent)
+	if taken == nil && undone == nil {
 		if err := settle(e, "policy of key "+key.ARN); err != nil {
 			return err
 		}
 	}
 	a := r.newAlert(e, alert.KindPolicy, "")
 	a.Findings = r.compare(nil, key.ARN, sent, bypassed).findings()
-	if len(a.Findings) == 0 {
-		return nil
-	}
 	for i := range a.Findings {
 		a.Findings[i].Message += " (in the policy that this event set, which is not the live one any more)"
 	}
@@ -242,10 +242,19 @@ func (r *Router) superseded(ctx context.Context, e events.Event, key inventory.K
 	a.Key = r.describe(ctx, key, doc)
 	r.tellPolicy(&a, doc.Policy != nil, verdict{})
 	a.Facts = []alert.Fact{{Name: "note", Values: []string{"The policy was changed again since. The findings are of the policy that this event set; the live one is judged by itself."}}}
-	a.Action.Description = "There is nothing to put back: the policy is not live any more."
-	if i >= 0 {
-		p := doc.PutBacks[i]
-		a.Action = alert.Action{Mode: string(Enforce), Status: alert.StatusDone, Description: fmt.Sprintf("cmkeeper put the good policy (version %d) back at %s.", p.Good, timeText(p.At))}
+	switch {
+	case taken != nil:
+		a.Action.Status = alert.StatusDone
+		a.Action.Description = fmt.Sprintf("cmkeeper put the good policy (version %d) back at %s.", taken.Good, timeText(taken.At))
+	case len(a.Findings) > 0:
+		a.Action.Description = "There is nothing to put back: the policy is not live any more."
+	case undone != nil:
+		a.Severity = alert.Medium
+		a.Title = "Key policy of " + shortName(a.Key) + ": a harmless change was undone together with a later one"
+		a.Action.Status = alert.StatusDone
+		a.Action.Description = fmt.Sprintf("cmkeeper had not seen this policy when it put an older one (version %d) back at %s, because of a later change. Set it again if it is meant.", undone.Good, timeText(undone.At))
+	default:
+		return nil
 	}
 	return r.publish(ctx, a)
 }

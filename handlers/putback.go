@@ -24,6 +24,7 @@ type putBackReason string
 
 const (
 	// Left, and nothing to be said about it.
+	putBackFirst   putBackReason = "first"   // nobody changed a policy: the key was made with it
 	putBackNothing putBackReason = "nothing" // nothing that is at or above the severity is new
 	// Left, although there is something.
 	putBackAccepted putBackReason = "accepted" // somebody accepted exactly this policy
@@ -63,7 +64,9 @@ func decidePutBack(in putBackInput) putBackReason {
 		return p.Principal == in.principal || p.Principal == "" || in.principal == ""
 	}
 	switch {
-	case !in.change, !in.unjudged && (in.worst == "" || !in.worst.AtLeast(in.threshold)):
+	case !in.change:
+		return putBackFirst
+	case !in.unjudged && (in.worst == "" || !in.worst.AtLeast(in.threshold)):
 		return putBackNothing
 	case in.accepted:
 		return putBackAccepted
@@ -86,6 +89,8 @@ func decidePutBack(in putBackInput) putBackReason {
 // leftText says why the good policy is not put back.
 func leftText(reason putBackReason, threshold alert.Severity) string {
 	switch reason {
+	case putBackFirst:
+		return "The policy is left as it is: the key was made with it."
 	case putBackNothing:
 		return fmt.Sprintf("The policy is left as it is: nothing of severity %s or above is new in it.", threshold)
 	case putBackUnknown:
@@ -117,10 +122,11 @@ type putBack struct {
 	// Principal is whose policy was taken away, "" if that is not known.
 	Principal string    `json:"principal,omitempty"`
 	At        time.Time `json:"at"`
-	// Taken is the hash of the policy that was taken away, Good the version of the
-	// one that was put back.
-	Taken string `json:"taken"`
-	Good  int    `json:"good"`
+	// Taken is the hash of the policy that was taken away; Good is the version of the
+	// one that was put back, and GoodAt when that was recorded.
+	Taken  string    `json:"taken"`
+	Good   int       `json:"good"`
+	GoodAt time.Time `json:"good_at"`
 	// Bypassed: it was set without KMS's lock-out check.
 	Bypassed bool `json:"bypassed,omitempty"`
 	// Acceptances is how many there were of the key's policies.
@@ -175,14 +181,47 @@ func (d *keyDoc) begin(p putBack) {
 	}
 }
 
-// drop forgets one that is not made after all.
+// drop forgets one that is not made after all, unless another worker has made it.
 func (d *keyDoc) drop(p putBack) {
 	d.answered(opPutPolicy, p.repair(), nil, false, true)
-	d.PutBacks = slices.DeleteFunc(d.PutBacks, func(o putBack) bool { return o.By == p.By })
+	if d.repairOf(reactionPolicy, p.By) == nil {
+		d.PutBacks = slices.DeleteFunc(d.PutBacks, func(o putBack) bool { return o.By == p.By })
+	}
 }
 
-// errChangedMeanwhile says that the live policy is not the one that was judged.
-var errChangedMeanwhile = errors.New("the policy was changed meanwhile, and is judged again")
+// over reports whether an event is about a policy that was taken away for it, with
+// everything done.
+func (d *keyDoc) over(e events.Event) bool {
+	return slices.ContainsFunc(d.PutBacks, func(p putBack) bool { return p.By == e.ID && p.Told })
+}
+
+// stale reports whether a policy that was read may be one that was taken away just
+// before: KMS is eventually consistent.
+func (d *keyDoc) stale(document string, at time.Time) bool {
+	return slices.ContainsFunc(d.PutBacks, func(p putBack) bool { return p.Taken == hashOf(document) && p.Told && at.Sub(p.At) < settling })
+}
+
+// fateOf returns what became of a policy that an event set and that is not live: it
+// was taken away, or an older one was put back after it because of another.
+func (d *keyDoc) fateOf(e events.Event, sent string) (taken, undone *putBack) {
+	for i, p := range d.PutBacks {
+		switch {
+		case p.At.Before(e.Time):
+		case p.Taken == hashOf(sent):
+			return &d.PutBacks[i], nil
+		case p.GoodAt.Before(e.Time):
+			undone = &d.PutBacks[i]
+		}
+	}
+	return nil, undone
+}
+
+var (
+	// errChangedMeanwhile says that the live policy is not the one that was judged.
+	errChangedMeanwhile = errors.New("the policy was changed meanwhile, and is judged again")
+	// errBackAlready says that another worker has put the policy back.
+	errBackAlready = errors.New("the good policy is live already")
+)
 
 // carryOut puts the good policy back as was intended, unless that is done, and
 // tells it. It can be called again after a kill at any point.
@@ -198,10 +237,10 @@ func (r *Router) carryOut(ctx context.Context, key inventory.Key, p putBack, liv
 	rep := doc.repairOf(reactionPolicy, p.By)
 	done := rep != nil && rep.Done
 	good, ok := base.Version(p.Good)
-	interrupted := false
+	others := false
 	switch isBad := hashOf(live) == p.Taken; {
 	case ok && sameEffect(live, good.Document):
-		interrupted = !done
+		others = !done // or ours, of which no answer came
 	case done && now().Sub(p.At) < settling:
 		return outcome.RetryAfter(readBackAgain, fmt.Errorf("policy of key %s: KMS does not show yet that it was put back", key.ARN))
 	case done:
@@ -210,6 +249,9 @@ func (r *Router) carryOut(ctx context.Context, key inventory.Key, p putBack, liv
 		return r.giveWay(ctx, key.ARN, p)
 	default:
 		err := r.replacePolicy(ctx, key.ARN, p, live, good)
+		if others = errors.Is(err, errBackAlready); others {
+			err = nil
+		}
 		if refused, ok := errors.AsType[*types.MalformedPolicyDocumentException](err); ok {
 			return r.tellPutBackRefused(ctx, key, doc, base, p, refused)
 		}
@@ -227,8 +269,8 @@ func (r *Router) carryOut(ctx context.Context, key inventory.Key, p putBack, liv
 	switch {
 	case !sameEffect(live, good.Document):
 		a.Action.Description = fmt.Sprintf("cmkeeper put the policy of %s (version %d) back at %s. It was changed again since, which is told by itself.", timeText(good.At), p.Good, timeText(p.At))
-	case interrupted:
-		a.Action.Description = fmt.Sprintf("The policy of %s (version %d) is live again, as read back. cmkeeper had begun to put it back and was interrupted; its call or somebody else's took effect.", timeText(good.At), p.Good)
+	case others:
+		a.Action.Description = fmt.Sprintf("The policy of %s (version %d) is live again, as read back. cmkeeper had begun to put it back; its call, that of another worker or somebody else's took effect.", timeText(good.At), p.Good)
 	}
 	if err := r.publish(ctx, a); err != nil {
 		return err
@@ -271,11 +313,13 @@ func (r *Router) replacePolicy(ctx context.Context, keyARN string, p putBack, li
 	}
 	err := r.perform(ctx, keyARN, opPutPolicy, p.repair(), func(ctx context.Context) (middleware.Metadata, error) {
 		again, err := r.facts.Policy(ctx, keyARN)
-		if err == nil && again != live {
-			err = r.giveWay(ctx, keyARN, p)
-		}
-		if err != nil {
+		switch {
+		case err != nil:
 			return middleware.Metadata{}, err
+		case sameEffect(again, good.Document):
+			return middleware.Metadata{}, errBackAlready
+		case again != live:
+			return middleware.Metadata{}, r.giveWay(ctx, keyARN, p)
 		}
 		out, err := r.kms.PutKeyPolicy(ctx, &kms.PutKeyPolicyInput{
 			KeyId: aws.String(keyARN), PolicyName: aws.String("default"), Policy: aws.String(good.Document),
@@ -406,6 +450,6 @@ func (r *Router) newPutBack(j judged, doc keyDoc) putBack {
 		p.Principal = by.Principal
 	}
 	good, _ := j.base.Good()
-	p.Good = good.Number
+	p.Good, p.GoodAt = good.Number, good.At
 	return p
 }

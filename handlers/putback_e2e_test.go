@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -409,6 +411,106 @@ func TestPutBackGivesWay(t *testing.T) {
 		if len(got) != 2 || got[0].Action.Status != alert.StatusNone || !strings.Contains(got[0].Findings[0].Message, "not the live one") || got[1].Severity != alert.Info {
 			t.Errorf("alerts:\n%s", texts(got))
 		}
+	})
+}
+
+// Four workers get the same message at the same time: it is still once.
+func TestPutBackByManyWorkers(t *testing.T) {
+	inWorld(t, enforcePolicies(), func(w *world) {
+		key := w.guardedKey()
+		w.putPolicy(key, takeover)
+		body := w.event("PutKeyPolicy")
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if d := outcome.Of(w.newRouter(enforcePolicies()).Handle(w.ctx, []byte(body))); d.Action != outcome.Delete && d.Action != outcome.Delay {
+					t.Errorf("outcome %v: %v", d.Action, d.Err)
+				}
+			})
+		}
+		wg.Wait()
+		w.react()
+		w.wantPolicy(key, rootOnly)
+		if a := w.one(); a.Action.Status != alert.StatusDone {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		// The message comes once more, and the same actor tries again.
+		if err := w.handle(body); err != nil {
+			t.Fatal(err)
+		}
+		w.none()
+		w.putPolicy(key, takeover)
+		w.react()
+		refused(t, w.one(), "of the same actor")
+	})
+}
+
+// A harmless change that we only hear of when the one after it was undone is told:
+// it went with it.
+func TestHarmlessChangeThatWentToo(t *testing.T) {
+	inWorld(t, enforcePolicies(), func(w *world) {
+		key := w.guardedKey()
+		time.Sleep(time.Minute)
+		w.putPolicyAs("alice", key, withReader)
+		first := w.event("PutKeyPolicy")
+		w.putPolicy(key, strings.Replace(takeover, `"Statement":[`, `"Statement":[{"Sid":"reader","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::`+account+`:role/reader"},"Action":["kms:Decrypt"],"Resource":"*"},`, 1))
+		w.react()
+		w.wantPolicy(key, rootOnly)
+		if a := w.one(); !strings.Contains(facts(a, "difference from the last recorded policy"), "role/reader") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		if err := w.handle(first); err != nil {
+			t.Fatal(err)
+		}
+		if a := w.one(); a.Severity != alert.Medium || !strings.Contains(a.Title, "undone together") || !strings.Contains(a.Summary, "alice") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+	})
+}
+
+// What was exempt is left alone, and does not become the good policy.
+func TestExemptPolicyIsLeft(t *testing.T) {
+	c := enforcePolicies()
+	c.Exemptions = must(judgement.ParseExemptions("policy by user/mallory until 2000-06-01: a drill", handlers.Exemptible()))
+	inWorld(t, c, func(w *world) {
+		key := w.guardedKey()
+		w.putPolicy(key, takeover)
+		w.react()
+		w.wantPolicy(key, takeover)
+		if a := w.one(); a.Severity != alert.Info || !strings.Contains(a.Title, "exempt") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		if good, _ := must(handlers.ReadBaseline(w.ctx, w.store(), key)).Good(); good.Document != rootOnly {
+			t.Errorf("the good policy is %s", good.Document)
+		}
+	})
+}
+
+// A policy under which the fleet is renamed can be put back once it was read again.
+func TestPutBackAfterTheRoleChanged(t *testing.T) {
+	c := enforcePolicies()
+	inWorld(t, c, func(w *world) {
+		key := w.guardedKey()
+		w.accept(key, takeover)
+		w.putPolicy(key, takeover)
+		w.react()
+		w.told.take()
+		c.Identity.Name = "cmkeeper-2"
+		w.router = w.newRouter(c)
+		worse := strings.ReplaceAll(takeover, `"kms:CreateGrant"`, `"kms:CreateGrant","kms:ScheduleKeyDeletion"`)
+		w.putPolicyAs("bob", key, worse)
+		w.react()
+		w.wantPolicy(key, worse)
+		refused(t, w.one(), "never read the key as this role")
+		w.putPolicyAs("bob", key, takeover)
+		w.react()
+		w.told.take()
+		w.putPolicyAs("bob", key, worse)
+		body := w.event("PutKeyPolicy")
+		if err := w.handle(body); err != nil {
+			t.Fatal(err)
+		}
+		w.wantPolicy(key, takeover)
 	})
 }
 

@@ -25,7 +25,7 @@ func TestDecidePutBack(t *testing.T) {
 		want   putBackReason
 	}{
 		{"bad", func(*putBackInput) {}, putBackGood},
-		{"no change", func(in *putBackInput) { in.change = false }, putBackNothing},
+		{"no change", func(in *putBackInput) { in.change = false }, putBackFirst},
 		{"nothing new", func(in *putBackInput) { in.worst = "" }, putBackNothing},
 		{"nothing severe", func(in *putBackInput) { in.worst = alert.High }, putBackNothing},
 		{"a lower threshold", func(in *putBackInput) { in.worst, in.threshold = alert.High, alert.Medium }, putBackGood},
