@@ -150,6 +150,9 @@ func (r *Router) judge(ctx context.Context, e events.Event, key inventory.Key, d
 		if err != nil {
 			return err
 		}
+		if doc.over(e) {
+			return nil // another worker was faster
+		}
 		if p := doc.begun(e); p != nil {
 			return r.carryOut(ctx, key, *p, document)
 		}
