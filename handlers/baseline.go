@@ -182,7 +182,7 @@ func Baselines(ctx context.Context, store *state.Store) iter.Seq2[Baseline, erro
 func AcceptPolicy(ctx context.Context, store *state.Store, keyARN, document, by string) (PolicyVersion, error) {
 	at := now()
 	var accepted PolicyVersion
-	_, err := updateBaseline(ctx, store, keyARN, func(b *Baseline) {
+	err := updateBaseline(ctx, store, keyARN, func(b *Baseline) {
 		b.Acceptances++
 		accepted = b.add(PolicyVersion{Document: document, At: at, AcceptedBy: by})
 	})
@@ -198,22 +198,20 @@ func (r *Router) recordSeen(ctx context.Context, j judged) error {
 	if after.seen(live, good); slices.Equal(after.Versions, j.base.Versions) {
 		return nil
 	}
-	_, err := updateBaseline(ctx, r.state, j.key.ARN, func(b *Baseline) { b.seen(live, good) })
-	return err
+	return updateBaseline(ctx, r.state, j.key.ARN, func(b *Baseline) { b.seen(live, good) })
 }
 
 // updateBaseline changes what is recorded of a key's policies. change must be
 // safe to apply twice.
-func updateBaseline(ctx context.Context, store *state.Store, keyARN string, change func(*Baseline)) (Baseline, error) {
-	var after Baseline
+func updateBaseline(ctx context.Context, store *state.Store, keyARN string, change func(*Baseline)) error {
 	err := state.Update(ctx, store, baselineName(keyARN), func(b *Baseline, _ bool) error {
-		return unlessSame(b, &after, func(b *Baseline) {
+		return unlessSame(b, new(Baseline), func(b *Baseline) {
 			b.Key = keyARN
 			change(b)
 		})
 	})
 	if err != nil {
-		return Baseline{}, fmt.Errorf("record policy of key %s: %w", keyARN, err)
+		return fmt.Errorf("record policy of key %s: %w", keyARN, err)
 	}
-	return after, nil
+	return nil
 }

@@ -300,7 +300,7 @@ func (r *Router) giveWay(ctx context.Context, keyARN string, p putBack) error {
 // stays on. KMS has no condition on what it replaces, so the live policy is read
 // again just before.
 func (r *Router) replacePolicy(ctx context.Context, keyARN string, p putBack, live string, good PolicyVersion) error {
-	if _, err := updateBaseline(ctx, r.state, keyARN, func(b *Baseline) {
+	if err := updateBaseline(ctx, r.state, keyARN, func(b *Baseline) {
 		if _, ok := b.taken(p.Taken); !ok {
 			v := PolicyVersion{Document: live, At: p.At, By: p.By, Taken: true}
 			if p.Actor != nil {

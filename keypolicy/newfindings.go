@@ -16,7 +16,7 @@ func NewFindings(before, after []Finding, changes []Change) []Finding {
 			return o.ID == f.ID && o.Principal == f.Principal && o.Severity.rank() >= f.Severity.rank()
 		})
 		grew := f.Statement != "" && slices.ContainsFunc(changes, func(c Change) bool {
-			return c.Kind == Added && c.Statement == f.Statement
+			return c.Kind == Added && c.Widens && c.Statement == f.Statement
 		})
 		if !had || grew {
 			found = append(found, f)

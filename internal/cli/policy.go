@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -62,7 +61,7 @@ func (f *policyFlags) prepare(ctx context.Context, p *process) (keypolicy.Contex
 			problems = append(problems, fmt.Errorf("account %q: must have twelve digits", account))
 		}
 	}
-	if f.keyARN != "" && !(strings.HasPrefix(f.keyARN, "arn:") && strings.Contains(f.keyARN, ":key/") && keyName.MatchString(f.keyARN)) {
+	if f.keyARN != "" && !keyARN.MatchString(f.keyARN) {
 		problems = append(problems, fmt.Errorf("--key-arn %q: must be arn:aws:kms:REGION:ACCOUNT:key/ID", f.keyARN))
 	}
 	settings, err := replayConfig(ctx, p.environment)

@@ -64,26 +64,30 @@ func cutVersion(name string) (key string, number int, err error) {
 }
 
 // version reads a recorded policy of a key, KEY or KEY@N; without a number, the good one.
-func (r records) version(ctx context.Context, name string) (keyARN string, b handlers.Baseline, v handlers.PolicyVersion, err error) {
+func (r records) version(ctx context.Context, name string) (keyARN string, v handlers.PolicyVersion, err error) {
 	key, number, err := cutVersion(name)
 	if err != nil {
-		return "", b, v, err
+		return "", v, err
 	}
 	if keyARN, err = r.hand.facts.Resolve(ctx, key); err != nil {
-		return "", b, v, err
+		return "", v, err
 	}
-	if b, err = handlers.ReadBaseline(ctx, r.store, keyARN); err != nil {
-		return "", b, v, err
+	b, err := handlers.ReadBaseline(ctx, r.store, keyARN)
+	if err != nil {
+		return "", v, err
 	}
-	ok := false
 	if number == 0 {
-		if v, ok = b.Good(); !ok {
-			err = errors.New("the fleet has recorded no good policy of this key: a sweep does so once it finds one, or accept one by hand")
+		v, ok := b.Good()
+		if !ok {
+			return "", v, errors.New("the fleet has recorded no good policy of this key: a sweep does so once it finds one, or accept one by hand")
 		}
-	} else if v, ok = b.Version(number); !ok {
-		err = fmt.Errorf("version %d is not recorded, or not any more: see cmkeeper policy baseline list", number)
+		return keyARN, v, nil
 	}
-	return keyARN, b, v, err
+	v, ok := b.Version(number)
+	if !ok {
+		return "", v, fmt.Errorf("version %d is not recorded, or not any more: see cmkeeper policy baseline list", number)
+	}
+	return keyARN, v, nil
 }
 
 // readBaseline reads what baseline:KEY or baseline:KEY@N names.
@@ -92,7 +96,7 @@ func (r *policyReader) readBaseline(ctx context.Context, s *policySource, name s
 	if err != nil {
 		return err
 	}
-	keyARN, _, v, err := from.version(ctx, name)
+	keyARN, v, err := from.version(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -191,7 +195,7 @@ func newBaselineShowCommand(p *process) *cobra.Command {
 				if err != nil {
 					return usageError{err}
 				}
-				_, _, v, err := from.version(ctx, args[0])
+				_, v, err := from.version(ctx, args[0])
 				if err != nil {
 					return fmt.Errorf("%s: %w", args[0], err)
 				}

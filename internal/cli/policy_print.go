@@ -69,19 +69,17 @@ func printDiff(w io.Writer, d policyDiff) error {
 		b.WriteString("\nNo difference in effect.\n")
 	}
 	for _, part := range []struct {
-		kind, title string
-		in          policySource
-	}{{keypolicy.Added, "What the new policy adds", d.new}, {keypolicy.Removed, "What it takes away", d.old}} {
-		first := true
+		title  string
+		widens bool
+	}{{"Who gains", true}, {"Who loses", false}} {
+		title := "\n" + part.title + ":\n"
 		for _, c := range d.changes {
-			if c.Kind != part.kind {
+			if c.Widens != part.widens {
 				continue
 			}
-			if first {
-				fmt.Fprintf(&b, "\n%s:\n", part.title)
-			}
-			first = false
-			fmt.Fprint(&b, wrap("- "+alert.Escape(c.Text)+" (statement "+alert.Escape(c.Statement)+")", "  ", "    "))
+			b.WriteString(title)
+			title = ""
+			b.WriteString(wrap("- "+alert.Escape(c.Text)+" (statement "+alert.Escape(c.Statement)+")", "  ", "    "))
 		}
 	}
 	if len(d.added) > 0 {

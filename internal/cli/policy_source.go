@@ -126,6 +126,9 @@ const baselinePrefix = "baseline:"
 // keyName matches what names a key: its id, its ARN, an alias or an alias's ARN.
 var keyName = regexp.MustCompile(`^(arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:(key|alias)/.+|alias/.+|mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
 
+// keyARN matches a key's ARN.
+var keyARN = regexp.MustCompile(`^arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:key/[\w-]+$`)
+
 // read reads and parses the policy that is named: a file, "-" for standard
 // input, a key whose policy is live, or a recorded one, baseline:KEY or baseline:KEY@N.
 func (r *policyReader) read(ctx context.Context, name string) (policySource, error) {
