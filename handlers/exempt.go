@@ -60,45 +60,41 @@ func (r *Router) exempt(ctx context.Context, e events.Event, kind alert.Kind, ke
 	return x, ok, nil
 }
 
-// marks are what a key is picked by: all that it shows or showed, and what of it
-// is still there and has lasted.
-type marks struct{ seen, lasted judgement.Key }
+// marks are what a key is picked by: as it is, as it was noted, and what of it is
+// there and has lasted.
+type marks struct{ live, noted, lasted judgement.Key }
 
 // marks reads a key's aliases and tags, for something that happened at a time:
 // what was set later does not count as lasting.
 func (r *Router) marks(ctx context.Context, keyARN string, doc keyDoc, at time.Time) (marks, error) {
-	var m marks
 	if now := now(); at.IsZero() || at.After(now) {
 		at = now
 	}
-	aliases, err := r.facts.AliasesOf(ctx, keyARN)
-	if err != nil && !unreadable(err) {
-		return m, err
+	m := marks{noted: judgement.Key{Aliases: doc.Aliases, Tags: map[string]string{}}}
+	m.lasted.Tags = map[string]string{}
+	aliases, aliasErr := r.facts.AliasesOf(ctx, keyARN)
+	tags, tagErr := r.facts.Tags(ctx, keyARN)
+	for _, err := range []error{aliasErr, tagErr} {
+		switch {
+		case errors.Is(err, inventory.ErrAccessDenied):
+			r.log.WarnContext(ctx, "what a key is picked by may not be read, so it exempts nothing", "key", keyARN, "error", err)
+		case err != nil && !unreadable(err):
+			return m, err
+		}
 	}
-	m.seen.Aliases = append(m.seen.Aliases, doc.Aliases...)
 	for _, a := range aliases {
-		m.seen.Aliases = append(m.seen.Aliases, a.Name)
+		m.live.Aliases = append(m.live.Aliases, a.Name)
 		// Where the server does not say since when, it may be since now.
 		if !a.Updated.IsZero() && at.Sub(a.Updated) >= judgement.Lasts {
 			m.lasted.Aliases = append(m.lasted.Aliases, a.Name)
 		}
 	}
-	tags, err := r.facts.Tags(ctx, keyARN)
-	switch {
-	case errors.Is(err, inventory.ErrAccessDenied):
-		r.log.WarnContext(ctx, "a key's tags may not be read, so no exemption by tag holds for it", "key", keyARN, "error", err)
-	case err != nil && !unreadable(err):
-		return m, err
-	}
-	m.seen.Tags, m.lasted.Tags = map[string]string{}, map[string]string{}
+	m.live.Tags = tags
 	for _, t := range doc.Tags {
-		m.seen.Tags[t.Name] = t.Value
+		m.noted.Tags[t.Name] = t.Value
 		if tags[t.Name] == t.Value && at.Sub(t.Since) >= judgement.Lasts {
 			m.lasted.Tags[t.Name] = t.Value
 		}
-	}
-	for name, value := range tags {
-		m.seen.Tags[name] = value
 	}
 	return m, nil
 }

@@ -30,7 +30,8 @@ func (r *Router) judged(ctx context.Context, a alert.Alert) alert.Alert {
 		}
 	}
 	v := r.config.Rules.Judge(judgement.Occurrence{
-		Severity: judgement.Severity(a.Severity), Fixed: fixed(a), Key: m.seen, Lasting: m.lasted, Actor: by, At: a.Time,
+		Severity: judgement.Severity(a.Severity), Fixed: fixed(a),
+		Live: m.live, Noted: m.noted, Lasting: m.lasted, Actor: by, At: a.Time,
 	})
 	a.Severity = alert.Severity(v.Severity)
 	if len(v.Reasons) > 0 {
@@ -74,7 +75,7 @@ func (r *Router) markedFor(ctx context.Context, a alert.Alert) marks {
 		r.log.WarnContext(ctx, "an alert is judged without what its key is picked by", "key", a.Key.ARN, "error", err)
 		m = marks{}
 	}
-	m.seen.Aliases = append(m.seen.Aliases, a.Key.Aliases...)
+	m.live.Aliases = append(m.live.Aliases, a.Key.Aliases...)
 	return m
 }
 

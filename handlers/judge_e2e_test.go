@@ -55,8 +55,8 @@ func TestSensitiveKeyIsLouder(t *testing.T) {
 		if a := w.one(); a.Severity != alert.High || why(a) != "" {
 			t.Errorf("a key that is not sensitive:\n%s", a.Text())
 		}
-		// Taking the tag away first does not help.
-		must(w.kms.UntagResource(w.ctx, &kms.UntagResourceInput{KeyId: &key, TagKeys: []string{"class"}}))
+		// Changing the tag first does not help.
+		must(w.kms.TagResource(w.ctx, &kms.TagResourceInput{KeyId: &key, Tags: []types.Tag{{TagKey: aws.String("class"), TagValue: aws.String("public")}}}))
 		w.react()
 		w.told.take()
 		w.disableRotation(key)

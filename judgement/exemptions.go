@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Exemption says that some occurrences are to be told as no more than a note,
@@ -57,7 +58,8 @@ func parseExemption(entry string, kinds []string) (Exemption, error) {
 	var e Exemption
 	what, rest, hasUntil := strings.Cut(entry, " until ")
 	day, reason, hasReason := strings.Cut(rest, ":")
-	e.Reason = strings.TrimSpace(reason)
+	// It becomes part of a sentence.
+	e.Reason = strings.TrimRightFunc(strings.TrimSpace(reason), func(c rune) bool { return c == '.' || unicode.IsSpace(c) })
 	if !hasUntil || !hasReason || e.Reason == "" {
 		return e, errors.New(`must read WHAT of KEYS until DATE: REASON, or WHAT by ACTOR until DATE: REASON, such as "rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate"`)
 	}

@@ -24,7 +24,7 @@ func day(s string) time.Time {
 
 func TestParseExemptions(t *testing.T) {
 	text := " rotation,policy of alias/legacy-*  until 2027-03-31 : the vendor cannot rotate: ticket 12;\n" +
-		"anything of tag cost centre=4 2 until 2026-12-31: nobody depends on it until then;" +
+		"anything of tag cost centre=4 2 until 2026-12-31: nobody depends on it until then. ;" +
 		"deletion by role/break-glass until 2026-12-01: the yearly drill; ;"
 	got, err := ParseExemptions(text, kinds)
 	if err != nil {

@@ -18,8 +18,7 @@ import (
 // anything quieter: time enough for somebody to notice who set it.
 const Lasts = 24 * time.Hour
 
-// Key is what keys are picked by. An occurrence has two of them: what the key
-// shows or showed, and the part of it that lasted.
+// Key is what keys are picked by.
 type Key struct {
 	// Aliases are names such as "alias/app".
 	Aliases []string

@@ -38,10 +38,11 @@ type Occurrence struct {
 	// Fixed says why nothing lowers it ("the finding public-principal"), "" if
 	// something may.
 	Fixed string
-	// Key is the key with all that it shows or showed, Lasting what of it has lasted.
-	Key, Lasting Key
-	Actor        Actor
-	At           time.Time
+	// Live is the key as it is, Noted as it was when somebody last looked, and Lasting
+	// what of it has lasted.
+	Live, Noted, Lasting Key
+	Actor                Actor
+	At                   time.Time
 }
 
 // Verdict is a severity with its reasons, in the order of the rules; there are
@@ -65,7 +66,7 @@ type rule struct {
 var table = []rule{
 	{"sensitive key", "The key is one of `CMKEEPER_SENSITIVE_KEYS`, now or by what was known of it.", +1,
 		func(r Rules, o Occurrence) (string, bool) {
-			by, ok := pickedBy(r.Sensitive, o.Key)
+			by, ok := r.sensitive(o)
 			return "the key is sensitive (" + by + ")", ok
 		}},
 	{"root", "The root user of an account did it.", +1,
@@ -155,8 +156,15 @@ func (r Rules) offHours(o Occurrence) bool {
 	return o.Actor.Principal != "" && !o.Actor.Service && !pipeline && !sandbox && !r.Hours.Include(o.At)
 }
 
+func (r Rules) sensitive(o Occurrence) (by string, ok bool) {
+	if by, ok = pickedBy(r.Sensitive, o.Live); ok {
+		return by, true
+	}
+	return pickedBy(r.Sensitive, o.Noted)
+}
+
 func (r Rules) sandbox(o Occurrence) (by string, ok bool) {
-	if _, sensitive := pickedBy(r.Sensitive, o.Key); sensitive {
+	if _, sensitive := r.sensitive(o); sensitive {
 		return "", false
 	}
 	return pickedBy(r.Sandbox, o.Lasting)
