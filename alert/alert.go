@@ -55,6 +55,7 @@ const (
 	KindRotation     Kind = "rotation"
 	KindPolicy       Kind = "policy"
 	KindDeletion     Kind = "deletion"
+	KindContainment  Kind = "containment" // a key that was opened to somebody who is not trusted, and disabled for that
 	KindAlias        Kind = "alias"
 	KindReencryption Kind = "reencryption"
 	KindGuard        Kind = "guard"      // cmkeeper itself: shut out, its role used by somebody else, hanging on what it guards, or about to be blinded

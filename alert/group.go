@@ -95,6 +95,9 @@ type marks map[string]bool
 const (
 	markIncident = "incident"
 	markKey      = "key/"
+	// markContainment ends an event's mark for what is told of its containment. No
+	// name of an event has it: a dot in one is escaped.
+	markContainment = ".containment"
 )
 
 type placeDecision struct {
@@ -108,6 +111,9 @@ type placeDecision struct {
 // decidePlace decides when an alert is told.
 func decidePlace(a Alert, m marks) placeDecision {
 	event := state.Segment(a.EventName)
+	if a.Kind == KindContainment { // people have to know at once that a key was disabled, whatever they know of the event
+		event += markContainment
+	}
 	own := ""
 	if a.Severity.AtLeast(Medium) {
 		own = string(a.Severity.class()) + "/" + event
@@ -172,7 +178,7 @@ func (m marks) events() map[string]bool {
 	events := map[string]bool{}
 	for name := range m {
 		if class, event, ok := strings.Cut(name, "/"); ok && class+"/" != markKey {
-			events[event] = true
+			events[strings.TrimSuffix(event, markContainment)] = true
 		}
 	}
 	return events

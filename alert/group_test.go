@@ -81,6 +81,8 @@ func TestDecidePlace(t *testing.T) {
 	key := func(id string) string { return "key/arn.3Aaws.3Akms.3Aus-east-1.3A111122223333.3Akey.2F" + id }
 	sweep := call("Sweep", High, "k")
 	sweep.Actor = nil
+	contained := call("PutKeyPolicy", Critical, "k")
+	contained.Kind = KindContainment
 	for _, tt := range []struct {
 		what  string
 		in    Alert
@@ -97,6 +99,9 @@ func TestDecidePlace(t *testing.T) {
 		{"critical after another critical", call("PutKeyPolicy", Critical, "k"), m("high/PutKeyPolicy", "critical/DisableKey"), placeDecision{reason: placeCollect, notes: []string{"critical/PutKeyPolicy"}}},
 		{"another event", call("ScheduleKeyDeletion", Critical, "k"), m("high/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/ScheduleKeyDeletion", notes: []string{key("k")}}},
 		{"a severity that is none", call("PutKeyPolicy", "hgih", "k"), m(), placeDecision{reason: placeFirst, claim: "critical/PutKeyPolicy"}},
+		{"what was done at once about an event that is known", contained, m("critical/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/PutKeyPolicy.containment"}},
+		{"and again", contained, m("critical/PutKeyPolicy", "critical/PutKeyPolicy.containment"), placeDecision{reason: placeCollect}},
+		{"which is no other event", call("ScheduleKeyDeletion", Critical, "k"), m("critical/PutKeyPolicy", "critical/PutKeyPolicy.containment"), placeDecision{reason: placeFirst, claim: "critical/ScheduleKeyDeletion", notes: []string{key("k")}}},
 
 		{"the third event", call("ScheduleKeyDeletion", Critical, "k"), m("high/PutKeyPolicy", "medium/UpdateAlias"), placeDecision{reason: placeIncident, notes: []string{"critical/ScheduleKeyDeletion", key("k")}}},
 		{"the third event, but harmless", call("RotateKey", Low, "k"), m("high/PutKeyPolicy", "medium/UpdateAlias"), placeDecision{reason: placeCollect}},

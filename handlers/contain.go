@@ -181,7 +181,7 @@ type containPlan struct {
 // planContain notes the key and how it is open as they were read, decides, and
 // stores what is about to be done.
 func (r *Router) planContain(ctx context.Context, e events.Event, key inventory.Key, plan *containPlan) error {
-	exemption, exempt, err := r.exempt(ctx, e, alert.KindPolicy, key.ARN)
+	exemption, exempt, err := r.exempt(ctx, e, alert.KindContainment, key.ARN)
 	if err != nil {
 		return err
 	}
@@ -298,7 +298,7 @@ func (r *Router) disable(ctx context.Context, key inventory.Key, rep repair) (in
 
 // containAlert is what all alerts about a key that was opened have in common.
 func (r *Router) containAlert(ctx context.Context, e events.Event, key inventory.Key, plan containPlan) alert.Alert {
-	a := r.newAlert(e, alert.KindPolicy, "/"+reactionContain)
+	a := r.newAlert(e, alert.KindContainment, "")
 	a.Severity, a.Key = alert.Critical, r.describe(ctx, key, plan.doc)
 	open := plan.opened
 	if len(open) == 0 { // it was contained before, and closed since

@@ -65,7 +65,7 @@ func TestContainment(t *testing.T) {
 	}{
 		"public":                   {func(w *world, key string) { w.putPolicy(key, public) }, "public-principal", "aws kms get-key-policy"},
 		"untrusted account":        {func(w *world, key string) { w.putPolicy(key, partner) }, "foreign-account", "aws kms get-key-policy"},
-		"grant to such an account": {func(w *world, key string) { w.grantTo(key, "arn:aws:iam::777788889999:role/reader") }, "foreign-grant", "aws kms revoke-grant"},
+		"grant to such an account": {func(w *world, key string) { w.grantTo(key, "arn:aws:iam::777788889999:role/reader") }, "grant-to-foreign-account", "aws kms revoke-grant"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, containing(t), func(w *world) {
@@ -74,7 +74,7 @@ func TestContainment(t *testing.T) {
 				w.react()
 				w.wantState(key, "Disabled")
 				a := w.one() // no alarm about our own DisableKey
-				if a.Kind != alert.KindPolicy || a.Severity != alert.Critical || a.Action.Status != alert.StatusDone || findingIDs(a) != tt.finding {
+				if a.Kind != alert.KindContainment || a.Severity != alert.Critical || a.Action.Status != alert.StatusDone || findingIDs(a) != tt.finding {
 					t.Errorf("alert:\n%s", a.Text())
 				}
 				next := strings.Join(a.Next, "\n")

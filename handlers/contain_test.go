@@ -8,6 +8,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
 func TestDecideContain(t *testing.T) {
@@ -72,6 +73,12 @@ func TestNoteExposures(t *testing.T) {
 	if diff := cmp.Diff(want, doc.Exposures); diff != "" {
 		t.Errorf("exposures (-want +got):\n%s", diff)
 	}
+	grant := func(user string) exposure {
+		return exposure{grant: user, Finding: alert.Finding{ID: grantForeign, Principal: "arn:aws:iam::999988887777:user/" + user}}
+	}
+	if grant("a").name() != grant("b").name() {
+		t.Error("two grants to one account count as two ways in")
+	}
 	if !doc.exposedBefore(x("a"), after(time.Second)) || doc.exposedBefore(x("a"), noon) || doc.exposedBefore(x("c"), after(time.Hour)) {
 		t.Error("since when it was open is not known")
 	}
@@ -94,11 +101,11 @@ func TestGrantExposure(t *testing.T) {
 		"AROAEXAMPLE":                                     false, // whoever it was is deleted
 		"":                                                false,
 	} {
-		if _, got := r.grantExposure("g", grantee, []string{"Decrypt"}); got != want {
+		if _, got := r.grantExposure(inventory.Grant{ID: "g", Grantee: grantee, Operations: []string{"Decrypt"}}); got != want {
 			t.Errorf("%q: %t, want %t", grantee, got, want)
 		}
 	}
-	if _, got := r.grantExposure("g", "arn:aws:iam::999988887777:root", []string{"DescribeKey", "GetPublicKey", "RetireGrant"}); got {
+	if _, got := r.grantExposure(inventory.Grant{ID: "g", Grantee: "arn:aws:iam::999988887777:root", Operations: []string{"DescribeKey", "GetPublicKey", "RetireGrant"}}); got {
 		t.Error("a grant that lets its grantee only look is an exposure")
 	}
 }
@@ -126,7 +133,7 @@ func TestContainedKeyStaysDisabled(t *testing.T) {
 
 func TestOpened(t *testing.T) {
 	r := &Router{config: Config{Identity: Identity{Account: "444455556666"}}}
-	open := []exposure{{Finding: alert.Finding{ID: findingForeignGrant, Principal: "999988887777"}, grant: "g-1"}}
+	open := []exposure{{Finding: alert.Finding{ID: grantForeign, Principal: "999988887777"}, grant: "g-1"}}
 	enable := events.Event{Name: opEnableKey, Time: noon}
 	created := events.Event{Name: "CreateGrant", Time: noon, Detail: events.CreateGrant{GrantID: "g-2", GranteePrincipal: "arn:aws:iam::999988887777:root", Operations: []string{"Decrypt"}}}
 	for name, tt := range map[string]struct {

@@ -13,9 +13,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
 
-// findingForeignGrant is a grant to an account that is not trusted.
-const findingForeignGrant = "foreign-grant"
-
 // exposure is a way to use a key for everyone, or for an account that is not
 // trusted: a finding about its policy, or a grant.
 type exposure struct {
@@ -26,7 +23,12 @@ type exposure struct {
 
 // name tells exposures apart. Grants to one account are one: who has one gains
 // little by another.
-func (x exposure) name() string { return x.ID + " " + x.Principal }
+func (x exposure) name() string {
+	if owner, ok := principalAccount(x.Principal); ok && x.grant != "" {
+		return x.ID + " " + owner
+	}
+	return x.ID + " " + x.Principal
+}
 
 // seenExposure is an exposure since a read that showed it first.
 type seenExposure struct {
@@ -70,7 +72,7 @@ func (r *Router) exposures(ctx context.Context, keyARN string) (open []exposure,
 	}
 	open = r.exposuresOf(keyARN, document)
 	for _, g := range grants {
-		if x, ok := r.grantExposure(g.ID, g.Grantee, g.Operations); ok {
+		if x, ok := r.grantExposure(g); ok {
 			open = append(open, x)
 		}
 	}
@@ -108,18 +110,16 @@ func (r *Router) exposuresOf(keyARN, document string) []exposure {
 
 // grantExposure is that of a grant to a principal of an account that is not
 // trusted, for more than reading the key's settings.
-func (r *Router) grantExposure(id, grantee string, operations []string) (exposure, bool) {
-	p := strings.SplitN(grantee, ":", 6)
-	uses := slices.ContainsFunc(operations, func(o string) bool {
+func (r *Router) grantExposure(g inventory.Grant) (exposure, bool) {
+	_, found := decideGrant(grantInput{grant: g, account: r.config.Identity.Account, trusted: r.config.TrustedAccounts})
+	i := slices.IndexFunc(found, func(f alert.Finding) bool { return f.ID == grantForeign })
+	uses := slices.ContainsFunc(g.Operations, func(o string) bool {
 		return o != "DescribeKey" && o != "GetPublicKey" && o != "RetireGrant"
 	})
-	if len(p) < 6 || p[4] == "" || p[4] == r.config.Identity.Account || slices.Contains(r.config.TrustedAccounts, p[4]) || !uses {
+	if i < 0 || !uses {
 		return exposure{}, false
 	}
-	return exposure{grant: id, Finding: alert.Finding{
-		ID: findingForeignGrant, Severity: alert.High, Principal: p[4],
-		Message: fmt.Sprintf("grant %s lets %s do %s, and its account is not trusted", id, grantee, strings.Join(operations, ", ")),
-	}}, true
+	return exposure{grant: g.ID, Finding: found[i]}, true
 }
 
 // openedBy are the exposures that an event says it made, as far as they are none
@@ -129,7 +129,7 @@ func (r *Router) openedBy(e events.Event, doc keyDoc, open []exposure) (opened [
 	var made func(exposure) bool
 	switch d := e.Detail.(type) {
 	case events.CreateGrant:
-		_, pending = r.grantExposure(d.GrantID, d.GranteePrincipal, d.Operations)
+		_, pending = r.grantExposure(inventory.Grant{ID: d.GrantID, Grantee: d.GranteePrincipal, Operations: d.Operations})
 		made = func(x exposure) bool { return x.grant != "" && x.grant == d.GrantID }
 	case events.CreateKey, events.PutKeyPolicy:
 		sent, _ := policySent(e)
@@ -182,7 +182,7 @@ func (r *Router) useOf(ctx context.Context, key inventory.Key, at time.Time) (ke
 	for _, g := range grants {
 		holder := g.Grantee + g.GranteeService
 		why := fmt.Sprintf("%s holds a grant for %s", holder, strings.Join(g.Operations, ", "))
-		if (strings.HasSuffix(holder, ".amazonaws.com") || strings.Contains(holder, ":role/aws-service-role/")) && !slices.Contains(use.why, why) {
+		if (isService(holder) || strings.Contains(holder, ":role/aws-service-role/")) && !slices.Contains(use.why, why) {
 			use.why = append(use.why, why)
 		}
 	}

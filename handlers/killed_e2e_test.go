@@ -100,7 +100,7 @@ func TestContainmentSurvivesEveryKill(t *testing.T) {
 		w.putPolicy(key, public)
 		return handling(w.event("PutKeyPolicy")), func() {
 			w.wantState(key, "Disabled")
-			if a := w.one(); a.Kind != alert.KindPolicy || a.Action.Status != alert.StatusDone || findingIDs(a) != "public-principal" {
+			if a := w.one(); a.Kind != alert.KindContainment || a.Action.Status != alert.StatusDone || findingIDs(a) != "public-principal" {
 				t.Errorf("alert:\n%s", a.Text())
 			}
 			if got := w.aws.Requests("kms", "DisableKey"); got != 1 {

@@ -65,7 +65,7 @@ func rows() []row {
 		mode: func(c Config) Mode { return c.Deletion }, variable: "DELETION_MODE",
 	}
 	contain := reaction{
-		name: reactionContain, alert: alert.KindPolicy, concerns: (*Router).foreign, handle: (*Router).contain,
+		name: reactionContain, alert: alert.KindContainment, concerns: (*Router).foreign, handle: (*Router).contain,
 		mode: func(c Config) Mode { return c.Contain }, variable: "CONTAIN_MODE",
 	}
 	alias := reaction{
