@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 	eventbridgetypes "github.com/aws/aws-sdk-go-v2/service/eventbridge/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -102,7 +103,7 @@ func (w *world) newRouterWith(c handlers.Config, change func(*handlers.Deps)) *h
 	deps := handlers.Deps{
 		KMS: keys, Facts: inventory.New(keys, buckets, account, region),
 		State:  state.New(buckets, stateBucket, "cmkeeper/", account),
-		Alerts: w.told, Moves: w.moves,
+		Alerts: w.told, Moves: w.moves, Trail: cloudtrail.NewFromConfig(keeper),
 	}
 	change(&deps)
 	r, err := handlers.New(deps, c)
