@@ -138,7 +138,7 @@ func TestParseReminders(t *testing.T) {
 	const day = 24 * time.Hour
 	for text, want := range map[string][]time.Duration{
 		"7d,3d,1d,6h": {7 * day, 3 * day, day, 6 * time.Hour},
-		"30d , 90m": {30 * day, 90 * time.Minute},
+		"30d , 90m":   {30 * day, 90 * time.Minute},
 		"off":         nil,
 	} {
 		got, err := parseReminders(text)
