@@ -68,6 +68,14 @@ func Examples(at time.Time) []Alert {
 
 	return []Alert{
 		rotation, together, deletion,
+		example(KindContainment, Critical, "PutKeyPolicy", "Key alias/payments was opened to everyone, or to an account that is not trusted", func(a *Alert) {
+			a.Key.State = "Disabled"
+			a.Summary = "Admin/mallory called PutKeyPolicy and is none of the roles that may open keys (CMKEEPER_CONTAIN_ALLOWED_ROLES). How it is open is in the findings."
+			a.Risk = "While the key is Enabled, whoever it was opened to can use it. While it is Disabled nobody can, and nothing encrypted under it can be read."
+			a.Action = Action{Mode: "enforce", Status: StatusDone, Description: "cmkeeper disabled the key. It is Disabled now, as read back."}
+			a.Findings = []Finding{{ID: "public-principal", Severity: High, Statement: "1", Principal: "*", Message: "Everyone, in any AWS account, may kms:Decrypt."}}
+			a.Next = []string{"Close the key first: put its former policy back. The live one is:", command("get-key-policy", payments) + " --policy-name default --output text", "Then undo this: enable the key.", command("enable-key", payments)}
+		}),
 		example(KindAlias, Medium, "UpdateAlias", "Alias alias/payments points to another key", func(a *Alert) {
 			a.Summary = "Admin/mallory called UpdateAlias."
 			a.Risk = "New data goes under the new key, while what was written before stays under the old one and is lost if that is deleted."
