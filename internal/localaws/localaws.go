@@ -87,16 +87,16 @@ func New(o Options) *Server {
 		Publish: func(event json.RawMessage) { events.Publish(event) },
 	})
 	trails = cloudtrail.New(cloudtrail.Config{Account: o.Account, Region: o.Region, Trail: recorder})
-	queues := sqs.New(sqs.Config{Account: o.Account, Region: o.Region, BaseURL: o.BaseURL, Trail: recorder})
-	events = eventbridge.New(eventbridge.Config{Account: o.Account, Region: o.Region, Queues: queues, Trail: recorder})
 	keys := kms.New(kms.Config{Account: o.Account, Region: o.Region, Trail: recorder})
+	queues := sqs.New(sqs.Config{Account: o.Account, Region: o.Region, BaseURL: o.BaseURL, Keys: keys, Trail: recorder})
+	events = eventbridge.New(eventbridge.Config{Account: o.Account, Region: o.Region, Queues: queues, Trail: recorder})
 	s := &Server{
 		options:     o,
 		trail:       recorder,
 		kms:         keys,
 		s3:          s3.New(s3.Config{Account: o.Account, Region: o.Region, Keys: keys, Trail: recorder}),
 		sqs:         queues,
-		sns:         sns.New(sns.Config{Account: o.Account, Region: o.Region, Queues: queues, Trail: recorder}),
+		sns:         sns.New(sns.Config{Account: o.Account, Region: o.Region, Queues: queues, Keys: keys, Trail: recorder}),
 		eventbridge: events,
 		cloudtrail:  trails,
 		ec2:         ec2.New(ec2.Config{Account: o.Account, Region: o.Region, Keys: keys, Trail: recorder}),

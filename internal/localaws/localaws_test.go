@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
+	snstypes "github.com/aws/aws-sdk-go-v2/service/sns/types"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -203,6 +204,71 @@ func TestUseOfADyingKey(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", state, diff)
 		}
 	}
+}
+
+// Who disables the key of a queue or a topic silences it: nothing goes in or out,
+// and what EventBridge brings goes to the target's dead-letter queue.
+func TestQueuesAndTopicsNeedTheirKeys(t *testing.T) {
+	server := newServer(t, localaws.Options{})
+	ctx, cfg := t.Context(), once(server, "test")
+	keys, queues, topics, rules := kms.NewFromConfig(cfg), sqs.NewFromConfig(cfg), sns.NewFromConfig(cfg), eventbridge.NewFromConfig(cfg)
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	received := listen(t, server, `{"source":["aws.kms"],"detail":{"eventName":["DisableKey","EnableKey"]}}`)
+	_, err := queues.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: aws.String("dead"), Attributes: map[string]string{
+		"Policy": `{"Statement":{"Effect":"Allow","Principal":{"Service":"events.amazonaws.com"},"Action":"sqs:SendMessage","Resource":"*"}}`,
+	}})
+	check(err)
+	_, err = rules.PutTargets(ctx, &eventbridge.PutTargetsInput{Rule: aws.String("listen"), Targets: []ebtypes.Target{{
+		Id: aws.String("q"), Arn: aws.String("arn:aws:sqs:us-east-1:000000000000:listen"),
+		DeadLetterConfig: &ebtypes.DeadLetterConfig{Arn: aws.String("arn:aws:sqs:us-east-1:000000000000:dead")},
+	}}})
+	check(err)
+	key, err := keys.CreateKey(ctx, &kms.CreateKeyInput{})
+	check(err)
+	id := key.KeyMetadata.KeyId
+	url := aws.String("http://localaws.internal/000000000000/listen")
+	_, err = queues.SetQueueAttributes(ctx, &sqs.SetQueueAttributesInput{QueueUrl: url, Attributes: map[string]string{"KmsMasterKeyId": *id}})
+	check(err)
+	topic, err := topics.CreateTopic(ctx, &sns.CreateTopicInput{Name: aws.String("t"), Attributes: map[string]string{"KmsMasterKeyId": *id}})
+	check(err)
+	publish := func() error {
+		_, err := topics.Publish(ctx, &sns.PublishInput{TopicArn: topic.TopicArn, Message: aws.String("m")})
+		return err
+	}
+	check(publish())
+	_, err = keys.DisableKey(ctx, &kms.DisableKeyInput{KeyId: id})
+	check(err)
+	var disabled *snstypes.KMSDisabledException
+	if err := publish(); !errors.As(err, &disabled) {
+		t.Errorf("publishing: %v", err)
+	}
+	var kmsDisabled *sqstypes.KmsDisabled
+	if _, err := queues.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{QueueUrl: url}); !errors.As(err, &kmsDisabled) {
+		t.Errorf("receiving: %v", err)
+	}
+	if _, err := queues.SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: url, MessageBody: aws.String("m")}); !errors.As(err, &kmsDisabled) {
+		t.Errorf("sending: %v", err)
+	}
+	lost, err := queues.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{QueueUrl: aws.String("/000000000000/dead"), MessageAttributeNames: []string{"All"}})
+	check(err)
+	if len(lost.Messages) != 1 || !strings.Contains(*lost.Messages[0].Body, `"eventName":"DisableKey"`) || aws.ToString(lost.Messages[0].MessageAttributes["ERROR_CODE"].StringValue) != "SDK_CLIENT_ERROR" {
+		t.Errorf("in the dead-letter queue: %+v", lost.Messages)
+	}
+	_, err = keys.EnableKey(ctx, &kms.EnableKeyInput{KeyId: id})
+	check(err)
+	check(publish())
+	if events := received(); len(events) != 1 || !strings.Contains(events[0], `"eventName":"EnableKey"`) {
+		t.Errorf("received %s", events)
+	}
+	_, err = queues.SetQueueAttributes(ctx, &sqs.SetQueueAttributesInput{QueueUrl: url, Attributes: map[string]string{"KmsMasterKeyId": "alias/aws/sqs"}})
+	check(err)
+	_, err = queues.SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: url, MessageBody: aws.String("m")})
+	check(err)
 }
 
 // listen makes a rule with the pattern and returns what reads the events that it let through.

@@ -1,6 +1,11 @@
 package kms
 
-import "github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+import (
+	"strings"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+)
 
 // GenerateDataKey is what S3 calls to encrypt an object for the caller: a new
 // 256-bit data key, in plaintext and encrypted under the key, which is named by
@@ -47,15 +52,34 @@ func (s *Service) ReEncrypt(c wire.Caller, ciphertext []byte, from map[string]st
 // an alias ARN names. The AWS managed key of "alias/aws/s3" is created when it
 // is first asked for. The error is a *wire.Error, NotFoundException as a rule.
 func (s *Service) ResolveKey(keyID string) (arn string, err error) {
-	_, err = s.do(s.forS3(wire.Caller{}, "DescribeKey", nil), func(c *call) (any, error) {
-		k, err := c.find(keyID, byAnyName)
-		if err != nil {
-			return nil, err
-		}
+	err = s.look(keyID, func(k *key) error {
 		arn = k.arn
-		return nil, nil
+		return nil
 	})
 	return arn, err
+}
+
+// look calls f with the key, under the lock. It is no call of the API and leaves no record.
+func (s *Service) look(keyID string, f func(k *key) error) error {
+	s.mu.Lock()
+	s.advance(time.Now())
+	k, err := s.find(keyID, byAnyName)
+	if err == nil {
+		err = f(k)
+	}
+	s.mu.Unlock()
+	s.trail.Flush()
+	return err
+}
+
+// Usable returns why the key that an id, a key ARN, an alias name or an alias ARN
+// names encrypts nothing at this moment: a *wire.Error with KMS's own code, or nil.
+// The AWS managed keys of other services than S3 do not exist here, and work.
+func (s *Service) Usable(keyID string) error {
+	if strings.HasPrefix(keyID[strings.LastIndexByte(keyID, ':')+1:], "alias/aws/") {
+		return nil
+	}
+	return s.look(keyID, (*key).ready)
 }
 
 func (s *Service) forS3(c wire.Caller, name string, params any) *call {

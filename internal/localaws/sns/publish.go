@@ -69,6 +69,9 @@ func (s *Service) audience(ctx context.Context, arn string) (audience, error) {
 	if err != nil {
 		return audience{}, err
 	}
+	if err := s.checkKey(t); err != nil {
+		return audience{}, err
+	}
 	to := audience{topicARN: t.arn, signatureVersion: t.attributes["SignatureVersion"]}
 	if to.signatureVersion == "" {
 		to.signatureVersion = "1"
@@ -77,6 +80,25 @@ func (s *Service) audience(ctx context.Context, arn string) (audience, error) {
 		to.subscriptions = append(to.subscriptions, *sub)
 	}
 	return to, nil
+}
+
+// checkKey refuses a publication while the topic's key does not work. Who may use
+// the key is not checked.
+func (s *Service) checkKey(t *topic) error {
+	keyID := t.attributes["KmsMasterKeyId"]
+	if keyID == "" || s.config.Keys == nil {
+		return nil
+	}
+	err := s.config.Keys.Usable(keyID)
+	if err == nil {
+		return nil
+	}
+	e := wire.AsError(err)
+	code := map[string]string{"DisabledException": "KMSDisabled", "KMSInvalidStateException": "KMSInvalidState", "NotFoundException": "KMSNotFound"}[e.Code]
+	if code == "" {
+		code = "KMSAccessDenied"
+	}
+	return wire.Errorf(400, code, "%s (Service: AWSKMS; Error Code: %s)", e.Message, e.Code)
 }
 
 // parseNotification checks a message as Publish does.

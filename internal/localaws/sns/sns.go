@@ -34,11 +34,19 @@ type Queues interface {
 	Deliver(d sqs.Delivery) error
 }
 
+// Keys is what SNS asks of KMS about the key of a topic: why it does not work, as a
+// *wire.Error with KMS's own code. *kms.Service is one.
+type Keys interface {
+	Usable(keyID string) error
+}
+
 // Config says which account and Region a Service is in, and where its
 // subscriptions end.
 type Config struct {
 	Account, Region string
 	Queues          Queues
+	// Keys is the KMS of the same account and Region; nil says that every key works.
+	Keys Keys
 	// Trail takes down what changes the topics. Nil discards it.
 	Trail *trail.Recorder
 }

@@ -34,7 +34,7 @@ type sent struct {
 }
 
 func (s *Service) sendMessage(ctx context.Context, in sendInput) (sent, error) {
-	q, err := s.byURL(ctx, in.QueueURL, "SendMessage")
+	q, err := s.byURLWithKey(ctx, in.QueueURL, "SendMessage")
 	if err != nil {
 		return sent{}, err
 	}
@@ -98,7 +98,7 @@ type sendBatchOutput struct {
 }
 
 func (s *Service) sendMessageBatch(ctx context.Context, in sendBatchInput) (out sendBatchOutput, _ error) {
-	q, err := s.byURL(ctx, in.QueueURL, "SendMessage")
+	q, err := s.byURLWithKey(ctx, in.QueueURL, "SendMessage")
 	if err != nil {
 		return out, err
 	}
@@ -171,7 +171,7 @@ type receiveOutput struct {
 }
 
 func (s *Service) receiveMessage(ctx context.Context, in receiveInput) (out receiveOutput, _ error) {
-	q, err := s.byURL(ctx, in.QueueURL, "ReceiveMessage")
+	q, err := s.byURLWithKey(ctx, in.QueueURL, "ReceiveMessage")
 	if err != nil {
 		return out, err
 	}

@@ -15,10 +15,18 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
+// Keys is what SQS asks of KMS about the key of a queue: why it does not work, as a
+// *wire.Error with KMS's own code. *kms.Service is one.
+type Keys interface {
+	Usable(keyID string) error
+}
+
 // Config says which account and Region a Service is in, and how its queue URLs
 // start ("http://127.0.0.1:4566").
 type Config struct {
 	Account, Region, BaseURL string
+	// Keys is the KMS of the same account and Region; nil says that every key works.
+	Keys Keys
 	// Trail takes down what changes the queues. Nil discards it.
 	Trail *trail.Recorder
 }
@@ -86,6 +94,9 @@ func (s *Service) Deliver(d Delivery) error {
 	if set.policy == nil || set.policy.Evaluate(request) != iam.Allow {
 		return denied(d.Service, request.Action, q.arn)
 	}
+	if err := s.checkKey(set); err != nil {
+		return err
+	}
 	if err := checkMessage(d.Body, d.Attributes, set.maxSize); err != nil {
 		return err
 	}
@@ -95,6 +106,37 @@ func (s *Service) Deliver(d Delivery) error {
 		return noQueue()
 	}
 	return nil
+}
+
+// checkKey refuses what needs the queue's key while that does not work: at once,
+// while AWS goes on with a data key for as long as KmsDataKeyReusePeriodSeconds
+// says. Who may use the key is not checked.
+func (s *Service) checkKey(set settings) *wire.Error {
+	if set.keyID == "" || s.config.Keys == nil {
+		return nil
+	}
+	err := s.config.Keys.Usable(set.keyID)
+	if err == nil {
+		return nil
+	}
+	e := wire.AsError(err)
+	code := map[string]string{"DisabledException": "KmsDisabled", "KMSInvalidStateException": "KmsInvalidState", "NotFoundException": "KmsNotFound"}[e.Code]
+	if code == "" {
+		code = "KmsAccessDenied"
+	}
+	return errorf(code, "%s (Service: AWSKMS; Error Code: %s)", e.Message, e.Code)
+}
+
+// byURLWithKey is byURL for what needs the queue's key.
+func (s *Service) byURLWithKey(ctx context.Context, queueURL, action string) (*queue, *wire.Error) {
+	q, err := s.byURL(ctx, queueURL, action)
+	if err != nil {
+		return nil, err
+	}
+	q.mu.Lock()
+	set := q.settings
+	q.mu.Unlock()
+	return q, s.checkKey(set)
 }
 
 func newMessage(body string, attributes map[string]MessageAttribute) *message {

@@ -19,6 +19,7 @@ type settings struct {
 	redrive                            *redrivePolicy
 	allow                              redriveAllowPolicy
 	policy                             *iam.Policy // nil where none is set
+	keyID                              string      // of KMS; "" where the queue has no key of it
 }
 
 type redrivePolicy struct {
@@ -107,6 +108,7 @@ func parseSettings(attributes map[string]string) (settings, *wire.Error) {
 				err = badAttribute(name, value)
 			}
 		case "KmsMasterKeyId":
+			s.keyID = value
 		case "Policy":
 			var parseErr error
 			if s.policy, parseErr = iam.Parse([]byte(value)); parseErr != nil {
