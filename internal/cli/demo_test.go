@@ -31,7 +31,7 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("%v in %s", err, out.String())
 	}
 	r := summary.Reencryption
-	if !summary.OK || len(summary.Problems) > 0 || !summary.Rotation.Reenabled || summary.Rotation.PeriodDays != 180 ||
+	if !summary.OK || len(summary.Problems) > 0 || !summary.Rotation.Reenabled || !summary.Policy.Restored || summary.Rotation.PeriodDays != 180 ||
 		r.Moved < 2000 || r.Skipped == 0 || r.Refused != 1 || r.Failed != 0 {
 		t.Errorf("summary: %s", out.String())
 	}
@@ -85,6 +85,16 @@ func TestVerifierFindsOut(t *testing.T) {
 		return err
 	}
 
+	reopen := func(ctx context.Context, _ *s3.Client, box *sandbox.Sandbox) error {
+		client := kms.NewFromConfig(box.Config("mallory"))
+		key, err := client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String("alias/demo-reports")})
+		if err != nil {
+			return err
+		}
+		_, err = client.PutKeyPolicy(ctx, &kms.PutKeyPolicyInput{KeyId: key.KeyMetadata.Arn, Policy: aws.String(publicPolicy)})
+		return err
+	}
+
 	for name, tt := range map[string]struct {
 		tamper func(context.Context, *s3.Client, *sandbox.Sandbox) error
 		want   string // in the one problem
@@ -95,6 +105,7 @@ func TestVerifierFindsOut(t *testing.T) {
 		"an unrelated object is moved": {rekey("demo-orders", "unrelated.txt", newKey), "unrelated.txt"},
 		"an object is overwritten":     {put, "other bytes"},
 		"rotation is off again":        {disable, "rotation of alias/demo-payments"},
+		"the key is open again":        {reopen, "policy of alias/demo-reports"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

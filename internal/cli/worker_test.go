@@ -398,7 +398,7 @@ func TestTwoWorkers(t *testing.T) {
 		}
 	}
 	a.await("deletion cancelled", tells(alert.KindDeletion, doomed, alert.StatusDone))
-	a.await("policy judged", tells(alert.KindPolicy, open, alert.StatusNone))
+	a.await("policy put back", tells(alert.KindPolicy, open, alert.StatusDone))
 	a.await("alias moved", tells(alert.KindAlias, newKey, alert.StatusDone))
 	a.await("the job is complete", tells(alert.KindReencryption, newKey, alert.StatusDone))
 	a.awaitQuiet()

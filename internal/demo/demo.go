@@ -43,6 +43,9 @@ type Summary struct {
 		Reenabled  bool `json:"reenabled"`
 		PeriodDays int  `json:"period_days"`
 	} `json:"rotation"`
+	Policy struct {
+		Restored bool `json:"restored"`
+	} `json:"policy"`
 	Alerts struct {
 		Total  int            `json:"total"`
 		ByKind map[string]int `json:"by_kind"`
@@ -152,6 +155,7 @@ func (s Summary) text() string {
 	}
 	r := s.Reencryption
 	mark(s.Rotation.Reenabled, "rotation is on, every %d days", s.Rotation.PeriodDays)
+	mark(s.Policy.Restored, "the key policy is what it was")
 	mark(s.Alerts.Total > 0, "%d alerts arrived: %s", s.Alerts.Total, countsText(s.Alerts.ByKind))
 	mark(r.Failed == 0, "%d object versions: %d moved to the new key, %d under other keys untouched, %d refused and reported, %d wrong", r.Scanned, r.Moved, r.Skipped, r.Refused, r.Failed)
 	for _, p := range s.Problems {

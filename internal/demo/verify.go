@@ -183,7 +183,7 @@ func (v *verifier) checkAlerts() {
 	}
 }
 
-// checkKeys reads the two keys that were to be repaired.
+// checkKeys reads the three keys that were to be repaired.
 func (v *verifier) checkKeys(ctx context.Context) error {
 	client := kms.NewFromConfig(v.stage.box.Config(operator))
 	rotation, err := client.GetKeyRotationStatus(ctx, &kms.GetKeyRotationStatusInput{KeyId: &v.stage.rotatingKey})
@@ -194,6 +194,17 @@ func (v *verifier) checkKeys(ctx context.Context) error {
 	v.summary.Rotation.PeriodDays = int(aws.ToInt32(rotation.RotationPeriodInDays))
 	if !rotation.KeyRotationEnabled || v.summary.Rotation.PeriodDays != rotationPeriod {
 		v.problem("rotation of %s: enabled %t, every %d days; want every %d", rotatingAlias, rotation.KeyRotationEnabled, v.summary.Rotation.PeriodDays, rotationPeriod)
+	}
+	policy, err := client.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: &v.stage.policyKey, PolicyName: aws.String("default")})
+	if err != nil {
+		return err
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, []byte(aws.ToString(policy.Policy))); err != nil {
+		return fmt.Errorf("policy of %s: %w", policyAlias, err)
+	}
+	if v.summary.Policy.Restored = compact.String() == v.stage.policy; !v.summary.Policy.Restored {
+		v.problem("the policy of %s is %s; want what it was", policyAlias, &compact)
 	}
 	doomed, err := client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &v.stage.doomedKey})
 	if err != nil {

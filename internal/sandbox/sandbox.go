@@ -120,10 +120,14 @@ func (s *Sandbox) WorkerEnvironment(aliases string) map[string]string {
 		"CMKEEPER_ALERT_TOPIC_ARN":   s.Topic,
 		"CMKEEPER_STATE_BUCKET":      StateBucket,
 		"CMKEEPER_ROTATION_MODE":     "enforce",
+		"CMKEEPER_POLICY_MODE":       "enforce",
 		"CMKEEPER_DELETION_MODE":     "enforce",
 		"CMKEEPER_REENCRYPT_MODE":    "enforce",
 		"CMKEEPER_REENCRYPT_ALIASES": aliases,
 		"CMKEEPER_REENCRYPT_RATE":    "0",
+		// A key that everybody may use is high; one that everybody may take is critical.
+		"CMKEEPER_POLICY_RESTORE_SEVERITY": "high",
+
 		// Each alert at once: whoever plays or tests wants to see its own.
 		"CMKEEPER_ALERT_GROUP_INTERVAL": "0",
 		"CMKEEPER_HTTP_ADDR":            "127.0.0.1:0",
