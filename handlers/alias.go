@@ -76,14 +76,21 @@ func decideAlias(in aliasInput) aliasReason {
 	return aliasWait
 }
 
+// foreignAlias says why an event's alias is none that this worker guards, or "".
+// Old records of DeleteAlias name no key.
+func (r *Router) foreignAlias(e events.Event) string {
+	if e.KeyARN != "" {
+		if why := r.foreign(e); why != "" {
+			return why
+		}
+	}
+	return r.elsewhere(e)
+}
+
 // alias keeps the history of an alias and deals with its moves.
 func (r *Router) alias(ctx context.Context, e events.Event) error {
-	switch {
-	case e.Alias == "" || strings.HasPrefix(e.Alias, "alias/aws/"):
+	if e.Alias == "" || strings.HasPrefix(e.Alias, "alias/aws/") {
 		return nil // AWS's own aliases do not move at anybody's will
-	case e.Region != r.config.Region, e.Account != r.config.Identity.Account, e.KeyARN != "" && r.foreign(e) != "":
-		r.log.WarnContext(ctx, "event ignored", "reason", "its alias is in another Region or account", "event_id", e.ID)
-		return nil
 	}
 	aliases, err := r.facts.Aliases(ctx)
 	if err != nil {

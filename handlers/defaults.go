@@ -62,6 +62,21 @@ func (r *Router) isForeignKey(key string) bool {
 	return known && owner != r.config.Identity.Account && !slices.Contains(r.config.TrustedAccounts, owner)
 }
 
+// notABucket says why an event is about no bucket that is read here, or "".
+func (r *Router) notABucket(e events.Event) string {
+	var name string
+	switch d := e.Detail.(type) {
+	case events.BucketEncryption:
+		name = d.Bucket
+	case events.BucketPolicy:
+		name = d.Bucket
+	}
+	if name == "" {
+		return "it names no bucket"
+	}
+	return r.elsewhere(e)
+}
+
 // bucketDefault tells when a bucket's default encryption leaves the key that it
 // should have. It is judged as it is read now.
 func (r *Router) bucketDefault(ctx context.Context, e events.Event) error {

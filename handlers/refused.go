@@ -92,10 +92,10 @@ func (r *Router) refusedAttempt(ctx context.Context, e events.Event, w watch) er
 }
 
 // concerned reports whether a refused call is about something that is guarded.
-// Refused records often name no key; then it counts as one of ours.
+// Refused records often name no key; then where it happened decides.
 func (r *Router) concerned(e events.Event, w watch) bool {
 	if e.IsKMS() && e.KeyARN == "" {
-		return true
+		return r.elsewhere(e) == ""
 	}
 	for _, re := range w.reactions {
 		if re.concerns(r, e) == "" {

@@ -69,7 +69,7 @@ func rows() []row {
 		mode: func(c Config) Mode { return c.Contain }, variable: "CONTAIN_MODE",
 	}
 	alias := reaction{
-		name: "alias", alert: alert.KindAlias, concerns: always, handle: (*Router).alias, // old records of DeleteAlias name no key
+		name: "alias", alert: alert.KindAlias, concerns: (*Router).foreignAlias, handle: (*Router).alias,
 		mode: func(c Config) Mode { return c.Reencrypt }, variable: "REENCRYPT_MODE",
 	}
 	use := reaction{
@@ -100,7 +100,7 @@ func rows() []row {
 	tags := reaction{name: "tags", alert: alert.KindTag, concerns: (*Router).foreign, handle: (*Router).tags}
 	keyStore := reaction{name: "key-store", alert: alert.KindKeyStore, concerns: (*Router).elsewhere, handle: (*Router).keyStore}
 	tamper := reaction{name: "tamper", alert: alert.KindGuard, concerns: (*Router).notOurs, handle: (*Router).tamper}
-	bucketDefault := reaction{name: "defaults", alert: alert.KindEncryption, concerns: (*Router).elsewhere, handle: (*Router).bucketDefault}
+	bucketDefault := reaction{name: "defaults", alert: alert.KindEncryption, concerns: (*Router).notABucket, handle: (*Router).bucketDefault}
 	bucketPolicy := bucketDefault
 	bucketPolicy.handle = (*Router).bucketPolicy
 	newData := reaction{name: "new-data", alert: alert.KindEncryption, concerns: (*Router).elsewhere, handle: (*Router).newData}
