@@ -348,7 +348,7 @@ func (r *Router) rotationAlert(ctx context.Context, e events.Event, harm bool, k
 	case harm:
 		a.Title = "Rotation of " + shortName(a.Key) + " was turned off"
 		a.Summary = fmt.Sprintf("%s called DisableKeyRotation.", who(e))
-		a.Next = []string{"If this was on purpose, agree on it with the key's owner and exempt the key; if not, find out why " + who(e) + " may call kms:DisableKeyRotation."}
+		a.Next = []string{"If this was on purpose, agree on it with the key's owner and exempt the key (CMKEEPER_EXEMPTIONS); if not, find out why " + who(e) + " may call kms:DisableKeyRotation."}
 	case r.lengthens(e) && d.reason != rotationRestore && d.reason != rotationRequired:
 		a.Severity = alert.Medium
 		a.Title = "Rotation of " + shortName(a.Key) + " was made rarer"
