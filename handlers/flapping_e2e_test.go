@@ -1,12 +1,17 @@
 package handlers_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
 // TestFightOverRotation plays an opponent who turns rotation off again each time.
@@ -142,4 +147,62 @@ func TestNoCircuitInObserve(t *testing.T) {
 			w.react()
 		}
 	})
+}
+
+// TestCircuitOpensOnceOverAKill kills a worker after each of its writes while it
+// opens a circuit, by an event or a sweep, and has another one see to it.
+func TestCircuitOpensOnceOverAKill(t *testing.T) {
+	c := enforceAll()
+	c.FlapLimit = 1
+	for _, bySweep := range []bool{false, true} {
+		steps := 0
+		for killed := true; killed; steps++ {
+			inWorld(t, c, func(w *world) {
+				key := w.rotatingKey(180)
+				w.disableRotation(key)
+				w.react()
+				w.told.take()
+				time.Sleep(time.Minute)
+				w.disableRotation(key)
+				body := w.event("DisableKeyRotation")
+				ctx, kill := context.WithCancelCause(w.ctx)
+				defer kill(nil)
+				left := steps
+				doomed := w.newRouterWith(c, func(d *handlers.Deps) {
+					buckets := s3.NewFromConfig(inprocess.Config(w.aws, region, keeperKey), func(o *s3.Options) { o.UsePathStyle = true })
+					watch := watched{S3: buckets, KMS: d.KMS, wrote: func(string) {
+						if left--; left < 0 {
+							kill(errKilled)
+						}
+					}}
+					d.KMS, d.State = watch, state.New(watch, stateBucket, "cmkeeper/", account)
+				})
+				if bySweep {
+					_ = doomed.Sweep(ctx)
+				} else {
+					_ = doomed.Handle(ctx, []byte(body))
+				}
+				killed = ctx.Err() != nil
+				time.Sleep(10 * time.Minute)
+				if bySweep {
+					w.sweep()
+				} else if err := w.handle(body); err != nil {
+					t.Fatal(err)
+				}
+				if a := w.one(); a.Severity != alert.Critical || a.Action.Status != alert.StatusRefused || w.rotation(key) != 0 {
+					t.Errorf("killed after write %d, period %d:\n%s", steps, w.rotation(key), a.Text())
+				}
+				w.sweep()
+				w.none()
+				time.Sleep(time.Hour)
+				w.sweep()
+				if a := w.one(); a.Action.Status != alert.StatusDone || w.rotation(key) != 180 {
+					t.Errorf("killed after write %d, after the hour, period %d:\n%s", steps, w.rotation(key), a.Text())
+				}
+			})
+		}
+		if steps < 3 {
+			t.Errorf("by a sweep %v: only %d steps", bySweep, steps)
+		}
+	}
 }
