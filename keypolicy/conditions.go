@@ -325,7 +325,7 @@ func (s *subject) presence(k keyKind) presence {
 func (s *subject) has(c *condition, value string) chance {
 	wild := c.test == pattern && strings.ContainsAny(value, "*?")
 	switch {
-	case !c.test.reads(c.key):
+	case !c.reads(c.key):
 		return open
 	case wild && strings.Trim(value, "*") == "":
 		return always
@@ -472,7 +472,7 @@ func accountNamed(arn string, wild bool) (account string, ok bool) {
 		return "", !wild && !isVariable(arn)
 	}
 	before := arn[:len(arn)-len(parts[5])]
-	return parts[4], !isVariable(before) && !(wild && isOpen(parts[4]))
+	return parts[4], !isVariable(before) && (!wild || !isOpen(parts[4]))
 }
 
 // isVariable reports whether a value has a policy variable.

@@ -115,6 +115,12 @@ func TestDiff(t *testing.T) {
 		{"a longer wait", allow(roleX, `"kms:ScheduleKeyDeletion"`, `,"Condition":{"NumericGreaterThanEquals":{"kms:ScheduleKeyDeletionPendingWindowInDays":7}}`), allow(roleX, `"kms:ScheduleKeyDeletion"`, `,"Condition":{"NumericGreaterThanEquals":{"kms:ScheduleKeyDeletionPendingWindowInDays":"30"}}`), []Change{
 			{Removed, "S", false, x + " may no longer kms:ScheduleKeyDeletion when NumericGreaterThanEquals kms:ScheduleKeyDeletionPendingWindowInDays 7 (still: kms:ScheduleKeyDeletion when NumericGreaterThanEquals kms:ScheduleKeyDeletionPendingWindowInDays 30)"},
 		}},
+		{"fewer days, or no number", allow(roleX, `"kms:DisableKey"`, `,"Condition":{"NumericLessThan":{"a":3600,"b":"x","c":[1,2],"d":"y"}}`), allow(roleX, `"kms:DisableKey"`, `,"Condition":{"NumericLessThan":{"a":7200,"b":"x","c":["2","1"],"d":"y"}}`), []Change{
+			{Added, "S", true, x + " may now kms:DisableKey when NumericLessThan a 7200 and NumericLessThan b x and NumericLessThan c 1 or 2 and NumericLessThan d y (before: kms:DisableKey when NumericLessThan a 3600 and NumericLessThan b x and NumericLessThan c 1 or 2 and NumericLessThan d y)"},
+		}},
+		{"an ARN that a pattern stands for", allow(roleX, `"kms:Decrypt"`, `,"Condition":{"ArnEquals":{"k":"arn:aws:s3:::a-b"}}`), allow(roleX, `"kms:Decrypt"`, `,"Condition":{"ArnLike":{"k":["arn:aws:s3:::a-*","arn:aws:sqs:*:1:a"]}}`), []Change{
+			{Added, "S", true, x + " may now kms:Decrypt when ArnLike k arn:aws:s3:::a-* or arn:aws:sqs:*:1:a (before: kms:Decrypt when ArnEquals k arn:aws:s3:::a-b)"},
+		}},
 		{"deny with an exception", document(root, `{"Sid":"D","Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"444455556666"}}}`), document(root, `{"Sid":"D","Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":["444455556666","222233334444"]}}}`), []Change{
 			{Removed, "D", true, "everyone is no longer denied kms:* when StringNotEquals aws:PrincipalAccount 444455556666 (still: kms:* when StringNotEquals aws:PrincipalAccount 222233334444 or 444455556666)"},
 		}},

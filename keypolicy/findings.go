@@ -174,11 +174,11 @@ func newFinding(id string, severity Severity, statement, principal, message stri
 
 // public says that an Allow is for strangers.
 func public(st *statement, id, who string, free, narrow actions) Finding {
-	severity := severityOf(free, st)
+	severity, bound := severityOf(free, st), false
 	under := ""
 	switch narrowed := severityOf(narrow, st).lower(); {
 	case free == 0 || narrow != 0 && narrowed.rank() > severity.rank():
-		severity, under = narrowed, " under conditions that bind it to no account"
+		severity, bound, under = narrowed, true, " under conditions that bind it to no account"
 	case st.throughServices:
 		severity, under = severity.lower(), " through the services that the condition names"
 		if id == PublicPrincipal {
@@ -186,7 +186,7 @@ func public(st *statement, id, who string, free, narrow actions) Finding {
 		}
 	}
 	return Finding{
-		ID: id, Severity: severity, Statement: st.Label, Principal: "*", Bound: free == 0,
+		ID: id, Severity: severity, Statement: st.Label, Principal: "*", Bound: bound,
 		Message: fmt.Sprintf("%s may %s%s", who, describe(st), under),
 	}
 }

@@ -119,7 +119,7 @@ func split(r *rand.Rand, s Statement) []Statement {
 
 func TestDiffOfRandomPolicies(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for range 1500 {
+	for range 500 {
 		a, b := randomPolicy(r), randomPolicy(r)
 		if got := Diff(a, a); got != nil {
 			t.Fatalf("a policy differs from itself: %v\n%+v", got, a)
