@@ -1,6 +1,9 @@
 package keypolicy
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // actions is a set of actions on a key.
 type actions uint64
@@ -149,3 +152,8 @@ func (s *Statement) isSurelyFor(keyARN string) bool {
 
 // ignored reports whether KMS ignores the statement.
 func (s *Statement) ignored() bool { return len(s.Actions) == 0 || len(s.Resources) == 0 }
+
+// isForNobody reports whether the statement is for everyone but everyone.
+func (s *Statement) isForNobody() bool {
+	return s.NotPrincipal && slices.Contains(s.Principals, everyone)
+}

@@ -304,8 +304,12 @@ func subjectOf(who Principal) subject {
 // presence returns whether the subject's calls carry a key of the kind.
 func (s *subject) presence(k keyKind) presence {
 	switch k {
-	case callerAccount, isService, secureTransport, resourceAccount, grantForAWS, grantOperation, deletionGuard:
+	case isService, secureTransport, resourceAccount, grantForAWS, grantOperation, deletionGuard:
 		return sure
+	case callerAccount:
+		if !s.service && (!s.anybody || s.account != "") {
+			return sure // a service may have none
+		}
 	case callerARN:
 		switch {
 		case s.service:

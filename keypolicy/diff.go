@@ -63,7 +63,7 @@ func (p *Policy) rules() []rule {
 	var list []rule
 	for i := range p.Statements {
 		s := &p.Statements[i]
-		if s.ignored() {
+		if s.ignored() || s.isForNobody() {
 			continue
 		}
 		c := &clause{Statement: s, resources: s.elsewhere()}

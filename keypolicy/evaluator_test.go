@@ -214,6 +214,47 @@ func TestAdministrationAgainstEvaluator(t *testing.T) {
 	}
 }
 
+// TestServicesAgainstEvaluator: what the evaluator lets a service do for strangers
+// must have been found.
+func TestServicesAgainstEvaluator(t *testing.T) {
+	const service = "sns.amazonaws.com"
+	keys := maps.Clone(identities)
+	keys["aws:SourceArn"] = []string{"arn:aws:sns:us-east-1:" + own + ":t", "arn:aws:sns:*:*:t", "arn:aws:sns:us-east-1:" + foreign + ":t"}
+	delete(keys, "kms:ViaService")
+	r := rand.New(rand.NewPCG(9, 10))
+	strangers := 0
+	for range 400 {
+		p := randomPolicyOf(r, keys)
+		for i := range p.Statements {
+			if s := &p.Statements[i]; r.IntN(2) == 0 {
+				s.Principals = append(s.Principals, Principal{"Service", service})
+			}
+		}
+		document, evaluated := evaluate(t, p)
+		theirs := false
+		for _, action := range []string{"kms:Decrypt", "kms:Encrypt", "kms:CreateGrant"} {
+			for _, said := range []bool{true, false} {
+				context := map[string]string{"kms:CallerAccount": "888877776666"}
+				if said {
+					context["aws:SourceAccount"], context["aws:SourceArn"] = "888877776666", "arn:aws:sns:us-east-1:888877776666:t"
+				}
+				d := evaluated.Evaluate(iam.Request{Service: service, Action: action, Resource: thisKey, Context: context})
+				theirs = theirs || d == iam.Allow
+			}
+		}
+		if theirs {
+			strangers++
+			if findings := p.Findings(judged); !has(findings, Low, append(classes["public"], ServiceWithoutSource, FullControl)...) {
+				t.Fatalf("a service may use the key for strangers:\n%s\n%v", document, findings)
+			}
+		}
+	}
+	t.Logf("%d open to strangers through the service", strangers)
+	if strangers < 40 {
+		t.Error("the policies are too harmless to show anything")
+	}
+}
+
 // TestDifferencesAgainstEvaluator: policies without a difference are the same to
 // the evaluator, whoever calls.
 func TestDifferencesAgainstEvaluator(t *testing.T) {

@@ -96,6 +96,14 @@ func (a *analysis) judgeEveryone(st *statement, id, who string, held *holdings) 
 		}
 		letsIn = true
 	}
+	for _, service := range a.exceptedServices() {
+		if free|narrow != 0 || slices.Contains(st.Principals, service) {
+			continue // it is said of everyone, or it is not for that service
+		}
+		more, lets := a.judgeService(st, service)
+		found = append(found, more...)
+		letsIn = letsIn || lets
+	}
 	return found, letsIn || free|narrow != 0
 }
 

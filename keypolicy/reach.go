@@ -24,7 +24,7 @@ func (p *Policy) analyse(c Context) *analysis {
 	a := &analysis{Context: c}
 	for i := range p.Statements {
 		s := &p.Statements[i]
-		if s.ignored() || s.Deny && !s.isSurelyFor(c.KeyARN) || !s.isFor(c.KeyARN) || s.NotPrincipal && slices.Contains(s.Principals, everyone) {
+		if s.ignored() || s.Deny && !s.isSurelyFor(c.KeyARN) || !s.isFor(c.KeyARN) || s.isForNobody() {
 			continue
 		}
 		st := statement{Statement: s, conditions: takeApart(s.Conditions, c.Account)}
@@ -119,17 +119,37 @@ func (st *statement) isAbout(s *subject) bool {
 	})
 }
 
-// accounts returns the accounts that conditions name, which are those whom a
-// statement for everyone may be meant for: of the Allow, of the Denies, and the
-// account itself with those that it trusts.
+// accounts returns the accounts whom a statement for everyone may be meant for:
+// those that its conditions name, or those of a Deny or a Deny's exceptions, and
+// the account itself with those that it trusts.
 func (a *analysis) accounts(st *statement) []string {
 	list := append([]string{a.Account}, a.TrustedAccounts...)
 	list = st.named(list)
 	for i := range a.denies {
-		list = a.denies[i].named(list)
+		d := &a.denies[i]
+		list = d.named(list)
+		if d.NotPrincipal {
+			for _, who := range d.Principals {
+				if account := who.account(); account != "" && !isOpen(account) {
+					list = append(list, account)
+				}
+			}
+		}
 	}
 	slices.Sort(list)
 	return slices.Compact(list)
+}
+
+// exceptedServices returns the services that Denies leave alone by name.
+func (a *analysis) exceptedServices() (list []Principal) {
+	for i := range a.denies {
+		for _, who := range a.denies[i].Principals {
+			if a.denies[i].NotPrincipal && who.Type == "Service" && !slices.Contains(list, who) {
+				list = append(list, who)
+			}
+		}
+	}
+	return list
 }
 
 // named appends the accounts that the conditions name.
