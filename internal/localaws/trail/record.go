@@ -146,6 +146,8 @@ type Call struct {
 	Resources []Resource
 	// Err is why the call failed, nil if it did not.
 	Err error
+
+	sharedEventID string // of a caller from another account
 }
 
 // identity is the caller as userIdentity.

@@ -117,8 +117,11 @@ func Recorded[In, Out any](r *Recorder, service, operation string, f func(ctx co
 // Call takes down a call. Of a caller from another account, the denial is
 // recorded there only, and the rest in both. Flush publishes it.
 func (r *Recorder) Call(c Call) {
-	if c.Caller.AccountID != r.account && isDenial(c.Err) {
-		return
+	if c.Caller.AccountID != r.account {
+		if isDenial(c.Err) {
+			return
+		}
+		c.sharedEventID = wire.NewUUID()
 	}
 	if isDenial(c.Err) {
 		// The records of denials that people show name what was asked for in their
@@ -145,10 +148,9 @@ func (r *Recorder) header(c *Call) Record {
 		AWSRegion: r.region, EventID: c.EventID, RequestID: c.RequestID, ReadOnly: c.ReadOnly, EventType: APICall,
 		ManagementEvent: true, EventCategory: "Management", RecipientAccountID: r.account,
 		UserIdentity: identity(c.Caller, c.Time), SourceIPAddress: c.Caller.SourceIP, UserAgent: c.Caller.UserAgent,
-		Resources: c.Resources,
+		Resources: c.Resources, SharedEventID: c.sharedEventID,
 	}
-	if c.Caller.AccountID != r.account {
-		record.SharedEventID = wire.NewUUID()
+	if c.sharedEventID != "" {
 		record.UserIdentity = Identity{Type: "AWSAccount", PrincipalID: c.Caller.PrincipalID, AccountID: c.Caller.AccountID}
 	}
 	record.UserIdentity.InvokedBy = c.Via
