@@ -174,6 +174,9 @@ func (c Config) problems() []error {
 	if c.DeletionApprovalDays < 0 {
 		errs = append(errs, fmt.Errorf("approvals of %d days: allowed are 0 and more", c.DeletionApprovalDays))
 	}
+	if c.ContainQuietDays < 0 {
+		errs = append(errs, fmt.Errorf("containment after %d days without use: allowed are 0 and more", c.ContainQuietDays))
+	}
 	for _, d := range c.DeletionReminders {
 		if d <= 0 {
 			errs = append(errs, fmt.Errorf("reminder %s before a deletion: allowed is more than nothing", d))

@@ -280,6 +280,14 @@ func (r *Router) disable(ctx context.Context, key inventory.Key, rep repair) (in
 		}
 		return out.ResultMetadata, nil
 	})
+	if err != nil && isRefusal(err) { // it was not disabled by us, then
+		_, noteErr := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
+			if doc.Contained != nil && doc.Contained.By == rep.By {
+				doc.Contained = nil
+			}
+		})
+		err = errors.Join(err, noteErr)
+	}
 	var seen inventory.Key
 	var at time.Time
 	if err == nil {
