@@ -71,7 +71,7 @@ func (b Baseline) Version(number int) (v PolicyVersion, ok bool) {
 	return b.Versions[i], true
 }
 
-// taken returns what was taken away with this hash.
+// taken returns what was last taken away with this hash.
 func (b Baseline) taken(hash string) (v PolicyVersion, ok bool) {
 	for _, v := range slices.Backward(b.Versions) {
 		if v.Taken && v.SHA256 == hash {

@@ -308,7 +308,7 @@ func TestDecideOrigin(t *testing.T) {
 		{name: "another attempt of our call", actor: session, op: opEnableRotation, id: "r-2", calls: known, want: byEcho},
 		{name: "another request", actor: session, op: opEnableRotation, id: "r-3", calls: known, want: byImpostor},
 		{name: "another operation", actor: session, op: opEnableKey, id: "r-1", calls: known, want: byImpostor},
-		{name: "an operation that we never call", actor: session, op: "PutKeyPolicy", id: "r-1", calls: known, want: byImpostor},
+		{name: "an operation that we never call", actor: session, op: "DeleteAlias", id: "r-1", calls: known, want: byImpostor},
 		{name: "an operation that this mode never calls", actor: session, op: opEnableRotation, id: "r-3", calls: open, observe: true, want: byImpostor},
 		{name: "our call, made in another mode", actor: session, op: opEnableRotation, id: "r-1", calls: known, observe: true, want: byEcho},
 		{name: "no call at all", actor: session, op: opEnableRotation, id: "r-1", want: byImpostor},

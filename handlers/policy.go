@@ -181,8 +181,8 @@ type judged struct {
 	exempt    bool
 }
 
-// judgedAlert begins the alert about a policy. A sweep tells of a policy once after each that
-// was judged.
+// judgedAlert begins the alert about a policy. A sweep tells of the same one again
+// only where another one was judged in between.
 func (r *Router) judgedAlert(j judged, doc keyDoc) alert.Alert {
 	a := r.newAlert(j.event, alert.KindPolicy, "")
 	if isSweep(j.event) {

@@ -48,7 +48,7 @@ func (r *Router) tellPolicy(a *alert.Alert, known bool, v verdict) {
 
 // tellLeft says that the policy was left as it is, or what enforce would do.
 func (r *Router) tellLeft(a *alert.Alert, d putBackReason, good PolicyVersion) {
-	if d == putBackNothing {
+	if d == putBackNothing || d == putBackFirst {
 		a.Action.Description = leftText(d, r.config.RestoreSeverity)
 		return
 	}

@@ -253,7 +253,7 @@ func (r *Router) carryOut(ctx context.Context, key inventory.Key, p putBack, liv
 			err = nil
 		}
 		if refused, ok := errors.AsType[*types.MalformedPolicyDocumentException](err); ok {
-			return r.tellPutBackRefused(ctx, key, doc, base, p, refused)
+			return r.tellPutBackRefused(ctx, key, doc, p, live, refused)
 		}
 		if err != nil {
 			return r.failed(ctx, r.putBackAlert(ctx, key, doc, base, p), r.config.Policy, "put the former key policy back", err)
@@ -301,7 +301,7 @@ func (r *Router) giveWay(ctx context.Context, keyARN string, p putBack) error {
 // again just before.
 func (r *Router) replacePolicy(ctx context.Context, keyARN string, p putBack, live string, good PolicyVersion) error {
 	if err := updateBaseline(ctx, r.state, keyARN, func(b *Baseline) {
-		if _, ok := b.taken(p.Taken); !ok {
+		if last, ok := b.taken(p.Taken); !ok || last.By != p.By {
 			v := PolicyVersion{Document: live, At: p.At, By: p.By, Taken: true}
 			if p.Actor != nil {
 				v.Actor = p.Actor.Name
@@ -375,9 +375,10 @@ func (r *Router) putBackAlert(ctx context.Context, key inventory.Key, doc keyDoc
 
 // tellPutBackRefused tells that KMS does not take the good policy. Trying again
 // would not change that.
-func (r *Router) tellPutBackRefused(ctx context.Context, key inventory.Key, doc keyDoc, base Baseline, p putBack, refused error) error {
-	if after, err := ReadBaseline(ctx, r.state, key.ARN); err == nil {
-		base = after
+func (r *Router) tellPutBackRefused(ctx context.Context, key inventory.Key, doc keyDoc, p putBack, live string, refused error) error {
+	base, err := ReadBaseline(ctx, r.state, key.ARN) // with what was to be taken away
+	if err != nil {
+		return err
 	}
 	a := r.putBackAlert(ctx, key, doc, base, p)
 	a.Action = alert.Action{Mode: string(Enforce), Status: alert.StatusRefused,
@@ -386,11 +387,7 @@ func (r *Router) tellPutBackRefused(ctx context.Context, key inventory.Key, doc 
 	if err := r.publish(ctx, a); err != nil {
 		return err
 	}
-	live, err := r.facts.Policy(ctx, key.ARN)
-	if err != nil {
-		return err
-	}
-	return r.recordJudged(ctx, key.ARN, live, now())
+	return r.recordJudged(ctx, key.ARN, live, p.At)
 }
 
 // policyCommand is one of cmkeeper's own commands, to be pasted where its

@@ -191,6 +191,9 @@ func TestPolicyOfTheSameActorIsPutBackOnce(t *testing.T) {
 		if a := w.one(); a.Action.Status != alert.StatusDone || !strings.Contains(a.Summary, "bob") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
+		if v := must(handlers.ReadBaseline(w.ctx, w.store(), key)).Versions; len(v) != 4 || !strings.Contains(v[3].Actor, "bob") {
+			t.Errorf("what was taken away twice is recorded as %+v", v)
+		}
 
 		w.putPolicy(key, takeover)
 		w.react()
@@ -564,6 +567,38 @@ func TestPutBackIsFinishedAfterAKill(t *testing.T) {
 			t.Errorf("%+v: only %d steps", tt, steps)
 		}
 	}
+}
+
+// What was begun in mode enforce and not done is not done in mode observe, nor
+// when enforce comes back.
+func TestPutBackEndsWithTheMode(t *testing.T) {
+	inWorld(t, enforcePolicies(), func(w *world) {
+		key := w.guardedKey()
+		w.putPolicy(key, takeover)
+		body := w.event("PutKeyPolicy")
+		ctx, kill := context.WithCancelCause(w.ctx)
+		defer kill(nil)
+		doomed := w.watchedRouter(func(what string) {
+			if strings.Contains(what, "/baselines/") {
+				kill(errKilled)
+			}
+		})
+		if err := doomed.Handle(ctx, []byte(body)); err == nil {
+			t.Fatal("the worker was not killed")
+		}
+		w.router = w.newRouter(enforceAll())
+		if err := w.handle(body); err != nil {
+			t.Fatal(err)
+		}
+		if a := w.one(); a.Action.Status != alert.StatusWouldDo {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		w.router = w.newRouter(enforcePolicies())
+		time.Sleep(time.Hour)
+		w.sweep()
+		w.none()
+		w.wantPolicy(key, takeover)
+	})
 }
 
 var errKilled = errors.New("killed")
