@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/handlers"
 )
 
@@ -262,3 +264,48 @@ func with(record, member, value string) string {
 }
 
 func quote(s string) string { return string(must(json.Marshal(s))) }
+
+// sharedCorpus names the directory of sample events that package events reads,
+// too: one a file, {"event": …}.
+const sharedCorpus = "CMKEEPER_EVENT_CORPUS"
+
+// TestSampleEventsAreRouted takes every sample event: those that change something
+// in KMS have a row in the table, or are in the list of what is let pass.
+func TestSampleEventsAreRouted(t *testing.T) {
+	dir := os.Getenv(sharedCorpus)
+	if dir == "" {
+		t.Skipf("%s is not set: the corpus is kept outside of the repository", sharedCorpus)
+	}
+	passes := []string{
+		"UpdateKeyDescription",         // words
+		"SynchronizeMultiRegionKey",    // AWS's own doing
+		"GenerateRandom",               // no key, and no change: old records do not say that it only reads
+		"CMK Deletion", "CMK Rotation", // names of 2016
+	}
+	files := must(filepath.Glob(filepath.Join(dir, "*.json")))
+	routed := map[string]int{}
+	inWorld(t, playConfig(handlers.Enforce, play{policy: true}), func(w *world) {
+		for _, file := range files {
+			var sample struct {
+				Event json.RawMessage `json:"event"`
+			}
+			if err := json.Unmarshal(must(os.ReadFile(file)), &sample); err != nil {
+				t.Fatal(err)
+			}
+			e := must(events.Parse(sample.Event))
+			row := slices.IndexFunc(handlers.TableRows(), func(r handlers.TableRow) bool { return r.Name == e.Name && !r.Unusable })
+			switch changes := !e.ReadOnly && !slices.Contains(handlers.Uses, e.Name); {
+			case row >= 0:
+				routed[handlers.TableRows()[row].Reaction]++
+			case changes && !slices.Contains(passes, e.Name):
+				t.Errorf("%s: %s changes something, and nothing reacts to it", filepath.Base(file), e.Name)
+			}
+			// The keys are another account's: nothing may be done or told of them.
+			if err := w.handle(string(sample.Event)); err != nil {
+				t.Errorf("%s: %v", filepath.Base(file), err)
+			}
+		}
+		w.none()
+	})
+	t.Logf("%d sample events; reactions: %v", len(files), routed)
+}

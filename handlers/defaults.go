@@ -80,9 +80,6 @@ func (r *Router) notABucket(e events.Event) string {
 // bucketDefault tells when a bucket's default encryption leaves the key that it
 // should have. It is judged as it is read now.
 func (r *Router) bucketDefault(ctx context.Context, e events.Event) error {
-	if r.config.FixBucketDefault && r.config.Identity.isOurs(e.Actor) {
-		return nil // our own re-encryption tells of it
-	}
 	d, _ := e.Detail.(events.BucketEncryption)
 	b, err := r.facts.Bucket(ctx, d.Bucket)
 	switch {

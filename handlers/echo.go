@@ -67,6 +67,9 @@ func decideOrigin(e events.Event, c Config, calls []ownCall) origin {
 	if !c.Identity.isOurs(e.Actor) {
 		return byOthers
 	}
+	if c.FixBucketDefault && e.Source == events.SourceS3 && e.Name == "PutBucketEncryption" {
+		return byEcho // re-encryption does this, and has its own record of it
+	}
 	for _, call := range calls {
 		sameCall := call.Operation == e.Name
 		switch {

@@ -362,7 +362,7 @@ var plays = map[string]play{
 		w.record("s3", "JobStatusChanged", `"eventType":"AwsServiceEvent","serviceEventDetails":{"jobId":"d6e58ec4","status":"Complete"}`)
 		return ""
 	}},
-	"scheduled/sweep": {do: func(w *world) string { return "" }}, // TestScheduledEventSweeps plays it
+	"scheduled/sweep": {do: func(*world) string { return "" }}, // TestScheduledEventSweeps plays it
 }
 
 // failedUse plays a use of a key that was turned away.

@@ -1,0 +1,161 @@
+package handlers
+
+import (
+	"testing"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+)
+
+func TestDecideDefault(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		in       defaultInput
+		want     defaultReason
+		severity alert.Severity
+	}{
+		{"nothing known", defaultInput{key: "a"}, defaultNew, ""},
+		{"as before", defaultInput{key: "a", former: "a", known: true}, defaultKept, ""},
+		{"another", defaultInput{key: "b", former: "a", known: true}, defaultLeft, alert.Medium},
+		{"none any more", defaultInput{former: "a", known: true}, defaultNone, alert.High},
+		{"one at last", defaultInput{key: "a", known: true}, defaultKept, ""},
+		{"a stranger's", defaultInput{key: "x", former: "x", known: true, foreign: true, required: []string{"x"}}, defaultForeign, alert.Critical},
+		{"the tag's", defaultInput{key: "t", former: "a", known: true, required: []string{"s", "t"}}, defaultKept, ""},
+		{"not the tag's", defaultInput{key: "a", former: "a", known: true, required: []string{"t"}}, defaultAstray, alert.High},
+		{"one that the tag's alias had", defaultInput{key: "a", former: "b", known: true, required: []string{"t"}, earlier: []string{"a"}}, defaultKept, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got, severity := decideDefault(tt.in); got != tt.want || severity != tt.severity {
+				t.Errorf("%q %q, want %q %q", got, severity, tt.want, tt.severity)
+			}
+		})
+	}
+}
+
+func TestDeniesUploads(t *testing.T) {
+	const condition = `"Condition":{"StringNotEquals":{"s3:x-amz-server-side-encryption":"aws:kms"}}`
+	for name, tt := range map[string]struct {
+		document string
+		want     bool
+	}{
+		"denied":                  {`{"Statement":[{"Effect":"Deny","Action":"s3:PutObject",` + condition + `}]}`, true},
+		"one statement":           {`{"Statement":{"Effect":"Deny","Action":["s3:GetObject","s3:PutObject"],` + condition + `}}`, true},
+		"any action":              {`{"Statement":[{"Effect":"Deny","Action":"s3:*",` + condition + `}]}`, true},
+		"by the key":              {`{"Statement":[{"Effect":"Deny","Action":"s3:PutObject","Condition":{"Null":{"S3:X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id":"true"}}}]}`, true},
+		"allowed":                 {`{"Statement":[{"Effect":"Allow","Action":"s3:PutObject",` + condition + `}]}`, false},
+		"reads":                   {`{"Statement":[{"Effect":"Deny","Action":"s3:GetObject",` + condition + `}]}`, false},
+		"on another condition":    {`{"Statement":[{"Effect":"Deny","Action":"s3:PutObject","Condition":{"Bool":{"aws:SecureTransport":"false"}}}]}`, false},
+		"nothing":                 {``, false},
+		"something else":          {`[]`, false},
+		"statements of odd types": {`{"Statement":[1,"x"]}`, false},
+	} {
+		if got := deniesUploads(tt.document); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func TestDecideNewData(t *testing.T) {
+	for _, tt := range []struct {
+		in       newDataInput
+		want     newDataReason
+		severity alert.Severity
+	}{
+		{newDataInput{encrypted: true}, newDataFine, ""},
+		{newDataInput{}, newDataPlain, alert.Medium},
+		{newDataInput{ofCluster: true}, newDataOfCluster, ""},
+		{newDataInput{encrypted: true, foreign: true, ofCluster: true}, newDataForeign, alert.High},
+		{newDataInput{switchedOff: true}, newDataSwitch, alert.High},
+	} {
+		if got, severity := decideNewData(tt.in); got != tt.want || severity != tt.severity {
+			t.Errorf("%+v: %q %q, want %q %q", tt.in, got, severity, tt.want, tt.severity)
+		}
+	}
+}
+
+func TestDecideAliasGone(t *testing.T) {
+	for _, tt := range []struct {
+		in       aliasGoneInput
+		want     aliasGoneReason
+		severity alert.Severity
+	}{
+		{aliasGoneInput{all: true}, aliasUnused, ""},
+		{aliasGoneInput{}, aliasUnclear, ""},
+		{aliasGoneInput{listed: true}, aliasListed, alert.Medium},
+		{aliasGoneInput{listed: true, buckets: []string{"b"}}, aliasNamed, alert.High},
+	} {
+		if got, severity := decideAliasGone(tt.in); got != tt.want || severity != tt.severity {
+			t.Errorf("%+v: %q %q, want %q %q", tt.in, got, severity, tt.want, tt.severity)
+		}
+	}
+}
+
+func TestDecideMaterial(t *testing.T) {
+	soon, late := after(materialSoon-time.Hour), after(materialSoon+time.Hour)
+	for _, tt := range []struct {
+		expires  *time.Time
+		said     bool
+		want     materialReason
+		severity alert.Severity
+	}{
+		{nil, false, materialStays, ""},
+		{nil, true, materialDoubt, alert.Medium},
+		{&soon, true, materialSoonest, alert.High},
+		{&late, true, materialExpires, alert.Medium},
+		{&late, false, materialExpires, alert.Medium},
+	} {
+		if got, severity := decideMaterial(tt.expires, tt.said, noon); got != tt.want || severity != tt.severity {
+			t.Errorf("%v %v: %q %q, want %q %q", tt.expires, tt.said, got, severity, tt.want, tt.severity)
+		}
+	}
+}
+
+func TestDecideRotated(t *testing.T) {
+	ago := func(days ...int) (all []seenRotation) {
+		for _, d := range days {
+			all = append(all, seenRotation{At: after(-time.Duration(d) * 24 * time.Hour)})
+		}
+		return all
+	}
+	for _, tt := range []struct {
+		seen []seenRotation
+		want rotatedReason
+	}{
+		{nil, rotatedRarely},
+		{ago(1, 0), rotatedRarely},
+		{ago(2, 1, 0), rotatedOften},
+		{ago(90, 60, 0), rotatedRarely},
+		{ago(-1, -2, 0), rotatedRarely}, // an old event that comes late
+	} {
+		if got := decideRotated(tt.seen, noon); got != tt.want {
+			t.Errorf("%v: %q, want %q", tt.seen, got, tt.want)
+		}
+	}
+}
+
+func TestHourly(t *testing.T) {
+	var h hourly
+	h.add("10", "a")
+	if !h.has("10", "a") || h.has("10", "b") || h.has("11", "a") {
+		t.Error("the memory is wrong")
+	}
+	h.add("11", "b")
+	if h.has("10", "a") || !h.has("11", "b") {
+		t.Error("the hour that is over is remembered")
+	}
+	for i := range maxHourly + 1 {
+		h.add("11", string(rune(i)))
+	}
+	if len(h.ids) > maxHourly {
+		t.Errorf("%d ids are kept", len(h.ids))
+	}
+}
+
+func TestDecidePrimary(t *testing.T) {
+	if got, severity := decidePrimary("b", "a"); got != primaryLeft || severity != alert.Medium {
+		t.Errorf("%q %q", got, severity)
+	}
+	if got, severity := decidePrimary("a", "a"); got != primaryArrived || severity != alert.Info {
+		t.Errorf("%q %q", got, severity)
+	}
+}
