@@ -288,6 +288,7 @@ func (s *memorySink) Publish(_ context.Context, a alert.Alert) error {
 	}
 	if !slices.ContainsFunc(s.alerts, func(o alert.Alert) bool { return o.ID == a.ID }) {
 		s.alerts = append(s.alerts, a)
+		noteNext(a)
 	}
 	return nil
 }
