@@ -62,8 +62,8 @@ func (j JobAlerts) Completed(ctx context.Context, s reencrypt.Summary) error {
 	return j.publish(ctx, a)
 }
 
-// Stalled tells that a job stopped or made no progress for 30 minutes, once per
-// hour while that lasts.
+// Stalled tells that a job made no progress for 30 minutes, once per hour while that
+// lasts, or that it stopped, and again while that lasts.
 func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 	at := now()
 	a := j.alert(s, "stalled/"+at.Truncate(time.Hour).Format("20060102T15Z"))
@@ -71,7 +71,7 @@ func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 	verb := "makes no progress"
 	if s.State == reencrypt.StateStopped {
 		verb = "stopped"
-		a.ID = "job/" + s.Job + "/stopped"
+		a.ID, a.Ongoing = fmt.Sprintf("job/%s/stopped/%d", s.Job, s.Finished.Unix()), true
 	}
 	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s %s", s.Bucket, s.Prefix, verb)
 	a.Summary = fmt.Sprintf("So far %s looked at, %d moved.", objectVersions(s.Scanned), s.Moved)

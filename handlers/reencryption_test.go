@@ -72,3 +72,20 @@ func TestJobWarnings(t *testing.T) {
 		t.Errorf("alerts:\n%s", texts(got))
 	}
 }
+
+// A job that stopped is told again while it is so, which the sink sees to; one that stops
+// once more is another alert.
+func TestJobThatStopped(t *testing.T) {
+	sink := &memorySink{}
+	jobs := handlers.JobAlerts{Alerts: sink, Account: account, Region: region}
+	s := reencrypt.Summary{Job: "j1", Bucket: "orders-data", From: []string{"arn:old"}, To: "arn:new", State: reencrypt.StateStopped, Finished: time.Unix(1_800_000_000, 0)}
+	for _, finished := range []time.Time{s.Finished, s.Finished, s.Finished.Add(time.Hour)} {
+		s.Finished = finished
+		if err := jobs.Stalled(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := sink.take(); len(got) != 2 || !got[0].Ongoing || got[0].ID == got[1].ID {
+		t.Errorf("alerts:\n%s", texts(got))
+	}
+}

@@ -204,9 +204,13 @@ func TestStoppedJobContinues(t *testing.T) {
 		if len(w.told.stalled) != 1 || w.told.stalled[0].State != StateStopped {
 			t.Fatalf("told of %+v", w.told.stalled)
 		}
+		w.must(e.Resume(t.Context(), time.Now())) // a sweep
+		if len(w.told.stalled) != 2 || !w.told.stalled[1].Finished.Equal(w.told.stalled[0].Finished) {
+			t.Errorf("a job that is still stopped is told of: %+v", w.told.stalled)
+		}
 		w.must(e.Continue(t.Context(), jobs[0]))
 		f.work()
-		if len(w.told.stalled) != 2 {
+		if len(w.told.stalled) != 3 {
 			t.Errorf("a job that stops again is told of: %+v", w.told.stalled)
 		}
 		w.aws.SetIdentityPolicy("worker", nil)

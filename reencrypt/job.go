@@ -367,7 +367,8 @@ func (e *Engine) stop(ctx context.Context, id, cause string) error {
 	return e.tell(ctx, stopped)
 }
 
-// tell tells the observer of a job that is complete or stopped, unless it was told.
+// tell tells the observer of a job that is complete, unless it was told, or that has
+// stopped: of that with each sweep, for as long as it lasts.
 func (e *Engine) tell(ctx context.Context, j jobDoc) error {
 	if j.State != StateComplete && j.State != StateStopped {
 		return nil
@@ -375,7 +376,7 @@ func (e *Engine) tell(ctx context.Context, j jobDoc) error {
 	var open openDoc
 	etag, err := e.opt.Store.Get(ctx, openKey(j.ID), &open)
 	switch {
-	case errors.Is(err, state.ErrNotFound), err == nil && open.Told == string(j.State):
+	case errors.Is(err, state.ErrNotFound), err == nil && j.State == StateComplete && open.Told == string(j.State):
 		return nil
 	case err != nil:
 		return err
@@ -383,6 +384,9 @@ func (e *Engine) tell(ctx context.Context, j jobDoc) error {
 	if j.State == StateStopped {
 		if err := e.opt.Observer.Stalled(ctx, j.summary()); err != nil {
 			return fmt.Errorf("tell that job %s stopped: %w", j.ID, err)
+		}
+		if open.Told == string(j.State) {
+			return nil
 		}
 		// It stays open: a newer move of its alias takes over from it.
 		open.Told = string(j.State)

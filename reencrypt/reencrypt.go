@@ -189,7 +189,8 @@ type Observer interface {
 	Warned(ctx context.Context, s Summary) error
 	// Completed is told of a job that is complete.
 	Completed(ctx context.Context, s Summary) error
-	// Stalled is told of a job that stopped, or made no progress for 30 minutes.
+	// Stalled is told of a job that made no progress for 30 minutes, or that stopped:
+	// of that again by each Resume while it lasts.
 	Stalled(ctx context.Context, s Summary) error
 }
 
