@@ -111,7 +111,7 @@ var checks = map[string]func(string) error{
 	"JOBS_QUEUE_URL":               absoluteURL,
 	"ALERT_TOPIC_ARN":              topicARN,
 	"ALERT_FORMATS":                func(s string) error { _, err := parseTopics("", s); return err },
-	"ALERT_GROUP_WAIT":             duration(0, 10*time.Minute),
+	"ALERT_GROUP_WAIT":             duration(time.Second, 10*time.Minute),
 	"ALERT_GROUP_INTERVAL":         duration(0, 10*time.Minute),
 	"ALERT_REPEAT_INTERVAL":        duration(0, 30*24*time.Hour),
 	"STATE_BUCKET":                 matching(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`, "a bucket's name, without s3://"),
