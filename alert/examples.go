@@ -68,7 +68,7 @@ func Examples(at time.Time) []Alert {
 
 	return []Alert{
 		rotation, together, deletion,
-		example(KindContainment, Critical, "PutKeyPolicy", "Key alias/payments was opened to everyone, or to an account that is not trusted", func(a *Alert) {
+		example(KindContainment, Critical, "PutKeyPolicy", "Key alias/payments was opened: everyone, in any AWS account, may kms:Decrypt", func(a *Alert) {
 			a.Key.State = "Disabled"
 			a.Summary = "Admin/mallory called PutKeyPolicy and is none of the roles that may open keys (CMKEEPER_CONTAIN_ALLOWED_ROLES). How it is open is in the findings."
 			a.Risk = "While the key is Enabled, whoever it was opened to can use it. While it is Disabled nobody can, and nothing encrypted under it can be read."

@@ -130,14 +130,14 @@ func (a approval) tell(to *alert.Alert, days int) {
 	switch {
 	case a.record != nil:
 		to.Severity = alert.Medium
-		to.Summary += fmt.Sprintf(" %s approved it at %s with a waiting period of %d days.", a.record.By, a.record.At.UTC().Format(time.DateTime+" MST"), a.record.Days)
+		to.Summary += fmt.Sprintf(" %s approved it at %s with a waiting period of %d days.", a.record.By, timeText(a.record.At), a.record.Days)
 		to.Action.Description = "Nothing was undone: cmkeeper retire schedule found the key free and recorded this deletion before it was scheduled."
 		if len(a.record.Accepted) > 0 {
 			to.Facts = append(to.Facts, alert.Fact{Name: "not known, and accepted by the approval", Values: a.record.Accepted})
 		}
 	case a.tag == approvalHolds:
 		to.Severity = alert.Info
-		to.Summary += fmt.Sprintf(" The key's tag %s=%s approves it; sweeps have found it since %s.", approvalTag, a.value, a.since.UTC().Format(time.DateTime+" MST"))
+		to.Summary += fmt.Sprintf(" The key's tag %s=%s approves it; sweeps have found it since %s.", approvalTag, a.value, timeText(a.since))
 		to.Action.Description = "Nothing was undone: the deletion is approved by the key's tag. Nobody checked what hangs on the key; that is listed below."
 	case a.tag != approvalNone:
 		to.Facts = append(to.Facts, alert.Fact{Name: "approval by tag", Values: []string{a.tag.text(a.value, days)}})

@@ -52,7 +52,7 @@ func lookedAt(name, source string, at time.Time, values []string, err error) ale
 	case len(values) == 0:
 		values = []string{"none"}
 	}
-	return alert.Fact{Name: name, Source: source + ", " + at.UTC().Format(time.DateTime+" MST"), Values: values}
+	return alert.Fact{Name: name, Source: source + ", " + timeText(at), Values: values}
 }
 
 func (r *Router) aliasesOf(ctx context.Context, key inventory.Key) alert.Fact {
@@ -112,7 +112,7 @@ func scanText(j reencrypt.Summary, keyARN string) string {
 	if j.State != reencrypt.StateComplete {
 		return text
 	}
-	text += fmt.Sprintf(" since %s and moved %d", j.Finished.UTC().Format(time.DateTime+" MST"), j.Moved)
+	text += fmt.Sprintf(" since %s and moved %d", timeText(j.Finished), j.Moved)
 	if left := j.Refused + j.Failed; where == "off" && left > 0 {
 		text += fmt.Sprintf("; %d were left on their old keys", left)
 	}

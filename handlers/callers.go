@@ -92,7 +92,7 @@ func callers(found []types.Event, us Identity) []string {
 		if s.n > 1 {
 			times = fmt.Sprintf("%d times, last at", s.n)
 		}
-		text := fmt.Sprintf("%s: %s %s %s", s.who, s.operation, times, s.last.UTC().Format(time.DateTime+" MST"))
+		text := fmt.Sprintf("%s: %s %s %s", s.who, s.operation, times, timeText(s.last))
 		if len(s.refused) > 0 {
 			text += "; refused with " + strings.Join(s.refused, ", ")
 		}

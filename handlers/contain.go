@@ -318,6 +318,9 @@ func (r *Router) containAlert(ctx context.Context, e events.Event, key inventory
 	a.Findings = worstFirst(a.Findings)
 	name := shortName(a.Key)
 	a.Title = "Key " + name + " was opened to everyone, or to an account that is not trusted"
+	if len(a.Findings) > 0 {
+		a.Title = "Key " + name + " was opened: " + strings.TrimSuffix(a.Findings[0].Message, ".")
+	}
 	a.Summary = fmt.Sprintf("%s called %s and is none of the roles that may open keys (CMKEEPER_CONTAIN_ALLOWED_ROLES). How it is open is in the findings.", who(e), e.Name)
 	if e.Name == opEnableKey {
 		a.Title = "Key " + name + " was enabled again while it is still open"
@@ -343,18 +346,20 @@ func (r *Router) containAlert(ctx context.Context, e events.Event, key inventory
 
 // containText says what was decided where nothing is done now.
 func containText(plan containPlan) string {
-	when := func() string {
-		return plan.doc.repairOf(reactionContain, plan.rep.By).At.UTC().Format(time.DateTime + " MST")
-	}
+	mine := plan.doc.repairOf(reactionContain, plan.rep.By)
 	switch plan.reason {
 	case containDone:
-		return "cmkeeper disabled the key at " + plan.doc.Contained.At.UTC().Format(time.DateTime+" MST") + "."
+		when, state := timeText(plan.doc.Contained.At), plan.doc.States[len(plan.doc.States)-1].State
+		if mine == nil || !mine.Done {
+			return fmt.Sprintf("cmkeeper began to disable the key at %s and was interrupted. It is %s now.", when, state)
+		}
+		return fmt.Sprintf("cmkeeper disabled the key at %s. It is %s now.", when, state)
 	case containUndone:
-		return "cmkeeper disabled the key at " + when() + ". Somebody has enabled it again since, and it was left so."
+		return "cmkeeper disabled the key at " + timeText(mine.At) + ". Somebody has enabled it again since, and it was left so."
 	case containEnabled:
 		return "The key was left Enabled: whoever enabled it is not the one who opened it, and has the last word."
 	case containFlapping:
-		return fmt.Sprintf("The key was left Enabled: it was disabled too often within the hour. cmkeeper stays out of it until %s.", plan.doc.circuitOf(reactionContain).closes().UTC().Format(time.DateTime+" MST"))
+		return fmt.Sprintf("The key was left Enabled: it was disabled too often within the hour. cmkeeper stays out of it until %s.", timeText(plan.doc.circuitOf(reactionContain).closes()))
 	case containInUse:
 		return "The key was left Enabled, because it is in use: " + strings.Join(append(plan.use.why, plan.use.unknown...), "; ") + ". With CMKEEPER_CONTAIN_IN_USE it would be disabled all the same."
 	case containUnknown:

@@ -72,7 +72,7 @@ func (r *Router) remindOfDeletion(ctx context.Context, e events.Event, key inven
 	a.ID, a.Severity = id, reminderSeverity(before)
 	a.Title = fmt.Sprintf("Key %s will be deleted in %s", shortName(a.Key), span(key.DeletionDate.Sub(at)))
 	a.Summary = fmt.Sprintf("This is a reminder. KMS will delete the key on %s. It was first seen %s at %s.",
-		key.DeletionDate.UTC().Format(time.DateTime+" MST"), key.State, pending.At.UTC().Format(time.DateTime+" MST"))
+		timeText(*key.DeletionDate), key.State, timeText(pending.At))
 	if pending.Of != nil {
 		a.Summary += fmt.Sprintf(" %s scheduled that.", pending.Of.Name)
 	}
@@ -101,7 +101,7 @@ func (r *Router) remindOfExpiry(ctx context.Context, e events.Event, key invento
 	a.ID, a.Severity = id, reminderSeverity(before)
 	a.Key = r.describe(ctx, key, doc)
 	a.Title = fmt.Sprintf("Imported key material of %s expires in %s", shortName(a.Key), span(key.MaterialExpires.Sub(at)))
-	a.Summary = fmt.Sprintf("This is a reminder. KMS deletes the key's imported material on %s.", key.MaterialExpires.UTC().Format(time.DateTime+" MST"))
+	a.Summary = fmt.Sprintf("This is a reminder. KMS deletes the key's imported material on %s.", timeText(*key.MaterialExpires))
 	a.Risk = "From then on nothing encrypted under the key can be read, until the same material is imported again. AWS has no copy of it."
 	a.Action = alert.Action{Mode: string(r.config.Deletion), Status: alert.StatusNone, Description: "cmkeeper has no key material to import."}
 	a.Next = r.importAgain(key.ARN)
