@@ -70,7 +70,7 @@ func (p *Policy) rules() []rule {
 		c.about, c.rest = s.about()
 		c.rest = sorted(lowered(c.rest))
 		for _, condition := range s.Conditions {
-			c.terms = append(c.terms, condition.term())
+			c.terms = append(c.terms, condition.term(p.variables()))
 		}
 		if s.NotPrincipal {
 			list = append(list, rule{c, everyone})
@@ -104,6 +104,9 @@ func (c *clause) where() string {
 			joint = " when "
 		}
 		text += joint + condition.Operator + " " + condition.Key + " " + strings.Join(sorted(condition.Values), " or ")
+		if c.terms[i].literal {
+			text += " (taken literally in this policy's version)"
+		}
 	}
 	return text
 }

@@ -121,6 +121,11 @@ func TestDiff(t *testing.T) {
 		{"an ARN that a pattern stands for", allow(roleX, `"kms:Decrypt"`, `,"Condition":{"ArnEquals":{"k":"arn:aws:s3:::a-b"}}`), allow(roleX, `"kms:Decrypt"`, `,"Condition":{"ArnLike":{"k":["arn:aws:s3:::a-*","arn:aws:sqs:*:1:a"]}}`), []Change{
 			{Added, "S", true, x + " may now kms:Decrypt when ArnLike k arn:aws:s3:::a-* or arn:aws:sqs:*:1:a (before: kms:Decrypt when ArnEquals k arn:aws:s3:::a-b)"},
 		}},
+		{"variables that are none any more", allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringEquals":{"k":"${aws:username}"}}`), strings.Replace(allow(roleX, `"kms:Decrypt"`, `,"Condition":{"StringEquals":{"k":"${aws:username}"}}`), "2012-10-17", "2008-10-17", 1), []Change{
+			{Added, "S", true, x + " may now kms:Decrypt when StringEquals k ${aws:username} (taken literally in this policy's version)"},
+			{Removed, "S", false, x + " may no longer kms:Decrypt when StringEquals k ${aws:username}"},
+		}},
+		{"another version", document(root), strings.Replace(document(root), "2012-10-17", "2008-10-17", 1), nil},
 		{"deny with an exception", document(root, `{"Sid":"D","Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"444455556666"}}}`), document(root, `{"Sid":"D","Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":["444455556666","222233334444"]}}}`), []Change{
 			{Removed, "D", true, "everyone is no longer denied kms:* when StringNotEquals aws:PrincipalAccount 444455556666 (still: kms:* when StringNotEquals aws:PrincipalAccount 222233334444 or 444455556666)"},
 		}},
@@ -270,7 +275,11 @@ func rewrite(t *testing.T, p *Policy) []byte {
 		}
 		statements = append(statements, out)
 	}
-	data, err := json.Marshal(map[string]any{"Statement": statements})
+	out := map[string]any{"Statement": statements}
+	if p.Version != "" {
+		out["Version"] = p.Version
+	}
+	data, err := json.Marshal(out)
 	if err != nil {
 		t.Fatal(err)
 	}

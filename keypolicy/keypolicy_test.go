@@ -42,7 +42,7 @@ func TestParse(t *testing.T) {
 			"Condition": {"Bool": {"kms:GrantIsForAWSResource": true}, "NumericLessThan": {"x": [1, 2.5]}, "ForAllValues:StringEquals": {"k": ["a", "b"]}}
 		}
 	}`)
-	want := &Policy{Statements: []Statement{{
+	want := &Policy{Version: "2012-10-17", Statements: []Statement{{
 		Label: "#1",
 		Principals: []Principal{
 			{"AWS", "*"}, {"AWS", own}, {"AWS", "arn:aws:iam::444455556666:role/a"}, {"Service", "s3.amazonaws.com"},

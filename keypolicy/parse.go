@@ -10,8 +10,14 @@ import (
 
 // Policy is a parsed key policy.
 type Policy struct {
+	// Version is "" where it is not there, which means 2008-10-17.
+	Version    string
 	Statements []Statement
 }
+
+// variables reports whether policy variables such as ${aws:ResourceAccount} stand
+// for anything. In the old version they are taken literally.
+func (p *Policy) variables() bool { return p.Version == "2012-10-17" }
 
 // Statement is one rule of a policy.
 type Statement struct {
@@ -94,9 +100,9 @@ func parse(document []byte) (*Policy, error) {
 	err = r.members(strings.ToLower, func(name string) error {
 		switch strings.ToLower(name) {
 		case "version":
-			version, err := r.word()
-			if err == nil && version != "2012-10-17" && version != "2008-10-17" {
-				return fmt.Errorf("policy version %.20q: want 2012-10-17 or 2008-10-17", version)
+			var err error
+			if p.Version, err = r.word(); err == nil && p.Version != "2012-10-17" && p.Version != "2008-10-17" {
+				return fmt.Errorf("policy version %.20q: want 2012-10-17 or 2008-10-17", p.Version)
 			}
 			return err
 		case "id":

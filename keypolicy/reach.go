@@ -27,7 +27,10 @@ func (p *Policy) analyse(c Context) *analysis {
 		if s.ignored() || s.Deny && !s.isSurelyFor(c.KeyARN) || !s.isFor(c.KeyARN) || s.isForNobody() {
 			continue
 		}
-		st := statement{Statement: s, conditions: takeApart(s.Conditions, c.Account)}
+		st := statement{Statement: s}
+		for _, condition := range s.Conditions {
+			st.conditions = append(st.conditions, condition.takeApart(p.variables(), c.Account))
+		}
 		st.about, st.rest = s.about()
 		for i := range st.conditions {
 			st.throughServices = st.throughServices || st.conditions[i].namesServices()
@@ -160,7 +163,7 @@ func (st *statement) named(list []string) []string {
 			switch c.key {
 			case sourceARN, callerARN:
 				v = arnAccount(v)
-			case context:
+			case contextPair:
 				if !isAccountID(v) {
 					v = arnAccount(v)
 				}

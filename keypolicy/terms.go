@@ -16,14 +16,14 @@ type term struct {
 	wild     bool
 }
 
-func (c Condition) term() term {
-	t := term{condition: c.takeApart(""), key: conditionKey(c.Key)}
+func (c Condition) term(variables bool) term {
+	t := term{condition: c.takeApart(variables, ""), key: conditionKey(c.Key)}
 	t.values = sorted(c.Values)
 	t.operator = strings.TrimSuffix(strings.ToLower(c.Operator), "ifexists")
 	switch t.test {
 	case boolean, null:
 		t.values = sorted(lowered(c.Values))
-	case pattern:
+	case wildcard:
 		t.operator, t.wild = strings.Replace(t.operator, "like", "equals", 1), true
 	}
 	return t
@@ -31,11 +31,11 @@ func (c Condition) term() term {
 
 // implies reports whether the other term holds wherever this one does.
 func (t term) implies(other term) bool {
-	if t.key != other.key || t.operator != other.operator || t.missing() > other.missing() {
+	if t.key != other.key || t.operator != other.operator || t.literal != other.literal || t.missing() > other.missing() {
 		return false
 	}
 	switch t.test {
-	case exact, pattern, address, boolean:
+	case exact, wildcard, address, boolean:
 		// One that wants none of some values wants none of fewer.
 		narrow, wide := t, other
 		if t.negated {
@@ -87,5 +87,5 @@ func (t term) reaches(other term) bool {
 // divisible reports whether the term is the same as one term for each of its
 // values, of which one must hold.
 func (t term) divisible() bool {
-	return len(t.values) > 1 && !t.negated && !t.forAll && (t.test == exact || t.test == pattern || t.test == address || t.test == boolean)
+	return len(t.values) > 1 && !t.negated && !t.forAll && (t.test == exact || t.test == wildcard || t.test == address || t.test == boolean)
 }
