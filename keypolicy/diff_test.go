@@ -294,3 +294,37 @@ func reversed(list []string) []string {
 	}
 	return list
 }
+
+// FuzzDiff checks that the difference of two policies is the same both ways.
+func FuzzDiff(f *testing.F) {
+	f.Add([]byte(document(root)), []byte(document(root, `{"Effect":"Allow","Principal":"*","NotAction":["kms:Decrypt","kms:X"],"Resource":"*","Condition":{"StringLike":{"a":["1*","2"]},"NumericLessThan":{"b":3}}}`)))
+	f.Add([]byte(document(`{"Effect":"Deny","NotPrincipal":{"AWS":"444455556666"},"Action":["kms:*","kms:Y*"],"Resource":"r","Condition":{"ArnNotLike":{"aws:PrincipalArn":["arn:aws:iam::1:*","${x}"]}}}`)),
+		[]byte(`{"Statement":{"Effect":"Deny","Principal":{"Service":"a","AWS":["*","b"]},"Action":"kms:y1","Resource":["r","*"],"Condition":{"Null":{"k":true}}}}`))
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		p, err := Parse(a)
+		if err != nil {
+			return
+		}
+		q, err := Parse(b)
+		if err != nil {
+			return
+		}
+		count := func(list []Change) (counts [2][2]int) {
+			for _, c := range list {
+				kind, wide := 0, 0
+				if c.Kind == Removed {
+					kind = 1
+				}
+				if c.Widens {
+					wide = 1
+				}
+				counts[kind][wide]++
+			}
+			return counts
+		}
+		forth, back := count(Diff(p, q)), count(Diff(q, p))
+		if forth[0][0] != back[1][1] || forth[0][1] != back[1][0] || forth[1][0] != back[0][1] || forth[1][1] != back[0][0] {
+			t.Fatalf("forth %v, back %v\n%s\n%s", Diff(p, q), Diff(q, p), a, b)
+		}
+	})
+}
