@@ -3,6 +3,7 @@ package alert
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"strings"
 	"time"
 
@@ -71,8 +72,7 @@ const (
 )
 
 // What makes an incident of the calls that an actor made within a period: so many
-// different events of severity medium or above, or so many keys that were
-// disabled or whose deletion was scheduled, of severity high or above.
+// different dangerous events, or so many keys that may be lost.
 const (
 	incidentEvents = 3
 	incidentKeys   = 3
@@ -88,16 +88,17 @@ const (
 )
 
 // marks are what is noted of a period, each as the name of an object:
-// "critical/ScheduleKeyDeletion" (an event of this severity came), "key/…" (a key that
-// may be lost), "incident".
+// "high/policy-PutKeyPolicy" and "critical/deletion-ScheduleKeyDeletion" (an alert of this
+// severity, kind and event came, and the first was told at once), "danger/DisableKey" (a
+// dangerous event), "key/…" (a key that may be lost), "incident".
 type marks map[string]bool
 
 const (
-	markIncident = "incident"
+	markHigh     = "high/"
+	markCritical = "critical/"
+	markDanger   = "danger/"
 	markKey      = "key/"
-	// markContainment ends an event's mark for what is told of its containment. No
-	// name of an event has it: a dot in one is escaped.
-	markContainment = ".containment"
+	markIncident = "incident"
 )
 
 type placeDecision struct {
@@ -110,82 +111,66 @@ type placeDecision struct {
 
 // decidePlace decides when an alert is told.
 func decidePlace(a Alert, m marks) placeDecision {
-	event := state.Segment(a.EventName)
-	if a.Kind == KindContainment { // people have to know at once that a key was disabled, whatever they know of the event
-		event += markContainment
-	}
+	// One event may have alerts of several kinds, and each is news.
+	high, critical := markHigh+state.Segment(string(a.Kind)+"-"+a.EventName), markCritical+state.Segment(string(a.Kind)+"-"+a.EventName)
 	own := ""
-	if a.Severity.AtLeast(Medium) {
-		own = string(a.Severity.class()) + "/" + event
+	switch {
+	case a.Severity.AtLeast(Critical):
+		own = critical
+	case a.Severity.AtLeast(High):
+		own = high
 	}
 	var notes []string
-	if own != "" && !m[own] {
-		notes = append(notes, own)
+	if danger := markDanger + state.Segment(a.EventName); isDangerous(a) && !m[danger] {
+		notes = append(notes, danger)
 	}
 	if losesKey(a) {
-		if key := markKey + state.Segment(a.Key.ARN); !m[key] && m.keys() < incidentKeys {
+		if key := markKey + state.Segment(a.Key.ARN); !m[key] && m.count(markKey) < incidentKeys {
 			notes = append(notes, key)
 		}
 	}
-	after := marks{}
-	for name := range m {
-		after[name] = true
-	}
-	for _, name := range notes {
-		after[name] = true
-	}
-	told := m[string(High)+"/"+event] || m[string(Critical)+"/"+event]
-	urgent := a.Severity.AtLeast(High) && !told || a.Severity.AtLeast(Critical) && !m.critical()
-	switch {
-	case !m[markIncident] && a.hasActor() && a.Severity.AtLeast(Medium) && (len(after.events()) >= incidentEvents || after.keys() >= incidentKeys):
-		return placeDecision{reason: placeIncident, notes: notes}
-	case m[markIncident]: // people know: only what is worst is worth another message at once
+	urgent := own != "" && !m[high] && !m[critical] || a.Severity.AtLeast(Critical) && m.count(markCritical) == 0
+	if m[markIncident] { // people know: only what is worst is worth another message at once
 		urgent = a.Severity.AtLeast(Critical) && !m[own]
 	}
-	if !urgent {
-		return placeDecision{reason: placeCollect, notes: notes}
-	}
-	d := placeDecision{reason: placeFirst, claim: own}
+	after := maps.Clone(m)
 	for _, name := range notes {
-		if name != own {
-			d.notes = append(d.notes, name)
-		}
+		after[name] = true
 	}
-	return d
+	incident := !m[markIncident] && isDangerous(a) && (after.count(markDanger) >= incidentEvents || after.count(markKey) >= incidentKeys)
+	switch {
+	case urgent && !incident:
+		return placeDecision{reason: placeFirst, claim: own, notes: notes}
+	case own != "" && !m[own]:
+		notes = append(notes, own)
+	}
+	if incident {
+		return placeDecision{reason: placeIncident, notes: notes}
+	}
+	return placeDecision{reason: placeCollect, notes: notes}
 }
 
-// class is the severity as the marks have it: a word that is none of the severities is critical.
-func (s Severity) class() Severity {
-	for _, known := range []Severity{Critical, High, Medium, Low} {
-		if s.AtLeast(known) {
-			return known
-		}
+// isDangerous reports whether an alert counts towards an incident: an actor did something
+// that is of severity medium or above. Who needs a key that somebody else disabled did
+// nothing, and what is new can be wrong but takes nothing away.
+func isDangerous(a Alert) bool {
+	switch {
+	case !a.hasActor(), !a.Severity.AtLeast(Medium), a.Kind == KindUse:
+		return false
+	case a.Kind == KindGrant, a.Kind == KindAlias:
+		return true
 	}
-	return Info
+	return !strings.HasPrefix(a.EventName, "Create")
 }
 
 // losesKey reports whether an alert is about a key that cannot be used, or will not exist.
 func losesKey(a Alert) bool {
 	switch a.EventName {
 	case "ScheduleKeyDeletion", "DisableKey", "DeleteImportedKeyMaterial":
-		return a.Key != nil && a.Key.ARN != "" && a.Severity.AtLeast(High)
+		return a.Key != nil && a.Key.ARN != "" && a.Kind != KindAccess && a.Severity.AtLeast(High)
 	}
 	return false
 }
-
-// events are the different events of severity medium and above.
-func (m marks) events() map[string]bool {
-	events := map[string]bool{}
-	for name := range m {
-		if class, event, ok := strings.Cut(name, "/"); ok && class+"/" != markKey {
-			events[strings.TrimSuffix(event, markContainment)] = true
-		}
-	}
-	return events
-}
-
-func (m marks) keys() int      { return m.count(markKey) }
-func (m marks) critical() bool { return m.count(string(Critical)+"/") > 0 }
 
 func (m marks) count(prefix string) int {
 	n := 0

@@ -79,6 +79,10 @@ func TestDecidePlace(t *testing.T) {
 		return all
 	}
 	key := func(id string) string { return "key/arn.3Aaws.3Akms.3Aus-east-1.3A111122223333.3Akey.2F" + id }
+	kind := func(a Alert, k Kind) Alert {
+		a.Kind = k
+		return a
+	}
 	sweep := call("Sweep", High, "k")
 	sweep.Actor = nil
 	contained := call("PutKeyPolicy", Critical, "k")
@@ -90,30 +94,32 @@ func TestDecidePlace(t *testing.T) {
 		want  placeDecision
 	}{
 		{"low", call("RotateKey", Info, "k"), m(), placeDecision{reason: placeCollect}},
-		{"medium, of which there may be an incident", call("UpdateAlias", Medium, "k"), m(), placeDecision{reason: placeCollect, notes: []string{"medium/UpdateAlias"}}},
-		{"the first of its event", call("PutKeyPolicy", High, "k"), m(), placeDecision{reason: placeFirst, claim: "high/PutKeyPolicy"}},
-		{"the second", call("PutKeyPolicy", High, "k"), m("high/PutKeyPolicy"), placeDecision{reason: placeCollect}},
-		{"high where lower ones are collected", call("PutKeyPolicy", High, "k"), m("medium/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "high/PutKeyPolicy"}},
-		{"critical after high", call("PutKeyPolicy", Critical, "k"), m("high/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/PutKeyPolicy"}},
-		{"critical after critical", call("PutKeyPolicy", Critical, "k"), m("critical/PutKeyPolicy"), placeDecision{reason: placeCollect}},
-		{"critical after another critical", call("PutKeyPolicy", Critical, "k"), m("high/PutKeyPolicy", "critical/DisableKey"), placeDecision{reason: placeCollect, notes: []string{"critical/PutKeyPolicy"}}},
-		{"another event", call("ScheduleKeyDeletion", Critical, "k"), m("high/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/ScheduleKeyDeletion", notes: []string{key("k")}}},
-		{"a severity that is none", call("PutKeyPolicy", "hgih", "k"), m(), placeDecision{reason: placeFirst, claim: "critical/PutKeyPolicy"}},
-		{"what was done at once about an event that is known", contained, m("critical/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/PutKeyPolicy.containment"}},
-		{"and again", contained, m("critical/PutKeyPolicy", "critical/PutKeyPolicy.containment"), placeDecision{reason: placeCollect}},
-		{"which is no other event", call("ScheduleKeyDeletion", Critical, "k"), m("critical/PutKeyPolicy", "critical/PutKeyPolicy.containment"), placeDecision{reason: placeFirst, claim: "critical/ScheduleKeyDeletion", notes: []string{key("k")}}},
+		{"medium", call("UpdateAlias", Medium, "k"), m(), placeDecision{reason: placeCollect, notes: []string{"danger/UpdateAlias"}}},
+		{"the first of its event", call("PutKeyPolicy", High, "k"), m(), placeDecision{reason: placeFirst, claim: "high/policy-PutKeyPolicy", notes: []string{"danger/PutKeyPolicy"}}},
+		{"the second", call("PutKeyPolicy", High, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeCollect}},
+		{"high where lower ones are collected", call("PutKeyPolicy", High, "k"), m("danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "high/policy-PutKeyPolicy"}},
+		{"critical after high", call("PutKeyPolicy", Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/policy-PutKeyPolicy"}},
+		{"critical after critical", call("PutKeyPolicy", Critical, "k"), m("critical/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeCollect}},
+		{"critical after another critical", call("PutKeyPolicy", Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy", "critical/policy-DisableKey"), placeDecision{reason: placeCollect, notes: []string{"critical/policy-PutKeyPolicy"}}},
+		{"another event", call("ScheduleKeyDeletion", Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/policy-ScheduleKeyDeletion", notes: []string{"danger/ScheduleKeyDeletion", key("k")}}},
+		{"another kind of alert about the event", kind(call("PutKeyPolicy", High, "k"), KindGuard), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "high/guard-PutKeyPolicy"}},
+		{"a severity that is none", call("PutKeyPolicy", "hgih", "k"), m(), placeDecision{reason: placeFirst, claim: "critical/policy-PutKeyPolicy", notes: []string{"danger/PutKeyPolicy"}}},
 
-		{"the third event", call("ScheduleKeyDeletion", Critical, "k"), m("high/PutKeyPolicy", "medium/UpdateAlias"), placeDecision{reason: placeIncident, notes: []string{"critical/ScheduleKeyDeletion", key("k")}}},
-		{"the third event, but harmless", call("RotateKey", Low, "k"), m("high/PutKeyPolicy", "medium/UpdateAlias"), placeDecision{reason: placeCollect}},
-		{"one event of several severities is one", call("PutKeyPolicy", Critical, "k"), m("high/PutKeyPolicy", "medium/PutKeyPolicy", "high/DisableKey"), placeDecision{reason: placeFirst, claim: "critical/PutKeyPolicy"}},
-		{"the third key", call("DisableKey", Critical, "c"), m("critical/DisableKey", key("a"), key("b")), placeDecision{reason: placeIncident, notes: []string{key("c")}}},
-		{"a key again", call("DisableKey", Critical, "b"), m("critical/DisableKey", key("a"), key("b")), placeDecision{reason: placeCollect}},
-		{"a deletion that was approved", call("ScheduleKeyDeletion", Medium, "c"), m("medium/ScheduleKeyDeletion", key("a"), key("b")), placeDecision{reason: placeCollect}},
-		{"what sweeps find is no incident", sweep, m("high/A", "high/B", "high/C"), placeDecision{reason: placeFirst, claim: "high/Sweep"}},
+		{"the third event", call("ScheduleKeyDeletion", Critical, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeIncident, notes: []string{"danger/ScheduleKeyDeletion", key("k"), "critical/policy-ScheduleKeyDeletion"}}},
+		{"the third event, of severity medium", call("UpdateAlias", Medium, "k"), m("danger/PutKeyPolicy", "danger/DisableKey"), placeDecision{reason: placeIncident, notes: []string{"danger/UpdateAlias"}}},
+		{"the third event, but harmless", call("RotateKey", Low, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeCollect}},
+		{"something new is no danger", call("CreateKey", High, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeFirst, claim: "high/policy-CreateKey"}},
+		{"but a grant is", kind(call("CreateGrant", High, "k"), KindGrant), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeIncident, notes: []string{"danger/CreateGrant", "high/grant-CreateGrant"}}},
+		{"whoever needs a dead key did nothing", kind(call("Decrypt", High, "k"), KindUse), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeFirst, claim: "high/use-Decrypt"}},
+		{"the third key", call("DisableKey", Critical, "c"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), placeDecision{reason: placeIncident, notes: []string{key("c")}}},
+		{"a key again", call("DisableKey", Critical, "b"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), placeDecision{reason: placeCollect}},
+		{"a key that AWS refused to disable", kind(call("DisableKey", High, "c"), KindAccess), m("high/access-DisableKey", "danger/DisableKey", key("a"), key("b")), placeDecision{reason: placeCollect}},
+		{"a deletion that was approved", call("ScheduleKeyDeletion", Medium, "c"), m("danger/ScheduleKeyDeletion", key("a"), key("b")), placeDecision{reason: placeCollect}},
+		{"what sweeps find is no incident", sweep, m("danger/A", "danger/B", "danger/C"), placeDecision{reason: placeFirst, claim: "high/policy-Sweep"}},
 
-		{"after an incident", call("CreateGrant", High, "k"), m("incident", "high/A", "high/B"), placeDecision{reason: placeCollect, notes: []string{"high/CreateGrant"}}},
-		{"the worst after an incident", call("ScheduleKeyDeletion", Critical, "k"), m("incident", "high/A", key("k")), placeDecision{reason: placeFirst, claim: "critical/ScheduleKeyDeletion"}},
-		{"and again", call("ScheduleKeyDeletion", Critical, "k"), m("incident", "critical/ScheduleKeyDeletion", key("k")), placeDecision{reason: placeCollect}},
+		{"after an incident", call("RevokeGrant", High, "k"), m("incident", "danger/A", "danger/B"), placeDecision{reason: placeCollect, notes: []string{"danger/RevokeGrant", "high/policy-RevokeGrant"}}},
+		{"the worst after an incident", call("ScheduleKeyDeletion", Critical, "k"), m("incident", "danger/ScheduleKeyDeletion", key("k")), placeDecision{reason: placeFirst, claim: "critical/policy-ScheduleKeyDeletion"}},
+		{"and again", call("ScheduleKeyDeletion", Critical, "k"), m("incident", "critical/policy-ScheduleKeyDeletion", "danger/ScheduleKeyDeletion", key("k")), placeDecision{reason: placeCollect}},
 	} {
 		if diff := cmp.Diff(tt.want, decidePlace(tt.in, tt.marks), cmp.AllowUnexported(placeDecision{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.what, diff)
