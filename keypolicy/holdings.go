@@ -69,15 +69,15 @@ func (a *analysis) judgeHoldings(held holdings) []Finding {
 			found = append(found, h.bothHands())
 		}
 		if all.has(createGrant) && !all.has(putKeyPolicy) {
-			if st := a.bare(h, createGrant); st != nil {
+			if st, _ := a.bare(h, createGrant); st != nil {
 				found = append(found, newFinding(UnconstrainedGrants, Medium, st.Label, h.who.ID,
 					h.name+" may make grants of anything to anybody: no condition such as kms:GrantIsForAWSResource, kms:GrantOperations or kms:GranteePrincipal binds them"))
 			}
 		}
 		if all&critical != 0 && strings.Contains(h.arn, ":user/") {
-			if st := a.bare(h, critical); st != nil {
+			if st, as := a.bare(h, critical); st != nil {
 				found = append(found, newFinding(CriticalWithoutMFA, Low, st.Label, h.who.ID,
-					fmt.Sprintf("%s may %s without MFA, so a stolen access key is enough", h.name, joinSome((all&critical).names()))))
+					fmt.Sprintf("%s may %s without MFA, so a stolen access key is enough", h.name, joinSome(as.names()))))
 			}
 		}
 	}
@@ -110,13 +110,16 @@ func (h *holder) first(is func(holding) bool) *statement {
 	return nil
 }
 
-// bare returns the first statement that lets the holder do some of the actions
-// by a bare call.
-func (a *analysis) bare(h *holder, as actions) *statement {
+// bare returns which of the actions the holder may do by a bare call, and the
+// first statement that lets it.
+func (a *analysis) bare(h *holder, of actions) (first *statement, as actions) {
 	s := h.subject
 	s.bare, s.insider = true, true
-	return h.first(func(one holding) bool {
+	for _, one := range h.list {
 		free, _ := a.reach(one.statement, &s)
-		return free&as != 0
-	})
+		if as |= free & of; first == nil && as != 0 {
+			first = one.statement
+		}
+	}
+	return first, as
 }

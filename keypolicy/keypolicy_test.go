@@ -358,3 +358,13 @@ func TestStrings(t *testing.T) {
 		}
 	}
 }
+
+// TestCriticalMessage names only what is not guarded.
+func TestCriticalMessage(t *testing.T) {
+	p := parsed(t, document(root, `{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::444455556666:user/a"},"Action":["kms:ScheduleKeyDeletion","kms:DisableKey"],"Resource":"*"}`,
+		`{"Effect":"Deny","Principal":"*","Action":"kms:ScheduleKeyDeletion","Resource":"*","Condition":{"NumericLessThan":{"kms:ScheduleKeyDeletionPendingWindowInDays":30}}}`))
+	want := "arn:aws:iam::444455556666:user/a may kms:DisableKey without MFA, so a stolen access key is enough"
+	if got := p.Findings(judged); len(got) != 1 || got[0].Message != want {
+		t.Errorf("findings: %v", got)
+	}
+}

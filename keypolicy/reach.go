@@ -206,7 +206,7 @@ func (a *analysis) administered(root bool) bool {
 			switch {
 			case who == everyone:
 				s = rooted
-			case who.Type == "Service" || s.account != a.Account || root && who != account:
+			case who.Type != "AWS" || s.account != a.Account || root && who != account:
 				continue
 			}
 			s.insider, s.administers = true, true
