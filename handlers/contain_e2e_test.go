@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 	"github.com/cmkeeper/cmkeeper/judgement"
@@ -382,5 +384,44 @@ func TestContainmentIsToldWithoutTheStateBucket(t *testing.T) {
 		if a := w.one(); a.Severity != alert.Critical || a.Action.Status != alert.StatusFailed {
 			t.Errorf("alert:\n%s", a.Text())
 		}
+	})
+}
+
+// TestContainmentWithALostAnswer: both of the SDK's calls are ours, and the key is
+// disabled once.
+func TestContainmentWithALostAnswer(t *testing.T) {
+	inWorld(t, containing(t), func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.putPolicy(key, public)
+		w.aws.SetFaults(localaws.Fault{Service: "kms", Operations: []string{"DisableKey"}, Effect: localaws.DropAfter, Count: 1})
+		w.react()
+		if got := w.aws.Requests("kms", "DisableKey"); got < 2 {
+			t.Fatalf("%d calls of DisableKey: none was repeated", got)
+		}
+		w.wantState(key, "Disabled")
+		w.one()
+	})
+}
+
+func TestTwoWorkersContainOnce(t *testing.T) {
+	inWorld(t, containing(t), func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.putPolicy(key, public)
+		body := w.event("PutKeyPolicy")
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if d := outcome.Of(w.newRouter(containing(t)).Handle(w.ctx, []byte(body))); d.Action != outcome.Delete && d.Action != outcome.Delay {
+					t.Errorf("outcome %v: %v", d.Action, d.Err)
+				}
+			})
+		}
+		wg.Wait()
+		w.react()
+		w.wantState(key, "Disabled")
+		w.one()
+		w.sweep()
+		w.none()
+		w.wantState(key, "Disabled")
 	})
 }
