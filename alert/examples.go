@@ -41,7 +41,14 @@ func Examples(at time.Time) []Alert {
 		a.Risk = "Everything encrypted under this key is unreadable while the key cannot be used. Once the key is deleted it is lost for good."
 		a.Action = Action{Mode: "observe", Status: StatusWouldDo, Description: "Would cancel the deletion and enable the key, as it was Enabled before."}
 		a.Next = []string{command("cancel-key-deletion", payments), command("enable-key", payments)}
-		a.Facts = []Fact{{Name: "buckets encrypted with it by default", Values: []string{"payments-archive", "payments-live"}}}
+		read := ", " + at.Format(time.DateTime) + " UTC"
+		a.Facts = []Fact{
+			{Name: "aliases", Source: "KMS ListAliases" + read, Values: []string{"alias/payments"}},
+			{Name: "buckets encrypted with it by default", Source: "S3 GetBucketEncryption of this Region's buckets" + read, Values: []string{"payments-archive", "payments-live"}},
+			{Name: "grants", Source: "KMS ListGrants" + read, Values: []string{"rds.amazonaws.com may Decrypt, GenerateDataKey, CreateGrant, DescribeKey (3 grants)"}},
+			{Name: "last use", Source: "KMS GetKeyLastUsage, up to an hour late" + read, Values: []string{"Decrypt at " + at.Add(-26*time.Minute).Format(time.RFC3339)}},
+			{Name: "recent callers", Source: "the last 50 events about the key in CloudTrail, some minutes late" + read, Values: []string{"unknown: look up events: AccessDeniedException"}},
+		}
 	})
 	policy := func(id, alias string) Alert {
 		return example(KindPolicy, High, "PutKeyPolicy", "Key policy of "+alias+": everyone, in any AWS account, may kms:Decrypt", func(a *Alert) {
