@@ -65,9 +65,7 @@ func (c *localCommand) run(ctx context.Context, p *process) error {
 	does := "enforces"
 	if c.observe {
 		does = "observes"
-		for _, reaction := range []string{"ROTATION", "DELETION", "REENCRYPT"} {
-			environment[envPrefix+reaction+"_MODE"] = "observe"
-		}
+		observeOnly(environment)
 	}
 	config, err := LoadConfig(ctx, environment)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
@@ -107,12 +108,17 @@ func replayConfig(ctx context.Context, environment map[string]string) (Config, e
 	for name, value := range environment {
 		settings[name] = value
 	}
-	for _, reaction := range []string{"ROTATION", "POLICY", "DELETION", "REENCRYPT"} {
-		if mode := envPrefix + reaction + "_MODE"; settings[mode] == "enforce" {
-			settings[mode] = "observe"
+	observeOnly(settings)
+	return LoadConfig(ctx, settings)
+}
+
+// observeOnly has every reaction that enforces observe.
+func observeOnly(environment map[string]string) {
+	for name, value := range environment {
+		if strings.HasPrefix(name, envPrefix) && strings.HasSuffix(name, "_MODE") && value == "enforce" {
+			environment[name] = "observe"
 		}
 	}
-	return LoadConfig(ctx, settings)
 }
 
 // replayBucket stands for the state bucket where none is configured.

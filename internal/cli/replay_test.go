@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -120,4 +121,26 @@ func writeFile(t *testing.T, text string) (path string) {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// TestReplayEnforcesNothing: a mode that enforces is replayed as one that observes,
+// whichever reaction it is of.
+func TestReplayEnforcesNothing(t *testing.T) {
+	environment := map[string]string{"CMKEEPER_REENCRYPT_ALIASES": "*"}
+	modes := 0
+	for _, v := range variables() {
+		if strings.HasSuffix(v.Name, "_MODE") {
+			environment[envPrefix+v.Name] = "enforce"
+			modes++
+		}
+	}
+	c := must(replayConfig(t.Context(), environment))(t)
+	for _, v := range variables() {
+		if got := reflect.ValueOf(c).FieldByIndex(v.field); strings.HasSuffix(v.Name, "_MODE") && got.String() != "observe" {
+			t.Errorf("%s is %s", v.Name, got)
+		}
+	}
+	if modes < 5 {
+		t.Errorf("only %d modes", modes)
+	}
 }
