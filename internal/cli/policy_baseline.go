@@ -262,9 +262,7 @@ func (r *policyReader) accept(ctx context.Context, p *process, name string, yes 
 			return err
 		}
 		fmt.Fprintln(p.stdout)
-		if err := printDiff(p.stdout, compare(old, s, against)); err != nil {
-			return err
-		}
+		printChanges(p.stdout, compare(old, s, against))
 	}
 	id := s.keyARN[strings.LastIndexByte(s.keyARN, '/')+1:]
 	if !yes {
@@ -282,7 +280,7 @@ func (r *policyReader) accept(ctx context.Context, p *process, name string, yes 
 	}
 	fmt.Fprintf(p.stderr, "\nAccepted as version %d by %s.\n", v.Number, from.hand.caller)
 	if number > 0 {
-		fmt.Fprintf(p.stderr, "To set it: cmkeeper policy baseline show %s@%d > accepted.json && aws kms put-key-policy --key-id %s --policy-name default --policy file://accepted.json\n", id, v.Number, id)
+		fmt.Fprintf(p.stderr, "To set it: cmkeeper policy baseline show %s@%d --state-bucket %s > accepted.json && aws kms put-key-policy --key-id %s --policy-name default --policy file://accepted.json\n", id, v.Number, r.stateBucket, id)
 	}
 	return nil
 }

@@ -64,24 +64,7 @@ func printPolicyFindings(w io.Writer, s policySource, findings []keypolicy.Findi
 // printDiff writes how two policies differ, for people.
 func printDiff(w io.Writer, d policyDiff) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s -> %s (account %s)\n", alert.Escape(d.old.name), alert.Escape(d.new.name), d.account)
-	if len(d.changes) == 0 {
-		b.WriteString("\nNo difference in effect.\n")
-	}
-	for _, part := range []struct {
-		title  string
-		widens bool
-	}{{"Who gains", true}, {"Who loses", false}} {
-		title := "\n" + part.title + ":\n"
-		for _, c := range d.changes {
-			if c.Widens != part.widens {
-				continue
-			}
-			b.WriteString(title)
-			title = ""
-			b.WriteString(wrap("- "+alert.Escape(c.Text)+" (statement "+alert.Escape(c.Statement)+")", "  ", "    "))
-		}
-	}
+	printChanges(&b, d)
 	if len(d.added) > 0 {
 		fmt.Fprintf(&b, "\nNew: %s\n", headline(d.added))
 		printPolicyFindings(&b, d.new, d.added, true)
@@ -95,6 +78,27 @@ func printDiff(w io.Writer, d policyDiff) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// printChanges writes who gains and who loses.
+func printChanges(w io.Writer, d policyDiff) {
+	fmt.Fprintf(w, "%s -> %s (account %s)\n", alert.Escape(d.old.name), alert.Escape(d.new.name), d.account)
+	if len(d.changes) == 0 {
+		fmt.Fprint(w, "\nNo difference in effect.\n")
+	}
+	for _, part := range []struct {
+		title  string
+		widens bool
+	}{{"Who gains", true}, {"Who loses", false}} {
+		title := "\n" + part.title + ":\n"
+		for _, c := range d.changes {
+			if c.Widens != part.widens {
+				continue
+			}
+			fmt.Fprint(w, title, wrap("- "+alert.Escape(c.Text)+" (statement "+alert.Escape(c.Statement)+")", "  ", "    "))
+			title = ""
+		}
+	}
 }
 
 // wrap breaks text into lines of at most 100 characters. The first one begins with
