@@ -123,7 +123,7 @@ func (p *Publisher) publishGrouped(ctx context.Context, name string, a Alert, g 
 			log.WarnContext(ctx, "alert cannot be grouped, so it is told at once", "error", err)
 			return p.tellOrKeep(ctx, bounded, log, name, a)
 		}
-		log.DebugContext(ctx, "alert grouped", "group", g.name, "reason", placed.reason, "slot", placed.slot.ID)
+		log.DebugContext(ctx, "alert grouped", "group", Escape(g.name), "reason", placed.reason, "slot", placed.slot.ID)
 		switch placed.reason {
 		case placeIncident: // its mark says that it is to be told: whatever fails, the slot makes up for it
 			return p.deliver(ctx, placed.incidentName, placed.incident)
@@ -134,6 +134,7 @@ func (p *Publisher) publishGrouped(ctx context.Context, name string, a Alert, g 
 			}
 			return err
 		case placeCollect:
+			log.InfoContext(ctx, "alert collected", "severity", a.Severity, "event", Escape(a.EventName), "status", a.Action.Status, "title", Escape(a.Title), "slot", placed.slot.ID)
 		}
 		return nil
 	})

@@ -183,6 +183,25 @@ func TestGroupTellsWhatIsNewOrWorseAtOnce(t *testing.T) {
 	})
 }
 
+// TestDigestReachesWhoWantsOneOfItsCalls has subscriptions that filter.
+func TestDigestReachesWhoWantsOneOfItsCalls(t *testing.T) {
+	inGroups(t, func(t *testing.T, w *world) {
+		medium := w.subscribe(t, "medium", map[string]string{"FilterPolicy": `{"severity": ["medium"]}`})
+		aliases := w.subscribe(t, "aliases", map[string]string{"FilterPolicy": `{"kind": ["alias"], "event_name": ["UpdateAlias"]}`})
+		critical := w.subscribe(t, "critical", map[string]string{"FilterPolicy": `{"severity": ["critical"]}`})
+		alias := call("UpdateAlias", Medium, "b")
+		alias.Kind = KindAlias
+		w.publish(t, call("PutKeyPolicy", High, "a"), alias, call("PutKeyPolicy", High, "c"))
+		w.pass(t, 2*groupInterval)
+		w.want(t, "PutKeyPolicy on a", "2 calls on 2 keys: PutKeyPolicy, UpdateAlias by role/Admin")
+		for queue, want := range map[string]int{medium: 1, aliases: 1, critical: 0} {
+			if n := len(w.received(t, queue)); n != want {
+				t.Errorf("%s has %d messages, want %d", queue, n, want)
+			}
+		}
+	})
+}
+
 func TestGroupsPeriodEnds(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
 		w.publish(t, call("PutKeyPolicy", High, "a"))

@@ -92,17 +92,18 @@ func byProtocol(a Alert) (*string, error) {
 }
 
 // attributes are what subscriptions filter by. Those of a digest that has several
-// kinds or events are lists, which a filter matches by each of their values.
+// severities, kinds or events are lists, which a filter matches by each of their
+// values: whoever wants one of its calls gets it.
 func (a Alert) attributes() map[string]types.MessageAttributeValue {
-	kinds, names := []string{string(a.Kind)}, []string{a.EventName}
+	severities, kinds, names := []string{string(a.Severity)}, []string{string(a.Kind)}, []string{a.EventName}
 	if a.Digest != nil {
 		for _, c := range a.Digest.Calls {
-			kinds, names = append(kinds, string(c.Kind)), append(names, c.EventName)
+			severities, kinds, names = append(severities, string(c.Severity)), append(kinds, string(c.Kind)), append(names, c.EventName)
 		}
 	}
 	attributes := map[string]types.MessageAttributeValue{}
 	for name, values := range map[string][]string{
-		"severity": {string(a.Severity)}, "kind": kinds, "event_name": names, "account": {a.Account}, "region": {a.Region},
+		"severity": severities, "kind": kinds, "event_name": names, "account": {a.Account}, "region": {a.Region},
 	} {
 		var seen []string
 		for _, v := range values {
