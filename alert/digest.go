@@ -97,12 +97,16 @@ func tabulate(items []item, group, address string) *Digest {
 }
 
 // what is the digest in a few words: "PutKeyPolicy on 12 keys", "5 calls on 3 keys:
-// DisableKey, PutKeyPolicy".
+// DisableKey, PutKeyPolicy", "rotation findings on 9 keys".
 func (d *Digest) what() string {
 	var names []string
 	for _, c := range d.Calls {
-		if !slices.Contains(names, c.EventName) {
-			names = append(names, c.EventName)
+		name := c.EventName
+		if name == sweepEvent {
+			name = string(c.Kind) + " findings"
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
 	keys := fmt.Sprintf("%d keys", d.Keys)

@@ -191,6 +191,10 @@ func TestDigestWords(t *testing.T) {
 	if want := []string{two.Next[0], two.Next[1], "To undo what was not meant, key by key:", one.Next[1]}; !slices.Equal(d.Next, want) {
 		t.Errorf("next steps %q", d.Next)
 	}
+	found, more := call("Sweep", High, "a"), call("Sweep", High, "b")
+	if d := digest(&slot{Short: "a sweep"}, items(found, more), false, ""); d.Title != "policy findings on 2 keys by a sweep" {
+		t.Errorf("title %q", d.Title)
+	}
 	three := call("DisableKey", High, "b")
 	if d := digest(s, items(one, two, three), true, ""); d.Title != "Incident, continued: 3 calls on 2 keys: PutKeyPolicy, DisableKey by role/Admin" || d.Incident != "incident/p" {
 		t.Errorf("title %q, incident %q", d.Title, d.Incident)

@@ -244,6 +244,42 @@ func TestStorm(t *testing.T) {
 	})
 }
 
+// TestSweepFindsMuch has rotation switched off for 40 keys while nobody listens.
+func TestSweepFindsMuch(t *testing.T) {
+	inStorm(t, func(s *storm) {
+		var keys []string
+		for range 40 {
+			key := s.newKey(kms.CreateKeyInput{})
+			s.enableRotation(key, 180)
+			keys = append(keys, key)
+		}
+		s.sweep()
+		for _, key := range keys {
+			s.disableRotation(key)
+		}
+		s.events() // are lost
+		ctx, stop := context.WithCancel(s.ctx)
+		s.start(ctx)
+		must(s.sqs.SendMessage(s.ctx, &sqs.SendMessageInput{QueueUrl: &s.queue, MessageBody: aws.String(
+			`{"version":"0","id":"tick","detail-type":"Scheduled Event","source":"aws.events","account":"` + account + `","time":"` + time.Now().UTC().Format(time.RFC3339) + `","region":"` + region + `","resources":[],"detail":{}}`)}))
+		time.Sleep(3 * time.Minute)
+		stop()
+		s.wg.Wait()
+
+		got := s.arrived()
+		t.Logf("the messages:\n%s", titlesOf(got))
+		names := named(got)
+		for _, key := range keys {
+			if s.rotation(key) != 180 || !names[key] {
+				t.Errorf("key %s: rotation %d, named %t", key, s.rotation(key), names[key])
+			}
+		}
+		if len(got) != 2 {
+			t.Errorf("%d messages, want the first and the rest", len(got))
+		}
+	})
+}
+
 // TestStormKilled kills a worker in the middle of a storm: nothing is lost.
 func TestStormKilled(t *testing.T) {
 	inStorm(t, func(s *storm) {
