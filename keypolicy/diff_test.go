@@ -194,6 +194,27 @@ func TestHugePolicies(t *testing.T) {
 	}
 }
 
+// TestManyAccounts names some of the accounts that conditions let in, not all of
+// them for each of many statements.
+func TestManyAccounts(t *testing.T) {
+	accounts := make([]string, 1400)
+	for i := range accounts {
+		accounts[i] = fmt.Sprintf("%012d", i)
+	}
+	statements := []string{root, `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":["444455556666","` + strings.Join(accounts, `","`) + `"]}}}`}
+	for range 90 {
+		statements = append(statements, `{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}`)
+	}
+	findings := parsed(t, document(statements...)).Findings(judged)
+	if want := 90 * (mostAccounts + 1); len(findings) != want {
+		t.Fatalf("%d findings, want %d", len(findings), want)
+	}
+	f := findings[mostAccounts]
+	if want := "still more accounts are let in by the conditions, account 000000000016 may kms:Decrypt, and the account is not trusted"; f.Principal != "*" || f.Message != want || !f.Exposes() {
+		t.Errorf("the last finding of a statement: %+v", f)
+	}
+}
+
 // FuzzParse checks that nothing panics, that a policy does not differ from
 // itself, and that writing it differently changes neither its grants nor what
 // is found.

@@ -82,15 +82,20 @@ func (a *analysis) judgeEveryone(st *statement, id, who string, held *holdings) 
 	if free|narrow != 0 {
 		found = append(found, public(st, id, who, free, narrow))
 	}
+	strange := 0
 	for _, account := range a.accounts(st) {
 		s := subject{who: Principal{"AWS", account}, account: account, anybody: true}
+		if strange > mostAccounts && !a.trusts(account) {
+			continue
+		}
 		some, more := a.reach(st, &s)
 		some, more = some&^(free|narrow), more&^(free|narrow)
 		switch {
 		case some|more == 0 || st.NotPrincipal && slices.Contains(st.Principals, s.who):
 			continue
 		case !a.trusts(account):
-			found = append(found, foreignAccount(st, s.who, account, some, more))
+			strange++
+			found = append(found, oneOfMany(strange, foreignAccount(st, s.who, account, some, more)))
 		default:
 			found = append(found, a.judgeHeld(st, s, "everyone in account "+account, some, more, held)...)
 		}
@@ -153,11 +158,14 @@ func (a *analysis) judgeService(st *statement, who Principal) (found []Finding, 
 	all := free | narrow
 	var foreign []Finding
 	for _, account := range a.accounts(st) {
+		if len(foreign) > mostAccounts && !a.trusts(account) {
+			continue
+		}
 		s.account = account
 		some, more := a.reach(st, &s)
 		all |= some | more
 		if (some|more)&^(free|narrow) != 0 && !a.trusts(account) {
-			foreign = append(foreign, foreignAccount(st, who, account, some, more))
+			foreign = append(foreign, oneOfMany(len(foreign)+1, foreignAccount(st, who, account, some, more)))
 		}
 	}
 	switch {
@@ -174,6 +182,19 @@ func (a *analysis) judgeService(st *statement, who Principal) (found []Finding, 
 			fmt.Sprintf("the service %s may %s on behalf of any AWS account: no condition on aws:SourceAccount or aws:SourceArn names yours", who.ID, describe(st)))}, true
 	}
 	return foreign, true
+}
+
+// mostAccounts is how many accounts that a statement's conditions let in are told
+// one by one. KMS's 32 KiB can hold thousands, times every statement.
+const mostAccounts = 16
+
+// oneOfMany returns the finding about the nth account, or, for the first that is
+// too many, one that stands for it and all others.
+func oneOfMany(nth int, f Finding) Finding {
+	if nth > mostAccounts {
+		f.Principal, f.Message = "*", "still more accounts are let in by the conditions, "+f.Message
+	}
+	return f
 }
 
 func newFinding(id string, severity Severity, statement, principal, message string) Finding {
