@@ -87,6 +87,9 @@ func eventsDocument() string {
 			for _, w := range lines[:n] {
 				names = append(names, w.on.word())
 			}
+			if lines[0].on.unusable {
+				names = append(names, "turned away because the key cannot be used")
+			}
 			fmt.Fprintf(&b, "| %s | %s |\n", strings.Join(names, ", "), lines[0].says())
 			lines = lines[n:]
 		}
@@ -146,9 +149,6 @@ func (w row) says() string {
 }
 
 func (r route) word() string {
-	if r.unusable {
-		return "`" + r.name + "` (turned away)"
-	}
 	switch r.kind {
 	case events.ServiceEvent:
 		return "`" + r.name + "` (service event)"

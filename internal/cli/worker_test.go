@@ -489,3 +489,21 @@ func (r *refusals) calls() []string {
 	defer r.mu.Unlock()
 	return slices.Sorted(maps.Keys(r.all))
 }
+
+// TestGuardOfTheGuard has somebody empty a dead-letter queue and turn a rule off:
+// a worker knows both for its own.
+func TestGuardOfTheGuard(t *testing.T) {
+	t.Parallel()
+	a := newAccount(t)
+	a.start()
+	dead := must(a.sqs.GetQueueUrl(t.Context(), &sqs.GetQueueUrlInput{QueueName: aws.String("cmkeeper-events-dlq")}))(t).QueueUrl
+	must(a.sqs.PurgeQueue(t.Context(), &sqs.PurgeQueueInput{QueueUrl: dead}))(t)
+	bus := eventbridge.NewFromConfig(a.box.Config(operator))
+	must(bus.DisableRule(t.Context(), &eventbridge.DisableRuleInput{Name: aws.String("cmkeeper-kms")}))(t)
+	for _, what := range []string{"PurgeQueue on queue cmkeeper-events-dlq", "DisableRule on rule cmkeeper-kms"} {
+		got := a.await(what, func(told alert.Alert) bool { return told.Title == what })
+		if got.Kind != alert.KindGuard || got.Severity != alert.Critical || got.Actor == nil {
+			t.Errorf("alert: %s", got.Text())
+		}
+	}
+}
