@@ -247,11 +247,13 @@ func (l labelled) judge(t *testing.T) (told []string) {
 		if got := w.told.take(); len(got) > 0 {
 			t.Errorf("%s: told again:\n%s", l.Name, texts(got))
 		}
-		for _, member := range []string{"requestParameters", "responseElements", "resources", "userIdentity", "additionalEventData"} {
-			for _, value := range []string{`null`, `"x"`, `[1,{"a":[]}]`, `{"keyId":{},"name":7,"attributes":"x","eventSelectors":[null],"tags":{"a":1}}`} {
-				if err := w.handle(with(record, member, value)); err != nil {
-					t.Errorf("%s with %s = %s: %v", l.Name, member, value, err)
-				}
+		for _, garbled := range []string{
+			with(record, "requestParameters", `{"keyId":{},"name":7,"attributes":"x","eventSelectors":[null],"tags":{"a":1},"bucketName":[]}`),
+			with(with(record, "requestParameters", `null`), "responseElements", `[1,{"a":[]}]`),
+			with(with(with(record, "resources", `"x"`), "userIdentity", `null`), "additionalEventData", `7`),
+		} {
+			if err := w.handle(garbled); err != nil {
+				t.Errorf("%s, garbled: %v of %s", l.Name, err, garbled)
 			}
 		}
 	})
