@@ -148,6 +148,7 @@ func (s *storm) arrived() []told {
 				one.Alert = alert.Alert{}
 				s.decode(must(io.ReadAll(whole.Body)), &one.Alert)
 			}
+			noteNext(one.Alert)
 			all = append(all, one)
 		}
 	}
@@ -276,6 +277,44 @@ func TestSweepFindsMuch(t *testing.T) {
 		}
 		if len(got) != 2 {
 			t.Errorf("%d messages, want the first and the rest", len(got))
+		}
+	})
+}
+
+// TestIncident has one actor take a key apart: the third kind of call is an incident.
+func TestIncident(t *testing.T) {
+	inStorm(t, func(s *storm) {
+		ctx, stop := context.WithCancel(s.ctx)
+		s.start(ctx)
+		key := s.newKey(kms.CreateKeyInput{})
+		s.enableRotation(key, 180)
+		time.Sleep(time.Minute)
+		for _, act := range []func(){
+			func() { s.disableRotation(key) }, func() { s.putPolicy(key, public) }, func() { s.scheduleDeletion(key) },
+			func() { s.disable(s.newKey(kms.CreateKeyInput{})) },
+		} {
+			act()
+			time.Sleep(10 * time.Second)
+		}
+		time.Sleep(3 * time.Minute)
+		stop()
+		s.wg.Wait()
+
+		got := s.arrived()
+		t.Logf("the messages:\n%s", titlesOf(got))
+		var incidents []told
+		for _, a := range got {
+			if a.Kind == alert.KindIncident {
+				incidents = append(incidents, a)
+			}
+		}
+		if len(incidents) != 1 || incidents[0].EventName != "ScheduleKeyDeletion" || len(incidents[0].Digest.Calls) != 3 {
+			t.Fatalf("%d incidents", len(incidents))
+		}
+		for _, a := range got {
+			if a.at.After(incidents[0].at) && a.Incident != incidents[0].ID {
+				t.Errorf("%q does not belong to the incident", a.Title)
+			}
 		}
 	})
 }
