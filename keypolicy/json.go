@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// A reader walks a JSON document from front to back. It is a third of the time
+// A reader walks a JSON document from front to back. It takes a third of the time
 // that encoding/json takes with several passes over the same text.
 //
 // The document must be well formed, which read checks first, so that no method
