@@ -184,6 +184,11 @@ type BucketPolicy struct {
 	Bucket string
 }
 
+// BucketTags is the detail of S3's PutBucketTagging and DeleteBucketTagging.
+type BucketTags struct {
+	Bucket string
+}
+
 // Volume is the detail of EC2's CreateVolume.
 type Volume struct {
 	ID        string // "" when the call failed
@@ -227,6 +232,7 @@ func (Rule) detail()                {}
 func (Queue) detail()               {}
 func (Topic) detail()               {}
 func (BucketEncryption) detail()    {}
+func (BucketTags) detail()          {}
 func (BucketPolicy) detail()        {}
 func (Volume) detail()              {}
 func (Database) detail()            {}

@@ -228,6 +228,8 @@ func encodeDetail(d Detail) (request, response, details object) {
 		request = object{"topicArn": d.ARN, "subscriptionArn": d.Subscription, "attributeName": d.Attribute}
 	case BucketEncryption:
 		request = object{"bucketName": d.Bucket, "ServerSideEncryptionConfiguration": object{"Rule": object{"ApplyServerSideEncryptionByDefault": object{"SSEAlgorithm": d.Algorithm, "KMSMasterKeyID": d.Key}}}}
+	case BucketTags:
+		request = object{"bucketName": d.Bucket}
 	case BucketPolicy:
 		request = object{"bucketName": d.Bucket}
 	case Volume:

@@ -183,6 +183,7 @@ var fixtures = map[string]Event{
 	"put-bucket-encryption":      with(call(61, "PutBucketEncryption", "", "", BucketEncryption{Bucket: "orders", Algorithm: "aws:kms", Key: keyA}), func(e *Event) { e.Source = SourceS3 }),
 	"put-bucket-encryption-list": with(call(62, "PutBucketEncryption", "", "", BucketEncryption{Bucket: "orders", Algorithm: "AES256"}), func(e *Event) { e.Source = SourceS3 }),
 	"put-bucket-policy":          with(call(63, "PutBucketPolicy", "", "", BucketPolicy{Bucket: "orders"}), func(e *Event) { e.Source = SourceS3 }),
+	"put-bucket-tagging":         with(call(67, "PutBucketTagging", "", "", BucketTags{Bucket: "orders"}), func(e *Event) { e.Source = SourceS3 }),
 	"create-volume":              with(call(64, "CreateVolume", "", "", Volume{ID: "vol-0a1b2c3d4e5f60718", Encrypted: true, Key: keyA}), func(e *Event) { e.Source = SourceEC2 }),
 	"create-db-instance":         with(call(65, "CreateDBInstance", "", "", Database{Name: "orders"}), func(e *Event) { e.Source = SourceRDS }),
 	"create-db-cluster":          with(call(66, "CreateDBCluster", "", "", Database{Cluster: "orders", Encrypted: true, Key: keyA}), func(e *Event) { e.Source = SourceRDS }),

@@ -22,6 +22,8 @@ func serviceDetail(source, name, request, response string) Detail {
 		return s.bucketEncryption()
 	case SourceS3 + "/PutBucketPolicy", SourceS3 + "/DeleteBucketPolicy":
 		return BucketPolicy{Bucket: s.member("bucketName")}
+	case SourceS3 + "/PutBucketTagging", SourceS3 + "/DeleteBucketTagging":
+		return BucketTags{Bucket: s.member("bucketName")}
 	case SourceEC2 + "/CreateVolume":
 		asked, made := s.volume(), scan(response).volume()
 		return Volume{ID: made.ID, Encrypted: asked.Encrypted || made.Encrypted, Key: firstOf(made.Key, asked.Key)}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,8 @@ type bucketDoc struct {
 	// without a key of its own.
 	Seen bool   `json:"seen,omitempty"`
 	Key  string `json:"key,omitempty"`
+	// Aliases are those that the tag cmkeeper:alias named.
+	Aliases []string `json:"aliases,omitempty"`
 	// Denies: the policy denied uploads for their encryption.
 	Denies bool      `json:"denies,omitempty"`
 	At     time.Time `json:"at,omitzero"`
@@ -37,10 +40,10 @@ func (d *bucketDoc) see(b inventory.Bucket, denies *bool, at time.Time) {
 		return
 	}
 	key := defaultKey(b)
-	if !d.Seen || d.Key != key || denies != nil && d.Denies != *denies {
+	if !d.Seen || d.Key != key || !slices.Equal(d.Aliases, b.AliasTags) || denies != nil && d.Denies != *denies {
 		d.At = at
 	}
-	d.Bucket, d.Seen, d.Key = b.Name, true, key
+	d.Bucket, d.Seen, d.Key, d.Aliases = b.Name, true, key, b.AliasTags
 	if denies != nil {
 		d.Denies = *denies
 	}

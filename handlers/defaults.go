@@ -70,6 +70,8 @@ func (r *Router) notABucket(e events.Event) string {
 		name = d.Bucket
 	case events.BucketPolicy:
 		name = d.Bucket
+	case events.BucketTags:
+		name = d.Bucket
 	}
 	if name == "" {
 		return "it names no bucket"
@@ -112,6 +114,39 @@ func (r *Router) bucketPolicy(ctx context.Context, e events.Event) error {
 		return err
 	}
 	return r.judgeBucket(ctx, e, b, r.deniesPlain(ctx, b.Name), nil, now())
+}
+
+// bucketTags tells when the tag of a bucket changes that says which aliases' moves
+// concern it: whoever sets it has data moved, and whoever removes it has it left.
+func (r *Router) bucketTags(ctx context.Context, e events.Event) error {
+	d, _ := e.Detail.(events.BucketTags)
+	at := now()
+	b, err := r.facts.Bucket(ctx, d.Bucket)
+	if errors.Is(err, inventory.ErrNotFound) || errors.Is(err, inventory.ErrAccessDenied) {
+		r.log.InfoContext(ctx, "event ignored", "reason", "its bucket cannot be read", "event_id", e.ID, "error", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	doc, err := r.knownBucket(ctx, b.Name)
+	if err != nil {
+		return err
+	}
+	if slices.Equal(doc.Aliases, b.AliasTags) {
+		return nil // other tags are nobody's business here
+	}
+	a := r.bucketAlert(e, b, alert.Medium)
+	a.Kind = alert.KindTag
+	a.ID = e.ID + "/" + string(a.Kind)
+	a.Title = "Bucket " + b.Name + " goes with other aliases than before"
+	a.Risk = "The tag " + inventory.AliasTag + " decides whose moves re-encrypt the bucket's objects, and which key its default has to be."
+	a.Next = append(a.Next, "aws s3api get-bucket-tagging --bucket "+shellQuote(b.Name))
+	a.Facts = append(a.Facts, alert.Fact{Name: "aliases now", Values: []string{orNothing(b.AliasTags)}}, alert.Fact{Name: "aliases before", Values: []string{orNothing(doc.Aliases)}})
+	if err := r.publish(ctx, a); err != nil {
+		return err
+	}
+	return r.noteBucket(ctx, b, nil, at)
 }
 
 // sweepBuckets judges the buckets whose settings for new objects are others than

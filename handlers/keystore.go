@@ -54,7 +54,13 @@ func decideKeyStore(in keyStoreInput) (keyStoreReason, alert.Severity) {
 // outside of KMS, and whoever cuts it off takes all of them out of use at once.
 func (r *Router) keyStore(ctx context.Context, e events.Event) error {
 	d, _ := e.Detail.(events.KeyStore)
-	keys, err := r.keysIn(ctx, d.ID)
+	var keys []string
+	var err error
+	// A store that was just made has no keys yet, and one with keys cannot be deleted.
+	empty := e.Name == "CreateCustomKeyStore" || e.Name == "DeleteCustomKeyStore"
+	if !empty {
+		keys, err = r.keysIn(ctx, d.ID)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -94,7 +100,9 @@ func (r *Router) keyStore(ctx context.Context, e events.Event) error {
 		a.Next = append(a.Next, "To bring its keys back:",
 			"aws kms connect-custom-key-store --region "+shellQuote(r.config.Region)+" --custom-key-store-id "+shellQuote(orUnknown(d.ID)))
 	}
-	a.Facts = append(a.Facts, lookedAt("its keys", "KMS DescribeKey of all keys", now(), keys, err))
+	if !empty {
+		a.Facts = append(a.Facts, lookedAt("its keys", "KMS DescribeKey of all keys", now(), keys, err))
+	}
 	return r.publish(ctx, a)
 }
 

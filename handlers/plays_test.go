@@ -341,6 +341,23 @@ var plays = map[string]play{
 		must(w.s3.DeleteBucketPolicy(w.ctx, &s3.DeleteBucketPolicyInput{Bucket: aws.String("orders-data")}))
 		return ""
 	}},
+	"PutBucketTagging/bucket-tags": {severity: alert.Medium, title: "orders-data", do: func(w *world) string {
+		w.sealedBucket()
+		w.tag("orders-data", "alias/orders")
+		w.events()
+		w.record("s3", "PutBucketTagging", `"requestParameters":{"bucketName":"orders-data","tagging":""}`)
+		return ""
+	}},
+	"DeleteBucketTagging/bucket-tags": {severity: alert.Medium, title: "orders-data", do: func(w *world) string {
+		w.sealedBucket()
+		w.tag("orders-data", "alias/orders")
+		w.events()
+		w.sweep()
+		must(w.s3.DeleteBucketTagging(w.ctx, &s3.DeleteBucketTaggingInput{Bucket: aws.String("orders-data")}))
+		w.events()
+		w.record("s3", "DeleteBucketTagging", `"requestParameters":{"bucketName":"orders-data","tagging":""}`)
+		return ""
+	}},
 	"CreateVolume/new-data": {severity: alert.Medium, title: "vol-1", do: func(w *world) string {
 		w.record("ec2", "CreateVolume", `"requestParameters":{"size":"8"},"responseElements":{"volumeId":"vol-1","encrypted":false}`)
 		return ""

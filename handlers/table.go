@@ -103,6 +103,8 @@ func rows() []row {
 	bucketDefault := reaction{name: "defaults", alert: alert.KindEncryption, concerns: (*Router).notABucket, handle: (*Router).bucketDefault}
 	bucketPolicy := bucketDefault
 	bucketPolicy.handle = (*Router).bucketPolicy
+	bucketTags := bucketDefault
+	bucketTags.name, bucketTags.alert, bucketTags.handle = "bucket-tags", alert.KindTag, (*Router).bucketTags
 	newData := reaction{name: "new-data", alert: alert.KindEncryption, concerns: (*Router).elsewhere, handle: (*Router).newData}
 	batch := reaction{name: "batch", alert: alert.KindReencryption, concerns: always, handle: (*Router).batchChanged}
 	sweep := reaction{name: "sweep", concerns: always, handle: (*Router).sweepNow} // each part of it obeys its own mode
@@ -222,6 +224,10 @@ func rows() []row {
 		all = append(all, row{on: other(events.SourceS3, name), reaction: bucketPolicy,
 			severity: "medium, high for a bucket with the tag `cmkeeper:alias`; none where the policy still denies or never did",
 			observe:  "reads whether the policy still denies uploads for their encryption, if it did before"})
+	}
+	for _, name := range []string{"PutBucketTagging", "DeleteBucketTagging"} {
+		all = append(all, row{on: other(events.SourceS3, name), reaction: bucketTags,
+			severity: "medium where the tag `cmkeeper:alias` names other aliases than before, else none", observe: "reads the bucket's tags and tells"})
 	}
 	plain := "medium where it is not encrypted, once an hour for an actor; high for a key of an account that is not trusted; else none"
 	all = append(all,

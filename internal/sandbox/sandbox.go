@@ -142,7 +142,7 @@ const EventPattern = `{"source":["aws.kms"],"detail-type":["AWS API Call via Clo
 
 // GuardEventPattern is the pattern of the rule for what would blind the guard or
 // go around it, as docs/events.md has it.
-const GuardEventPattern = `{"source":["aws.cloudtrail","aws.ec2","aws.events","aws.rds","aws.s3","aws.sns","aws.sqs"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":["CreateDBCluster","CreateDBInstance","CreateVolume","DeleteBucketEncryption","DeleteBucketPolicy","DeleteQueue","DeleteRule","DeleteTopic","DeleteTrail","DisableEbsEncryptionByDefault","DisableRule","PurgeQueue","PutBucketEncryption","PutBucketPolicy","PutEventSelectors","PutRule","PutTargets","RemoveTargets","SetQueueAttributes","SetSubscriptionAttributes","SetTopicAttributes","StopLogging","Unsubscribe","UpdateTrail"]}}`
+const GuardEventPattern = `{"source":["aws.cloudtrail","aws.ec2","aws.events","aws.rds","aws.s3","aws.sns","aws.sqs"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":["CreateDBCluster","CreateDBInstance","CreateVolume","DeleteBucketEncryption","DeleteBucketPolicy","DeleteBucketTagging","DeleteQueue","DeleteRule","DeleteTopic","DeleteTrail","DisableEbsEncryptionByDefault","DisableRule","PurgeQueue","PutBucketEncryption","PutBucketPolicy","PutBucketTagging","PutEventSelectors","PutRule","PutTargets","RemoveTargets","SetQueueAttributes","SetSubscriptionAttributes","SetTopicAttributes","StopLogging","Unsubscribe","UpdateTrail"]}}`
 
 // BatchEventPattern is the pattern of the rule that tells of S3 Batch Operations.
 const BatchEventPattern = `{"source":["aws.s3"],"detail-type":["AWS Service Event via CloudTrail"],"detail":{"eventSource":["s3.amazonaws.com"],"eventName":["JobStatusChanged"]}}`
