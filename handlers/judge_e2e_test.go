@@ -82,7 +82,7 @@ func TestSandboxIsQuieter(t *testing.T) {
 			`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +
 			`{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}]}`)}))
 		w.react()
-		if a := w.one(); a.Severity != alert.High || !strings.Contains(why(a), "not lowered although the key is in the sandbox") {
+		if a := w.one(); a.Severity != alert.Critical || !strings.Contains(why(a), "not lowered although the key is in the sandbox") {
 			t.Errorf("a public key in the sandbox:\n%s", a.Text())
 		}
 

@@ -24,6 +24,8 @@ import (
 const (
 	takeover = `{"Version":"2012-10-17","Statement":[{"Sid":"root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +
 		`{"Sid":"oops","Effect":"Allow","Principal":"*","Action":["kms:CreateGrant"],"Resource":"*"}]}`
+	foreignReader = `{"Version":"2012-10-17","Statement":[{"Sid":"root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +
+		`{"Sid":"stranger","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::999988887777:role/x"},"Action":["kms:Decrypt"],"Resource":"*"}]}`
 	withReader = `{"Version":"2012-10-17","Statement":[{"Sid":"root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +
 		`{"Sid":"reader","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:role/reader"},"Action":["kms:Decrypt"],"Resource":"*"}]}`
 )
@@ -119,9 +121,9 @@ func TestPolicyIsPutBack(t *testing.T) {
 func TestPolicyIsPutBackFromASeverityOn(t *testing.T) {
 	inWorld(t, enforcePolicies(), func(w *world) {
 		key := w.guardedKey()
-		w.putPolicy(key, public) // high
+		w.putPolicy(key, foreignReader) // high
 		w.react()
-		w.wantPolicy(key, public)
+		w.wantPolicy(key, foreignReader)
 		if a := w.one(); a.Action.Status != alert.StatusNone || !strings.Contains(a.Action.Description, "critical or above") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
@@ -130,7 +132,7 @@ func TestPolicyIsPutBackFromASeverityOn(t *testing.T) {
 	c.RestoreSeverity = alert.High
 	inWorld(t, c, func(w *world) {
 		key := w.guardedKey()
-		w.putPolicy(key, public)
+		w.putPolicy(key, foreignReader)
 		w.react()
 		w.wantPolicy(key, rootOnly)
 	})

@@ -65,6 +65,8 @@ var (
 	putKeyPolicy = set("kms:PutKeyPolicy")
 	createGrant  = set("kms:CreateGrant")
 
+	// reveals show data that is under the key, or act in its name.
+	reveals = set("kms:Decrypt", "kms:ReEncryptFrom", "kms:DeriveSharedSecret", "kms:Sign", "kms:GenerateMac")
 	// reads tell about the key and touch nothing.
 	reads = set("kms:Describe*", "kms:Get*", "kms:List*")
 	// use is what keys are for.

@@ -29,6 +29,6 @@ func Example() {
 		fmt.Printf("%s in %s: %s\n", c.Kind, c.Statement, c.Text)
 	}
 	// Output:
-	// high public-principal in Oops: everyone, in any AWS account, may kms:Decrypt
+	// critical public-principal in Oops: everyone, in any AWS account, may kms:Decrypt
 	// added in Oops: everyone may now kms:Decrypt
 }

@@ -213,6 +213,8 @@ func public(st *statement, id, who string, free, narrow actions) Finding {
 		if id == PublicPrincipal {
 			id = PublicThroughService
 		}
+	case free&reveals != 0:
+		severity = Critical
 	}
 	return Finding{
 		ID: id, Severity: severity, Statement: st.Label, Principal: "*", Bound: bound,

@@ -167,9 +167,9 @@ func TestFindings(t *testing.T) {
 		{"own user with use", []string{root, allow(aws(alice), use)}, nil},
 
 		// Everyone.
-		{"public use", []string{root, allow(`"*"`, use)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"public use, other form", []string{root, allow(aws("*"), use)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"public use, in a list", []string{root, allow(`{"AWS":["`+alice+`","*"]}`, use)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"public use", []string{root, allow(`"*"`, use)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"public use, other form", []string{root, allow(aws("*"), use)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"public use, in a list", []string{root, allow(`{"AWS":["`+alice+`","*"]}`, use)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
 		{"public administration", []string{root, allow(`"*"`, admin)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
 		{"public everything", []string{root, allow(`"*"`, all)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
 		{"public everything of every service", []string{root, allow(`"*"`, `"*"`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
@@ -183,33 +183,33 @@ func TestFindings(t *testing.T) {
 		{"own account, everything", []string{root, allow(`"*"`, all, `{"StringEquals":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{FullControl, "S", own, Medium}}},
 		{"own and trusted account, everything", []string{root, allow(`"*"`, all, `{"StringEquals":{"kms:CallerAccount":["444455556666","777788889999"]}}`)}, []brief{{FullControl, "S", partner, High}, {FullControl, "S", own, Medium}}},
 		{"a foreign account among the conditions", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":["444455556666","222233334444"]}}`)}, []brief{{ForeignAccount, "S", foreign, High}}},
-		{"every account by a wildcard", []string{root, allow(`"*"`, use, `{"StringLike":{"kms:CallerAccount":"*"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"accounts by a wildcard", []string{root, allow(`"*"`, use, `{"StringLike":{"kms:CallerAccount":"4444*"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"the account if the key is there", []string{root, allow(`"*"`, use, `{"StringEqualsIfExists":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"the account for all values, so also for none", []string{root, allow(`"*"`, use, `{"ForAllValues:StringEquals":{"aws:PrincipalAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"the caller's own account by a variable", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":"${aws:PrincipalAccount}"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"all accounts but one", []string{root, allow(`"*"`, use, `{"StringNotEquals":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"every account by a wildcard", []string{root, allow(`"*"`, use, `{"StringLike":{"kms:CallerAccount":"*"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"accounts by a wildcard", []string{root, allow(`"*"`, use, `{"StringLike":{"kms:CallerAccount":"4444*"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"the account if the key is there", []string{root, allow(`"*"`, use, `{"StringEqualsIfExists":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"the account for all values, so also for none", []string{root, allow(`"*"`, use, `{"ForAllValues:StringEquals":{"aws:PrincipalAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"the caller's own account by a variable", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":"${aws:PrincipalAccount}"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"all accounts but one", []string{root, allow(`"*"`, use, `{"StringNotEquals":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
 		{"an organization", []string{root, allow(`"*"`, all, `{"StringEquals":{"aws:PrincipalOrgID":"o-exampleorg"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
 		{"an organization, use", []string{root, allow(`"*"`, use, `{"StringEquals":{"aws:PrincipalOrgID":"o-exampleorg"}}`)}, []brief{{PublicPrincipal, "S", "*", Medium}}},
-		{"any organization", []string{root, allow(`"*"`, use, `{"StringLike":{"aws:PrincipalOrgID":"o-*"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"any organization", []string{root, allow(`"*"`, use, `{"StringLike":{"aws:PrincipalOrgID":"o-*"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
 		{"a network", []string{root, allow(`"*"`, use, `{"StringEquals":{"aws:SourceVpce":"vpce-1"}}`)}, []brief{{PublicPrincipal, "S", "*", Medium}}},
-		{"a network if the key is there", []string{root, allow(`"*"`, use, `{"StringEqualsIfExists":{"aws:SourceVpce":"vpce-1"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"what a stranger can choose", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:EncryptionContext:app":"x","aws:PrincipalTag/team":"y","aws:username":"z"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"own principals by a wildcard that reaches over the account", []string{root, allow(`"*"`, use, `{"StringLike":{"aws:PrincipalArn":"arn:aws:iam:*:444455556666:role/x"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"a network if the key is there", []string{root, allow(`"*"`, use, `{"StringEqualsIfExists":{"aws:SourceVpce":"vpce-1"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"what a stranger can choose", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:EncryptionContext:app":"x","aws:PrincipalTag/team":"y","aws:username":"z"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"own principals by a wildcard that reaches over the account", []string{root, allow(`"*"`, use, `{"StringLike":{"aws:PrincipalArn":"arn:aws:iam:*:444455556666:role/x"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
 		{"a service alone", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:ViaService":"s3.eu-central-1.amazonaws.com"}}`)}, []brief{{PublicThroughService, "S", "*", Medium}}},
-		{"the whole internet", []string{root, allow(`"*"`, use, `{"IpAddress":{"aws:SourceIp":"0.0.0.0/0"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"TLS", []string{root, allow(`"*"`, use, `{"Bool":{"aws:SecureTransport":"true"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"not principal", []string{root, `{"Sid":"S","Effect":"Allow","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:Decrypt","Resource":"*"}`}, []brief{{AllowNotPrincipal, "S", "*", High}}},
+		{"the whole internet", []string{root, allow(`"*"`, use, `{"IpAddress":{"aws:SourceIp":"0.0.0.0/0"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"TLS", []string{root, allow(`"*"`, use, `{"Bool":{"aws:SecureTransport":"true"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"not principal", []string{root, `{"Sid":"S","Effect":"Allow","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:Decrypt","Resource":"*"}`}, []brief{{AllowNotPrincipal, "S", "*", Critical}}},
 		{"not principal, everything", []string{root, `{"Sid":"S","Effect":"Allow","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{AllowNotPrincipal, "S", "*", Critical}}},
 
 		// Deny.
 		{"public, closed to all other accounts", []string{root, allow(`"*"`, use), denyOthers}, nil},
 		{"public, all of it denied", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":["kms:decrypt","kms:Gen*"],"Resource":"*"}`}, nil},
 		{"public, some of it denied", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:Decrypt","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"public, administration denied", []string{root, allow(`"*"`, `["kms:CreateGrant","kms:Decrypt"]`), `{"Effect":"Deny","Principal":"*","Action":"kms:CreateGrant","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"public, denied to one", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":{"AWS":"` + foreignRole + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"public, denied under two conditions", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"444455556666"},"Bool":{"aws:SecureTransport":"false"}}}`}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"public, denied for another key", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"arn:aws:kms:eu-central-1:444455556666:key/other"}`}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"public, administration denied", []string{root, allow(`"*"`, `["kms:CreateGrant","kms:Decrypt"]`), `{"Effect":"Deny","Principal":"*","Action":"kms:CreateGrant","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"public, denied to one", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":{"AWS":"` + foreignRole + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"public, denied under two conditions", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"444455556666"},"Bool":{"aws:SecureTransport":"false"}}}`}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"public, denied for another key", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"arn:aws:kms:eu-central-1:444455556666:key/other"}`}, []brief{{PublicPrincipal, "S", "*", Critical}}},
 		{"foreign, closed to all other accounts", []string{root, allow(aws(foreignRole), use), denyOthers}, nil},
 		{"foreign, its account denied", []string{root, allow(aws(foreignRole), use), `{"Effect":"Deny","Principal":{"AWS":"222233334444"},"Action":"kms:*","Resource":"*"}`}, nil},
 
@@ -228,7 +228,7 @@ func TestFindings(t *testing.T) {
 		{"own user, everything", []string{root, allow(aws(alice), all)}, []brief{{FullControl, "S", alice, Medium}}},
 		{"own user, everything by another wildcard", []string{root, allow(aws(alice), `["kms:*Key*","kms:*Grant","kms:D*"]`)}, []brief{{FullControl, "S", alice, Medium}}},
 		{"own user, everything from one network", []string{root, allow(aws(alice), all, `{"StringEquals":{"aws:SourceVpc":"vpc-1"}}`)}, []brief{{FullControl, "S", alice, Low}}},
-		{"another key's statement counts while the key is unknown", []string{root, strings.Replace(allow(`"*"`, use), `"Resource":"*"`, `"Resource":"arn:aws:kms:eu-central-1:444455556666:key/other"`, 1)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"another key's statement counts while the key is unknown", []string{root, strings.Replace(allow(`"*"`, use), `"Resource":"*"`, `"Resource":"arn:aws:kms:eu-central-1:444455556666:key/other"`, 1)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
 		{"deleted role", []string{root, allow(aws("AROA4EXAMPLE"), use)}, []brief{{UnknownPrincipal, "S", "AROA4EXAMPLE", Low}}},
 		{"identity provider", []string{root, allow(`{"Federated":"accounts.example.com"}`, use)}, []brief{{UnknownPrincipal, "S", "accounts.example.com", Medium}}},
 
@@ -242,7 +242,7 @@ func TestFindings(t *testing.T) {
 		{"service for whatever is there", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, use, `{"StringLike":{"aws:SourceAccount":"*"}}`)}, []brief{{ServiceWithoutSource, "S", "sns.amazonaws.com", Low}}},
 		{"service for any bucket", []string{root, allow(`{"Service":"s3.amazonaws.com"}`, use, `{"ArnLike":{"aws:SourceArn":"arn:aws:s3:::*"}}`)}, []brief{{ServiceWithoutSource, "S", "s3.amazonaws.com", Low}}},
 		{"service for our trails in any Region", []string{root, allow(`{"Service":"cloudtrail.amazonaws.com"}`, use, `{"StringLike":{"aws:SourceArn":"arn:aws:cloudtrail:*:444455556666:trail/*"}}`)}, nil},
-		{"every service", []string{root, allow(`{"Service":"*"}`, use)}, []brief{{PublicPrincipal, "S", "*", High}}},
+		{"every service", []string{root, allow(`{"Service":"*"}`, use)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
 		{"service, everything", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, all)}, []brief{{FullControl, "S", "sns.amazonaws.com", High}}},
 
 		// Administration.
@@ -256,7 +256,7 @@ func TestFindings(t *testing.T) {
 		{"root, with administration denied to a role", []string{root, `{"Effect":"Deny","Principal":{"AWS":"` + alice + `"},"Action":"kms:*","Resource":"*"}`}, nil},
 		{"root, from one network", []string{allow(aws(own), all, `{"StringEquals":{"aws:SourceVpc":"vpc-1"}}`)}, nil},
 		{"root, for callers of another account", []string{allow(aws(own), all, `{"StringEquals":{"kms:CallerAccount":"222233334444"}}`)}, []brief{{Lockout, "", "", Critical}}},
-		{"the worst first", []string{root, allow(aws(alice), all), allow(`"*"`, use), allow(`"*"`, all)}, []brief{
+		{"the worst first", []string{root, allow(aws(alice), all), allow(`"*"`, `"kms:Encrypt"`), allow(`"*"`, all)}, []brief{
 			{PublicPrincipal, "S", "*", Critical}, {PublicPrincipal, "S", "*", High}, {FullControl, "S", alice, Medium}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -326,8 +326,8 @@ func TestMessages(t *testing.T) {
 		`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::444455556666:role/app"},"Action":"kms:*","Resource":"*"}`,
 	))
 	want := []string{
-		"account 222233334444 may do everything but kms:Decrypt, and the account is not trusted",
 		"everyone, in any AWS account, may kms:Encrypt, kms:Decrypt",
+		"account 222233334444 may do everything but kms:Decrypt, and the account is not trusted",
 		"arn:aws:iam::222233334444:role/job, of account 222233334444, may kms:A, kms:B, kms:C, kms:D and 2 more, and the account is not trusted",
 		"the statement allows to do everything but kms:Decrypt, and so whatever KMS adds one day",
 		"arn:aws:iam::444455556666:role/app may kms:*: use the key, give it to others and delete it",

@@ -28,7 +28,7 @@ func RuleOf(id string) (rule Rule, ok bool) {
 var rules = []Rule{
 	{
 		PublicPrincipal, Critical, "The key is open to every AWS account",
-		"A key policy that allows everyone needs no IAM policy on the other side: whoever learns the key's ARN may do what the statement says. Severity high for using the key, critical for taking it over; a condition that a stranger cannot meet lowers it.",
+		"A key policy that allows everyone needs no IAM policy on the other side: whoever learns the key's ARN may do what the statement says. Severity critical for reading data or taking the key over, high for other use; a condition that a stranger cannot meet lowers it.",
 		"Name the accounts or roles that need the key in Principal. Where everybody in an organisation is meant, add a condition on aws:PrincipalOrgID; where one account is meant, one on kms:CallerAccount.",
 	},
 	{

@@ -74,10 +74,10 @@ func TestNewFindings(t *testing.T) {
 		{"nothing changed", document(root, everyone("a", `"kms:Decrypt"`)), document(root, everyone("a", `"kms:Decrypt"`)), nil, nil},
 		{"written differently", document(root, everyone("a", `["kms:Decrypt","kms:Encrypt"]`)), document(everyone("b", `["KMS:Encrypt","kms:Decrypt"]`), root), nil, nil},
 		{"something harmless beside it", document(root, everyone("a", `"kms:Decrypt"`)), document(root, everyone("a", `"kms:Decrypt"`), strings.Replace(root, "kms:*", "kms:DescribeKey", 1)), nil, nil},
-		{"opened", document(root), document(root, everyone("a", `"kms:Decrypt"`)), []string{"high public-principal *"}, nil},
-		{"closed", document(root, everyone("a", `"kms:Decrypt"`)), document(root), nil, []string{"high public-principal *"}},
-		{"opened further", document(root, everyone("a", `"kms:Decrypt"`)), document(root, everyone("a", `["kms:Decrypt","kms:Encrypt"]`)), []string{"high public-principal *"}, nil},
-		{"opened to a takeover", document(root, everyone("a", `"kms:Decrypt"`)), document(root, everyone("a", `"kms:PutKeyPolicy"`)), []string{"critical public-principal *"}, []string{"high public-principal *"}},
+		{"opened", document(root), document(root, everyone("a", `"kms:Decrypt"`)), []string{"critical public-principal *"}, nil},
+		{"closed", document(root, everyone("a", `"kms:Decrypt"`)), document(root), nil, []string{"critical public-principal *"}},
+		{"opened further", document(root, everyone("a", `"kms:Decrypt"`)), document(root, everyone("a", `["kms:Decrypt","kms:Encrypt"]`)), []string{"critical public-principal *"}, nil},
+		{"opened to a takeover", document(root, everyone("a", `"kms:Decrypt"`)), document(root, everyone("a", `"kms:PutKeyPolicy"`)), []string{"critical public-principal *"}, []string{"critical public-principal *"}},
 		{"locked out", document(root), document(strings.Replace(root, own, foreign, 1)), []string{"critical foreign-account " + foreign, "critical lockout "}, nil},
 	}
 	for _, tt := range tests {

@@ -360,7 +360,7 @@ func TestPolicyBaseline(t *testing.T) {
 	if out := baseline("show", key+"@2"); out != bad {
 		t.Errorf("show: %s", out)
 	}
-	if code, out, errs := policyCommand(t, "diff", "baseline:"+id, "baseline:"+id+"@2", "--state-bucket", sandbox.StateBucket); code != exitError || !strings.Contains(out, "New: high, 1 finding") {
+	if code, out, errs := policyCommand(t, "diff", "baseline:"+id, "baseline:"+id+"@2", "--state-bucket", sandbox.StateBucket); code != exitError || !strings.Contains(out, "New: critical, 1 finding") {
 		t.Errorf("exit code %d, %s%s", code, out, errs)
 	}
 
