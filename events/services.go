@@ -169,7 +169,7 @@ func (s *scanner) bucketEncryption() (b BucketEncryption) {
 				if name != "Rule" {
 					continue
 				}
-				// S3's records are made from XML: one rule is no list.
+				// How S3 writes its one rule is not documented: both forms are read.
 				if s.peek() != '[' {
 					b.Algorithm, b.Key = s.encryptionRule()
 					continue
@@ -208,7 +208,7 @@ func (s *scanner) volume() (v Volume) {
 			v.ID = s.string()
 		case "encrypted":
 			v.Encrypted = s.bool()
-		case "kmsKeyId", "masterEncryptionKeyId": // old records have the latter
+		case "kmsKeyId", "masterEncryptionKeyId": // which one EC2 writes is not documented
 			v.Key = s.string()
 		}
 	}

@@ -135,6 +135,14 @@ func (r *Router) tags(ctx context.Context, e events.Event) error {
 			a.Next = append(a.Next, r.kmsCommand("untag-resource", e.KeyARN, "--tag-keys", shellQuote(tag)))
 		}
 	}
-	a.Facts = append(a.Facts, alert.Fact{Name: "tags", Values: changes})
+	at := now()
+	live, err := r.facts.Tags(ctx, e.KeyARN)
+	var values []string
+	for _, tag := range slices.Sorted(maps.Keys(live)) {
+		if r.steers(tag) {
+			values = append(values, tag+" = "+live[tag])
+		}
+	}
+	a.Facts = append(a.Facts, alert.Fact{Name: "changed by the call", Values: changes}, lookedAt("such tags now", "KMS ListResourceTags", at, values, err))
 	return r.publish(ctx, a)
 }
