@@ -51,11 +51,11 @@ func Examples(at time.Time) []Alert {
 		}
 	})
 	policy := func(id, alias string) Alert {
-		return example(KindPolicy, High, "PutKeyPolicy", "Key policy of "+alias+": everyone, in any AWS account, may kms:Decrypt", func(a *Alert) {
+		return example(KindPolicy, Critical, "PutKeyPolicy", "Key policy of "+alias+": everyone, in any AWS account, may kms:Decrypt", func(a *Alert) {
 			a.ID, a.Key = "example/policy/"+id, key(id, alias)
 			a.Summary = "Admin/mallory called PutKeyPolicy. The live policy was read and judged."
 			a.Risk = "Whoever the policy lets in can read everything that is encrypted under the key."
-			a.Findings = []Finding{{ID: "public-principal", Severity: High, Statement: "1", Principal: "*", Message: "Everyone, in any AWS account, may kms:Decrypt."}}
+			a.Findings = []Finding{{ID: "public-principal", Severity: Critical, Statement: "1", Principal: "*", Message: "Everyone, in any AWS account, may kms:Decrypt."}}
 			a.Next = []string{command("get-key-policy", id) + " --policy-name default --output text"}
 		})
 	}
@@ -80,7 +80,7 @@ func Examples(at time.Time) []Alert {
 			a.Summary = "Admin/mallory called PutKeyPolicy and is none of the roles that may open keys (CMKEEPER_CONTAIN_ALLOWED_ROLES). How it is open is in the findings."
 			a.Risk = "While the key is Enabled, whoever it was opened to can use it. While it is Disabled nobody can, and nothing encrypted under it can be read."
 			a.Action = Action{Mode: "enforce", Status: StatusDone, Description: "cmkeeper disabled the key. It is Disabled now, as read back."}
-			a.Findings = []Finding{{ID: "public-principal", Severity: High, Statement: "1", Principal: "*", Message: "Everyone, in any AWS account, may kms:Decrypt."}}
+			a.Findings = []Finding{{ID: "public-principal", Severity: Critical, Statement: "1", Principal: "*", Message: "Everyone, in any AWS account, may kms:Decrypt."}}
 			a.Next = []string{"Close the key first: put its former policy back. The live one is:", command("get-key-policy", payments) + " --policy-name default --output text", "Then undo this: enable the key.", command("enable-key", payments)}
 		}),
 		example(KindAlias, Medium, "UpdateAlias", "Alias alias/payments points to another key", func(a *Alert) {

@@ -249,8 +249,12 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 	if err != nil {
 		return handlers.Config{}, err
 	}
+	var topics []string
+	for _, t := range c.topics() {
+		topics = append(topics, t.ARN)
+	}
 	return handlers.Config{
-		Identity: identity, Region: region,
+		Identity: identity, Region: region, Topics: topics,
 		Rotation: handlers.Mode(c.RotationMode), Policy: handlers.Mode(c.PolicyMode),
 		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
@@ -259,7 +263,7 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 		RestoreSeverity: alert.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
 		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
-		Queues: []string{path.Base(c.EventsQueueURL), path.Base(c.JobsQueueURL)}, Topics: []string{c.AlertTopicARN},
+		Queues:           []string{path.Base(c.EventsQueueURL), path.Base(c.JobsQueueURL)},
 		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil
 }

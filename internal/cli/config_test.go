@@ -195,6 +195,7 @@ func TestReactions(t *testing.T) {
 	c, err := LoadConfig(t.Context(), environment(
 		"SENSITIVE_KEYS", "tag class=restricted, alias/prod-*", "SANDBOX_KEYS", "alias/test-*", "PIPELINE_ROLES", "role/deploy-*",
 		"BUSINESS_HOURS", "Mon-Fri 08:00-18:00 Europe/Berlin", "FLAP_LIMIT", "3", "EXEMPTIONS", "rotation of alias/x until 2027-01-31: y;",
+		"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:chat=chat",
 	))
 	if err != nil {
 		t.Fatal(err)
@@ -202,6 +203,9 @@ func TestReactions(t *testing.T) {
 	got, err := c.reactions(handlers.Identity{}, "eu-west-1")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if want := []string{"arn:aws:sns:eu-west-1:111122223333:alerts", "arn:aws:sns:eu-west-1:111122223333:chat"}; !slices.Equal(got.Topics, want) {
+		t.Errorf("topics %q are guarded, want %q", got.Topics, want)
 	}
 	r := got.Rules
 	if fmt.Sprint(r.Sensitive, r.Sandbox, r.Pipelines, r.Hours, got.FlapLimit, got.Exemptions) !=
