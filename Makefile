@@ -49,7 +49,7 @@ bench:
 # over the SDK, and what it reaches of S3's limits in modelled time. Half an hour on
 # two cores; BENCH_SCALE="-objects 10000,100000" makes it minutes.
 bench-scale: build
-	CMKEEPER_SOAK=1 go test -v -count=1 -timeout 30m -run 'TestWorkersReachWhatS3Allows|TestRequestsPerObject' ./reencrypt
+	CMKEEPER_SOAK=1 go test -v -count=1 -timeout 30m -run 'TestWorkersReachWhatS3Allows|TestFleetOfFourKeepsItsRate|TestRequestsPerObject' ./reencrypt
 	go build -o bin/scale ./internal/scale
 	bin/scale -binary bin/cmkeeper $(BENCH_SCALE)
 
