@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -112,7 +113,7 @@ func (w *world) must(err error) {
 // engine returns an engine of one worker of the fleet.
 func (w *world) engine(change ...func(*Options)) *Engine {
 	o := Options{
-		S3: w.client("worker"), Resolver: inventory.New(w.kms, w.s3, account, "us-east-1"), KMS: w.kms, Account: account,
+		S3: awsclient.S3(inprocess.Config(w.aws, "us-east-1", "worker"), aws.Bool(true)), Resolver: inventory.New(w.kms, w.s3, account, "us-east-1"), KMS: w.kms, Account: account,
 		Store: w.store, StateBucket: stateBucket, StatePrefix: "cmkeeper/", SQS: w.sqs, QueueURL: w.queue, Observer: &w.told,
 		Concurrency: 16, SliceSize: 50,
 	}

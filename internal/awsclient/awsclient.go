@@ -66,7 +66,9 @@ func Load(ctx context.Context, connections int) (aws.Config, error) {
 // configuration), since few local servers answer to bucket.host names;
 // otherwise *pathStyle decides.
 func S3(cfg aws.Config, pathStyle *bool) *s3.Client {
+	endpoints := &rememberedEndpoints{next: s3.NewDefaultEndpointResolverV2(), known: map[endpointParameters]smithyendpoints.Endpoint{}}
 	return s3.NewFromConfig(cfg, func(o *s3.Options) {
+		o.EndpointResolverV2 = endpoints
 		o.UsePathStyle = o.BaseEndpoint != nil
 		// An object without a checksum is no news, and one line for each would be.
 		o.DisableLogOutputChecksumValidationSkipped = true
