@@ -58,10 +58,10 @@ type Publisher struct {
 }
 
 // Publish publishes the alert, or stores it to be told with others, unless that has
-// been done. While another worker
-// is about to publish it the error is an outcome.RetryAfter: only when that
-// worker has reported success is the alert known to be told. An alert that cannot
-// be published is an error and is also kept, for Resume.
+// been done. While another worker is about to publish it the error is an
+// outcome.RetryAfter: only when that worker has reported success is the alert known
+// to be told. An alert that cannot be published is an error and is also kept, for
+// Resume.
 func (p *Publisher) Publish(ctx context.Context, a Alert) error {
 	name, err := a.name()
 	if err != nil {

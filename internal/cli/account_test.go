@@ -32,7 +32,7 @@ const (
 	// appAlias is the alias whose moves the members may follow.
 	appAlias = "alias/app"
 	// patience bounds a test that fails; one that passes does not wait for it.
-	patience = 3 * time.Minute
+	patience = 90 * time.Second
 )
 
 // account is a sandbox, seen by the operator, and what has arrived in its inbox.
