@@ -260,6 +260,12 @@ func (f *rotationFacts) see(s inventory.Rotation, at time.Time, by string) {
 	}
 }
 
+// outdates reports whether rotation was seen on later than a reading that shows it
+// off: two events are handled at a time, and one of them has waited since it read.
+func (f *rotationFacts) outdates(s inventory.Rotation, at time.Time) bool {
+	return !s.Enabled && f.On && at.Before(f.At)
+}
+
 // intend notes a call that is about to be made and, for the first call of a
 // reaction to an occurrence, the repair that it belongs to.
 func (d *keyDoc) intend(operation string, rep repair) {

@@ -171,7 +171,11 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 	}
 	var d rotationDecision
 	var rep repair
+	var outdated bool
 	doc, err := r.updateKey(ctx, key.ARN, func(doc *keyDoc) {
+		if outdated = blocker == "" && doc.Rotation.outdates(status, at); outdated {
+			return
+		}
 		doc.see(key, at, r.config.Deletion)
 		if blocker == "" {
 			doc.Rotation.see(status, at, e.ID)
@@ -197,8 +201,13 @@ func (r *Router) keepRotating(ctx context.Context, e events.Event, key inventory
 			doc.intend(opEnableRotation, rep)
 		}
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return r.rotationUnread(ctx, e, harm, err)
+	case outdated && isSweep(e):
+		return nil // whoever has seen it on has dealt with it
+	case outdated:
+		return outcome.RetryAfter(time.Second, errors.New("rotation was seen on after it was read: it is read again"))
 	}
 	r.log.DebugContext(ctx, "rotation decided", "key", key.ARN, "event_id", e.ID, "reason", d.reason, "blocker", blocker)
 

@@ -2,13 +2,16 @@ package handlers_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
@@ -286,6 +289,39 @@ func TestSweepRepairsAMissedEvent(t *testing.T) {
 		}
 		if a := w.one(); a.Actor == nil || a.Action.Status != alert.StatusDone {
 			t.Errorf("alert:\n%s", a.Text())
+		}
+	})
+}
+
+// A key is made and its rotation turned on; the worker that handles the first has
+// read "off" when the one that handles the second notes "on".
+func TestRotationSeenOnAfterItWasRead(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := *must(w.kms.CreateKey(w.ctx, &kms.CreateKeyInput{})).KeyMetadata.Arn
+		created, other := w.event("CreateKey"), w.newRouter(enforceAll())
+		var read, between atomic.Bool
+		stop := w.aws.Observe(func(r localaws.Request) {
+			switch {
+			case r.Operation == "GetKeyRotationStatus":
+				read.Store(true)
+			case r.Service == "s3" && read.Load() && between.CompareAndSwap(false, true):
+				time.Sleep(time.Second)
+				w.enableRotation(key, 180)
+				if err := other.Handle(w.ctx, []byte(w.event("EnableKeyRotation"))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		if err := w.router.Handle(w.ctx, []byte(created)); outcome.Of(err).Action != outcome.Delay {
+			t.Errorf("outcome of %v, want an expected wait", err)
+		}
+		stop()
+		if err := w.handle(created); err != nil || !between.Load() {
+			t.Error(err)
+		}
+		w.none()
+		if got := w.rotation(key); got != 180 {
+			t.Errorf("rotation period %d, want 180", got)
 		}
 	})
 }
