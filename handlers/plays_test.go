@@ -577,17 +577,24 @@ func TestEveryRowIsPlayed(t *testing.T) {
 	}
 }
 
-func playRow(t *testing.T, row handlers.TableRow, p play, mode handlers.Mode) {
-	inWorld(t, playConfig(mode, p), func(w *world) {
-		key := p.do(w)
-		for _, body := range w.events() {
-			if is(row, body) {
-				if err := w.handle(body); err != nil {
-					t.Fatal(err)
-				}
+// play plays a row and returns the key that it is about.
+func (w *world) play(row handlers.TableRow, p play) (key string) {
+	w.t.Helper()
+	key = p.do(w)
+	for _, body := range w.events() {
+		if is(row, body) {
+			if err := w.handle(body); err != nil {
+				w.t.Fatal(err)
 			}
 		}
-		w.react() // what that made arrive
+	}
+	w.react() // what that made arrive
+	return key
+}
+
+func playRow(t *testing.T, row handlers.TableRow, p play, mode handlers.Mode) {
+	inWorld(t, playConfig(mode, p), func(w *world) {
+		key := w.play(row, p)
 		var told []alert.Alert
 		for _, a := range w.told.take() {
 			switch {
