@@ -1,9 +1,13 @@
 package handlers_test
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +16,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 	eventbridgetypes "github.com/aws/aws-sdk-go-v2/service/eventbridge/types"
@@ -57,6 +62,56 @@ type world struct {
 	seen []string
 	// untraced: workers have no CloudTrail to ask, so that nothing waits for its rate.
 	untraced bool
+	// tap, if set, is called before each request of a worker is sent, and after it was answered.
+	tap func(r request, answered bool)
+}
+
+// request is a request of a worker, as its SDK sends it.
+type request struct {
+	// service and operation are those of the API: "KMS", "DescribeKey".
+	service, operation string
+	// target is what tells it from others of the operation: path, query and body.
+	target string
+	// id is its request id, and ok says that it succeeded; after it was answered.
+	id string
+	ok bool
+}
+
+// tapClient is an HTTP client that shows its requests.
+type tapClient struct {
+	next aws.HTTPClient
+	tap  func(r request, answered bool)
+}
+
+func (c tapClient) Do(in *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(cmp.Or[io.Reader](in.Body, http.NoBody))
+	if err != nil {
+		return nil, err
+	}
+	in.Body = io.NopCloser(bytes.NewReader(body))
+	r := request{
+		service: awsmiddleware.GetServiceID(in.Context()), operation: awsmiddleware.GetOperationName(in.Context()),
+		target: in.URL.RequestURI() + " " + string(body),
+	}
+	c.tap(r, false)
+	if err := context.Cause(in.Context()); err != nil {
+		return nil, err
+	}
+	out, err := c.next.Do(in)
+	if err == nil {
+		r.id, r.ok = out.Header.Get("X-Amzn-Requestid"), out.StatusCode < 300
+	}
+	c.tap(r, true)
+	return out, err
+}
+
+// keeperConfig is the SDK's configuration of a worker.
+func (w *world) keeperConfig() aws.Config {
+	c := inprocess.Config(w.aws, region, keeperKey)
+	if w.tap != nil {
+		c.HTTPClient = tapClient{c.HTTPClient, w.tap}
+	}
+	return c
 }
 
 // enforceAll is the configuration that most tests vary.
@@ -101,7 +156,7 @@ func (w *world) newRouter(c handlers.Config) *handlers.Router {
 // newRouterWith returns a worker that has something else to work with.
 func (w *world) newRouterWith(c handlers.Config, change func(*handlers.Deps)) *handlers.Router {
 	w.t.Helper()
-	keeper := inprocess.Config(w.aws, region, keeperKey)
+	keeper := w.keeperConfig()
 	keys := kms.NewFromConfig(keeper)
 	buckets := s3.NewFromConfig(keeper, func(o *s3.Options) { o.UsePathStyle = true })
 	deps := handlers.Deps{
