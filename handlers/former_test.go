@@ -489,7 +489,7 @@ func (r *replay) checkDone(restoring bool) {
 func (h handover) record(t *testing.T, path string) {
 	t.Helper()
 	var f former
-	h.in(t, nil, func(w *world, body string, r *replay) {
+	h.in(t, nil, func(w *world, body string, _ *replay) {
 		docs := func() (all []formerDoc) {
 			for _, d := range w.documents() {
 				all = append(all, formerDoc{d.name, d.body})

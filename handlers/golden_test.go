@@ -394,7 +394,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"put back and containment": {closing, func(w *world, c handlers.Config) {
+	"put back and containment": {closing, func(w *world, _ handlers.Config) {
 		key := w.guardedKey()
 		w.putPolicy(key, takeover)
 		w.react()
@@ -581,7 +581,7 @@ var scenes = map[string]scene{
 		w.sweepFor(5*day, c)
 		w.react()
 	}},
-	"deletion of a primary": {configured(func() handlers.Config { return countdown(handlers.Enforce) }), func(w *world, c handlers.Config) {
+	"deletion of a primary": {configured(func() handlers.Config { return countdown(handlers.Enforce) }), func(w *world, _ handlers.Config) {
 		key := w.newKey(kms.CreateKeyInput{MultiRegion: aws.Bool(true)})
 		must(w.kms.ReplicateKey(w.ctx, &kms.ReplicateKeyInput{KeyId: &key, ReplicaRegion: aws.String("us-west-2")}))
 		w.react()

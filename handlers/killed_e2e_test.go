@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
 // everyKill plays a scene again and again, each time in a new world: the worker
@@ -116,5 +118,140 @@ func TestContainmentSurvivesEveryKill(t *testing.T) {
 			w.none()
 			w.wantState(key, "Enabled")
 		}
+	})
+}
+
+// A worker dies anywhere between judging a policy and the end: the policy is put back,
+// and then there is nothing to contain, neither for the next worker.
+func TestPutBackBeforeContainmentSurvivesEveryKill(t *testing.T) {
+	everyKill(t, closing(t), func(w *world) (func(context.Context, *handlers.Router) error, func()) {
+		key := w.guardedKey()
+		w.putPolicy(key, takeover)
+		return handling(w.event("PutKeyPolicy")), func() {
+			w.wantPolicy(key, rootOnly)
+			w.wantState(key, "Enabled")
+			if a := w.one(); a.Kind != alert.KindPolicy || a.Action.Status != alert.StatusDone {
+				t.Errorf("alert:\n%s", a.Text())
+			}
+			if puts, disables := w.aws.Requests("kms", "PutKeyPolicy"), w.aws.Requests("kms", "DisableKey"); puts != 3 || disables != 0 {
+				t.Errorf("%d calls of PutKeyPolicy and %d of DisableKey, want two of the test and one, and none", puts, disables)
+			}
+			w.sweep()
+			w.none()
+		}
+	})
+}
+
+// A policy that is not put back, since its actor set it before, leaves the key open.
+func TestContainmentAfterARefusedPutBackSurvivesEveryKill(t *testing.T) {
+	everyKill(t, closing(t), func(w *world) (func(context.Context, *handlers.Router) error, func()) {
+		key := w.guardedKey()
+		w.putPolicy(key, takeover)
+		w.react()
+		w.told.take()
+		time.Sleep(time.Minute)
+		w.putPolicy(key, takeover)
+		return handling(w.event("PutKeyPolicy")), func() {
+			w.wantPolicy(key, takeover)
+			w.wantState(key, "Disabled")
+			told := w.told.take()
+			if len(told) != 2 || told[0].Kind == told[1].Kind {
+				t.Fatalf("%d alerts:\n%s", len(told), texts(told))
+			}
+			for _, a := range told {
+				want := map[alert.Kind]alert.Status{alert.KindPolicy: alert.StatusRefused, alert.KindContainment: alert.StatusDone}[a.Kind]
+				if a.Action.Status != want {
+					t.Errorf("status %s, want %s:\n%s", a.Action.Status, want, a.Text())
+				}
+			}
+			if got := w.aws.Requests("kms", "DisableKey"); got != 1 {
+				t.Errorf("%d calls of DisableKey", got)
+			}
+			w.sweep()
+			w.none()
+			w.wantState(key, "Disabled")
+		}
+	})
+}
+
+// The first worker may not put policies back, the next one may. What is still open is
+// contained, and what was closed meanwhile is not.
+func TestContainmentAfterAFailedPutBackSurvivesEveryKill(t *testing.T) {
+	contained, closed := 0, 0
+	everyKill(t, closing(t), func(w *world) (func(context.Context, *handlers.Router) error, func()) {
+		key := w.guardedKey()
+		w.putPolicy(key, takeover)
+		body := w.event("PutKeyPolicy")
+		died := false
+		work := func(ctx context.Context, r *handlers.Router) error {
+			w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return died || action != "kms:PutKeyPolicy" })
+			defer func() { died = true }()
+			return r.Handle(ctx, []byte(body))
+		}
+		return work, func() {
+			w.wantPolicy(key, rootOnly)
+			kinds := map[string]int{}
+			for _, a := range w.told.take() {
+				kinds[string(a.Kind)+" "+string(a.Action.Status)]++
+			}
+			disables := w.aws.Requests("kms", "DisableKey")
+			want := "Enabled"
+			if disables > 0 {
+				want = "Disabled"
+				contained++
+			} else {
+				closed++
+			}
+			w.wantState(key, want)
+			if kinds["policy done"] != 1 || kinds["containment done"] != disables || disables > 1 || len(kinds) > 3 || kinds["policy failed"] > 1 {
+				t.Errorf("%d calls of DisableKey, alerts %v", disables, kinds)
+			}
+			w.sweep()
+			w.none()
+			w.wantState(key, want)
+		}
+	})
+	if contained == 0 || closed == 0 {
+		t.Errorf("contained %d times, closed before %d times: one of them was not played", contained, closed)
+	}
+}
+
+// slowPolicies puts policies a while after it has said so.
+type slowPolicies struct {
+	handlers.KMS
+	wg *sync.WaitGroup
+}
+
+func (s slowPolicies) PutKeyPolicy(ctx context.Context, in *kms.PutKeyPolicyInput, _ ...func(*kms.Options)) (*kms.PutKeyPolicyOutput, error) {
+	s.wg.Go(func() {
+		time.Sleep(20 * time.Second)
+		_, _ = s.KMS.PutKeyPolicy(context.WithoutCancel(ctx), in)
+	})
+	return &kms.PutKeyPolicyOutput{}, nil
+}
+
+// A policy that was put back and is not read back leaves the key open, as far as anybody
+// can see: it is contained at once.
+func TestContainmentWhereThePutBackDoesNotShow(t *testing.T) {
+	inWorld(t, closing(t), func(w *world) {
+		key := w.guardedKey()
+		w.putPolicy(key, takeover)
+		body := w.event("PutKeyPolicy")
+		var wg sync.WaitGroup
+		w.router = w.newRouterWith(closing(t), func(d *handlers.Deps) { d.KMS = slowPolicies{d.KMS, &wg} })
+		if d := outcome.Of(w.router.Handle(w.ctx, []byte(body))); d.Action != outcome.Delay {
+			t.Fatalf("outcome %v (%v), want a wait", d.Action, d.Err)
+		}
+		w.wantState(key, "Disabled")
+		w.handled(body)
+		wg.Wait()
+		w.react()
+		w.wantPolicy(key, rootOnly)
+		w.wantState(key, "Disabled")
+		if told := w.told.take(); len(told) != 2 || told[0].Kind == told[1].Kind || told[0].Action.Status != alert.StatusDone || told[1].Action.Status != alert.StatusDone {
+			t.Errorf("%d alerts:\n%s", len(told), texts(told))
+		}
+		w.sweep()
+		w.none()
 	})
 }
