@@ -343,8 +343,9 @@ func TestUpdateGivesUp(t *testing.T) {
 		b := newBucket(t)
 		s := b.store()
 		n := 0
-		overtaken := func(*counter, bool) error {
+		overtaken := func(c *counter, _ bool) error {
 			n++
+			c.N = -n
 			b.write(t, "doc", fmt.Sprintf(`{"schema":"cmkeeper.counter.v2","n":%d}`, n))
 			return nil
 		}

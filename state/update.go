@@ -16,11 +16,10 @@ var ErrUnchanged = errors.New("document unchanged")
 // a document that is far too hot.
 const updateAttempts = 16
 
-// Update reads the document at key, lets change alter it and writes it back
-// under the condition that nobody else has; on a conflict it starts again, with
-// a growing random wait, and gives up with ErrConflict. Where there is no
-// document, change gets a zero one and exists=false. An error of change ends it
-// and is returned as it is. A document of a newer schema is ErrNewerSchema.
+// Update reads the document at key, lets change alter it and stores it, as
+// [Draft.Update] does. Where there is no document, change gets a zero one and
+// exists=false. An error of change ends it and is returned as it is, but for
+// ErrUnchanged.
 //
 // change may be called several times and, as Put explains, very rarely on a
 // document that has its effect already: it must depend on nothing but the
@@ -29,27 +28,43 @@ func Update[T any, P interface {
 	*T
 	Document
 }](ctx context.Context, s *Store, key string, change func(doc P, exists bool) error) error {
-	for attempt := range updateAttempts {
-		doc := P(new(T))
-		etag, err := s.Get(ctx, key, doc)
-		exists := err == nil
-		if err != nil && !errors.Is(err, ErrNotFound) {
+	d, err := Open[T, P](ctx, s, key)
+	if err != nil {
+		return err
+	}
+	err = Retry(ctx, func() error {
+		if err := change(d.doc, d.etag != ""); err != nil {
 			return err
 		}
-		switch err := change(doc, exists); {
-		case errors.Is(err, ErrUnchanged):
-			return nil
-		case err != nil:
+		return d.Save(ctx)
+	}, d)
+	if errors.Is(err, ErrUnchanged) {
+		return nil
+	}
+	return err
+}
+
+// Retry calls attempt until it ends without ErrConflict: somebody else has written
+// one of the drafts. They are then read again, after a growing random wait. It gives
+// up with ErrConflict after many attempts.
+func Retry(ctx context.Context, attempt func() error, drafts ...interface{ Reload(context.Context) error }) error {
+	for n := 1; ; n++ {
+		err := attempt()
+		switch {
+		case !errors.Is(err, ErrConflict):
+			return err
+		case n == updateAttempts:
+			return fmt.Errorf("gave up after %d attempts: %w", n, err)
+		}
+		if err := wait(ctx, n-1); err != nil {
 			return err
 		}
-		if _, err := s.Put(ctx, key, doc, etag); !errors.Is(err, ErrConflict) {
-			return err
-		}
-		if err := wait(ctx, attempt); err != nil {
-			return fmt.Errorf("update document %s: %w", s.Address(key), err)
+		for _, d := range drafts {
+			if err := d.Reload(ctx); err != nil {
+				return err
+			}
 		}
 	}
-	return fmt.Errorf("update document %s: gave up after %d attempts: %w", s.Address(key), updateAttempts, ErrConflict)
 }
 
 // wait pauses after the n-th lost race (from 0): a random part of 10 ms

@@ -1,0 +1,80 @@
+package state
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Draft is a document between its last read or write and its next write: a working
+// copy that can be changed in steps and is stored under the condition that nobody
+// else has written meanwhile. It costs one read, and a write only where something
+// changed. It is not safe for concurrent use.
+type Draft[T any, P interface {
+	*T
+	Document
+}] struct {
+	store *Store
+	key   string
+	doc   P
+	etag  string
+	body  []byte // the document as it is stored, encoded without its head
+}
+
+// Open reads the document at key; where there is none the draft has a zero one.
+// Errors: ErrNewerSchema, and those of Get.
+func Open[T any, P interface {
+	*T
+	Document
+}](ctx context.Context, s *Store, key string) (*Draft[T, P], error) {
+	d := &Draft[T, P]{store: s, key: key}
+	return d, d.Reload(ctx)
+}
+
+// Doc is the working copy, to be read and changed. Reload, and a conflict in Update,
+// replace it.
+func (d *Draft[T, P]) Doc() P { return d.doc }
+
+// Reload reads the document again and drops what was not saved.
+func (d *Draft[T, P]) Reload(ctx context.Context) error {
+	doc := P(new(T))
+	etag, err := d.store.Get(ctx, d.key, doc)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	body, err := json.Marshal(doc)
+	if err != nil {
+		return fmt.Errorf("encode document %s: %w", d.store.Address(d.key), err)
+	}
+	d.doc, d.etag, d.body = doc, etag, body
+	return nil
+}
+
+// Save stores the working copy, unless it is as it is stored. ErrConflict: somebody
+// else wrote the document; Reload, and decide again.
+func (d *Draft[T, P]) Save(ctx context.Context) error {
+	body, err := json.Marshal(d.doc)
+	if err != nil {
+		return fmt.Errorf("encode document %s: %w", d.store.Address(d.key), err)
+	}
+	if bytes.Equal(body, d.body) {
+		return nil
+	}
+	etag, err := d.store.Put(ctx, d.key, d.doc, d.etag)
+	if err == nil {
+		d.etag, d.body = etag, body
+	}
+	return err
+}
+
+// Update applies change to the working copy and saves it; on a conflict it reads the
+// document again and starts anew, and gives up with ErrConflict. change must depend
+// on nothing but the document it is given, and be safe to apply twice.
+func (d *Draft[T, P]) Update(ctx context.Context, change func(P)) error {
+	return Retry(ctx, func() error {
+		change(d.doc)
+		return d.Save(ctx)
+	}, d)
+}
