@@ -1,0 +1,376 @@
+package reaction
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/retire"
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+// Case is one occurrence and what is known about it. A fact is read when it is asked
+// for, and once; one that could not be read is an error that says why, however often
+// it is asked for. A case belongs to one goroutine, but for reading facts.
+type Case struct {
+	*Env
+	Event events.Event
+	// At is when the case began: the time that everything it reads stands for.
+	At time.Time
+
+	key      fact[inventory.Key]
+	rotation fact[inventory.Rotation]
+	policy   fact[string]
+	grants   fact[[]inventory.Grant]
+	aliases  fact[[]inventory.Alias]
+	tags     fact[map[string]string]
+	usage    fact[inventory.Usage]
+	approval fact[*retire.Approval]
+	account  *account
+	others   map[string]*Case // by key
+
+	ledger   document[ledger.Key, *ledger.Key]
+	baseline document[ledger.Baseline, *ledger.Baseline]
+	alias    document[ledger.Alias, *ledger.Alias]
+	bucket   document[ledger.Bucket, *ledger.Bucket]
+	unstored error // why the working copies cannot be stored
+}
+
+// account is what is known of the account. All cases of a sweep share it.
+type account struct {
+	aliases fact[[]inventory.Alias]
+	buckets fact[[]inventory.Bucket]
+}
+
+// NewCase begins the case of an event.
+func (e *Env) NewCase(ev events.Event) *Case {
+	return &Case{Env: e, Event: ev, At: ledger.Now(), account: new(account)}
+}
+
+// Part begins the case of one key, alias or bucket that a sweep looks at. Facts about
+// the account are shared.
+func (c *Case) Part(ev events.Event) *Case {
+	return &Case{Env: c.Env, Event: ev, At: ledger.Now(), account: c.account}
+}
+
+// For is the case as far as it is about another key than the event's: the key that an
+// alias moved to, or that a bucket is encrypted with.
+func (c *Case) For(keyARN string) *Case {
+	if keyARN == c.Event.KeyARN {
+		return c
+	}
+	if c.others[keyARN] == nil {
+		e := c.Event
+		e.KeyARN = keyARN
+		if c.others == nil {
+			c.others = map[string]*Case{}
+		}
+		c.others[keyARN] = c.Part(e)
+	}
+	return c.others[keyARN]
+}
+
+// Log is the logger of the case.
+func (c *Case) Log() *slog.Logger {
+	return c.Logger.With("event_id", c.Event.ID, "key", c.Event.KeyARN)
+}
+
+// IsSweep reports whether a sweep made the case, and no event.
+func (c *Case) IsSweep() bool { return ledger.IsSweep(c.Event) }
+
+// fact is something that is read at most once.
+type fact[T any] struct {
+	mu    sync.Mutex
+	known bool
+	value T
+	err   error
+	at    time.Time // before it was read
+}
+
+// get returns the fact, and reads it where that was not done before. A read that was
+// cut short says nothing, and is made again.
+func (f *fact[T]) get(ctx context.Context, read func() (T, error)) (T, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.known {
+		f.at = ledger.Now()
+		f.value, f.err = read()
+		f.known = f.err == nil || ctx.Err() == nil
+	}
+	return f.value, f.err
+}
+
+// again reads the fact anew.
+func (f *fact[T]) again(ctx context.Context, read func() (T, error)) (T, error) {
+	f.mu.Lock()
+	f.known = false
+	f.mu.Unlock()
+	return f.get(ctx, read)
+}
+
+// set makes something that was read elsewhere the fact.
+func (f *fact[T]) set(value T) { f.known, f.value, f.err, f.at = true, value, nil, ledger.Now() }
+
+// readAt is when the fact was read.
+func (f *fact[T]) readAt() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.at
+}
+
+// Key describes the event's key. Errors: inventory.ErrNotFound, inventory.ErrAccessDenied.
+func (c *Case) Key(ctx context.Context) (inventory.Key, error) {
+	return c.key.get(ctx, func() (inventory.Key, error) { return c.Facts.Key(ctx, c.Event.KeyARN) })
+}
+
+// KeyAgain reads the key anew, to check what was done to it.
+func (c *Case) KeyAgain(ctx context.Context) (inventory.Key, error) {
+	return c.key.again(ctx, func() (inventory.Key, error) { return c.Facts.Key(ctx, c.Event.KeyARN) })
+}
+
+// Rotation is the key's rotation status. Errors as for Key.
+func (c *Case) Rotation(ctx context.Context) (inventory.Rotation, error) {
+	return c.rotation.get(ctx, func() (inventory.Rotation, error) { return c.Facts.Rotation(ctx, c.Event.KeyARN) })
+}
+
+// RotationAgain reads the rotation status anew.
+func (c *Case) RotationAgain(ctx context.Context) (inventory.Rotation, error) {
+	return c.rotation.again(ctx, func() (inventory.Rotation, error) { return c.Facts.Rotation(ctx, c.Event.KeyARN) })
+}
+
+// Policy is the key's policy document. Errors as for Key.
+func (c *Case) Policy(ctx context.Context) (string, error) {
+	return c.policy.get(ctx, func() (string, error) { return c.Facts.Policy(ctx, c.Event.KeyARN) })
+}
+
+// PolicyAgain reads the policy anew.
+func (c *Case) PolicyAgain(ctx context.Context) (string, error) {
+	return c.policy.again(ctx, func() (string, error) { return c.Facts.Policy(ctx, c.Event.KeyARN) })
+}
+
+// Grants are the key's grants. Errors as for Key.
+func (c *Case) Grants(ctx context.Context) ([]inventory.Grant, error) {
+	return c.grants.get(ctx, func() ([]inventory.Grant, error) { return c.Facts.Grants(ctx, c.Event.KeyARN) })
+}
+
+// KeyAliases are the aliases of the event's key. Errors as for Key.
+func (c *Case) KeyAliases(ctx context.Context) ([]inventory.Alias, error) {
+	return c.aliases.get(ctx, func() ([]inventory.Alias, error) { return c.Facts.AliasesOf(ctx, c.Event.KeyARN) })
+}
+
+// SetKeyAliases makes aliases from a list of all aliases those of the key.
+func (c *Case) SetKeyAliases(aliases []inventory.Alias) { c.aliases.set(aliases) }
+
+// Tags are the key's tags. Errors as for Key.
+func (c *Case) Tags(ctx context.Context) (map[string]string, error) {
+	return c.tags.get(ctx, func() (map[string]string, error) { return c.Facts.Tags(ctx, c.Event.KeyARN) })
+}
+
+// LastUsage is when the key was last used. Errors as for Key.
+func (c *Case) LastUsage(ctx context.Context) (inventory.Usage, error) {
+	return c.usage.get(ctx, func() (inventory.Usage, error) { return c.Facts.LastUsage(ctx, c.Event.KeyARN) })
+}
+
+// Approval is what cmkeeper retire schedule recorded of the key, nil for nothing.
+func (c *Case) Approval(ctx context.Context) (*retire.Approval, error) {
+	return c.approval.get(ctx, func() (*retire.Approval, error) {
+		a, ok, err := retire.ReadApproval(ctx, c.State, c.Event.KeyARN)
+		if err != nil || !ok {
+			return nil, err
+		}
+		return &a, nil
+	})
+}
+
+// Aliases are all aliases of the account and Region, by name.
+func (c *Case) Aliases(ctx context.Context) ([]inventory.Alias, error) {
+	return c.account.aliases.get(ctx, func() ([]inventory.Alias, error) {
+		aliases, err := c.Facts.Aliases(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list aliases: %w", err)
+		}
+		return aliases, nil
+	})
+}
+
+// Buckets are the Region's buckets: those that could be read, beside the error.
+func (c *Case) Buckets(ctx context.Context) ([]inventory.Bucket, error) {
+	return c.account.buckets.get(ctx, func() ([]inventory.Bucket, error) { return c.Facts.Buckets(ctx) })
+}
+
+// document is a stored document's working copy, opened when it is first asked for.
+type document[T any, P interface {
+	*T
+	state.Document
+}] struct {
+	draft *state.Draft[T, P]
+	err   error
+}
+
+func (d *document[T, P]) open(ctx context.Context, s *state.Store, name, what string) (P, error) {
+	if d.draft == nil && d.err == nil {
+		draft, err := state.Open[T, P](ctx, s, name)
+		if err != nil {
+			d.err = fmt.Errorf("read document of %s: %w", what, err)
+		} else {
+			d.draft = draft
+		}
+	}
+	if d.err != nil {
+		return nil, d.err
+	}
+	return d.draft.Doc(), nil
+}
+
+func (d *document[T, P]) save(ctx context.Context) error {
+	if d.draft == nil {
+		return nil
+	}
+	return d.draft.Save(ctx)
+}
+
+// Reload implements what state.Retry asks for.
+func (d *document[T, P]) Reload(ctx context.Context) error {
+	if d.draft == nil {
+		return nil
+	}
+	return d.draft.Reload(ctx)
+}
+
+func (d *document[T, P]) update(ctx context.Context, change func(P)) error {
+	if change == nil {
+		return nil
+	}
+	if d.draft == nil {
+		return errors.New("the document was not opened")
+	}
+	return d.draft.Update(ctx, change)
+}
+
+// Ledger is the working copy of the document of the event's key. Deciding changes it.
+func (c *Case) Ledger(ctx context.Context) (*ledger.Key, error) {
+	if c.unstored != nil {
+		return nil, c.unstored
+	}
+	return c.open(ctx)
+}
+
+func (c *Case) open(ctx context.Context) (*ledger.Key, error) {
+	return c.ledger.open(ctx, c.State, ledger.KeyName(c.Event.KeyARN), "key "+c.Event.KeyARN)
+}
+
+// Known is the key's document as it is at hand: a zero one where it could not be
+// read. It is for texts, never for a decision.
+func (c *Case) Known() *ledger.Key {
+	if c.ledger.draft == nil {
+		return new(ledger.Key)
+	}
+	return c.ledger.draft.Doc()
+}
+
+// Update changes the document of the event's key and stores it. change must be safe
+// to apply twice.
+func (c *Case) Update(ctx context.Context, change func(*ledger.Key)) error {
+	if _, err := c.Ledger(ctx); err != nil {
+		return err
+	}
+	if err := c.ledger.update(ctx, change); err != nil {
+		return fmt.Errorf("update document of key %s: %w", c.Event.KeyARN, err)
+	}
+	return nil
+}
+
+// Baseline is what is recorded of the key's policies.
+func (c *Case) Baseline(ctx context.Context) (*ledger.Baseline, error) {
+	return c.baseline.open(ctx, c.State, ledger.BaselineName(c.Event.KeyARN), "recorded policies of key "+c.Event.KeyARN)
+}
+
+// UpdateBaseline changes what is recorded of the key's policies and stores it.
+func (c *Case) UpdateBaseline(ctx context.Context, change func(*ledger.Baseline)) error {
+	if _, err := c.Baseline(ctx); err != nil {
+		return err
+	}
+	err := c.baseline.update(ctx, func(b *ledger.Baseline) {
+		if change(b); len(b.Versions) > 0 {
+			b.Key = c.Event.KeyARN
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("record policy of key %s: %w", c.Event.KeyARN, err)
+	}
+	return nil
+}
+
+// AliasLedger is the working copy of the document of the event's alias.
+func (c *Case) AliasLedger(ctx context.Context) (*ledger.Alias, error) {
+	if c.unstored != nil {
+		return nil, c.unstored
+	}
+	return c.alias.open(ctx, c.State, ledger.AliasName(c.Event.Alias), c.Event.Alias)
+}
+
+// BucketLedger is the working copy of the document of the bucket that the case is
+// about.
+func (c *Case) BucketLedger(ctx context.Context, name string) (*ledger.Bucket, error) {
+	if c.unstored != nil {
+		return nil, c.unstored
+	}
+	return c.bucket.open(ctx, c.State, ledger.BucketName(name), "bucket "+name)
+}
+
+// AliasKnown returns what the state bucket knows of any alias; one that it does not
+// know is a zero document.
+func (e *Env) AliasKnown(ctx context.Context, name string) (ledger.Alias, error) {
+	var doc ledger.Alias
+	if _, err := e.State.Get(ctx, ledger.AliasName(name), &doc); err != nil && !errors.Is(err, state.ErrNotFound) {
+		return ledger.Alias{}, fmt.Errorf("read document of %s: %w", name, err)
+	}
+	return doc, nil
+}
+
+// store stores the working copies that deciding has changed. ErrConflict: another
+// worker was faster, and everybody has to decide again.
+func (c *Case) store(ctx context.Context) error {
+	return errors.Join(c.ledger.save(ctx), c.alias.save(ctx), c.bucket.save(ctx))
+}
+
+// Reload reads the documents again, and leaves the live facts as they are.
+func (c *Case) Reload(ctx context.Context) error {
+	return errors.Join(c.ledger.Reload(ctx), c.alias.Reload(ctx), c.bucket.Reload(ctx), c.baseline.Reload(ctx))
+}
+
+// Unreadable reports whether an error says that trying again would not help to read
+// a key.
+func Unreadable(err error) bool {
+	return errors.Is(err, inventory.ErrNotFound) || errors.Is(err, inventory.ErrAccessDenied)
+}
+
+// Look returns the event's key and what is known of it. A key that may not be read
+// has its ARN only. It is for reactions that only tell. Errors: inventory.ErrNotFound.
+func (c *Case) Look(ctx context.Context) (inventory.Key, *ledger.Key, error) {
+	key, err := c.Key(ctx)
+	if errors.Is(err, inventory.ErrAccessDenied) {
+		key, err = inventory.Key{ARN: c.Event.KeyARN}, nil
+	}
+	if err != nil {
+		return key, nil, err
+	}
+	doc, err := c.open(ctx)
+	return key, doc, err
+}
+
+// See notes the key in its document as the case has read it.
+func (c *Case) See(doc *ledger.Key, key inventory.Key) { c.see(doc, key, c.At) }
+
+func (c *Case) see(doc *ledger.Key, key inventory.Key, at time.Time) {
+	doc.See(key.ARN, key.Description, key.State, at, c.Config.Deletion != Enforce)
+}
+
+// KeyRead is the key as it was last read; a zero one where it was not.
+func (c *Case) KeyRead() inventory.Key { return c.key.value }

@@ -1,0 +1,246 @@
+package reaction
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
+	"github.com/aws/aws-sdk-go-v2/service/cloudtrail/types"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+	"github.com/cmkeeper/cmkeeper/retire"
+)
+
+// Dependents finds out what depends on the event's key, as far as that can be done
+// now. Each fact says where it is from and when that was read; what cannot be found
+// out is said to be unknown, never left out.
+func (c *Case) Dependents(ctx context.Context, key inventory.Key) []alert.Fact {
+	lookups := []func(context.Context) alert.Fact{
+		c.aliasFact, c.bucketFact, c.scanFact, c.grantFact, c.usageFact, c.callerFact,
+	}
+	found := make([]alert.Fact, len(lookups))
+	var wg sync.WaitGroup
+	for i, look := range lookups {
+		wg.Go(func() { found[i] = look(ctx) })
+	}
+	wg.Wait()
+	return append(found, relatedKeys(key, c.At), alert.Fact{Name: "not looked at", Values: []string{retire.NotLookedAt}})
+}
+
+// LookedAt is what a look came to: that nothing was found is said only where all of it
+// could be read.
+func LookedAt(name, source string, at time.Time, values []string, err error) alert.Fact {
+	switch {
+	case err != nil && len(values) > 0:
+		values = append(values, fmt.Sprintf("and unknown how many more: %v", err))
+	case err != nil:
+		values = []string{fmt.Sprintf("unknown: %v", err)}
+	case len(values) == 0:
+		values = []string{"none"}
+	}
+	return alert.Fact{Name: name, Source: source + ", " + TimeText(at), Values: values}
+}
+
+func (c *Case) aliasFact(ctx context.Context) alert.Fact {
+	aliases, err := c.KeyAliases(ctx)
+	return LookedAt("aliases", "KMS ListAliases", c.aliases.readAt(), AliasNames(aliases), err)
+}
+
+func (c *Case) bucketFact(ctx context.Context) alert.Fact {
+	var names []string
+	buckets, err := c.Buckets(ctx)
+	for _, b := range buckets {
+		if b.DefaultKeyARN == c.Event.KeyARN {
+			names = append(names, b.Name)
+		}
+	}
+	return LookedAt("buckets encrypted with it by default", "S3 GetBucketEncryption of this Region's buckets", c.account.buckets.readAt(), names, err)
+}
+
+// BucketsReadAt is when Buckets were read.
+func (c *Case) BucketsReadAt() time.Time { return c.account.buckets.readAt() }
+
+// scanFact says what the last re-encryption of each place that names the key knows of
+// the objects there.
+func (c *Case) scanFact(ctx context.Context) alert.Fact {
+	key, at := c.Event.KeyARN, time.Now()
+	found := func(values []string, err error) alert.Fact {
+		return LookedAt("objects, by the reports of re-encryptions", "state bucket; no object was read for this alert", at, values, err)
+	}
+	if c.Scans == nil {
+		return found([]string{"unknown: reports are not read here"}, nil)
+	}
+	jobs, err := c.Scans.Jobs(ctx, true)
+	var values []string
+	seen := map[string]bool{}
+	for _, j := range jobs { // the newest first
+		place := j.Bucket + "/" + j.Prefix
+		if seen[place] || j.To != key && !slices.Contains(j.From, key) {
+			continue
+		}
+		seen[place] = true
+		if j.State == reencrypt.StateComplete {
+			if j, err = c.Scans.Report(ctx, j.Job); err != nil {
+				break
+			}
+		}
+		values = append(values, scanText(j, key))
+	}
+	if err == nil && len(values) == 0 {
+		values = []string{"unknown: no report names the key"}
+	}
+	return found(values, err)
+}
+
+// scanText says what a job knows of the objects under one of its keys.
+func scanText(j reencrypt.Summary, keyARN string) string {
+	where := "off"
+	if j.To == keyARN {
+		where = "under"
+	}
+	text := fmt.Sprintf("%s/%s: job %s, which moves object versions %s this key, is %s", j.Bucket, j.Prefix, j.Job, where, j.State)
+	if j.State != reencrypt.StateComplete {
+		return text
+	}
+	text += fmt.Sprintf(" since %s and moved %d", TimeText(j.Finished), j.Moved)
+	if left := j.Refused + j.Failed; where == "off" && left > 0 {
+		text += fmt.Sprintf("; %d were left on their old keys", left)
+	}
+	return text
+}
+
+// grantFact says who holds a grant for what. A service may hold thousands alike.
+func (c *Case) grantFact(ctx context.Context) alert.Fact {
+	grants, err := c.Grants(ctx)
+	count := map[string]int{}
+	var values []string
+	for _, g := range grants {
+		text := g.Grantee + g.GranteeService + " may " + strings.Join(g.Operations, ", ")
+		if count[text]++; count[text] == 1 {
+			values = append(values, text)
+		}
+	}
+	for i, text := range values {
+		if n := count[text]; n > 1 {
+			values[i] += fmt.Sprintf(" (%d grants)", n)
+		}
+	}
+	return LookedAt("grants", "KMS ListGrants", c.grants.readAt(), values, err)
+}
+
+func (c *Case) usageFact(ctx context.Context) alert.Fact {
+	usage, err := c.LastUsage(ctx)
+	var values []string
+	if err == nil {
+		values = []string{usage.String(), retire.LastUseWarning}
+	}
+	return LookedAt("last use", "KMS GetKeyLastUsage, up to an hour late", c.usage.readAt(), values, err)
+}
+
+// relatedKeys names the keys of other Regions that share the key's material.
+func relatedKeys(key inventory.Key, at time.Time) alert.Fact {
+	var values []string
+	for _, arn := range append([]string{key.PrimaryARN}, key.Replicas...) {
+		what := "is a replica"
+		if arn == key.PrimaryARN {
+			what = "is the primary"
+		}
+		if arn != "" && arn != key.ARN {
+			values = append(values, fmt.Sprintf("%s %s; cmkeeper does not touch it, and its state is not known here", arn, what))
+		}
+	}
+	return LookedAt("multi-Region keys of the same material", "KMS DescribeKey", at, values, nil)
+}
+
+// How callers are looked up.
+const (
+	callersTimeout = 2 * time.Second
+	lookupPage     = 50
+	maxCallers     = 12
+)
+
+// callerFact says who called for the key of late. The events of KMS name the key's ARN
+// as their resource, uses of it included.
+func (c *Case) callerFact(ctx context.Context) alert.Fact {
+	at := time.Now()
+	found := func(values []string, err error) alert.Fact {
+		return LookedAt("recent callers", fmt.Sprintf("the last %d events about the key in CloudTrail, some minutes late", lookupPage), at, values, err)
+	}
+	if c.Trail == nil {
+		return found(nil, errors.New("CloudTrail is not asked here"))
+	}
+	ctx, cancel := context.WithTimeout(ctx, callersTimeout)
+	defer cancel()
+	if err := c.lookups.Wait(ctx); err != nil {
+		return found(nil, fmt.Errorf("wait for a lookup in CloudTrail: %w", err))
+	}
+	out, err := c.Trail.LookupEvents(ctx, &cloudtrail.LookupEventsInput{
+		LookupAttributes: []types.LookupAttribute{{AttributeKey: types.LookupAttributeKeyResourceName, AttributeValue: &c.Event.KeyARN}},
+		MaxResults:       aws.Int32(lookupPage),
+	})
+	if err != nil {
+		return found(nil, fmt.Errorf("look up events: %w", err))
+	}
+	return found(callers(out.Events, c.Config.Identity), nil)
+}
+
+// callers sums up events, the newest first, by who called what. Our own reads are only
+// counted: they would bury the others.
+func callers(found []types.Event, us Identity) []string {
+	type call struct{ who, operation string }
+	type sum struct {
+		call
+		n       int
+		last    time.Time
+		refused []string
+	}
+	var sums []*sum
+	ours := 0
+	for _, f := range found {
+		c, refused := call{aws.ToString(f.Username), aws.ToString(f.EventName)}, ""
+		if e, err := events.Parse([]byte(aws.ToString(f.CloudTrailEvent))); err == nil {
+			if us.Is(e.Actor) {
+				ours++
+				continue
+			}
+			c, refused = call{e.Actor.String(), e.Name}, e.ErrorCode
+		}
+		i := slices.IndexFunc(sums, func(s *sum) bool { return s.call == c })
+		if i < 0 {
+			i = len(sums)
+			sums = append(sums, &sum{call: c, last: aws.ToTime(f.EventTime)})
+		}
+		sums[i].n++
+		if refused != "" && !slices.Contains(sums[i].refused, refused) {
+			sums[i].refused = append(sums[i].refused, refused)
+		}
+	}
+	var values []string
+	for _, s := range sums[:min(len(sums), maxCallers)] {
+		times := "once, at"
+		if s.n > 1 {
+			times = fmt.Sprintf("%d times, last at", s.n)
+		}
+		text := fmt.Sprintf("%s: %s %s %s", s.who, s.operation, times, TimeText(s.last))
+		if len(s.refused) > 0 {
+			text += "; refused with " + strings.Join(s.refused, ", ")
+		}
+		values = append(values, text)
+	}
+	if more := len(sums) - maxCallers; more > 0 {
+		values = append(values, fmt.Sprintf("and %d more", more))
+	}
+	if ours > 0 {
+		values = append(values, fmt.Sprintf("%d of these events are cmkeeper's own", ours))
+	}
+	return values
+}

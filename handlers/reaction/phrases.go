@@ -1,0 +1,137 @@
+package reaction
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+)
+
+// Quote quotes a text for the shell.
+var Quote = alert.ShellQuote
+
+// Who names the event's actor in a sentence.
+func (c *Case) Who() string {
+	if name := c.Event.Actor.String(); name != "" {
+		return name
+	}
+	return "somebody (the event does not say who)"
+}
+
+// ShortName is how a title names a key: by alias where it has one.
+func ShortName(k *alert.Key) string {
+	if len(k.Aliases) > 0 {
+		return k.Aliases[0]
+	}
+	return ledger.KeyID(k.ARN)
+}
+
+// OrUnknown is the text, or "unknown" for none.
+func OrUnknown(text string) string {
+	if text == "" {
+		return "unknown"
+	}
+	return text
+}
+
+// OrNothing lists texts, or says "nothing" where there are none.
+func OrNothing(list []string) string {
+	if len(list) == 0 {
+		return "nothing"
+	}
+	return strings.Join(list, ", ")
+}
+
+// TimeText is a time as alerts show it.
+func TimeText(t time.Time) string { return t.UTC().Format(time.DateTime + " MST") }
+
+// KMSCommand is a command on the event's key that can be pasted.
+func (c *Case) KMSCommand(operation string, more ...string) string {
+	words := append([]string{"aws kms", operation, "--key-id", Quote(ledger.KeyID(c.Event.KeyARN)), c.InRegion()}, more...)
+	return strings.Join(words, " ")
+}
+
+// InRegion is the flag that names the Region.
+func (e *Env) InRegion() string { return "--region " + Quote(e.Config.Region) }
+
+// TrailCommand looks up who did what to the event's key.
+func (c *Case) TrailCommand() string { return c.LookupCommand("ResourceName", c.Event.KeyARN) }
+
+// LookupCommand looks up in CloudTrail what has a value of an attribute.
+func (e *Env) LookupCommand(attribute, value string) string {
+	return "aws cloudtrail lookup-events " + e.InRegion() + " --lookup-attributes AttributeKey=" + attribute + ",AttributeValue=" + Quote(value)
+}
+
+// ActorCommand looks up what else the event's actor did.
+func (c *Case) ActorCommand() string {
+	switch actor := c.Event.Actor; {
+	case actor.AccessKeyID != "":
+		return c.LookupCommand("AccessKeyId", actor.AccessKeyID)
+	case actor.Session != "":
+		return c.LookupCommand("Username", actor.Session)
+	default:
+		return c.LookupCommand("Username", actor.Name)
+	}
+}
+
+// PolicyCommand is one of cmkeeper's own commands, to be pasted where its variables
+// are not set.
+func (e *Env) PolicyCommand(format string, args ...any) string {
+	return "cmkeeper policy " + fmt.Sprintf(format, args...) + " --state-bucket " + Quote(e.Config.StateBucket)
+}
+
+// UndoCommands bring a key back that is disabled or pending deletion; enable: also to
+// Enabled.
+func (c *Case) UndoCommands(keyState string, enable bool) []string {
+	var next []string
+	pending := ledger.IsPending(keyState)
+	if pending {
+		next = append(next, c.KMSCommand("cancel-key-deletion"))
+	}
+	if enable && (pending || keyState == ledger.StateDisabled) {
+		next = append(next, c.KMSCommand("enable-key"))
+	}
+	return next
+}
+
+// ImportAgain is what only the owner of imported key material can do.
+func (c *Case) ImportAgain() []string {
+	return []string{
+		"Import the same key material again from your own copy; AWS has none.",
+		c.KMSCommand("get-parameters-for-import", "--wrapping-algorithm RSAES_OAEP_SHA_256 --wrapping-key-spec RSA_4096"),
+	}
+}
+
+// ApprovalTag on a key approves its deletion; its value is the day on which somebody
+// decided that ("2026-03-01").
+const ApprovalTag = "cmkeeper:deletion-approved"
+
+// ReencryptCommands move data by hand, to be pasted where cmkeeper's variables are not
+// set. What is not known is a word to be replaced.
+func ReencryptCommands(from []string, to string, scope []reencrypt.Scope, stateBucket string) []string {
+	if len(from) == 0 {
+		from = []string{"OLD-KEY-ARN"}
+	}
+	if len(scope) == 0 {
+		scope = []reencrypt.Scope{{Bucket: "BUCKET"}}
+	}
+	var commands []string
+	for _, s := range scope {
+		c := "cmkeeper reencrypt run --bucket " + Quote(s.Bucket)
+		if s.Prefix != "" {
+			c += " --prefix " + Quote(s.Prefix)
+		}
+		for _, key := range from {
+			c += " --from " + Quote(key)
+		}
+		c += " --to " + Quote(to)
+		if stateBucket != "" {
+			c += " --state-bucket " + Quote(stateBucket)
+		}
+		commands = append(commands, c)
+	}
+	return commands
+}

@@ -1,0 +1,180 @@
+package reaction
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/keypolicy"
+)
+
+// PolicySent returns the policy document that an event itself carries, "" for none,
+// and whether KMS's lock-out check was bypassed.
+func PolicySent(e events.Event) (document string, bypassed bool) {
+	switch d := e.Detail.(type) {
+	case events.PutKeyPolicy:
+		return d.Policy, d.BypassPolicyLockoutSafetyCheck
+	case events.CreateKey:
+		return d.Policy, d.BypassPolicyLockoutSafetyCheck
+	}
+	return "", false
+}
+
+// Verdict is what is known of a policy.
+type Verdict struct {
+	Parsed  *keypolicy.Policy // nil where it was not understood
+	Found   []keypolicy.Finding
+	Changes []keypolicy.Change // from an earlier one
+}
+
+// Findings are those of the policy, the worst first.
+func (v Verdict) Findings() []alert.Finding { return AlertFindings(v.Found) }
+
+// Good reports whether nothing of a severity, or worse, was found.
+func (v Verdict) Good(limit alert.Severity) bool {
+	return v.Parsed != nil && !slices.ContainsFunc(v.Findings(), func(f alert.Finding) bool { return f.Severity.AtLeast(limit) })
+}
+
+// PolicyContext is what policies of a key are judged against.
+func (e *Env) PolicyContext(keyARN string, bypassed bool) keypolicy.Context {
+	return keypolicy.Context{
+		Account: e.Config.Identity.Account, TrustedAccounts: e.Config.TrustedAccounts, KeyARN: keyARN, BypassLockoutSafetyCheck: bypassed,
+	}
+}
+
+// JudgePolicy judges a policy document of a key; bypassed: it was set without KMS's
+// lock-out check.
+func (e *Env) JudgePolicy(keyARN, document string, bypassed bool) Verdict {
+	policy, err := keypolicy.Parse([]byte(document))
+	if err != nil {
+		return Verdict{Found: []keypolicy.Finding{{ID: "not-understood", Severity: keypolicy.High,
+			Message: fmt.Sprintf("The policy cannot be judged, because it cannot be read: %v.", err)}}}
+	}
+	return Verdict{Parsed: policy, Found: policy.Findings(e.PolicyContext(keyARN, bypassed))}
+}
+
+// From adds how the policy differs from an earlier document. One that was not
+// understood when it was live counts as none.
+func (v Verdict) From(earlier string) Verdict {
+	if v.Parsed != nil {
+		before, err := keypolicy.Parse([]byte(earlier))
+		if err != nil {
+			before = nil
+		}
+		v.Changes = keypolicy.Diff(before, v.Parsed)
+	}
+	return v
+}
+
+// SameEffect reports whether two documents say the same, whatever their layout.
+func SameEffect(a, b string) bool {
+	if a == b {
+		return true
+	}
+	pa, errA := keypolicy.Parse([]byte(a))
+	pb, errB := keypolicy.Parse([]byte(b))
+	return errA == nil && errB == nil && len(keypolicy.Diff(pa, pb)) == 0
+}
+
+// AlertFindings are findings of a policy as alerts have them.
+func AlertFindings(found []keypolicy.Finding) []alert.Finding {
+	var out []alert.Finding
+	for _, f := range found {
+		out = append(out, alert.Finding{ID: f.ID, Severity: alert.Severity(f.Severity), Statement: f.Statement, Principal: f.Principal, Message: f.Message})
+	}
+	return WorstFirst(out)
+}
+
+// WorstFirst sorts findings by their severity and leaves those of one severity in
+// their order.
+func WorstFirst(findings []alert.Finding) []alert.Finding {
+	slices.SortStableFunc(findings, func(a, b alert.Finding) int {
+		switch {
+		case a.Severity == b.Severity:
+			return 0
+		case a.Severity.AtLeast(b.Severity):
+			return -1
+		}
+		return 1
+	})
+	return findings
+}
+
+// The rules about grants, as findings name them.
+const (
+	GrantForeign       = "grant-to-foreign-account" // to a principal of an account that is not trusted
+	grantUnknown       = "grant-to-unknown"         // to a principal whose account does not show
+	grantPassOn        = "grant-can-be-passed-on"   // the grantee may make further grants
+	grantUnconstrained = "grant-without-constraint" // it holds for every encryption context
+	grantRetiring      = "grant-retired-by-foreign" // a foreign principal may end it
+)
+
+// JudgeGrant returns what is wrong with a grant, the worst first. What an AWS service
+// makes for itself or for a principal of the account (byService) is how encrypted
+// volumes, tables and backups work.
+func (e *Env) JudgeGrant(g inventory.Grant, byService bool) []alert.Finding {
+	var found []alert.Finding
+	add := func(id string, severity alert.Severity, principal, format string, args ...any) {
+		found = append(found, alert.Finding{ID: id, Severity: severity, Principal: principal, Message: fmt.Sprintf(format, args...)})
+	}
+	toService := g.GranteeService != "" || IsService(g.Grantee)
+	owner := AccountIn(g.Grantee)
+	foreign := e.IsForeign(g.Grantee)
+	passOn := slices.Contains(g.Operations, "CreateGrant")
+	switch {
+	case toService:
+	case foreign:
+		severity := alert.High
+		if !g.Constrained && (passOn || slices.ContainsFunc(g.Operations, reveals)) {
+			severity = alert.Critical
+		}
+		add(GrantForeign, severity, g.Grantee, "%s of account %s, which is not trusted, may %s under this key, whatever the key policy says.", g.Grantee, owner, strings.Join(g.Operations, ", "))
+	case owner == "":
+		add(grantUnknown, alert.Medium, g.Grantee, "The grantee %q shows no account: a principal that was deleted, or one of another account.", g.Grantee)
+	}
+	if passOn && !toService {
+		severity := alert.Medium
+		if foreign {
+			severity = alert.Critical
+		}
+		add(grantPassOn, severity, g.Grantee, "The grantee may make further grants, and so let in anybody.")
+	}
+	if !g.Constrained && !toService && !foreign {
+		add(grantUnconstrained, alert.Low, g.Grantee, "The grant holds for every encryption context, so for everything that is encrypted under the key.")
+	}
+	if e.IsForeign(g.Retiring) {
+		add(grantRetiring, alert.Medium, g.Retiring, "%s of account %s, which is not trusted, may end the grant.", g.Retiring, AccountIn(g.Retiring))
+	}
+	dangerous := slices.ContainsFunc(found, func(f alert.Finding) bool { return f.ID == GrantForeign || f.ID == grantRetiring })
+	if byService && !dangerous {
+		return nil
+	}
+	return WorstFirst(found)
+}
+
+// reveals reports whether an operation gives access to what is encrypted.
+func reveals(operation string) bool {
+	return operation == "Decrypt" || operation == "ReEncryptFrom" || operation == "DeriveSharedSecret" || operation == "Decapsulate"
+}
+
+// IsService reports whether a principal is an AWS service.
+func IsService(principal string) bool { return strings.HasSuffix(principal, ".amazonaws.com") }
+
+// IsForeign reports whether an ARN, of a key or a principal, shows an account that is
+// neither the guarded one nor trusted.
+func (e *Env) IsForeign(arn string) bool {
+	owner := AccountIn(arn)
+	return owner != "" && owner != e.Config.Identity.Account && !slices.Contains(e.Config.TrustedAccounts, owner)
+}
+
+// AccountIn returns the account in an ARN, "" where none shows.
+func AccountIn(arn string) string {
+	p := strings.SplitN(arn, ":", 6)
+	if len(p) < 6 || p[0] != "arn" || len(p[4]) != 12 {
+		return ""
+	}
+	return p[4]
+}

@@ -1,0 +1,291 @@
+package reaction
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/outcome"
+)
+
+// NewAlert begins an alert about the case: everything that does not depend on the
+// reaction. suffix tells the alerts of one event and kind apart.
+func (c *Case) NewAlert(kind alert.Kind, suffix string) alert.Alert {
+	return alert.Alert{
+		ID: c.Event.ID + "/" + string(kind) + suffix, Kind: kind,
+		EventName: c.Event.Name, EventID: c.Event.ID, Time: c.Event.Time, Actor: AlertActor(ledger.ActorOf(c.Event)),
+		Account: c.Config.Identity.Account, Region: c.Config.Region,
+	}
+}
+
+// AlertActor is an actor as alerts have it, nil for nobody.
+func AlertActor(a *ledger.Actor) *alert.Actor {
+	if a == nil {
+		return nil
+	}
+	shown := alert.Actor(*a)
+	return &shown
+}
+
+// Publish publishes an alert.
+func (e *Env) Publish(ctx context.Context, a alert.Alert) error {
+	if err := e.Alerts.Publish(ctx, a); err != nil {
+		return fmt.Errorf("publish alert: %w", err)
+	}
+	return nil
+}
+
+// gatherNames reads the aliases that alerts name a key by.
+func (c *Case) gatherNames(ctx context.Context) {
+	if c.key.known && c.key.err == nil {
+		_, _ = c.KeyAliases(ctx) // Describe takes those that are known where it fails
+	}
+}
+
+// Describe is the key as alerts show it. Aliases are the live ones, and where those
+// could not be read they are the ones that we know of.
+func (c *Case) Describe(k inventory.Key) *alert.Key {
+	d := &alert.Key{ARN: k.ARN, Description: k.Description, State: k.State, DeletionDate: k.DeletionDate, Aliases: c.Known().Aliases}
+	if c.aliases.known && len(c.aliases.value) > 0 {
+		d.Aliases = AliasNames(c.aliases.value)
+	}
+	return d
+}
+
+// AliasNames are the names of aliases, sorted.
+func AliasNames(aliases []inventory.Alias) []string {
+	var names []string
+	for _, a := range aliases {
+		names = append(names, a.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Failed is the alert that something the reaction needs cannot be done; what it is
+// follows "cmkeeper could not". The message is kept and tried again; the alert is
+// published once per occurrence. An expected wait is no failure.
+func (c *Case) Failed(a alert.Alert, mode Mode, what string, cause error) []alert.Alert {
+	if outcome.Of(cause).Action == outcome.Delay {
+		return nil
+	}
+	a.ID += "/failed"
+	if !a.Severity.AtLeast(alert.High) || a.Severity == "" {
+		a.Severity = alert.High
+	}
+	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusFailed,
+		Description: fmt.Sprintf("cmkeeper could not %s: %v. It keeps trying; after that the message is in the dead-letter queue.", what, cause)}
+	if errors.Is(cause, inventory.ErrAccessDenied) || isAccessDenied(cause) {
+		a.Next = append([]string{
+			fmt.Sprintf("Allow the %s what the error names, in its IAM policy and in the key policy. The next try then succeeds.", c.Config.Identity),
+		}, a.Next...)
+	}
+	return []alert.Alert{a}
+}
+
+// OnceAnHour is the id of an alert that is published once an hour for an actor.
+func (c *Case) OnceAnHour(what string) string {
+	actor := c.Event.Actor.RoleARN
+	if actor == "" {
+		actor = c.Event.Actor.ARN
+	}
+	if actor == "" {
+		actor = c.Event.Actor.String()
+	}
+	return fmt.Sprintf("%s/%x/%s", what, sha256.Sum256([]byte(actor)), c.hour())
+}
+
+func (c *Case) hour() string { return c.Event.Time.UTC().Format("2006-01-02T15") }
+
+// ToldThisHour reports whether an alert of OnceAnHour was published by this process.
+func (c *Case) ToldThisHour(id string) bool { return c.told.has(c.hour(), id) }
+
+// Gone decides about an event on a key that does not exist (any more). What happened to
+// the key before does not matter any more, unless it was harm.
+func (c *Case) Gone(ctx context.Context, kind alert.Kind, harm bool) (*Decision, error) {
+	if !harm {
+		c.Log().DebugContext(ctx, "event ignored", "reason", "its key does not exist")
+		return nil, nil
+	}
+	if _, err := c.Ledger(ctx); err != nil {
+		c.Log().WarnContext(ctx, "what was known of a key that is gone cannot be read", "error", err)
+	}
+	return &Decision{Tell: func() []alert.Alert {
+		a := c.GoneAlert(kind)
+		a.Severity = alert.High
+		a.Title = fmt.Sprintf("%s on key %s, which does not exist", c.Event.Name, ShortName(a.Key))
+		a.Summary = fmt.Sprintf("%s called %s, and KMS does not know the key now. Either the key was deleted since, or the event is not genuine.", c.Who(), c.Event.Name)
+		a.Risk = "If the key was deleted, everything that was encrypted under it and not re-encrypted before is lost for good."
+		return []alert.Alert{a}
+	}}, nil
+}
+
+// GoneAlert is what the alerts about a key that does not exist have in common.
+func (c *Case) GoneAlert(kind alert.Kind) alert.Alert {
+	doc := c.Known()
+	a := c.NewAlert(kind, "/gone")
+	a.Key = &alert.Key{ARN: c.Event.KeyARN, Aliases: doc.Aliases, Description: doc.Description, State: "deleted"}
+	a.Action = alert.Action{Status: alert.StatusNone, Description: "There is nothing left to repair."}
+	a.Next = []string{
+		c.TrailCommand(),
+		"Look for data that still names this key: buckets whose default encryption is this key refuse new objects.",
+	}
+	if s := doc.LastState(); s != nil {
+		a.Facts = append(a.Facts, alert.Fact{Name: "last seen", Values: []string{s.State + " since " + TimeText(s.At)}})
+	}
+	return a
+}
+
+// Unread decides about a key that cannot be read: where cmkeeper is shut out, that is
+// the whole reaction, because trying again would not change it, and the next
+// PutKeyPolicy is an event of its own. A sweep notes it, and does not fail for it, which
+// it would do for ever.
+func (c *Case) Unread(ctx context.Context, cause error) (*Decision, error) {
+	switch {
+	case c.IsSweep() && errors.Is(cause, inventory.ErrNotFound):
+		return nil, nil // deleted since it was listed
+	case !errors.Is(cause, inventory.ErrAccessDenied):
+		return nil, cause
+	}
+	doc, err := c.Ledger(ctx)
+	switch {
+	case !c.IsSweep():
+	case err != nil:
+		return nil, err
+	default:
+		doc.NoteShutOut(c.Event.Time)
+	}
+	return &Decision{Tell: func() []alert.Alert {
+		doc := c.Known()
+		a := c.NewAlert(alert.KindGuard, "/shut-out")
+		a.Severity = alert.Critical
+		a.Key = &alert.Key{ARN: c.Event.KeyARN, Aliases: doc.Aliases, Description: doc.Description}
+		a.Title = "cmkeeper may no longer read key " + ShortName(a.Key)
+		a.Summary = fmt.Sprintf("After %s by %s the key cannot be read: %v.", c.Event.Name, c.Who(), cause)
+		if c.IsSweep() {
+			a.ID, a.Ongoing = fmt.Sprintf("sweep/%s/shut-out/%d", ledger.KeyID(c.Event.KeyARN), doc.ShutOut.Unix()), true // not on every sweep
+			a.Summary = fmt.Sprintf("The sweep cannot read the key: %v.", cause)
+		}
+		a.Risk = "The key is not guarded: its rotation, its policy and its deletion date cannot be seen. Somebody may have shut out the whole account."
+		a.Action = alert.Action{Status: alert.StatusNone, Description: "Without access cmkeeper can do nothing."}
+		a.Next = []string{
+			c.KMSCommand("get-key-policy", "--policy-name default", "--output text"),
+			fmt.Sprintf("Allow the %s kms:DescribeKey, kms:GetKeyPolicy and kms:GetKeyRotationStatus in the key policy and in its IAM policy.", c.Config.Identity),
+			"If nobody in the account can change the policy any more, open a case with AWS Support: only AWS can help then.",
+		}
+		if policy, bypassed := PolicySent(c.Event); policy != "" {
+			a.Findings = c.JudgePolicy(c.Event.KeyARN, policy, bypassed).Findings()
+			a.Facts = append(a.Facts, alert.Fact{Name: "note", Values: []string{"The findings are of the policy in the event, since the live one cannot be read."}})
+		}
+		return []alert.Alert{a}
+	}}, nil
+}
+
+// TellFlapping makes an alert the one about a repair that the circuit breaker keeps
+// from being made. The opening is told as critical; after it each event is told as it
+// is, and sweeps say nothing.
+func (c *Case) TellFlapping(a alert.Alert, mode Mode, reaction string, b ledger.Breaker) []alert.Alert {
+	if b == ledger.BreakerOpen && c.IsSweep() {
+		return nil
+	}
+	circuit := *c.Known().CircuitOf(reaction)
+	before := c.Known().RepairsBefore(circuit)
+	a.ID += "/flapping"
+	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusRefused,
+		Description: fmt.Sprintf("cmkeeper put it back %d times within the hour before %s and leaves it alone until %s. The first sweep after that puts it back, if it still has to be.",
+			len(before), TimeText(circuit.At), TimeText(circuit.Closes()))}
+	a.Facts = append(a.Facts, alert.Fact{Name: "the other party", Values: opponents(before)})
+	if b == ledger.BreakerOpen {
+		return []alert.Alert{a}
+	}
+	a.ID = c.FlappingID(reaction)
+	a.Severity = alert.Critical
+	a.Title += " again and again, and cmkeeper leaves it so for an hour"
+	a.Next = append([]string{"Stop the other party first: a pipeline or a tool that sets it back, or somebody who means harm. It is named below. Put the setting back by hand if it cannot wait:"}, a.Next...)
+	return []alert.Alert{a}
+}
+
+// FlappingID is the id of the alert that a reaction's circuit opened.
+func (c *Case) FlappingID(reaction string) string {
+	return fmt.Sprintf("flapping/%s/%s/%d", ledger.KeyID(c.Event.KeyARN), reaction, c.Known().CircuitOf(reaction).At.UnixMilli())
+}
+
+// opponents names whose changes were undone, and how often.
+func opponents(repairs []ledger.Repair) []string {
+	var names []string
+	times := map[string]int{}
+	for _, r := range repairs {
+		name := "not known: a sweep noticed it"
+		if r.Against != nil {
+			name = r.Against.Name
+		}
+		if times[name]++; times[name] == 1 {
+			names = append(names, name)
+		}
+	}
+	for i, name := range names {
+		if n := times[name]; n > 1 {
+			names[i] = fmt.Sprintf("%s, %d times", name, n)
+		}
+	}
+	return names
+}
+
+// flappingFinding is how many repairs within the hour are a finding.
+const flappingFinding = 2
+
+// Flapping is the finding that a setting was put back n times within the hour; none
+// where that is not often.
+func Flapping(n int, what string) []alert.Finding {
+	if n < flappingFinding {
+		return nil
+	}
+	return []alert.Finding{{ID: "flapping", Severity: alert.High,
+		Message: fmt.Sprintf("The key's %s was put back %d times within the hour before this. Two parties keep changing it: another tool, or somebody who tries again.", what, n)}}
+}
+
+// SweepEvent is an occurrence that a sweep makes up.
+func (e *Env) SweepEvent(id string, start time.Time) events.Event {
+	return events.Event{
+		ID: id, Kind: events.Scheduled, Name: SweepName, Time: start,
+		Account: e.Config.Identity.Account, Region: e.Config.Region,
+	}
+}
+
+// SweepName is the name of the occurrences that a sweep makes up.
+const SweepName = "Sweep"
+
+// CircuitTold notes that the alert about the opening of a reaction's circuit was
+// published.
+func (c *Case) CircuitTold(reaction string, b ledger.Breaker) Told {
+	if b != ledger.BreakerOpening {
+		return Told{}
+	}
+	circuit := *c.Known().CircuitOf(reaction)
+	return Told{Key: func(k *ledger.Key) { k.MarkCircuit(circuit) }}
+}
+
+// AboutKey decides to tell something of the event's key, if that exists: fill completes
+// an alert that has the key.
+func (c *Case) AboutKey(ctx context.Context, kind alert.Kind, suffix string, fill func(*alert.Alert)) (*Decision, error) {
+	key, _, err := c.Look(ctx)
+	switch {
+	case errors.Is(err, inventory.ErrNotFound):
+		return c.Gone(ctx, kind, false)
+	case err != nil:
+		return nil, err
+	}
+	return &Decision{Tell: func() []alert.Alert {
+		a := c.NewAlert(kind, suffix)
+		a.Key = c.Describe(key)
+		fill(&a)
+		return []alert.Alert{a}
+	}}, nil
+}
