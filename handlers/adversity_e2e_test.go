@@ -17,7 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -67,7 +67,7 @@ func TestTwoWorkersOneMessage(t *testing.T) {
 
 // slowKMS does what it says a while later.
 type slowKMS struct {
-	handlers.KMS
+	reaction.KMS
 	delay time.Duration
 	wg    sync.WaitGroup
 }
@@ -85,7 +85,7 @@ func TestReadBackIsPolled(t *testing.T) {
 	inWorld(t, enforceAll(), func(w *world) {
 		key := w.rotatingKey(180)
 		slow := &slowKMS{KMS: kms.NewFromConfig(inprocess.Config(w.aws, region, keeperKey)), delay: 8 * time.Second}
-		w.router = w.newRouterWith(enforceAll(), func(d *handlers.Deps) { d.KMS = slow })
+		w.router = w.newRouterWith(enforceAll(), func(d *reaction.Deps) { d.KMS = slow })
 		w.disableRotation(key)
 		body := w.event("DisableKeyRotation")
 		if d := outcome.Of(w.router.Handle(w.ctx, []byte(body))); d.Action != outcome.Delay {
@@ -235,7 +235,7 @@ func TestTwoMovingAliasesOneBucket(t *testing.T) {
 
 func TestSelfCheckIsToldOnce(t *testing.T) {
 	inWorld(t, enforceAll(), func(w *world) {
-		w.router = w.newRouterWith(enforceAll(), func(d *handlers.Deps) {
+		w.router = w.newRouterWith(enforceAll(), func(d *reaction.Deps) {
 			d.SelfCheck = func(context.Context) ([]alert.Finding, error) {
 				return []alert.Finding{{ID: "customer-managed-key", Severity: alert.High, Message: "Queue events is encrypted with alias/orders."}}, nil
 			}
@@ -246,7 +246,7 @@ func TestSelfCheckIsToldOnce(t *testing.T) {
 		}
 		w.sweep()
 		w.none()
-		w.router = w.newRouterWith(enforceAll(), func(d *handlers.Deps) {
+		w.router = w.newRouterWith(enforceAll(), func(d *reaction.Deps) {
 			d.SelfCheck = func(context.Context) ([]alert.Finding, error) { return nil, errors.New("no answer") }
 		})
 		if err := w.router.Sweep(w.ctx); err == nil || !strings.Contains(err.Error(), "no answer") {

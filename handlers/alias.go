@@ -6,29 +6,15 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
-	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
-
-// Mover re-encrypts what a moved alias leaves behind; *reencrypt.Engine does.
-type Mover interface {
-	// Start starts the jobs of a move and returns their ids. Starting a move
-	// again is no second move.
-	Start(ctx context.Context, m reencrypt.Move) (jobs []string, err error)
-	// Resume sends unfinished work again and reports what stalled.
-	Resume(ctx context.Context, now time.Time) error
-	// BatchChanged looks soon at what S3 Batch Operations do for the jobs.
-	BatchChanged(ctx context.Context) error
-}
 
 // aliasReason names what an alias event means beside the live alias.
 type aliasReason string
@@ -52,7 +38,7 @@ type aliasInput struct {
 	at, now time.Time
 	live    inventory.Alias
 	exists  bool
-	newest  aliasTarget
+	newest  ledger.Target
 	known   bool
 }
 
@@ -68,7 +54,7 @@ func decideAlias(in aliasInput) aliasReason {
 	newerKnown := in.known && differs && !in.newest.Since.Before(in.at)
 	age := in.now.Sub(in.at)
 	switch {
-	case newerLive && in.live.Updated.Truncate(time.Second).Equal(in.at) && age < settling:
+	case newerLive && in.live.Updated.Truncate(time.Second).Equal(in.at) && age < ledger.ConsistencyWindow:
 		return aliasWait // two changes within one second: which was first does not show yet
 	case newerLive, newerKnown, age >= aliasPatience:
 		return aliasOlder
@@ -76,395 +62,178 @@ func decideAlias(in aliasInput) aliasReason {
 	return aliasWait
 }
 
-// foreignAlias says why an event's alias is none that this worker guards, or "".
-// Old records of DeleteAlias name no key.
-func (r *Router) foreignAlias(e events.Event) string {
-	if e.KeyARN != "" {
-		if why := r.foreign(e); why != "" {
-			return why
-		}
-	}
-	return r.elsewhere(e)
-}
-
 // alias keeps the history of an alias and deals with its moves.
-func (r *Router) alias(ctx context.Context, e events.Event) error {
-	if e.Alias == "" || strings.HasPrefix(e.Alias, "alias/aws/") {
-		return nil // AWS's own aliases do not move at anybody's will
+func alias(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	name := c.Event.Alias
+	if name == "" || strings.HasPrefix(name, "alias/aws/") {
+		return nil, nil // AWS's own aliases are moved by AWS alone
 	}
-	aliases, err := r.facts.Aliases(ctx)
+	live, exists, doc, err := liveAlias(ctx, c)
 	if err != nil {
-		return fmt.Errorf("list aliases: %w", err)
+		return nil, err
 	}
-	live, exists := find(aliases, e.Alias)
-	at := now()
-	deleted := e.Name == "DeleteAlias"
-	var reason aliasReason
-	doc, err := r.updateAlias(ctx, e.Alias, func(doc *aliasDoc) {
-		newest, known := doc.newest()
-		reason = decideAlias(aliasInput{
-			deleted: deleted, target: e.KeyARN, at: e.Time, now: at,
-			live: live, exists: exists, newest: newest, known: known,
-		})
-		if reason == aliasWait {
-			return
-		}
-		if doc.ARN == "" {
-			doc.ARN = aliasARN(e)
-		}
-		t := aliasTarget{KeyARN: e.KeyARN, Since: e.Time, Deleted: deleted}
-		if reason == aliasAgrees && !deleted {
-			t.Since = sinceOr(live, e.Time)
-			doc.Candidate = nil
-		}
-		doc.learn(t)
-		m := pendingFrom(e, at)
-		doc.move(m)
-		if e.Name == "UpdateAlias" && reason == aliasAgrees && doc.Pending == nil && unknownBefore(doc.History, e.Time) {
-			m.To, m.At = e.KeyARN, t.Since
-			doc.Pending = &m
-		}
+	deleted := c.Event.Name == "DeleteAlias"
+	newest, known := doc.Newest()
+	reason := decideAlias(aliasInput{
+		deleted: deleted, target: c.Event.KeyARN, at: c.Event.Time, now: c.At,
+		live: live, exists: exists, newest: newest, known: known,
 	})
-	if err != nil {
-		return err
-	}
-	r.log.DebugContext(ctx, "alias decided", "alias", alert.Escape(e.Alias), "event_id", e.ID, "reason", reason)
+	c.Log().DebugContext(ctx, "alias decided", "alias", alert.Escape(name), "reason", reason)
 	if reason == aliasWait {
-		return outcome.RetryAfter(aliasPause, fmt.Errorf("%s: waiting for KMS to show what the event says", e.Alias))
+		return nil, outcome.RetryAfter(aliasPause, fmt.Errorf("%s: waiting for KMS to show what the event says", name))
 	}
-	if !exists {
-		if deleted {
-			return r.aliasGone(ctx, e)
+	noteAlias(c, doc, live, reason == aliasAgrees)
+	switch {
+	case exists:
+		return move(ctx, c, live)
+	case deleted:
+		return aliasGone(ctx, c)
+	}
+	return nil, nil
+}
+
+// liveAlias reads the event's alias, and what is known of it.
+func liveAlias(ctx context.Context, c *reaction.Case) (live inventory.Alias, exists bool, doc *ledger.Alias, err error) {
+	aliases, err := c.Aliases(ctx)
+	if err != nil {
+		return live, false, nil, err
+	}
+	if i := slices.IndexFunc(aliases, func(a inventory.Alias) bool { return a.Name == c.Event.Alias }); i >= 0 {
+		live, exists = aliases[i], true
+	}
+	doc, err = c.AliasLedger(ctx)
+	return live, exists, doc, err
+}
+
+// noteAlias notes what an event says of an alias; agrees: the live alias shows it.
+func noteAlias(c *reaction.Case, doc *ledger.Alias, live inventory.Alias, agrees bool) {
+	e := c.Event
+	if doc.ARN == "" {
+		doc.ARN = aliasARN(c)
+	}
+	t := ledger.Target{KeyARN: e.KeyARN, Since: e.Time, Deleted: e.Name == "DeleteAlias"}
+	if agrees && !t.Deleted {
+		if !live.Updated.IsZero() {
+			t.Since = live.Updated
 		}
-		return nil
+		doc.Candidate = nil
 	}
-	return r.settleMove(ctx, live, doc, aliases)
-}
-
-// unknownBefore reports whether nothing is known of an alias's targets before at.
-func unknownBefore(history []aliasTarget, at time.Time) bool {
-	return !slices.ContainsFunc(history, func(t aliasTarget) bool { return t.Since.Before(at) })
-}
-
-func pendingFrom(e events.Event, at time.Time) pendingMove {
-	return pendingMove{ID: e.ID, EventName: e.Name, EventID: e.ID, EventTime: e.Time, Actor: alertActor(e), At: at}
-}
-
-func find(aliases []inventory.Alias, name string) (inventory.Alias, bool) {
-	i := slices.IndexFunc(aliases, func(a inventory.Alias) bool { return a.Name == name })
-	if i < 0 {
-		return inventory.Alias{}, false
+	doc.Learn(t)
+	m := ledger.MoveOf(e, c.At)
+	doc.RecordMove(m)
+	if e.Name == "UpdateAlias" && agrees && doc.Pending == nil && !doc.KnownBefore(e.Time) {
+		m.To, m.At = e.KeyARN, t.Since
+		doc.Pending = &m
 	}
-	return aliases[i], true
+}
+
+// sweptAlias reconciles an alias with what is known of it, and deals with a move that
+// no event announced.
+func sweptAlias(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	live, _, doc, err := liveAlias(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	start := c.Event.Time
+	if doc.Reconcile(live.ARN, live.TargetKeyARN, live.Updated, start) == ledger.ReconciledAccepted {
+		since := live.Updated
+		if since.IsZero() {
+			since = start
+		}
+		doc.RecordMove(ledger.Move{
+			ID: fmt.Sprintf("sweep/%s/%d", live.Name, since.Unix()), EventName: reaction.SweepName, EventTime: start, At: start,
+		})
+	}
+	return move(ctx, c, live)
 }
 
 // aliasARN is the ARN of the event's alias, in the partition of its key.
-func aliasARN(e events.Event) string {
-	prefix, _, ok := strings.Cut(e.KeyARN, ":key/")
+func aliasARN(c *reaction.Case) string {
+	prefix, _, ok := strings.Cut(c.Event.KeyARN, ":key/")
 	if !ok {
-		prefix = strings.Join([]string{"arn", "aws", "kms", e.Region, e.Account}, ":")
+		prefix = strings.Join([]string{"arn", "aws", "kms", c.Event.Region, c.Event.Account}, ":")
 	}
-	return prefix + ":" + e.Alias
+	return prefix + ":" + c.Event.Alias
 }
 
-// moveReason names why a move does not move data by itself.
-type moveReason string
+// aliasGoneReason names a decision about an alias that was deleted.
+type aliasGoneReason string
 
 const (
-	moveNotListed   moveReason = "alias-not-listed"
-	moveKeyState    moveReason = "key-not-enabled"
-	moveManager     moveReason = "key-not-customer-managed"
-	moveNotForS3    moveReason = "key-not-symmetric"
-	moveOrigin      moveReason = "key-material-not-from-kms"
-	moveElsewhere   moveReason = "key-in-other-account-or-region"
-	movePolicy      moveReason = "key-policy-findings"
-	moveUnreadable  moveReason = "key-not-readable"
-	moveFromUnknown moveReason = "old-key-unknown"
-	moveNoScope     moveReason = "nothing-in-scope"
+	aliasUnused  aliasGoneReason = "unused"  // nothing is known to name it
+	aliasUnclear aliasGoneReason = "unclear" // not every bucket could be looked at
+	aliasListed  aliasGoneReason = "listed"  // its moves move data here
+	aliasNamed   aliasGoneReason = "named"   // buckets name it
 )
 
-type moveInput struct {
-	alias           string
-	from            []string
-	key             inventory.Key // the to-key
-	unreadable      bool          // it may not be read, or its policy may not
-	findings        []alert.Finding
-	scope           []reencrypt.Scope
-	patterns        []string
-	account, region string
+type aliasGoneInput struct {
+	listed  bool
+	buckets []string // that name it
+	// all says that every bucket was looked at.
+	all bool
 }
 
-// decideMove returns every reason not to move data by itself; none means that
-// it may. Whoever can move an alias must not be able to make us put data under
-// a key of theirs.
-func decideMove(in moveInput) []moveReason {
-	var why []moveReason
-	deny := func(holds bool, reason moveReason) {
-		if holds {
-			why = append(why, reason)
-		}
-	}
-	deny(len(in.from) == 0, moveFromUnknown)
-	deny(!slices.ContainsFunc(in.patterns, func(p string) bool { return judgement.Matches(p, in.alias) }), moveNotListed)
-	deny(len(in.scope) == 0, moveNoScope)
-	if in.unreadable {
-		return append(why, moveUnreadable) // nothing else is known of the key
-	}
-	deny(!in.key.Enabled(), moveKeyState)
-	deny(in.key.Manager != managerCustomer, moveManager)
-	deny(in.key.Spec != "SYMMETRIC_DEFAULT", moveNotForS3) // there is no other use of such a key than to encrypt
-	deny(in.key.Origin != "AWS_KMS", moveOrigin)
-	deny(in.key.Account != in.account || in.key.Region != in.region, moveElsewhere)
-	deny(slices.ContainsFunc(in.findings, func(f alert.Finding) bool { return f.Severity.AtLeast(alert.High) }), movePolicy)
-	return why
-}
-
-// moveText says a reason in a sentence.
-var moveText = map[moveReason]string{
-	moveNotListed:   "The alias is not among those whose moves may move data (CMKEEPER_REENCRYPT_ALIASES).",
-	moveKeyState:    "The new key is not Enabled.",
-	moveManager:     "The new key is not customer managed.",
-	moveNotForS3:    "The new key is not a symmetric encryption key, which S3 needs.",
-	moveOrigin:      "The new key's material does not come from KMS: who imported it, or holds its key store, can take it away with the data.",
-	moveElsewhere:   "The new key is in another account or Region.",
-	movePolicy:      "The new key's policy has findings of severity high or above.",
-	moveUnreadable:  "The new key or its policy may not be read by cmkeeper, so nothing is known of it.",
-	moveFromUnknown: "Which key the alias pointed to before is not known: the event does not say, and cmkeeper had not seen the alias.",
-	moveNoScope:     "No bucket is known to belong to the alias.",
-}
-
-// isDangerous reports whether a reason is about the new key itself.
-func (m moveReason) isDangerous() bool {
-	switch m {
-	case moveKeyState, moveManager, moveNotForS3, moveOrigin, moveElsewhere, movePolicy, moveUnreadable:
-		return true
-	case moveNotListed, moveFromUnknown, moveNoScope:
-	}
-	return false
-}
-
-// settleMove deals with the pending move of an alias: starts the re-encryption
-// or tells people why not and how to. Only then is the move no longer pending.
-// While the alias points elsewhere it stays pending: whatever event or sweep
-// tells of that makes it part of the next move.
-func (r *Router) settleMove(ctx context.Context, live inventory.Alias, doc aliasDoc, aliases []inventory.Alias) error {
-	m := doc.Pending
-	if m == nil || live.TargetKeyARN != m.To {
-		return nil
-	}
-	key, findings, err := r.target(ctx, m.To)
-	unreadable := errors.Is(err, inventory.ErrAccessDenied)
-	if err != nil && !unreadable {
-		return fmt.Errorf("read the key that %s moved to: %w", live.Name, err)
-	}
-	buckets, bucketsErr := r.facts.Buckets(ctx)
-	if bucketsErr != nil && !errors.Is(bucketsErr, inventory.ErrAccessDenied) {
-		return fmt.Errorf("find the buckets of %s: %w", live.Name, bucketsErr)
-	}
-	rivals, err := r.rivals(ctx, live, aliases)
-	if err != nil {
-		return err
-	}
-	scope, refused := reencrypt.ResolveScope(reencrypt.NewMovingAlias(live, m.From, aliases), rivals, buckets, r.config.ReencryptScope, r.config.StateBucket)
-	why := decideMove(moveInput{
-		alias: live.Name, from: m.From, key: key, unreadable: unreadable, findings: findings, scope: scope,
-		patterns: r.config.ReencryptAliases, account: r.config.Identity.Account, region: r.config.Region,
-	})
-	r.log.DebugContext(ctx, "move decided", "alias", alert.Escape(live.Name), "from", m.From, "to", m.To, "reasons", why, "scope", len(scope))
-
-	a := r.moveAlert(*m, live, key, findings)
-	a.Facts = append(a.Facts, scopeFacts(scope, refused, bucketsErr)...)
-	a.Action.Mode = string(r.config.Reencrypt)
-	started := false
+// decideAliasGone decides whether the end of an alias is told.
+func decideAliasGone(in aliasGoneInput) (aliasGoneReason, alert.Severity) {
 	switch {
-	case len(why) > 0:
-		r.tellRefusal(&a, why, *m, scope)
-	case r.config.Reencrypt != Enforce:
-		a.ID += "/" + string(alert.StatusWouldDo)
-		a.Action.Status = alert.StatusWouldDo
-		a.Action.Description = fmt.Sprintf("Would re-encrypt to the new key what is under the old one: see the places in scope below (%d).", len(scope))
-		a.Next = append(runCommands(*m, scope, r.config.StateBucket), a.Next...)
-	default:
-		jobs, err := r.moves.Start(ctx, reencrypt.Move{AliasARN: live.ARN, From: m.From, To: m.To, At: m.At, Scope: scope})
-		if errors.Is(err, reencrypt.ErrRival) {
-			a.ID += "/waits"
-			a.Action.Status = alert.StatusRefused
-			a.Action.Description = fmt.Sprintf("The re-encryption waits: %v. It is started when that job has ended.", err)
-			a.Next = append([]string{"cmkeeper reencrypt list"}, a.Next...)
-			return errors.Join(err, r.publish(ctx, a))
-		}
-		if err != nil {
-			a.Next = append(runCommands(*m, scope, r.config.StateBucket), a.Next...)
-			return r.failed(ctx, a, r.config.Reencrypt, "start the re-encryption", err)
-		}
-		started = true
-		a.Action.Status = alert.StatusDone
-		a.Action.Description = fmt.Sprintf("Re-encryption to the new key was started (jobs: %d). Each job reports when it is complete.", len(jobs))
-		a.Facts = append(a.Facts, alert.Fact{Name: "jobs", Values: jobs})
-		a.Next = append(a.Next, "Keep the old key enabled until every job has reported that it is complete.")
+	case len(in.buckets) > 0:
+		return aliasNamed, alert.High
+	case in.listed:
+		return aliasListed, alert.Medium
+	case !in.all:
+		return aliasUnclear, ""
 	}
-	if err := r.publish(ctx, a); err != nil {
-		return err
-	}
-	_, err = r.updateAlias(ctx, live.Name, func(doc *aliasDoc) {
-		if doc.Pending == nil || doc.Pending.ID != m.ID || doc.Pending.To != m.To {
-			return // it has become part of a newer move
-		}
-		doc.Pending = nil
-		if started {
-			doc.Started = m.At
-		}
-	})
-	return err
+	return aliasUnused, ""
 }
 
-// target reads the key that an alias moved to and judges its policy. A key that
-// may not be read has its ARN only.
-func (r *Router) target(ctx context.Context, arn string) (inventory.Key, []alert.Finding, error) {
-	key, err := r.facts.Key(ctx, arn)
-	if err != nil {
-		return inventory.Key{ARN: arn}, nil, err
+// aliasGone tells that an alias is no more that somebody needs: buckets whose default
+// encryption names it refuse new objects, and one whose moves move data may come back
+// with another key.
+func aliasGone(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	name := c.Event.Alias
+	buckets, bucketsErr := c.Buckets(ctx)
+	if bucketsErr != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
-	policy, err := r.facts.Policy(ctx, arn)
-	if err != nil {
-		return key, nil, err
+	in := aliasGoneInput{
+		listed: slices.ContainsFunc(c.Config.ReencryptAliases, func(p string) bool { return p != "*" && judgement.Matches(p, name) }),
+		all:    bucketsErr == nil,
 	}
-	return key, r.compare(nil, arn, policy, false).findings(), nil
-}
-
-// rivalWindow is how long after its start a move still claims its buckets.
-const rivalWindow = 24 * time.Hour
-
-// rivals returns the other aliases that are moving, too: a bucket that two of
-// them claim belongs to neither.
-func (r *Router) rivals(ctx context.Context, self inventory.Alias, aliases []inventory.Alias) ([]reencrypt.MovingAlias, error) {
-	var mu sync.Mutex
-	var found []reencrypt.MovingAlias
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(sweepConcurrency)
-	for _, a := range aliases {
-		listed := slices.ContainsFunc(r.config.ReencryptAliases, func(p string) bool { return judgement.Matches(p, a.Name) })
-		if a.Name == self.Name || a.AWSManaged || !listed {
-			continue
-		}
-		g.Go(func() error {
-			doc, err := r.knownAlias(ctx, a.Name)
-			if err != nil {
-				return err
-			}
-			if doc.Pending == nil && time.Since(doc.Started) > rivalWindow {
-				return nil
-			}
-			var old []string
-			for _, t := range doc.History {
-				if t.Left {
-					old = append(old, t.KeyARN)
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			found = append(found, reencrypt.NewMovingAlias(a, old, aliases))
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, fmt.Errorf("find other aliases that are moving: %w", err)
-	}
-	return found, nil
-}
-
-// moveAlert is what all alerts about a moved alias have in common.
-func (r *Router) moveAlert(m pendingMove, live inventory.Alias, key inventory.Key, findings []alert.Finding) alert.Alert {
-	a := alert.Alert{
-		ID: m.ID + "/alias", Kind: alert.KindAlias, Severity: alert.Medium,
-		EventName: m.EventName, EventID: m.EventID, Time: m.EventTime,
-		Account: r.config.Identity.Account, Region: r.config.Region,
-		Key:      &alert.Key{ARN: key.ARN, Aliases: []string{live.Name}, Description: key.Description, State: key.State, DeletionDate: key.DeletionDate},
-		Actor:    m.Actor,
-		Title:    "Alias " + live.Name + " points to another key",
-		Findings: findings,
-		Risk:     "New data goes under the new key, while what was written before stays under the old one and is lost if that is deleted.",
-	}
-	by := "The sweep noticed it; no event told."
-	if m.Actor != nil {
-		by = m.Actor.Name + " called " + m.EventName + "."
-	}
-	a.Summary = fmt.Sprintf("%s The alias points to %s now.", by, keyID(m.To))
-	if len(m.From) > 0 {
-		a.Facts = append(a.Facts, alert.Fact{Name: "old keys", Values: m.From})
-	}
-	return a
-}
-
-func (r *Router) tellRefusal(a *alert.Alert, why []moveReason, m pendingMove, scope []reencrypt.Scope) {
-	a.Action.Status = alert.StatusRefused
-	var sentences []string
-	for _, reason := range why {
-		sentences = append(sentences, moveText[reason])
-		if reason.isDangerous() {
-			a.Severity = alert.High
+	for _, b := range buckets {
+		if b.DefaultAlias == name || slices.Contains(b.AliasTags, name) {
+			in.buckets = append(in.buckets, b.Name)
 		}
 	}
-	a.Action.Description = "No data was moved. " + strings.Join(sentences, " ")
-	if a.Severity == alert.High {
-		a.Risk = "Whoever moved the alias may want data under a key that they control. New data goes under that key already."
-		a.Next = append(a.Next, "Check the new key first. Move data only when it is what you want; otherwise point the alias back.")
+	reason, severity := decideAliasGone(in)
+	c.Log().DebugContext(ctx, "end of an alias decided", "alias", alert.Escape(name), "reason", reason)
+	if severity == "" {
+		return nil, nil
 	}
-	if len(m.From) == 0 {
-		a.Next = append(a.Next, "Find the old key in CloudTrail (the CreateAlias or UpdateAlias before this one):",
-			"aws cloudtrail lookup-events --region "+shellQuote(a.Region)+" --lookup-attributes AttributeKey=ResourceName,AttributeValue="+shellQuote(a.Key.Aliases[0]))
-	}
-	a.Next = append(a.Next, "To move the data by hand:")
-	a.Next = append(a.Next, runCommands(m, scope, r.config.StateBucket)...)
-}
-
-// runCommands are the commands that move the data by hand, to be pasted where
-// cmkeeper's variables are not set. What is not known is a word to be replaced.
-func runCommands(m pendingMove, scope []reencrypt.Scope, stateBucket string) []string {
-	from := m.From
-	if len(from) == 0 {
-		from = []string{"OLD-KEY-ARN"}
-	}
-	if len(scope) == 0 {
-		scope = []reencrypt.Scope{{Bucket: "BUCKET"}}
-	}
-	var commands []string
-	for _, s := range scope {
-		c := "cmkeeper reencrypt run --bucket " + shellQuote(s.Bucket)
-		if s.Prefix != "" {
-			c += " --prefix " + shellQuote(s.Prefix)
+	var key *inventory.Key
+	target := "KEY-ID"
+	if c.Event.KeyARN != "" {
+		target = ledger.KeyID(c.Event.KeyARN)
+		live, _, err := c.Look(ctx)
+		if err != nil && !errors.Is(err, inventory.ErrNotFound) {
+			return nil, err
 		}
-		for _, key := range from {
-			c += " --from " + shellQuote(key)
+		live.ARN = c.Event.KeyARN
+		key = &live
+	}
+	return &reaction.Decision{Tell: func() []alert.Alert {
+		a := c.NewAlert(alert.KindAlias, "/gone")
+		a.Severity = severity
+		a.Title = "Alias " + name + " was deleted"
+		a.Summary = fmt.Sprintf("%s called DeleteAlias. The key itself is as it was.", c.Who())
+		a.Risk = "Whatever names the key by this alias fails from now on, and an alias of the same name that points elsewhere would put new data under another key."
+		a.Action = alert.Action{Mode: string(c.Config.Reencrypt), Status: alert.StatusNone,
+			Description: "cmkeeper does not make aliases. It has noted the end of this one: if it comes back with another key, that counts as a move."}
+		a.Next = []string{"If it is needed, make it again:",
+			"aws kms create-alias " + c.InRegion() + " --alias-name " + reaction.Quote(name) + " --target-key-id " + reaction.Quote(target)}
+		if key != nil {
+			a.Key = c.Describe(*key)
 		}
-		c += " --to " + shellQuote(m.To)
-		if stateBucket != "" {
-			c += " --state-bucket " + shellQuote(stateBucket)
-		}
-		commands = append(commands, c)
-	}
-	return commands
+		a.Facts = append(a.Facts, reaction.LookedAt("buckets that name it", "S3 GetBucketEncryption and GetBucketTagging of this Region's buckets", c.BucketsReadAt(), in.buckets, bucketsErr))
+		return []alert.Alert{a}
+	}}, nil
 }
-
-func scopeFacts(scope []reencrypt.Scope, refused []reencrypt.ScopeRefusal, bucketsErr error) []alert.Fact {
-	var in, out []string
-	for _, s := range scope {
-		in = append(in, address(s))
-	}
-	for _, s := range refused {
-		out = append(out, address(s.Scope)+": "+s.Reason)
-	}
-	if bucketsErr != nil {
-		out = append(out, fmt.Sprintf("buckets that could not be read: %v", bucketsErr))
-	}
-	var facts []alert.Fact
-	if len(in) > 0 {
-		facts = append(facts, alert.Fact{Name: "in scope", Values: in})
-	}
-	if len(out) > 0 {
-		facts = append(facts, alert.Fact{Name: "not in scope", Values: out})
-	}
-	return facts
-}
-
-func address(s reencrypt.Scope) string { return "s3://" + s.Bucket + "/" + s.Prefix }

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -158,7 +158,7 @@ func TestAliasMoveThatIsNotForUs(t *testing.T) {
 	tests := []struct {
 		name   string
 		alias  string
-		config func(*handlers.Config)
+		config func(*reaction.Config)
 		to     kms.CreateKeyInput
 		says   string
 		worst  alert.Severity
@@ -166,7 +166,7 @@ func TestAliasMoveThatIsNotForUs(t *testing.T) {
 		{name: "alias not listed", alias: "alias/web", says: "CMKEEPER_REENCRYPT_ALIASES", worst: alert.Medium},
 		{name: "public key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(public)}, says: "findings of severity high", worst: alert.High},
 		{name: "foreign key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(strings.ReplaceAll(partner, "kms:Decrypt", "kms:*"))}, says: "findings of severity high", worst: alert.High},
-		{name: "observe", alias: "alias/app-orders", config: func(c *handlers.Config) { c.Reencrypt = handlers.Observe }, says: "Would re-encrypt", worst: alert.Medium},
+		{name: "observe", alias: "alias/app-orders", config: func(c *reaction.Config) { c.Reencrypt = reaction.Observe }, says: "Would re-encrypt", worst: alert.Medium},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -194,7 +194,7 @@ func TestAliasMoveThatIsNotForUs(t *testing.T) {
 
 func TestAliasMoveToADisabledKey(t *testing.T) {
 	c := enforceAll()
-	c.Deletion = handlers.Off
+	c.Deletion = reaction.Off
 	inWorld(t, c, func(w *world) {
 		a, b := w.knownKey("alias/app-orders"), w.newKey(kms.CreateKeyInput{})
 		w.bucket("orders-data", a)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
 // BenchmarkParseAndRoute is what every event costs before anything is read from
@@ -16,7 +17,7 @@ func BenchmarkParseAndRoute(b *testing.B) {
 		"refused":   []byte(apiCall("DisableKeyRotation", `"readOnly":false,"errorCode":"AccessDenied","errorMessage":"not authorized"`)),
 	}
 	c := enforceAll()
-	router, err := handlers.New(handlers.Deps{Alerts: &memorySink{}, Moves: &memoryMover{}}, c)
+	router, err := handlers.New(reaction.Deps{Alerts: &memorySink{}, Moves: &memoryMover{}}, c)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
@@ -20,14 +20,14 @@ import (
 )
 
 // containing is enforceAll with containment, and nothing else about policies.
-func containing(t *testing.T) handlers.Config {
+func containing(t *testing.T) reaction.Config {
 	t.Helper()
 	admins, err := judgement.ParsePrincipals("role/key-admin*")
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := enforceAll()
-	c.Policy, c.Contain, c.ContainQuietDays = handlers.Off, handlers.Enforce, 7
+	c.Policy, c.Contain, c.ContainQuietDays = reaction.Off, reaction.Enforce, 7
 	c.ContainAllowed = []judgement.Principals{admins}
 	return c
 }
@@ -112,7 +112,7 @@ func TestNothingToContain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := containing(t)
-			c.Deletion = handlers.Observe
+			c.Deletion = reaction.Observe
 			inWorld(t, c, func(w *world) {
 				key := w.knownKey("alias/orders")
 				open(w, key)
@@ -151,7 +151,7 @@ func TestContainmentBlamesWhoOpened(t *testing.T) {
 
 func TestContainmentObserved(t *testing.T) {
 	c := containing(t)
-	c.Contain = handlers.Observe
+	c.Contain = reaction.Observe
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		w.putPolicy(key, public)
@@ -295,7 +295,7 @@ func TestContainmentThatIsFought(t *testing.T) {
 // containment, and is not waited for.
 func TestContainmentAfterThePolicyWasPutBack(t *testing.T) {
 	c := containing(t)
-	c.Policy = handlers.Enforce
+	c.Policy = reaction.Enforce
 	inWorld(t, c, func(w *world) {
 		key := w.guardedKey()
 		w.putPolicy(key, takeover)
@@ -311,7 +311,7 @@ func TestContainmentAfterThePolicyWasPutBack(t *testing.T) {
 // TestContainmentBeforeThePolicyIsPutBack: a worker that only contains was faster.
 func TestContainmentBeforeThePolicyIsPutBack(t *testing.T) {
 	c := containing(t)
-	c.Policy = handlers.Enforce
+	c.Policy = reaction.Enforce
 	inWorld(t, c, func(w *world) {
 		key := w.guardedKey()
 		w.putPolicy(key, takeover)
@@ -337,7 +337,7 @@ func TestContainmentBeforeThePolicyIsPutBack(t *testing.T) {
 
 func TestAcceptedPolicyIsNotContained(t *testing.T) {
 	c := containing(t)
-	c.Policy = handlers.Enforce
+	c.Policy = reaction.Enforce
 	inWorld(t, c, func(w *world) {
 		key := w.guardedKey()
 		w.accept(key, partner)

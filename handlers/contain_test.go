@@ -8,13 +8,15 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
 func TestDecideContain(t *testing.T) {
-	mine := &containment{By: "e-1", At: noon}
-	done := &repair{At: noon, Done: true}
-	begun := &repair{At: noon}
+	mine := &ledger.Containment{By: "e-1", At: noon}
+	done := &ledger.Repair{At: noon, Done: true}
+	begun := &ledger.Repair{At: noon}
 	tests := []struct {
 		name string
 		in   containInput
@@ -25,11 +27,11 @@ func TestDecideContain(t *testing.T) {
 		{name: "not seen to be open yet", in: containInput{pending: true}, want: containSettling},
 		{name: "closed again", in: containInput{pending: true, now: after(2 * time.Minute)}, want: containNothing},
 		{name: "the event is from the future", in: containInput{pending: true, at: after(time.Hour)}, want: containNothing},
-		{name: "disabled", in: containInput{opened: true, state: stateDisabled}, want: containUnusable},
-		{name: "to be deleted", in: containInput{opened: true, state: statePending}, want: containUnusable},
-		{name: "disabled for it before", in: containInput{opened: true, state: stateDisabled, contained: mine, mine: done}, want: containDone},
-		{name: "disabled for it, and closed since", in: containInput{state: stateDisabled, contained: mine, mine: done}, want: containDone},
-		{name: "disabled for another event", in: containInput{opened: true, state: stateDisabled, contained: &containment{By: "e-0"}}, want: containUnusable},
+		{name: "disabled", in: containInput{opened: true, state: ledger.StateDisabled}, want: containUnusable},
+		{name: "to be deleted", in: containInput{opened: true, state: ledger.StatePendingDeletion}, want: containUnusable},
+		{name: "disabled for it before", in: containInput{opened: true, state: ledger.StateDisabled, contained: mine, mine: done}, want: containDone},
+		{name: "disabled for it, and closed since", in: containInput{state: ledger.StateDisabled, contained: mine, mine: done}, want: containDone},
+		{name: "disabled for another event", in: containInput{opened: true, state: ledger.StateDisabled, contained: &ledger.Containment{By: "e-0"}}, want: containUnusable},
 		{name: "begun and not done", in: containInput{opened: true, contained: mine, mine: begun, now: after(2 * time.Minute)}, want: containNow},
 		{name: "done, and not seen yet", in: containInput{opened: true, contained: mine, mine: done}, want: containNow},
 		{name: "done, and enabled again", in: containInput{opened: true, contained: mine, mine: done, now: after(2 * time.Minute)}, want: containUndone},
@@ -37,7 +39,7 @@ func TestDecideContain(t *testing.T) {
 		{name: "exempt", in: containInput{opened: true, exempt: true}, want: containExempt},
 		{name: "enabled by another one", in: containInput{opened: true, enabled: true}, want: containEnabled},
 		{name: "enabled by who opened it", in: containInput{opened: true, enabled: true, same: true}, want: containNow},
-		{name: "too often", in: containInput{opened: true, enabled: true, same: true, fight: fightOpens}, want: containFlapping},
+		{name: "too often", in: containInput{opened: true, enabled: true, same: true, breaker: ledger.BreakerOpening}, want: containFlapping},
 		{name: "in use", in: containInput{opened: true, use: keyUse{why: []string{"used"}, unknown: []string{"grants"}}}, want: containInUse},
 		{name: "not known whether it is", in: containInput{opened: true, use: keyUse{unknown: []string{"grants"}}}, want: containUnknown},
 		{name: "in use, and by who may", in: containInput{opened: true, allowed: true, use: keyUse{why: []string{"used"}}}, want: containAllowed},
@@ -46,7 +48,7 @@ func TestDecideContain(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.in.by = "e-1"
 			if tt.in.state == "" {
-				tt.in.state = stateEnabled
+				tt.in.state = ledger.StateEnabled
 			}
 			if tt.in.at.IsZero() {
 				tt.in.at = noon
@@ -65,32 +67,34 @@ func TestNoteExposures(t *testing.T) {
 	x := func(principal string) exposure {
 		return exposure{Finding: alert.Finding{ID: "public-principal", Principal: principal}}
 	}
-	var doc keyDoc
-	doc.noteExposures([]exposure{x("a"), x("a")}, noon)
-	doc.noteExposures([]exposure{x("a"), x("b")}, after(time.Minute))
-	doc.noteExposures(nil, after(time.Second)) // an older read
-	want := []seenExposure{{"public-principal a", noon}, {"public-principal b", after(time.Minute)}}
+	var doc ledger.Key
+	note := func(at time.Time, open ...exposure) { doc.NoteExposures(names(open), at) }
+	before := func(x exposure, t time.Time) bool { return doc.ExposedBefore(x.name(), t) }
+	note(noon, x("a"), x("a"))
+	note(after(time.Minute), x("a"), x("b"))
+	note(after(time.Second)) // an older read
+	want := []ledger.Exposure{{Name: "public-principal a", Since: noon}, {Name: "public-principal b", Since: after(time.Minute)}}
 	if diff := cmp.Diff(want, doc.Exposures); diff != "" {
 		t.Errorf("exposures (-want +got):\n%s", diff)
 	}
 	grant := func(user string) exposure {
-		return exposure{grant: user, Finding: alert.Finding{ID: grantForeign, Principal: "arn:aws:iam::999988887777:user/" + user}}
+		return exposure{grant: user, Finding: alert.Finding{ID: reaction.GrantForeign, Principal: "arn:aws:iam::999988887777:user/" + user}}
 	}
 	if grant("a").name() != grant("b").name() {
 		t.Error("two grants to one account count as two ways in")
 	}
-	if !doc.exposedBefore(x("a"), after(time.Second)) || doc.exposedBefore(x("a"), noon) || doc.exposedBefore(x("c"), after(time.Hour)) {
+	if !before(x("a"), after(time.Second)) || before(x("a"), noon) || before(x("c"), after(time.Hour)) {
 		t.Error("since when it was open is not known")
 	}
-	doc.noteExposures([]exposure{x("b")}, after(time.Hour))
-	doc.noteExposures([]exposure{x("a"), x("b")}, after(2*time.Hour))
-	if doc.exposedBefore(x("a"), after(2*time.Hour)) {
+	note(after(time.Hour), x("b"))
+	note(after(2*time.Hour), x("a"), x("b"))
+	if before(x("a"), after(2*time.Hour)) {
 		t.Error("what was closed meanwhile counts from before")
 	}
 }
 
 func TestGrantExposure(t *testing.T) {
-	r := &Router{config: Config{Identity: Identity{Account: "444455556666"}, TrustedAccounts: []string{"111122223333"}}}
+	c := caseOf(t, events.Event{}, "111122223333")
 	for grantee, want := range map[string]bool{
 		"arn:aws:iam::999988887777:role/reader":           true,
 		"arn:aws:iam::999988887777:root":                  true,
@@ -101,11 +105,11 @@ func TestGrantExposure(t *testing.T) {
 		"AROAEXAMPLE":                                     false, // whoever it was is deleted
 		"":                                                false,
 	} {
-		if _, got := r.grantExposure(inventory.Grant{ID: "g", Grantee: grantee, Operations: []string{"Decrypt"}}); got != want {
+		if _, got := grantExposure(c, inventory.Grant{ID: "g", Grantee: grantee, Operations: []string{"Decrypt"}}); got != want {
 			t.Errorf("%q: %t, want %t", grantee, got, want)
 		}
 	}
-	if _, got := r.grantExposure(inventory.Grant{ID: "g", Grantee: "arn:aws:iam::999988887777:root", Operations: []string{"DescribeKey", "GetPublicKey", "RetireGrant"}}); got {
+	if _, got := grantExposure(c, inventory.Grant{ID: "g", Grantee: "arn:aws:iam::999988887777:root", Operations: []string{"DescribeKey", "GetPublicKey", "RetireGrant"}}); got {
 		t.Error("a grant that lets its grantee only look is an exposure")
 	}
 }
@@ -113,16 +117,16 @@ func TestGrantExposure(t *testing.T) {
 // TestContainedKeyStaysDisabled: the deletion reaction and the sweep leave a key
 // disabled that we disabled ourselves.
 func TestContainedKeyStaysDisabled(t *testing.T) {
-	enabled := []seenState{{State: stateEnabled, At: after(-time.Hour)}}
+	enabled := []ledger.State{{State: ledger.StateEnabled, At: after(-time.Hour)}}
 	for name, tt := range map[string]struct {
 		in   deletionInput
 		want deletionDecision
 	}{
-		"seen by a sweep":                        {deletionInput{sweep: true, state: stateDisabled, history: append(enabled, seenState{State: stateDisabled, At: noon})}, deletionDecision{reason: deletionContained, former: stateDisabled}},
-		"disabled by somebody else, too":         {deletionInput{event: "DisableKey", state: stateDisabled, history: enabled}, deletionDecision{reason: deletionContained, former: stateDisabled}},
-		"its deletion is scheduled then":         {deletionInput{event: "ScheduleKeyDeletion", state: statePending, history: append(enabled, seenState{State: stateDisabled, At: after(-time.Minute)})}, deletionDecision{reason: deletionCancel, cancel: true, former: stateDisabled}},
-		"and nobody had seen it disabled":        {deletionInput{event: "ScheduleKeyDeletion", state: statePending, history: enabled}, deletionDecision{reason: deletionCancel, cancel: true, former: stateDisabled}},
-		"and its enabling had been begun before": {deletionInput{event: "ScheduleKeyDeletion", state: statePending, history: enabled, restore: &restore{}}, deletionDecision{reason: deletionCancel, cancel: true, former: stateDisabled}},
+		"seen by a sweep":                        {deletionInput{sweep: true, state: ledger.StateDisabled, history: append(enabled, ledger.State{State: ledger.StateDisabled, At: noon})}, deletionDecision{reason: deletionContained, former: ledger.StateDisabled}},
+		"disabled by somebody else, too":         {deletionInput{event: "DisableKey", state: ledger.StateDisabled, history: enabled}, deletionDecision{reason: deletionContained, former: ledger.StateDisabled}},
+		"its deletion is scheduled then":         {deletionInput{event: "ScheduleKeyDeletion", state: ledger.StatePendingDeletion, history: append(enabled, ledger.State{State: ledger.StateDisabled, At: after(-time.Minute)})}, deletionDecision{reason: deletionCancel, cancel: true, former: ledger.StateDisabled}},
+		"and nobody had seen it disabled":        {deletionInput{event: "ScheduleKeyDeletion", state: ledger.StatePendingDeletion, history: enabled}, deletionDecision{reason: deletionCancel, cancel: true, former: ledger.StateDisabled}},
+		"and its enabling had been begun before": {deletionInput{event: "ScheduleKeyDeletion", state: ledger.StatePendingDeletion, history: enabled, restore: &ledger.Restore{}}, deletionDecision{reason: deletionCancel, cancel: true, former: ledger.StateDisabled}},
 	} {
 		tt.in.contained, tt.in.enforce, tt.in.at, tt.in.now = true, true, noon, after(time.Second)
 		if got := decideDeletion(tt.in); got != tt.want {
@@ -132,27 +136,38 @@ func TestContainedKeyStaysDisabled(t *testing.T) {
 }
 
 func TestOpened(t *testing.T) {
-	r := &Router{config: Config{Identity: Identity{Account: "444455556666"}}}
-	open := []exposure{{Finding: alert.Finding{ID: grantForeign, Principal: "999988887777"}, grant: "g-1"}}
-	enable := events.Event{Name: opEnableKey, Time: noon}
+	open := []exposure{{Finding: alert.Finding{ID: reaction.GrantForeign, Principal: "999988887777"}, grant: "g-1"}}
+	enable := events.Event{Name: reaction.EnableKey, Time: noon}
 	created := events.Event{Name: "CreateGrant", Time: noon, Detail: events.CreateGrant{GrantID: "g-2", GranteePrincipal: "arn:aws:iam::999988887777:root", Operations: []string{"Decrypt"}}}
 	for name, tt := range map[string]struct {
 		e       events.Event
-		doc     keyDoc
+		doc     ledger.Key
 		opened  int
 		pending bool
 	}{
 		"enabled, and never contained":    {e: enable},
-		"enabled after it was contained":  {e: enable, doc: keyDoc{Contained: &containment{At: after(-time.Minute)}}, opened: 1},
-		"enabled after that, and seen so": {e: enable, doc: keyDoc{Contained: &containment{At: after(-time.Minute), Over: after(time.Second)}}, opened: 1},
-		"enabled before it was contained": {e: enable, doc: keyDoc{Contained: &containment{At: after(time.Minute)}}},
-		"enabled once more, long after":   {e: enable, doc: keyDoc{Contained: &containment{At: after(-time.Hour), Over: after(-time.Minute)}}},
+		"enabled after it was contained":  {e: enable, doc: ledger.Key{Contained: &ledger.Containment{At: after(-time.Minute)}}, opened: 1},
+		"enabled after that, and seen so": {e: enable, doc: ledger.Key{Contained: &ledger.Containment{At: after(-time.Minute), Over: after(time.Second)}}, opened: 1},
+		"enabled before it was contained": {e: enable, doc: ledger.Key{Contained: &ledger.Containment{At: after(time.Minute)}}},
+		"enabled once more, long after":   {e: enable, doc: ledger.Key{Contained: &ledger.Containment{At: after(-time.Hour), Over: after(-time.Minute)}}},
 		"a grant that is not listed yet":  {e: created, pending: true},
 		"an event that can open nothing":  {e: events.Event{Name: "TagResource", Time: noon}},
 	} {
-		opened, pending := r.opened(tt.e, tt.doc, open)
+		opened, pending := opened(caseOf(t, tt.e), &tt.doc, open)
 		if len(opened) != tt.opened || pending != tt.pending {
 			t.Errorf("%s: opened %d, pending %t", name, len(opened), pending)
 		}
 	}
+}
+
+// caseOf is the case of an event in an account that trusts others.
+func caseOf(t *testing.T, e events.Event, trusted ...string) *reaction.Case {
+	t.Helper()
+	env, err := reaction.NewEnv(reaction.Deps{}, reaction.Config{
+		Identity: reaction.Identity{Account: "444455556666", Name: "cmkeeper", Role: true}, Region: "eu-central-1", TrustedAccounts: trusted,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return env.NewCase(e)
 }

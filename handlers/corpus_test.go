@@ -18,6 +18,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
 // labelled is a line of testdata/events.jsonl: a CloudTrail record, what is so
@@ -209,7 +210,7 @@ func (l labelled) judge(t *testing.T) (told []string) {
 	if !ok {
 		t.Fatalf("%s: %q is no world", l.Name, l.Given)
 	}
-	c := playConfig(handlers.Enforce, play{})
+	c := playConfig(reaction.Enforce, play{})
 	c.FailedUse, c.WatchedTags, c.TrustedAccounts = true, []string{"class"}, []string{"111122223333"}
 	inWorld(t, c, func(w *world) {
 		key := given(w)
@@ -286,7 +287,7 @@ func TestSampleEventsAreRouted(t *testing.T) {
 	}
 	files := must(filepath.Glob(filepath.Join(dir, "*.json")))
 	routed := map[string]int{}
-	inWorld(t, playConfig(handlers.Enforce, play{policy: true}), func(w *world) {
+	inWorld(t, playConfig(reaction.Enforce, play{policy: true}), func(w *world) {
 		for _, file := range files {
 			var sample struct {
 				Event json.RawMessage `json:"event"`

@@ -10,7 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
@@ -81,7 +81,7 @@ func TestDeletionIsCancelledAndTheStateRestored(t *testing.T) {
 
 func TestDeletionObserved(t *testing.T) {
 	c := enforceAll()
-	c.Deletion = handlers.Observe
+	c.Deletion = reaction.Observe
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		w.scheduleDeletion(key)
@@ -253,7 +253,7 @@ func TestPendingBeforeFirstSeenIsToldOnceAndLeft(t *testing.T) {
 
 func TestDeletionDoneIsToldFromWhatIsKnown(t *testing.T) {
 	c := enforceAll()
-	c.Deletion = handlers.Observe
+	c.Deletion = reaction.Observe
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		w.disableRotation(key)

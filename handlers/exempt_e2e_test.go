@@ -11,11 +11,12 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
 
 // exempting is enforceAll with exemptions. In a test's bubble it is the year 2000.
-func exempting(t *testing.T, text string) handlers.Config {
+func exempting(t *testing.T, text string) reaction.Config {
 	t.Helper()
 	c := enforceAll()
 	var err error

@@ -9,7 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -135,7 +135,7 @@ func TestNoCircuitInObserve(t *testing.T) {
 		w.disableRotation(key)
 		w.react()
 		w.told.take()
-		c.Rotation = handlers.Observe
+		c.Rotation = reaction.Observe
 		w.router = w.newRouter(c)
 		for range 3 {
 			w.disableRotation(key)
@@ -168,7 +168,7 @@ func TestCircuitOpensOnceOverAKill(t *testing.T) {
 				ctx, kill := context.WithCancelCause(w.ctx)
 				defer kill(nil)
 				left := steps
-				doomed := w.newRouterWith(c, func(d *handlers.Deps) {
+				doomed := w.newRouterWith(c, func(d *reaction.Deps) {
 					buckets := s3.NewFromConfig(inprocess.Config(w.aws, region, keeperKey), func(o *s3.Options) { o.UsePathStyle = true })
 					watch := watched{S3: buckets, KMS: d.KMS, wrote: func(string) {
 						if left--; left < 0 {

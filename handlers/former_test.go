@@ -23,7 +23,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -62,7 +62,7 @@ type formerStep struct {
 
 // handover is something that one build begins and another one finishes.
 type handover struct {
-	config func(*testing.T) handlers.Config
+	config func(*testing.T) reaction.Config
 	// prepare makes the event that is handled.
 	prepare func(*world) (body string)
 	// raced is what else may be told where two workers have the same message at the same
@@ -510,7 +510,7 @@ func (h handover) record(t *testing.T, path string) {
 				f.Steps = append(f.Steps, formerStep{Call: q.operation, With: json.RawMessage(input), ID: q.id})
 			}
 		}
-		w.router = w.newRouterWith(h.config(t), func(d *handlers.Deps) { d.Alerts, d.Moves = formerSink{w, &f}, formerMover{w.moves, &f} })
+		w.router = w.newRouterWith(h.config(t), func(d *reaction.Deps) { d.Alerts, d.Moves = formerSink{w, &f}, formerMover{w.moves, &f} })
 		w.handled(body)
 		w.react()
 		f.After = w.snapshot()

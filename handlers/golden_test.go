@@ -25,6 +25,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -47,7 +48,7 @@ func TestGoldenState(t *testing.T) {
 		}
 		golden(row.Key, func(t *testing.T) string {
 			var b strings.Builder
-			for _, mode := range []handlers.Mode{handlers.Observe, handlers.Enforce} {
+			for _, mode := range []reaction.Mode{reaction.Observe, reaction.Enforce} {
 				fmt.Fprintf(&b, "=== %s\n%s", mode, recorded(t, playConfig(mode, p), func(w *world) { w.play(row, p) }))
 			}
 			return b.String()
@@ -91,7 +92,7 @@ func compare(t *testing.T, path, got string) {
 }
 
 // recorded plays a scene in a world of its own and returns what it leaves behind.
-func recorded(t *testing.T, c handlers.Config, do func(*world)) (text string) {
+func recorded(t *testing.T, c reaction.Config, do func(*world)) (text string) {
 	t.Helper()
 	inWorld(t, c, func(w *world) {
 		w.untraced = true
@@ -238,13 +239,13 @@ func (n *names) of(text string) string {
 
 // scene is a longer story than a play.
 type scene struct {
-	config func(*testing.T) handlers.Config
-	do     func(*world, handlers.Config)
+	config func(*testing.T) reaction.Config
+	do     func(*world, reaction.Config)
 }
 
 // configured is a configuration made of another one.
-func configured(c func() handlers.Config, changes ...func(*handlers.Config)) func(*testing.T) handlers.Config {
-	return func(*testing.T) handlers.Config {
+func configured(c func() reaction.Config, changes ...func(*reaction.Config)) func(*testing.T) reaction.Config {
+	return func(*testing.T) reaction.Config {
 		made := c()
 		for _, change := range changes {
 			change(&made)
@@ -253,25 +254,25 @@ func configured(c func() handlers.Config, changes ...func(*handlers.Config)) fun
 	}
 }
 
-func observed(c *handlers.Config) {
-	c.Rotation, c.Deletion, c.Reencrypt, c.Policy = handlers.Observe, handlers.Observe, handlers.Observe, handlers.Observe
+func observed(c *reaction.Config) {
+	c.Rotation, c.Deletion, c.Reencrypt, c.Policy = reaction.Observe, reaction.Observe, reaction.Observe, reaction.Observe
 }
 
-func flapLimit(n int) func(*handlers.Config) { return func(c *handlers.Config) { c.FlapLimit = n } }
+func flapLimit(n int) func(*reaction.Config) { return func(c *reaction.Config) { c.FlapLimit = n } }
 
 // closing puts policies back, and contains.
-func closing(t *testing.T) handlers.Config {
+func closing(t *testing.T) reaction.Config {
 	t.Helper()
 	c := containing(t)
-	c.Policy = handlers.Enforce
+	c.Policy = reaction.Enforce
 	return c
 }
 
-func exempt(text string) func(*testing.T) handlers.Config {
-	return func(t *testing.T) handlers.Config {
+func exempt(text string) func(*testing.T) reaction.Config {
+	return func(t *testing.T) reaction.Config {
 		t.Helper()
 		c := exempting(t, text)
-		c.Policy = handlers.Enforce
+		c.Policy = reaction.Enforce
 		return c
 	}
 }
@@ -281,7 +282,7 @@ const worse = `{"Version":"2012-10-17","Statement":[{"Sid":"root","Effect":"Allo
 
 // scenes are the stories whose traces are held, by their names.
 var scenes = map[string]scene{
-	"policy put back, accepted, put back": {configured(enforcePolicies), func(w *world, _ handlers.Config) {
+	"policy put back, accepted, put back": {configured(enforcePolicies), func(w *world, _ reaction.Config) {
 		key := w.guardedKey()
 		for _, user := range []string{"mallory", "bob", "mallory"} { // the third time is one too many
 			w.putPolicyAs(user, key, takeover)
@@ -299,18 +300,18 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"policy observed, then enforced": {configured(enforcePolicies, observed), func(w *world, c handlers.Config) {
+	"policy observed, then enforced": {configured(enforcePolicies, observed), func(w *world, c reaction.Config) {
 		key := w.guardedKey()
 		w.putPolicy(key, takeover)
 		w.react()
-		c.Policy = handlers.Enforce
+		c.Policy = reaction.Enforce
 		w.router = w.newRouter(c)
 		w.sweep()
 		w.putPolicy(key, worse)
 		w.react()
 		w.sweep()
 	}},
-	"policy put back by a sweep, event later": {configured(enforcePolicies), func(w *world, _ handlers.Config) {
+	"policy put back by a sweep, event later": {configured(enforcePolicies), func(w *world, _ reaction.Config) {
 		key := w.guardedKey()
 		time.Sleep(time.Hour)
 		w.putPolicy(key, takeover)
@@ -320,7 +321,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"policy put back that is refused": {configured(enforcePolicies), func(w *world, _ handlers.Config) {
+	"policy put back that is refused": {configured(enforcePolicies), func(w *world, _ reaction.Config) {
 		key := w.guardedKey()
 		w.putPolicy(key, takeover)
 		body := w.event("PutKeyPolicy")
@@ -330,7 +331,7 @@ var scenes = map[string]scene{
 		w.handled(body)
 		w.react()
 	}},
-	"policy put back too often": {configured(enforcePolicies, flapLimit(2)), func(w *world, _ handlers.Config) {
+	"policy put back too often": {configured(enforcePolicies, flapLimit(2)), func(w *world, _ reaction.Config) {
 		key := w.guardedKey()
 		for _, user := range []string{"ann", "bob", "carol", "dan"} {
 			w.putPolicyAs(user, key, takeover)
@@ -338,7 +339,7 @@ var scenes = map[string]scene{
 		}
 		w.sweep()
 	}},
-	"harmless policies": {configured(enforcePolicies), func(w *world, _ handlers.Config) {
+	"harmless policies": {configured(enforcePolicies), func(w *world, _ reaction.Config) {
 		key := w.guardedKey()
 		for i := range 10 { // more than are kept
 			time.Sleep(time.Minute)
@@ -349,14 +350,14 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"policy of a new key": {configured(enforcePolicies), func(w *world, _ handlers.Config) {
+	"policy of a new key": {configured(enforcePolicies), func(w *world, _ reaction.Config) {
 		key := w.newKey(kms.CreateKeyInput{Policy: aws.String(takeover)})
 		w.react()
 		w.putPolicy(key, worse)
 		w.react()
 		w.sweep()
 	}},
-	"containment": {containing, func(w *world, _ handlers.Config) {
+	"containment": {containing, func(w *world, _ reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.putPolicy(key, public)
 		w.react()
@@ -374,7 +375,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"containment refused": {containing, func(w *world, c handlers.Config) {
+	"containment refused": {containing, func(w *world, c reaction.Config) {
 		key, other := w.knownKey("alias/orders"), w.knownKey("alias/bills")
 		must(w.as("key-admins").PutKeyPolicy(w.ctx, &kms.PutKeyPolicyInput{KeyId: &key, Policy: aws.String(public)}))
 		w.react()
@@ -388,13 +389,13 @@ var scenes = map[string]scene{
 		w.grantTo(other, "arn:aws:iam::"+stranger+":role/reader")
 		w.failing(w.event("CreateGrant"))
 	}},
-	"containment observed": {func(t *testing.T) handlers.Config { c := containing(t); c.Contain = handlers.Observe; return c }, func(w *world, _ handlers.Config) {
+	"containment observed": {func(t *testing.T) reaction.Config { c := containing(t); c.Contain = reaction.Observe; return c }, func(w *world, _ reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.putPolicy(key, partner)
 		w.react()
 		w.sweep()
 	}},
-	"put back and containment": {closing, func(w *world, _ handlers.Config) {
+	"put back and containment": {closing, func(w *world, _ reaction.Config) {
 		key := w.guardedKey()
 		w.putPolicy(key, takeover)
 		w.react()
@@ -403,7 +404,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"containment, then put back": {closing, func(w *world, c handlers.Config) {
+	"containment, then put back": {closing, func(w *world, c reaction.Config) {
 		key := w.guardedKey()
 		w.putPolicy(key, takeover)
 		body := w.event("PutKeyPolicy")
@@ -414,7 +415,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"accepted policy is not contained": {closing, func(w *world, _ handlers.Config) {
+	"accepted policy is not contained": {closing, func(w *world, _ reaction.Config) {
 		key := w.guardedKey()
 		w.accept(key, partner)
 		w.putPolicy(key, partner)
@@ -423,7 +424,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"rotation until the circuit opens": {configured(enforceAll, flapLimit(3)), func(w *world, _ handlers.Config) {
+	"rotation until the circuit opens": {configured(enforceAll, flapLimit(3)), func(w *world, _ reaction.Config) {
 		key := w.rotatingKey(180)
 		for range 4 {
 			w.disableRotation(key)
@@ -438,7 +439,7 @@ var scenes = map[string]scene{
 		w.disableRotation(key)
 		w.react()
 	}},
-	"rotation period": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"rotation period": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		key := w.rotatingKey(180)
 		for _, days := range []int32{2560, 365, 90, 400} {
 			w.enableRotation(key, days)
@@ -447,7 +448,7 @@ var scenes = map[string]scene{
 		}
 		w.sweep()
 	}},
-	"rotation found by a sweep": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"rotation found by a sweep": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		key := w.rotatingKey(180)
 		w.disableRotation(key)
 		body := w.event("DisableKeyRotation")
@@ -456,19 +457,19 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"rotation off, then required": {configured(enforceAll, observed), func(w *world, c handlers.Config) {
+	"rotation off, then required": {configured(enforceAll, observed), func(w *world, c reaction.Config) {
 		key := w.rotatingKey(180)
 		w.newKey(kms.CreateKeyInput{})
 		w.disableRotation(key)
 		w.react()
 		w.sweep()
-		c.Rotation, c.RotationRequired = handlers.Enforce, true
+		c.Rotation, c.RotationRequired = reaction.Enforce, true
 		w.router = w.newRouter(c)
 		w.sweep()
 		w.react()
 		w.sweep()
 	}},
-	"rotation of a key that is disabled": {configured(enforceAll, func(c *handlers.Config) { c.Deletion = handlers.Off }), func(w *world, _ handlers.Config) {
+	"rotation of a key that is disabled": {configured(enforceAll, func(c *reaction.Config) { c.Deletion = reaction.Off }), func(w *world, _ reaction.Config) {
 		key := w.rotatingKey(180)
 		w.disableRotation(key)
 		w.disable(key)
@@ -477,7 +478,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"rotation that may not be repaired": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"rotation that may not be repaired": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		key := w.rotatingKey(180)
 		w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return action != "kms:EnableKeyRotation" })
 		w.disableRotation(key)
@@ -487,7 +488,7 @@ var scenes = map[string]scene{
 		w.handled(body)
 		w.react()
 	}},
-	"rotations on demand": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"rotations on demand": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		key := w.rotatingKey(180)
 		for range 5 {
 			must(w.kms.RotateKeyOnDemand(w.ctx, &kms.RotateKeyOnDemandInput{KeyId: &key}))
@@ -496,7 +497,7 @@ var scenes = map[string]scene{
 		}
 		w.sweep()
 	}},
-	"deletion cancelled": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"deletion cancelled": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.scheduleDeletion(key)
 		w.react()
@@ -506,17 +507,17 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"deletion of a disabled key": {configured(enforceAll, observed), func(w *world, c handlers.Config) {
+	"deletion of a disabled key": {configured(enforceAll, observed), func(w *world, c reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.disable(key)
 		w.react()
-		c.Deletion = handlers.Enforce
+		c.Deletion = reaction.Enforce
 		w.router = w.newRouter(c)
 		w.scheduleDeletion(key)
 		w.react()
 		w.sweep()
 	}},
-	"deletion found by a sweep": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"deletion found by a sweep": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.scheduleDeletion(key)
 		body := w.event("ScheduleKeyDeletion")
@@ -525,7 +526,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"deletion until the circuit opens": {configured(enforceAll, flapLimit(2)), func(w *world, _ handlers.Config) {
+	"deletion until the circuit opens": {configured(enforceAll, flapLimit(2)), func(w *world, _ reaction.Config) {
 		key := w.knownKey("alias/orders")
 		for range 3 {
 			w.scheduleDeletion(key)
@@ -537,13 +538,13 @@ var scenes = map[string]scene{
 		w.sweep()
 		w.react()
 	}},
-	"deletion that may not be cancelled": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"deletion that may not be cancelled": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return action != "kms:CancelKeyDeletion" })
 		w.scheduleDeletion(key)
 		w.failing(w.event("ScheduleKeyDeletion"))
 	}},
-	"deletion approved by its tag": {configured(func() handlers.Config { return countdown(handlers.Enforce) }), func(w *world, c handlers.Config) {
+	"deletion approved by its tag": {configured(func() reaction.Config { return countdown(reaction.Enforce) }), func(w *world, c reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.tagKey(key, "cmkeeper:deletion-approved", time.Now().UTC().Format(time.DateOnly))
 		w.sweepFor(27*time.Hour, c)
@@ -553,7 +554,7 @@ var scenes = map[string]scene{
 		w.sweepFor(11*day, c)
 		w.react()
 	}},
-	"deletion not approved by its tag": {configured(func() handlers.Config { return countdown(handlers.Enforce) }), func(w *world, c handlers.Config) {
+	"deletion not approved by its tag": {configured(func() reaction.Config { return countdown(reaction.Enforce) }), func(w *world, c reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.tagKey(key, "cmkeeper:deletion-approved", "1999-11-01")
 		w.react()
@@ -561,27 +562,27 @@ var scenes = map[string]scene{
 		w.scheduleDeletionIn(key, 10)
 		w.react()
 	}},
-	"deletion approved by retire": {configured(func() handlers.Config { return countdown(handlers.Enforce) }), func(w *world, c handlers.Config) {
+	"deletion approved by retire": {configured(func() reaction.Config { return countdown(reaction.Enforce) }), func(w *world, c reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.approve(key, 8)
 		w.react()
 		w.sweepFor(9*day, c)
 		w.react()
 	}},
-	"reminders of a deletion": {configured(func() handlers.Config { return countdown(handlers.Observe) }), func(w *world, c handlers.Config) {
+	"reminders of a deletion": {configured(func() reaction.Config { return countdown(reaction.Observe) }), func(w *world, c reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.scheduleDeletionIn(key, 10)
 		w.react()
 		w.sweepFor(11*day, c)
 		w.react()
 	}},
-	"reminders of an expiry": {configured(func() handlers.Config { return countdown(handlers.Observe) }), func(w *world, c handlers.Config) {
+	"reminders of an expiry": {configured(func() reaction.Config { return countdown(reaction.Observe) }), func(w *world, c reaction.Config) {
 		w.importedKey(aws.Time(time.Now().Add(4 * day)))
 		w.react()
 		w.sweepFor(5*day, c)
 		w.react()
 	}},
-	"deletion of a primary": {configured(func() handlers.Config { return countdown(handlers.Enforce) }), func(w *world, _ handlers.Config) {
+	"deletion of a primary": {configured(func() reaction.Config { return countdown(reaction.Enforce) }), func(w *world, _ reaction.Config) {
 		key := w.newKey(kms.CreateKeyInput{MultiRegion: aws.Bool(true)})
 		must(w.kms.ReplicateKey(w.ctx, &kms.ReplicateKeyInput{KeyId: &key, ReplicaRegion: aws.String("us-west-2")}))
 		w.react()
@@ -591,7 +592,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"exempt by tag": {exempt("rotation, deletion, policy of tag env=sandbox until 2000-01-20: nobody depends on it"), func(w *world, _ handlers.Config) {
+	"exempt by tag": {exempt("rotation, deletion, policy of tag env=sandbox until 2000-01-20: nobody depends on it"), func(w *world, _ reaction.Config) {
 		key := w.newKey(kms.CreateKeyInput{Tags: []types.Tag{{TagKey: aws.String("env"), TagValue: aws.String("sandbox")}}})
 		w.enableRotation(key, 180)
 		w.react()
@@ -599,7 +600,7 @@ var scenes = map[string]scene{
 		time.Sleep(25 * time.Hour)
 		w.trespass(key)
 	}},
-	"exempt by alias": {exempt("rotation, deletion, policy of alias/legacy-* until 2000-01-20: the vendor"), func(w *world, _ handlers.Config) {
+	"exempt by alias": {exempt("rotation, deletion, policy of alias/legacy-* until 2000-01-20: the vendor"), func(w *world, _ reaction.Config) {
 		key := w.rotatingKey(180)
 		w.createAlias("alias/legacy-erp", key)
 		w.react()
@@ -607,12 +608,12 @@ var scenes = map[string]scene{
 		time.Sleep(25 * time.Hour)
 		w.trespass(key)
 	}},
-	"exempt by actor": {exempt("rotation, deletion, policy by user/mallory until 2000-01-20: a drill"), func(w *world, _ handlers.Config) {
+	"exempt by actor": {exempt("rotation, deletion, policy by user/mallory until 2000-01-20: a drill"), func(w *world, _ reaction.Config) {
 		key := w.rotatingKey(180)
 		w.sweep()
 		w.trespass(key)
 	}},
-	"alias to and fro": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"alias to and fro": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		a := w.aliasWithData()
 		b, c := w.newKey(kms.CreateKeyInput{}), w.newKey(kms.CreateKeyInput{})
 		w.react()
@@ -622,7 +623,7 @@ var scenes = map[string]scene{
 		}
 		w.sweep()
 	}},
-	"alias there and back before anybody looks": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"alias there and back before anybody looks": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		a := w.aliasWithData()
 		b := w.newKey(kms.CreateKeyInput{})
 		w.react()
@@ -631,7 +632,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"alias out of order": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"alias out of order": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		w.aliasWithData()
 		b, c := w.newKey(kms.CreateKeyInput{}), w.newKey(kms.CreateKeyInput{})
 		w.react()
@@ -644,7 +645,7 @@ var scenes = map[string]scene{
 		}
 		w.sweep()
 	}},
-	"alias deleted and made again": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"alias deleted and made again": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		w.aliasWithData()
 		b := w.newKey(kms.CreateKeyInput{})
 		w.react()
@@ -655,7 +656,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"alias moved, found by sweeps": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"alias moved, found by sweeps": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		w.aliasWithData()
 		b := w.newKey(kms.CreateKeyInput{})
 		w.react()
@@ -666,7 +667,7 @@ var scenes = map[string]scene{
 			time.Sleep(6 * time.Minute)
 		}
 	}},
-	"alias moved, and the move fails": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"alias moved, and the move fails": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		w.aliasWithData()
 		b := w.newKey(kms.CreateKeyInput{})
 		w.react()
@@ -678,7 +679,7 @@ var scenes = map[string]scene{
 		w.sweep()
 		w.handled(body)
 	}},
-	"alias moved, observed": {configured(enforceAll, observed), func(w *world, _ handlers.Config) {
+	"alias moved, observed": {configured(enforceAll, observed), func(w *world, _ reaction.Config) {
 		w.aliasWithData()
 		b := w.newKey(kms.CreateKeyInput{})
 		w.react()
@@ -686,7 +687,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"aliases seen at the start": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"aliases seen at the start": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		a, b := w.newKey(kms.CreateKeyInput{}), w.newKey(kms.CreateKeyInput{})
 		w.createAlias(listed, a)
 		w.events()
@@ -699,7 +700,7 @@ var scenes = map[string]scene{
 		}
 		w.react()
 	}},
-	"a key shuts the role out": {configured(enforcePolicies), func(w *world, _ handlers.Config) {
+	"a key shuts the role out": {configured(enforcePolicies), func(w *world, _ reaction.Config) {
 		key := w.guardedKey()
 		w.putPolicy(key, shutOut)
 		w.react()
@@ -710,7 +711,7 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"a bucket leaves its key": {configured(func() handlers.Config { return playConfig(handlers.Enforce, play{}) }), func(w *world, _ handlers.Config) {
+	"a bucket leaves its key": {configured(func() reaction.Config { return playConfig(reaction.Enforce, play{}) }), func(w *world, _ reaction.Config) {
 		w.sealedBucket()
 		w.tag("orders-data", "alias/orders")
 		w.react()
@@ -727,7 +728,7 @@ var scenes = map[string]scene{
 		w.sweep()
 		w.sweep()
 	}},
-	"tags": {configured(enforceAll, func(c *handlers.Config) { c.WatchedTags = []string{"class"} }), func(w *world, _ handlers.Config) {
+	"tags": {configured(enforceAll, func(c *reaction.Config) { c.WatchedTags = []string{"class"} }), func(w *world, _ reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.tagKey(key, "class", "secret")
 		w.tagKey(key, "team", "orders")
@@ -741,21 +742,21 @@ var scenes = map[string]scene{
 		w.react()
 		w.sweep()
 	}},
-	"grants": {configured(enforcePolicies), func(w *world, _ handlers.Config) {
+	"grants": {configured(enforcePolicies), func(w *world, _ reaction.Config) {
 		key := w.knownKey("alias/orders")
 		w.grantTo(key, "arn:aws:iam::"+account+":role/reader")
 		w.grantTo(key, "arn:aws:iam::"+stranger+":role/reader")
 		w.react()
 		w.sweep()
 	}},
-	"our role in other hands": {configured(enforcePolicies), func(w *world, _ handlers.Config) {
+	"our role in other hands": {configured(enforcePolicies), func(w *world, _ reaction.Config) {
 		key := w.guardedKey()
 		time.Sleep(10 * time.Minute)
 		w.putPolicyAs(keeperKey, key, withReader)
 		w.react()
 		w.sweep()
 	}},
-	"imported material is lost": {configured(enforceAll), func(w *world, _ handlers.Config) {
+	"imported material is lost": {configured(enforceAll), func(w *world, _ reaction.Config) {
 		key := w.importedKey(nil)
 		w.react()
 		must(w.kms.DeleteImportedKeyMaterial(w.ctx, &kms.DeleteImportedKeyMaterialInput{KeyId: &key}))

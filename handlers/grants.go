@@ -9,157 +9,64 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
-// The rules about grants, as findings name them.
-const (
-	grantForeign       = "grant-to-foreign-account" // to a principal of an account that is not trusted
-	grantUnknown       = "grant-to-unknown"         // to a principal whose account does not show
-	grantPassOn        = "grant-can-be-passed-on"   // the grantee may make further grants
-	grantUnconstrained = "grant-without-constraint" // it holds for every encryption context
-	grantRetiring      = "grant-retired-by-foreign" // a foreign principal may end it
-)
-
-// grantReason names a decision about a grant.
-type grantReason string
-
-const (
-	grantByService grantReason = "by-service" // an AWS service made it for what it encrypts
-	grantPlain     grantReason = "plain"      // nothing is remarkable about it
-	grantFindings  grantReason = "findings"
-)
-
-type grantInput struct {
-	grant inventory.Grant
-	// byService: an AWS service made it on behalf of the actor.
-	byService bool
-	account   string
-	trusted   []string
-}
-
-// decideGrant judges a grant. What an AWS service makes for itself or for a
-// principal of the account is how encrypted volumes, tables and backups work.
-func decideGrant(in grantInput) (grantReason, []alert.Finding) {
-	var found []alert.Finding
-	add := func(id string, severity alert.Severity, principal, format string, args ...any) {
-		found = append(found, alert.Finding{ID: id, Severity: severity, Principal: principal, Message: fmt.Sprintf(format, args...)})
-	}
-	g := in.grant
-	grantee := g.Grantee
-	toService := g.GranteeService != "" || isService(grantee)
-	owner, known := principalAccount(grantee)
-	foreign := known && owner != in.account && !slices.Contains(in.trusted, owner)
-	passOn := slices.Contains(g.Operations, "CreateGrant")
-	switch {
-	case toService:
-	case foreign:
-		severity := alert.High
-		if !g.Constrained && (passOn || slices.ContainsFunc(g.Operations, reveals)) {
-			severity = alert.Critical
-		}
-		add(grantForeign, severity, grantee, "%s of account %s, which is not trusted, may %s under this key, whatever the key policy says.", grantee, owner, strings.Join(g.Operations, ", "))
-	case !known:
-		add(grantUnknown, alert.Medium, grantee, "The grantee %q shows no account: a principal that was deleted, or one of another account.", grantee)
-	}
-	if passOn && !toService {
-		severity := alert.Medium
-		if foreign {
-			severity = alert.Critical
-		}
-		add(grantPassOn, severity, grantee, "The grantee may make further grants and so let in whomever it likes.")
-	}
-	if !g.Constrained && !toService && !foreign {
-		add(grantUnconstrained, alert.Low, grantee, "The grant holds for every encryption context, so for everything that is encrypted under the key.")
-	}
-	if owner, known := principalAccount(g.Retiring); known && owner != in.account && !slices.Contains(in.trusted, owner) {
-		add(grantRetiring, alert.Medium, g.Retiring, "%s of account %s, which is not trusted, may end the grant.", g.Retiring, owner)
-	}
-	dangerous := slices.ContainsFunc(found, func(f alert.Finding) bool { return f.ID == grantForeign || f.ID == grantRetiring })
-	switch {
-	case in.byService && !dangerous:
-		return grantByService, nil
-	case len(found) == 0:
-		return grantPlain, nil
-	}
-	return grantFindings, worstFirst(found)
-}
-
-// reveals reports whether an operation gives access to what is encrypted.
-func reveals(operation string) bool {
-	return operation == "Decrypt" || operation == "ReEncryptFrom" || operation == "DeriveSharedSecret" || operation == "Decapsulate"
-}
-
-func isService(principal string) bool { return strings.HasSuffix(principal, ".amazonaws.com") }
-
-// principalAccount returns the account in a principal's ARN.
-func principalAccount(principal string) (string, bool) {
-	p := strings.SplitN(principal, ":", 6)
-	if len(p) < 6 || p[0] != "arn" || len(p[4]) != 12 {
-		return "", false
-	}
-	return p[4], true
-}
-
-// grant judges a grant that was made: the live one, or where that is gone the
-// one that the event tells of.
-func (r *Router) grant(ctx context.Context, e events.Event) error {
-	made, ok := e.Detail.(events.CreateGrant)
+// grant judges a grant that was made: the live one, or where that is gone the one in
+// the event.
+func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	made, ok := c.Event.Detail.(events.CreateGrant)
 	if !ok {
-		return nil
+		return nil, nil
 	}
-	grants, err := r.facts.Grants(ctx, e.KeyARN)
+	grants, err := c.Grants(ctx)
 	switch {
 	case errors.Is(err, inventory.ErrNotFound):
-		return r.gone(ctx, e, alert.KindGrant, false)
+		return c.Gone(ctx, alert.KindGrant, false)
 	case err != nil && !errors.Is(err, inventory.ErrAccessDenied):
-		return err
+		return nil, err
 	}
-	i := slices.IndexFunc(grants, func(g inventory.Grant) bool { return g.ID == made.GrantID })
-	live := i >= 0
 	g := inventory.Grant{
 		ID: made.GrantID, Grantee: made.GranteePrincipal, GranteeService: made.GranteeServicePrincipal,
 		Retiring: made.RetiringPrincipal, Operations: made.Operations, Constrained: made.Constrained,
 	}
-	if live {
+	i := slices.IndexFunc(grants, func(g inventory.Grant) bool { return g.ID == made.GrantID })
+	if i >= 0 {
 		g = grants[i]
 	}
-	reason, findings := decideGrant(grantInput{
-		grant: g, byService: byService(e), account: r.config.Identity.Account, trusted: r.config.TrustedAccounts,
+	findings := c.JudgeGrant(g, byService(c.Event))
+	c.Log().InfoContext(ctx, "grant made", "grant", g.ID, "findings", len(findings))
+	if len(findings) == 0 {
+		return nil, nil
+	}
+	return c.AboutKey(ctx, alert.KindGrant, "", func(a *alert.Alert) {
+		a.Severity, a.Findings = findings[0].Severity, findings
+		to := reaction.OrUnknown(g.Grantee + g.GranteeService)
+		who := to
+		if c.IsForeign(to) {
+			who = "account " + reaction.AccountIn(to)
+		}
+		a.Title = fmt.Sprintf("Grant on %s lets %s %s", reaction.ShortName(a.Key), who, strings.Join(g.Operations, ", "))
+		a.Summary = fmt.Sprintf("%s called CreateGrant. The grant %s lets %s use the key beside its policy.", c.Who(), reaction.OrUnknown(g.ID), to)
+		a.Risk = "The holder of a grant uses the key whatever the key policy says, and no policy shows it."
+		a.Action = alert.Action{Mode: string(c.Config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not end grants: what they are for may depend on them."}
+		a.Next = []string{
+			"If the grant is not intended, end it. What uses the key by it fails then:",
+			c.KMSCommand("revoke-grant", "--grant-id", reaction.Quote(g.ID)),
+			c.KMSCommand("list-grants"),
+		}
+		operations := "operations"
+		if i < 0 {
+			operations = "operations, from the event: the grant is not among the live ones (any more, yet, or they may not be listed)"
+		}
+		a.Facts = append(a.Facts, alert.Fact{Name: operations, Values: g.Operations})
 	})
-	r.log.InfoContext(ctx, "grant made", "key", e.KeyARN, "event_id", e.ID, "grant", g.ID, "reason", reason)
-	if reason != grantFindings {
-		return nil
-	}
-	key, doc, err := r.look(ctx, e)
-	if errors.Is(err, inventory.ErrNotFound) {
-		return r.gone(ctx, e, alert.KindGrant, false)
-	}
-	if err != nil {
-		return err
-	}
-	a := r.newAlert(e, alert.KindGrant, "")
-	a.Key, a.Severity, a.Findings = r.describe(ctx, key, doc), findings[0].Severity, findings
-	a.Title = "A grant on key " + shortName(a.Key) + " is to be looked at"
-	a.Summary = fmt.Sprintf("%s called CreateGrant. The grant %s lets %s use the key beside its policy.", who(e), orUnknown(g.ID), orUnknown(g.Grantee+g.GranteeService))
-	a.Risk = "Whoever holds a grant uses the key whatever the key policy says, and no policy shows it."
-	a.Action = alert.Action{Mode: string(r.config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not end grants: what they are for may depend on them."}
-	a.Next = []string{
-		"If the grant is not meant, end it; whatever uses the key by it fails then:",
-		r.kmsCommand("revoke-grant", e.KeyARN, "--grant-id", shellQuote(g.ID)),
-		r.kmsCommand("list-grants", e.KeyARN),
-	}
-	operations := "operations"
-	if !live {
-		operations = "operations, from the event: the grant is not among the live ones (any more, yet, or they may not be listed)"
-	}
-	a.Facts = append(a.Facts, alert.Fact{Name: operations, Values: g.Operations})
-	return r.publish(ctx, a)
 }
 
-// byService reports whether an AWS service called, by itself or on behalf of
-// somebody. What passes on any call as it is (the console, CloudFormation) is not
-// meant: that is the person's own call.
+// byService reports whether an AWS service called, by itself or on behalf of somebody.
+// What passes on any call as it is (the console, CloudFormation) is not meant: that is
+// the person's own call.
 func byService(e events.Event) bool {
 	switch e.Actor.InvokedBy {
 	case "signin.amazonaws.com", "internal.amazonaws.com", "cloudformation.amazonaws.com":
@@ -167,45 +74,24 @@ func byService(e events.Event) bool {
 	case "AWS Internal":
 		return true
 	}
-	return e.Actor.Type == "AWSService" || isService(e.Actor.InvokedBy)
+	return e.Actor.Type == "AWSService" || reaction.IsService(e.Actor.InvokedBy)
 }
 
-// grantEnded tells that a person ended a grant, since a volume, a table or a
-// backup may depend on it. What services end they are done with, and a grantee
-// who retires a grant gives up what is theirs.
-func (r *Router) grantEnded(ctx context.Context, e events.Event) error {
-	removed, _ := e.Detail.(events.GrantRemoval)
-	r.log.InfoContext(ctx, "grant ended", "key", e.KeyARN, "event", e.Name, "event_id", e.ID, "grant", removed.GrantID)
-	if e.Name != "RevokeGrant" || byService(e) {
-		return nil
+// grantEnded tells that a person ended a grant, since a volume, a table or a backup may
+// depend on it. What services end they are done with, and a grantee who retires a grant
+// gives up what is theirs.
+func grantEnded(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	removed, _ := c.Event.Detail.(events.GrantRemoval)
+	c.Log().InfoContext(ctx, "grant ended", "event", c.Event.Name, "grant", removed.GrantID)
+	if c.Event.Name != "RevokeGrant" || byService(c.Event) {
+		return nil, nil
 	}
-	key, doc, err := r.look(ctx, e)
-	if errors.Is(err, inventory.ErrNotFound) {
-		return r.gone(ctx, e, alert.KindGrant, false)
-	}
-	if err != nil {
-		return err
-	}
-	a := r.newAlert(e, alert.KindGrant, "")
-	a.Key, a.Severity = r.describe(ctx, key, doc), alert.Low
-	a.Title = "A grant on key " + shortName(a.Key) + " was revoked"
-	a.Summary = fmt.Sprintf("%s called RevokeGrant for grant %s.", who(e), orUnknown(removed.GrantID))
-	a.Risk = "What used the key by this grant fails now, such as an encrypted volume the next time it is attached. Who held it is in CloudTrail's record of its CreateGrant."
-	a.Action = alert.Action{Mode: string(r.config.Policy), Status: alert.StatusNone, Description: "A grant cannot be brought back; the one who needs it makes another."}
-	a.Next = []string{"If something fails since, look up what the grant was for:", r.trailCommand(e.KeyARN)}
-	return r.publish(ctx, a)
-}
-
-// look reads the key that an event is about, and what is known of it. A key that
-// may not be read has its ARN only. ErrNotFound.
-func (r *Router) look(ctx context.Context, e events.Event) (inventory.Key, keyDoc, error) {
-	key, err := r.facts.Key(ctx, e.KeyARN)
-	if errors.Is(err, inventory.ErrAccessDenied) {
-		key, err = inventory.Key{ARN: e.KeyARN}, nil
-	}
-	if err != nil {
-		return key, keyDoc{}, err
-	}
-	doc, err := r.knownKey(ctx, e.KeyARN)
-	return key, doc, err
+	return c.AboutKey(ctx, alert.KindGrant, "", func(a *alert.Alert) {
+		a.Severity = alert.Low
+		a.Title = "A grant on key " + reaction.ShortName(a.Key) + " was revoked"
+		a.Summary = fmt.Sprintf("%s called RevokeGrant for grant %s.", c.Who(), reaction.OrUnknown(removed.GrantID))
+		a.Risk = "What used the key by this grant fails now, such as an encrypted volume the next time it is attached. Who held it is in CloudTrail's record of its CreateGrant."
+		a.Action = alert.Action{Mode: string(c.Config.Policy), Status: alert.StatusNone, Description: "A grant cannot be brought back; the one who needs it makes another."}
+		a.Next = []string{"If something fails since, look up what the grant was for:", c.TrailCommand()}
+	})
 }

@@ -4,54 +4,10 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
-	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
-
-func TestDecideGrant(t *testing.T) {
-	const (
-		own     = "arn:aws:iam::444455556666:role/reader"
-		trusted = "arn:aws:iam::111122223333:role/partner"
-		foreign = "arn:aws:iam::999988887777:role/visitor"
-	)
-	for _, tt := range []struct {
-		name      string
-		grant     inventory.Grant
-		byService bool
-		want      grantReason
-		findings  []string // "severity id", worst first
-	}{
-		{"own, constrained", inventory.Grant{Grantee: own, Operations: []string{"Decrypt"}, Constrained: true}, false, grantPlain, nil},
-		{"own, for everything", inventory.Grant{Grantee: own, Operations: []string{"Decrypt"}}, false, grantFindings, []string{"low " + grantUnconstrained}},
-		{"own, by a service", inventory.Grant{Grantee: own, Operations: []string{"Decrypt", "CreateGrant"}}, true, grantByService, nil},
-		{"own, to be passed on", inventory.Grant{Grantee: own, Operations: []string{"CreateGrant"}}, false, grantFindings, []string{"medium " + grantPassOn, "low " + grantUnconstrained}},
-		{"trusted", inventory.Grant{Grantee: trusted, Operations: []string{"Decrypt"}, Constrained: true}, false, grantPlain, nil},
-		{"foreign, for everything", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, false, grantFindings, []string{"critical " + grantForeign}},
-		{"foreign, by a service", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, true, grantFindings, []string{"critical " + grantForeign}},
-		{"foreign, constrained", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}, Constrained: true}, false, grantFindings, []string{"high " + grantForeign}},
-		{"foreign, to write", inventory.Grant{Grantee: foreign, Operations: []string{"Encrypt"}}, false, grantFindings, []string{"high " + grantForeign}},
-		{"foreign, to be passed on", inventory.Grant{Grantee: foreign, Operations: []string{"CreateGrant"}, Constrained: true}, false, grantFindings, []string{"critical " + grantPassOn, "high " + grantForeign}},
-		{"a unique id", inventory.Grant{Grantee: "AIDA4EXAMPLE", Constrained: true}, false, grantFindings, []string{"medium " + grantUnknown}},
-		{"a service principal", inventory.Grant{GranteeService: "backup.amazonaws.com", Operations: []string{"Decrypt"}}, false, grantPlain, nil},
-		{"a service as principal", inventory.Grant{Grantee: "dynamodb.eu-central-1.amazonaws.com", Operations: []string{"CreateGrant"}}, false, grantPlain, nil},
-		{"a foreign retiree", inventory.Grant{Grantee: own, Constrained: true, Retiring: foreign}, true, grantFindings, []string{"medium " + grantRetiring}},
-		{"an ARN that is none", inventory.Grant{Grantee: "arn:aws:iam::12:role/x", Constrained: true}, false, grantFindings, []string{"medium " + grantUnknown}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			got, findings := decideGrant(grantInput{grant: tt.grant, byService: tt.byService, account: "444455556666", trusted: []string{"111122223333"}})
-			var ids []string
-			for _, f := range findings {
-				ids = append(ids, string(f.Severity)+" "+f.ID)
-			}
-			if diff := cmp.Diff(tt.findings, ids); got != tt.want || diff != "" {
-				t.Errorf("%q, want %q; findings (-want +got):\n%s", got, tt.want, diff)
-			}
-		})
-	}
-}
 
 func TestByService(t *testing.T) {
 	for invokedBy, want := range map[string]bool{
@@ -68,7 +24,9 @@ func TestDecideTags(t *testing.T) {
 	in := func(set map[string]string, removed ...string) tagInput {
 		return tagInput{
 			set: set, removed: removed, before: map[string]string{"class": "secret"},
-			steers: func(name string) bool { return name == "class" || name == approvalTag || name == "cmkeeper:alias" },
+			steers: func(name string) bool {
+				return name == "class" || name == reaction.ApprovalTag || name == "cmkeeper:alias"
+			},
 		}
 	}
 	for _, tt := range []struct {
@@ -83,9 +41,9 @@ func TestDecideTags(t *testing.T) {
 		{"another value", in(map[string]string{"class": "public"}), tagsSteering, alert.Medium, []string{"class = public (before: secret)"}},
 		{"a new one", in(map[string]string{"cmkeeper:alias": "x"}), tagsSteering, alert.Medium, []string{"cmkeeper:alias = x"}},
 		{"removed", in(nil, "class", "cmkeeper:alias"), tagsSteering, alert.Medium, []string{"class removed (before: secret)", "cmkeeper:alias removed"}},
-		{"approval", in(map[string]string{approvalTag: "2026-03-01", "class": "public"}, "cmkeeper:alias"), tagsApproved, alert.High,
-			[]string{"class = public (before: secret)", approvalTag + " = 2026-03-01", "cmkeeper:alias removed"}},
-		{"approval withdrawn", in(nil, approvalTag), tagsSteering, alert.Medium, []string{approvalTag + " removed"}},
+		{"approval", in(map[string]string{reaction.ApprovalTag: "2026-03-01", "class": "public"}, "cmkeeper:alias"), tagsApproved, alert.High,
+			[]string{"class = public (before: secret)", reaction.ApprovalTag + " = 2026-03-01", "cmkeeper:alias removed"}},
+		{"approval withdrawn", in(nil, reaction.ApprovalTag), tagsSteering, alert.Medium, []string{reaction.ApprovalTag + " removed"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, severity, changes := decideTags(tt.in)

@@ -28,6 +28,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
@@ -115,18 +116,18 @@ func (w *world) keeperConfig() aws.Config {
 }
 
 // enforceAll is the configuration that most tests vary.
-func enforceAll() handlers.Config {
-	return handlers.Config{
-		Identity: handlers.Identity{Account: account, Name: "cmkeeper", Role: true},
+func enforceAll() reaction.Config {
+	return reaction.Config{
+		Identity: reaction.Identity{Account: account, Name: "cmkeeper", Role: true},
 		Region:   region,
-		Rotation: handlers.Enforce, Policy: handlers.Observe, Deletion: handlers.Enforce, Reencrypt: handlers.Enforce,
+		Rotation: reaction.Enforce, Policy: reaction.Observe, Deletion: reaction.Enforce, Reencrypt: reaction.Enforce,
 		ReencryptAliases: []string{"alias/app-*"},
 		StateBucket:      stateBucket,
 	}
 }
 
 // inWorld runs a test in a new world.
-func inWorld(t *testing.T, c handlers.Config, test func(*world)) {
+func inWorld(t *testing.T, c reaction.Config, test func(*world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, ctx: t.Context(), told: &memorySink{}, moves: &memoryMover{}}
@@ -148,18 +149,18 @@ func inWorld(t *testing.T, c handlers.Config, test func(*world)) {
 }
 
 // newRouter returns another worker of the fleet.
-func (w *world) newRouter(c handlers.Config) *handlers.Router {
+func (w *world) newRouter(c reaction.Config) *handlers.Router {
 	w.t.Helper()
-	return w.newRouterWith(c, func(*handlers.Deps) {})
+	return w.newRouterWith(c, func(*reaction.Deps) {})
 }
 
 // newRouterWith returns a worker that has something else to work with.
-func (w *world) newRouterWith(c handlers.Config, change func(*handlers.Deps)) *handlers.Router {
+func (w *world) newRouterWith(c reaction.Config, change func(*reaction.Deps)) *handlers.Router {
 	w.t.Helper()
 	keeper := w.keeperConfig()
 	keys := kms.NewFromConfig(keeper)
 	buckets := s3.NewFromConfig(keeper, func(o *s3.Options) { o.UsePathStyle = true })
-	deps := handlers.Deps{
+	deps := reaction.Deps{
 		KMS: keys, Facts: inventory.New(keys, buckets, account, region),
 		State:  state.New(buckets, stateBucket, "cmkeeper/", account),
 		Alerts: w.told, Moves: w.moves, Trail: cloudtrail.NewFromConfig(keeper),

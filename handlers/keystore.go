@@ -8,6 +8,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -51,39 +52,50 @@ func decideKeyStore(in keyStoreInput) (keyStoreReason, alert.Severity) {
 }
 
 // keyStore tells of changes to custom key stores: the material of their keys is
-// outside of KMS, and whoever cuts it off takes all of them out of use at once.
-func (r *Router) keyStore(ctx context.Context, e events.Event) error {
-	d, _ := e.Detail.(events.KeyStore)
+// outside of KMS, and cutting it off takes all of them out of use at once.
+func keyStore(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	d, _ := c.Event.Detail.(events.KeyStore)
 	var keys []string
 	var err error
 	// A store that was just made has no keys yet, and one with keys cannot be deleted.
-	empty := e.Name == "CreateCustomKeyStore" || e.Name == "DeleteCustomKeyStore"
+	empty := c.Event.Name == "CreateCustomKeyStore" || c.Event.Name == "DeleteCustomKeyStore"
 	if !empty {
-		keys, err = r.keysIn(ctx, d.ID)
+		keys, err = keysIn(ctx, c, d.ID)
 	}
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
-	reason, severity := decideKeyStore(keyStoreInput{event: e.Name, keys: len(keys), all: err == nil})
-	r.log.DebugContext(ctx, "key store decided", "event", e.Name, "event_id", e.ID, "reason", reason)
-	a := r.newAlert(e, alert.KindKeyStore, "")
-	a.Severity = severity
-	name := orUnknown(d.Name)
-	if d.Name == "" {
-		name = orUnknown(d.ID)
+	reason, severity := decideKeyStore(keyStoreInput{event: c.Event.Name, keys: len(keys), all: err == nil})
+	c.Log().DebugContext(ctx, "key store decided", "event", c.Event.Name, "reason", reason)
+	return &reaction.Decision{Tell: func() []alert.Alert {
+		a := c.NewAlert(alert.KindKeyStore, "")
+		a.Severity = severity
+		tellKeyStore(&a, c, d, reason)
+		if !empty {
+			a.Facts = append(a.Facts, reaction.LookedAt("its keys", "KMS DescribeKey of all keys", c.At, keys, err))
+		}
+		return []alert.Alert{a}
+	}}, nil
+}
+
+func tellKeyStore(a *alert.Alert, c *reaction.Case, d events.KeyStore, reason keyStoreReason) {
+	id := reaction.OrUnknown(d.ID)
+	name := d.Name
+	if name == "" {
+		name = id
 	}
-	a.Summary = fmt.Sprintf("%s called %s for the custom key store %s (%s).", who(e), e.Name, name, orUnknown(d.ID))
+	a.Summary = fmt.Sprintf("%s called %s for the custom key store %s (%s).", c.Who(), c.Event.Name, name, id)
 	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change key stores."}
-	show := "aws kms describe-custom-key-stores --region " + shellQuote(r.config.Region)
+	show := "aws kms describe-custom-key-stores " + c.InRegion()
 	if d.ID != "" {
-		show += " --custom-key-store-id " + shellQuote(d.ID)
+		show += " --custom-key-store-id " + reaction.Quote(d.ID)
 	}
 	a.Next = []string{show}
 	switch reason {
 	case keyStoreOffers:
 		a.Title = "Custom key store " + name + " was created"
-		a.Risk = "Keys in it have their material outside of KMS: whoever runs the store can take it away, with everything that is encrypted under them."
-		if e.Name == "ConnectCustomKeyStore" {
+		a.Risk = "Keys in it have their material outside of KMS: the one who runs the store can take it away, with everything that is encrypted under them."
+		if c.Event.Name == "ConnectCustomKeyStore" {
 			a.Title = "Custom key store " + name + " is being connected"
 			a.Risk = "None: its keys can be used once it is connected."
 		}
@@ -98,30 +110,26 @@ func (r *Router) keyStore(ctx context.Context, e events.Event) error {
 		a.Title = "Custom key store " + name + " is being disconnected"
 		a.Risk = "While it is disconnected none of its keys can be used, and nothing that is encrypted under them can be read."
 		a.Next = append(a.Next, "To bring its keys back:",
-			"aws kms connect-custom-key-store --region "+shellQuote(r.config.Region)+" --custom-key-store-id "+shellQuote(orUnknown(d.ID)))
+			"aws kms connect-custom-key-store "+c.InRegion()+" --custom-key-store-id "+reaction.Quote(id))
 	}
-	if !empty {
-		a.Facts = append(a.Facts, lookedAt("its keys", "KMS DescribeKey of all keys", now(), keys, err))
-	}
-	return r.publish(ctx, a)
 }
 
-// keysIn finds the keys of a custom key store, as many as can be read in the
-// time that an alarm may wait. The error says that there may be more.
-func (r *Router) keysIn(ctx context.Context, store string) ([]string, error) {
+// keysIn finds the keys of a custom key store, as many as can be read in the time that
+// an alarm may wait. The error says that there may be more.
+func keysIn(ctx context.Context, c *reaction.Case, store string) ([]string, error) {
 	if store == "" {
 		return nil, errors.New("the event does not say which store")
 	}
-	ctx, cancel := context.WithTimeout(ctx, factsTimeout)
+	ctx, cancel := context.WithTimeout(ctx, reaction.FactsTimeout)
 	defer cancel()
-	all, err := r.facts.Keys(ctx)
+	all, err := c.Facts.Keys(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var mu sync.Mutex
 	var found []string
-	err = each(ctx, all, func(ctx context.Context, arn string) error {
-		key, err := r.facts.Key(ctx, arn)
+	err = reaction.Each(ctx, all, func(ctx context.Context, arn string) error {
+		key, err := c.Facts.Key(ctx, arn)
 		switch {
 		case errors.Is(err, inventory.ErrNotFound):
 			return nil

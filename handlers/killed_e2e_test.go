@@ -13,6 +13,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
@@ -21,7 +22,7 @@ import (
 // dies at another one of its requests, which AWS still serves, until there are
 // no more. work is what it was doing, and what another worker does again a
 // minute later; check looks at the end.
-func everyKill(t *testing.T, c handlers.Config, prepare func(*world) (work func(context.Context, *handlers.Router) error, check func())) {
+func everyKill(t *testing.T, c reaction.Config, prepare func(*world) (work func(context.Context, *handlers.Router) error, check func())) {
 	t.Helper()
 	reached := true
 	for n := int32(1); reached; n++ {
@@ -60,7 +61,7 @@ func handling(body string) func(context.Context, *handlers.Router) error {
 }
 
 func TestCancelSurvivesEveryKill(t *testing.T) {
-	c := countdown(handlers.Enforce)
+	c := countdown(reaction.Enforce)
 	everyKill(t, c, func(w *world) (func(context.Context, *handlers.Router) error, func()) {
 		key := w.knownKey("alias/orders")
 		w.scheduleDeletion(key)
@@ -77,7 +78,7 @@ func TestCancelSurvivesEveryKill(t *testing.T) {
 }
 
 func TestReminderSurvivesEveryKill(t *testing.T) {
-	c := countdown(handlers.Observe)
+	c := countdown(reaction.Observe)
 	everyKill(t, c, func(w *world) (func(context.Context, *handlers.Router) error, func()) {
 		key := w.knownKey("alias/orders")
 		w.scheduleDeletionIn(key, 7)
@@ -218,7 +219,7 @@ func TestContainmentAfterAFailedPutBackSurvivesEveryKill(t *testing.T) {
 
 // slowPolicies puts policies a while after it has said so.
 type slowPolicies struct {
-	handlers.KMS
+	reaction.KMS
 	wg *sync.WaitGroup
 }
 
@@ -238,7 +239,7 @@ func TestContainmentWhereThePutBackDoesNotShow(t *testing.T) {
 		w.putPolicy(key, takeover)
 		body := w.event("PutKeyPolicy")
 		var wg sync.WaitGroup
-		w.router = w.newRouterWith(closing(t), func(d *handlers.Deps) { d.KMS = slowPolicies{d.KMS, &wg} })
+		w.router = w.newRouterWith(closing(t), func(d *reaction.Deps) { d.KMS = slowPolicies{d.KMS, &wg} })
 		if d := outcome.Of(w.router.Handle(w.ctx, []byte(body))); d.Action != outcome.Delay {
 			t.Fatalf("outcome %v (%v), want a wait", d.Action, d.Err)
 		}

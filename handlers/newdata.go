@@ -6,6 +6,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
 // newDataReason names a decision about a volume or a database that was made.
@@ -38,61 +39,61 @@ func decideNewData(in newDataInput) (newDataReason, alert.Severity) {
 	return newDataFine, ""
 }
 
-// newData tells of volumes and databases that are made without encryption or
-// under a key of somebody else, and of the switch that lets volumes be so.
-func (r *Router) newData(ctx context.Context, e events.Event) error {
+// newData tells of volumes and databases that are made without encryption or under a
+// key of somebody else, and of the switch that lets volumes be so.
+func newData(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	var in newDataInput
 	var what string
 	again := "Make it again with encryption before there is data in it."
-	switch d := e.Detail.(type) {
+	switch d := c.Event.Detail.(type) {
 	case events.Volume:
-		what, in = "volume "+orUnknown(d.ID), newDataInput{encrypted: d.Encrypted, foreign: r.isForeignKey(d.Key)}
+		what, in = "volume "+reaction.OrUnknown(d.ID), newDataInput{encrypted: d.Encrypted, foreign: c.IsForeign(d.Key)}
 	case events.Database:
-		cluster := e.Name == "CreateDBCluster"
-		in = newDataInput{encrypted: d.Encrypted, foreign: r.isForeignKey(d.Key), ofCluster: !cluster && d.Cluster != ""}
-		what = "database " + orUnknown(d.Name)
+		cluster := c.Event.Name == "CreateDBCluster"
+		in = newDataInput{encrypted: d.Encrypted, foreign: c.IsForeign(d.Key), ofCluster: !cluster && d.Cluster != ""}
+		what = "database " + reaction.OrUnknown(d.Name)
 		if cluster {
-			what = "database cluster " + orUnknown(d.Cluster)
+			what = "database cluster " + reaction.OrUnknown(d.Cluster)
 		}
 		again += " Later it takes a snapshot that is copied with a key and restored."
 	default: // DisableEbsEncryptionByDefault has no parameters
 		in.switchedOff = true
 	}
 	reason, severity := decideNewData(in)
-	r.log.DebugContext(ctx, "new data decided", "event", e.Name, "event_id", e.ID, "reason", reason)
+	c.Log().DebugContext(ctx, "new data decided", "event", c.Event.Name, "reason", reason)
 	if severity == "" {
-		return nil
+		return nil, nil
 	}
-	a := r.newAlert(e, alert.KindEncryption, "")
-	if reason == newDataPlain {
-		// Whoever makes such things makes many of them.
-		a.ID = onceAnHour(e, "plain/"+e.Name)
-		if r.told.has(hourOf(e.Time), a.ID) {
-			return nil
+	d := &reaction.Decision{}
+	if reason == newDataPlain { // an actor who makes such things makes many of them
+		if d.Once = c.OnceAnHour("plain/" + c.Event.Name); c.ToldThisHour(d.Once) {
+			return nil, nil
 		}
 	}
-	a.Severity = severity
-	a.Summary = fmt.Sprintf("%s called %s. This is what the event says; how it is now was not read.", who(e), e.Name)
-	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change volumes and databases."}
-	enable := "aws ec2 enable-ebs-encryption-by-default --region " + shellQuote(r.config.Region)
-	switch reason {
-	case newDataSwitch:
-		a.Title = "Volumes are no longer encrypted by default"
-		a.Risk = "Every volume that is made from now on without asking for encryption is stored in plain text."
-		a.Next = []string{"If this is not meant:", enable}
-	case newDataForeign:
-		a.Title = "New " + what + " is under a key of another account"
-		a.Risk = "The other account can take the key away, and the data with it."
-		a.Next = []string{"Find out whose key it is. Encryption cannot be changed in place: copy the data under a key of yours."}
-	case newDataPlain:
-		a.Title = "New " + what + " is not encrypted"
-		a.Summary += " More of the same by the same actor within the hour is not told by itself."
-		a.Risk = "Its data and its snapshots are stored in plain text, and cannot be encrypted in place."
-		a.Next = []string{again, "So that volumes cannot be made so by mistake:", enable}
-	case newDataFine, newDataOfCluster:
+	d.Tell = func() []alert.Alert {
+		a := c.NewAlert(alert.KindEncryption, "")
+		a.Severity = severity
+		a.Summary = fmt.Sprintf("%s called %s. This is what the event says; the present setting was not read.", c.Who(), c.Event.Name)
+		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change volumes and databases."}
+		enable := "aws ec2 enable-ebs-encryption-by-default " + c.InRegion()
+		switch reason {
+		case newDataSwitch:
+			a.Title = "Volumes are no longer encrypted by default"
+			a.Risk = "Every volume that is made from now on without asking for encryption is stored in plain text."
+			a.Next = []string{"If this is not intended:", enable}
+		case newDataForeign:
+			a.Title = "New " + what + " is under a key of another account"
+			a.Risk = "The other account can take the key away, and the data with it."
+			a.Next = []string{"Find out whose key it is. Encryption cannot be changed in place: copy the data under a key of yours."}
+		case newDataPlain:
+			a.ID = d.Once
+			a.Title = "New " + what + " is not encrypted"
+			a.Summary += " Further ones of the same actor within the hour have no alert of their own."
+			a.Risk = "Its data and its snapshots are stored in plain text, and cannot be encrypted in place."
+			a.Next = []string{again, "To make encryption the default for volumes:", enable}
+		case newDataFine, newDataOfCluster:
+		}
+		return []alert.Alert{a}
 	}
-	if reason == newDataPlain {
-		return r.publishOnce(ctx, e, a)
-	}
-	return r.publish(ctx, a)
+	return d, nil
 }

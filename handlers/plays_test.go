@@ -21,13 +21,14 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 )
 
 // play is how a row of the event table comes about, and what is to come of it.
 type play struct {
 	// change varies the configuration.
-	change func(*handlers.Config)
+	change func(*reaction.Config)
 	// policy and contain: the mode is also that of key policies, which else observe,
 	// and of containment, which else is off.
 	policy, contain bool
@@ -63,13 +64,13 @@ var plays = map[string]play{
 		return key
 	}},
 	"CreateKey/rotation": {severity: alert.Medium, live: rotatesEvery(365),
-		change: func(c *handlers.Config) { c.RotationRequired = true },
+		change: func(c *reaction.Config) { c.RotationRequired = true },
 		do:     func(w *world) string { return w.newKey(kms.CreateKeyInput{}) }},
 	"CreateKey/policy": {severity: alert.Critical, do: func(w *world) string {
 		return w.newKey(kms.CreateKeyInput{Policy: aws.String(takeover)})
 	}},
 	"EnableKey/rotation": {severity: alert.High, live: rotatesEvery(180),
-		change: func(c *handlers.Config) { c.Deletion = handlers.Off },
+		change: func(c *reaction.Config) { c.Deletion = reaction.Off },
 		do: func(w *world) string {
 			key := w.rotatingKey(180)
 			w.disableRotation(key)
@@ -77,7 +78,7 @@ var plays = map[string]play{
 			must(w.kms.EnableKey(w.ctx, &kms.EnableKeyInput{KeyId: &key}))
 			return key
 		}},
-	"CancelKeyDeletion/rotation": {change: func(c *handlers.Config) { c.Deletion = handlers.Off }, do: func(w *world) string {
+	"CancelKeyDeletion/rotation": {change: func(c *reaction.Config) { c.Deletion = reaction.Off }, do: func(w *world) string {
 		key := w.rotatingKey(180)
 		w.disableRotation(key)
 		w.scheduleDeletion(key)
@@ -144,7 +145,7 @@ var plays = map[string]play{
 	"EnableKey/containment": {severity: alert.Critical, title: "still open", live: isState("Disabled"), contain: true, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		played := w.router
-		w.router = w.newRouter(playConfig(handlers.Enforce, play{contain: true}))
+		w.router = w.newRouter(playConfig(reaction.Enforce, play{contain: true}))
 		w.putPolicy(key, public)
 		w.react()
 		w.told.take()
@@ -195,7 +196,7 @@ var plays = map[string]play{
 		w.tagKey(key, "cmkeeper:deletion-approved", "2000-01-01")
 		return key
 	}},
-	"UntagResource/tags": {severity: alert.Medium, change: func(c *handlers.Config) { c.WatchedTags = []string{"class"} }, do: func(w *world) string {
+	"UntagResource/tags": {severity: alert.Medium, change: func(c *reaction.Config) { c.WatchedTags = []string{"class"} }, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.tagKey(key, "class", "secret")
 		must(w.kms.UntagResource(w.ctx, &kms.UntagResourceInput{KeyId: &key, TagKeys: []string{"class"}}))
@@ -395,7 +396,7 @@ var plays = map[string]play{
 
 // failedUse plays a use of a key that was turned away.
 func failedUse(name string) play {
-	return play{severity: alert.Medium, title: name, change: func(c *handlers.Config) { c.FailedUse, c.Deletion = true, handlers.Off }, do: func(w *world) string {
+	return play{severity: alert.Medium, title: name, change: func(c *reaction.Config) { c.FailedUse, c.Deletion = true, reaction.Off }, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.disable(key)
 		w.record("kms", name, `"readOnly":true,"errorCode":"DisabledException","errorMessage":"the key is disabled","requestParameters":{"keyId":"`+key+`"},"resources":[{"ARN":"`+key+`"}]`)
@@ -566,7 +567,7 @@ func TestEveryRowIsPlayed(t *testing.T) {
 			t.Errorf("%s does something in mode enforce, which its play does not check", row.Key)
 		}
 		played[row.Key] = true
-		for _, mode := range []handlers.Mode{handlers.Observe, handlers.Enforce} {
+		for _, mode := range []reaction.Mode{reaction.Observe, reaction.Enforce} {
 			t.Run(row.Key+"/"+string(mode), func(t *testing.T) { playRow(t, row, p, mode) })
 		}
 	}
@@ -592,7 +593,7 @@ func (w *world) play(row handlers.TableRow, p play) (key string) {
 	return key
 }
 
-func playRow(t *testing.T, row handlers.TableRow, p play, mode handlers.Mode) {
+func playRow(t *testing.T, row handlers.TableRow, p play, mode reaction.Mode) {
 	inWorld(t, playConfig(mode, p), func(w *world) {
 		key := w.play(row, p)
 		var told []alert.Alert
@@ -613,7 +614,7 @@ func playRow(t *testing.T, row handlers.TableRow, p play, mode handlers.Mode) {
 		default:
 			checkPlayed(t, row, p, mode, key, told[0])
 		}
-		if mode == handlers.Enforce && p.live != nil {
+		if mode == reaction.Enforce && p.live != nil {
 			if wrong := p.live(w, key); wrong != "" {
 				t.Error(wrong)
 			}
@@ -622,11 +623,11 @@ func playRow(t *testing.T, row handlers.TableRow, p play, mode handlers.Mode) {
 }
 
 // checkPlayed checks what every alert of the table has to say.
-func checkPlayed(t *testing.T, row handlers.TableRow, p play, mode handlers.Mode, key string, a alert.Alert) {
+func checkPlayed(t *testing.T, row handlers.TableRow, p play, mode reaction.Mode, key string, a alert.Alert) {
 	t.Helper()
 	want := alert.StatusNone
 	switch {
-	case row.Enforces && mode == handlers.Enforce:
+	case row.Enforces && mode == reaction.Enforce:
 		want = alert.StatusDone
 	case row.Enforces:
 		want = alert.StatusWouldDo
@@ -641,9 +642,9 @@ func checkPlayed(t *testing.T, row handlers.TableRow, p play, mode handlers.Mode
 }
 
 // playConfig is a deployment in which every rule, queue and topic of the plays is ours.
-func playConfig(mode handlers.Mode, p play) handlers.Config {
+func playConfig(mode reaction.Mode, p play) reaction.Config {
 	c := enforceAll()
-	c.Rotation, c.Deletion, c.Reencrypt, c.Policy = mode, mode, mode, handlers.Observe
+	c.Rotation, c.Deletion, c.Reencrypt, c.Policy = mode, mode, mode, reaction.Observe
 	c.EventRules = []string{"cmkeeper-*"}
 	c.Queues = []string{ownQueue}
 	c.Topics = []string{"arn:aws:sns:" + region + ":" + account + ":" + ownTopic}
@@ -670,7 +671,7 @@ var concerned = map[string]string{
 // TestEveryRefusedAttemptIsTold plays the refused attempts of the event table,
 // and checks that nothing is repaired because of them.
 func TestEveryRefusedAttemptIsTold(t *testing.T) {
-	inWorld(t, playConfig(handlers.Enforce, play{policy: true}), func(w *world) {
+	inWorld(t, playConfig(reaction.Enforce, play{policy: true}), func(w *world) {
 		key := w.rotatingKey(180)
 		before := w.repairs()
 		for _, row := range handlers.TableRows() {

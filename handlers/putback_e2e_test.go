@@ -14,6 +14,8 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/judgement"
@@ -31,9 +33,9 @@ const (
 )
 
 // enforcePolicies is enforceAll that puts policies back, too.
-func enforcePolicies() handlers.Config {
+func enforcePolicies() reaction.Config {
 	c := enforceAll()
-	c.Policy = handlers.Enforce
+	c.Policy = reaction.Enforce
 	return c
 }
 
@@ -70,7 +72,7 @@ func (w *world) store() *state.Store {
 // accept accepts a policy as alice.
 func (w *world) accept(key, document string) {
 	w.t.Helper()
-	must(handlers.AcceptPolicy(w.ctx, w.store(), key, document, "arn:aws:iam::"+account+":user/alice"))
+	must(ledger.AcceptPolicy(w.ctx, w.store(), key, document, "arn:aws:iam::"+account+":user/alice"))
 }
 
 // putPolicyAs sets a policy as somebody else than mallory.
@@ -109,7 +111,7 @@ func TestPolicyIsPutBack(t *testing.T) {
 		w.sweep()
 		w.none()
 		// What is put back is what is recorded, and what was taken away is kept.
-		base := must(handlers.ReadBaseline(w.ctx, w.store(), key))
+		base := must(ledger.ReadBaseline(w.ctx, w.store(), key))
 		good, _ := base.Good()
 		last := base.Versions[len(base.Versions)-1]
 		if good.Document != rootOnly || !last.Taken || last.Document != takeover || !strings.Contains(last.Actor, "mallory") {
@@ -145,7 +147,7 @@ func TestPutBackObserved(t *testing.T) {
 		w.react()
 		w.wantPolicy(key, takeover)
 		a := w.one()
-		if a.Action.Status != alert.StatusWouldDo || !strings.Contains(a.Action.Description, "Would put the policy of") || !strings.Contains(strings.Join(a.Next, "\n"), "put-key-policy") {
+		if a.Action.Status != alert.StatusWouldDo || !strings.Contains(a.Action.Description, "Would restore the policy of") || !strings.Contains(strings.Join(a.Next, "\n"), "put-key-policy") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		// What was left in mode observe is not undone later, nor is what comes on top of it.
@@ -193,7 +195,7 @@ func TestPolicyOfTheSameActorIsPutBackOnce(t *testing.T) {
 		if a := w.one(); a.Action.Status != alert.StatusDone || !strings.Contains(a.Summary, "bob") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
-		if v := must(handlers.ReadBaseline(w.ctx, w.store(), key)).Versions; len(v) != 4 || !strings.Contains(v[3].Actor, "bob") {
+		if v := must(ledger.ReadBaseline(w.ctx, w.store(), key)).Versions; len(v) != 4 || !strings.Contains(v[3].Actor, "bob") {
 			t.Errorf("what was taken away twice is recorded as %+v", v)
 		}
 
@@ -364,7 +366,7 @@ func TestPutBackThatIsNotAllowed(t *testing.T) {
 // the name of the operation.
 type watched struct {
 	state.S3
-	handlers.KMS
+	reaction.KMS
 	wrote func(what string)
 }
 
@@ -383,7 +385,7 @@ func (w watched) PutKeyPolicy(ctx context.Context, in *kms.PutKeyPolicyInput, o 
 // watchedRouter is a worker whose writes are watched.
 func (w *world) watchedRouter(wrote func(what string)) *handlers.Router {
 	w.t.Helper()
-	return w.newRouterWith(enforcePolicies(), func(d *handlers.Deps) {
+	return w.newRouterWith(enforcePolicies(), func(d *reaction.Deps) {
 		buckets := s3.NewFromConfig(inprocess.Config(w.aws, region, keeperKey), func(o *s3.Options) { o.UsePathStyle = true })
 		watch := watched{S3: buckets, KMS: d.KMS, wrote: wrote}
 		d.KMS, d.State = watch, state.New(watch, stateBucket, "cmkeeper/", account)
@@ -485,7 +487,7 @@ func TestExemptPolicyIsLeft(t *testing.T) {
 		if a := w.one(); a.Severity != alert.Info || !strings.Contains(a.Title, "exempt") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
-		if good, _ := must(handlers.ReadBaseline(w.ctx, w.store(), key)).Good(); good.Document != rootOnly {
+		if good, _ := must(ledger.ReadBaseline(w.ctx, w.store(), key)).Good(); good.Document != rootOnly {
 			t.Errorf("the good policy is %s", good.Document)
 		}
 	})

@@ -8,12 +8,13 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
 // race is one event, or two of one key, that two workers handle at the same time.
 type race struct {
-	config func(*testing.T) handlers.Config
+	config func(*testing.T) reaction.Config
 	// prepare makes the events, and returns what is wrong with the key in the end.
 	prepare func(*world) (first, second string, wrong func() string)
 	// calls are how often KMS is called in the end, what prepare calls included.
@@ -121,7 +122,7 @@ func both(a, b func(*world, string) string) func(*world, string) string {
 }
 
 // oneEvent is a race of two workers with the same message.
-func oneEvent(config func(*testing.T) handlers.Config, event string, do func(*world) string, live func(*world, string) string, calls map[string]int, told ...string) race {
+func oneEvent(config func(*testing.T) reaction.Config, event string, do func(*world) string, live func(*world, string) string, calls map[string]int, told ...string) race {
 	return race{config: config, calls: calls, told: told, prepare: func(w *world) (string, string, func() string) {
 		key := do(w)
 		body := w.event(event)
@@ -131,7 +132,7 @@ func oneEvent(config func(*testing.T) handlers.Config, event string, do func(*wo
 
 // twoEvents is a race over a key that is guarded and rotates, whose policy was replaced
 // and to which then something else was done. swapped: the first worker has the other event.
-func twoEvents(swapped bool, config func(*testing.T) handlers.Config, other string, do func(*world, string), live func(*world, string) string, calls map[string]int, told ...string) race {
+func twoEvents(swapped bool, config func(*testing.T) reaction.Config, other string, do func(*world, string), live func(*world, string) string, calls map[string]int, told ...string) race {
 	return race{config: config, calls: calls, told: told, prepare: func(w *world) (string, string, func() string) {
 		key := w.guardedKey()
 		w.enableRotation(key, 180)

@@ -2,14 +2,11 @@ package handlers
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
 // isDenied reports whether an error code of a record is a refusal by a policy.
@@ -51,120 +48,43 @@ func decideRefused(in refusedInput) (refusedReason, alert.Severity) {
 	return refusedAttempt, in.severity
 }
 
-// refusedAttempt tells of a dangerous call that AWS refused: who tries the
-// handles may find one that opens. It is told once an hour for an actor and an
-// operation, so that a loop of attempts is one alert.
-func (r *Router) refusedAttempt(ctx context.Context, e events.Event, w watch) error {
-	reason, severity := decideRefused(refusedInput{
-		severity: w.refused, concerned: r.concerned(e, w),
-		ours: r.config.Identity.isOurs(e.Actor), made: r.config.makes(e.Name),
-	})
-	r.log.DebugContext(ctx, "refused call decided", "event", e.Name, "event_id", e.ID, "reason", reason)
-	if severity == "" {
-		return nil
-	}
-	a := r.newAlert(e, alert.KindAccess, "")
-	a.ID = onceAnHour(e, "refused/"+e.Name)
-	if r.told.has(hourOf(e.Time), a.ID) {
-		return nil
-	}
-	a.Severity = severity
-	a.Title = fmt.Sprintf("%s was refused to %s", e.Name, who(e))
-	a.Summary = fmt.Sprintf("%s called %s, and AWS refused it (%s). Nothing was changed. Further attempts at it by the same within the hour are not told by themselves.", who(e), e.Name, e.ErrorCode)
-	a.Risk = "A refused call is harmless by itself. Somebody who tries what they may not is looking for what they may, or holds credentials that are not theirs."
-	a.Action = alert.Action{Status: alert.StatusNone, Description: "There is nothing to repair."}
-	if reason == refusedImpostor {
-		a.Kind = alert.KindGuard
-		a.Title = fmt.Sprintf("%s was refused to cmkeeper's own role", e.Name)
-		a.Risk = "cmkeeper never makes this call. Somebody else holds its credentials, or shares its role."
-	}
-	if e.KeyARN != "" {
-		a.Key = &alert.Key{ARN: e.KeyARN}
-	}
-	a.Next = []string{
-		"Ask " + who(e) + " what this was for. If nobody knows, take the credentials away and look for what else they did:",
-		r.actorCommand(e),
-	}
-	if e.ErrorMessage != "" {
-		a.Facts = append(a.Facts, alert.Fact{Name: "AWS's answer", Values: []string{e.ErrorMessage}})
-	}
-	return r.publishOnce(ctx, e, a)
-}
-
-// concerned reports whether a refused call is about something that is guarded.
-// Refused records often name no key; then where it happened decides.
-func (r *Router) concerned(e events.Event, w watch) bool {
-	if e.IsKMS() && e.KeyARN == "" {
-		return r.elsewhere(e) == ""
-	}
-	for _, re := range w.reactions {
-		if re.concerns(r, e) == "" {
-			return true
+// refused tells of a dangerous call that AWS refused: an actor who tries the doors may
+// find one that opens. It is published once an hour for an actor and an operation, so
+// that a loop of attempts is one alert. severity is that of the event's row, "" for none.
+func refused(severity alert.Severity, concerned bool) func(context.Context, *reaction.Case) (*reaction.Decision, error) {
+	return func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+		reason, severity := decideRefused(refusedInput{
+			severity: severity, concerned: concerned, ours: c.Config.Identity.Is(c.Event.Actor), made: c.Config.Makes(c.Event.Name),
+		})
+		c.Log().DebugContext(ctx, "refused call decided", "event", c.Event.Name, "reason", reason)
+		id := c.OnceAnHour("refused/" + c.Event.Name)
+		if severity == "" || c.ToldThisHour(id) {
+			return nil, nil
 		}
+		return &reaction.Decision{Once: id, Tell: func() []alert.Alert {
+			who := c.Who()
+			a := c.NewAlert(alert.KindAccess, "")
+			a.ID, a.Severity = id, severity
+			a.Title = fmt.Sprintf("%s was denied %s", who, c.Event.Name)
+			a.Summary = fmt.Sprintf("%s called %s, and AWS refused it (%s). Nothing was changed. Further attempts at it by the same actor within the hour have no alert of their own.", who, c.Event.Name, c.Event.ErrorCode)
+			a.Risk = "A refused call is harmless by itself. An actor who tries what they may not is looking for what they may, or holds credentials that are not theirs."
+			a.Action = alert.Action{Status: alert.StatusNone, Description: "There is nothing to repair."}
+			if reason == refusedImpostor {
+				a.Kind = alert.KindGuard
+				a.Title = fmt.Sprintf("cmkeeper's own %s was denied %s", c.Config.Identity.Noun(), c.Event.Name)
+				a.Risk = "cmkeeper never makes this call. Somebody else holds its credentials, or shares its role."
+			}
+			if c.Event.KeyARN != "" {
+				a.Key = &alert.Key{ARN: c.Event.KeyARN}
+			}
+			a.Next = []string{
+				"Ask " + who + " what this was for. If nobody knows, take the credentials away and look for what else they did:",
+				c.ActorCommand(),
+			}
+			if c.Event.ErrorMessage != "" {
+				a.Facts = append(a.Facts, alert.Fact{Name: "AWS's answer", Values: []string{c.Event.ErrorMessage}})
+			}
+			return []alert.Alert{a}
+		}}, nil
 	}
-	return false
-}
-
-// actorCommand looks up what else somebody did.
-func (r *Router) actorCommand(e events.Event) string {
-	attribute, value := "Username", e.Actor.Name
-	switch {
-	case e.Actor.AccessKeyID != "":
-		attribute, value = "AccessKeyId", e.Actor.AccessKeyID
-	case e.Actor.Session != "":
-		value = e.Actor.Session
-	}
-	return "aws cloudtrail lookup-events --region " + shellQuote(r.config.Region) +
-		" --lookup-attributes AttributeKey=" + attribute + ",AttributeValue=" + shellQuote(value)
-}
-
-// onceAnHour is the id of an alert that is told once an hour for an actor.
-func onceAnHour(e events.Event, what string) string {
-	actor := e.Actor.RoleARN
-	if actor == "" {
-		actor = e.Actor.ARN
-	}
-	if actor == "" {
-		actor = e.Actor.String()
-	}
-	return fmt.Sprintf("%s/%x/%s", what, sha256.Sum256([]byte(actor)), hourOf(e.Time))
-}
-
-func hourOf(t time.Time) string { return t.UTC().Format("2006-01-02T15") }
-
-// publishOnce publishes an alert whose id stands for an hour of occurrences, and
-// remembers it, so that most of them end without a call to anywhere.
-func (r *Router) publishOnce(ctx context.Context, e events.Event, a alert.Alert) error {
-	if err := r.publish(ctx, a); err != nil {
-		return err
-	}
-	r.told.add(hourOf(e.Time), a.ID)
-	return nil
-}
-
-// hourly remembers what was told within an hour. It spares work, and decides
-// nothing: what it forgot is told once all the same, by its id.
-type hourly struct {
-	mu   sync.Mutex
-	hour string
-	ids  map[string]struct{}
-}
-
-// maxHourly bounds the memory.
-const maxHourly = 10_000
-
-func (h *hourly) has(hour, id string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, told := h.ids[id]
-	return told && h.hour == hour
-}
-
-func (h *hourly) add(hour, id string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.hour != hour || h.ids == nil || len(h.ids) >= maxHourly {
-		h.hour, h.ids = hour, map[string]struct{}{}
-	}
-	h.ids[id] = struct{}{}
 }

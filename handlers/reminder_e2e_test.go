@@ -12,7 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
@@ -20,7 +20,7 @@ const day = 24 * time.Hour
 
 // countdown is enforceAll with the reminders and the approvals of the default
 // configuration.
-func countdown(mode handlers.Mode) handlers.Config {
+func countdown(mode reaction.Mode) reaction.Config {
 	c := enforceAll()
 	c.Deletion = mode
 	c.DeletionReminders = []time.Duration{7 * day, 3 * day, day, 6 * time.Hour}
@@ -40,7 +40,7 @@ func (w *world) tagKey(key, name, value string) {
 
 // sweepFor sweeps every three hours for a time, each sweep by another worker, and
 // returns what was told: the severity and the title of each.
-func (w *world) sweepFor(d time.Duration, c handlers.Config) []string {
+func (w *world) sweepFor(d time.Duration, c reaction.Config) []string {
 	w.t.Helper()
 	const every = 3 * time.Hour
 	var told []string
@@ -65,7 +65,7 @@ func wantTold(t *testing.T, got []string, want ...string) {
 // TestCountdown: one reminder for each time, whatever worker sweeps, until the
 // deletion is cancelled.
 func TestCountdown(t *testing.T) {
-	c := countdown(handlers.Observe)
+	c := countdown(reaction.Observe)
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		w.scheduleDeletionIn(key, 10)
@@ -91,7 +91,7 @@ func TestCountdown(t *testing.T) {
 }
 
 func TestCountdownSaysWhatToDo(t *testing.T) {
-	c := countdown(handlers.Observe)
+	c := countdown(reaction.Observe)
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		w.bucket("orders-data", key)
@@ -116,7 +116,7 @@ func TestCountdownSaysWhatToDo(t *testing.T) {
 // TestCountdownAfterAFailure: a reminder that could not be told is told by the
 // next sweep, once.
 func TestCountdownAfterAFailure(t *testing.T) {
-	c := countdown(handlers.Observe)
+	c := countdown(reaction.Observe)
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		w.scheduleDeletionIn(key, 7)
@@ -152,7 +152,7 @@ func TestCountdownAfterAFailure(t *testing.T) {
 // TestCountdownWhereNothingCanBeUndone: enforce is not allowed to cancel, so the
 // key goes on being lost, and people go on being told.
 func TestCountdownWhereNothingCanBeUndone(t *testing.T) {
-	c := countdown(handlers.Enforce)
+	c := countdown(reaction.Enforce)
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return action != "kms:CancelKeyDeletion" })
@@ -173,7 +173,7 @@ func TestCountdownWhereNothingCanBeUndone(t *testing.T) {
 }
 
 func TestNoCountdownOfAnApprovedDeletion(t *testing.T) {
-	c := countdown(handlers.Enforce)
+	c := countdown(reaction.Enforce)
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		w.approve(key, 8)
@@ -184,7 +184,7 @@ func TestNoCountdownOfAnApprovedDeletion(t *testing.T) {
 }
 
 func TestExpiryOfImportedMaterialIsAnnounced(t *testing.T) {
-	c := countdown(handlers.Observe)
+	c := countdown(reaction.Observe)
 	inWorld(t, c, func(w *world) {
 		key := w.newKey(kms.CreateKeyInput{Origin: types.OriginTypeExternal})
 		w.importMaterial(key, make([]byte, 32), aws.Time(time.Now().Add(4*day)))
@@ -201,7 +201,7 @@ func TestExpiryOfImportedMaterialIsAnnounced(t *testing.T) {
 }
 
 func TestDeletionApprovedByTag(t *testing.T) {
-	c := countdown(handlers.Enforce)
+	c := countdown(reaction.Enforce)
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		w.tagKey(key, "cmkeeper:deletion-approved", time.Now().UTC().Format(time.DateOnly))
@@ -242,19 +242,19 @@ func TestApprovalTagOfAnAttacker(t *testing.T) {
 	}{
 		"set minutes before": {func(w *world, key string) {
 			w.tagKey(key, "cmkeeper:deletion-approved", time.Now().UTC().Format(time.DateOnly))
-			w.sweepFor(3*time.Hour, countdown(handlers.Enforce))
+			w.sweepFor(3*time.Hour, countdown(reaction.Enforce))
 		}, "does not hold: a sweep must have found it"},
 		"malformed": {func(w *world, key string) { w.tagKey(key, "cmkeeper:deletion-approved", "yes\x1b[2J") }, "its value is no day"},
 		"expired":   {func(w *world, key string) { w.tagKey(key, "cmkeeper:deletion-approved", "1999-11-01") }, "more than 14 days before"},
 		"future":    {func(w *world, key string) { w.tagKey(key, "cmkeeper:deletion-approved", "2001-01-01") }, "still to come"},
 		"unread": {func(w *world, key string) {
 			w.tagKey(key, "cmkeeper:deletion-approved", time.Now().UTC().Format(time.DateOnly))
-			w.sweepFor(27*time.Hour, countdown(handlers.Enforce))
+			w.sweepFor(27*time.Hour, countdown(reaction.Enforce))
 			w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return action != "kms:ListResourceTags" })
 		}, "unknown: the key's tags may not be read"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, countdown(handlers.Enforce), func(w *world) {
+			inWorld(t, countdown(reaction.Enforce), func(w *world) {
 				key := w.knownKey("alias/orders")
 				tt.tag(w, key)
 				w.react()
@@ -274,7 +274,7 @@ func TestApprovalTagOfAnAttacker(t *testing.T) {
 }
 
 func TestShortWindow(t *testing.T) {
-	c := countdown(handlers.Enforce)
+	c := countdown(reaction.Enforce)
 	c.DeletionMinWindowDays = 14
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
@@ -300,7 +300,7 @@ func TestShortWindow(t *testing.T) {
 // TestDeletionOfAMultiRegionPrimary: it waits for its replicas without a date; the
 // primary comes back, and the replica of the other Region is named and not touched.
 func TestDeletionOfAMultiRegionPrimary(t *testing.T) {
-	c := countdown(handlers.Enforce)
+	c := countdown(reaction.Enforce)
 	inWorld(t, c, func(w *world) {
 		key := w.newKey(kms.CreateKeyInput{MultiRegion: aws.Bool(true)})
 		must(w.kms.ReplicateKey(w.ctx, &kms.ReplicateKeyInput{KeyId: &key, ReplicaRegion: aws.String("us-west-2")}))
@@ -328,7 +328,7 @@ func TestDeletionOfAMultiRegionPrimary(t *testing.T) {
 }
 
 func TestPendingReplicaDeletionHasNoCountdown(t *testing.T) {
-	c := countdown(handlers.Observe)
+	c := countdown(reaction.Observe)
 	inWorld(t, c, func(w *world) {
 		key := w.newKey(kms.CreateKeyInput{MultiRegion: aws.Bool(true)})
 		must(w.kms.ReplicateKey(w.ctx, &kms.ReplicateKeyInput{KeyId: &key, ReplicaRegion: aws.String("us-west-2")}))

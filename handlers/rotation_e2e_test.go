@@ -10,7 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
@@ -45,7 +45,7 @@ func TestRotationComesBackWithItsPeriod(t *testing.T) {
 
 func TestRotationObserved(t *testing.T) {
 	c := enforceAll()
-	c.Rotation = handlers.Observe
+	c.Rotation = reaction.Observe
 	inWorld(t, c, func(w *world) {
 		key := w.rotatingKey(180)
 		w.disableRotation(key)
@@ -65,7 +65,7 @@ func TestRotationObserved(t *testing.T) {
 
 func TestRotationOff(t *testing.T) {
 	c := enforceAll()
-	c.Rotation = handlers.Off
+	c.Rotation = reaction.Off
 	inWorld(t, c, func(w *world) {
 		key := w.rotatingKey(180)
 		w.disableRotation(key)
@@ -75,7 +75,7 @@ func TestRotationOff(t *testing.T) {
 }
 
 func TestLongerPeriodIsSetBack(t *testing.T) {
-	for _, mode := range []handlers.Mode{handlers.Observe, handlers.Enforce} {
+	for _, mode := range []reaction.Mode{reaction.Observe, reaction.Enforce} {
 		c := enforceAll()
 		c.Rotation = mode
 		inWorld(t, c, func(w *world) {
@@ -87,13 +87,13 @@ func TestLongerPeriodIsSetBack(t *testing.T) {
 			}
 			a := w.one()
 			period, status := int32(2560), alert.StatusWouldDo
-			if mode == handlers.Enforce {
+			if mode == reaction.Enforce {
 				period, status = 365, alert.StatusDone
 			}
 			if got := w.rotation(key); got != period {
 				t.Errorf("%s: rotation period %d, want %d", mode, got, period)
 			}
-			if a.Kind != alert.KindRotation || a.Severity != alert.Medium || a.Action.Status != status || !strings.Contains(a.Title, "rarer") || !strings.Contains(a.Action.Description, "365 days") {
+			if a.Kind != alert.KindRotation || a.Severity != alert.Medium || a.Action.Status != status || !strings.Contains(a.Title, "lengthened to 2560 days") || !strings.Contains(a.Action.Description, "365 days") {
 				t.Errorf("%s: alert:\n%s", mode, a.Text())
 			}
 			// The same event again, and what our own call makes arrive.
@@ -206,7 +206,7 @@ func TestRotationIsRequiredOnlyWhereAsked(t *testing.T) {
 
 func TestRotationOfADisabledKeyWaits(t *testing.T) {
 	c := enforceAll()
-	c.Deletion = handlers.Off
+	c.Deletion = reaction.Off
 	inWorld(t, c, func(w *world) {
 		key := w.rotatingKey(180)
 		w.disableRotation(key)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
@@ -187,7 +188,7 @@ func TestSweepStopsWithItsContext(t *testing.T) {
 }
 
 func TestNewReportsEveryProblem(t *testing.T) {
-	_, err := handlers.New(handlers.Deps{}, handlers.Config{RestoreSeverity: "bad", RotationPeriodDays: 30, Reencrypt: handlers.Enforce})
+	_, err := handlers.New(reaction.Deps{}, reaction.Config{RestoreSeverity: "bad", RotationPeriodDays: 30, Reencrypt: reaction.Enforce})
 	if err == nil {
 		t.Fatal("no error")
 	}

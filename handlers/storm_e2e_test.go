@@ -22,7 +22,7 @@ import (
 	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -98,7 +98,7 @@ func (s *storm) start(ctx context.Context) (kill func()) {
 	client := &mortalClient{next: cfg.HTTPClient}
 	cfg.HTTPClient = client
 	queues := sqs.NewFromConfig(cfg)
-	router := s.newRouterWith(enforceAll(), func(d *handlers.Deps) {
+	router := s.newRouterWith(enforceAll(), func(d *reaction.Deps) {
 		buckets := s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
 		keys := kms.NewFromConfig(cfg)
 		d.KMS, d.Facts, d.State = keys, inventory.New(keys, buckets, account, region), state.New(buckets, stateBucket, "cmkeeper/", account)

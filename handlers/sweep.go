@@ -5,24 +5,14 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/state"
 )
-
-// managerCustomer is the KeyManager of the keys that are guarded.
-const managerCustomer = "CUSTOMER"
-
-// sweepConcurrency is how many keys or aliases a sweep works on at a time. Each
-// costs a handful of reads, of which KMS allows a thousand a second; changes
-// are limited by writesPerSecond.
-const sweepConcurrency = 8
 
 // How the start-up sweep is made one per fleet: workers that start within the
 // same quarter of an hour share a claim.
@@ -36,27 +26,29 @@ const (
 // points elsewhere than what is known is left to its event or to the sweep. It
 // reads one document per alias, and is needed once before the first event.
 func (r *Router) Snapshot(ctx context.Context) error {
-	if r.config.Reencrypt == Off {
+	if r.Config.Reencrypt == reaction.Off {
 		return nil
 	}
-	aliases, err := r.facts.Aliases(ctx)
+	aliases, err := r.Facts.Aliases(ctx)
 	if err != nil {
 		return fmt.Errorf("list aliases: %w", err)
 	}
-	at := now()
-	return each(ctx, aliases, func(ctx context.Context, live inventory.Alias) error {
+	at := ledger.Now()
+	return reaction.Each(ctx, aliases, func(ctx context.Context, live inventory.Alias) error {
 		if live.AWSManaged || live.TargetKeyARN == "" {
 			return nil
 		}
-		_, err := r.updateAlias(ctx, live.Name, func(doc *aliasDoc) { doc.reconcile(live, at) })
-		return err
+		return state.Update(ctx, r.State, ledger.AliasName(live.Name), func(doc *ledger.Alias, _ bool) error {
+			doc.Reconcile(live.ARN, live.TargetKeyARN, live.Updated, at)
+			return nil
+		})
 	})
 }
 
 // StartupSweep is Sweep, once for all workers that start at about the same time.
 func (r *Router) StartupSweep(ctx context.Context) error {
-	name := "sweeps/startup-" + now().Truncate(startupBucket).Format("20060102T1504Z") + ".json"
-	claim, err := r.state.Claim(ctx, name, startupClaim)
+	name := "sweeps/startup-" + ledger.Now().Truncate(startupBucket).Format("20060102T1504Z") + ".json"
+	claim, err := r.State.Claim(ctx, name, startupClaim)
 	if _, held := errors.AsType[*state.HeldError](err); held || errors.Is(err, state.ErrDone) {
 		return nil
 	}
@@ -72,212 +64,218 @@ func (r *Router) StartupSweep(ctx context.Context) error {
 	return nil
 }
 
-func (r *Router) sweepNow(ctx context.Context, _ events.Event) error { return r.Sweep(ctx) }
-
 // Sweep reconciles everything that events may have missed: rotation, state and
-// policy of every key, every alias, what buckets encrypt with, and unfinished work. What cannot be done is
-// in the error, key by key; the rest is done all the same.
+// policy of every key, every alias, what buckets encrypt with, and unfinished work.
+// What cannot be done is in the error, key by key; the rest is done all the same.
 func (r *Router) Sweep(ctx context.Context) error {
-	start := now()
-	r.log.InfoContext(ctx, "sweep began")
+	start := ledger.Now()
+	s := sweep{r, start, r.NewCase(r.SweepEvent("sweep", start))}
+	r.Logger.InfoContext(ctx, "sweep began")
 	err := errors.Join(
-		r.sweepAliases(ctx, start),
-		r.sweepKeys(ctx, start),
-		r.sweepBuckets(ctx, start),
-		r.resumeMoves(ctx, start),
-		r.checkOurselves(ctx, start),
-		r.tellExpiring(ctx, start),
-		r.resumeAlerts(ctx),
+		s.aliases(ctx),
+		s.keys(ctx),
+		s.buckets(ctx),
+		s.resumeMoves(ctx),
+		s.checkOurselves(ctx),
+		s.tellExpiring(ctx),
+		s.resumeAlerts(ctx),
 	)
-	r.log.InfoContext(ctx, "sweep ended", "duration", time.Since(start), "ok", err == nil)
+	r.Logger.InfoContext(ctx, "sweep ended", "duration", time.Since(start), "ok", err == nil)
 	return err
 }
 
-func (r *Router) sweepAliases(ctx context.Context, start time.Time) error {
-	if r.config.Reencrypt == Off {
+// sweep is one sweep. Its parts share what is read of the account.
+type sweep struct {
+	*Router
+	start time.Time
+	whole *reaction.Case
+}
+
+func (s sweep) aliases(ctx context.Context) error {
+	if s.Config.Reencrypt == reaction.Off {
 		return nil
 	}
-	aliases, err := r.facts.Aliases(ctx)
+	aliases, err := s.whole.Aliases(ctx)
 	if err != nil {
-		return fmt.Errorf("list aliases: %w", err)
+		return err
 	}
-	return each(ctx, aliases, func(ctx context.Context, live inventory.Alias) error {
+	return reaction.Each(ctx, aliases, func(ctx context.Context, live inventory.Alias) error {
 		if live.AWSManaged || live.TargetKeyARN == "" {
 			return nil
 		}
-		doc, err := r.updateAlias(ctx, live.Name, func(doc *aliasDoc) {
-			if doc.reconcile(live, start) == reconcileAccepted {
-				doc.move(pendingMove{
-					ID:        fmt.Sprintf("sweep/%s/%d", live.Name, sinceOr(live, start).Unix()),
-					EventName: sweepEvent, EventTime: start, At: start,
-				})
-			}
-		})
-		if err != nil {
-			return err
-		}
-		return r.settleMove(ctx, live, doc, aliases)
+		e := s.SweepEvent("sweep/"+live.Name, s.start)
+		e.Alias = live.Name
+		return s.React(ctx, s.whole.Part(e), reaction.Reaction{Name: "alias " + live.Name, Decide: sweptAlias})
 	})
 }
 
-func (r *Router) sweepKeys(ctx context.Context, start time.Time) error {
-	keys, err := r.facts.Keys(ctx)
+func (s sweep) keys(ctx context.Context) error {
+	keys, err := s.Facts.Keys(ctx)
 	if err != nil {
 		return fmt.Errorf("list keys: %w", err)
 	}
-	aliases, err := r.facts.Aliases(ctx)
+	aliases, err := s.whole.Aliases(ctx)
 	if err != nil {
-		return fmt.Errorf("list aliases: %w", err)
+		return err
 	}
 	byKey := map[string][]inventory.Alias{}
 	for _, a := range aliases {
 		byKey[a.TargetKeyARN] = append(byKey[a.TargetKeyARN], a)
 	}
-	return each(ctx, keys, func(ctx context.Context, arn string) error {
-		return r.sweepKey(ctx, arn, aliasNames(byKey[arn]), start)
+	return reaction.Each(ctx, keys, func(ctx context.Context, arn string) error {
+		e := s.SweepEvent(fmt.Sprintf("sweep-%d/%s", s.start.Unix(), ledger.KeyID(arn)), s.start)
+		e.KeyARN = arn
+		c := s.whole.Part(e)
+		c.SetKeyAliases(byKey[arn])
+		return s.key(ctx, c)
 	})
 }
 
-func (r *Router) sweepKey(ctx context.Context, arn string, aliases []string, start time.Time) error {
-	e := events.Event{
-		ID:   fmt.Sprintf("sweep-%d/%s", start.Unix(), keyID(arn)),
-		Kind: events.Scheduled, Name: sweepEvent, Time: start,
-		Account: r.config.Identity.Account, Region: r.config.Region, KeyARN: arn,
-	}
-	at := now()
-	key, err := r.facts.Key(ctx, arn)
-	if err != nil {
-		return r.sweepUnread(ctx, e, err)
-	}
-	if key.Manager != managerCustomer {
+// key sweeps one key: it goes the way that an event goes, with the reactions that need
+// none to have happened.
+func (s sweep) key(ctx context.Context, c *reaction.Case) error {
+	key, err := c.Key(ctx)
+	switch {
+	case err != nil:
+		unread := func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) { return c.Unread(ctx, err) }
+		return s.React(ctx, c, reaction.Reaction{Name: "unread", Decide: unread})
+	case key.Manager != managerCustomer:
 		return nil
 	}
-	tags, tagsErr := r.facts.Tags(ctx, arn)
+	reactions := []reaction.Reaction{{Name: "notes", Decide: noteKey}}
+	add := func(mode reaction.Mode, name string, decide decider) {
+		if mode != reaction.Off {
+			reactions = append(reactions, reaction.Reaction{Name: name, Decide: decide})
+		}
+	}
+	add(s.Config.Policy, ledger.ReactionPolicy, policy)
+	add(s.Config.Deletion, ledger.ReactionDeletion, deletion)
+	add(s.Config.Deletion, "reminder", reminder)
+	add(s.Config.Rotation, ledger.ReactionRotation, rotation)
+	add(s.Config.Contain, ledger.ReactionContain, noteExposures)
+	return s.React(ctx, c, reactions...)
+}
+
+// noteKey notes a key, its aliases and its tags as a sweep reads them.
+func noteKey(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	key, err := c.Key(ctx)
+	if err != nil {
+		return nil, err
+	}
+	aliases, err := c.KeyAliases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tags, tagsErr := c.Tags(ctx)
 	if tagsErr != nil {
 		// Everything else is guarded all the same, and tags only ever make it quieter.
-		r.log.WarnContext(ctx, "a key's tags cannot be noted", "key", arn, "error", tagsErr)
+		c.Log().WarnContext(ctx, "a key's tags cannot be noted", "error", tagsErr)
 	}
-	doc, err := r.updateKey(ctx, arn, func(doc *keyDoc) {
-		doc.see(key, at, r.config.Deletion)
-		doc.Aliases = aliases
-		if tagsErr == nil {
-			doc.noteTags(tags, key.Created, at)
-		}
-	})
+	doc, err := c.Ledger(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var errs []error
-	if r.config.Deletion != Off {
-		errs = append(errs, r.rescue(ctx, e, key, at), r.remind(ctx, e, key, at))
+	c.See(doc, key)
+	doc.Aliases = reaction.AliasNames(aliases)
+	if tagsErr == nil {
+		doc.NoteTags(tags, key.Created, c.At)
 	}
-	if r.config.Rotation != Off {
-		errs = append(errs, r.keepRotating(ctx, e, key, at))
-	}
-	if r.config.Contain != Off {
-		errs = append(errs, r.noteOpen(ctx, e, at))
-	}
-	if r.config.Policy != Off {
-		document, err := r.facts.Policy(ctx, arn)
-		if err != nil {
-			err = r.sweepUnread(ctx, e, err)
-		} else {
-			err = r.judge(ctx, e, key, doc, document, at)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	return nil, nil
 }
 
-// sweepUnread reacts to a key that a sweep cannot read. Being shut out is told
-// once and is no failure of the sweep, which would fail for ever.
-func (r *Router) sweepUnread(ctx context.Context, e events.Event, err error) error {
-	switch {
-	case errors.Is(err, inventory.ErrNotFound):
-		return nil // deleted since it was listed
-	case errors.Is(err, inventory.ErrAccessDenied):
-		_, noteErr := r.updateKey(ctx, e.KeyARN, func(doc *keyDoc) {
-			if doc.ShutOut.IsZero() {
-				doc.ShutOut = e.Time
-			}
-		})
-		if noteErr != nil {
-			return noteErr
-		}
-		return r.shutOut(ctx, e, err)
+// buckets judges the buckets. One that may not be read is left out: nothing is known of
+// it, and nothing is claimed.
+func (s sweep) buckets(ctx context.Context) error {
+	buckets, err := s.whole.Buckets(ctx)
+	if err != nil {
+		s.Logger.InfoContext(ctx, "not every bucket can be read, so changes of their encryption may not be recognised", "error", err)
 	}
-	return err
+	return reaction.Each(ctx, buckets, func(ctx context.Context, b inventory.Bucket) error {
+		c := s.whole.Part(s.SweepEvent(sweptBucketID(b), s.start))
+		return s.React(ctx, c, reaction.Reaction{Name: "bucket " + b.Name, Decide: sweptBucket(b)})
+	})
 }
 
-func (r *Router) resumeMoves(ctx context.Context, at time.Time) error {
-	if r.config.Reencrypt != Enforce {
+func (s sweep) resumeMoves(ctx context.Context) error {
+	if s.Config.Reencrypt != reaction.Enforce {
 		return nil
 	}
-	if err := r.moves.Resume(ctx, at); err != nil {
+	if err := s.Moves.Resume(ctx, s.start); err != nil {
 		return fmt.Errorf("resume re-encryptions: %w", err)
 	}
 	return nil
 }
 
-func (r *Router) resumeAlerts(ctx context.Context) error {
-	if r.digests == nil {
+func (s sweep) resumeAlerts(ctx context.Context) error {
+	if s.Digests == nil {
 		return nil
 	}
-	if err := r.digests.Resume(ctx); err != nil {
+	if err := s.Digests.Resume(ctx); err != nil {
 		return fmt.Errorf("resume alerts: %w", err)
 	}
 	return nil
 }
 
-// checkOurselves tells when what guards hangs on what it guards. The same
-// findings are told once.
-func (r *Router) checkOurselves(ctx context.Context, at time.Time) error {
-	if r.selfCheck == nil {
+// guardAlert is what the alerts of a sweep about cmkeeper itself have in common.
+func (s sweep) guardAlert(id string, severity alert.Severity) alert.Alert {
+	return alert.Alert{
+		ID: id, Kind: alert.KindGuard, Severity: severity, EventName: reaction.SweepName, Time: s.start,
+		Account: s.Config.Identity.Account, Region: s.Config.Region, Action: alert.Action{Status: alert.StatusNone},
+	}
+}
+
+// checkOurselves tells when what guards depends on what it guards. The same findings
+// are one alert.
+func (s sweep) checkOurselves(ctx context.Context) error {
+	if s.SelfCheck == nil {
 		return nil
 	}
-	findings, err := r.selfCheck(ctx)
+	findings, err := s.SelfCheck(ctx)
 	if err != nil {
 		return fmt.Errorf("check own set-up: %w", err)
 	}
 	if len(findings) == 0 {
 		return nil
 	}
-	return r.publish(ctx, alert.Alert{
-		ID:   fmt.Sprintf("self-check/%x", sha256.Sum256(fmt.Append(nil, findings))),
-		Kind: alert.KindGuard, Severity: alert.High, EventName: sweepEvent, Time: at, Ongoing: true,
-		Account: r.config.Identity.Account, Region: r.config.Region,
-		Title:    "cmkeeper depends on a key that it guards",
-		Summary:  "A queue, topic or bucket that cmkeeper needs is encrypted with a customer managed key.",
-		Risk:     "Whoever disables that key silences the alarm about it.",
-		Action:   alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change its own set-up."},
-		Next:     []string{"Encrypt them with SSE-SQS, SSE-S3 or the service's AWS managed key instead."},
-		Findings: findings,
-	})
+	a := s.guardAlert(fmt.Sprintf("self-check/%x", sha256.Sum256(fmt.Append(nil, findings))), alert.High)
+	a.Ongoing = true
+	a.Title = "cmkeeper depends on a key that it guards"
+	a.Summary = "A queue, topic or bucket that cmkeeper needs is encrypted with a customer managed key."
+	a.Risk = "An attacker who disables that key silences the alarm about it."
+	a.Action.Description = "cmkeeper does not change its own set-up."
+	a.Next = []string{"Encrypt them with SSE-SQS, SSE-S3 or the service's AWS managed key instead."}
+	a.Findings = findings
+	return s.Publish(ctx, a)
 }
 
-// each calls do for all items, some at a time, and joins their errors: one that
-// fails stops none of the others. A context that is done stops them all.
-func each[T any](ctx context.Context, items []T, do func(context.Context, T) error) error {
-	var mu sync.Mutex
+// expiryNotice is how many days before its end people are told of an exemption.
+const expiryNotice = 14
+
+// tellExpiring tells, once each, of the exemptions that are about to expire and of
+// those that have.
+func (s sweep) tellExpiring(ctx context.Context) error {
 	var errs []error
-	var g errgroup.Group
-	g.SetLimit(sweepConcurrency)
-	for _, item := range items {
-		if ctx.Err() != nil {
-			break
+	for _, x := range s.Config.Exemptions {
+		left := x.DaysLeft(s.start)
+		if left > expiryNotice {
+			continue
 		}
-		g.Go(func() error {
-			if err := do(ctx, item); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, err)
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // the functions return nil
-	if err := context.Cause(ctx); err != nil {
-		return err
+		a := s.guardAlert("", alert.Medium)
+		a.Title = fmt.Sprintf("An exemption expires on %s: %s", x.Until(), x.Covers())
+		a.Summary = fmt.Sprintf("It was given because: %s. %s is the last day on which it holds.", x.Reason, x.Until())
+		a.Risk = "From the next day on what it covers is told as if it had never been exempt, and put back in the modes that put things back."
+		a.Action.Description = "Only the deployment changes CMKEEPER_EXEMPTIONS."
+		a.Next = []string{"Decide whether it is still needed. If so, give it a later day in CMKEEPER_EXEMPTIONS; if not, put right what it covers, and remove it.", "cmkeeper exemptions list"}
+		a.Facts = []alert.Fact{{Name: "exemption", Values: []string{x.String()}}}
+		state := "expires"
+		if left < 0 {
+			state = "expired"
+			a.Title = fmt.Sprintf("An exemption expired on %s: %s", x.Until(), x.Covers())
+			a.Summary = fmt.Sprintf("It was given because: %s. It does not hold any more.", x.Reason)
+			a.Risk = "What it covered is told as if it had never been exempt, and put back in the modes that put things back."
+		}
+		a.ID = fmt.Sprintf("exemption/%x/%s", sha256.Sum256([]byte(x.String())), state)
+		errs = append(errs, s.Publish(ctx, a))
 	}
 	return errors.Join(errs...)
 }

@@ -2,9 +2,12 @@ package handlers
 
 import (
 	"context"
+	"slices"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
 // route is what a reaction is registered under. Name and source are "" for
@@ -17,25 +20,28 @@ type route struct {
 	unusable bool
 }
 
-// reaction is something that is done about events.
-type reaction struct {
+// decider is how a reaction decides, as package reaction has it.
+type decider func(context.Context, *reaction.Case) (*reaction.Decision, error)
+
+// react is something that is done about events.
+type react struct {
 	name string
 	// alert is the kind of the alerts that it makes, "" where it makes none.
 	alert alert.Kind
 	// mode is how far it goes, and variable what sets that; nil: always Enforce,
 	// since it changes nothing itself.
-	mode     func(Config) Mode
+	mode     func(reaction.Config) reaction.Mode
 	variable string
-	// concerns says why an event is none of the reaction's business, or "".
-	concerns func(*Router, events.Event) string
-	handle   func(*Router, context.Context, events.Event) error
+	// skip says why an event is none of the reaction's business, or "".
+	skip   func(*reaction.Case) string
+	decide decider
 }
 
 // row is one line of the event table: an event, a reaction to it, and in words
 // what that comes to. docs/events.md is made of the rows.
 type row struct {
 	on       route
-	reaction reaction
+	reaction react
 	// severity is the rule for the severity of the alert, "none" where there is none.
 	severity string
 	// refused is the severity of an alert about an attempt at the call that AWS
@@ -51,63 +57,40 @@ const batchStatusChanged = "JobStatusChanged"
 
 // rows is the event table: what is not in it, nothing reacts to.
 func rows() []row {
-	always := func(*Router, events.Event) string { return "" }
-	rotation := reaction{
-		name: reactionRotation, alert: alert.KindRotation, concerns: (*Router).foreign, handle: (*Router).rotation,
-		mode: func(c Config) Mode { return c.Rotation }, variable: "ROTATION_MODE",
+	type config = reaction.Config
+	rotationMode := func(c config) reaction.Mode { return c.Rotation }
+	policyMode := func(c config) reaction.Mode { return c.Policy }
+	deletionMode := func(c config) reaction.Mode { return c.Deletion }
+	containMode := func(c config) reaction.Mode { return c.Contain }
+	aliasMode := func(c config) reaction.Mode { return c.Reencrypt }
+	useMode := func(c config) reaction.Mode {
+		if c.FailedUse {
+			return reaction.Observe
+		}
+		return reaction.Off
 	}
-	policy := reaction{
-		name: reactionPolicy, alert: alert.KindPolicy, concerns: (*Router).foreign, handle: (*Router).policy,
-		mode: func(c Config) Mode { return c.Policy }, variable: "POLICY_MODE",
-	}
-	deletion := reaction{
-		name: reactionDeletion, alert: alert.KindDeletion, concerns: (*Router).foreign, handle: (*Router).deletion,
-		mode: func(c Config) Mode { return c.Deletion }, variable: "DELETION_MODE",
-	}
-	contain := reaction{
-		name: reactionContain, alert: alert.KindContainment, concerns: (*Router).foreign, handle: (*Router).contain,
-		mode: func(c Config) Mode { return c.Contain }, variable: "CONTAIN_MODE",
-	}
-	alias := reaction{
-		name: "alias", alert: alert.KindAlias, concerns: (*Router).foreignAlias, handle: (*Router).alias,
-		mode: func(c Config) Mode { return c.Reencrypt }, variable: "REENCRYPT_MODE",
-	}
-	use := reaction{
-		name: "use", alert: alert.KindUse, concerns: (*Router).foreign, handle: (*Router).use,
-		mode: func(c Config) Mode {
-			if c.FailedUse {
-				return Observe
-			}
-			return Off
-		}, variable: "FAILED_USE",
-	}
-	grant := reaction{
-		name: "grant", alert: alert.KindGrant, concerns: (*Router).foreign, handle: (*Router).grant,
-		mode: func(c Config) Mode { return c.Policy }, variable: "POLICY_MODE",
-	}
-	grantEnd := grant
-	grantEnd.handle = (*Router).grantEnded
-	material := reaction{
-		name: "material", alert: alert.KindMaterial, concerns: (*Router).foreign, handle: (*Router).material,
-		mode: func(c Config) Mode { return c.Deletion }, variable: "DELETION_MODE",
-	}
-	rotated := reaction{
-		name: "rotated", alert: alert.KindRotation, concerns: (*Router).foreign, handle: (*Router).rotated,
-		mode: func(c Config) Mode { return c.Rotation }, variable: "ROTATION_MODE",
-	}
-	primary := rotated
-	primary.name, primary.handle = "primary", (*Router).primary
-	tags := reaction{name: "tags", alert: alert.KindTag, concerns: (*Router).foreign, handle: (*Router).tags}
-	keyStore := reaction{name: "key-store", alert: alert.KindKeyStore, concerns: (*Router).elsewhere, handle: (*Router).keyStore}
-	tamper := reaction{name: "tamper", alert: alert.KindGuard, concerns: (*Router).notOurs, handle: (*Router).tamper}
-	bucketDefault := reaction{name: "defaults", alert: alert.KindEncryption, concerns: (*Router).notABucket, handle: (*Router).bucketDefault}
-	bucketPolicy := bucketDefault
-	bucketPolicy.handle = (*Router).bucketPolicy
-	bucketTags := bucketDefault
-	bucketTags.name, bucketTags.alert, bucketTags.handle = "bucket-tags", alert.KindTag, (*Router).bucketTags
-	newData := reaction{name: "new-data", alert: alert.KindEncryption, concerns: (*Router).elsewhere, handle: (*Router).newData}
-	batch := reaction{name: "batch", alert: alert.KindReencryption, concerns: always, handle: (*Router).batchChanged}
-	sweep := reaction{name: "sweep", concerns: always, handle: (*Router).sweepNow} // each part of it obeys its own mode
+	var (
+		rotation      = react{ledger.ReactionRotation, alert.KindRotation, rotationMode, "ROTATION_MODE", skipForeign, rotation}
+		rotated       = react{"rotated", alert.KindRotation, rotationMode, "ROTATION_MODE", skipForeign, rotated}
+		primary       = react{"primary", alert.KindRotation, rotationMode, "ROTATION_MODE", skipForeign, primary}
+		policy        = react{ledger.ReactionPolicy, alert.KindPolicy, policyMode, "POLICY_MODE", skipForeign, policy}
+		grant         = react{"grant", alert.KindGrant, policyMode, "POLICY_MODE", skipForeign, grant}
+		grantEnd      = react{"grant", alert.KindGrant, policyMode, "POLICY_MODE", skipForeign, grantEnded}
+		deletion      = react{ledger.ReactionDeletion, alert.KindDeletion, deletionMode, "DELETION_MODE", skipForeign, deletion}
+		material      = react{"material", alert.KindMaterial, deletionMode, "DELETION_MODE", skipForeign, material}
+		contain       = react{ledger.ReactionContain, alert.KindContainment, containMode, "CONTAIN_MODE", skipForeign, contain}
+		use           = react{"use", alert.KindUse, useMode, "FAILED_USE", skipForeign, use}
+		alias         = react{"alias", alert.KindAlias, aliasMode, "REENCRYPT_MODE", skipForeignAlias, alias}
+		tags          = react{"tags", alert.KindTag, nil, "", skipForeign, tags}
+		keyStore      = react{"key-store", alert.KindKeyStore, nil, "", skipElsewhere, keyStore}
+		tamper        = react{"tamper", alert.KindGuard, nil, "", skipOthersSetUp, tamper}
+		bucketDefault = react{"defaults", alert.KindEncryption, nil, "", skipNoBucket, bucketDefault}
+		bucketPolicy  = react{"defaults", alert.KindEncryption, nil, "", skipNoBucket, bucketPolicy}
+		bucketTags    = react{"bucket-tags", alert.KindTag, nil, "", skipNoBucket, bucketTags}
+		newData       = react{"new-data", alert.KindEncryption, nil, "", skipElsewhere, newData}
+		batch         = react{"batch", alert.KindReencryption, nil, "", skipNothing, batchChanged}
+		sweep         = react{"sweep", "", nil, "", skipNothing, nil} // Router.Sweep: each part of it obeys its own mode
+	)
 
 	call := func(name string) route { return route{source: events.SourceKMS, kind: events.APICall, name: name} }
 	service := func(name string) route { return route{source: events.SourceKMS, kind: events.ServiceEvent, name: name} }
@@ -140,10 +123,9 @@ func rows() []row {
 		{on: call("EnableKeyRotation"), reaction: rotation,
 			severity: "medium where the period is longer than `CMKEEPER_ROTATION_PERIOD_DAYS`; else none", observe: "tells of a longer period",
 			enforce: "sets the period to `CMKEEPER_ROTATION_PERIOD_DAYS` and reads it back"},
-		{on: call("CreateKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 		{on: call("CreateKey"), reaction: policy, severity: worst, observe: judges},
 		{on: call("CreateKey"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains}, // replicas made in this Region, too
-		{on: call("EnableKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
+		{on: call("CreateKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 		{on: call("CancelKeyDeletion"), reaction: rotation, severity: "none", observe: "notes the key's state; rotation is looked at when the key is enabled, since it is Disabled now"},
 		{on: call("ImportKeyMaterial"), reaction: rotation, severity: "none", observe: "notes the key's state; such keys do not rotate by themselves"},
 		{on: call("ImportKeyMaterial"), reaction: material, refused: alert.Medium,
@@ -161,6 +143,7 @@ func rows() []row {
 		{on: call("CreateGrant"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains},
 		{on: call("EnableKey"), reaction: contain, severity: "critical where the key was contained and is still open; else none",
 			observe: "tells that it is still open", enforce: "disables it again where the one who opened it enabled it"},
+		{on: call("EnableKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 		{on: call("ReplicateKey"), reaction: policy, refused: alert.Medium, severity: worst, observe: "judges the policy that the replica was made with"},
 
 		{on: call("ScheduleKeyDeletion"), reaction: deletion, refused: alert.High,
@@ -246,7 +229,7 @@ func rows() []row {
 
 // watch is everything that is done about an event.
 type watch struct {
-	reactions []reaction
+	reactions []react
 	// refused is the severity of a refused attempt, "" where none is told.
 	refused alert.Severity
 }
@@ -265,11 +248,27 @@ func table() map[route]watch {
 	return byRoute
 }
 
-// batchChanged has our batch jobs looked at. Whose job the event is about does
-// not matter: S3 is asked about ours.
-func (r *Router) batchChanged(ctx context.Context, _ events.Event) error {
-	if r.moves == nil {
-		return nil // nothing is moved here
+// routeOf is where an event goes.
+func routeOf(e events.Event) route {
+	if e.Kind == events.Scheduled {
+		return route{kind: e.Kind}
 	}
-	return r.moves.BatchChanged(ctx)
+	return route{source: e.Source, kind: e.Kind, name: e.Name, unusable: isUnusable(e)}
+}
+
+// Exemptible are the kinds of occurrences that can be exempt, as exemptions name
+// them: those that the event table has an alert for. What is done to the guard
+// itself, and what it does itself, is not among them.
+func Exemptible() []string {
+	var kinds []string
+	for _, w := range rows() {
+		switch kind := w.reaction.alert; kind {
+		case "", alert.KindGuard, alert.KindReencryption:
+		default:
+			if !slices.Contains(kinds, string(kind)) {
+				kinds = append(kinds, string(kind))
+			}
+		}
+	}
+	return kinds
 }

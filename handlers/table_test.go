@@ -42,7 +42,7 @@ func TestRowsAreComplete(t *testing.T) {
 			t.Errorf("%s is there twice", w.key())
 		}
 		seen[w.key()] = true
-		if w.reaction.name == "" || w.reaction.handle == nil || w.reaction.concerns == nil || w.severity == "" || w.observe == "" {
+		if w.reaction.name == "" || w.reaction.decide == nil && w.reaction.name != "sweep" || w.reaction.skip == nil || w.severity == "" || w.observe == "" {
 			t.Errorf("%s lacks something", w.key())
 		}
 		if (w.reaction.mode == nil) != (w.reaction.variable == "") {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
@@ -49,7 +51,7 @@ func decideTags(in tagInput) (reason tagReason, severity alert.Severity, changes
 				reason = tagsKnown
 			}
 			continue
-		case name == approvalTag:
+		case name == reaction.ApprovalTag:
 			reason, severity = tagsApproved, alert.High
 			changes = append(changes, name+" = "+value)
 			continue
@@ -78,71 +80,81 @@ func decideTags(in tagInput) (reason tagReason, severity alert.Severity, changes
 	return reason, severity, changes
 }
 
-// steers reports whether something here goes by a tag of keys: its own prefix,
-// an exemption, a rule of judgement, or what the operator said.
-func (r *Router) steers(name string) bool {
-	if strings.HasPrefix(name, tagPrefix) || slices.Contains(r.config.WatchedTags, name) {
-		return true
+// steers reports whether something here goes by a tag of keys: its own prefix, an
+// exemption, a rule of judgement, or what the operator said.
+func steers(c reaction.Config) func(name string) bool {
+	return func(name string) bool {
+		byTag := func(s judgement.Selector) bool { return s.Tag() == name }
+		return strings.HasPrefix(name, tagPrefix) || slices.Contains(c.WatchedTags, name) ||
+			slices.ContainsFunc(c.Rules.Sensitive, byTag) || slices.ContainsFunc(c.Rules.Sandbox, byTag) ||
+			slices.ContainsFunc(c.Exemptions, func(x judgement.Exemption) bool { return x.Of != nil && byTag(*x.Of) })
 	}
-	byTag := func(s judgement.Selector) bool { return s.Tag() == name }
-	return slices.ContainsFunc(r.config.Rules.Sensitive, byTag) || slices.ContainsFunc(r.config.Rules.Sandbox, byTag) ||
-		slices.ContainsFunc(r.config.Exemptions, func(x judgement.Exemption) bool { return x.Of != nil && byTag(*x.Of) })
 }
 
-// tags tells when tags change that decide how a key is judged: whoever may tag a
+// tags tells when tags change that decide how a key is judged: an actor who may tag a
 // key could else make what they do next look harmless.
-func (r *Router) tags(ctx context.Context, e events.Event) error {
-	in := tagInput{steers: r.steers}
-	switch d := e.Detail.(type) {
+func tags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	in := tagInput{steers: steers(c.Config)}
+	switch d := c.Event.Detail.(type) {
 	case events.TagResource:
 		in.set = d.Tags
 	case events.UntagResource:
 		in.removed = d.TagKeys
 	}
 	if reason, _, _ := decideTags(in); reason == tagsIrrelevant {
-		return nil // most tags are nobody's business here, and cost no read
+		return nil, nil // nothing here goes by most tags, and they cost no read
 	}
-	key, doc, err := r.look(ctx, e)
-	if errors.Is(err, inventory.ErrNotFound) {
-		return r.gone(ctx, e, alert.KindTag, false)
-	}
-	if err != nil {
-		return err
+	_, doc, err := c.Look(ctx)
+	switch {
+	case errors.Is(err, inventory.ErrNotFound):
+		return c.Gone(ctx, alert.KindTag, false)
+	case err != nil:
+		return nil, err
 	}
 	in.before = map[string]string{}
 	for _, t := range doc.Tags {
 		in.before[t.Name] = t.Value
 	}
 	reason, severity, changes := decideTags(in)
-	r.log.DebugContext(ctx, "tags decided", "key", e.KeyARN, "event_id", e.ID, "reason", reason)
+	c.Log().DebugContext(ctx, "tags decided", "reason", reason)
 	if severity == "" {
-		return nil
+		return nil, nil
 	}
-	a := r.newAlert(e, alert.KindTag, "")
-	a.Key, a.Severity = r.describe(ctx, key, doc), severity
-	name := shortName(a.Key)
-	a.Title = "A tag of key " + name + " that cmkeeper goes by was changed"
-	a.Summary = fmt.Sprintf("%s called %s.", who(e), e.Name)
-	a.Risk = "Such tags decide how loudly an alert about the key sounds, and what is left alone."
-	if reason == tagsApproved {
-		a.Title = "The deletion of key " + name + " was approved by a tag"
-		a.Risk = "A deletion of the key that follows may not be an alarm and may not be undone. If this approval is not meant, nothing but this alert says so."
-	}
-	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change tags."}
-	a.Next = []string{"If this is not meant, put the tags back:", r.kmsCommand("list-resource-tags", e.KeyARN)}
-	for _, tag := range slices.Sorted(maps.Keys(in.set)) {
-		if r.steers(tag) {
-			a.Next = append(a.Next, r.kmsCommand("untag-resource", e.KeyARN, "--tag-keys", shellQuote(tag)))
+	var now alert.Fact
+	d, err := c.AboutKey(ctx, alert.KindTag, "", func(a *alert.Alert) {
+		a.Severity = severity
+		name := reaction.ShortName(a.Key)
+		a.Title = "A tag of key " + name + " that cmkeeper goes by was changed"
+		a.Summary = fmt.Sprintf("%s called %s.", c.Who(), c.Event.Name)
+		a.Risk = "Such tags decide how severe an alert about the key is, and what is left alone."
+		if reason == tagsApproved {
+			a.Title = "The deletion of key " + name + " was approved by a tag"
+			a.Risk = "A deletion of the key that follows may not be an alarm and may not be undone. If this approval is not intended, nothing but this alert says so."
 		}
+		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change tags."}
+		a.Next = []string{"If this is not intended, change the tags back:", c.KMSCommand("list-resource-tags")}
+		for _, tag := range slices.Sorted(maps.Keys(in.set)) {
+			if in.steers(tag) {
+				a.Next = append(a.Next, c.KMSCommand("untag-resource", "--tag-keys", reaction.Quote(tag)))
+			}
+		}
+		a.Facts = append(a.Facts, alert.Fact{Name: "changed by the call", Values: changes}, now)
+	})
+	if d != nil {
+		d.Gather = func(ctx context.Context) { now = tagsNow(ctx, c, in.steers) }
 	}
-	at := now()
-	live, err := r.facts.Tags(ctx, e.KeyARN)
+	return d, err
+}
+
+// tagsNow is what the tags that something goes by are now.
+func tagsNow(ctx context.Context, c *reaction.Case, steers func(string) bool) alert.Fact {
+	at := ledger.Now()
+	live, err := c.Tags(ctx)
 	var values []string
 	for _, tag := range slices.Sorted(maps.Keys(live)) {
-		if r.steers(tag) {
+		if steers(tag) {
 			values = append(values, tag+" = "+live[tag])
 		}
 	}
-	a.Facts = append(a.Facts, alert.Fact{Name: "changed by the call", Values: changes}, lookedAt("such tags now", "KMS ListResourceTags", at, values, err))
-	return r.publish(ctx, a)
+	return reaction.LookedAt("such tags now", "KMS ListResourceTags", at, values, err)
 }

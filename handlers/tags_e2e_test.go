@@ -4,12 +4,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
 // An alert about tags says what the call changed and how they are, since both may differ.
 func TestTagsAreReadLive(t *testing.T) {
-	c := playConfig(handlers.Observe, play{})
+	c := playConfig(reaction.Observe, play{})
 	c.WatchedTags = []string{"class"}
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
 
@@ -125,71 +126,76 @@ func selects(f events.FieldSelector, value string) bool {
 	return compare != nil && slices.ContainsFunc(f.Values, func(v string) bool { return compare(value, v) }) != negated
 }
 
-// notOurs says why a call on a rule, a queue or a topic is none on ours, or "".
+// skipOthersSetUp says why a call on a rule, a queue or a topic is none on ours, or "".
 // Every trail is ours: which of them EventBridge hears from does not show.
-func (r *Router) notOurs(e events.Event) string {
-	if why := r.elsewhere(e); why != "" {
+func skipOthersSetUp(c *reaction.Case) string {
+	if why := skipElsewhere(c); why != "" {
 		return why
 	}
 	ours := true
-	switch d := e.Detail.(type) {
+	switch d := c.Event.Detail.(type) {
 	case events.Rule:
-		bus := d.Bus[strings.LastIndexByte(d.Bus, '/')+1:]
-		ours = (bus == "" || bus == "default") && slices.ContainsFunc(r.config.EventRules, func(p string) bool { return judgement.Matches(p, d.Name) })
+		bus := afterLast(d.Bus, "/")
+		ours = (bus == "" || bus == "default") && slices.ContainsFunc(c.Config.EventRules, func(p string) bool { return judgement.Matches(p, d.Name) })
 	case events.Queue:
-		ours = slices.Contains(r.config.Queues, d.URL[strings.LastIndexByte(d.URL, '/')+1:])
+		ours = slices.Contains(c.Config.Queues, afterLast(d.URL, "/"))
 	case events.Topic:
-		ours = slices.Contains(r.config.Topics, d.ARN)
+		ours = slices.Contains(c.Config.Topics, d.ARN)
 	}
 	if !ours {
-		return "it is not what cmkeeper listens to or tells by"
+		return "cmkeeper neither listens to it nor publishes by it"
 	}
 	return ""
 }
 
-// tamper tells that somebody changed what cmkeeper sees and speaks by, while it
+// afterLast is what follows the last separator, the whole text where there is none.
+func afterLast(text, separator string) string { return text[strings.LastIndex(text, separator)+1:] }
+
+// tamper tells that somebody changed what cmkeeper hears and publishes by, while it
 // still can.
-func (r *Router) tamper(ctx context.Context, e events.Event) error {
-	reason, severity := decideTamper(e)
-	r.log.DebugContext(ctx, "tampering decided", "event", e.Name, "event_id", e.ID, "reason", reason)
+func tamper(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	reason, severity := decideTamper(c.Event)
+	c.Log().DebugContext(ctx, "tampering decided", "event", c.Event.Name, "reason", reason)
 	if severity == "" {
-		return nil
+		return nil, nil
 	}
-	what, check, settings := r.tampered(e)
-	a := r.newAlert(e, alert.KindGuard, "/tamper")
-	a.Severity = severity
-	a.Title = fmt.Sprintf("%s on %s", e.Name, what)
-	a.Summary = fmt.Sprintf("%s called %s on %s. This is what the event says; how it is now was not read.", who(e), e.Name, what)
-	a.Risk = map[tamperReason]string{
-		tamperBlinded:  "cmkeeper does not hear of changes to keys any more, except from its sweeps. Whoever wants to do harm does this first.",
-		tamperNarrowed: "Some changes to keys may not reach cmkeeper any more, except by its sweeps.",
-		tamperMuted:    "Alerts may not reach people any more.",
-		tamperChanged:  "Whether everything still arrives has to be looked at.",
-	}[reason]
-	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change its own set-up."}
-	a.Next = append([]string{"See how it is now, and put it back if this is not meant:"}, check...)
-	a.Next = append(a.Next, "docs/events.md has the patterns of the rules, docs/operations.md the rest of the set-up.", "Look for what else the same party did:", r.actorCommand(e))
-	if len(settings) > 0 {
-		a.Facts = append(a.Facts, alert.Fact{Name: "what was set", Values: settings})
-	}
-	return r.publish(ctx, a)
+	return &reaction.Decision{Tell: func() []alert.Alert {
+		what, check, settings := tampered(c)
+		a := c.NewAlert(alert.KindGuard, "/tamper")
+		a.Severity = severity
+		a.Title = fmt.Sprintf("%s on %s", c.Event.Name, what)
+		a.Summary = fmt.Sprintf("%s called %s on %s. This is what the event says; the present setting was not read.", c.Who(), c.Event.Name, what)
+		a.Risk = map[tamperReason]string{
+			tamperBlinded:  "cmkeeper does not hear of changes to keys any more, except from its sweeps. An attacker does this first.",
+			tamperNarrowed: "Some changes to keys may not reach cmkeeper any more, except by its sweeps.",
+			tamperMuted:    "Alerts may not reach people any more.",
+			tamperChanged:  "Check whether everything still arrives.",
+		}[reason]
+		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change its own set-up."}
+		a.Next = append([]string{"Look at the present setting, and change it back if this is not intended:"}, check...)
+		a.Next = append(a.Next, "docs/events.md has the patterns of the rules, docs/operations.md the rest of the set-up.", "Look for what else the same actor did:", c.ActorCommand())
+		if len(settings) > 0 {
+			a.Facts = append(a.Facts, alert.Fact{Name: "what was set", Values: settings})
+		}
+		return []alert.Alert{a}
+	}}, nil
 }
 
 // tampered names what a call was on, the commands that show it, and what was set.
-func (r *Router) tampered(e events.Event) (what string, check, settings []string) {
-	in := " --region " + shellQuote(r.config.Region)
+func tampered(c *reaction.Case) (what string, check, settings []string) {
+	e, in := c.Event, " "+c.InRegion()
 	switch d := e.Detail.(type) {
 	case events.Trail:
-		what = "trail " + orUnknown(d.Name)
-		check = []string{"aws cloudtrail get-trail-status --name " + shellQuote(orUnknown(d.Name)) + in}
+		what = "trail " + reaction.OrUnknown(d.Name)
+		check = []string{"aws cloudtrail get-trail-status --name " + reaction.Quote(reaction.OrUnknown(d.Name)) + in}
 		if e.Name == "StopLogging" {
-			check = append(check, "aws cloudtrail start-logging --name "+shellQuote(orUnknown(d.Name))+in)
+			check = append(check, "aws cloudtrail start-logging --name "+reaction.Quote(reaction.OrUnknown(d.Name))+in)
 		}
 	case events.EventSelectors:
-		what = "trail " + orUnknown(d.Trail)
-		check = []string{"aws cloudtrail get-event-selectors --trail-name " + shellQuote(orUnknown(d.Trail)) + in}
+		what = "trail " + reaction.OrUnknown(d.Trail)
+		check = []string{"aws cloudtrail get-event-selectors --trail-name " + reaction.Quote(reaction.OrUnknown(d.Trail)) + in}
 		for _, b := range d.Basic {
-			settings = append(settings, fmt.Sprintf("management events %t, %s, without %s", b.Management, b.ReadWriteType, orNothing(b.ExcludedSources)))
+			settings = append(settings, fmt.Sprintf("management events %t, %s, without %s", b.Management, b.ReadWriteType, reaction.OrNothing(b.ExcludedSources)))
 		}
 		for _, s := range d.Advanced {
 			var fields []string
@@ -200,9 +206,9 @@ func (r *Router) tampered(e events.Event) (what string, check, settings []string
 		}
 	case events.Rule:
 		what = "rule " + d.Name
-		check = []string{"aws events describe-rule --name " + shellQuote(d.Name) + in, "aws events list-targets-by-rule --rule " + shellQuote(d.Name) + in}
+		check = []string{"aws events describe-rule --name " + reaction.Quote(d.Name) + in, "aws events list-targets-by-rule --rule " + reaction.Quote(d.Name) + in}
 		if e.Name == "DisableRule" {
-			check = append(check, "aws events enable-rule --name "+shellQuote(d.Name)+in)
+			check = append(check, "aws events enable-rule --name "+reaction.Quote(d.Name)+in)
 		}
 		if d.State != "" {
 			settings = append(settings, "state "+d.State)
@@ -211,14 +217,14 @@ func (r *Router) tampered(e events.Event) (what string, check, settings []string
 			settings = append(settings, "pattern "+d.Pattern)
 		}
 	case events.Queue:
-		what = "queue " + d.URL[strings.LastIndexByte(d.URL, '/')+1:]
-		check = []string{"aws sqs get-queue-attributes --attribute-names All --queue-url " + shellQuote(d.URL) + in}
+		what = "queue " + afterLast(d.URL, "/")
+		check = []string{"aws sqs get-queue-attributes --attribute-names All --queue-url " + reaction.Quote(d.URL) + in}
 		for _, name := range slices.Sorted(maps.Keys(d.Attributes)) {
 			settings = append(settings, name+" = "+d.Attributes[name])
 		}
 	case events.Topic:
-		what = "topic " + d.ARN[strings.LastIndexByte(d.ARN, ':')+1:]
-		check = []string{"aws sns get-topic-attributes --topic-arn " + shellQuote(d.ARN) + in, "aws sns list-subscriptions-by-topic --topic-arn " + shellQuote(d.ARN) + in}
+		what = "topic " + afterLast(d.ARN, ":")
+		check = []string{"aws sns get-topic-attributes --topic-arn " + reaction.Quote(d.ARN) + in, "aws sns list-subscriptions-by-topic --topic-arn " + reaction.Quote(d.ARN) + in}
 		if d.Subscription != "" {
 			settings = append(settings, "subscription "+d.Subscription)
 		}
@@ -227,11 +233,4 @@ func (r *Router) tampered(e events.Event) (what string, check, settings []string
 		}
 	}
 	return what, check, settings
-}
-
-func orNothing(list []string) string {
-	if len(list) == 0 {
-		return "nothing"
-	}
-	return strings.Join(list, ", ")
 }

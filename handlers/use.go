@@ -7,6 +7,8 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -37,11 +39,11 @@ const (
 // where that may not be read.
 func decideUse(state string) (useReason, alert.Severity) {
 	switch {
-	case state == stateEnabled:
+	case state == ledger.StateEnabled:
 		return useWorks, ""
-	case isPending(state):
+	case ledger.IsPending(state):
 		return usePending, alert.High
-	case state == stateDisabled:
+	case state == ledger.StateDisabled:
 		return useDisabled, alert.Medium
 	case state == "":
 		return useUnread, alert.Medium
@@ -49,48 +51,48 @@ func decideUse(state string) (useReason, alert.Severity) {
 	return useOther, alert.Medium
 }
 
-// use tells that somebody needs a key that cannot be used: what nobody knew of
+// use tells that somebody needs a key that cannot be used: an unknown user of the key
 // shows now, while the key can still be saved.
-func (r *Router) use(ctx context.Context, e events.Event) error {
-	a := r.newAlert(e, alert.KindUse, "")
-	a.ID = onceAnHour(e, "use/"+keyID(e.KeyARN))
-	if r.told.has(hourOf(e.Time), a.ID) {
-		return nil // before the key is read: an application in a loop is many a second
+func use(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	id := c.OnceAnHour("use/" + ledger.KeyID(c.Event.KeyARN))
+	if c.ToldThisHour(id) {
+		return nil, nil // before the key is read: an application in a loop is many a second
 	}
-	key, doc, err := r.look(ctx, e)
-	if errors.Is(err, inventory.ErrNotFound) {
-		return r.gone(ctx, e, alert.KindUse, false)
-	}
-	if err != nil {
-		return err
+	key, _, err := c.Look(ctx)
+	if err != nil && !errors.Is(err, inventory.ErrNotFound) {
+		return nil, err
 	}
 	reason, severity := decideUse(key.State)
-	r.log.DebugContext(ctx, "use decided", "key", e.KeyARN, "event_id", e.ID, "reason", reason)
+	c.Log().DebugContext(ctx, "use decided", "reason", reason)
 	if severity == "" {
-		return nil
+		return nil, nil
 	}
-	a.Severity, a.Key = severity, r.describe(ctx, key, doc)
-	name := shortName(a.Key)
-	a.Title = fmt.Sprintf("Key %s is needed and cannot be used: %s failed", name, e.Name)
-	a.Summary = fmt.Sprintf("%s called %s and was turned away (%s). Further failures of the same caller on this key within the hour are not told by themselves.", who(e), e.Name, e.ErrorCode)
-	a.Risk = "An application or a service still depends on the key. Whatever it does with it fails until the key can be used again."
-	if reason == usePending {
-		a.Risk += " When the key is deleted that is for good, and what is encrypted under it is lost."
+	d, err := c.AboutKey(ctx, alert.KindUse, "", func(a *alert.Alert) {
+		a.ID, a.Severity = id, severity
+		a.Title = fmt.Sprintf("Key %s is needed and cannot be used: %s failed", reaction.ShortName(a.Key), c.Event.Name)
+		a.Summary = fmt.Sprintf("%s called %s and was turned away (%s). Further failures of the same caller on this key within the hour have no alert of their own.", c.Who(), c.Event.Name, c.Event.ErrorCode)
+		a.Risk = "An application or a service still depends on the key. Whatever it does with it fails until the key can be used again."
+		if reason == usePending {
+			a.Risk += " When the key is deleted that is for good, and what is encrypted under it is lost."
+		}
+		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper reports failed uses and changes nothing because of them."}
+		a.Next = []string{"Find out what " + c.Who() + " needs the key for. To make it work again:"}
+		a.Next = append(a.Next, c.UndoCommands(key.State, true)...)
+		switch reason {
+		case useOther:
+			a.Next = append(a.Next, "Import the key's material again, or connect its key store; its state says which.")
+			fallthrough
+		case useUnread:
+			a.Next = append(a.Next, c.KMSCommand("describe-key"))
+		case useWorks, usePending, useDisabled:
+		}
+		a.Facts = append(a.Facts, alert.Fact{Name: "operation", Values: []string{c.Event.Name}})
+		if c.Event.ErrorMessage != "" {
+			a.Facts = append(a.Facts, alert.Fact{Name: "AWS's answer", Values: []string{c.Event.ErrorMessage}})
+		}
+	})
+	if d != nil {
+		d.Once = id
 	}
-	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper tells of failed uses and changes nothing because of them."}
-	a.Next = []string{"Find out what " + who(e) + " needs the key for. To make it work again:"}
-	a.Next = append(a.Next, r.undoCommands(key, true)...)
-	switch reason {
-	case useOther:
-		a.Next = append(a.Next, "Import the key's material again, or connect its key store; its state says which.")
-		fallthrough
-	case useUnread:
-		a.Next = append(a.Next, r.kmsCommand("describe-key", e.KeyARN))
-	case useWorks, usePending, useDisabled:
-	}
-	a.Facts = append(a.Facts, alert.Fact{Name: "operation", Values: []string{e.Name}})
-	if e.ErrorMessage != "" {
-		a.Facts = append(a.Facts, alert.Fact{Name: "AWS's answer", Values: []string{e.ErrorMessage}})
-	}
-	return r.publishOnce(ctx, e, a)
+	return d, err
 }

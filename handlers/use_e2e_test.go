@@ -7,11 +7,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
 func TestFailedUse(t *testing.T) {
 	c := enforceAll()
-	c.FailedUse, c.Deletion = true, "off"
+	c.FailedUse, c.Deletion = true, reaction.Off
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		use := func() {
@@ -46,7 +47,7 @@ func TestFailedUse(t *testing.T) {
 
 func TestFailedUseIsNotAskedFor(t *testing.T) {
 	c := enforceAll()
-	c.Deletion = "off"
+	c.Deletion = reaction.Off
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		must(w.kms.DisableKey(w.ctx, &kms.DisableKeyInput{KeyId: &key}))

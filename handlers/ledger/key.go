@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -36,8 +35,6 @@ type Key struct {
 	ExposuresAt time.Time  `json:"exposures_at,omitzero"`
 	// ShutOut is since when we may not read the key; zero while we may.
 	ShutOut time.Time `json:"shut_out,omitzero"`
-	// wasShutOut is ShutOut before See, which cannot know what else may not be read.
-	wasShutOut time.Time
 }
 
 // Schema implements state.Document.
@@ -84,8 +81,7 @@ const maxStates = 16
 // See notes a key as it was read at the given time. accepted: a state that is
 // first seen now is left alone by mode enforce later (it was seen in another mode).
 func (k *Key) See(arn, description, keyState string, at time.Time, accepted bool) {
-	k.ARN, k.Description = arn, description
-	k.ShutOut, k.wasShutOut = time.Time{}, cmp.Or(k.ShutOut, k.wasShutOut)
+	k.ARN, k.Description, k.ShutOut = arn, description, time.Time{}
 	if k.IsContained() && keyState == StateEnabled && at.Sub(k.Contained.At) > containmentGrace {
 		k.Contained.Over = at
 	}
@@ -141,7 +137,7 @@ func (k *Key) NoteTags(tags map[string]string, created, at time.Time) {
 // NoteShutOut notes that the key, or its policy, may not be read.
 func (k *Key) NoteShutOut(at time.Time) {
 	if k.ShutOut.IsZero() {
-		k.ShutOut = cmp.Or(k.wasShutOut, at)
+		k.ShutOut = at
 	}
 }
 

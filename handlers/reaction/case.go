@@ -1,6 +1,7 @@
 package reaction
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,8 @@ type Case struct {
 	baseline document[ledger.Baseline, *ledger.Baseline]
 	alias    document[ledger.Alias, *ledger.Alias]
 	bucket   document[ledger.Bucket, *ledger.Bucket]
-	unstored error // why the working copies cannot be stored
+	unstored error     // why the working copies cannot be stored
+	shutOut  time.Time // ledger.Key.ShutOut, before the key was read
 }
 
 // account is what is known of the account. All cases of a sweep share it.
@@ -366,7 +368,10 @@ func (c *Case) Look(ctx context.Context) (inventory.Key, *ledger.Key, error) {
 }
 
 // See notes the key in its document as the case has read it.
-func (c *Case) See(doc *ledger.Key, key inventory.Key) { c.see(doc, key, c.At) }
+func (c *Case) See(doc *ledger.Key, key inventory.Key) {
+	c.shutOut = cmp.Or(doc.ShutOut, c.shutOut) // its policy may still not be read
+	c.see(doc, key, c.At)
+}
 
 func (c *Case) see(doc *ledger.Key, key inventory.Key, at time.Time) {
 	doc.See(key.ARN, key.Description, key.State, at, c.Config.Deletion != Enforce)

@@ -1,6 +1,7 @@
 package reaction
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -160,7 +161,7 @@ func (c *Case) Unread(ctx context.Context, cause error) (*Decision, error) {
 	case err != nil:
 		return nil, err
 	default:
-		doc.NoteShutOut(c.Event.Time)
+		doc.NoteShutOut(cmp.Or(c.shutOut, c.Event.Time))
 	}
 	return &Decision{Tell: func() []alert.Alert {
 		doc := c.Known()

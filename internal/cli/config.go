@@ -20,6 +20,8 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -136,7 +138,7 @@ var checks = map[string]func(string) error{
 	"SANDBOX_KEYS":                 eachParsed(judgement.ParseSelector),
 	"PIPELINE_ROLES":               eachParsed(judgement.ParsePrincipals),
 	"BUSINESS_HOURS":               func(s string) error { _, err := judgement.ParseHours(s); return err },
-	"FLAP_LIMIT":                   between(1, handlers.MaxFlapLimit),
+	"FLAP_LIMIT":                   between(1, ledger.MaxFlapLimit),
 	"EXEMPTIONS":                   func(s string) error { _, err := parseExemptions(s); return err },
 	"EVENT_RULES":                  eachMatching(`^[\w.*-]{1,64}$`, "patterns of rule names, comma-separated, such as cmkeeper-*"),
 	"WATCHED_TAGS":                 eachMatching(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]{1,128}$`, "names of tags, comma-separated"),
@@ -228,37 +230,37 @@ func (c Config) missing() []error {
 }
 
 // reactions is the part of the configuration that the reactions work by.
-func (c Config) reactions(identity handlers.Identity, region string) (handlers.Config, error) {
+func (c Config) reactions(identity reaction.Identity, region string) (reaction.Config, error) {
 	scope, err := parseScope(c.ReencryptScope)
 	if err != nil {
-		return handlers.Config{}, err
+		return reaction.Config{}, err
 	}
 	mayOpen, err := parseEach(c.ContainAllowedRoles, judgement.ParsePrincipals)
 	if err != nil {
-		return handlers.Config{}, err
+		return reaction.Config{}, err
 	}
 	reminders, err := parseReminders(c.DeletionReminders)
 	if err != nil {
-		return handlers.Config{}, err
+		return reaction.Config{}, err
 	}
 	exemptions, err := parseExemptions(c.Exemptions)
 	if err != nil {
-		return handlers.Config{}, err
+		return reaction.Config{}, err
 	}
 	rules, err := c.rules()
 	if err != nil {
-		return handlers.Config{}, err
+		return reaction.Config{}, err
 	}
 	var topics []string
 	for _, t := range c.topics() {
 		topics = append(topics, t.ARN)
 	}
-	return handlers.Config{
+	return reaction.Config{
 		Identity: identity, Region: region, Topics: topics,
-		Rotation: handlers.Mode(c.RotationMode), Policy: handlers.Mode(c.PolicyMode),
-		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
+		Rotation: mode(c.RotationMode), Policy: mode(c.PolicyMode),
+		Deletion: mode(c.DeletionMode), Reencrypt: mode(c.ReencryptMode),
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
-		Contain: handlers.Mode(c.ContainMode), ContainAllowed: mayOpen, ContainQuietDays: c.ContainQuietDays, ContainInUse: c.ContainInUse,
+		Contain: mode(c.ContainMode), ContainAllowed: mayOpen, ContainQuietDays: c.ContainQuietDays, ContainInUse: c.ContainInUse,
 		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
 		RestoreSeverity: alert.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
@@ -467,4 +469,10 @@ func parseScope(s string) (map[string][]reencrypt.Scope, error) {
 		}
 	}
 	return scopes, nil
+}
+
+// mode is a reaction's mode, which was checked when it was read.
+func mode(text string) reaction.Mode {
+	m, _ := reaction.ParseMode(text)
+	return m
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -144,13 +144,13 @@ func TestDeletionsAreConfigured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := c.reactions(handlers.Identity{Account: "111122223333", Name: "cmkeeper", Role: true}, "us-east-1")
+	got, err := c.reactions(reaction.Identity{Account: "111122223333", Name: "cmkeeper", Role: true}, "us-east-1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	alice := judgement.Actor{Principal: "arn:aws:iam::111122223333:user/alice"}
 	if !slices.Equal(got.DeletionReminders, []time.Duration{48 * time.Hour}) || got.DeletionMinWindowDays != 14 || got.DeletionApprovalDays != 3 ||
-		got.Contain != handlers.Enforce || len(got.ContainAllowed) != 2 || !got.ContainAllowed[1].Include(alice) || got.ContainQuietDays != 30 || !got.ContainInUse {
+		got.Contain != reaction.Enforce || len(got.ContainAllowed) != 2 || !got.ContainAllowed[1].Include(alice) || got.ContainQuietDays != 30 || !got.ContainInUse {
 		t.Errorf("%+v", got)
 	}
 }
@@ -200,7 +200,7 @@ func TestReactions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := c.reactions(handlers.Identity{}, "eu-west-1")
+	got, err := c.reactions(reaction.Identity{}, "eu-west-1")
 	if err != nil {
 		t.Fatal(err)
 	}

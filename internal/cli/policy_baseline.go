@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -64,7 +64,7 @@ func cutVersion(name string) (key string, number int, err error) {
 }
 
 // version reads a recorded policy of a key, KEY or KEY@N; without a number, the good one.
-func (r records) version(ctx context.Context, name string) (keyARN string, v handlers.PolicyVersion, err error) {
+func (r records) version(ctx context.Context, name string) (keyARN string, v ledger.PolicyVersion, err error) {
 	key, number, err := cutVersion(name)
 	if err != nil {
 		return "", v, err
@@ -72,7 +72,7 @@ func (r records) version(ctx context.Context, name string) (keyARN string, v han
 	if keyARN, err = r.hand.facts.Resolve(ctx, key); err != nil {
 		return "", v, err
 	}
-	b, err := handlers.ReadBaseline(ctx, r.store, keyARN)
+	b, err := ledger.ReadBaseline(ctx, r.store, keyARN)
 	if err != nil {
 		return "", v, err
 	}
@@ -133,7 +133,7 @@ func (r records) listKeys(ctx context.Context, w io.Writer, asJSON bool) error {
 	if !asJSON {
 		fmt.Fprintln(table, "KEY\tGOOD VERSION\tSINCE\tSET BY\tACCEPTED BY")
 	}
-	for b, err := range handlers.Baselines(ctx, r.store) {
+	for b, err := range ledger.Baselines(ctx, r.store) {
 		if err != nil {
 			return err
 		}
@@ -157,7 +157,7 @@ func (r records) listVersions(ctx context.Context, w io.Writer, key string, asJS
 	if err != nil {
 		return err
 	}
-	b, err := handlers.ReadBaseline(ctx, r.store, keyARN)
+	b, err := ledger.ReadBaseline(ctx, r.store, keyARN)
 	if err != nil {
 		return err
 	}
@@ -252,7 +252,7 @@ func (r *policyReader) accept(ctx context.Context, p *process, name string, yes 
 	if err != nil {
 		return err
 	}
-	b, err := handlers.ReadBaseline(ctx, from.store, s.keyARN)
+	b, err := ledger.ReadBaseline(ctx, from.store, s.keyARN)
 	if err != nil {
 		return err
 	}
@@ -274,7 +274,7 @@ func (r *policyReader) accept(ctx context.Context, p *process, name string, yes 
 			return fmt.Errorf("the policy was not accepted: %q is not the key's id", answer)
 		}
 	}
-	v, err := handlers.AcceptPolicy(ctx, from.store, s.keyARN, string(s.document), from.hand.caller)
+	v, err := ledger.AcceptPolicy(ctx, from.store, s.keyARN, string(s.document), from.hand.caller)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
@@ -350,7 +350,7 @@ func TestPolicyBaseline(t *testing.T) {
 	if out := baseline("list", "alias/orders"); !regexp.MustCompile(`(?m)^1 .* good, is put back `).MatchString(out) || !regexp.MustCompile(`(?m)^2 .* taken away `).MatchString(out) {
 		t.Errorf("list: %s", out)
 	}
-	var recorded handlers.Baseline
+	var recorded ledger.Baseline
 	if err := json.Unmarshal([]byte(baseline("list", id, "--json")), &recorded); err != nil || len(recorded.Versions) != 2 || recorded.Key != key {
 		t.Errorf("list: %v, %+v", err, recorded)
 	}

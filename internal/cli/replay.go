@@ -21,6 +21,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
@@ -134,7 +135,7 @@ func observer(ctx context.Context, c Config, cfg aws.Config, alerts alert.Sink, 
 	account := aws.ToString(caller.Account)
 	// No name that IAM allows: whoever replays is not the worker, and their own
 	// calls are somebody's.
-	reactions, err := c.reactions(handlers.Identity{Account: account, Name: "(replay)"}, cfg.Region)
+	reactions, err := c.reactions(reaction.Identity{Account: account, Name: "(replay)"}, cfg.Region)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -148,7 +149,7 @@ func observer(ctx context.Context, c Config, cfg aws.Config, alerts alert.Sink, 
 	if c.StateBucket != replayBucket {
 		store = copyOnRead{S3: local, live: live}
 	}
-	router, err := handlers.New(handlers.Deps{
+	router, err := handlers.New(reaction.Deps{
 		KMS:    unwritableKMS{},
 		Facts:  inventory.New(kms.NewFromConfig(cfg), live, account, cfg.Region),
 		State:  state.New(store, c.StateBucket, c.StatePrefix, account),

@@ -22,6 +22,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -161,7 +162,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		return nil, fmt.Errorf("ask AWS who we are: %w", err)
 	}
 	account := aws.ToString(caller.Account)
-	identity, err := handlers.ParseIdentity(aws.ToString(caller.Arn))
+	identity, err := reaction.ParseIdentity(aws.ToString(caller.Arn))
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +210,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		return nil, err
 	}
 	reactions.Queues = ours
-	router, err := handlers.New(handlers.Deps{
+	router, err := handlers.New(reaction.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: check.check, Logger: log,
 		Scans: engine, Trail: cloudtrail.NewFromConfig(cfg),
 	}, reactions)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 )
 
 func TestDecideDefault(t *testing.T) {
@@ -111,14 +112,14 @@ func TestDecideMaterial(t *testing.T) {
 }
 
 func TestDecideRotated(t *testing.T) {
-	ago := func(days ...int) (all []seenRotation) {
+	ago := func(days ...int) (all []ledger.OnDemandRotation) {
 		for _, d := range days {
-			all = append(all, seenRotation{At: after(-time.Duration(d) * 24 * time.Hour)})
+			all = append(all, ledger.OnDemandRotation{At: after(-time.Duration(d) * 24 * time.Hour)})
 		}
 		return all
 	}
 	for _, tt := range []struct {
-		seen []seenRotation
+		seen []ledger.OnDemandRotation
 		want rotatedReason
 	}{
 		{nil, rotatedRarely},
@@ -130,24 +131,6 @@ func TestDecideRotated(t *testing.T) {
 		if got := decideRotated(tt.seen, noon); got != tt.want {
 			t.Errorf("%v: %q, want %q", tt.seen, got, tt.want)
 		}
-	}
-}
-
-func TestHourly(t *testing.T) {
-	var h hourly
-	h.add("10", "a")
-	if !h.has("10", "a") || h.has("10", "b") || h.has("11", "a") {
-		t.Error("the memory is wrong")
-	}
-	h.add("11", "b")
-	if h.has("10", "a") || !h.has("11", "b") {
-		t.Error("the hour that is over is remembered")
-	}
-	for i := range maxHourly + 1 {
-		h.add("11", string(rune(i)))
-	}
-	if len(h.ids) > maxHourly {
-		t.Errorf("%d ids are kept", len(h.ids))
 	}
 }
 

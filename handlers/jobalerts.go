@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
@@ -65,7 +67,7 @@ func (j JobAlerts) Completed(ctx context.Context, s reencrypt.Summary) error {
 // Stalled tells that a job made no progress for 30 minutes, once per hour while that
 // lasts, or that it stopped, and again while that lasts.
 func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
-	at := now()
+	at := ledger.Now()
 	a := j.alert(s, "stalled/"+at.Truncate(time.Hour).Format("20060102T15Z"))
 	a.Time, a.Severity = at, alert.High
 	verb := "makes no progress"
@@ -87,7 +89,7 @@ func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 		"cmkeeper reencrypt resume " + s.Job,
 		"Or move the rest by hand:",
 	}
-	a.Next = append(a.Next, runCommands(pendingMove{From: s.From, To: s.To}, []reencrypt.Scope{{Bucket: s.Bucket, Prefix: s.Prefix}}, j.StateBucket)...)
+	a.Next = append(a.Next, reaction.ReencryptCommands(s.From, s.To, []reencrypt.Scope{{Bucket: s.Bucket, Prefix: s.Prefix}}, j.StateBucket)...)
 	return j.publish(ctx, a)
 }
 
@@ -103,7 +105,7 @@ func (j JobAlerts) alert(s reencrypt.Summary, what string) alert.Alert {
 		ID: "job/" + s.Job + "/" + what, Kind: alert.KindReencryption, EventName: "Reencryption",
 		Account: j.Account, Region: j.Region,
 		Key:    &alert.Key{ARN: s.To},
-		Action: alert.Action{Mode: string(Enforce), Status: alert.StatusDone},
+		Action: alert.Action{Mode: string(reaction.Enforce), Status: alert.StatusDone},
 	}
 	if _, name, ok := strings.Cut(s.Alias, ":alias/"); ok {
 		a.Key.Aliases = []string{"alias/" + name}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
 
@@ -46,9 +47,9 @@ func TestDecideApproval(t *testing.T) {
 // TestApprovalCountsFromTheFirstSweep: what a key's tag said before anybody
 // looked is not known, whatever its creation date.
 func TestApprovalCountsFromTheFirstSweep(t *testing.T) {
-	doc := keyDoc{
-		Tags:      []seenTag{{Name: approvalTag, Value: "2026-03-01", Since: after(-1000 * time.Hour)}},
-		TagsSince: after(-time.Hour), States: []seenState{{State: statePending, At: noon}},
+	doc := &ledger.Key{
+		Tags:      []ledger.Tag{{Name: approvalTag, Value: "2026-03-01", Since: after(-1000 * time.Hour)}},
+		TagsSince: after(-time.Hour), States: []ledger.State{{State: ledger.StatePendingDeletion, At: noon}},
 	}
 	a := approval{tag: approvalMalformed, value: "2026-03-01"}
 	if got := a.judge(doc, 14); got.tag != approvalFresh {

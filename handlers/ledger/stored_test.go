@@ -1,4 +1,4 @@
-package handlers
+package ledger
 
 import (
 	"bytes"
@@ -22,8 +22,9 @@ import (
 )
 
 // TestStoredBytes holds how documents are stored: each kind with every member that it
-// has, with members that have nothing in them, and with none. A build that reads such a file and writes it must write the same.
-// UPDATE_GOLDEN=1 go test ./handlers -run StoredBytes writes the files.
+// has, with members that have nothing in them, and with none. A build that reads such
+// a file and writes it must write the same.
+// UPDATE_GOLDEN=1 go test ./handlers/ledger -run StoredBytes writes the files.
 func TestStoredBytes(t *testing.T) {
 	server := localaws.New(localaws.Options{})
 	defer server.Close()
@@ -52,9 +53,9 @@ func TestStoredBytes(t *testing.T) {
 		return regexp.MustCompile(`"write":"[A-Z2-7]+"`).ReplaceAll(body, []byte(`"write":"TOKEN"`))
 	}
 	for kind, empty := range map[string]func() state.Document{
-		"key":      func() state.Document { return new(keyDoc) },
-		"alias":    func() state.Document { return new(aliasDoc) },
-		"bucket":   func() state.Document { return new(bucketDoc) },
+		"key":      func() state.Document { return new(Key) },
+		"alias":    func() state.Document { return new(Alias) },
+		"bucket":   func() state.Document { return new(Bucket) },
 		"baseline": func() state.Document { return new(Baseline) },
 	} {
 		full, hollow := empty(), empty()
@@ -62,7 +63,7 @@ func TestStoredBytes(t *testing.T) {
 		hollowOut(reflect.ValueOf(hollow).Elem())
 		for name, doc := range map[string]state.Document{kind + "-full": full, kind + "-hollow": hollow, kind + "-minimal": empty()} {
 			t.Run(name, func(t *testing.T) {
-				path := filepath.Join("testdata", "ledger", name+".json")
+				path := filepath.Join("testdata", name+".json")
 				got := stored(name, doc)
 				if os.Getenv("UPDATE_GOLDEN") != "" {
 					if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {

@@ -9,13 +9,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 )
 
 // A bucket that left its key while nobody listened is told by the next sweep, once.
 func TestSweepFindsABucketThatLeftItsKey(t *testing.T) {
-	inWorld(t, playConfig(handlers.Enforce, play{}), func(w *world) {
+	inWorld(t, playConfig(reaction.Enforce, play{}), func(w *world) {
 		w.sealedBucket()
 		w.sweep()
 		w.none()
@@ -24,7 +24,7 @@ func TestSweepFindsABucketThatLeftItsKey(t *testing.T) {
 		w.events() // lost
 		w.sweep()
 		told := w.told.take()
-		if len(told) != 2 || told[0].Severity != alert.Critical || told[1].Severity != alert.Medium || told[0].Actor != nil || !strings.Contains(told[0].Summary, "no event told") {
+		if len(told) != 2 || told[0].Severity != alert.Critical || told[1].Severity != alert.Medium || told[0].Actor != nil || !strings.Contains(told[0].Summary, "no event reported") {
 			t.Errorf("%d alerts:\n%s", len(told), texts(told))
 		}
 		w.sweep()
@@ -34,7 +34,7 @@ func TestSweepFindsABucketThatLeftItsKey(t *testing.T) {
 
 // A bucket with an alias as its tag has to be under that alias's key.
 func TestBucketGoesByItsTag(t *testing.T) {
-	inWorld(t, playConfig(handlers.Enforce, play{}), func(w *world) {
+	inWorld(t, playConfig(reaction.Enforce, play{}), func(w *world) {
 		key, other := w.knownKey("alias/orders"), w.newKey(kms.CreateKeyInput{})
 		w.bucket("orders-data", key)
 		w.tag("orders-data", "alias/orders")
@@ -55,7 +55,7 @@ func TestBucketGoesByItsTag(t *testing.T) {
 // A bucket that may not be read is judged by what was sent: whoever seals it with
 // a key of their own may lock us out, too.
 func TestBucketThatMayNotBeRead(t *testing.T) {
-	inWorld(t, playConfig(handlers.Enforce, play{}), func(w *world) {
+	inWorld(t, playConfig(reaction.Enforce, play{}), func(w *world) {
 		w.sealedBucket()
 		w.setDefault(strangersKey)
 		w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return action != "s3:GetEncryptionConfiguration" })
@@ -69,7 +69,7 @@ func TestBucketThatMayNotBeRead(t *testing.T) {
 // Our own re-encryption moves the defaults of buckets where it is told to.
 func TestOwnChangeOfABucketIsAnEcho(t *testing.T) {
 	for _, fix := range []bool{true, false} {
-		inWorld(t, playConfig(handlers.Enforce, play{change: func(c *handlers.Config) { c.FixBucketDefault = fix }}), func(w *world) {
+		inWorld(t, playConfig(reaction.Enforce, play{change: func(c *reaction.Config) { c.FixBucketDefault = fix }}), func(w *world) {
 			w.sealedBucket()
 			other := w.newKey(kms.CreateKeyInput{})
 			w.react()

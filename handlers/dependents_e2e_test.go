@@ -13,7 +13,7 @@ import (
 	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
@@ -45,7 +45,7 @@ func TestBlastRadius(t *testing.T) {
 			{Job: "j2", Bucket: "elsewhere", From: []string{other}, To: other, State: reencrypt.StateComplete},
 			{Job: "j1", Bucket: "orders-data", From: []string{key}, To: other, State: reencrypt.StateComplete},
 		}}
-		w.router = w.newRouterWith(enforceAll(), func(d *handlers.Deps) { d.Scans = scans })
+		w.router = w.newRouterWith(enforceAll(), func(d *reaction.Deps) { d.Scans = scans })
 		must(w.kms.Encrypt(w.ctx, &kms.EncryptInput{KeyId: &key, Plaintext: []byte("secret")}))
 		for range 3 {
 			must(w.kms.CreateGrant(w.ctx, &kms.CreateGrantInput{
@@ -91,7 +91,7 @@ func TestBlastRadius(t *testing.T) {
 func TestBlastRadiusUnknown(t *testing.T) {
 	inWorld(t, enforceAll(), func(w *world) {
 		key := w.knownKey("alias/orders")
-		w.router = w.newRouterWith(enforceAll(), func(d *handlers.Deps) { d.Trail = deafTrail{} })
+		w.router = w.newRouterWith(enforceAll(), func(d *reaction.Deps) { d.Trail = deafTrail{} })
 		w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool {
 			return !slices.Contains([]string{"kms:ListAliases", "kms:ListGrants", "kms:GetKeyLastUsage", "s3:ListAllMyBuckets"}, action)
 		})

@@ -8,14 +8,15 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/retire"
 )
 
-// approvalTag on a key approves its deletion; its value is the day on which
-// somebody decided that ("2026-03-01").
-const approvalTag = "cmkeeper:deletion-approved"
+// approvalTag is reaction.ApprovalTag, in short.
+const approvalTag = reaction.ApprovalTag
 
 // approvalReason names a decision about the tag.
 type approvalReason string
@@ -47,11 +48,11 @@ func (a approval) given() bool { return a.record != nil || a.tag == approvalHold
 const farthestEast = 14 * time.Hour
 
 // decideApproval decides whether the tag approves a deletion that was first seen
-// pending at the given time. The tag must not be older than so many days then,
-// 0 for never, and it must have been there for as long as any mark that makes
-// things quieter: whoever sets the tag and schedules the deletion at once does
-// not approve it. It is always asked as of the same time, so an approval does
-// not run out while the deletion waits; KMS changes no tags in that state.
+// pending at the given time. The tag must not be older than so many days then, 0 for
+// never, and it must have been there for as long as any mark that makes things
+// quieter: a tag that is set right before the deletion is scheduled does not approve
+// it. It is always asked as of the same time, so an approval does not run out while
+// the deletion waits; KMS changes no tags in that state.
 func decideApproval(value string, since, pending time.Time, days int) approvalReason {
 	day, err := time.Parse(time.DateOnly, value)
 	switch {
@@ -69,76 +70,74 @@ func decideApproval(value string, since, pending time.Time, days int) approvalRe
 	return approvalHolds
 }
 
-// readApproval reads what may speak for a pending deletion; whether the tag
-// holds is decided with the key's document, by judge.
-func (r *Router) readApproval(ctx context.Context, key inventory.Key) (approval, error) {
+// readApproval reads what may speak for a pending deletion; whether the tag holds is
+// decided with the key's document, by judge.
+func readApproval(ctx context.Context, c *reaction.Case, key inventory.Key) (approval, error) {
 	if !key.PendingDeletion() {
 		return approval{}, nil
 	}
-	record, ok, err := retire.ReadApproval(ctx, r.state, key.ARN)
-	if err != nil {
+	record, err := c.Approval(ctx)
+	switch {
+	case err != nil:
 		return approval{}, err
-	}
-	if ok && record.Covers(key.DeletionDate) {
-		return approval{record: &record}, nil
-	}
-	if r.config.DeletionApprovalDays == 0 {
+	case record != nil && record.Covers(key.DeletionDate):
+		return approval{record: record}, nil
+	case c.Config.DeletionApprovalDays == 0:
 		return approval{}, nil
 	}
-	tags, err := r.facts.Tags(ctx, key.ARN)
+	tags, err := c.Tags(ctx)
 	switch {
 	case errors.Is(err, inventory.ErrAccessDenied):
 		return approval{tag: approvalUnread}, nil
 	case err != nil:
 		return approval{}, err
 	}
-	value, ok := tags[approvalTag]
-	if !ok {
-		return approval{}, nil
+	if value, ok := tags[approvalTag]; ok {
+		return approval{tag: approvalMalformed, value: value}, nil
 	}
-	return approval{tag: approvalMalformed, value: value}, nil
+	return approval{}, nil
 }
 
-// judge returns the approval with whether its tag holds for the state that the
-// key was last seen in.
-func (a approval) judge(doc keyDoc, days int) approval {
+// judge returns the approval with whether its tag holds for the state that the key was
+// last seen in.
+func (a approval) judge(doc *ledger.Key, days int) approval {
 	if a.tag == approvalNone || a.tag == approvalUnread {
 		return a
 	}
-	if i := slices.IndexFunc(doc.Tags, func(t seenTag) bool { return t.Name == approvalTag && t.Value == a.value }); i >= 0 {
+	if i := slices.IndexFunc(doc.Tags, func(t ledger.Tag) bool { return t.Name == approvalTag && t.Value == a.value }); i >= 0 {
 		a.since = doc.Tags[i].Since
 		if a.since.Before(doc.TagsSince) { // before the first sweep nobody looked
 			a.since = doc.TagsSince
 		}
 	}
-	a.tag = decideApproval(a.value, a.since, doc.States[len(doc.States)-1].At, days)
+	a.tag = decideApproval(a.value, a.since, doc.LastState().At, days)
 	return a
 }
 
 // notedApproval is the approval by the tag that sweeps found on a key that is gone.
-func notedApproval(doc keyDoc, days int) approval {
-	i := slices.IndexFunc(doc.Tags, func(t seenTag) bool { return t.Name == approvalTag })
-	if n := len(doc.States); i < 0 || n == 0 || !isPending(doc.States[n-1].State) {
+func notedApproval(doc *ledger.Key, days int) approval {
+	i := slices.IndexFunc(doc.Tags, func(t ledger.Tag) bool { return t.Name == approvalTag })
+	if s := doc.LastState(); i < 0 || s == nil || !ledger.IsPending(s.State) {
 		return approval{}
 	}
 	return approval{tag: approvalMalformed, value: doc.Tags[i].Value}.judge(doc, days)
 }
 
-// tell makes the alert about an approved deletion a note, and says of a tag that
-// does not hold why not.
+// tell makes the alert about an approved deletion a note, and says of a tag that does
+// not hold why not.
 func (a approval) tell(to *alert.Alert, days int) {
 	switch {
 	case a.record != nil:
 		to.Severity = alert.Medium
-		to.Summary += fmt.Sprintf(" %s approved it at %s with a waiting period of %d days.", a.record.By, timeText(a.record.At), a.record.Days)
+		to.Summary += fmt.Sprintf(" %s approved it at %s with a waiting period of %d days.", a.record.By, reaction.TimeText(a.record.At), a.record.Days)
 		to.Action.Description = "Nothing was undone: cmkeeper retire schedule found the key free and recorded this deletion before it was scheduled."
 		if len(a.record.Accepted) > 0 {
 			to.Facts = append(to.Facts, alert.Fact{Name: "not known, and accepted by the approval", Values: a.record.Accepted})
 		}
 	case a.tag == approvalHolds:
 		to.Severity = alert.Info
-		to.Summary += fmt.Sprintf(" The key's tag %s=%s approves it; sweeps have found it since %s.", approvalTag, a.value, timeText(a.since))
-		to.Action.Description = "Nothing was undone: the deletion is approved by the key's tag. Nobody checked what hangs on the key; that is listed below."
+		to.Summary += fmt.Sprintf(" The key's tag %s=%s approves it; sweeps have found it since %s.", approvalTag, a.value, reaction.TimeText(a.since))
+		to.Action.Description = "Nothing was undone: the deletion is approved by the key's tag. Nobody checked what depends on the key; that is listed below."
 	case a.tag != approvalNone:
 		to.Facts = append(to.Facts, alert.Fact{Name: "approval by tag", Values: []string{a.tag.text(a.value, days)}})
 		return
@@ -146,7 +145,7 @@ func (a approval) tell(to *alert.Alert, days int) {
 		return
 	}
 	to.Title += ", as approved"
-	to.Next = append([]string{"Watch CloudTrail for KMSInvalidStateException on this key until then: a use that nobody knew of shows as that. To keep the key:"}, to.Next...)
+	to.Next = append([]string{"Watch CloudTrail for KMSInvalidStateException on this key until then: it shows a use that nobody knew of. To keep the key:"}, to.Next...)
 }
 
 // text says why a tag does not hold.
@@ -163,7 +162,7 @@ func (a approvalReason) text(value string, days int) string {
 		return set + fmt.Sprintf("the day was more than %d days before the deletion was scheduled", days)
 	case approvalFresh:
 		return set + fmt.Sprintf("a sweep must have found it %d hours before the deletion is scheduled, so that people can notice who set it", int(judgement.Lasts.Hours()))
-	case approvalNone, approvalHolds:
+	default:
+		return ""
 	}
-	return ""
 }

@@ -1,0 +1,341 @@
+package handlers
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/inventory"
+)
+
+// defaultReason names a decision about the encryption of new data.
+type defaultReason string
+
+const (
+	defaultKept    defaultReason = "kept"    // it is as it should be, or as it was
+	defaultNew     defaultReason = "new"     // nothing is known to compare it with
+	defaultForeign defaultReason = "foreign" // the key belongs to an account that is not trusted
+	defaultAstray  defaultReason = "astray"  // it is not under the key of the alias that the bucket is tagged with
+	defaultLeft    defaultReason = "left"    // it left the key that it had
+	defaultNone    defaultReason = "none"    // it had a key, and has none now
+)
+
+type defaultInput struct {
+	// key is the live default key and former the one before, as ledger.Bucket has
+	// them; known says that there is one to compare with.
+	key, former string
+	known       bool
+	// required are the keys of the aliases that the bucket is tagged with, and
+	// earlier those that they had before: what is under them moves with the alias.
+	required, earlier []string
+	foreign           bool
+}
+
+// decideDefault judges the default encryption of a bucket after it was set.
+func decideDefault(in defaultInput) (defaultReason, alert.Severity) {
+	switch {
+	case in.foreign:
+		return defaultForeign, alert.Critical
+	case len(in.required) > 0 && !slices.Contains(in.required, in.key) && !slices.Contains(in.earlier, in.key):
+		return defaultAstray, alert.High
+	case len(in.required) > 0, in.known && in.key == in.former:
+		return defaultKept, ""
+	case !in.known:
+		return defaultNew, ""
+	case in.former == "":
+		return defaultKept, "" // it has a key of its own now
+	case in.key == "":
+		return defaultNone, alert.High
+	}
+	return defaultLeft, alert.Medium
+}
+
+// bucketCase is a bucket as it was read, and what is told of it.
+type bucketCase struct {
+	*reaction.Case
+	inventory.Bucket
+	denies *bool // whether its policy denies uploads for their encryption; nil: not read
+	in     defaultInput
+	reason defaultReason
+}
+
+// bucketName is the bucket that an event is about, "" for none.
+func bucketName(e events.Event) string {
+	switch d := e.Detail.(type) {
+	case events.BucketEncryption:
+		return d.Bucket
+	case events.BucketPolicy:
+		return d.Bucket
+	case events.BucketTags:
+		return d.Bucket
+	}
+	return ""
+}
+
+// skipNoBucket says why an event is about no bucket that is read here, or "".
+func skipNoBucket(c *reaction.Case) string {
+	if bucketName(c.Event) == "" {
+		return "it names no bucket"
+	}
+	return skipElsewhere(c)
+}
+
+// bucketOf reads the bucket that an event is about. nil: it was deleted since, or it may
+// not be read and the event says nothing of its encryption.
+func bucketOf(ctx context.Context, c *reaction.Case) (*bucketCase, error) {
+	b, err := c.Facts.Bucket(ctx, bucketName(c.Event))
+	d, set := c.Event.Detail.(events.BucketEncryption)
+	switch {
+	case errors.Is(err, inventory.ErrAccessDenied) && set:
+		// What was sent is all that there is to judge.
+		c.Log().WarnContext(ctx, "bucket cannot be read, so its encryption is judged by the event", "error", err)
+		return &bucketCase{Case: c, Bucket: inventory.Bucket{Name: d.Bucket, DefaultKey: d.Key}}, nil
+	case reaction.Unreadable(err):
+		c.Log().InfoContext(ctx, "event ignored", "reason", "its bucket cannot be read", "error", err)
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return &bucketCase{Case: c, Bucket: b}, nil
+}
+
+// bucketDefault tells when a bucket's default encryption leaves the key that it
+// should have. It is judged as it is read now.
+func bucketDefault(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	b, err := bucketOf(ctx, c)
+	if b == nil || err != nil {
+		return nil, err
+	}
+	return b.judge(ctx)
+}
+
+// bucketPolicy tells when a bucket's policy no longer denies uploads for their
+// encryption.
+func bucketPolicy(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	b, err := bucketOf(ctx, c)
+	if b == nil || err != nil {
+		return nil, err
+	}
+	b.readPolicy(ctx)
+	return b.judge(ctx)
+}
+
+// bucketTags tells when the tag of a bucket changes that says which aliases' moves
+// concern it: an actor who sets it has data moved, and one who removes it has it left.
+func bucketTags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	b, err := bucketOf(ctx, c)
+	if b == nil || err != nil {
+		return nil, err
+	}
+	doc, err := c.BucketLedger(ctx, b.Name)
+	if err != nil || slices.Equal(doc.Aliases, b.AliasTags) { // nothing here goes by other tags
+		return nil, err
+	}
+	before := doc.Aliases
+	return &reaction.Decision{Told: b.noted(), Tell: func() []alert.Alert {
+		a := b.common(alert.KindTag, alert.Medium)
+		a.Title = "Bucket " + b.Name + " follows other aliases than before"
+		a.Risk = "The tag " + inventory.AliasTag + " decides whose moves re-encrypt the bucket's objects, and which key its default has to be."
+		a.Next = append(a.Next, "aws s3api get-bucket-tagging --bucket "+reaction.Quote(b.Name))
+		a.Facts = append(a.Facts, alert.Fact{Name: "aliases now", Values: []string{reaction.OrNothing(b.AliasTags)}}, alert.Fact{Name: "aliases before", Values: []string{reaction.OrNothing(before)}})
+		return []alert.Alert{a}
+	}}, nil
+}
+
+// sweptBucket judges a bucket whose settings for new objects are others than when they
+// were last read, and notes it, so that an event has something to be compared with.
+func sweptBucket(b inventory.Bucket) func(context.Context, *reaction.Case) (*reaction.Decision, error) {
+	return func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+		swept := &bucketCase{Case: c, Bucket: b}
+		swept.readPolicy(ctx)
+		return swept.judge(ctx)
+	}
+}
+
+// sweptBucketID names what a sweep finds of a bucket.
+func sweptBucketID(b inventory.Bucket) string {
+	return fmt.Sprintf("sweep/bucket/%s/%x", b.Name, sha256.Sum256([]byte(defaultKey(b))))
+}
+
+// defaultKey is the key of a bucket's default encryption, by ARN where it is known.
+func defaultKey(b inventory.Bucket) string { return cmp.Or(b.DefaultKeyARN, b.DefaultKey) }
+
+// noted notes what was read, once it is told.
+func (b *bucketCase) noted() reaction.Told {
+	return reaction.Told{Bucket: func(doc *ledger.Bucket) { doc.See(b.Name, defaultKey(b.Bucket), b.AliasTags, b.denies, b.At) }}
+}
+
+// judge decides what is told of a bucket that was read, and notes it afterwards, so
+// that a crash in between loses no difference.
+func (b *bucketCase) judge(ctx context.Context) (*reaction.Decision, error) {
+	doc, err := b.BucketLedger(ctx, b.Name)
+	if err != nil {
+		return nil, err
+	}
+	key := defaultKey(b.Bucket)
+	b.in = defaultInput{key: key, former: doc.Key, known: doc.Seen, foreign: b.IsForeign(key)}
+	if err := b.require(ctx); err != nil {
+		return nil, err
+	}
+	reason, severity := decideDefault(b.in)
+	b.reason = reason
+	b.Log().DebugContext(ctx, "default encryption decided", "bucket", b.Name, "reason", reason)
+	_, set := b.Event.Detail.(events.BucketEncryption)
+	changed := severity != "" && (set || b.IsSweep() && doc.Seen && doc.Key != key)
+	opened := doc.Denies && b.denies != nil && !*b.denies
+	d := &reaction.Decision{Told: b.noted()}
+	if changed || opened {
+		d.Tell = func() (alerts []alert.Alert) {
+			if changed {
+				alerts = append(alerts, b.defaultAlert(severity))
+			}
+			if opened {
+				alerts = append(alerts, b.policyAlert())
+			}
+			return alerts
+		}
+	}
+	return d, nil
+}
+
+// require finds the keys of the aliases that a bucket is tagged with, and those that
+// they are known to have had before.
+func (b *bucketCase) require(ctx context.Context) error {
+	if len(b.AliasTags) == 0 {
+		return nil
+	}
+	aliases, err := b.Aliases(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range b.AliasTags {
+		i := slices.IndexFunc(aliases, func(a inventory.Alias) bool { return a.Name == name })
+		if i >= 0 && aliases[i].TargetKeyARN != "" {
+			b.in.required = append(b.in.required, aliases[i].TargetKeyARN)
+		}
+		doc, err := b.AliasKnown(ctx, name)
+		if err != nil {
+			return err
+		}
+		for _, t := range doc.History {
+			b.in.earlier = append(b.in.earlier, t.KeyARN)
+		}
+	}
+	return nil
+}
+
+// common is what the alerts about a bucket have in common.
+func (b *bucketCase) common(kind alert.Kind, severity alert.Severity) alert.Alert {
+	a := b.NewAlert(kind, "")
+	a.Severity = severity
+	if b.DefaultKeyARN != "" {
+		a.Key = &alert.Key{ARN: b.DefaultKeyARN}
+	}
+	a.Summary = fmt.Sprintf("%s called %s on bucket %s.", b.Who(), b.Event.Name, b.Name)
+	if b.IsSweep() {
+		a.Summary = fmt.Sprintf("The sweep found that bucket %s has changed; no event reported the change.", b.Name)
+	}
+	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper changes no bucket because of this."}
+	a.Next = []string{"If this is not intended, change it back:"}
+	return a
+}
+
+func (b *bucketCase) defaultAlert(severity alert.Severity) alert.Alert {
+	a, in := b.common(alert.KindEncryption, severity), b.in
+	a.Title = "New objects in bucket " + b.Name + " go under another key"
+	a.Risk = "What is written from now on is under a key that is not the one agreed on, and is lost with it."
+	switch b.reason {
+	case defaultForeign:
+		a.Title = "New objects in bucket " + b.Name + " go under a key of another account"
+		a.Risk = "The other account can take the key away, and with it everything that is written from now on. This is how data is held to ransom."
+	case defaultNone:
+		a.Title = "New objects in bucket " + b.Name + " go under no key of yours"
+	case defaultAstray, defaultLeft, defaultKept, defaultNew:
+	}
+	none := func(key string) string { return cmp.Or(key, "none of its own") }
+	before := "unknown"
+	if in.known {
+		before = none(in.former)
+	}
+	a.Facts = append(a.Facts, alert.Fact{Name: "default key now", Values: []string{none(in.key)}}, alert.Fact{Name: "default key before", Values: []string{before}})
+	if len(in.required) > 0 {
+		a.Facts = append(a.Facts, alert.Fact{Name: "keys of the aliases that the bucket is tagged with", Values: in.required})
+	}
+	key := cmp.Or(append(in.required, in.former, "KEY-ARN")...)
+	a.Next = append(a.Next, "aws s3api put-bucket-encryption --bucket "+reaction.Quote(b.Name)+" "+b.InRegion()+
+		" --server-side-encryption-configuration "+reaction.Quote(`{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"aws:kms","KMSMasterKeyID":"`+key+`"},"BucketKeyEnabled":true}]}`))
+	return a
+}
+
+func (b *bucketCase) policyAlert() alert.Alert {
+	a := b.common(alert.KindEncryption, alert.Medium)
+	a.ID += "/policy"
+	if len(b.AliasTags) > 0 {
+		a.Severity = alert.High
+	}
+	a.Title = "The policy of bucket " + b.Name + " no longer denies uploads for their encryption"
+	a.Risk = "Objects can be uploaded past the key that they should be under: with S3's own key, or with one of somebody else's."
+	a.Next = append(a.Next, "aws s3api get-bucket-policy --bucket "+reaction.Quote(b.Name)+" --query Policy --output text")
+	return a
+}
+
+// readPolicy reads whether the bucket's policy denies uploads for their encryption.
+func (b *bucketCase) readPolicy(ctx context.Context) {
+	document, err := b.Facts.BucketPolicy(ctx, b.Name)
+	if err != nil {
+		b.Log().DebugContext(ctx, "policy of a bucket cannot be read", "bucket", b.Name, "error", err)
+		return
+	}
+	denies := deniesUploads(document)
+	b.denies = &denies
+}
+
+// encryptionConditions begin the condition keys about the encryption of uploads.
+const encryptionConditions = "s3:x-amz-server-side-encryption"
+
+// deniesUploads reports whether a bucket policy has a statement that denies
+// uploads on a condition about their encryption.
+func deniesUploads(document string) bool {
+	var p struct {
+		Statement json.RawMessage
+	}
+	if json.Unmarshal([]byte(document), &p) != nil {
+		return false
+	}
+	type statement struct {
+		Effect    string
+		Action    json.RawMessage
+		Condition map[string]map[string]json.RawMessage
+	}
+	var all []statement
+	if json.Unmarshal(p.Statement, &all) != nil {
+		var one statement // one statement needs no list
+		if json.Unmarshal(p.Statement, &one) != nil {
+			return false
+		}
+		all = []statement{one}
+	}
+	for _, s := range all {
+		action := strings.ToLower(string(s.Action))
+		if s.Effect != "Deny" || !strings.Contains(action, "s3:put") && !strings.Contains(action, `"s3:*"`) && !strings.Contains(action, `"*"`) {
+			continue
+		}
+		for _, keys := range s.Condition {
+			for key := range keys {
+				if strings.HasPrefix(strings.ToLower(key), encryptionConditions) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,227 @@
+package handlers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+)
+
+// tell tells what was decided about a key that may be lost, and what came of it.
+func (d *deletionCase) tell() []alert.Alert {
+	a := d.common()
+	if d.IsSweep() {
+		a.ID = fmt.Sprintf("sweep/%s/state/%s/%d", ledger.KeyID(d.key.ARN), d.state.State, d.state.At.UnixMilli())
+	}
+	a.Findings = append(a.Findings, reaction.Flapping(d.Known().Flapping(ledger.ReactionDeletion, d.Event.ID, d.At), "state")...)
+	a.Action = alert.Action{Mode: string(d.Config.Deletion), Status: alert.StatusNone}
+	a.Facts = append(a.Facts, d.dependents...)
+	reason, next := d.decision.reason, a.Next
+	a.Next = append(d.UndoCommands(d.key.State, d.decision.enable || d.decision.former != ledger.StateDisabled), next...)
+	switch {
+	case reason == deletionFlapping:
+		return d.TellFlapping(a, d.Config.Deletion, ledger.ReactionDeletion, d.breaker)
+	case reason == deletionUndone:
+		a.Next = next
+		d.tellUndone(&a)
+	case reason == deletionExempt:
+		reaction.TellExempt(&a, d.exemption, d.Config.Deletion)
+		return []alert.Alert{a}
+	case !d.decision.acts():
+		a.Action.Description = standText(reason)
+	case !d.enforce:
+		a.ID += "/" + string(alert.StatusWouldDo)
+		a.Action.Status = alert.StatusWouldDo
+		a.Action.Description = "Would " + undoText(d.decision, "cancel the deletion", "enable the key", "leave it")
+	case d.failure != nil:
+		return d.Failed(a, d.Config.Deletion, "bring the key back", d.failure)
+	default:
+		restored := d.KeyRead()
+		a.Next = next
+		a.Action.Status = alert.StatusDone
+		a.Action.Description = "cmkeeper " + undoText(d.decision, "cancelled the deletion", "enabled the key", "left it") + " The key is " + restored.State + " now, as read back."
+		a.Key.State, a.Key.DeletionDate = restored.State, nil
+	}
+	d.approval.tell(&a, d.Config.DeletionApprovalDays)
+	d.tellWindow(&a)
+	return []alert.Alert{a}
+}
+
+// undoText says what is done with the key, in the words given.
+func undoText(d deletionDecision, cancel, enable, leave string) string {
+	switch {
+	case d.cancel && d.enable:
+		return cancel + " and " + enable + ", as it was Enabled before."
+	case d.cancel && d.former == "":
+		return cancel + " and " + leave + " Disabled, because its state before is not known. Enable it if it was in use."
+	case d.cancel:
+		return cancel + " and " + leave + " Disabled, as it was " + d.former + " before."
+	}
+	return enable + ", as it was Enabled before."
+}
+
+// standText says why nothing is undone.
+func standText(reason deletionReason) string {
+	switch reason {
+	case deletionFirstSeen:
+		return "Nothing was undone: the key was in this state when cmkeeper first saw it, so it may be intended."
+	case deletionAccepted:
+		return "Nothing was undone: the key was seen in this state in mode observe, so it counts as intended."
+	case deletionWasDisabled:
+		return "Nothing was undone: the key was Disabled before, too."
+	case deletionContained:
+		return "Nothing was undone: cmkeeper itself disabled the key, because it was opened to somebody who is not trusted."
+	case deletionUnknown:
+		return "The key was left Disabled, because its state before is not known."
+	case deletionMaterial:
+		return "cmkeeper cannot bring imported key material back."
+	default:
+		return ""
+	}
+}
+
+// tellUndone is for an event whose effect is not there any more: we undid it in an
+// earlier try, or somebody else did.
+func (d *deletionCase) tellUndone(a *alert.Alert) {
+	doc := d.Known()
+	since := doc.RepairsSince(ledger.ReactionDeletion, "", d.Event.Time)
+	if mine := doc.RepairOf(ledger.ReactionDeletion, d.Event.ID); mine != nil {
+		since = []ledger.Repair{*mine}
+	}
+	if n := len(since); n > 0 && since[n-1].Done {
+		a.Action.Status = alert.StatusDone
+		a.Action.Description = fmt.Sprintf("cmkeeper undid it at %s; the key is %s now.", reaction.TimeText(since[n-1].At), d.key.State)
+		return
+	}
+	a.Severity = alert.Medium
+	a.Action.Description = fmt.Sprintf("There is nothing to undo: the key is %s.", d.key.State)
+}
+
+// blocked is what is done about a key that cannot be read, or whose document cannot:
+// people are alarmed, and the message comes back.
+func (d *deletionCase) blocked(what string, cause error, next ...string) *reaction.Decision {
+	return &reaction.Decision{
+		Act: func(context.Context) error { return cause },
+		Tell: func() []alert.Alert {
+			a := d.common()
+			a.Next = next
+			return d.Failed(a, d.Config.Deletion, what, cause)
+		},
+	}
+}
+
+// common is what all alerts about a key that may be lost have in common. The deletion
+// date is the live one, never the record's text.
+func (d *deletionCase) common() alert.Alert {
+	e := d.Event
+	a := d.NewAlert(alert.KindDeletion, "")
+	a.Severity, a.Key = alert.Critical, d.Describe(d.key)
+	name := reaction.ShortName(a.Key)
+	switch {
+	case isMaterialLoss(e.Name):
+		a.Title = "The imported key material of " + name + " is gone"
+		a.Summary = d.Who() + " called DeleteImportedKeyMaterial. The key cannot be used until the same material is imported again."
+		if e.Name != "DeleteImportedKeyMaterial" {
+			a.Summary = "The material reached its expiry date. The key cannot be used until the same material is imported again."
+			// CloudTrail and KMS itself both report it, each under an id of its own.
+			if m, ok := e.Detail.(events.KeyMaterial); ok {
+				a.ID = fmt.Sprintf("expired/%s/%s/%s", ledger.KeyID(e.KeyARN), m.ID, e.Time.UTC().Format("2006-01-02T15"))
+			}
+		}
+		a.Next = d.ImportAgain()
+	case d.IsSweep():
+		a.Title = fmt.Sprintf("Key %s is %s", name, d.key.State)
+		a.Summary = "The sweep found the key in this state; no event said how it came about."
+		a.Next = []string{d.TrailCommand()}
+	case e.Name == "DisableKey":
+		a.Title = "Key " + name + " was disabled"
+		a.Summary = d.Who() + " called DisableKey. Nothing encrypted under the key can be read while it is disabled."
+	case e.Name == "ScheduleKeyDeletion":
+		a.Title = "Deletion of key " + name + " was scheduled"
+		a.Summary = d.Who() + " called ScheduleKeyDeletion." + d.dateText()
+	default:
+		a.Title = fmt.Sprintf("Key %s: %s", name, e.Name)
+		a.Summary = fmt.Sprintf("An event says %s, but the key still exists and is %s.", e.Name, d.key.State)
+	}
+	if e.Name == "DisableKey" || e.Name == "ScheduleKeyDeletion" {
+		a.Next = []string{fmt.Sprintf("If this was on purpose, agree on it with the key's owner. If not, find out why %s may call kms:%s.", d.Who(), e.Name)}
+	}
+	a.Risk = "Everything encrypted under this key is unreadable while the key cannot be used. Once the key is deleted it is lost for good; not even AWS can bring it back."
+	return a
+}
+
+func (d *deletionCase) dateText() string {
+	switch {
+	case d.key.DeletionDate != nil:
+		return fmt.Sprintf(" When it was read, KMS was to delete the key on %s.", reaction.TimeText(*d.key.DeletionDate))
+	case d.key.State == ledger.StatePendingReplicaDeletion:
+		return " KMS would delete the key a waiting period after its last replica is deleted."
+	}
+	return ""
+}
+
+// defaultWindow is the waiting period in days where the caller names none.
+const defaultWindow = 30
+
+// tellWindow adds the finding that a waiting period is shorter than it has to be. Only
+// the event says what it was; no approval makes that a mere note.
+func (d *deletionCase) tellWindow(a *alert.Alert) {
+	scheduled, ok := d.Event.Detail.(events.ScheduleKeyDeletion)
+	days, least := cmp.Or(scheduled.PendingWindowInDays, defaultWindow), d.Config.DeletionMinWindowDays
+	if !ok || days >= least {
+		return
+	}
+	a.Findings = append(a.Findings, alert.Finding{ID: "short-window", Severity: alert.Critical,
+		Message: fmt.Sprintf("The waiting period is %d days, and has to be %d at least: that leaves less time to notice who still needs the key.", days, least)})
+	if !a.Severity.AtLeast(alert.High) {
+		a.Severity = alert.High
+	}
+}
+
+// gone reacts to an event about a key that does not exist. Deletions are told once per
+// key, whichever of CloudTrail's and KMS's own events come.
+func (d *deletionCase) gone(ctx context.Context) (*reaction.Decision, error) {
+	switch {
+	case d.IsSweep():
+		return nil, nil // deleted since it was listed
+	case d.Event.Name != "DeleteKey" && d.Event.Name != events.NativeDeletion:
+		return d.Gone(ctx, alert.KindDeletion, true)
+	}
+	if _, err := d.Ledger(ctx); err != nil {
+		d.Log().WarnContext(ctx, "what was known of a key that is gone cannot be read", "error", err)
+	}
+	record, err := d.Approval(ctx)
+	if err != nil {
+		d.Log().WarnContext(ctx, "whether a deletion was approved cannot be read", "error", err)
+	}
+	return &reaction.Decision{Tell: func() []alert.Alert {
+		doc := d.Known()
+		a := d.GoneAlert(alert.KindDeletion)
+		a.ID = "deleted/" + ledger.KeyID(d.Event.KeyARN)
+		a.Severity = alert.Critical
+		a.Title = "Key " + reaction.ShortName(a.Key) + " was deleted"
+		a.Summary = "AWS deleted the key when its waiting period was over. Who scheduled that is in the alert about ScheduleKeyDeletion and in CloudTrail."
+		a.Risk = "Everything that was encrypted under this key and not re-encrypted before is lost for good."
+		noted, last := notedApproval(doc, d.Config.DeletionApprovalDays), doc.LastState()
+		switch {
+		case record != nil && record.Covers(&d.Event.Time):
+			a.Severity = alert.Medium
+			a.Title += ", as approved"
+			a.Summary = fmt.Sprintf("AWS deleted the key when its waiting period was over. %s approved that at %s.", record.By, reaction.TimeText(record.At))
+		case noted.given():
+			a.Severity = alert.Medium
+			a.Title += ", as approved"
+			a.Summary = fmt.Sprintf("AWS deleted the key when its waiting period was over. The key's tag %s=%s approved that.", approvalTag, noted.value)
+		case last != nil && ledger.IsPending(last.State) && last.Exempt != "":
+			a.Severity = alert.Info
+			a.Title += ", exempt"
+			a.Summary = "AWS deleted the key when its waiting period was over. The deletion had been left alone because it was exempt."
+			a.Facts = append(a.Facts, alert.Fact{Name: "exemption", Values: []string{last.Exempt}})
+		}
+		return []alert.Alert{a}
+	}}, nil
+}
