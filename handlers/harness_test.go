@@ -63,7 +63,8 @@ type world struct {
 	seen []string
 	// untraced: workers have no CloudTrail to ask, so that nothing waits for its rate.
 	untraced bool
-	// tap, if set, is called before each request of a worker is sent, and after it was answered.
+	// tap, if set, is called before each request of a worker is sent, and after it was
+	// answered; for one worker never at the same time.
 	tap func(r request, answered bool)
 }
 
@@ -78,10 +79,18 @@ type request struct {
 	ok bool
 }
 
-// tapClient is an HTTP client that shows its requests.
+// tapClient is an HTTP client that shows its requests, one after another. A mutex would
+// stop the time of the test's bubble, so turn is a channel.
 type tapClient struct {
 	next aws.HTTPClient
+	turn chan struct{}
 	tap  func(r request, answered bool)
+}
+
+func (c tapClient) show(r request, answered bool) {
+	c.turn <- struct{}{}
+	defer func() { <-c.turn }()
+	c.tap(r, answered)
 }
 
 func (c tapClient) Do(in *http.Request) (*http.Response, error) {
@@ -94,7 +103,7 @@ func (c tapClient) Do(in *http.Request) (*http.Response, error) {
 		service: awsmiddleware.GetServiceID(in.Context()), operation: awsmiddleware.GetOperationName(in.Context()),
 		target: in.URL.RequestURI() + " " + string(body),
 	}
-	c.tap(r, false)
+	c.show(r, false)
 	if err := context.Cause(in.Context()); err != nil {
 		return nil, err
 	}
@@ -102,7 +111,7 @@ func (c tapClient) Do(in *http.Request) (*http.Response, error) {
 	if err == nil {
 		r.id, r.ok = out.Header.Get("X-Amzn-Requestid"), out.StatusCode < 300
 	}
-	c.tap(r, true)
+	c.show(r, true)
 	return out, err
 }
 
@@ -110,7 +119,7 @@ func (c tapClient) Do(in *http.Request) (*http.Response, error) {
 func (w *world) keeperConfig() aws.Config {
 	c := inprocess.Config(w.aws, region, keeperKey)
 	if w.tap != nil {
-		c.HTTPClient = tapClient{c.HTTPClient, w.tap}
+		c.HTTPClient = tapClient{c.HTTPClient, make(chan struct{}, 1), w.tap}
 	}
 	return c
 }
