@@ -23,18 +23,18 @@ const AliasTag = "cmkeeper:alias"
 // bucketConcurrency is how many buckets are read at a time.
 const bucketConcurrency = 16
 
-// Bucket is what is known of a bucket's encryption.
+// Bucket describes a bucket's encryption.
 type Bucket struct {
 	Name, Region string
-	// DefaultKey is the key of the default encryption as it is configured: key ARN,
-	// id, alias name or alias ARN; "" for a bucket without one (SSE-S3), and for
-	// SSE-KMS without a named key, which is the AWS managed alias/aws/s3.
+	// DefaultKey is the key of the default encryption as configured: key ARN, id,
+	// alias name or alias ARN. It is "" for SSE-S3, and for SSE-KMS without a key,
+	// which uses the AWS managed alias/aws/s3.
 	DefaultKey string
-	// DefaultAlias is the alias name in DefaultKey ("alias/app"); "" where it names
-	// the key itself.
+	// DefaultAlias is the alias name in DefaultKey ("alias/app"); "" if DefaultKey
+	// names the key itself.
 	DefaultAlias string
-	// DefaultKeyARN is DefaultKey resolved; "" where it names no key (any more) or
-	// one that we may not look up.
+	// DefaultKeyARN is the ARN of DefaultKey; "" if that key does not exist or we may
+	// not look it up.
 	DefaultKeyARN string
 	// BucketKey: new objects are encrypted with an S3 bucket key.
 	BucketKey bool
@@ -42,9 +42,9 @@ type Bucket struct {
 	AliasTags []string
 }
 
-// Buckets reads all buckets of the account and Region, by name. Where one cannot
-// be read it is missing, and the error, which joins one for each, names it; the
-// others are returned beside it.
+// Buckets reads all buckets of the account and Region, sorted by name. If some
+// cannot be read, it returns the others together with an error that joins one error
+// for each of them.
 func (r *Reader) Buckets(ctx context.Context) ([]Bucket, error) {
 	listed, err := r.listBuckets(ctx)
 	if err != nil {
@@ -64,7 +64,7 @@ func (r *Reader) Buckets(ctx context.Context) ([]Bucket, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
-			case errors.Is(err, errElsewhere), errors.Is(err, ErrNotFound): // not ours, or deleted since it was listed
+			case errors.Is(err, errOtherRegion), errors.Is(err, ErrNotFound): // out of scope, or deleted since it was listed
 			case err != nil:
 				errs = append(errs, err)
 			default:
@@ -73,18 +73,18 @@ func (r *Reader) Buckets(ctx context.Context) ([]Bucket, error) {
 			return nil
 		})
 	}
-	_ = group.Wait() // every bucket is read, whatever the others say
+	_ = group.Wait() // no bucket's error stops the others
 	slices.SortFunc(buckets, func(a, b Bucket) int { return cmp.Compare(a.Name, b.Name) })
 	return buckets, errors.Join(errs...)
 }
 
-// Bucket reads one bucket of the account and Region. ErrNotFound, ErrAccessDenied;
-// a bucket of another Region is an error.
+// Bucket reads one bucket of the account and Region. Errors: ErrNotFound,
+// ErrAccessDenied, and an error for a bucket of another Region.
 func (r *Reader) Bucket(ctx context.Context, name string) (Bucket, error) {
 	return r.bucket(ctx, name, "", &resolver{r: r})
 }
 
-// BucketPolicy reads a bucket's policy document, "" where it has none.
+// BucketPolicy reads a bucket's policy document; "" if it has none. Errors:
 // ErrNotFound, ErrAccessDenied.
 func (r *Reader) BucketPolicy(ctx context.Context, name string) (string, error) {
 	out, err := r.s3.GetBucketPolicy(ctx, &s3.GetBucketPolicyInput{Bucket: &name, ExpectedBucketOwner: &r.account})
@@ -97,10 +97,10 @@ func (r *Reader) BucketPolicy(ctx context.Context, name string) (string, error) 
 	return aws.ToString(out.Policy), nil
 }
 
-var errElsewhere = errors.New("bucket is in another Region")
+var errOtherRegion = errors.New("bucket is in another Region")
 
-// listBuckets returns names and Regions; the Region is "" where the server does
-// not say it in a list.
+// listBuckets returns names and Regions; the Region is "" if the server leaves it
+// out of the list.
 func (r *Reader) listBuckets(ctx context.Context) ([]Bucket, error) {
 	var buckets []Bucket
 	pages := s3.NewListBucketsPaginator(r.s3, &s3.ListBucketsInput{BucketRegion: &r.region, MaxBuckets: aws.Int32(1000)})
@@ -116,7 +116,7 @@ func (r *Reader) listBuckets(ctx context.Context) ([]Bucket, error) {
 	return buckets, nil
 }
 
-// bucket reads a bucket; region is "" where it is not known yet.
+// bucket reads a bucket; region is "" if it is not known yet.
 func (r *Reader) bucket(ctx context.Context, name, region string, keys *resolver) (Bucket, error) {
 	if region == "" {
 		head, err := r.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &name, ExpectedBucketOwner: &r.account})
@@ -126,7 +126,7 @@ func (r *Reader) bucket(ctx context.Context, name, region string, keys *resolver
 		region = cmp.Or(aws.ToString(head.BucketRegion), r.region)
 	}
 	if region != r.region {
-		return Bucket{}, fmt.Errorf("read bucket %s: %w: %s", name, errElsewhere, region)
+		return Bucket{}, fmt.Errorf("read bucket %s: %w: %s", name, errOtherRegion, region)
 	}
 	b := Bucket{Name: name, Region: region}
 	encryption, err := r.s3.GetBucketEncryption(ctx, &s3.GetBucketEncryptionInput{Bucket: &name, ExpectedBucketOwner: &r.account})
@@ -181,7 +181,7 @@ func hasCode(err error, code string) bool {
 	return ok && e.ErrorCode() == code
 }
 
-// resolver asks for each key name once, since most buckets share a few.
+// resolver looks up each key name once, because most buckets share a few keys.
 type resolver struct {
 	r     *Reader
 	known sync.Map // name → func() (string, error)

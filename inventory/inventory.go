@@ -1,6 +1,6 @@
-// Package inventory reads facts about keys, aliases, grants and buckets, typed
-// and complete: every list is read to its end. Nothing is cached, because what
-// handlers act on has to be live.
+// Package inventory reads facts about keys, aliases, grants and buckets as typed
+// values. It reads every list to its end, and caches nothing, because handlers must
+// act on the live state.
 package inventory
 
 import (
@@ -35,12 +35,12 @@ type S3 interface {
 	ListBuckets(context.Context, *s3.ListBucketsInput, ...func(*s3.Options)) (*s3.ListBucketsOutput, error)
 }
 
-// What a caller may decide on, with errors.Is; AWS's own error is wrapped beside it.
+// Errors for a caller's decisions, with errors.Is. AWS's own error is wrapped too.
 var (
 	// ErrNotFound: the key, alias or bucket does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrAccessDenied: a policy keeps us from reading it. For a key this can be its
-	// own policy, which shuts us out.
+	// ErrAccessDenied: a policy denies us the read. For a key this can be the key's
+	// own policy.
 	ErrAccessDenied = errors.New("access denied")
 )
 
@@ -52,12 +52,12 @@ type Reader struct {
 }
 
 // New returns a reader for the account (12 digits, the expected owner of every
-// bucket) and the Region that the clients are for.
+// bucket) and the Region of the clients.
 func New(keys KMS, buckets S3, account, region string) *Reader {
 	return &Reader{kms: keys, s3: buckets, account: account, region: region}
 }
 
-// failed wraps an error of AWS, with the sentinel that it stands for, if any.
+// failed wraps an error of AWS, together with the sentinel for its code, if any.
 func failed(what string, err error) error {
 	if e, ok := errors.AsType[smithy.APIError](err); ok {
 		switch e.ErrorCode() {
@@ -70,10 +70,10 @@ func failed(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// Resolve returns the full ARN of a key that is named by key id, key ARN, alias
-// name or alias ARN, or as LocalStack does ("arn:…:key/alias/NAME"), so that keys
-// can be compared. A key ARN is its own answer, whether the key exists or not;
-// everything else is asked of KMS: ErrNotFound, ErrAccessDenied.
+// Resolve returns the full ARN of the key with this key id, key ARN, alias name,
+// alias ARN or LocalStack's form of it ("arn:…:key/alias/NAME"), so that keys can be
+// compared. It returns a key ARN unchanged, whether the key exists or not, and looks
+// up everything else in KMS. Errors: ErrNotFound, ErrAccessDenied.
 func (r *Reader) Resolve(ctx context.Context, name string) (keyARN string, err error) {
 	name, isKeyARN := normalise(name)
 	if isKeyARN {
@@ -86,8 +86,8 @@ func (r *Reader) Resolve(ctx context.Context, name string) (keyARN string, err e
 	return k.ARN, nil
 }
 
-// normalise returns the name in a form that KMS takes, and whether it is a key's
-// full ARN already.
+// normalise returns the name in a form that KMS accepts, and whether it is the full
+// ARN of a key.
 func normalise(name string) (normal string, isKeyARN bool) {
 	before, id, ok := strings.Cut(name, ":key/")
 	switch {
@@ -99,7 +99,7 @@ func normalise(name string) (normal string, isKeyARN bool) {
 	return name, true
 }
 
-// aliasName returns the alias name in a key's name of any form, or "".
+// aliasName returns the alias name in any form of a key's name, or "".
 func aliasName(name string) string {
 	name, _ = normalise(name)
 	if strings.HasPrefix(name, "alias/") {

@@ -330,7 +330,7 @@ func TestLastUsage(t *testing.T) {
 		t.Errorf("a key that was used: %+v: %s", got, got)
 	}
 	tracked := time.Date(2026, 4, 23, 0, 0, 0, 0, time.UTC)
-	if got := (Usage{Since: tracked, Created: tracked.Add(-time.Hour)}).String(); got != "never since KMS began to note it, 2026-04-23" {
+	if got := (Usage{Since: tracked, Created: tracked.Add(-time.Hour)}).String(); got != "never since KMS began to record it, 2026-04-23" {
 		t.Errorf("an old key: %s", got)
 	}
 	if _, err := w.LastUsage(t.Context(), nowhere); !errors.Is(err, ErrNotFound) {

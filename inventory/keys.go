@@ -12,7 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 )
 
-// Key is what DescribeKey says. The words are KMS's own.
+// Key is what DescribeKey returns. The values are KMS's own.
 type Key struct {
 	ARN, ID, Account, Region string
 	Description              string
@@ -34,8 +34,8 @@ type Key struct {
 	Replicas    []string
 	// DeletionDate is set while the key's deletion is pending and its date is known.
 	DeletionDate *time.Time
-	// MaterialExpires is when KMS deletes the key's imported material; nil for
-	// material that stays, and for a key that has none imported.
+	// MaterialExpires is when KMS deletes the key's imported material; nil if the
+	// material does not expire or the key has none.
 	MaterialExpires *time.Time
 	Created         time.Time
 }
@@ -43,7 +43,7 @@ type Key struct {
 // Enabled reports whether the key can be used.
 func (k Key) Enabled() bool { return k.State == string(types.KeyStateEnabled) }
 
-// PendingDeletion reports whether the key will be deleted, with or without a date as yet.
+// PendingDeletion reports whether the key will be deleted, with or without a date yet.
 func (k Key) PendingDeletion() bool {
 	return k.State == string(types.KeyStatePendingDeletion) || k.State == string(types.KeyStatePendingReplicaDeletion)
 }
@@ -51,8 +51,8 @@ func (k Key) PendingDeletion() bool {
 // Blocker says why KMS cannot rotate a key automatically; "" means that it can.
 type Blocker string
 
-// The blockers. The first five are what the key is, a replica rotates with its
-// primary (Key.PrimaryARN), and the others pass with the key's state.
+// The blockers. The first five are permanent properties of the key, a replica
+// rotates with its primary (Key.PrimaryARN), and the others depend on the key's state.
 const (
 	BlockedAWSManaged      Blocker = "aws-managed"
 	BlockedHMAC            Blocker = "hmac"
@@ -67,7 +67,7 @@ const (
 )
 
 // RotationBlocker returns why automatic rotation of the key cannot be enabled
-// now, the lasting reasons first (KMS Developer Guide, "Rotate AWS KMS keys" and
+// now, permanent reasons first (KMS Developer Guide, "Rotate AWS KMS keys" and
 // "Key states").
 func (k Key) RotationBlocker() Blocker {
 	switch {
@@ -142,14 +142,15 @@ func (r *Reader) Key(ctx context.Context, name string) (Key, error) {
 // Rotation is a key's automatic rotation.
 type Rotation struct {
 	Enabled bool
-	// Period is in days; 0 where KMS did not say, as it may while rotation is off.
+	// Period is in days; 0 if KMS did not return it, as it may while rotation is off.
 	Period int
-	// Next is when KMS will rotate; nil where it did not say.
+	// Next is when KMS will rotate the key; nil if KMS did not return it.
 	Next *time.Time
 }
 
 // Rotation reads a key's rotation status. KMS answers "off" for a key whose
-// deletion is pending, whatever it was before. ErrNotFound, ErrAccessDenied.
+// deletion is pending, whatever it was before. Errors: ErrNotFound,
+// ErrAccessDenied.
 func (r *Reader) Rotation(ctx context.Context, keyARN string) (Rotation, error) {
 	out, err := r.kms.GetKeyRotationStatus(ctx, &kms.GetKeyRotationStatusInput{KeyId: &keyARN})
 	if err != nil {
@@ -162,9 +163,9 @@ func (r *Reader) Rotation(ctx context.Context, keyARN string) (Rotation, error) 
 	}, nil
 }
 
-// Policy reads a key's policy document. ErrNotFound, ErrAccessDenied.
+// Policy reads a key's policy document. Errors: ErrNotFound, ErrAccessDenied.
 func (r *Reader) Policy(ctx context.Context, keyARN string) (string, error) {
-	// KMS knows one name and takes it for granted; LocalStack and moto do not.
+	// For KMS "default" is the only name and may be left out; LocalStack and moto need it.
 	out, err := r.kms.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: &keyARN, PolicyName: aws.String("default")})
 	if err != nil {
 		return "", failed("get policy of key "+keyARN, err)
@@ -172,7 +173,7 @@ func (r *Reader) Policy(ctx context.Context, keyARN string) (string, error) {
 	return aws.ToString(out.Policy), nil
 }
 
-// Tags reads a key's tags. ErrNotFound, ErrAccessDenied.
+// Tags reads a key's tags. Errors: ErrNotFound, ErrAccessDenied.
 func (r *Reader) Tags(ctx context.Context, keyARN string) (map[string]string, error) {
 	tags := map[string]string{}
 	pages := kms.NewListResourceTagsPaginator(r.kms, &kms.ListResourceTagsInput{KeyId: &keyARN, Limit: aws.Int32(50)})
@@ -188,38 +189,38 @@ func (r *Reader) Tags(ctx context.Context, keyARN string) (map[string]string, er
 	return tags, nil
 }
 
-// Usage is when a key last did cryptographic work. KMS shows a use up to an hour
-// late, and AWS warns not to rely on it alone: with EBS and with S3 bucket keys a
+// Usage is when a key was last used for a cryptographic operation. KMS shows a use
+// up to an hour late, and AWS warns not to rely on it alone: with EBS and with S3 bucket keys a
 // key may be needed long after its last use.
 type Usage struct {
-	// Operation and At are those of the last use; At is zero where there was none
-	// since Since.
+	// Operation and At are those of the last use; At is zero if there was none since
+	// Since.
 	Operation string
 	At        time.Time
-	// Since is when KMS began to note uses, Created when the key was made.
+	// Since is when KMS began to record uses, Created when the key was created.
 	Since, Created time.Time
 }
 
-// String says it in words.
+// String describes the last use in words: "Decrypt at …" or "never since …".
 func (u Usage) String() string {
 	switch {
 	case !u.At.IsZero():
 		return u.Operation + " at " + u.At.UTC().Format(time.RFC3339)
 	case u.Created.Before(u.Since):
-		return "never since KMS began to note it, " + u.Since.UTC().Format(time.DateOnly)
+		return "never since KMS began to record it, " + u.Since.UTC().Format(time.DateOnly)
 	}
 	return "never since it was created"
 }
 
-// LastUsage reads when a key was last used, of which KMS allows 5 a second.
-// ErrNotFound, ErrAccessDenied.
+// LastUsage reads when a key was last used. KMS allows 5 such requests a second.
+// Errors: ErrNotFound, ErrAccessDenied.
 func (r *Reader) LastUsage(ctx context.Context, keyARN string) (Usage, error) {
 	out, err := r.kms.GetKeyLastUsage(ctx, &kms.GetKeyLastUsageInput{KeyId: &keyARN})
 	if err != nil {
 		return Usage{}, failed("get last usage of key "+keyARN, err)
 	}
 	u := Usage{Since: aws.ToTime(out.TrackingStartDate), Created: aws.ToTime(out.KeyCreationDate)}
-	if last := out.KeyLastUsage; last != nil { // an empty object where there was none
+	if last := out.KeyLastUsage; last != nil { // an empty object if there was no use
 		u.Operation, u.At = string(last.Operation), aws.ToTime(last.Timestamp)
 	}
 	return u, nil
@@ -245,20 +246,21 @@ func (r *Reader) Keys(ctx context.Context) ([]string, error) {
 type Alias struct {
 	// Name begins with "alias/".
 	Name, ARN string
-	// TargetKeyID and TargetKeyARN are "" for an AWS managed alias that has no key yet.
+	// TargetKeyID and TargetKeyARN are "" for an AWS managed alias without a key.
 	TargetKeyID, TargetKeyARN string
 	// AWSManaged: the name is one of AWS's own ("alias/aws/s3").
 	AWSManaged bool
-	// Updated is when the alias was last pointed to a key; zero where the server omits it.
+	// Updated is when the alias was last pointed to a key; zero if the server omits it.
 	Updated time.Time
 }
 
-// Aliases lists all aliases of the account and Region, by name.
+// Aliases lists all aliases of the account and Region, sorted by name.
 func (r *Reader) Aliases(ctx context.Context) ([]Alias, error) {
 	return r.listAliases(ctx, "list aliases", &kms.ListAliasesInput{Limit: aws.Int32(100)})
 }
 
-// AliasesOf lists the aliases of one key, by name. ErrNotFound, ErrAccessDenied.
+// AliasesOf lists the aliases of one key, sorted by name. Errors: ErrNotFound,
+// ErrAccessDenied.
 func (r *Reader) AliasesOf(ctx context.Context, keyARN string) ([]Alias, error) {
 	return r.listAliases(ctx, "list aliases of key "+keyARN, &kms.ListAliasesInput{KeyId: &keyARN, Limit: aws.Int32(100)})
 }
@@ -294,7 +296,7 @@ func aliasOf(a types.AliasListEntry) Alias {
 	return alias
 }
 
-// Grant lets somebody use a key.
+// Grant lets a principal use a key.
 type Grant struct {
 	ID, Name string
 	// Grantee and Retiring are principals' ARNs; GranteeService and RetiringService
@@ -303,11 +305,11 @@ type Grant struct {
 	Retiring, RetiringService string
 	// Operations are what the grantee may do ("Decrypt").
 	Operations []string
-	// Constrained: the grant holds only for some encryption context or source ARN.
+	// Constrained: the grant applies only to some encryption context or source ARN.
 	Constrained bool
 }
 
-// Grants lists a key's grants. ErrNotFound, ErrAccessDenied.
+// Grants lists a key's grants. Errors: ErrNotFound, ErrAccessDenied.
 func (r *Reader) Grants(ctx context.Context, keyARN string) ([]Grant, error) {
 	var grants []Grant
 	pages := kms.NewListGrantsPaginator(r.kms, &kms.ListGrantsInput{KeyId: &keyARN, Limit: aws.Int32(100)})

@@ -1,7 +1,7 @@
-// Package outcome says what happens to a message after its handler has
-// returned. The contract lives in the error: nil is done, [Reject] is never to
-// be tried again, [RetryAfter] is an expected wait, and any other error is a
-// failure that the queue retries. [Of] is the one place that interprets it.
+// Package outcome defines what happens to a message after its handler has
+// returned. The handler's error decides: nil means done, [Reject] means do not try
+// again, [RetryAfter] is an expected wait, and any other error is a failure that
+// the queue retries. Only [Of] interprets the error.
 package outcome
 
 import (
@@ -24,7 +24,7 @@ const (
 	// Delete removes the message: its reaction is complete.
 	Delete
 	// Delay sends a copy with a delay and removes the original, so that
-	// waiting never spends the receive count.
+	// waiting does not increase the receive count.
 	Delay
 	// DeadLetter sends the message to the dead-letter queue with the reason,
 	// then removes the original.
@@ -50,7 +50,7 @@ func (a Action) String() string {
 type Decision struct {
 	// Action is what to do with the message.
 	Action Action
-	// After is the wait of a Delay: at least a second, at most MaxDelay.
+	// After is the delay of a Delay: at least a second, at most MaxDelay.
 	After time.Duration
 	// Err is the handler's error; nil for Delete.
 	Err error
@@ -69,7 +69,7 @@ type delayed struct {
 func (e *delayed) Error() string { return fmt.Sprintf("wait %s: %v", e.after, e.err) }
 func (e *delayed) Unwrap() error { return e.err }
 
-// Reject marks err as final: the message is malformed or can never succeed, and
+// Reject marks err as permanent: the message is malformed or can never succeed, and
 // goes to the dead-letter queue with the error's text as the reason. A nil err
 // stays nil.
 func Reject(err error) error {
@@ -79,9 +79,9 @@ func Reject(err error) error {
 	return &rejected{err}
 }
 
-// RetryAfter marks err as an expected wait of d: the message comes back after
-// it, as if it had just arrived. SQS delays at most MaxDelay, so a longer wait
-// comes back earlier and has to ask again. A nil err stays nil.
+// RetryAfter marks err as an expected wait of d: the message returns after d, as if
+// it had just arrived. SQS delays at most MaxDelay, so after a longer d the message
+// returns early and the handler has to wait again. A nil err stays nil.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil
@@ -89,8 +89,8 @@ func RetryAfter(d time.Duration, err error) error {
 	return &delayed{err, d}
 }
 
-// Of interprets a handler's error. Where marks are nested, the outermost counts:
-// whoever handled the error last knew most.
+// Of interprets a handler's error. If marks are nested, the outermost counts: the
+// last caller to handle the error knew most.
 func Of(err error) Decision {
 	if err == nil {
 		return Decision{Action: Delete}
@@ -103,8 +103,8 @@ func Of(err error) Decision {
 			return Decision{Action: Delay, After: min(max(m.after, time.Second), MaxDelay), Err: err}
 		}
 	}
-	// errors.Join and friends have several branches. A rejection in one of them
-	// must not drop what another could still do, so only a wait is honoured.
+	// A joined error (errors.Join) has several branches. A rejection in one of them
+	// must not end what another could still do, so only a wait counts.
 	if d, ok := errors.AsType[*delayed](err); ok {
 		return Decision{Action: Delay, After: min(max(d.after, time.Second), MaxDelay), Err: err}
 	}
@@ -112,9 +112,8 @@ func Of(err error) Decision {
 }
 
 // Backoff returns how long a failed message stays invisible after it was
-// received for the n-th time (n counts from 1): 2 s doubling up to 15 minutes,
-// spread by up to a fifth so that a burst of failures does not come back as a
-// burst.
+// received for the n-th time (n counts from 1): 2 s, doubling up to 15 minutes, less
+// up to a fifth at random, so that a burst of failures does not return as a burst.
 func Backoff(n int) time.Duration {
 	const first, longest = 2 * time.Second, 15 * time.Minute
 	d := longest

@@ -16,14 +16,14 @@ import (
 // Approval is the record that a key may be deleted, retirements/<key-id>.json.
 type Approval struct {
 	Key string `json:"key"`
-	// By is the ARN of whoever scheduled the deletion, At when.
+	// By is the ARN of the caller who scheduled the deletion, At when.
 	By string    `json:"by"`
 	At time.Time `json:"at"`
 	// Days is the waiting period.
 	Days int `json:"days"`
-	// Accepted is what was not known and taken upon themselves.
+	// Accepted are the IDs of the unknowns that the caller accepted.
 	Accepted []string `json:"accepted,omitempty"`
-	// Buckets say how the account's buckets were looked at.
+	// Buckets say how the account's buckets were checked.
 	Buckets []Bucket `json:"buckets,omitempty"`
 }
 
@@ -32,7 +32,8 @@ func (*Approval) Schema() (string, int) { return "retirement", 1 }
 
 // Covers reports whether a deletion at the given date is the one that was
 // approved. An approval is for a date, so it cannot be used for an earlier
-// deletion, nor again for a later one. KMS deletes up to a day beside the period.
+// deletion, nor again for a later one. KMS's date may differ by a day from the
+// waiting period.
 func (a Approval) Covers(deletion *time.Time) bool {
 	if deletion == nil {
 		return false
@@ -45,7 +46,7 @@ func approvalKey(keyARN string) string {
 	return "retirements/" + state.Segment(keyARN[strings.LastIndexByte(keyARN, '/')+1:]) + ".json"
 }
 
-// ReadApproval reads the approval of a key's deletion; ok is false where there is none.
+// ReadApproval reads the approval of a key's deletion; ok is false if there is none.
 func ReadApproval(ctx context.Context, store *state.Store, keyARN string) (a Approval, ok bool, err error) {
 	_, err = store.Get(ctx, approvalKey(keyARN), &a)
 	switch {
@@ -57,12 +58,12 @@ func ReadApproval(ctx context.Context, store *state.Store, keyARN string) (a App
 	return a, a.Key == keyARN, nil
 }
 
-// Schedule stores the approval and then schedules the key's deletion, in days from
-// 7 to 30, and returns its date. Where KMS refuses, the approval is taken back. r
-// has to be of a key that is free.
+// Schedule stores the approval and then schedules the key's deletion, in 7 to 30
+// days, and returns its date. If KMS refuses, Schedule deletes the approval. It is
+// an error if r is not free.
 func Schedule(ctx context.Context, keys KMS, store *state.Store, r Result, by string, days int) (time.Time, error) {
 	if !r.Free {
-		return time.Time{}, fmt.Errorf("schedule deletion of key %s: it is not free", r.Key)
+		return time.Time{}, fmt.Errorf("schedule deletion of key %s: the check found that it is still needed, or may be", r.Key)
 	}
 	approval := Approval{Key: r.Key, By: by, At: time.Now().UTC(), Days: days, Accepted: r.Accepted, Buckets: r.Buckets}
 	err := state.Update(ctx, store, approvalKey(r.Key), func(a *Approval, _ bool) error {

@@ -23,43 +23,44 @@ type KMS interface {
 	ScheduleKeyDeletion(context.Context, *kms.ScheduleKeyDeletionInput, ...func(*kms.Options)) (*kms.ScheduleKeyDeletionOutput, error)
 }
 
-// S3 is what a Checker calls beside an inventory.Reader; *s3.Client has it.
+// S3 is what a Checker calls in addition to an inventory.Reader; *s3.Client has it.
 type S3 interface {
 	ListMultipartUploads(context.Context, *s3.ListMultipartUploadsInput, ...func(*s3.Options)) (*s3.ListMultipartUploadsOutput, error)
 	GetBucketReplication(context.Context, *s3.GetBucketReplicationInput, ...func(*s3.Options)) (*s3.GetBucketReplicationOutput, error)
 }
 
-// Surveyor asks all object versions of a bucket for their key; *reencrypt.Engine does.
+// Surveyor reads the key of every object version of a bucket; *reencrypt.Engine does.
 type Surveyor interface {
 	Survey(ctx context.Context, scope reencrypt.Scope, keyARN string, seen func(int64)) (reencrypt.Survey, error)
 }
 
-// Reports knows the jobs of the fleet; *reencrypt.Engine does.
+// Reports reads the jobs of the fleet; *reencrypt.Engine does.
 type Reports interface {
 	Jobs(ctx context.Context, ended bool) ([]reencrypt.Summary, error)
 	Report(ctx context.Context, id string) (reencrypt.Summary, error)
 	Status(ctx context.Context, id string) (reencrypt.Status, error)
 }
 
-// Checker checks keys of one account and Region. All members are needed but
-// Reports, Seen and Accepted, and Survey for Short.
+// Checker checks keys of one account and Region. Reports, Accepted and Seen are
+// optional, and Short does not need Survey.
 type Checker struct {
 	S3      S3
 	Facts   *inventory.Reader
 	Account string
 	Survey  Surveyor
-	// Reports, where not nil, stand for a scan: the last job that moved a whole
-	// bucket, all versions, off the key, complete and with nothing left.
+	// Reports, if not nil, replace the scan of a bucket whose last job moved all
+	// object versions off the key, is complete and left nothing behind.
 	Reports Reports
-	// Quiet is how long ago the last use must be.
+	// Quiet is the minimum age of the last use.
 	Quiet time.Duration
-	// Accepted are the IDs of what need not be known.
+	// Accepted are the IDs of ties that may stay unknown.
 	Accepted []string
-	// Seen is called now and then while a bucket is scanned.
+	// Seen, if not nil, is called repeatedly while a bucket is scanned, with the number
+	// of object versions so far.
 	Seen func(bucket string, versions int64)
 }
 
-// Check finds out what ties us to a key, named by id, ARN or alias. Its error says
+// Check determines what depends on a key, named by id, ARN or alias. An error means
 // that the check itself failed.
 func (c Checker) Check(ctx context.Context, key string) (Result, error) {
 	f, err := c.read(ctx, key)
@@ -78,22 +79,22 @@ func (c Checker) Check(ctx context.Context, key string) (Result, error) {
 	return judge(f, c.Quiet, c.Accepted, time.Now().UTC()), nil
 }
 
-// Short says what besides objects ties us to a key, for the report of a job: no
-// object is read. It has a line also where it could not find out.
+// Short says in one line, for the report of a job, what other than objects depends
+// on a key, or why that could not be determined. It reads no object.
 func (c Checker) Short(ctx context.Context, keyARN string) []string {
-	advice := " Before it goes, run: cmkeeper retire check " + keyARN
+	advice := " Before you delete the key, run: cmkeeper retire check " + keyARN
 	f, err := c.read(ctx, keyARN)
 	if err != nil {
-		return []string{fmt.Sprintf("What else holds on to the old key %s could not be found out: %v.%s", keyARN, err, advice)}
+		return []string{fmt.Sprintf("Old key %s: what else depends on it could not be determined: %v.%s", keyARN, err, advice)}
 	}
 	var ties []string
 	r := judge(f, 0, nil, time.Now().UTC())
 	for _, t := range append(r.Ties, r.Unknown...) {
 		ties = append(ties, t.ID)
 	}
-	line := fmt.Sprintf("Old key %s: besides objects, nothing was found that holds on to it.", keyARN)
+	line := fmt.Sprintf("Old key %s: nothing other than objects was found to depend on it.", keyARN)
 	if len(ties) > 0 {
-		line = fmt.Sprintf("Old key %s: besides objects, this still holds on to it, or may: %s.", keyARN, strings.Join(ties, ", "))
+		line = fmt.Sprintf("Old key %s: other than objects, these depend on it or may depend on it: %s.", keyARN, strings.Join(ties, ", "))
 	}
 	if r.LastUse != "" {
 		line += " Last used: " + r.LastUse + "."
@@ -131,8 +132,7 @@ func (c Checker) read(ctx context.Context, name string) (facts, error) {
 	return f, nil
 }
 
-// note takes an answer of AWS that refuses as something that is not known, and
-// returns any other error.
+// note records an error that AWS returned as an unknown, and returns any other error.
 func (f *facts) note(err error, id, what, permission string) error {
 	if err == nil {
 		return nil
@@ -176,7 +176,7 @@ func (c Checker) scan(ctx context.Context, f *facts, b *bucketFacts, verified ma
 		return nil
 	}
 	if slices.Contains(c.Accepted, "objects:"+b.Name) {
-		b.unscanned = "it was not scanned, at your word"
+		b.unscanned = "you chose not to scan it"
 		return nil
 	}
 	survey, err := c.Survey.Survey(ctx, reencrypt.Scope{Bucket: b.Name}, f.key.ARN, func(n int64) {
@@ -188,14 +188,14 @@ func (c Checker) scan(ctx context.Context, f *facts, b *bucketFacts, verified ma
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		b.unscanned = fmt.Sprintf("it could not be scanned to the end: %v", err)
+		b.unscanned = fmt.Sprintf("the scan failed: %v", err)
 	default:
 		b.survey = &survey
 	}
 	return nil
 }
 
-// verified returns, by bucket, the last job whose report stands for a scan.
+// verified returns, by bucket, the last job whose report replaces a scan.
 func (c Checker) verified(ctx context.Context, keyARN string) (map[string]reencrypt.Summary, error) {
 	found := map[string]reencrypt.Summary{}
 	if c.Reports == nil {

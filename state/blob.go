@@ -14,13 +14,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// partSize is how much of a blob is held in memory and sent at a time at most. S3 takes
-// 10,000 parts of 5 MiB or more, so a blob may have 50 GB.
+// partSize is how much of a blob is held in memory and sent at a time. S3 accepts
+// 10,000 parts of at least 5 MiB, so a blob may have 50 GB.
 const partSize = 5 << 20
 
-// PutBlob stores a stream that is no document (a report: CSV, JSON lines) of any
-// length, replacing what is there, and returns its address ("s3://bucket/key").
-// A reader that fails leaves everything as it was.
+// PutBlob stores a stream of any length that is not a document (a report: CSV, JSON
+// lines), replacing the one at key, and returns its address ("s3://bucket/key"). If
+// body fails, nothing is changed.
 func (s *Store) PutBlob(ctx context.Context, key, contentType string, body io.Reader) (address string, err error) {
 	part, err := fill(nil, body)
 	switch {
@@ -52,7 +52,7 @@ func (s *Store) putParts(ctx context.Context, key, contentType string, part []by
 		if err == nil {
 			return
 		}
-		// Parts that are left behind cost money for ever: tidy up even when ctx is done.
+		// Parts that are left behind cost money until deleted: abort even if ctx is done.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		_, abortErr := s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
@@ -72,7 +72,7 @@ func (s *Store) putParts(ctx context.Context, key, contentType string, part []by
 		if err != nil {
 			return fmt.Errorf("part %d: %w", number, err)
 		}
-		// The checksum that the SDK chose has to be repeated, or S3 refuses the completion.
+		// S3 refuses the completion unless it repeats the checksum that the SDK chose.
 		done = append(done, types.CompletedPart{
 			PartNumber: &number, ETag: out.ETag,
 			ChecksumCRC32: out.ChecksumCRC32, ChecksumCRC32C: out.ChecksumCRC32C, ChecksumCRC64NVME: out.ChecksumCRC64NVME,
@@ -88,9 +88,9 @@ func (s *Store) putParts(ctx context.Context, key, contentType string, part []by
 	return err
 }
 
-// fill reads a part: partSize bytes, or what r has left, into p's memory, which
-// grows with what there is to read. Unlike io.ReadFull it cannot take a reader's
-// own io.ErrUnexpectedEOF, a broken stream, for an end.
+// fill reads a part, partSize bytes or the rest of r, into p's memory, which grows
+// as needed. Unlike io.ReadFull it does not mistake a reader's own
+// io.ErrUnexpectedEOF, a broken stream, for the end.
 func fill(p []byte, r io.Reader) ([]byte, error) {
 	p = p[:0]
 	for len(p) < partSize {
@@ -109,7 +109,7 @@ func fill(p []byte, r io.Reader) ([]byte, error) {
 	return p, nil
 }
 
-// GetBlob opens what PutBlob stored; the caller closes it. ErrNotFound.
+// GetBlob opens what PutBlob stored; the caller closes it. Errors: ErrNotFound.
 func (s *Store) GetBlob(ctx context.Context, key string) (io.ReadCloser, error) {
 	out, err := s.get(ctx, key)
 	if err != nil {

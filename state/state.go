@@ -1,15 +1,15 @@
-// Package state keeps JSON documents on S3 with conditional writes, and the
-// streams (reports) beside them.
+// Package state stores JSON documents on S3 with conditional writes, and streams
+// (reports) as blobs.
 //
-// A document is read with its ETag and written back under the condition that it
-// still has it, so that of two writers one learns that it lost. Every document
+// A document is read with its ETag and written on the condition that the ETag is
+// unchanged, so that of two concurrent writers one gets ErrConflict. Every document
 // begins with its schema and version and with a token of the write that made it:
 //
 //	{"schema":"cmkeeper.alias.v1","write":"5QK2…", …}
 //
-// The token makes each write's ETag its own, even where two writers store the
-// same content, and tells a write whose answer was lost, and which the SDK then
-// repeated into its own "precondition failed", from one that really lost.
+// The token makes the ETag of each write unique, even if two writers store the
+// same content. It also identifies a write whose answer was lost: the SDK repeats
+// it, and the repetition fails with "precondition failed" because of the first try.
 package state
 
 import (
@@ -51,9 +51,9 @@ type S3 interface {
 var (
 	// ErrNotFound: there is no such document.
 	ErrNotFound = errors.New("document not found")
-	// ErrConflict: the document is no longer the one that the condition names.
+	// ErrConflict: the document was changed, created or deleted since it was read.
 	ErrConflict = errors.New("document was changed by somebody else")
-	// ErrNewerSchema: the document was written by a newer build, and this one must leave it alone.
+	// ErrNewerSchema: a newer build wrote the document, and this build must not change it.
 	ErrNewerSchema = errors.New("document has a newer schema than this build knows")
 )
 
@@ -73,7 +73,7 @@ type Store struct {
 	client         S3
 	bucket, prefix string
 	owner          *string
-	// skew is how far S3's clock is ahead of ours, as the last answer had it.
+	// skew is how far S3's clock is ahead of ours, according to the last answer.
 	skew atomic.Int64
 }
 
@@ -88,21 +88,21 @@ func New(client S3, bucket, prefix, owner string) *Store {
 	return s
 }
 
-// Now is the time by S3's clock, to a second or so: that of the last document read
-// or written, moved on by our own clock. It is what a fleet agrees on whose clocks
-// differ.
+// Now is the time by S3's clock, to a second or so: the server time of the last
+// document read or written, advanced by our own clock. Workers whose own clocks
+// differ agree on it.
 func (s *Store) Now() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }
 
-// heard takes S3's clock from an answer.
-func (s *Store) heard(answer middleware.Metadata) {
+// observeClock takes S3's clock from an answer.
+func (s *Store) observeClock(answer middleware.Metadata) {
 	if skew, ok := awsmiddleware.GetAttemptSkew(answer); ok {
 		s.skew.Store(int64(skew))
 	}
 }
 
 // Get decodes the document at key into doc, which must be a pointer to a zero
-// value, and returns its ETag. Errors: ErrNotFound, ErrNewerSchema; a document
-// that is malformed or of another kind is an error that names it.
+// value, and returns its ETag. Errors: ErrNotFound, ErrNewerSchema, and an error
+// that names the document if it is malformed or of another kind.
 func (s *Store) Get(ctx context.Context, key string, doc Document) (etag string, err error) {
 	r, err := s.read(ctx, key)
 	if err != nil {
@@ -114,13 +114,15 @@ func (s *Store) Get(ctx context.Context, key string, doc Document) (etag string,
 	return r.etag, nil
 }
 
-// Put stores doc and returns its new ETag. Where etag is "" the document is
-// created, else the one that has this ETag is replaced. Where there is another
-// one (or none any more) nothing is written and the error is ErrConflict.
+// Put stores doc and returns its new ETag. If etag is "", it creates the document,
+// otherwise it replaces the document that has this ETag. If there already is a
+// document, or it has another ETag, or it no longer exists, nothing is written and
+// the error is ErrConflict.
 //
-// A write whose answer was lost counts as done if it can be seen to have
-// happened. Only where yet another writer replaced it at once is it reported as
-// ErrConflict, so what follows a conflict must be safe to do twice.
+// If the answer to a write is lost, Put reads the document and succeeds if the
+// write took effect. It returns ErrConflict for such a write only if another writer
+// has replaced the document since, so the caller's reaction to a conflict must be
+// safe to do twice.
 func (s *Store) Put(ctx context.Context, key string, doc Document, etag string) (newETag string, err error) {
 	token := rand.Text()
 	body, err := encode(doc, token)
@@ -139,12 +141,12 @@ func (s *Store) Put(ctx context.Context, key string, doc Document, etag string) 
 	out, err := s.client.PutObject(ctx, in)
 	switch {
 	case err == nil:
-		s.heard(out.ResultMetadata)
+		s.observeClock(out.ResultMetadata)
 		return aws.ToString(out.ETag), nil
 	case !isConflict(err) && !isNotFound(err):
 		return "", fmt.Errorf("put document %s: %w", s.Address(key), err)
 	}
-	// Refused: by somebody else's write, or by our own, sent twice?
+	// Refused because of another writer, or because our own write was sent twice?
 	r, readErr := s.read(ctx, key)
 	switch {
 	case errors.Is(readErr, ErrNotFound):
@@ -159,7 +161,7 @@ func (s *Store) Put(ctx context.Context, key string, doc Document, etag string) 
 }
 
 // Delete removes the document at key if it still has the ETag; "" removes it
-// whatever it is. A document that is gone already is no error. Errors: ErrConflict.
+// unconditionally. A document that does not exist is no error. Errors: ErrConflict.
 func (s *Store) Delete(ctx context.Context, key, etag string) error {
 	in := &s3.DeleteObjectInput{Bucket: &s.bucket, Key: aws.String(s.prefix + key), ExpectedBucketOwner: s.owner}
 	if etag != "" {
@@ -172,15 +174,15 @@ func (s *Store) Delete(ctx context.Context, key, etag string) error {
 	case !isConflict(err):
 		return fmt.Errorf("delete document %s: %w", s.Address(key), err)
 	}
-	// The same doubt as in Put: our own delete, sent twice, finds nothing.
+	// As in Put: our own delete, sent twice, finds nothing.
 	if _, err := s.read(ctx, key); errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	return fmt.Errorf("delete document %s: %w", s.Address(key), ErrConflict)
 }
 
-// Keys lists, in the byte order of their keys, what is stored below a prefix:
-// documents and blobs. An error ends the sequence.
+// Keys lists the keys of all documents and blobs below a prefix, in byte order. An
+// error ends the sequence.
 func (s *Store) Keys(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: aws.String(s.prefix + prefix), ExpectedBucketOwner: s.owner}
@@ -200,9 +202,9 @@ func (s *Store) Keys(ctx context.Context, prefix string) iter.Seq2[string, error
 	}
 }
 
-// Folders lists, in byte order, the segments that follow a prefix, which ends with
-// a slash, in the keys that have more behind them ("a" of prefix + "a/x"). It costs a
-// request for a thousand folders, however much is in them. An error ends the sequence.
+// Folders lists the folders directly below a prefix, which ends with a slash, in
+// byte order ("a" for a key prefix + "a/x"). It costs one request for a thousand
+// folders, whatever they contain. An error ends the sequence.
 func (s *Store) Folders(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: aws.String(s.prefix + prefix), Delimiter: aws.String("/"), ExpectedBucketOwner: s.owner}
@@ -222,7 +224,7 @@ func (s *Store) Folders(ctx context.Context, prefix string) iter.Seq2[string, er
 	}
 }
 
-// Segment turns any text (an alias name, a bucket) into one segment of a key:
+// Segment encodes any text (an alias name, a bucket) as one segment of a key:
 // letters, digits, "-" and "_" stay, every other byte becomes "." and two hex
 // digits. Different texts give different segments.
 func Segment(text string) string {
@@ -255,7 +257,7 @@ func (s *Store) read(ctx context.Context, key string) (object, error) {
 	if err != nil {
 		return object{}, fmt.Errorf("read document %s: %w", s.Address(key), err)
 	}
-	s.heard(out.ResultMetadata)
+	s.observeClock(out.ResultMetadata)
 	now, ok := awsmiddleware.GetServerTime(out.ResultMetadata)
 	if !ok {
 		now = time.Now()
@@ -279,7 +281,7 @@ func (s *Store) get(ctx context.Context, key string) (*s3.GetObjectOutput, error
 // Address is where a key is: "s3://bucket/prefix/key".
 func (s *Store) Address(key string) string { return "s3://" + s.bucket + "/" + s.prefix + key }
 
-// isNotFound tells a missing object from a missing bucket, which is a fault.
+// isNotFound reports a missing object. A missing bucket is a fault, not one of these.
 func isNotFound(err error) bool {
 	e, ok := errors.AsType[smithy.APIError](err)
 	return ok && e.ErrorCode() == "NoSuchKey"
@@ -307,7 +309,7 @@ func encode(doc Document, token string) ([]byte, error) {
 		return nil, err
 	}
 	if rest[0] != '{' {
-		return nil, errors.New("document is no JSON object")
+		return nil, errors.New("document is not a JSON object")
 	}
 	if members := rest[1:]; len(members) > 1 { // more than the closing brace
 		first = append(first[:len(first)-1], ',')

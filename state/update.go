@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// ErrUnchanged is what the change function of Update returns to leave the
-// document as it is; Update then returns nil.
+// ErrUnchanged is returned by the change function of Update to leave the document
+// unchanged; Update then returns nil.
 var ErrUnchanged = errors.New("document unchanged")
 
-// updateAttempts bounds Update: under back-off, so many lost races in a row mean
-// a document that is far too hot.
+// updateAttempts bounds Update: so many conflicts in a row, with back-off, mean that
+// too many writers share the document.
 const updateAttempts = 16
 
 // Update reads the document at key, lets change alter it and stores it, as
@@ -22,8 +22,8 @@ const updateAttempts = 16
 // ErrUnchanged.
 //
 // change may be called several times and, as Put explains, very rarely on a
-// document that has its effect already: it must depend on nothing but the
-// document it is given, and be safe to apply twice.
+// document that has its effect already: it must depend only on the document that it
+// is given, and be safe to apply twice.
 func Update[T any, P interface {
 	*T
 	Document
@@ -67,8 +67,8 @@ func Retry(ctx context.Context, attempt func() error, drafts ...interface{ Reloa
 	}
 }
 
-// wait pauses after the n-th lost race (from 0): a random part of 10 ms
-// doubling up to 2 s.
+// wait pauses after the n-th conflict (from 0): a random part of 10 ms, doubling up
+// to 2 s.
 func wait(ctx context.Context, n int) error {
 	const first, longest = 10 * time.Millisecond, 2 * time.Second
 	t := time.NewTimer(rand.N(min(first<<n, longest)) + time.Millisecond)

@@ -1,7 +1,7 @@
-// Package demo plays a day in the life of an account: somebody switches
-// rotation off, opens a key policy to the world, schedules a deletion, and moves
-// an alias to a new key. A worker reacts to the events, and a verifier of this
-// package's own checks what it did against live state.
+// Package demo plays what cmkeeper is for: somebody switches rotation off, opens a
+// key policy to everyone and schedules a deletion, and an operator moves an alias to
+// a new key. A worker reacts to the events, and the package's own verifier compares
+// the result with live state.
 package demo
 
 import (
@@ -23,17 +23,17 @@ type Options struct {
 	// Worker runs a fleet member with the environment's variables and the SDK
 	// configuration until ctx is done, and calls ready once it has looked at the account.
 	Worker func(ctx context.Context, environment map[string]string, cfg aws.Config, ready func()) error
-	// Out takes the story, line by line. Nil tells none.
+	// Out gets the progress, line by line. Nil discards it.
 	Out io.Writer
-	// Patience is how long to wait for all the reactions; zero is 60 seconds.
+	// Patience is how long to wait for all reactions; zero means 60 seconds.
 	Patience time.Duration
 
-	// Objects is how many objects there are for each prefix; zero is the full
-	// demo, with more than 2,000 versions in all.
+	// Objects is the number of objects for each prefix; zero is the full demo, with
+	// more than 2,000 versions in all.
 	Objects int
-	// BeforeEvents and BeforeVerify let somebody else act on the account: before
-	// anything happens, and between the worker's end and the check. With them the
-	// tests of the verifier falsify what it is to find. Nil does nothing.
+	// BeforeEvents and BeforeVerify change the account before the first call, and
+	// after the worker has stopped but before the check. The verifier's tests use them
+	// to cause what it must find. Nil does nothing.
 	BeforeEvents, BeforeVerify func(context.Context, *sandbox.Sandbox) error
 }
 
@@ -58,7 +58,7 @@ type Summary struct {
 		Failed  int `json:"failed"`
 	} `json:"reencryption"`
 	Seconds float64 `json:"seconds"`
-	// Problems says what is not as it should be; empty where OK is true.
+	// Problems says what is wrong; empty if OK.
 	Problems []string `json:"problems,omitempty"`
 	OK       bool     `json:"ok"`
 }
@@ -66,8 +66,8 @@ type Summary struct {
 // mallory is the access key of the IAM user who breaks things.
 const mallory = "mallory"
 
-// Run plays the story. The error says why it could not be played to its end; a
-// story that was played and went wrong is a Summary that is not OK.
+// Run runs the demo. The error says why it could not run to its end; if it ran and
+// a check failed, the Summary is not OK.
 func Run(ctx context.Context, o Options) (Summary, error) {
 	began := time.Now()
 	if o.Out == nil {
@@ -76,9 +76,9 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	if o.Patience == 0 {
 		o.Patience = time.Minute
 	}
-	tell := func(format string, args ...any) { _, _ = fmt.Fprintf(o.Out, format+"\n", args...) }
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(o.Out, format+"\n", args...) }
 
-	tell("An AWS in this process, a worker that enforces, and somebody who breaks things.\n")
+	say("An AWS in this process, a worker that enforces, and somebody who breaks things.\n")
 	box, err := sandbox.Start(ctx, "127.0.0.1:0")
 	if err != nil {
 		return Summary{}, err
@@ -92,7 +92,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	if err != nil {
 		return Summary{}, fmt.Errorf("record the objects before: %w", err)
 	}
-	tell("  set up      %d object versions in %d buckets, %d of them under %s  (%.1f s)", len(before), len(st.buckets), countKey(before, st.oldKey), dataAlias, time.Since(began).Seconds())
+	say("  set up      %d object versions in %d buckets, %d of them under %s  (%.1f s)", len(before), len(st.buckets), countKey(before, st.oldKey), dataAlias, time.Since(began).Seconds())
 
 	workerCtx, stopWorker := context.WithCancel(ctx)
 	defer stopWorker()
@@ -114,14 +114,14 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		return Summary{}, err
 	}
 	acted := time.Now()
-	if err := st.breakThings(ctx, tell); err != nil {
+	if err := st.breakThings(ctx, say); err != nil {
 		return Summary{}, fmt.Errorf("act as %s: %w", mallory, err)
 	}
-	received, err := st.awaitAlerts(ctx, stopped, o.Patience, tell)
+	received, err := st.awaitAlerts(ctx, stopped, o.Patience, say)
 	if err != nil {
 		return Summary{}, err
 	}
-	tell("  worker      done %.1f s after the last of these calls; stopping it", time.Since(acted).Seconds())
+	say("  worker      done %.1f s after the last of these calls; stopping it", time.Since(acted).Seconds())
 	stopWorker()
 	if err := <-stopped; err != nil && !errors.Is(err, context.Canceled) {
 		return Summary{}, fmt.Errorf("stop the worker: %w", err)
@@ -138,8 +138,8 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		return summary, fmt.Errorf("verify: %w", err)
 	}
 	summary.Seconds = float64(time.Since(began).Milliseconds()) / 1000
-	tell("\nChecked against live state:\n")
-	tell("%s", summary.text())
+	say("\nChecked against live state:\n")
+	say("%s", summary.text())
 	return summary, nil
 }
 
@@ -170,24 +170,24 @@ func (s Summary) text() string {
 }
 
 // breakThings makes the four calls that the worker exists for.
-func (st *stage) breakThings(ctx context.Context, tell func(string, ...any)) error {
+func (st *stage) breakThings(ctx context.Context, say func(string, ...any)) error {
 	client := kms.NewFromConfig(st.box.Config(mallory))
 	if _, err := client.DisableKeyRotation(ctx, &kms.DisableKeyRotationInput{KeyId: &st.rotatingKey}); err != nil {
 		return err
 	}
-	tell("  %s     DisableKeyRotation   %s, which rotated every %d days", mallory, rotatingAlias, rotationPeriod)
+	say("  %s     DisableKeyRotation   %s, which rotated every %d days", mallory, rotatingAlias, rotationPeriod)
 	public := strings.Replace(st.policy, `"Statement":[`, `"Statement":[{"Sid":"Oops","Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"},`, 1)
 	if _, err := client.PutKeyPolicy(ctx, &kms.PutKeyPolicyInput{KeyId: &st.policyKey, Policy: &public, PolicyName: aws.String("default")}); err != nil {
 		return err
 	}
-	tell("  %s     PutKeyPolicy         %s may now be used by anybody", mallory, policyAlias)
+	say("  %s     PutKeyPolicy         anybody may now decrypt under %s", mallory, policyAlias)
 	if _, err := client.ScheduleKeyDeletion(ctx, &kms.ScheduleKeyDeletionInput{KeyId: &st.doomedKey, PendingWindowInDays: aws.Int32(7)}); err != nil {
 		return err
 	}
-	tell("  %s     ScheduleKeyDeletion  %s, in 7 days", mallory, doomedAlias)
+	say("  %s     ScheduleKeyDeletion  %s, in 7 days", mallory, doomedAlias)
 	if _, err := kms.NewFromConfig(st.box.Config(operator)).UpdateAlias(ctx, &kms.UpdateAliasInput{AliasName: aws.String(dataAlias), TargetKeyId: &st.newKey}); err != nil {
 		return err
 	}
-	tell("  %s    UpdateAlias          %s, to a new key\n", operator, dataAlias)
+	say("  %s    UpdateAlias          %s, to a new key\n", operator, dataAlias)
 	return nil
 }

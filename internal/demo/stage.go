@@ -37,7 +37,7 @@ const (
 	parallel       = 32
 )
 
-// stage is the account before anything happens.
+// stage is the account before the first call.
 type stage struct {
 	box     *sandbox.Sandbox
 	s3      *s3.Client
@@ -47,7 +47,7 @@ type stage struct {
 	rotatingKey, policyKey, doomedKey, oldKey, newKey, otherKey string // ARNs
 }
 
-// bucket is what one of the demo's buckets holds.
+// bucket describes one of the demo's buckets.
 type bucket struct {
 	name      string
 	versioned bool
@@ -64,8 +64,8 @@ var buckets = []bucket{
 	{name: "demo-contracts", versioned: true, locking: true, prefixes: []string{"drafts/", "final/"}, each: 250, rewritten: 20, classes: []s3types.StorageClass{s3types.StorageClassStandard, s3types.StorageClassOnezoneIa}},
 }
 
-// setStage creates keys, aliases, buckets and objects: objects for each prefix,
-// or as many as the full demo has where it is zero.
+// setStage creates keys, aliases, buckets and objects: objects for each prefix, or
+// as many as in the full demo if it is zero.
 func setStage(ctx context.Context, box *sandbox.Sandbox, objects int) (*stage, error) {
 	cfg := box.Config(operator)
 	st := &stage{box: box, s3: awsclient.S3(cfg, nil)}
@@ -173,8 +173,8 @@ func (st *stage) put(ctx context.Context, in *s3.PutObjectInput) error {
 	return err
 }
 
-// object returns the i-th object of a prefix: every one has metadata, some have
-// tags, odd names and headers, so that a tool that drops any of them is found out.
+// object returns the i-th object of a prefix: all have metadata, some have tags,
+// odd names and headers, so that the verifier notices if any of them is dropped.
 func object(b bucket, prefix string, i int) *s3.PutObjectInput {
 	names := []string{"%05d.json", "report %05d+a&b=c.txt", "größe-%05d.csv", "line\nbreak-%05d"}
 	in := &s3.PutObjectInput{
@@ -195,7 +195,7 @@ func object(b bucket, prefix string, i int) *s3.PutObjectInput {
 	return in
 }
 
-// notice is what the demo reads of a cmkeeper.alert.v1 document.
+// notice is the part of a cmkeeper.alert.v1 document that the demo reads.
 type notice struct {
 	Schema   string `json:"schema"`
 	Kind     string `json:"kind"`
@@ -229,7 +229,7 @@ func (n notice) about(kind, key string) bool {
 	return n.Kind == kind && (key == "" || n.Key != nil && n.Key.ARN == key)
 }
 
-// awaitIdle waits until the worker has handled the events of setting the stage.
+// awaitIdle waits until the worker has handled the events of setStage.
 func (st *stage) awaitIdle(ctx context.Context, patience time.Duration) error {
 	client := sqs.NewFromConfig(st.box.Config(operator))
 	for deadline := time.Now().Add(patience); ; {
@@ -254,10 +254,9 @@ func (st *stage) awaitIdle(ctx context.Context, patience time.Duration) error {
 	}
 }
 
-// awaitAlerts receives alerts until each of the four calls was answered and the
-// data of every bucket was reported, or patience is over; what is missing then
-// is the verifier's to tell.
-func (st *stage) awaitAlerts(ctx context.Context, stopped <-chan error, patience time.Duration, tell func(string, ...any)) ([]notice, error) {
+// awaitAlerts receives alerts until there is one for each of the four calls and a
+// report for every bucket, or patience is over. The verifier reports what is missing.
+func (st *stage) awaitAlerts(ctx context.Context, stopped <-chan error, patience time.Duration, say func(string, ...any)) ([]notice, error) {
 	var all []notice
 	deadline := time.Now().Add(patience)
 	for !st.answered(all) && time.Now().Before(deadline) {
@@ -273,16 +272,16 @@ func (st *stage) awaitAlerts(ctx context.Context, stopped <-chan error, patience
 		for _, body := range bodies {
 			var n notice
 			if err := json.Unmarshal([]byte(body), &n); err != nil {
-				return nil, fmt.Errorf("an alert is no JSON: %w", err)
+				return nil, fmt.Errorf("an alert is not JSON: %w", err)
 			}
 			all = append(all, n)
-			tell("  alert       %-8s %s", n.Severity, n.Title)
+			say("  alert       %-8s %s", n.Severity, n.Title)
 		}
 	}
 	return all, nil
 }
 
-// answered reports whether all the alerts of the story are there.
+// answered reports whether all expected alerts have arrived.
 func (st *stage) answered(all []notice) bool {
 	reported := map[string]bool{}
 	for _, n := range all {

@@ -27,7 +27,8 @@ type version struct{ bucket, key, id string }
 
 func (v version) String() string { return fmt.Sprintf("%s/%q version %s", v.bucket, v.key, v.id) }
 
-// facts is everything that must survive a re-encryption, and the key, which must not.
+// facts are the key of an object version, and everything that re-encryption must not
+// change.
 type facts struct {
 	key        string
 	body       [sha256.Size]byte
@@ -115,8 +116,8 @@ func countKey(all map[version]facts, key string) (n int) {
 	return n
 }
 
-// verifier compares what the worker claims with what is there. It knows nothing
-// of how re-encryption works.
+// verifier compares what the worker reported with live state. It shares no code with
+// re-encryption.
 type verifier struct {
 	stage  *stage
 	before map[version]facts
@@ -126,13 +127,13 @@ type verifier struct {
 }
 
 func (v *verifier) problem(format string, args ...any) {
-	const enough = 20 // a broken run has thousands
+	const enough = 20 // a failed run may have thousands
 	if len(v.summary.Problems) < enough {
 		v.summary.Problems = append(v.summary.Problems, fmt.Sprintf(format, args...))
 	}
 }
 
-// verify reads everything back. The summary is OK only if nothing is amiss.
+// verify reads everything back. The summary is OK only if there are no problems.
 func (v *verifier) verify(ctx context.Context) (Summary, error) {
 	v.checkAlerts()
 	for _, check := range []func(context.Context) error{v.checkKeys, v.checkObjects, v.checkReadable} {
@@ -144,7 +145,7 @@ func (v *verifier) verify(ctx context.Context) (Summary, error) {
 	return v.summary, nil
 }
 
-// missingAlerts names the alerts about keys that the story demands and that are not among all.
+// missingAlerts names the expected alerts about keys that are not in all.
 func missingAlerts(st *stage, all []notice) []string {
 	var missing []string
 	for _, want := range []struct {
@@ -183,7 +184,7 @@ func (v *verifier) checkAlerts() {
 	}
 }
 
-// checkKeys reads the three keys that were to be repaired.
+// checkKeys reads the three keys that the worker should have repaired.
 func (v *verifier) checkKeys(ctx context.Context) error {
 	client := kms.NewFromConfig(v.stage.box.Config(operator))
 	rotation, err := client.GetKeyRotationStatus(ctx, &kms.GetKeyRotationStatusInput{KeyId: &v.stage.rotatingKey})
@@ -204,14 +205,14 @@ func (v *verifier) checkKeys(ctx context.Context) error {
 		return fmt.Errorf("policy of %s: %w", policyAlias, err)
 	}
 	if v.summary.Policy.Restored = compact.String() == v.stage.policy; !v.summary.Policy.Restored {
-		v.problem("the policy of %s is %s; want what it was", policyAlias, &compact)
+		v.problem("the policy of %s is %s; want the original policy", policyAlias, &compact)
 	}
 	doomed, err := client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &v.stage.doomedKey})
 	if err != nil {
 		return err
 	}
 	if state := doomed.KeyMetadata.KeyState; state != kmstypes.KeyStateEnabled {
-		v.problem("the key of %s is %s; want it saved and Enabled", doomedAlias, state)
+		v.problem("the key of %s is %s; want Enabled", doomedAlias, state)
 	}
 	return nil
 }
@@ -267,7 +268,7 @@ func (v *verifier) checkObjects(ctx context.Context) error {
 		}
 	}
 	if counts.Moved == 0 {
-		v.problem("nothing was there to move")
+		v.problem("no object version had to move")
 	}
 	return nil
 }
@@ -322,7 +323,7 @@ func (v *verifier) checkReadable(ctx context.Context) error {
 		g.Go(func() error {
 			is, err := v.stage.read(ctx, at)
 			refused := err != nil
-			if apiErr := smithy.APIError(nil); refused && (!errors.As(err, &apiErr) || !strings.HasPrefix(apiErr.ErrorCode(), "KMS.")) {
+			if apiErr, ok := errors.AsType[smithy.APIError](err); refused && (!ok || !strings.HasPrefix(apiErr.ErrorCode(), "KMS.")) {
 				return err
 			}
 			mu.Lock()

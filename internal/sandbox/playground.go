@@ -13,15 +13,15 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 )
 
-// Playground is something to try cmkeeper on.
+// Playground has resources for trying out cmkeeper.
 type Playground struct {
 	// Alias points to Key, which rotates every 180 days and encrypts the objects of Bucket.
 	Alias, Key, Bucket string
-	// NextKey is another key, for the alias to move to.
+	// NextKey is a second key, to which the alias can move.
 	NextKey string
 }
 
-// Populate creates a playground.
+// Populate creates the resources of a Playground.
 func (s *Sandbox) Populate(ctx context.Context) (Playground, error) {
 	cfg := s.Config("operator")
 	keys, buckets := kms.NewFromConfig(cfg), awsclient.S3(cfg, nil)

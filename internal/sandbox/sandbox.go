@@ -1,6 +1,6 @@
 // Package sandbox is an AWS account in this process, ready for cmkeeper: a
-// localaws server on the loopback interface with the queues, the topic, the
-// rule and the state bucket that a deployment has.
+// localaws server on the loopback interface with the queues, topic, rules and state
+// bucket of a deployment.
 package sandbox
 
 import (
@@ -28,7 +28,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
-// Where and what the sandbox is.
+// The sandbox's account, Region, caller and bucket.
 const (
 	Account = "000000000000"
 	Region  = "us-east-1"
@@ -40,11 +40,11 @@ const (
 	arnPrefix   = ":" + Region + ":" + Account + ":"
 )
 
-// Sandbox is a running one. Close it.
+// Sandbox is a running sandbox; the caller must Close it.
 type Sandbox struct {
 	// Endpoint is the base URL of every service.
 	Endpoint string
-	// AWS is the server behind it.
+	// AWS is the server behind Endpoint.
 	AWS *localaws.Server
 	// EventsQueue, JobsQueue and Inbox are queue URLs; alerts arrive in Inbox.
 	EventsQueue, JobsQueue, Inbox string
@@ -63,7 +63,7 @@ func Start(ctx context.Context, addr string) (*Sandbox, error) {
 		return nil, fmt.Errorf("address %q: %w", addr, err)
 	}
 	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return nil, fmt.Errorf("address %q: it has no authentication and so serves loopback addresses only, such as 127.0.0.1:4566", addr)
+		return nil, fmt.Errorf("address %q: the sandbox has no authentication, so the address must be a loopback address such as 127.0.0.1:4566", addr)
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
@@ -87,15 +87,15 @@ func Start(ctx context.Context, addr string) (*Sandbox, error) {
 	return s, nil
 }
 
-// Close stops the server. Connections that are open are cut.
+// Close stops the server and closes open connections.
 func (s *Sandbox) Close() {
 	s.AWS.Close()
 	_ = s.server.Close()
 	<-s.served
 }
 
-// Config returns an SDK configuration for the caller behind an access key. A
-// key that was never introduced is an IAM user of that name.
+// Config returns an SDK configuration for the caller with this access key: the
+// worker's role for WorkerKey, an IAM user of that name for any other key.
 func (s *Sandbox) Config(accessKeyID string) aws.Config {
 	return aws.Config{
 		Region:       Region,
@@ -111,8 +111,9 @@ func (s *Sandbox) Config(accessKeyID string) aws.Config {
 	}
 }
 
-// WorkerEnvironment returns the variables of a worker that enforces everything
-// on the sandbox's resources, with data of the aliases alone.
+// WorkerEnvironment returns the variables of a worker on the sandbox's resources.
+// It enforces everything but containment, and re-encrypts data only for the aliases,
+// a comma-separated list of patterns.
 func (s *Sandbox) WorkerEnvironment(aliases string) map[string]string {
 	return map[string]string{
 		"CMKEEPER_EVENTS_QUEUE_URL":  s.EventsQueue,
@@ -125,13 +126,13 @@ func (s *Sandbox) WorkerEnvironment(aliases string) map[string]string {
 		"CMKEEPER_REENCRYPT_MODE":    "enforce",
 		"CMKEEPER_REENCRYPT_ALIASES": aliases,
 		"CMKEEPER_REENCRYPT_RATE":    "0",
-		// A key that everybody may use is high; one that everybody may take is critical.
+		// Everyone may decrypt is critical, other use by everyone only high: restore both.
 		"CMKEEPER_POLICY_RESTORE_SEVERITY": "high",
 
-		// Each alert at once: whoever plays or tests wants to see its own.
+		// Publish each alert at once, ungrouped, for people who try things out and for tests.
 		"CMKEEPER_ALERT_GROUP_INTERVAL": "0",
 		"CMKEEPER_HTTP_ADDR":            "127.0.0.1:0",
-		// A worker leaves open polls up to this long to end by themselves.
+		// A worker that stops waits at most this long for its open polls.
 		"CMKEEPER_DRAIN_TIMEOUT": "1s",
 	}
 }
@@ -140,11 +141,11 @@ func (s *Sandbox) WorkerEnvironment(aliases string) map[string]string {
 // deployment templates use the same.
 const EventPattern = `{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail","AWS Service Event via CloudTrail","KMS CMK Rotation","KMS CMK Deletion","KMS Imported Key Material Expiration"]}`
 
-// GuardEventPattern is the pattern of the rule for what would blind the guard or
-// go around it, as docs/events.md has it.
+// GuardEventPattern is the pattern of the rule for calls that would stop cmkeeper
+// from seeing events or would bypass the guarded keys, as in docs/events.md.
 const GuardEventPattern = `{"source":["aws.cloudtrail","aws.ec2","aws.events","aws.rds","aws.s3","aws.sns","aws.sqs"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":["CreateDBCluster","CreateDBInstance","CreateVolume","DeleteBucketEncryption","DeleteBucketPolicy","DeleteBucketTagging","DeleteQueue","DeleteRule","DeleteTopic","DeleteTrail","DisableEbsEncryptionByDefault","DisableRule","PurgeQueue","PutBucketEncryption","PutBucketPolicy","PutBucketTagging","PutEventSelectors","PutRule","PutTargets","RemoveTargets","SetQueueAttributes","SetSubscriptionAttributes","SetTopicAttributes","StopLogging","Unsubscribe","UpdateTrail"]}}`
 
-// BatchEventPattern is the pattern of the rule that tells of S3 Batch Operations.
+// BatchEventPattern is the pattern of the rule for events of S3 Batch Operations.
 const BatchEventPattern = `{"source":["aws.s3"],"detail-type":["AWS Service Event via CloudTrail"],"detail":{"eventSource":["s3.amazonaws.com"],"eventName":["JobStatusChanged"]}}`
 
 func (s *Sandbox) create(ctx context.Context) error {
@@ -195,7 +196,7 @@ func (s *Sandbox) create(ctx context.Context) error {
 		{Name: aws.String("cmkeeper-kms"), EventPattern: aws.String(EventPattern)},
 		{Name: aws.String("cmkeeper-batch"), EventPattern: aws.String(BatchEventPattern)},
 		{Name: aws.String("cmkeeper-sweep"), ScheduleExpression: aws.String("rate(15 minutes)")},
-		// Enabled when it has its target, so that it does not tell of being made.
+		// Enabled only after it has its target, so that its own creation is no event.
 		{Name: aws.String("cmkeeper-guard"), EventPattern: aws.String(GuardEventPattern), State: eventbridgetypes.RuleStateDisabled},
 	} {
 		if _, err := bus.PutRule(ctx, rule); err != nil {
@@ -222,8 +223,8 @@ func (s *Sandbox) create(ctx context.Context) error {
 	return nil
 }
 
-// Alerts receives what has arrived in the inbox, waiting up to wait for the
-// first one, and removes it there. The bodies are cmkeeper.alert.v1 documents.
+// Alerts receives up to ten alerts from the inbox and deletes them there. It waits up
+// to wait, at most 20 s, for the first. The bodies are cmkeeper.alert.v1 documents.
 func (s *Sandbox) Alerts(ctx context.Context, wait time.Duration) ([]string, error) {
 	client := sqs.NewFromConfig(s.Config("sandbox"))
 	out, err := client.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
@@ -252,7 +253,7 @@ func (s *Sandbox) Alerts(ctx context.Context, wait time.Duration) ([]string, err
 	return bodies, nil
 }
 
-// sendPolicy is a queue policy that lets one service send on behalf of one source.
+// sendPolicy returns a queue policy that lets one service send on behalf of one source.
 func sendPolicy(service, queueARN, sourceARN string) string {
 	type statement struct {
 		Effect    string
@@ -273,7 +274,7 @@ func sendPolicy(service, queueARN, sourceARN string) string {
 func mustJSON(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // the values are literals above
+		panic(err) // cannot happen: the values are literals above
 	}
 	return strings.TrimSpace(string(b))
 }

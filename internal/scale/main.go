@@ -1,6 +1,6 @@
-// Command scale measures a worker that re-encrypts many objects: resident memory,
-// CPU time and speed, beside a plain loop over the SDK (list, HEAD, move) in a
-// process of its own, both on localaws, without limits, in this process.
+// Command scale measures the resident memory, CPU time and speed of a worker that
+// re-encrypts many objects, and of a plain loop over the SDK (list, HEAD, move) in a
+// process of its own. Both use localaws in this process, without request limits.
 //
 //	go run ./internal/scale -binary bin/cmkeeper -objects 10000,1000000
 //
@@ -50,10 +50,10 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("scale", flag.ContinueOnError)
 	binary := flags.String("binary", "bin/cmkeeper", "the worker")
 	sizes := flags.String("objects", "10000,1000000", "numbers of objects")
-	pairs := flags.Int("pairs", 3, "runs of 20,000 objects beside a plain loop, for each method")
+	pairs := flags.Int("pairs", 3, "runs of 20,000 objects, each followed by a plain loop, for each method")
 	concurrency := flags.Int("concurrency", 64, "objects worked on at once")
-	plain := flags.String("plain", "", "be the plain loop, and move to this key")
-	method := flags.String("method", "update", "update or copy, of the plain loop")
+	plain := flags.String("plain", "", "run the plain loop, and move to this key")
+	method := flags.String("method", "update", "method of the plain loop: update or copy")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func run(ctx context.Context, args []string) error {
 	return nil
 }
 
-// measured is what a process took.
+// measured is the cost of one process.
 type measured struct {
 	perSecond float64 // objects, from the first move to the last
 	moving    float64 // CPU seconds per million objects until the last move
@@ -138,7 +138,7 @@ func measure(ctx context.Context, objects int, binary, plain, method string, con
 	select {
 	case <-watch.done:
 	case err := <-ended:
-		return measured{}, errors.Join(errors.New("process ended before all was moved"), err)
+		return measured{}, errors.Join(errors.New("process ended before all objects were moved"), err)
 	}
 	moving, memory := cpuTime(process.Process.Pid), peakMemory(process.Process.Pid)
 	if plain == "" {
@@ -174,7 +174,7 @@ func fill(ctx context.Context, box *sandbox.Sandbox, objects int) (from, to stri
 	if _, err := awsclient.S3(cfg, nil).CreateBucket(ctx, &s3.CreateBucketInput{Bucket: aws.String(bucket)}); err != nil {
 		return "", "", err
 	}
-	// Past the SDK and the socket: it is not what is measured.
+	// Without the SDK and the socket, because filling is not measured.
 	var g errgroup.Group
 	for part := range 2 {
 		g.Go(func() error {
@@ -210,7 +210,7 @@ func complete(ctx context.Context, box *sandbox.Sandbox) error {
 	}
 }
 
-// watch sees the moves at the server.
+// watch counts the moves at the server.
 type watch struct {
 	stop        func()
 	done        chan struct{} // closed at the last move
@@ -277,7 +277,7 @@ func peakMemory(pid int) float64 {
 	return float64(kib) / 1024
 }
 
-// plainLoop is what one would write without cmkeeper.
+// plainLoop is the loop that one would write without cmkeeper.
 func plainLoop(ctx context.Context, to, method string, concurrency int) error {
 	cfg, err := awsclient.Load(ctx, concurrency)
 	if err != nil {

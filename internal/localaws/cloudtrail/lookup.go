@@ -148,7 +148,7 @@ func eventOf(k *trail.Kept) event {
 		Resources: []resource{},
 	}
 	for _, of := range r.Resources {
-		// A bucket goes by its name; keys and all else by the ARN that the record has.
+		// Buckets are listed by name; keys and everything else by the ARN in the record.
 		e.Resources = append(e.Resources, resource{of.Type, strings.TrimPrefix(of.ARN, "arn:aws:s3:::")})
 	}
 	return e

@@ -32,7 +32,7 @@ type Keys interface {
 type Config struct {
 	Account, Region string
 	Keys            Keys
-	// Trail takes down what changes.
+	// Trail records what changes.
 	Trail *trail.Recorder
 }
 

@@ -43,7 +43,7 @@ type Queues interface {
 type Config struct {
 	Account, Region string
 	Queues          Queues
-	// Trail takes down what changes the rules. Nil discards it.
+	// Trail records what changes the rules. Nil discards it.
 	Trail *trail.Recorder
 }
 

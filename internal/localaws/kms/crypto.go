@@ -364,7 +364,7 @@ type getKeyLastUsageOutput struct {
 	KeyLastUsage      *keyLastUsage `json:"KeyLastUsage,omitempty"`
 }
 
-// trackingStart is when AWS began to note the usage of keys.
+// trackingStart is when AWS began to record the usage of keys.
 var trackingStart = time.Date(2026, time.April, 23, 0, 0, 0, 0, time.UTC)
 
 // getKeyLastUsage knows of a use at once; AWS takes up to an hour.

@@ -29,7 +29,7 @@ import (
 type Config struct {
 	// Account and Region are where all keys live.
 	Account, Region string
-	// Trail takes down the calls. Nil discards them.
+	// Trail records the calls. Nil discards them.
 	Trail *trail.Recorder
 }
 

@@ -37,7 +37,7 @@ func (s *Service) trailResource(arn string) trail.Resource {
 	return trail.Resource{AccountID: s.account, Type: "AWS::KMS::Key", ARN: arn}
 }
 
-// ownRecord begins the record of what KMS did to a key of its own accord.
+// ownRecord begins the record of what KMS did to a key by itself.
 func (s *Service) ownRecord(k *key, at time.Time) trail.Record {
 	return trail.Record{
 		EventVersion: "1.11", EventTime: trail.Time(at), EventSource: "kms.amazonaws.com", AWSRegion: s.region,
@@ -68,7 +68,7 @@ type nativeDetail struct {
 	CurrentKeyMaterialID  string `json:"current-key-material-id,omitempty"`
 }
 
-// announce tells what KMS did to a key of its own accord: the service event in
+// announce publishes what KMS did to a key by itself: the service event in
 // CloudTrail, and the native event of the detail type.
 func (s *Service) announce(k *key, at time.Time, eventName, detailType string, d serviceEventDetails) {
 	d.KeyID = k.id

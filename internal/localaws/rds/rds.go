@@ -28,7 +28,7 @@ type Keys interface {
 type Config struct {
 	Account, Region string
 	Keys            Keys
-	// Trail takes down what is made.
+	// Trail records what is made.
 	Trail *trail.Recorder
 }
 

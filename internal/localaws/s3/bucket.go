@@ -233,7 +233,7 @@ func (s *Service) getBucketPolicy(c *call) error {
 	}
 	c.set("Content-Type", "application/json")
 	c.w.WriteHeader(http.StatusOK)
-	_, _ = c.w.Write(policy) // the client is gone: nobody to tell
+	_, _ = c.w.Write(policy) // an error means that the client is gone
 	return nil
 }
 
@@ -413,7 +413,7 @@ func (s *Service) putBucketEncryption(c *call) error {
 	return c.empty(http.StatusOK)
 }
 
-// deleteBucketEncryption puts SSE-S3 back; what is blocked stays blocked.
+// deleteBucketEncryption restores SSE-S3; what is blocked stays blocked.
 func (s *Service) deleteBucketEncryption(c *call) error {
 	c.bucket.mu.Lock()
 	c.bucket.rule = encryptionRule{kind: sseS3, blockCustomer: c.bucket.rule.blockCustomer}

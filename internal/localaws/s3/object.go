@@ -289,7 +289,7 @@ func (s *Service) read(c *call, body bool) error {
 	}
 	c.w.WriteHeader(status)
 	if body {
-		_, _ = c.w.Write(data[from:to]) // the client is gone: nobody to tell
+		_, _ = c.w.Write(data[from:to]) // an error means that the client is gone
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ type Config struct {
 	Region string
 	// Keys is the KMS of the same account and Region.
 	Keys Keys
-	// Trail takes down what changes buckets. Nil discards it.
+	// Trail records what changes buckets. Nil discards it.
 	Trail *trail.Recorder
 	// MaxCopySize is the largest source, in bytes, that CopyObject takes, and
 	// the largest range of UploadPartCopy (5 GiB).
@@ -203,7 +203,7 @@ func (c *call) send(status int, d *document) {
 	h.Set("Content-Type", "application/xml")
 	h.Set("Content-Length", strconv.Itoa(d.Len()))
 	c.w.WriteHeader(status)
-	_, _ = c.w.Write(d.Bytes()) // the client is gone: nobody to tell
+	_, _ = c.w.Write(d.Bytes()) // an error means that the client is gone
 }
 
 // empty answers without a body.

@@ -39,7 +39,7 @@ type Config struct {
 	S3              S3
 	// Role returns who a job is that runs as the role.
 	Role func(arn string) wire.Caller
-	// Trail takes down what happens to jobs.
+	// Trail records what happens to jobs.
 	Trail *trail.Recorder
 }
 

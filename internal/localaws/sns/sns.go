@@ -47,7 +47,7 @@ type Config struct {
 	Queues          Queues
 	// Keys is the KMS of the same account and Region; nil says that every key works.
 	Keys Keys
-	// Trail takes down what changes the topics. Nil discards it.
+	// Trail records what changes the topics. Nil discards it.
 	Trail *trail.Recorder
 }
 

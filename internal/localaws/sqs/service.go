@@ -27,7 +27,7 @@ type Config struct {
 	Account, Region, BaseURL string
 	// Keys is the KMS of the same account and Region; nil says that every key works.
 	Keys Keys
-	// Trail takes down what changes the queues. Nil discards it.
+	// Trail records what changes the queues. Nil discards it.
 	Trail *trail.Recorder
 }
 

@@ -50,7 +50,7 @@ type Settings struct {
 	Seed uint64
 }
 
-// Recorder takes down what happens. Its methods may be called concurrently.
+// Recorder records API calls and events, and publishes them. Its methods may be called concurrently.
 type Recorder struct {
 	account, region string
 	publish         func(json.RawMessage)
@@ -114,8 +114,8 @@ func Recorded[In, Out any](r *Recorder, service, operation string, f func(ctx co
 	}
 }
 
-// Call takes down a call. Of a caller from another account, the denial is
-// recorded there only, and the rest in both. Flush publishes it.
+// Call records a call. If the caller is from another account, a denial is recorded
+// only there, and any other call in both accounts. Flush publishes it.
 func (r *Recorder) Call(c Call) {
 	if c.Caller.AccountID != r.account {
 		if isDenial(c.Err) {
@@ -190,21 +190,21 @@ func (r *Recorder) publishesReads() bool {
 	return r.readOnly.Load() || r.reads != nil && r.reads()
 }
 
-// Record takes down a record that is complete. Flush publishes it.
+// Record records a complete record. Flush publishes it.
 func (r *Recorder) Record(record Record) {
 	r.recorded(record, record.body())
 }
 
-// Native takes down an event that a service sends by itself, without CloudTrail.
+// Native records an event that a service sends by itself, without CloudTrail.
 // Flush publishes it.
 func (r *Recorder) Native(service, detailType string, at time.Time, resources []string, detail any) {
 	body, _ := json.Marshal(detail) // details are structs of strings
 	r.take(detailType, service, Time(at), resources, body)
 }
 
-// Given takes down a record that somebody wrote, and publishes it. What CloudTrail
-// always has and the record lacks is filled in, for a call by an IAM user; a
-// member that is null stays so. eventSource and eventName have to be there.
+// Given records a record that the caller wrote, and publishes it. It adds the members
+// that every CloudTrail record has, for a call by an IAM user, if they are missing; a
+// member that is null stays null. eventSource and eventName are required.
 func (r *Recorder) Given(record json.RawMessage) error {
 	var given map[string]json.RawMessage
 	if err := json.Unmarshal(record, &given); err != nil {
@@ -297,9 +297,9 @@ func (r *Recorder) later(delay time.Duration, event json.RawMessage) {
 	r.held[t] = struct{}{}
 }
 
-// Flush publishes what was taken down, in order. A service calls it without
-// holding a lock. One caller at a time publishes, for all; so whoever receives an
-// event may call a service.
+// Flush publishes what was recorded, in order. A service must not hold a lock when it
+// calls Flush. One caller at a time publishes for all, so the receiver of an event
+// may call a service.
 func (r *Recorder) Flush() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

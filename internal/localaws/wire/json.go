@@ -97,5 +97,5 @@ func write(w http.ResponseWriter, r *http.Request, status int, doc []byte) {
 	w.Header().Set("X-Amzn-Requestid", RequestIDFrom(r.Context()))
 	w.Header().Set("Content-Length", strconv.Itoa(len(doc)))
 	w.WriteHeader(status)
-	_, _ = w.Write(doc) // the client is gone: nobody to tell
+	_, _ = w.Write(doc) // an error means that the client is gone
 }

@@ -70,7 +70,7 @@ func WriteXML(w http.ResponseWriter, r *http.Request, status int, doc []byte) {
 	w.Header().Set("X-Amzn-Requestid", RequestIDFrom(r.Context()))
 	w.Header().Set("Content-Length", strconv.Itoa(len(xml.Header)+len(doc)))
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(xml.Header)) // the client is gone: nobody to tell
+	_, _ = w.Write([]byte(xml.Header)) // an error means that the client is gone
 	_, _ = w.Write(doc)
 }
 
