@@ -9,43 +9,29 @@ package alert
 import (
 	"context"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // Schema names the JSON rendering. Members may be added to it; a change that
 // breaks a reader gets a new version.
 const Schema = "cmkeeper.alert.v1"
 
-// Severity of an alert or a finding.
-type Severity string
+// Severity, Finding and the severities are those of package finding, under the names
+// that reactions use.
+type (
+	Severity = finding.Severity
+	Finding  = finding.Finding
+)
 
 // The severities, in rising order.
 const (
-	Info     Severity = "info"
-	Low      Severity = "low"
-	Medium   Severity = "medium"
-	High     Severity = "high"
-	Critical Severity = "critical"
+	Info     = finding.Info
+	Low      = finding.Low
+	Medium   = finding.Medium
+	High     = finding.High
+	Critical = finding.Critical
 )
-
-// AtLeast reports whether s is t or worse. A word that is none of the
-// severities counts as critical, so that a slip never silences.
-func (s Severity) AtLeast(t Severity) bool { return s.rank() >= t.rank() }
-
-func (s Severity) rank() int {
-	switch s {
-	case Info:
-		return 0
-	case Low:
-		return 1
-	case Medium:
-		return 2
-	case High:
-		return 3
-	case Critical:
-		return 4
-	}
-	return Critical.rank()
-}
 
 // Kind of an alert: what it is about.
 type Kind string
@@ -166,18 +152,6 @@ type Action struct {
 	// Description says it in sentences that are true as they stand: "Rotation was
 	// enabled again, every 180 days.", or "… would be enabled again, …".
 	Description string `json:"description,omitempty"`
-}
-
-// Finding is one thing that is wrong.
-type Finding struct {
-	// ID is the rule's name ("public-principal").
-	ID       string   `json:"id"`
-	Severity Severity `json:"severity"`
-	// Statement is the policy statement's Sid or index, Principal who it lets in.
-	Statement string `json:"statement,omitempty"`
-	Principal string `json:"principal,omitempty"`
-	// Message is one sentence.
-	Message string `json:"message"`
 }
 
 // Fact is a named list of values.

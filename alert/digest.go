@@ -63,7 +63,7 @@ func incident(last Alert, g group, s *slot, items []item, all int, address strin
 // sortItems sorts alerts, the worst first and then by time.
 func sortItems(items []item) {
 	slices.SortStableFunc(items, func(a, b item) int {
-		return cmp.Or(b.Alert.Severity.rank()-a.Alert.Severity.rank(), a.Alert.Time.Compare(b.Alert.Time), strings.Compare(a.Name, b.Name))
+		return cmp.Or(b.Alert.Severity.Rank()-a.Alert.Severity.Rank(), a.Alert.Time.Compare(b.Alert.Time), strings.Compare(a.Name, b.Name))
 	})
 }
 

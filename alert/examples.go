@@ -1,6 +1,10 @@
 package alert
 
-import "time"
+import (
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/finding"
+)
 
 // Examples returns one realistic alert of each kind, made up and as of the time given:
 // to try out subscriptions with, and to show in the documentation. The one of kind
@@ -55,7 +59,7 @@ func Examples(at time.Time) []Alert {
 			a.ID, a.Key = "example/policy/"+id, key(id, alias)
 			a.Summary = "Admin/mallory called PutKeyPolicy. The live policy was read and judged."
 			a.Risk = "Whoever the policy lets in can read everything that is encrypted under the key."
-			a.Findings = []Finding{{ID: "public-principal", Severity: Critical, Statement: "1", Principal: "*", Message: "Everyone, in any AWS account, may kms:Decrypt."}}
+			a.Findings = []Finding{{ID: finding.PublicPrincipal, Severity: Critical, Statement: "1", Principal: "*", Message: "Everyone, in any AWS account, may kms:Decrypt."}}
 			a.Next = []string{command("get-key-policy", id) + " --policy-name default --output text"}
 		})
 	}
@@ -80,7 +84,7 @@ func Examples(at time.Time) []Alert {
 			a.Summary = "Admin/mallory called PutKeyPolicy and is none of the roles that may open keys (CMKEEPER_CONTAIN_ALLOWED_ROLES). How it is open is in the findings."
 			a.Risk = "While the key is Enabled, whoever it was opened to can use it. While it is Disabled nobody can, and nothing encrypted under it can be read."
 			a.Action = Action{Mode: "enforce", Status: StatusDone, Description: "cmkeeper disabled the key. It is Disabled now, as read back."}
-			a.Findings = []Finding{{ID: "public-principal", Severity: Critical, Statement: "1", Principal: "*", Message: "Everyone, in any AWS account, may kms:Decrypt."}}
+			a.Findings = []Finding{{ID: finding.PublicPrincipal, Severity: Critical, Statement: "1", Principal: "*", Message: "Everyone, in any AWS account, may kms:Decrypt."}}
 			a.Next = []string{"Close the key first: put its former policy back. The live one is:", command("get-key-policy", payments) + " --policy-name default --output text", "Then undo this: enable the key.", command("enable-key", payments)}
 		}),
 		example(KindAlias, Medium, "UpdateAlias", "Alias alias/payments points to another key", func(a *Alert) {

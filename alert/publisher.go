@@ -268,10 +268,9 @@ func (a Alert) cut(l limits, whole string) Alert {
 	}
 	findings := make([]Finding, 0, l.rows)
 	for _, f := range a.Findings[:min(l.rows, len(a.Findings))] {
-		findings = append(findings, Finding{
-			ID: l.text(f.ID), Severity: Severity(l.text(string(f.Severity))),
-			Statement: l.text(f.Statement), Principal: l.text(f.Principal), Message: l.text(f.Message),
-		})
+		f.Severity = Severity(l.text(string(f.Severity)))
+		f.Statement, f.Principal, f.Message = l.text(f.Statement), l.text(f.Principal), l.text(f.Message)
+		findings = append(findings, f)
 	}
 	a.Findings = findings
 	facts := make([]Fact, 0, l.rows)

@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -343,8 +344,8 @@ func TestPublishWithoutState(t *testing.T) {
 func huge() Alert {
 	a := deletion()
 	a.ID, a.Cut = "huge", nil
-	for i := range 400 {
-		a.Findings = append(a.Findings, Finding{ID: fmt.Sprint("finding-", i), Severity: High, Message: strings.Repeat("m", 500)})
+	for range 400 {
+		a.Findings = append(a.Findings, Finding{ID: finding.PublicPrincipal, Severity: High, Message: strings.Repeat("m", 500)})
 	}
 	a.Facts = append(a.Facts, Fact{Name: "Refused objects", Values: make([]string, 2000)})
 	for i := range a.Facts[2].Values {
@@ -426,7 +427,7 @@ func TestCutAlwaysFits(t *testing.T) {
 		a.Incident, a.Digest = s, &Digest{Group: s, Alerts: s}
 		for range list {
 			a.Digest.Calls = append(a.Digest.Calls, Call{s, Kind(s), Severity(s), s, time.Time{}, s, s, s, s, s, Status(s)})
-			a.Findings = append(a.Findings, Finding{s, Severity(s), s, s, s})
+			a.Findings = append(a.Findings, Finding{ID: finding.NoEffect, Severity: Severity(s), Statement: s, Principal: s, Message: s})
 			a.Facts = append(a.Facts, Fact{s, s, list})
 		}
 		if err := w.Publish(t.Context(), a); err != nil {

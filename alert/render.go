@@ -23,14 +23,14 @@ const (
 // Subject returns one line of at most 99 printable ASCII characters:
 // "[CRITICAL] Key scheduled for deletion: alias/payments".
 func (a Alert) Subject() string {
-	s := escapeASCII(a.Severity.label() + shorten(a.headline(), subjectLimit))
+	s := escapeASCII(label(a.Severity) + shorten(a.headline(), subjectLimit))
 	if len(s) > subjectLimit {
 		s = s[:subjectLimit-3] + "..."
 	}
 	return s
 }
 
-func (s Severity) label() string { return "[" + strings.ToUpper(shorten(string(s), 20)) + "] " }
+func label(s Severity) string { return "[" + strings.ToUpper(shorten(string(s), 20)) + "] " }
 
 func (a Alert) headline() string {
 	return cmp.Or(a.Title, strings.TrimSpace(string(a.Kind)+" "+a.EventName))
@@ -71,7 +71,7 @@ func (a Alert) JSON() ([]byte, error) {
 // with a line break at its end.
 func (a Alert) Text() string {
 	var t text
-	t.line("", "  ", a.Severity.label()+a.headline())
+	t.line("", "  ", label(a.Severity)+a.headline())
 
 	t.section("What happened")
 	if a.Summary != "" {
@@ -187,7 +187,7 @@ func (a Alert) findings(t *text) {
 	t.section(fmt.Sprintf("Findings (%d)", len(a.Findings)))
 	const indent = "            "
 	for _, f := range a.Findings {
-		t.line(fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(f.Severity)), 20))), indent, f.ID)
+		t.line(fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(f.Severity)), 20))), indent, f.ID.String())
 		t.line(indent, indent, f.Message)
 		t.table(indent, row{"Statement", f.Statement}, row{"Principal", f.Principal})
 	}

@@ -84,7 +84,7 @@ func (s *slot) items() string        { return s.period() + s.ID + "/" }
 func (s *slot) due() time.Time       { return s.Closes.Add(slotMargin) }
 func (s *slot) incidentID() string   { return "incident/" + s.Period }
 func (s *slot) item(n string, a Alert) string {
-	return s.items() + strconv.Itoa(Critical.rank()-a.Severity.rank()) + "-" + strings.TrimPrefix(n, alertsPrefix) + ".json"
+	return s.items() + strconv.Itoa(Critical.Rank()-a.Severity.Rank()) + "-" + strings.TrimPrefix(n, alertsPrefix) + ".json"
 }
 
 // item is an alert in a slot.

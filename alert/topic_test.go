@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
@@ -306,7 +307,7 @@ func FuzzChat(f *testing.F) {
 		if code := codeChat(s); strings.Count(code, "`") != 2 || strings.ContainsAny(code, "<>\n") {
 			t.Fatalf("codeChat(%+q) = %+q", s, code)
 		}
-		a := Alert{ID: s, Title: s, Summary: s, Next: []string{s, "aws " + s}, Key: &Key{ARN: s}, Actor: &Actor{Name: s}, Findings: []Finding{{s, Severity(s), s, s, s}}}
+		a := Alert{ID: s, Title: s, Summary: s, Next: []string{s, "aws " + s}, Key: &Key{ARN: s}, Actor: &Actor{Name: s}, Findings: []Finding{{ID: finding.NoEffect, Severity: Severity(s), Statement: s, Principal: s, Message: s}}}
 		if raw, err := a.Chat(); err != nil || !json.Valid(raw) {
 			t.Fatalf("%s, %v", raw, err)
 		}

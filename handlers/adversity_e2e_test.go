@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
@@ -237,7 +238,7 @@ func TestSelfCheckIsToldOnce(t *testing.T) {
 	inWorld(t, enforceAll(), func(w *world) {
 		w.router = w.newRouterWith(enforceAll(), func(d *handlers.Deps) {
 			d.SelfCheck = func(context.Context) ([]alert.Finding, error) {
-				return []alert.Finding{{ID: "customer-managed-key", Severity: alert.High, Message: "Queue events is encrypted with alias/orders."}}, nil
+				return []alert.Finding{{ID: finding.SelfDependency, Severity: alert.High, Message: "Queue events is encrypted with alias/orders."}}, nil
 			}
 		})
 		w.sweep()

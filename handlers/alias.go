@@ -329,7 +329,7 @@ func (r *Router) target(ctx context.Context, arn string) (inventory.Key, []alert
 	if err != nil {
 		return key, nil, err
 	}
-	return key, r.compare(nil, arn, policy, false).findings(), nil
+	return key, r.compare(nil, arn, policy, false).found, nil
 }
 
 // rivalWindow is how long after its start a move still claims its buckets.

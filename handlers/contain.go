@@ -14,6 +14,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
@@ -315,7 +316,7 @@ func (r *Router) containAlert(ctx context.Context, e events.Event, key inventory
 	for _, x := range open {
 		a.Findings = append(a.Findings, x.Finding)
 	}
-	a.Findings = worstFirst(a.Findings)
+	a.Findings = finding.WorstFirst(a.Findings)
 	name := shortName(a.Key)
 	a.Title = "Key " + name + " was opened to everyone, or to an account that is not trusted"
 	if len(a.Findings) > 0 {

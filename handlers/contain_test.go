@@ -8,6 +8,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -63,7 +64,7 @@ func TestDecideContain(t *testing.T) {
 
 func TestNoteExposures(t *testing.T) {
 	x := func(principal string) exposure {
-		return exposure{Finding: alert.Finding{ID: "public-principal", Principal: principal}}
+		return exposure{Finding: alert.Finding{ID: finding.PublicPrincipal, Principal: principal}}
 	}
 	var doc keyDoc
 	doc.noteExposures([]exposure{x("a"), x("a")}, noon)
@@ -74,7 +75,7 @@ func TestNoteExposures(t *testing.T) {
 		t.Errorf("exposures (-want +got):\n%s", diff)
 	}
 	grant := func(user string) exposure {
-		return exposure{grant: user, Finding: alert.Finding{ID: grantForeign, Principal: "arn:aws:iam::999988887777:user/" + user}}
+		return exposure{grant: user, Finding: alert.Finding{ID: finding.GrantToForeignAccount, Principal: "arn:aws:iam::999988887777:user/" + user}}
 	}
 	if grant("a").name() != grant("b").name() {
 		t.Error("two grants to one account count as two ways in")
@@ -133,7 +134,7 @@ func TestContainedKeyStaysDisabled(t *testing.T) {
 
 func TestOpened(t *testing.T) {
 	r := &Router{config: Config{Identity: Identity{Account: "444455556666"}}}
-	open := []exposure{{Finding: alert.Finding{ID: grantForeign, Principal: "999988887777"}, grant: "g-1"}}
+	open := []exposure{{Finding: alert.Finding{ID: finding.GrantToForeignAccount, Principal: "999988887777"}, grant: "g-1"}}
 	enable := events.Event{Name: opEnableKey, Time: noon}
 	created := events.Event{Name: "CreateGrant", Time: noon, Detail: events.CreateGrant{GrantID: "g-2", GranteePrincipal: "arn:aws:iam::999988887777:root", Operations: []string{"Decrypt"}}}
 	for name, tt := range map[string]struct {

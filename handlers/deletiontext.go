@@ -7,6 +7,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -138,7 +139,7 @@ func (r *Router) tellWindow(a *alert.Alert, e events.Event) {
 	if !ok || days >= r.config.DeletionMinWindowDays {
 		return
 	}
-	a.Findings = append(a.Findings, alert.Finding{ID: "short-window", Severity: alert.Critical,
+	a.Findings = append(a.Findings, alert.Finding{ID: finding.ShortWindow, Severity: alert.Critical,
 		Message: fmt.Sprintf("The waiting period is %d days, and has to be %d at least: that leaves less time to notice who still needs the key.", days, r.config.DeletionMinWindowDays)})
 	if !a.Severity.AtLeast(alert.High) {
 		a.Severity = alert.High

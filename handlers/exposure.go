@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
@@ -16,7 +16,7 @@ import (
 // exposure is a way to use a key for everyone, or for an account that is not
 // trusted: a finding about its policy, or a grant.
 type exposure struct {
-	alert.Finding
+	finding.Finding
 	// grant is the grant's id, "" for a finding about the policy.
 	grant string
 }
@@ -25,9 +25,9 @@ type exposure struct {
 // little by another.
 func (x exposure) name() string {
 	if owner, ok := principalAccount(x.Principal); ok && x.grant != "" {
-		return x.ID + " " + owner
+		return x.ID.String() + " " + owner
 	}
-	return x.ID + " " + x.Principal
+	return x.ID.String() + " " + x.Principal
 }
 
 // seenExposure is an exposure since a read that showed it first.
@@ -100,9 +100,7 @@ func (r *Router) exposuresOf(keyARN, document string) []exposure {
 	var open []exposure
 	for _, f := range policy.Findings(keypolicy.Context{Account: r.config.Identity.Account, TrustedAccounts: r.config.TrustedAccounts, KeyARN: keyARN}) {
 		if f.Exposes() {
-			open = append(open, exposure{Finding: alert.Finding{
-				ID: f.ID, Severity: alert.Severity(f.Severity), Statement: f.Statement, Principal: f.Principal, Message: f.Message,
-			}})
+			open = append(open, exposure{Finding: f})
 		}
 	}
 	return open
@@ -112,11 +110,8 @@ func (r *Router) exposuresOf(keyARN, document string) []exposure {
 // trusted, for more than reading the key's settings.
 func (r *Router) grantExposure(g inventory.Grant) (exposure, bool) {
 	_, found := decideGrant(grantInput{grant: g, account: r.config.Identity.Account, trusted: r.config.TrustedAccounts})
-	i := slices.IndexFunc(found, func(f alert.Finding) bool { return f.ID == grantForeign })
-	uses := slices.ContainsFunc(g.Operations, func(o string) bool {
-		return o != "DescribeKey" && o != "GetPublicKey" && o != "RetireGrant"
-	})
-	if i < 0 || !uses {
+	i := slices.IndexFunc(found, finding.Finding.Exposes)
+	if i < 0 {
 		return exposure{}, false
 	}
 	return exposure{grant: g.ID, Finding: found[i]}, true

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // Flapping: two parties put the same setting back and forth. The second repair
@@ -162,6 +163,6 @@ func (r *Router) tellFight(ctx context.Context, a alert.Alert, e events.Event, m
 
 // flapping is the finding that a setting was put back n times within the hour.
 func flapping(n int, what string) alert.Finding {
-	return alert.Finding{ID: "flapping", Severity: alert.High,
+	return alert.Finding{ID: finding.Flapping, Severity: alert.High,
 		Message: fmt.Sprintf("The key's %s was put back %d times within the hour before this. Two parties are fighting over it: another tool, or somebody who tries again.", what, n)}
 }

@@ -9,16 +9,8 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
-)
-
-// The rules about grants, as findings name them.
-const (
-	grantForeign       = "grant-to-foreign-account" // to a principal of an account that is not trusted
-	grantUnknown       = "grant-to-unknown"         // to a principal whose account does not show
-	grantPassOn        = "grant-can-be-passed-on"   // the grantee may make further grants
-	grantUnconstrained = "grant-without-constraint" // it holds for every encryption context
-	grantRetiring      = "grant-retired-by-foreign" // a foreign principal may end it
 )
 
 // grantReason names a decision about a grant.
@@ -41,11 +33,13 @@ type grantInput struct {
 // decideGrant judges a grant. What an AWS service makes for itself or for a
 // principal of the account is how encrypted volumes, tables and backups work.
 func decideGrant(in grantInput) (grantReason, []alert.Finding) {
-	var found []alert.Finding
-	add := func(id string, severity alert.Severity, principal, format string, args ...any) {
-		found = append(found, alert.Finding{ID: id, Severity: severity, Principal: principal, Message: fmt.Sprintf(format, args...)})
-	}
 	g := in.grant
+	// With RetireGrant the grantee ends nothing but this grant.
+	access := finding.Metadata | finding.AccessOf(slices.DeleteFunc(slices.Clone(g.Operations), func(o string) bool { return o == "RetireGrant" })...)
+	var found []alert.Finding
+	add := func(id finding.ID, severity alert.Severity, principal, format string, args ...any) {
+		found = append(found, alert.Finding{ID: id, Severity: severity, Principal: principal, Message: fmt.Sprintf(format, args...), Access: access})
+	}
 	grantee := g.Grantee
 	toService := g.GranteeService != "" || isService(grantee)
 	owner, known := principalAccount(grantee)
@@ -55,39 +49,36 @@ func decideGrant(in grantInput) (grantReason, []alert.Finding) {
 	case toService:
 	case foreign:
 		severity := alert.High
-		if !g.Constrained && (passOn || slices.ContainsFunc(g.Operations, reveals)) {
+		if !g.Constrained && (passOn || access&finding.Read != 0) {
 			severity = alert.Critical
 		}
-		add(grantForeign, severity, grantee, "%s of account %s, which is not trusted, may %s under this key, whatever the key policy says.", grantee, owner, strings.Join(g.Operations, ", "))
+		add(finding.GrantToForeignAccount, severity, grantee, "%s of account %s, which is not trusted, may %s under this key, whatever the key policy says.", grantee, owner, strings.Join(g.Operations, ", "))
 	case !known:
-		add(grantUnknown, alert.Medium, grantee, "The grantee %q shows no account: a principal that was deleted, or one of another account.", grantee)
+		add(finding.GrantToUnknown, alert.Medium, grantee, "The grantee %q shows no account: a principal that was deleted, or one of another account.", grantee)
 	}
 	if passOn && !toService {
 		severity := alert.Medium
 		if foreign {
 			severity = alert.Critical
 		}
-		add(grantPassOn, severity, grantee, "The grantee may make further grants and so let in whomever it likes.")
+		add(finding.GrantCanBePassedOn, severity, grantee, "The grantee may make further grants and so let in whomever it likes.")
 	}
 	if !g.Constrained && !toService && !foreign {
-		add(grantUnconstrained, alert.Low, grantee, "The grant holds for every encryption context, so for everything that is encrypted under the key.")
+		add(finding.GrantWithoutConstraint, alert.Low, grantee, "The grant holds for every encryption context, so for everything that is encrypted under the key.")
 	}
 	if owner, known := principalAccount(g.Retiring); known && owner != in.account && !slices.Contains(in.trusted, owner) {
-		add(grantRetiring, alert.Medium, g.Retiring, "%s of account %s, which is not trusted, may end the grant.", g.Retiring, owner)
+		add(finding.GrantRetiredByForeign, alert.Medium, g.Retiring, "%s of account %s, which is not trusted, may end the grant.", g.Retiring, owner)
 	}
-	dangerous := slices.ContainsFunc(found, func(f alert.Finding) bool { return f.ID == grantForeign || f.ID == grantRetiring })
+	dangerous := slices.ContainsFunc(found, func(f alert.Finding) bool {
+		return f.ID == finding.GrantToForeignAccount || f.ID == finding.GrantRetiredByForeign
+	})
 	switch {
 	case in.byService && !dangerous:
 		return grantByService, nil
 	case len(found) == 0:
 		return grantPlain, nil
 	}
-	return grantFindings, worstFirst(found)
-}
-
-// reveals reports whether an operation gives access to what is encrypted.
-func reveals(operation string) bool {
-	return operation == "Decrypt" || operation == "ReEncryptFrom" || operation == "DeriveSharedSecret" || operation == "Decapsulate"
+	return grantFindings, finding.WorstFirst(found)
 }
 
 func isService(principal string) bool { return strings.HasSuffix(principal, ".amazonaws.com") }
@@ -142,7 +133,7 @@ func (r *Router) grant(ctx context.Context, e events.Event) error {
 	a.Key, a.Severity, a.Findings = r.describe(ctx, key, doc), findings[0].Severity, findings
 	a.Title = "A grant on key " + shortName(a.Key) + " is to be looked at"
 	a.Summary = fmt.Sprintf("%s called CreateGrant. The grant %s lets %s use the key beside its policy.", who(e), orUnknown(g.ID), orUnknown(g.Grantee+g.GranteeService))
-	a.Risk = "Whoever holds a grant uses the key whatever the key policy says, and no policy shows it."
+	a.Risk = finding.Risk(findings) + " No key policy shows a grant."
 	a.Action = alert.Action{Mode: string(r.config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not end grants: what they are for may depend on them."}
 	a.Next = []string{
 		"If the grant is not meant, end it; whatever uses the key by it fails then:",

@@ -25,26 +25,26 @@ func TestDecideGrant(t *testing.T) {
 		findings  []string // "severity id", worst first
 	}{
 		{"own, constrained", inventory.Grant{Grantee: own, Operations: []string{"Decrypt"}, Constrained: true}, false, grantPlain, nil},
-		{"own, for everything", inventory.Grant{Grantee: own, Operations: []string{"Decrypt"}}, false, grantFindings, []string{"low " + grantUnconstrained}},
+		{"own, for everything", inventory.Grant{Grantee: own, Operations: []string{"Decrypt"}}, false, grantFindings, []string{"low grant-without-constraint"}},
 		{"own, by a service", inventory.Grant{Grantee: own, Operations: []string{"Decrypt", "CreateGrant"}}, true, grantByService, nil},
-		{"own, to be passed on", inventory.Grant{Grantee: own, Operations: []string{"CreateGrant"}}, false, grantFindings, []string{"medium " + grantPassOn, "low " + grantUnconstrained}},
+		{"own, to be passed on", inventory.Grant{Grantee: own, Operations: []string{"CreateGrant"}}, false, grantFindings, []string{"medium grant-can-be-passed-on", "low grant-without-constraint"}},
 		{"trusted", inventory.Grant{Grantee: trusted, Operations: []string{"Decrypt"}, Constrained: true}, false, grantPlain, nil},
-		{"foreign, for everything", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, false, grantFindings, []string{"critical " + grantForeign}},
-		{"foreign, by a service", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, true, grantFindings, []string{"critical " + grantForeign}},
-		{"foreign, constrained", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}, Constrained: true}, false, grantFindings, []string{"high " + grantForeign}},
-		{"foreign, to write", inventory.Grant{Grantee: foreign, Operations: []string{"Encrypt"}}, false, grantFindings, []string{"high " + grantForeign}},
-		{"foreign, to be passed on", inventory.Grant{Grantee: foreign, Operations: []string{"CreateGrant"}, Constrained: true}, false, grantFindings, []string{"critical " + grantPassOn, "high " + grantForeign}},
-		{"a unique id", inventory.Grant{Grantee: "AIDA4EXAMPLE", Constrained: true}, false, grantFindings, []string{"medium " + grantUnknown}},
+		{"foreign, for everything", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, false, grantFindings, []string{"critical grant-to-foreign-account"}},
+		{"foreign, by a service", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, true, grantFindings, []string{"critical grant-to-foreign-account"}},
+		{"foreign, constrained", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}, Constrained: true}, false, grantFindings, []string{"high grant-to-foreign-account"}},
+		{"foreign, to write", inventory.Grant{Grantee: foreign, Operations: []string{"Encrypt"}}, false, grantFindings, []string{"high grant-to-foreign-account"}},
+		{"foreign, to be passed on", inventory.Grant{Grantee: foreign, Operations: []string{"CreateGrant"}, Constrained: true}, false, grantFindings, []string{"critical grant-can-be-passed-on", "high grant-to-foreign-account"}},
+		{"a unique id", inventory.Grant{Grantee: "AIDA4EXAMPLE", Constrained: true}, false, grantFindings, []string{"medium grant-to-unknown"}},
 		{"a service principal", inventory.Grant{GranteeService: "backup.amazonaws.com", Operations: []string{"Decrypt"}}, false, grantPlain, nil},
 		{"a service as principal", inventory.Grant{Grantee: "dynamodb.eu-central-1.amazonaws.com", Operations: []string{"CreateGrant"}}, false, grantPlain, nil},
-		{"a foreign retiree", inventory.Grant{Grantee: own, Constrained: true, Retiring: foreign}, true, grantFindings, []string{"medium " + grantRetiring}},
-		{"an ARN that is none", inventory.Grant{Grantee: "arn:aws:iam::12:role/x", Constrained: true}, false, grantFindings, []string{"medium " + grantUnknown}},
+		{"a foreign retiree", inventory.Grant{Grantee: own, Constrained: true, Retiring: foreign}, true, grantFindings, []string{"medium grant-retired-by-foreign"}},
+		{"an ARN that is none", inventory.Grant{Grantee: "arn:aws:iam::12:role/x", Constrained: true}, false, grantFindings, []string{"medium grant-to-unknown"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, findings := decideGrant(grantInput{grant: tt.grant, byService: tt.byService, account: "444455556666", trusted: []string{"111122223333"}})
 			var ids []string
 			for _, f := range findings {
-				ids = append(ids, string(f.Severity)+" "+f.ID)
+				ids = append(ids, string(f.Severity)+" "+f.ID.String())
 			}
 			if diff := cmp.Diff(tt.findings, ids); got != tt.want || diff != "" {
 				t.Errorf("%q, want %q; findings (-want +got):\n%s", got, tt.want, diff)

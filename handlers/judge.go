@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/judgement"
-	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
 
 // marksTimeout bounds how long an alert waits for what it is judged by.
@@ -30,10 +30,10 @@ func (r *Router) judged(ctx context.Context, a alert.Alert) alert.Alert {
 		}
 	}
 	v := r.config.Rules.Judge(judgement.Occurrence{
-		Severity: judgement.Severity(a.Severity), Fixed: fixed(a),
+		Severity: a.Severity, Fixed: fixed(a),
 		Live: m.live, Noted: m.noted, Lasting: m.lasted, Actor: by, At: a.Time,
 	})
-	a.Severity = alert.Severity(v.Severity)
+	a.Severity = v.Severity
 	if len(v.Reasons) > 0 {
 		a.Facts = append(slices.Clone(a.Facts), alert.Fact{Name: "why this severity", Values: v.Reasons})
 	}
@@ -49,12 +49,8 @@ func fixed(a alert.Alert) string {
 		return "what was left undone"
 	case alert.StatusDone, alert.StatusNone, alert.StatusWouldDo:
 	}
-	for _, f := range a.Findings {
-		policy := keypolicy.Finding{ID: f.ID, Severity: keypolicy.Severity(f.Severity)}
-		switch {
-		case policy.Exposes(), f.ID == keypolicy.Lockout, f.ID == keypolicy.LockoutCheckBypassed, f.ID == grantForeign:
-			return "the finding " + f.ID
-		}
+	if i := slices.IndexFunc(a.Findings, finding.Finding.Fixed); i >= 0 {
+		return "the finding " + a.Findings[i].ID.String()
 	}
 	return ""
 }

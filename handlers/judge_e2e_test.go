@@ -77,6 +77,14 @@ func TestSandboxIsQuieter(t *testing.T) {
 		if a := w.one(); a.Severity != alert.Medium || a.Action.Status != alert.StatusDone || !strings.Contains(why(a), "one down") {
 			t.Errorf("a key in the sandbox:\n%s", a.Text())
 		}
+		// A policy for one organization only is smaller in the sandbox, though it names everyone.
+		must(w.kms.PutKeyPolicy(w.ctx, &kms.PutKeyPolicyInput{KeyId: &key, Policy: aws.String(`{"Version":"2012-10-17","Statement":[` +
+			`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +
+			`{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalOrgID":"o-exampleorg1"}}}]}`)}))
+		w.react()
+		if a := w.one(); findingIDs(a) != "public-principal" || a.Findings[0].Severity != alert.High || a.Severity != alert.Medium || !strings.Contains(why(a), "one down, because the key is in the sandbox") {
+			t.Errorf("a key of an organization in the sandbox:\n%s", a.Text())
+		}
 		// A key that everybody may use is no smaller thing in the sandbox.
 		must(w.kms.PutKeyPolicy(w.ctx, &kms.PutKeyPolicyInput{KeyId: &key, Policy: aws.String(`{"Version":"2012-10-17","Statement":[` +
 			`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
@@ -130,7 +131,7 @@ func (r *Router) judge(ctx context.Context, e events.Event, key inventory.Key, d
 	j := judged{event: e, key: key, document: document, bypassed: bypassed, at: at, base: base}
 	j.verdict = r.compare(doc.Policy, key.ARN, document, bypassed)
 	j.reason, j.severity = decidePolicy(policyInput{
-		findings: j.findings(), changes: len(j.changes), known: doc.Policy != nil, accepted: base.accepts(document),
+		findings: j.found, changes: len(j.changes), known: doc.Policy != nil, accepted: base.accepts(document),
 		put: e.Name == opPutPolicy, sweep: isSweep(e),
 	})
 	if j.reason.told() {
@@ -201,7 +202,7 @@ func (r *Router) tellJudged(ctx context.Context, j judged, doc keyDoc, d putBack
 		return nil
 	}
 	a := r.judgedAlert(j, doc)
-	a.Key, a.Severity, a.Findings = r.describe(ctx, j.key, doc), j.severity, j.findings()
+	a.Key, a.Severity, a.Findings = r.describe(ctx, j.key, doc), j.severity, j.found
 	r.tellPolicy(&a, doc.Policy != nil, j.verdict)
 	switch {
 	case j.exempt:
@@ -237,7 +238,7 @@ func (r *Router) superseded(ctx context.Context, e events.Event, key inventory.K
 		}
 	}
 	a := r.newAlert(e, alert.KindPolicy, "")
-	a.Findings = r.compare(nil, key.ARN, sent, bypassed).findings()
+	a.Findings = r.compare(nil, key.ARN, sent, bypassed).found
 	for i := range a.Findings {
 		a.Findings[i].Message += " (in the policy that this event set, which is not the live one any more)"
 	}
@@ -265,15 +266,13 @@ func (r *Router) superseded(ctx context.Context, e events.Event, key inventory.K
 // verdict is what is known of a policy.
 type verdict struct {
 	policy  *keypolicy.Policy // nil where it was not understood
-	found   []keypolicy.Finding
+	found   []finding.Finding
 	changes []keypolicy.Change
 }
 
-func (v verdict) findings() []alert.Finding { return alertFindings(v.found) }
-
 // good reports whether nothing of a severity, or worse, was found.
 func (v verdict) good(limit alert.Severity) bool {
-	return v.policy != nil && !slices.ContainsFunc(v.findings(), func(f alert.Finding) bool { return f.Severity.AtLeast(limit) })
+	return v.policy != nil && !slices.ContainsFunc(v.found, func(f finding.Finding) bool { return f.Severity.AtLeast(limit) })
 }
 
 // policyContext is what policies of a key are judged against.
@@ -288,7 +287,7 @@ func (r *Router) policyContext(keyARN string, bypassed bool) keypolicy.Context {
 func (r *Router) compare(earlier *seenPolicy, keyARN, document string, bypassed bool) verdict {
 	now, err := keypolicy.Parse([]byte(document))
 	if err != nil {
-		return verdict{found: []keypolicy.Finding{{ID: "not-understood", Severity: keypolicy.High,
+		return verdict{found: []finding.Finding{{ID: finding.NotUnderstood, Severity: finding.High,
 			Message: fmt.Sprintf("The policy cannot be judged, because it cannot be read: %v.", err)}}}
 	}
 	v := verdict{policy: now, found: now.Findings(r.policyContext(keyARN, bypassed))}
@@ -301,29 +300,6 @@ func (r *Router) compare(earlier *seenPolicy, keyARN, document string, bypassed 
 	}
 	v.changes = keypolicy.Diff(before, now)
 	return v
-}
-
-func alertFindings(found []keypolicy.Finding) []alert.Finding {
-	var out []alert.Finding
-	for _, f := range found {
-		out = append(out, alert.Finding{ID: f.ID, Severity: alert.Severity(f.Severity), Statement: f.Statement, Principal: f.Principal, Message: f.Message})
-	}
-	return worstFirst(out)
-}
-
-// worstFirst sorts findings by their severity and leaves those of one severity
-// in their order.
-func worstFirst(findings []alert.Finding) []alert.Finding {
-	slices.SortStableFunc(findings, func(a, b alert.Finding) int {
-		switch {
-		case a.Severity == b.Severity:
-			return 0
-		case a.Severity.AtLeast(b.Severity):
-			return -1
-		}
-		return 1
-	})
-	return findings
 }
 
 // sameEffect reports whether two documents say the same, whatever their layout.
@@ -378,7 +354,7 @@ func (r *Router) shutOut(ctx context.Context, e events.Event, cause error) error
 		"If nobody in the account can change the policy any more, open a case with AWS Support: only they can help.",
 	}
 	if sent, bypassed := policySent(e); sent != "" {
-		a.Findings = r.compare(nil, e.KeyARN, sent, bypassed).findings()
+		a.Findings = r.compare(nil, e.KeyARN, sent, bypassed).found
 		a.Facts = append(a.Facts, alert.Fact{Name: "note", Values: []string{"The findings are of the policy in the event, since the live one cannot be read."}})
 	}
 	return r.publish(ctx, a)
@@ -389,7 +365,7 @@ func (r *Router) shutOut(ctx context.Context, e events.Event, cause error) error
 func (r *Router) replicaPolicy(ctx context.Context, e events.Event, d events.ReplicateKey) error {
 	a := r.newAlert(e, alert.KindPolicy, "/replica")
 	if d.ReplicaPolicy != "" {
-		a.Findings = r.compare(nil, d.ReplicaKeyARN, d.ReplicaPolicy, d.BypassPolicyLockoutSafetyCheck).findings()
+		a.Findings = r.compare(nil, d.ReplicaKeyARN, d.ReplicaPolicy, d.BypassPolicyLockoutSafetyCheck).found
 	}
 	_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
 	a.Key = &alert.Key{ARN: e.KeyARN}

@@ -8,6 +8,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
 )
 
 const (
@@ -27,9 +28,30 @@ func (w *world) putPolicy(key, document string) {
 func findingIDs(a alert.Alert) string {
 	var ids []string
 	for _, f := range a.Findings {
-		ids = append(ids, f.ID)
+		ids = append(ids, f.ID.String())
 	}
 	return strings.Join(ids, " ")
+}
+
+// TestRiskFollowsWhatIsGranted: those who may only encrypt cannot read.
+func TestRiskFollowsWhatIsGranted(t *testing.T) {
+	c := enforceAll()
+	c.Policy = handlers.Observe
+	inWorld(t, c, func(w *world) {
+		key := w.knownKey("alias/orders")
+		for action, want := range map[string]string{
+			"kms:Encrypt": "Anyone with an AWS account can encrypt under the key. This does not let them read what is encrypted under the key.",
+			"kms:Decrypt": "Anyone with an AWS account can read everything encrypted under the key.",
+		} {
+			w.putPolicy(key, `{"Version":"2012-10-17","Statement":[`+
+				`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::`+account+`:root"},"Action":"kms:*","Resource":"*"},`+
+				`{"Effect":"Allow","Principal":"*","Action":"`+action+`","Resource":"*"}]}`)
+			w.react()
+			if a := w.one(); a.Kind != alert.KindPolicy || a.Risk != want {
+				t.Errorf("%s for everyone: at risk is %q, want %q", action, a.Risk, want)
+			}
+		}
+	})
 }
 
 func TestPolicyFindingsAndDifference(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // tellPolicy fills in what is told of every policy: a has its key, its findings
@@ -13,7 +14,7 @@ func (r *Router) tellPolicy(a *alert.Alert, known bool, v verdict) {
 	switch {
 	case len(a.Findings) > 0:
 		a.Title = fmt.Sprintf("Key policy of %s: %s", name, a.Findings[0].Message)
-		a.Risk = "Whoever the policy lets in can do with the key what it says there: read everything encrypted under it, or take the key over."
+		a.Risk = finding.Risk(a.Findings)
 		a.Next = append(a.Next, "Check the findings with the key's owner. CloudTrail has the former policies in the PutKeyPolicy and CreateKey events:",
 			r.trailCommand(a.Key.ARN), "The live policy:")
 	default:

@@ -354,7 +354,7 @@ func (r *Router) putBackAlert(ctx context.Context, key inventory.Key, doc keyDoc
 	if ok {
 		v = r.compare(&seenPolicy{Document: good.Document}, key.ARN, taken.Document, p.Bypassed)
 	}
-	a.Findings = v.findings()
+	a.Findings = v.found
 	if n := len(doc.repairsSince(reactionPolicy, p.By, p.At.Add(-flappingWindow))); n >= flappingFinding {
 		a.Findings = append(a.Findings, flapping(n, "policy"))
 	}
@@ -428,7 +428,7 @@ func (r *Router) putBackInput(j judged, doc keyDoc) putBackInput {
 		// What only observes, and may not even be the fleet, says what the fleet would do.
 		in.read = r.config.Policy != Enforce || good.ReadAs == r.config.Identity.Name
 	}
-	for _, f := range alertFindings(fresh) {
+	for _, f := range fresh {
 		if in.worst == "" || f.Severity.AtLeast(in.worst) {
 			in.worst = f.Severity
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -266,7 +267,7 @@ func (r *Router) restoreRotation(ctx context.Context, a alert.Alert, keyARN stri
 	}
 	rep.Done = true
 	if period != d.period {
-		a.Findings = append(a.Findings, alert.Finding{ID: "period-not-kept", Severity: alert.Medium,
+		a.Findings = append(a.Findings, alert.Finding{ID: finding.PeriodNotKept, Severity: alert.Medium,
 			Message: fmt.Sprintf("A period of %d days was asked for; KMS now shows %d.", d.period, period)})
 	}
 	return r.publish(ctx, rotationDoneAlert(a, rep, period, r.config))
@@ -390,7 +391,7 @@ func rotationDoneAlert(a alert.Alert, rep repair, period int, c Config) alert.Al
 		a.Action.Description = fmt.Sprintf("Rotation is on%s. cmkeeper had begun to set that and was interrupted; its call or somebody else's took effect.", everyDays(period))
 	}
 	if period > c.RotationPeriodDays {
-		a.Findings = append(a.Findings, alert.Finding{ID: "period-too-long", Severity: alert.Medium,
+		a.Findings = append(a.Findings, alert.Finding{ID: finding.PeriodTooLong, Severity: alert.Medium,
 			Message: fmt.Sprintf("The period is %d days, longer than the configured %d.", period, c.RotationPeriodDays)})
 	}
 	return a

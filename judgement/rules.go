@@ -4,21 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
-
-// Severity of an occurrence, in the words of package alert.
-type Severity string
-
-// The severities, in rising order.
-const (
-	Info     Severity = "info"
-	Low      Severity = "low"
-	Medium   Severity = "medium"
-	High     Severity = "high"
-	Critical Severity = "critical"
-)
-
-var severities = []Severity{Info, Low, Medium, High, Critical}
 
 // Rules are what an operator says of keys, actors and times. The zero value
 // judges by the actor alone.
@@ -34,7 +22,7 @@ type Rules struct {
 // Occurrence is what happened, as far as judgement goes by it.
 type Occurrence struct {
 	// Severity is that of what happened, whoever did it to whatever key.
-	Severity Severity
+	Severity finding.Severity
 	// Fixed says why nothing lowers it ("the finding public-principal"), "" if
 	// something may.
 	Fixed string
@@ -48,7 +36,7 @@ type Occurrence struct {
 // Verdict is a severity with its reasons, in the order of the rules; there are
 // none where no rule made a difference.
 type Verdict struct {
-	Severity Severity
+	Severity finding.Severity
 	Reasons  []string
 }
 
@@ -101,6 +89,7 @@ const (
 // it is for the record. A critical one is never lowered below medium, and what is
 // Fixed is not lowered at all.
 func (r Rules) Judge(o Occurrence) Verdict {
+	severities := finding.Severities()
 	base := slices.Index(severities, o.Severity)
 	if base <= 0 {
 		return Verdict{Severity: o.Severity} // info, or a word that is not ours to judge
@@ -124,11 +113,15 @@ func (r Rules) Judge(o Occurrence) Verdict {
 		}
 	}
 	level := min(base+up-down, len(severities)-1)
-	if floor := r.floor(o); level < floor {
+	floor := 0
+	if o.Severity == finding.Critical {
+		floor = slices.Index(severities, finding.Medium)
+	}
+	if level < floor {
 		level = floor
 		reasons = append(reasons, fmt.Sprintf("not below %s", severities[floor]))
 	}
-	if severities[level] == Medium && r.offHours(o) {
+	if severities[level] == finding.Medium && r.offHours(o) {
 		level++
 		reasons = append(reasons, "up to high, because it happened outside business hours ("+r.Hours.String()+")")
 	}
@@ -139,14 +132,6 @@ func (r Rules) Judge(o Occurrence) Verdict {
 		reasons = append([]string{string(o.Severity) + " for what happened"}, reasons...)
 	}
 	return Verdict{Severity: severities[level], Reasons: reasons}
-}
-
-// floor is how far an occurrence may be lowered.
-func (Rules) floor(o Occurrence) int {
-	if o.Severity == Critical {
-		return slices.Index(severities, Medium)
-	}
-	return 0
 }
 
 // offHours reports whether somebody did it when nobody works.

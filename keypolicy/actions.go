@@ -3,6 +3,8 @@ package keypolicy
 import (
 	"slices"
 	"strings"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // actions is a set of actions on a key.
@@ -66,7 +68,7 @@ var (
 	createGrant  = set("kms:CreateGrant")
 
 	// reveals show data that is under the key, or act in its name.
-	reveals = set("kms:Decrypt", "kms:ReEncryptFrom", "kms:DeriveSharedSecret", "kms:Sign", "kms:GenerateMac")
+	reveals = granting(finding.Read | finding.Sign)
 	// reads tell about the key and touch nothing.
 	reads = set("kms:Describe*", "kms:Get*", "kms:List*")
 	// use is what keys are for.
@@ -98,6 +100,25 @@ func (as actions) names() (list []string) {
 		}
 	}
 	return list
+}
+
+// granting returns the actions that give access of any of the kinds.
+func granting(kinds finding.Access) (as actions) {
+	for i, name := range known {
+		if finding.AccessOf(name)&kinds != 0 {
+			as |= 1 << i
+		}
+	}
+	return as
+}
+
+// access returns what the actions give.
+func (as actions) access() finding.Access {
+	a := finding.AccessOf(as.names()...)
+	if as&unheardOf != 0 {
+		a |= finding.Other
+	}
+	return a
 }
 
 // about returns the actions that the statement is about, and those of its

@@ -18,7 +18,7 @@ import (
 
 	"github.com/sethvargo/go-envconfig"
 
-	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -260,7 +260,7 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
 		Contain: handlers.Mode(c.ContainMode), ContainAllowed: mayOpen, ContainQuietDays: c.ContainQuietDays, ContainInUse: c.ContainInUse,
 		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
-		RestoreSeverity: alert.Severity(c.PolicyRestoreSeverity),
+		RestoreSeverity: finding.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
 		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
 		Queues:           []string{path.Base(c.EventsQueueURL), path.Base(c.JobsQueueURL)},
