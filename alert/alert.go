@@ -17,8 +17,7 @@ import (
 // breaks a reader gets a new version.
 const Schema = "cmkeeper.alert.v1"
 
-// Severity, Finding and the severities are those of package finding, under the names
-// that reactions use.
+// Severity, Finding and the severities are those of package finding.
 type (
 	Severity = finding.Severity
 	Finding  = finding.Finding
@@ -61,9 +60,9 @@ type Alert struct {
 	// ID one is told. Handlers make it of the event's id, the kind and, where one
 	// event has several alerts of a kind, what tells them apart. Where it is ""
 	// the alert's whole content takes its place.
-	ID       string   `json:"id"`
-	Kind     Kind     `json:"kind"`
-	Severity Severity `json:"severity"`
+	ID       string           `json:"id"`
+	Kind     Kind             `json:"kind"`
+	Severity finding.Severity `json:"severity"`
 	// EventName and EventID are those of the event that it began with; EventName is
 	// the API operation, the service event or the native detail-type.
 	EventName string `json:"event_name,omitempty"`
@@ -88,7 +87,7 @@ type Alert struct {
 	// copied, so whoever builds it quotes for the shell what came from outside.
 	Next []string `json:"next,omitempty"`
 	// Findings are what is wrong, in the order of their weight.
-	Findings []Finding `json:"findings,omitempty"`
+	Findings []finding.Finding `json:"findings,omitempty"`
 	// Facts are whatever else there is to know, in order.
 	Facts []Fact `json:"facts,omitempty"`
 	// Ongoing is a condition that sweeps still see: it is told again after Publisher's Repeat.
@@ -181,11 +180,11 @@ type Digest struct {
 
 // Call is a row of a digest: an alert in short.
 type Call struct {
-	ID        string    `json:"id"`
-	Kind      Kind      `json:"kind"`
-	Severity  Severity  `json:"severity"`
-	EventName string    `json:"event_name,omitempty"`
-	Time      time.Time `json:"time,omitzero"`
+	ID        string           `json:"id"`
+	Kind      Kind             `json:"kind"`
+	Severity  finding.Severity `json:"severity"`
+	EventName string           `json:"event_name,omitempty"`
+	Time      time.Time        `json:"time,omitzero"`
 	// Key is the key's ARN, Alias its first alias.
 	Key   string `json:"key,omitempty"`
 	Alias string `json:"alias,omitempty"`

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // undoLimit is how many commands that undo something a digest or an incident has.
@@ -48,7 +50,7 @@ func incident(last Alert, g group, s *slot, items []item, all int, address strin
 	sortItems(items)
 	d := tabulate(items, g.name, address)
 	a := last
-	a.ID, a.Kind, a.Severity, a.Incident, a.Digest, a.Ongoing = s.incidentID(), KindIncident, Critical, s.incidentID(), d, false
+	a.ID, a.Kind, a.Severity, a.Incident, a.Digest, a.Ongoing = s.incidentID(), KindIncident, finding.Critical, s.incidentID(), d, false
 	a.Title = fmt.Sprintf("Incident: %s by %s", d.what(), g.short)
 	a.Summary = fmt.Sprintf("%s made %s within %s. Each may be meant; together they look like somebody who wants data or keys gone, or out of your hands. What follows the table is about the last one: %s",
 		cmp.Or(last.Actor.Name, g.short), d.what(), d.Until.Sub(d.From).Round(time.Second), last.Summary)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
@@ -115,9 +116,9 @@ func decidePlace(a Alert, m marks) placeDecision {
 	high, critical := markHigh+state.Segment(string(a.Kind)+"-"+a.EventName), markCritical+state.Segment(string(a.Kind)+"-"+a.EventName)
 	own := ""
 	switch {
-	case a.Severity.AtLeast(Critical):
+	case a.Severity.AtLeast(finding.Critical):
 		own = critical
-	case a.Severity.AtLeast(High):
+	case a.Severity.AtLeast(finding.High):
 		own = high
 	}
 	var notes []string
@@ -129,9 +130,9 @@ func decidePlace(a Alert, m marks) placeDecision {
 			notes = append(notes, key)
 		}
 	}
-	urgent := own != "" && !m[high] && !m[critical] || a.Severity.AtLeast(Critical) && m.count(markCritical) == 0
+	urgent := own != "" && !m[high] && !m[critical] || a.Severity.AtLeast(finding.Critical) && m.count(markCritical) == 0
 	if m[markIncident] { // people know: only what is worst is worth another message at once
-		urgent = a.Severity.AtLeast(Critical) && !m[own]
+		urgent = a.Severity.AtLeast(finding.Critical) && !m[own]
 	}
 	after := maps.Clone(m)
 	for _, name := range notes {
@@ -155,7 +156,7 @@ func decidePlace(a Alert, m marks) placeDecision {
 // nothing, and what is new can be wrong but takes nothing away.
 func isDangerous(a Alert) bool {
 	switch {
-	case !a.hasActor(), !a.Severity.AtLeast(Medium), a.Kind == KindUse:
+	case !a.hasActor(), !a.Severity.AtLeast(finding.Medium), a.Kind == KindUse:
 		return false
 	case a.Kind == KindGrant, a.Kind == KindAlias:
 		return true
@@ -167,7 +168,7 @@ func isDangerous(a Alert) bool {
 func losesKey(a Alert) bool {
 	switch a.EventName {
 	case "ScheduleKeyDeletion", "DisableKey", "DeleteImportedKeyMaterial":
-		return a.Key != nil && a.Key.ARN != "" && a.Kind != KindAccess && a.Severity.AtLeast(High)
+		return a.Key != nil && a.Key.ARN != "" && a.Kind != KindAccess && a.Severity.AtLeast(finding.High)
 	}
 	return false
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -248,7 +249,7 @@ func (a Alert) cut(l limits, whole string) Alert {
 	}
 	a.Cut = c
 	a.ID, a.EventName, a.EventID = l.text(a.ID), l.text(a.EventName), l.text(a.EventID)
-	a.Kind, a.Severity = Kind(l.text(string(a.Kind))), Severity(l.text(string(a.Severity)))
+	a.Kind, a.Severity = Kind(l.text(string(a.Kind))), finding.Severity(l.text(string(a.Severity)))
 	a.Account, a.Region = l.text(a.Account), l.text(a.Region)
 	a.Title, a.Summary, a.Risk = l.text(a.Title), l.text(a.Summary), l.text(a.Risk)
 	a.Action.Mode, a.Action.Description = l.text(a.Action.Mode), l.text(a.Action.Description)
@@ -266,9 +267,9 @@ func (a Alert) cut(l limits, whole string) Alert {
 		}
 		a.Actor = &w
 	}
-	findings := make([]Finding, 0, l.rows)
+	findings := make([]finding.Finding, 0, l.rows)
 	for _, f := range a.Findings[:min(l.rows, len(a.Findings))] {
-		f.Severity = Severity(l.text(string(f.Severity)))
+		f.Severity = finding.Severity(l.text(string(f.Severity)))
 		f.Statement, f.Principal, f.Message = l.text(f.Statement), l.text(f.Principal), l.text(f.Message)
 		findings = append(findings, f)
 	}
@@ -286,7 +287,7 @@ func (a Alert) cut(l limits, whole string) Alert {
 		d.Calls = slices.Clone(d.Calls[:min(l.rows, len(d.Calls))])
 		for i := range d.Calls {
 			row := &d.Calls[i]
-			row.Kind, row.Severity, row.Status = Kind(l.text(string(row.Kind))), Severity(l.text(string(row.Severity))), Status(l.text(string(row.Status)))
+			row.Kind, row.Severity, row.Status = Kind(l.text(string(row.Kind))), finding.Severity(l.text(string(row.Severity))), Status(l.text(string(row.Status)))
 			for _, s := range []*string{&row.ID, &row.EventName, &row.Key, &row.Alias, &row.Session, &row.SourceIP, &row.Title} {
 				*s = l.text(*s)
 			}

@@ -345,7 +345,7 @@ func huge() Alert {
 	a := deletion()
 	a.ID, a.Cut = "huge", nil
 	for range 400 {
-		a.Findings = append(a.Findings, Finding{ID: finding.PublicPrincipal, Severity: High, Message: strings.Repeat("m", 500)})
+		a.Findings = append(a.Findings, finding.Finding{ID: finding.PublicPrincipal, Severity: finding.High, Message: strings.Repeat("m", 500)})
 	}
 	a.Facts = append(a.Facts, Fact{Name: "Refused objects", Values: make([]string, 2000)})
 	for i := range a.Facts[2].Values {
@@ -421,13 +421,13 @@ func TestCutAlwaysFits(t *testing.T) {
 		s := strings.Repeat(c, 1000)
 		list := []string{s, s, s, s, s, s, s, s}
 		a := Alert{
-			ID: s, Kind: Kind(s), Severity: Severity(s), EventName: s, EventID: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
+			ID: s, Kind: Kind(s), Severity: finding.Severity(s), EventName: s, EventID: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
 			Key: &Key{s, list, s, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s}, Next: list,
 		}
 		a.Incident, a.Digest = s, &Digest{Group: s, Alerts: s}
 		for range list {
-			a.Digest.Calls = append(a.Digest.Calls, Call{s, Kind(s), Severity(s), s, time.Time{}, s, s, s, s, s, Status(s)})
-			a.Findings = append(a.Findings, Finding{ID: finding.NoEffect, Severity: Severity(s), Statement: s, Principal: s, Message: s})
+			a.Digest.Calls = append(a.Digest.Calls, Call{s, Kind(s), finding.Severity(s), s, time.Time{}, s, s, s, s, s, Status(s)})
+			a.Findings = append(a.Findings, finding.Finding{ID: finding.NoEffect, Severity: finding.Severity(s), Statement: s, Principal: s, Message: s})
 			a.Facts = append(a.Facts, Fact{s, s, list})
 		}
 		if err := w.Publish(t.Context(), a); err != nil {

@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 const (
@@ -30,7 +32,7 @@ func (a Alert) Subject() string {
 	return s
 }
 
-func label(s Severity) string { return "[" + strings.ToUpper(shorten(string(s), 20)) + "] " }
+func label(s finding.Severity) string { return "[" + strings.ToUpper(shorten(string(s), 20)) + "] " }
 
 func (a Alert) headline() string {
 	return cmp.Or(a.Title, strings.TrimSpace(string(a.Kind)+" "+a.EventName))

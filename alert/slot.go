@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -84,7 +85,7 @@ func (s *slot) items() string        { return s.period() + s.ID + "/" }
 func (s *slot) due() time.Time       { return s.Closes.Add(slotMargin) }
 func (s *slot) incidentID() string   { return "incident/" + s.Period }
 func (s *slot) item(n string, a Alert) string {
-	return s.items() + strconv.Itoa(Critical.Rank()-a.Severity.Rank()) + "-" + strings.TrimPrefix(n, alertsPrefix) + ".json"
+	return s.items() + strconv.Itoa(finding.Critical.Rank()-a.Severity.Rank()) + "-" + strings.TrimPrefix(n, alertsPrefix) + ".json"
 }
 
 // item is an alert in a slot.
@@ -271,7 +272,7 @@ func (p *Publisher) nextSlot(last slot, g group, a Alert, now time.Time) (*slot,
 	length := p.Grouping.Interval
 	if last.Period == "" || now.Sub(last.Closes) >= quiet || now.Sub(last.Started) >= longestPeriod {
 		s.Period, s.Started = s.ID, now
-		if !a.Severity.AtLeast(High) {
+		if !a.Severity.AtLeast(finding.High) {
 			length = p.Grouping.Wait
 		}
 	}

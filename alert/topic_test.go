@@ -307,7 +307,7 @@ func FuzzChat(f *testing.F) {
 		if code := codeChat(s); strings.Count(code, "`") != 2 || strings.ContainsAny(code, "<>\n") {
 			t.Fatalf("codeChat(%+q) = %+q", s, code)
 		}
-		a := Alert{ID: s, Title: s, Summary: s, Next: []string{s, "aws " + s}, Key: &Key{ARN: s}, Actor: &Actor{Name: s}, Findings: []Finding{{ID: finding.NoEffect, Severity: Severity(s), Statement: s, Principal: s, Message: s}}}
+		a := Alert{ID: s, Title: s, Summary: s, Next: []string{s, "aws " + s}, Key: &Key{ARN: s}, Actor: &Actor{Name: s}, Findings: []finding.Finding{{ID: finding.NoEffect, Severity: finding.Severity(s), Statement: s, Principal: s, Message: s}}}
 		if raw, err := a.Chat(); err != nil || !json.Valid(raw) {
 			t.Fatalf("%s, %v", raw, err)
 		}
