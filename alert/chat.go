@@ -1,8 +1,6 @@
 package alert
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -74,13 +72,7 @@ func (a Alert) Chat() ([]byte, error) {
 			m.Content.Keywords = append(m.Content.Keywords, cutRunes(plainChat(word), 100))
 		}
 	}
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(m); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+	return encode(m)
 }
 
 // thread is what the alert belongs to: its incident, its key, or nothing but itself.

@@ -441,12 +441,12 @@ func TestCutAlwaysFits(t *testing.T) {
 
 func TestPrinter(t *testing.T) {
 	var b strings.Builder
-	p := &Printer{W: &b}
+	p := &Printer{W: &b, Format: FormatText}
 	if err := p.Publish(t.Context(), sparse()); err != nil || b.String() != sparse().Text()+"\n" {
 		t.Errorf("printed %q, %v", b.String(), err)
 	}
 	b.Reset()
-	p.JSON = true
+	p.Format = FormatJSON
 	if err := p.Publish(t.Context(), deletion()); err != nil || strings.Count(b.String(), "\n") != 1 || !json.Valid([]byte(b.String())) {
 		t.Errorf("printed %q, %v", b.String(), err)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,14 +60,46 @@ func TestFormats(t *testing.T) {
 }
 
 func TestFormatNames(t *testing.T) {
-	for _, f := range Formats() {
+	for _, r := range renderers {
 		var got Format
-		if err := got.UnmarshalText([]byte(f)); err != nil || got != f {
-			t.Errorf("%s: got %q, %v", f, got, err)
+		if err := got.UnmarshalText([]byte(r.format.String())); err != nil || got != r.format {
+			t.Errorf("%s: got %q, %v", r.format, got, err)
 		}
+	}
+	if zero := (Format{}); zero.String() != FormatAuto.String() {
+		t.Errorf("the default is %s", zero)
 	}
 	if err := new(Format).UnmarshalText([]byte("slack")); err == nil || !strings.Contains(err.Error(), "chat") {
 		t.Errorf("an unknown format: %v", err)
+	}
+}
+
+// TestFormatsDocument keeps the list of formats in docs/alerts.md true. With
+// UPDATE_DOCS=1 it writes it.
+func TestFormatsDocument(t *testing.T) {
+	const path, from, until = "../docs/alerts.md", "go test ./alert -run FormatsDocument -->\n", "\n<!-- end of formats -->"
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(page), from)
+	_, after, ok2 := strings.Cut(rest, until)
+	if !ok || !ok2 {
+		t.Fatal("the marks of the formats are missing")
+	}
+	list := "\n| format | what the topic's subscribers get |\n|---|---|\n"
+	for _, r := range renderers {
+		list += fmt.Sprintf("| `%s` | %s |\n", r.format, r.about)
+	}
+	want := before + from + list + until + after
+	if os.Getenv("UPDATE_DOCS") != "" {
+		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(want, string(page)); diff != "" {
+		t.Errorf("%s is not true any more; UPDATE_DOCS=1 go test ./alert -run FormatsDocument writes it:\n%s", path, diff)
 	}
 }
 

@@ -83,7 +83,7 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		"reminders":          {[]string{"DELETION_REMINDERS", "7d,soon"}, []string{`"soon" must be a time from 1m to 30d`}},
 		"waiting periods":    {[]string{"DELETION_MIN_WINDOW_DAYS", "3", "DELETION_APPROVAL_DAYS", "-1"}, []string{"from 7 to 30", "from 0 to 365"}},
 		"containment":        {[]string{"CONTAIN_MODE", "on", "CONTAIN_ALLOWED_ROLES", "key-admins", "CONTAIN_QUIET_DAYS", "0"}, []string{"must be off, observe, enforce", `"key-admins" is no pattern of roles or users`, "from 1 to 365"}},
-		"formats":            {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:alerts=slack"}, []string{"topic arn:aws:sns:eu-west-1:111122223333:alerts", "auto, text, json and chat"}},
+		"formats":            {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:alerts=slack"}, []string{"topic arn:aws:sns:eu-west-1:111122223333:alerts", "auto, text, json, chat"}},
 		"formats of what":    {[]string{"ALERT_FORMATS", "alerts=chat"}, []string{`"alerts=chat" must be an SNS topic's ARN`}},
 		"topics twice":       {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:a=chat,arn:aws:sns:eu-west-1:111122223333:a=text"}, []string{"named twice"}},
 		"unknown":            {[]string{"ROTATON_MODE", "enforce"}, []string{"CMKEEPER_ROTATON_MODE is not a variable of cmkeeper"}},

@@ -1,13 +1,10 @@
 package alert
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/cmkeeper/cmkeeper/finding"
@@ -36,37 +33,6 @@ func label(s finding.Severity) string { return "[" + strings.ToUpper(shorten(str
 
 func (a Alert) headline() string {
 	return cmp.Or(a.Title, strings.TrimSpace(string(a.Kind)+" "+a.EventName))
-}
-
-// JSON returns the alert as one line of JSON, schema cmkeeper.alert.v1. Values
-// are as they came; characters that would not be seen are written as JSON's own
-// \u escapes, which also keeps out those that SNS and SQS refuse.
-func (a Alert) JSON() ([]byte, error) {
-	a.Title = a.headline()
-	a.Action.Status = cmp.Or(a.Action.Status, StatusNone)
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	err := e.Encode(struct {
-		Schema string `json:"schema"`
-		Alert
-	}{Schema, a})
-	if err != nil {
-		return nil, err
-	}
-	out := make([]byte, 0, b.Len())
-	for _, r := range strings.TrimSuffix(b.String(), "\n") {
-		switch {
-		case visible(r):
-			out = utf8.AppendRune(out, r)
-		case r < 0x10000:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		default:
-			high, low := utf16.EncodeRune(r)
-			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
-		}
-	}
-	return out, nil
 }
 
 // Text returns the alert for people: plain text, wrapped, every value escaped,
