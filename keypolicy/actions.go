@@ -69,7 +69,7 @@ var (
 
 	// reveals show data that is under the key, or act in its name.
 	reveals = granting(finding.Read | finding.Sign)
-	// reads tell about the key and touch nothing.
+	// reads return the key's settings and change nothing.
 	reads = set("kms:Describe*", "kms:Get*", "kms:List*")
 	// use is what keys are for.
 	use = set("kms:*crypt", "kms:ReEncrypt*", "kms:Generate*", "kms:Sign", "kms:Verify*", "kms:DeriveSharedSecret", "kms:*capsulate")
@@ -81,7 +81,7 @@ var (
 		"kms:RevokeGrant", "kms:ReplicateKey", "kms:UpdatePrimaryRegion")
 	// administration is takeover but for the grants, which users of a key need.
 	administration = takeover &^ grants
-	// shutdown is what makes an administrator of somebody who may change the policy.
+	// shutdown distinguishes an administrator among those who may change the policy.
 	shutdown = set("kms:DisableKey", "kms:ScheduleKeyDeletion")
 	// critical cannot be undone, or stops everything that uses the key.
 	critical = set("kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:DisableKey", "kms:DeleteImportedKeyMaterial")
@@ -148,7 +148,7 @@ func isOurs(pattern string) bool {
 func (s *Statement) coversAll(patterns []string) bool {
 	for _, p := range patterns {
 		if s.NotAction {
-			// Of a pattern nobody can say that it meets none of the left-out ones.
+			// A pattern may match one of the left-out actions.
 			if anyMatches(s.Actions, p) || strings.ContainsAny(p, "*?") {
 				return false
 			}

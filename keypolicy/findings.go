@@ -103,7 +103,7 @@ func (a *analysis) judgeEveryone(st *statement, id finding.ID, who string, held 
 	}
 	for _, service := range a.exceptedServices() {
 		if free|narrow != 0 || slices.Contains(st.Principals, service) {
-			continue // it is said of everyone, or it is not for that service
+			continue // the finding about everyone includes it, or the statement is not for that service
 		}
 		more, lets := a.judgeService(st, service)
 		found = append(found, more...)
@@ -184,8 +184,8 @@ func (a *analysis) judgeService(st *statement, who Principal) (found []finding.F
 	return foreign, true
 }
 
-// mostAccounts is how many accounts that a statement's conditions let in are told
-// one by one. KMS's 32 KiB can hold thousands, times every statement.
+// mostAccounts is how many accounts that a statement's conditions let in get a finding
+// each. KMS's 32 KiB can hold thousands, times every statement.
 const mostAccounts = 16
 
 // oneOfMany returns the finding about the nth account, or, for the first that is
@@ -259,7 +259,7 @@ func unknownPrincipal(st *statement, who Principal, may actions) finding.Finding
 			fmt.Sprintf("%s is a user or role that was deleted; its statement may %s and should go", who.ID, describe(st)))
 	}
 	return newFinding(finding.UnknownPrincipal, finding.Medium, st.Label, who.ID, may,
-		fmt.Sprintf("%s (%s) may %s, and the policy does not tell to which account it belongs", who.ID, who.Type, describe(st)))
+		fmt.Sprintf("%s (%s) may %s, and the policy does not say to which account it belongs", who.ID, who.Type, describe(st)))
 }
 
 // noEffect says that KMS ignores a statement.

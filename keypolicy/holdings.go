@@ -18,7 +18,7 @@ type holder struct {
 	subject
 	name string // in a sentence
 	list []holding
-	// full: one statement alone gives full control, which was said.
+	// full: one statement alone gives full control, which is a finding of its own.
 	full bool
 }
 
@@ -28,7 +28,7 @@ type holding struct {
 	may actions
 }
 
-// holderKey tells everyone of an account from its root.
+// holderKey distinguishes everyone of an account from its root.
 type holderKey struct {
 	Principal
 	anybody bool
@@ -49,8 +49,8 @@ func (h *holdings) add(s subject, name string, one holding, full bool) {
 	h.holders[i].full = h.holders[i].full || full
 }
 
-// judgeHoldings judges what is wrong only in what somebody has by several
-// statements. Of one with full control there is no more to say.
+// judgeHoldings finds what is wrong with the sum of a principal's statements. One with
+// full control has its finding already.
 func (a *analysis) judgeHoldings(held holdings) []finding.Finding {
 	var found []finding.Finding
 	for i := range held.holders {
@@ -68,7 +68,7 @@ func (a *analysis) judgeHoldings(held holdings) []finding.Finding {
 			continue
 		}
 		if all&use != 0 && all&administration != 0 {
-			found = append(found, h.bothHands(all))
+			found = append(found, h.useAndAdministration(all))
 		}
 		if all.has(createGrant) && !all.has(putKeyPolicy) {
 			if st, _ := a.bare(h, createGrant); st != nil {
@@ -86,10 +86,11 @@ func (a *analysis) judgeHoldings(held holdings) []finding.Finding {
 	return found
 }
 
-// bothHands says that somebody who uses the key administers it as well.
-func (h *holder) bothHands(all actions) finding.Finding {
+// useAndAdministration returns the finding about a principal that uses the key and
+// administers it.
+func (h *holder) useAndAdministration(all actions) finding.Finding {
 	st := h.first(func(one holding) bool {
-		// Whoever is an administrator on purpose has a statement for that.
+		// An intended administrator has a statement of its own.
 		return one.may.has(putKeyPolicy) && (one.may&use != 0 || one.may&shutdown == 0)
 	})
 	if st != nil {

@@ -1,11 +1,10 @@
-// Package keypolicy reads the resource policy of a KMS key: who may do what
-// ([Parse]), what is wrong with that ([Policy.Findings]), and what two policies
-// have between them ([Diff]). It is pure: it knows the document and nothing else,
-// neither IAM policies nor grants nor what an account's principals really are.
+// Package keypolicy analyses the resource policy of a KMS key: who may do what
+// ([Parse]), what is wrong with that ([Policy.Findings]), and how two policies differ
+// ([Diff]). It is pure and knows only the document: no IAM policies, no grants, and not
+// which principals an account has.
 //
-// Where the analysis cannot tell, it takes the side of the alarm: a condition
-// that it does not understand never removes a finding, and a Deny counts only
-// where it plainly closes an Allow.
+// In doubt it reports: a condition that it does not understand never removes a
+// finding, and a Deny counts only where it certainly applies.
 package keypolicy
 
 import "slices"

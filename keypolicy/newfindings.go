@@ -6,11 +6,11 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 )
 
-// NewFindings returns the findings of a policy, after, that are news to an
-// earlier one, before; changes is the difference of the two (Diff). A finding is
+// NewFindings returns the findings of a policy, after, that an earlier one, before,
+// did not have; changes is the difference of the two (Diff). A finding is
 // not new where the earlier policy had one of the same kind about the same
 // principal, no less severe, and the change adds nothing to its statement. So
-// what was put up with stays so, however it is written, until it grows.
+// what was accepted before stays so, however it is written, until it grows.
 //
 // With the policies swapped it returns what is gone.
 func NewFindings(before, after []finding.Finding, changes []Change) []finding.Finding {

@@ -91,7 +91,7 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		"roles":              {[]string{"PIPELINE_ROLES", "role/a, deploy"}, []string{"CMKEEPER_PIPELINE_ROLES", "role/deploy-*"}},
 		"hours":              {[]string{"BUSINESS_HOURS", "9 to 5"}, []string{`CMKEEPER_BUSINESS_HOURS="9 to 5"`, "such as Mon-Fri"}},
 		"flap limit":         {[]string{"FLAP_LIMIT", "0"}, []string{"from 1 to 20"}},
-		"exemptions":         {[]string{"EXEMPTIONS", "rotation of alias/x; guard of alias/y until 2027-01-01: z"}, []string{`exemption "rotation of alias/x": must read`, `"guard" is nothing that can be exempt: write rotation,`}},
+		"exemptions":         {[]string{"EXEMPTIONS", "rotation of alias/x; guard of alias/y until 2027-01-01: z"}, []string{`exemption "rotation of alias/x": must read`, `"guard" cannot be exempted: write rotation,`}},
 		"bucket":             {[]string{"STATE_BUCKET", "s3://x"}, []string{"without s3://"}},
 		"several at once":    {[]string{"LOG_LEVEL", "loud", "HTTP_ADDR", "8080", "STATE_PREFIX", "/x"}, []string{"LOG_LEVEL", "HTTP_ADDR", "STATE_PREFIX"}},
 	}
