@@ -33,7 +33,7 @@ func TestExamplesAreComplete(t *testing.T) {
 		}
 		for _, r := range renderers {
 			if message, err := r.render(a); err != nil || len(message) == 0 || r.structure != "" && !json.Valid(message) {
-				t.Errorf("%s as %s: %q, %v", a.Kind, r.format, message, err)
+				t.Errorf("%s as %v: %q, %v", a.Kind, r.format, message, err)
 			}
 		}
 		if m := chatOf(t, a); m.Content.Title == "" || len(m.Content.NextSteps) == 0 {

@@ -46,9 +46,6 @@ func (f Format) renderer() renderer {
 	return renderers[max(0, slices.IndexFunc(renderers, func(r renderer) bool { return r.format == f }))]
 }
 
-// String returns the name.
-func (f Format) String() string { return f.renderer().format.name }
-
 // Equal is == for go-cmp, which does not look into the Format.
 func (f Format) Equal(other Format) bool { return f == other }
 

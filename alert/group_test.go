@@ -93,37 +93,37 @@ func TestDecidePlace(t *testing.T) {
 		what  string
 		in    Alert
 		marks marks
-		want  placeDecision
+		want  scheduleDecision
 	}{
-		{"low", call("RotateKey", finding.Info, "k"), m(), placeDecision{reason: placeCollect}},
-		{"medium", call("UpdateAlias", finding.Medium, "k"), m(), placeDecision{reason: placeCollect, notes: []string{"danger/UpdateAlias"}}},
-		{"the first of its event", call("PutKeyPolicy", finding.High, "k"), m(), placeDecision{reason: placeFirst, claim: "high/policy-PutKeyPolicy", notes: []string{"danger/PutKeyPolicy"}}},
-		{"the second", call("PutKeyPolicy", finding.High, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeCollect}},
-		{"high where lower ones are collected", call("PutKeyPolicy", finding.High, "k"), m("danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "high/policy-PutKeyPolicy"}},
-		{"critical after high", call("PutKeyPolicy", finding.Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/policy-PutKeyPolicy"}},
-		{"critical after critical", call("PutKeyPolicy", finding.Critical, "k"), m("critical/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeCollect}},
-		{"critical after another critical", call("PutKeyPolicy", finding.Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy", "critical/policy-DisableKey"), placeDecision{reason: placeCollect, notes: []string{"critical/policy-PutKeyPolicy"}}},
-		{"another event", call("ScheduleKeyDeletion", finding.Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/policy-ScheduleKeyDeletion", notes: []string{"danger/ScheduleKeyDeletion", key("k")}}},
-		{"another kind of alert about the event", kind(call("PutKeyPolicy", finding.High, "k"), KindGuard), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "high/guard-PutKeyPolicy"}},
-		{"a severity that is none", call("PutKeyPolicy", "hgih", "k"), m(), placeDecision{reason: placeFirst, claim: "critical/policy-PutKeyPolicy", notes: []string{"danger/PutKeyPolicy"}}},
+		{"low", call("RotateKey", finding.Info, "k"), m(), scheduleDecision{reason: scheduleCollect}},
+		{"medium", call("UpdateAlias", finding.Medium, "k"), m(), scheduleDecision{reason: scheduleCollect, notes: []string{"danger/UpdateAlias"}}},
+		{"the first of its event", call("PutKeyPolicy", finding.High, "k"), m(), scheduleDecision{reason: scheduleFirst, claim: "high/policy-PutKeyPolicy", notes: []string{"danger/PutKeyPolicy"}}},
+		{"the second", call("PutKeyPolicy", finding.High, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), scheduleDecision{reason: scheduleCollect}},
+		{"high where lower ones are collected", call("PutKeyPolicy", finding.High, "k"), m("danger/PutKeyPolicy"), scheduleDecision{reason: scheduleFirst, claim: "high/policy-PutKeyPolicy"}},
+		{"critical after high", call("PutKeyPolicy", finding.Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), scheduleDecision{reason: scheduleFirst, claim: "critical/policy-PutKeyPolicy"}},
+		{"critical after critical", call("PutKeyPolicy", finding.Critical, "k"), m("critical/policy-PutKeyPolicy", "danger/PutKeyPolicy"), scheduleDecision{reason: scheduleCollect}},
+		{"critical after another critical", call("PutKeyPolicy", finding.Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy", "critical/policy-DisableKey"), scheduleDecision{reason: scheduleCollect, notes: []string{"critical/policy-PutKeyPolicy"}}},
+		{"another event", call("ScheduleKeyDeletion", finding.Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), scheduleDecision{reason: scheduleFirst, claim: "critical/policy-ScheduleKeyDeletion", notes: []string{"danger/ScheduleKeyDeletion", key("k")}}},
+		{"another kind of alert about the event", kind(call("PutKeyPolicy", finding.High, "k"), KindGuard), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), scheduleDecision{reason: scheduleFirst, claim: "high/guard-PutKeyPolicy"}},
+		{"a severity that is none", call("PutKeyPolicy", "hgih", "k"), m(), scheduleDecision{reason: scheduleFirst, claim: "critical/policy-PutKeyPolicy", notes: []string{"danger/PutKeyPolicy"}}},
 
-		{"the third event", call("ScheduleKeyDeletion", finding.Critical, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeIncident, notes: []string{"danger/ScheduleKeyDeletion", key("k"), "critical/policy-ScheduleKeyDeletion"}}},
-		{"the third event, of severity medium", call("UpdateAlias", finding.Medium, "k"), m("danger/PutKeyPolicy", "danger/DisableKey"), placeDecision{reason: placeIncident, notes: []string{"danger/UpdateAlias"}}},
-		{"the third event, but harmless", call("RotateKey", finding.Low, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeCollect}},
-		{"something new is no danger", call("CreateKey", finding.High, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeFirst, claim: "high/policy-CreateKey"}},
-		{"but a grant is", kind(call("CreateGrant", finding.High, "k"), KindGrant), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeIncident, notes: []string{"danger/CreateGrant", "high/grant-CreateGrant"}}},
-		{"whoever needs a dead key did nothing", kind(call("Decrypt", finding.High, "k"), KindUse), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeFirst, claim: "high/use-Decrypt"}},
-		{"the third key", call("DisableKey", finding.Critical, "c"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), placeDecision{reason: placeIncident, notes: []string{key("c")}}},
-		{"a key again", call("DisableKey", finding.Critical, "b"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), placeDecision{reason: placeCollect}},
-		{"a key that AWS refused to disable", kind(call("DisableKey", finding.High, "c"), KindAccess), m("high/access-DisableKey", "danger/DisableKey", key("a"), key("b")), placeDecision{reason: placeCollect}},
-		{"a deletion that was approved", call("ScheduleKeyDeletion", finding.Medium, "c"), m("danger/ScheduleKeyDeletion", key("a"), key("b")), placeDecision{reason: placeCollect}},
-		{"what sweeps find is no incident", sweep, m("danger/A", "danger/B", "danger/C"), placeDecision{reason: placeFirst, claim: "high/policy-Sweep"}},
+		{"the third event", call("ScheduleKeyDeletion", finding.Critical, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleIncident, notes: []string{"danger/ScheduleKeyDeletion", key("k"), "critical/policy-ScheduleKeyDeletion"}}},
+		{"the third event, of severity medium", call("UpdateAlias", finding.Medium, "k"), m("danger/PutKeyPolicy", "danger/DisableKey"), scheduleDecision{reason: scheduleIncident, notes: []string{"danger/UpdateAlias"}}},
+		{"the third event, but harmless", call("RotateKey", finding.Low, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleCollect}},
+		{"something new is no danger", call("CreateKey", finding.High, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleFirst, claim: "high/policy-CreateKey"}},
+		{"but a grant is", kind(call("CreateGrant", finding.High, "k"), KindGrant), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleIncident, notes: []string{"danger/CreateGrant", "high/grant-CreateGrant"}}},
+		{"whoever needs a dead key did nothing", kind(call("Decrypt", finding.High, "k"), KindUse), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleFirst, claim: "high/use-Decrypt"}},
+		{"the third key", call("DisableKey", finding.Critical, "c"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), scheduleDecision{reason: scheduleIncident, notes: []string{key("c")}}},
+		{"a key again", call("DisableKey", finding.Critical, "b"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), scheduleDecision{reason: scheduleCollect}},
+		{"a key that AWS refused to disable", kind(call("DisableKey", finding.High, "c"), KindAccess), m("high/access-DisableKey", "danger/DisableKey", key("a"), key("b")), scheduleDecision{reason: scheduleCollect}},
+		{"a deletion that was approved", call("ScheduleKeyDeletion", finding.Medium, "c"), m("danger/ScheduleKeyDeletion", key("a"), key("b")), scheduleDecision{reason: scheduleCollect}},
+		{"what sweeps find is no incident", sweep, m("danger/A", "danger/B", "danger/C"), scheduleDecision{reason: scheduleFirst, claim: "high/policy-Sweep"}},
 
-		{"after an incident", call("RevokeGrant", finding.High, "k"), m("incident", "danger/A", "danger/B"), placeDecision{reason: placeCollect, notes: []string{"danger/RevokeGrant", "high/policy-RevokeGrant"}}},
-		{"the worst after an incident", call("ScheduleKeyDeletion", finding.Critical, "k"), m("incident", "danger/ScheduleKeyDeletion", key("k")), placeDecision{reason: placeFirst, claim: "critical/policy-ScheduleKeyDeletion"}},
-		{"and again", call("ScheduleKeyDeletion", finding.Critical, "k"), m("incident", "critical/policy-ScheduleKeyDeletion", "danger/ScheduleKeyDeletion", key("k")), placeDecision{reason: placeCollect}},
+		{"after an incident", call("RevokeGrant", finding.High, "k"), m("incident", "danger/A", "danger/B"), scheduleDecision{reason: scheduleCollect, notes: []string{"danger/RevokeGrant", "high/policy-RevokeGrant"}}},
+		{"the worst after an incident", call("ScheduleKeyDeletion", finding.Critical, "k"), m("incident", "danger/ScheduleKeyDeletion", key("k")), scheduleDecision{reason: scheduleFirst, claim: "critical/policy-ScheduleKeyDeletion"}},
+		{"and again", call("ScheduleKeyDeletion", finding.Critical, "k"), m("incident", "critical/policy-ScheduleKeyDeletion", "danger/ScheduleKeyDeletion", key("k")), scheduleDecision{reason: scheduleCollect}},
 	} {
-		if diff := cmp.Diff(tt.want, decidePlace(tt.in, tt.marks), cmp.AllowUnexported(placeDecision{})); diff != "" {
+		if diff := cmp.Diff(tt.want, decideSchedule(tt.in, tt.marks), cmp.AllowUnexported(scheduleDecision{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.what, diff)
 		}
 	}
@@ -137,8 +137,8 @@ func TestFlushSlot(t *testing.T) {
 		`{"slot":"x"}`:      "",
 		`cmkeeper.flush.v1`: "",
 	} {
-		if got, ok := FlushSlot([]byte(body)); got != want && ok || ok != (want != "") {
-			t.Errorf("FlushSlot(%s) = %q, %t", body, got, ok)
+		if got, ok := FlushWindow([]byte(body)); got != want && ok || ok != (want != "") {
+			t.Errorf("FlushWindow(%s) = %q, %t", body, got, ok)
 		}
 	}
 }
@@ -179,7 +179,7 @@ func TestDigestWords(t *testing.T) {
 		}
 		return all
 	}
-	s := &slot{ID: "s", Name: "arn", Short: "role/Admin", Period: "p"}
+	s := &window{ID: "s", Name: "arn", Short: "role/Admin", Period: "p"}
 	one := call("PutKeyPolicy", finding.High, "a")
 	if diff := cmp.Diff(one, digest(s, items(one), false, "")); diff != "" {
 		t.Errorf("a single alert does not stay what it is:\n%s", diff)
@@ -190,11 +190,11 @@ func TestDigestWords(t *testing.T) {
 	if d.Title != "PutKeyPolicy on 2 keys by role/Admin" || d.Severity != finding.Critical || d.Key.ARN != two.Key.ARN || d.Action.Status != StatusFailed {
 		t.Errorf("%+v", d)
 	}
-	if want := []string{two.Next[0], two.Next[1], "To undo what was not meant, key by key:", one.Next[1]}; !slices.Equal(d.Next, want) {
+	if want := []string{two.Next[0], two.Next[1], "To undo what was not intended, key by key:", one.Next[1]}; !slices.Equal(d.Next, want) {
 		t.Errorf("next steps %q", d.Next)
 	}
 	found, more := call("Sweep", finding.High, "a"), call("Sweep", finding.High, "b")
-	if d := digest(&slot{Short: "a sweep"}, items(found, more), false, ""); d.Title != "policy findings on 2 keys by a sweep" {
+	if d := digest(&window{Short: "a sweep"}, items(found, more), false, ""); d.Title != "policy findings on 2 keys by a sweep" {
 		t.Errorf("title %q", d.Title)
 	}
 	three := call("DisableKey", finding.High, "b")

@@ -116,7 +116,7 @@ func TestText(t *testing.T) {
 func TestTextSaysWhatWasDone(t *testing.T) {
 	for status, want := range map[Status]string{
 		StatusDone:    "  Done. It.\n",
-		StatusWouldDo: "  Nothing, because it only observes. In enforce mode: It.\n",
+		StatusWouldDo: "  Nothing (mode observe). In mode enforce: It.\n",
 		StatusNone:    "  Nothing. It.\n",
 		"":            "  Nothing. It.\n",
 		StatusFailed:  "  FAILED. It.\n",

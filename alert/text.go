@@ -109,9 +109,9 @@ func (a Alert) Text() string {
 		if c.Calls > 0 {
 			calls = fmt.Sprintf("%d calls, ", c.Calls)
 		}
-		t.paragraph(fmt.Sprintf("This alert was too large to be sent whole. It has %s%d findings and %d facts with %d values.",
+		t.paragraph(fmt.Sprintf("This alert was too large to be sent whole and is shortened. It has %s%d findings and %d facts with %d values.",
 			calls, c.Findings, c.Facts, c.Values))
-		t.table("  ", row{"Whole alert", cmp.Or(c.Whole, "could not be stored")})
+		t.table("  ", row{"Full alert", cmp.Or(c.Whole, "could not be stored")})
 	}
 	t.heading = "\n"
 	t.line("-- ", "   ", Schema+" "+a.ID)
@@ -130,7 +130,7 @@ func (a Alert) calls(t *text) {
 		return
 	}
 	t.section(fmt.Sprintf("Calls (%d)", len(d.Calls)))
-	t.table("  ", row{"By", d.Group}, row{"From", moment(&d.From)}, row{"Until", moment(&d.Until)}, row{"Incident", a.Incident}, row{"Each whole", d.Alerts})
+	t.table("  ", row{"By", d.Group}, row{"From", moment(&d.From)}, row{"Until", moment(&d.Until)}, row{"Incident", a.Incident}, row{"Full alerts", d.Alerts})
 	const indent = "            "
 	for _, c := range d.Calls {
 		line := c.EventName
@@ -164,7 +164,7 @@ func (a Alert) findings(t *text) {
 // words says in a few words what was done about a call.
 func (s Status) words() string {
 	words := map[Status]string{
-		StatusDone:    "undone or done by cmkeeper",
+		StatusDone:    "handled by cmkeeper",
 		StatusWouldDo: "only observed",
 		StatusFailed:  "cmkeeper FAILED",
 		StatusRefused: "cmkeeper REFUSED",
@@ -181,11 +181,11 @@ func (a Alert) did() string {
 	return a.Action.sentence()
 }
 
-// sentence says what was done in a way that cannot be mistaken for another status.
+// sentence says what was done so that no status can be mistaken for another.
 func (a Action) sentence() string {
 	what := map[Status]string{
 		StatusDone:    "Done.",
-		StatusWouldDo: "Nothing, because it only observes. In enforce mode:",
+		StatusWouldDo: "Nothing (mode observe). In mode enforce:",
 		StatusFailed:  "FAILED.",
 		StatusRefused: "REFUSED, because it would not be safe.",
 		StatusNone:    "Nothing.",

@@ -37,7 +37,7 @@ func (t Topic) message(a Alert) (*sns.PublishInput, error) {
 
 // attributes are what subscriptions filter by. Those of a digest that has several
 // severities, kinds or events are lists, which a filter matches by each of their
-// values: whoever wants one of its calls gets it.
+// values, so that a subscriber to one of its calls gets it.
 func (a Alert) attributes() map[string]types.MessageAttributeValue {
 	severities, kinds, names := []string{string(a.Severity)}, []string{string(a.Kind)}, []string{a.EventName}
 	if a.Digest != nil {

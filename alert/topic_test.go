@@ -62,12 +62,12 @@ func TestFormats(t *testing.T) {
 func TestFormatNames(t *testing.T) {
 	for _, r := range renderers {
 		var got Format
-		if err := got.UnmarshalText([]byte(r.format.String())); err != nil || got != r.format {
-			t.Errorf("%s: got %q, %v", r.format, got, err)
+		if err := got.UnmarshalText([]byte(r.format.name)); err != nil || got != r.format {
+			t.Errorf("%v: got %v, %v", r.format, got, err)
 		}
 	}
-	if zero := (Format{}); zero.String() != FormatAuto.String() {
-		t.Errorf("the default is %s", zero)
+	if got := (Format{}).renderer().format; got != FormatAuto {
+		t.Errorf("the default is %v", got)
 	}
 	if err := new(Format).UnmarshalText([]byte("slack")); err == nil || !strings.Contains(err.Error(), "chat") {
 		t.Errorf("an unknown format: %v", err)
@@ -89,7 +89,7 @@ func TestFormatsDocument(t *testing.T) {
 	}
 	list := "\n| format | what the topic's subscribers get |\n|---|---|\n"
 	for _, r := range renderers {
-		list += fmt.Sprintf("| `%s` | %s |\n", r.format, r.about)
+		list += fmt.Sprintf("| `%s` | %s |\n", r.format.name, r.about)
 	}
 	want := before + from + list + until + after
 	if os.Getenv("UPDATE_DOCS") != "" {

@@ -76,11 +76,11 @@ func (w *world) pass(t *testing.T, d time.Duration) {
 			t.Fatal(err)
 		}
 		for _, m := range out.Messages {
-			slot, ok := FlushSlot([]byte(*m.Body))
+			window, ok := FlushWindow([]byte(*m.Body))
 			if !ok {
 				t.Fatalf("a message that is no reminder: %s", *m.Body)
 			}
-			w.flush(t, slot)
+			w.flush(t, window)
 			if _, err := w.queues.DeleteMessage(t.Context(), &sqs.DeleteMessageInput{QueueUrl: &w.Grouping.QueueURL, ReceiptHandle: m.ReceiptHandle}); err != nil {
 				t.Fatal(err)
 			}
@@ -88,10 +88,10 @@ func (w *world) pass(t *testing.T, d time.Duration) {
 	}
 }
 
-func (w *world) flush(t *testing.T, slot string) {
+func (w *world) flush(t *testing.T, window string) {
 	t.Helper()
 	for {
-		d := outcome.Of(w.Flush(t.Context(), slot))
+		d := outcome.Of(w.Flush(t.Context(), window))
 		if d.Action == outcome.Delete {
 			return
 		}
@@ -139,7 +139,7 @@ func TestGroupTellsTheFirstAtOnceAndTheRestTogether(t *testing.T) {
 		}
 		w.pass(t, groupInterval)
 		w.want(t)
-		w.pass(t, slotMargin+2*time.Second)
+		w.pass(t, windowMargin+2*time.Second)
 		d := w.want(t, "PutKeyPolicy on 3 keys by role/Admin")[0]
 		if d.Digest == nil || len(d.Digest.Calls) != 3 || d.Digest.Keys != 3 || !strings.HasPrefix(d.Digest.Alerts, "s3://state/cmkeeper/groups/") {
 			t.Errorf("digest %+v", d.Digest)
@@ -155,12 +155,12 @@ func TestGroupWaitsForWhatIsBelowHigh(t *testing.T) {
 		w.publish(t, call("RotateKey", finding.Info, "a"))
 		w.pass(t, groupWait)
 		w.want(t)
-		w.pass(t, slotMargin+2*time.Second)
+		w.pass(t, windowMargin+2*time.Second)
 		if a := w.want(t, "RotateKey on a")[0]; a.Digest != nil {
 			t.Errorf("a single alert is told as a digest: %+v", a.Digest)
 		}
 		w.publish(t, call("RotateKey", finding.Info, "b"), call("UpdateAlias", finding.Low, "b"))
-		w.pass(t, groupInterval+slotMargin+2*time.Second)
+		w.pass(t, groupInterval+windowMargin+2*time.Second)
 		w.want(t, "2 calls on 1 key: UpdateAlias, RotateKey by role/Admin")
 	})
 }
@@ -278,15 +278,15 @@ func TestFlushIsForgeryProof(t *testing.T) {
 		w.told(t)
 		ids, err := w.overdue(t.Context())
 		if err != nil || len(ids) != 1 {
-			t.Fatalf("slots %v, %v", ids, err)
+			t.Fatalf("windows %v, %v", ids, err)
 		}
 		for _, id := range []string{"x", "../open/x", "../" + ids[0]} {
 			if err := w.Flush(t.Context(), id); err != nil {
-				t.Errorf("slot %q: %v", id, err)
+				t.Errorf("window %q: %v", id, err)
 			}
 		}
 		if d := outcome.Of(w.Flush(t.Context(), ids[0])); d.Action != outcome.Delay || d.After < groupInterval {
-			t.Errorf("a slot that is open: %v", d)
+			t.Errorf("a window that is open: %v", d)
 		}
 		w.want(t)
 		w.pass(t, 2*groupInterval)
@@ -360,7 +360,7 @@ func TestGroupOfManyWorkers(t *testing.T) {
 	})
 }
 
-// TestLateAlertFindsAnotherSlot holds up the alert until its slot is closed and told.
+// TestLateAlertFindsAnotherSlot holds up the alert until its window is closed and told.
 func TestLateAlertFindsAnotherSlot(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
 		w.publish(t, call("PutKeyPolicy", finding.High, "a"))
@@ -379,7 +379,7 @@ func TestLateAlertFindsAnotherSlot(t *testing.T) {
 	})
 }
 
-// slowS3 takes longer than its slot is open to put the first object with such a key.
+// slowS3 takes longer than its window is open to put the first object with such a key.
 type slowS3 struct {
 	*s3.Client
 	key  string
@@ -444,7 +444,7 @@ func TestKilledAnywhere(t *testing.T) {
 	t.Logf("killed %d times", deaths)
 }
 
-// TestKilledWhileTelling kills a worker at each of its requests while it tells a slot that
+// TestKilledWhileTelling kills a worker at each of its requests while it tells a window that
 // has an incident's mark, an alert whose teller died, and others.
 func TestKilledWhileTelling(t *testing.T) {
 	alerts := []Alert{
@@ -464,7 +464,7 @@ func TestKilledWhileTelling(t *testing.T) {
 			w.SNS = w.topics
 			ids, err := w.overdue(t.Context())
 			if err != nil || len(ids) != 1 {
-				t.Fatalf("slots %v, %v", ids, err)
+				t.Fatalf("windows %v, %v", ids, err)
 			}
 			time.Sleep(groupInterval + claimTime)
 			doomed, m := w.mortal(requests)

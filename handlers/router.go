@@ -43,7 +43,7 @@ type Router struct {
 // whatever else failed is to be tried again. Trying again repeats nothing that
 // was done: repairs look at the key first, and alerts are told once.
 func (r *Router) Handle(ctx context.Context, body []byte) error {
-	if slot, ok := alert.FlushSlot(body); ok {
+	if slot, ok := alert.FlushWindow(body); ok {
 		return r.flushAlerts(ctx, slot)
 	}
 	e, err := events.Parse(body)
