@@ -2,12 +2,14 @@ package handlers
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -17,6 +19,7 @@ func TestDecideGrant(t *testing.T) {
 		trusted = "arn:aws:iam::111122223333:role/partner"
 		foreign = "arn:aws:iam::999988887777:role/visitor"
 	)
+	unseen := finding.Rules(finding.OfGrant)
 	for _, tt := range []struct {
 		name      string
 		grant     inventory.Grant
@@ -41,6 +44,9 @@ func TestDecideGrant(t *testing.T) {
 		{"an ARN that is none", inventory.Grant{Grantee: "arn:aws:iam::12:role/x", Constrained: true}, false, grantFindings, []string{"medium grant-to-unknown"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			unseen = slices.DeleteFunc(unseen, func(r finding.Rule) bool {
+				return slices.ContainsFunc(tt.findings, func(f string) bool { return strings.HasSuffix(f, " "+r.ID.String()) })
+			})
 			got, findings := decideGrant(grantInput{grant: tt.grant, byService: tt.byService, account: "444455556666", trusted: []string{"111122223333"}})
 			var ids []string
 			for _, f := range findings {
@@ -50,6 +56,9 @@ func TestDecideGrant(t *testing.T) {
 				t.Errorf("%q, want %q; findings (-want +got):\n%s", got, tt.want, diff)
 			}
 		})
+	}
+	for _, r := range unseen {
+		t.Errorf("no grant here has the finding %s", r.ID)
 	}
 }
 

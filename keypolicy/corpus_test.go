@@ -101,6 +101,10 @@ func TestLabelledCorpus(t *testing.T) {
 		}
 	}
 	policies := 0
+	unseen := map[finding.ID]finding.Rule{}
+	for _, r := range finding.Rules(finding.OfPolicy) {
+		unseen[r.ID] = r
+	}
 	var spent time.Duration
 	for group, cases := range labelledCorpus(t) {
 		for _, l := range cases {
@@ -113,6 +117,12 @@ func TestLabelledCorpus(t *testing.T) {
 			}
 			findings := p.Findings(l.context())
 			spent += time.Since(start)
+			for _, f := range findings {
+				delete(unseen, f.ID)
+				if r := f.ID.Rule(); r.Title == "" || !r.Worst.AtLeast(f.Severity) || f.Access == 0 && strings.Contains(r.Risk, "{access}") {
+					t.Errorf("%s/%s: %s has severity %s and access %q, but its rule %q has at worst %s and the risk %q", group, l.Name, f.ID, f.Severity, f.Access, r.Title, r.Worst, r.Risk)
+				}
+			}
 			got := briefs(findings)
 			left := slices.Clone(l.Findings)
 			for _, f := range got {
@@ -130,6 +140,10 @@ func TestLabelledCorpus(t *testing.T) {
 				t.Errorf("%s/%s (%s): findings (-want +got):\n%s", group, l.Name, l.Why, diff)
 			}
 		}
+	}
+	// A rule that no policy breaks is one that nothing finds.
+	for id := range unseen {
+		t.Errorf("no labelled policy has the finding %s", id)
 	}
 	if policies < 150 {
 		t.Errorf("%d policies", policies)
