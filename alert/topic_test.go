@@ -74,6 +74,24 @@ func TestFormatNames(t *testing.T) {
 	}
 }
 
+// TestFormatsEscape: no format shows characters from outside that nobody sees, or lines
+// that are not ours.
+func TestFormatsEscape(t *testing.T) {
+	a := complete()
+	a.Title += "\nFROM: \x1b[2J\u202e"
+	for _, r := range renderers {
+		message, err := r.render(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.SplitSeq(string(message), "\n") {
+			if strings.HasPrefix(line, "FROM:") || strings.ContainsFunc(line, func(c rune) bool { return !visible(c) }) {
+				t.Errorf("%v has the line %+q", r.format, line)
+			}
+		}
+	}
+}
+
 // TestFormatsDocument keeps the list of formats in docs/alerts.md true. With
 // UPDATE_DOCS=1 it writes it.
 func TestFormatsDocument(t *testing.T) {
