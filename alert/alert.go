@@ -16,10 +16,11 @@ import (
 // breaks a reader gets a new version.
 const Schema = "cmkeeper.alert.v1"
 
-// Severity, Finding and the severities are those of package finding.
 type (
+	// Severity is that of package finding.
 	Severity = finding.Severity
-	Finding  = finding.Finding
+	// Finding is that of package finding.
+	Finding = finding.Finding
 )
 
 // The severities, in rising order.
