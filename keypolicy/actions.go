@@ -102,23 +102,35 @@ func (as actions) names() (list []string) {
 	return list
 }
 
-// granting returns the actions that give access of any of the kinds.
-func granting(kinds finding.Access) (as actions) {
+// accessOf is what each of the known actions gives.
+var accessOf = func() (list [len(known)]finding.Access) {
 	for i, name := range known {
-		if finding.AccessOf(name)&kinds != 0 {
-			as |= 1 << i
-		}
+		list[i] = finding.AccessOf(name)
 	}
-	return as
-}
+	return list
+}()
 
 // access returns what the actions give.
-func (as actions) access() finding.Access {
-	a := finding.AccessOf(as.names()...)
+func (as actions) access() (a finding.Access) {
+	for i, access := range accessOf {
+		if as&(1<<i) != 0 {
+			a |= access
+		}
+	}
 	if as&unheardOf != 0 {
 		a |= finding.Other
 	}
 	return a
+}
+
+// granting returns the known actions that give access of any of the kinds.
+func granting(kinds finding.Access) (as actions) {
+	for i, access := range accessOf {
+		if access&kinds != 0 {
+			as |= 1 << i
+		}
+	}
+	return as
 }
 
 // about returns the actions that the statement is about, and those of its
