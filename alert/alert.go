@@ -1,51 +1,20 @@
-// Package alert is what people and machines are told: the model of an alert,
-// its renderings (subject, text, JSON) and the sinks that take it. Publisher
-// sends to SNS and tells the same thing once; Printer writes to a terminal.
+// Package alert has the model of an alert, its formats and the sinks that take it.
+// Publisher publishes to SNS, each alert once; Printer writes to a terminal.
 //
-// An alert holds what came from events raw. The renderers escape it, so nobody
-// else has to; Escape is there for those who show a single value.
+// An alert holds values from events as they came. The renderers escape them; callers
+// that show a single value use Escape.
 package alert
 
 import (
 	"context"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // Schema names the JSON rendering. Members may be added to it; a change that
 // breaks a reader gets a new version.
 const Schema = "cmkeeper.alert.v1"
-
-// Severity of an alert or a finding.
-type Severity string
-
-// The severities, in rising order.
-const (
-	Info     Severity = "info"
-	Low      Severity = "low"
-	Medium   Severity = "medium"
-	High     Severity = "high"
-	Critical Severity = "critical"
-)
-
-// AtLeast reports whether s is t or worse. A word that is none of the
-// severities counts as critical, so that a slip never silences.
-func (s Severity) AtLeast(t Severity) bool { return s.rank() >= t.rank() }
-
-func (s Severity) rank() int {
-	switch s {
-	case Info:
-		return 0
-	case Low:
-		return 1
-	case Medium:
-		return 2
-	case High:
-		return 3
-	case Critical:
-		return 4
-	}
-	return Critical.rank()
-}
 
 // Kind of an alert: what it is about.
 type Kind string
@@ -55,13 +24,13 @@ const (
 	KindRotation     Kind = "rotation"
 	KindPolicy       Kind = "policy"
 	KindDeletion     Kind = "deletion"
-	KindContainment  Kind = "containment" // a key that was opened to somebody who is not trusted, and disabled for that
+	KindContainment  Kind = "containment" // a key that was opened to a principal that is not trusted, and disabled for that
 	KindAlias        Kind = "alias"
 	KindReencryption Kind = "reencryption"
-	KindGuard        Kind = "guard"      // cmkeeper itself: shut out, its role used by somebody else, hanging on what it guards, or about to be blinded
+	KindGuard        Kind = "guard"      // cmkeeper itself: shut out, its role used by others, dependent on a key that it guards, or about to be cut off from events
 	KindAccess       Kind = "access"     // a dangerous call that AWS refused
-	KindUse          Kind = "use"        // somebody needs a key that cannot be used
-	KindGrant        Kind = "grant"      // who may use a key beside its policy
+	KindUse          Kind = "use"        // a call that needs a key which cannot be used
+	KindGrant        Kind = "grant"      // grants, by which principals use a key beside its policy
 	KindMaterial     Kind = "material"   // imported key material
 	KindKeyStore     Kind = "key-store"  // custom key stores
 	KindTag          Kind = "tag"        // a tag that steers cmkeeper
@@ -72,12 +41,12 @@ const (
 // Alert is one message. What is zero is left out of the renderings.
 type Alert struct {
 	// ID names the occurrence and the reaction to it: of all alerts with the same
-	// ID one is told. Handlers make it of the event's id, the kind and, where one
-	// event has several alerts of a kind, what tells them apart. Where it is ""
+	// ID one is published. Handlers make it of the event's id, the kind and, where one
+	// event has several alerts of a kind, what distinguishes them. Where it is ""
 	// the alert's whole content takes its place.
-	ID       string   `json:"id"`
-	Kind     Kind     `json:"kind"`
-	Severity Severity `json:"severity"`
+	ID       string           `json:"id"`
+	Kind     Kind             `json:"kind"`
+	Severity finding.Severity `json:"severity"`
 	// EventName and EventID are those of the event that it began with; EventName is
 	// the API operation, the service event or the native detail-type.
 	EventName string `json:"event_name,omitempty"`
@@ -93,23 +62,23 @@ type Alert struct {
 	// Key is the key that it happened to, Actor who did it.
 	Key   *Key   `json:"key,omitempty"`
 	Actor *Actor `json:"actor,omitempty"`
-	// Action is what we did. Its zero value says that we did nothing.
+	// Action is what cmkeeper did. The zero value is nothing.
 	Action Action `json:"action"`
 	// Risk is what is at risk, in sentences.
 	Risk string `json:"risk,omitempty"`
 	// Next is what to do next, in order: sentences, or commands. An entry that
 	// begins with "aws " or "cmkeeper " is a command: it is shown on one line, to be
-	// copied, so whoever builds it quotes for the shell what came from outside.
+	// copied, so the code that builds it quotes values from outside for the shell.
 	Next []string `json:"next,omitempty"`
-	// Findings are what is wrong, in the order of their weight.
-	Findings []Finding `json:"findings,omitempty"`
-	// Facts are whatever else there is to know, in order.
+	// Findings are what is wrong, the worst first.
+	Findings []finding.Finding `json:"findings,omitempty"`
+	// Facts are further information, in order.
 	Facts []Fact `json:"facts,omitempty"`
-	// Ongoing is a condition that sweeps still see: it is told again after Publisher's Repeat.
+	// Ongoing: sweeps still see the condition. It is published again after Publisher's Repeat.
 	Ongoing bool `json:"ongoing,omitempty"`
 	// Incident is the ID of the incident that the alert belongs to, set by Publisher.
 	Incident string `json:"incident,omitempty"`
-	// Digest is set by Publisher where it tells several alerts as one.
+	// Digest is set by Publisher where it publishes several alerts as one.
 	Digest *Digest `json:"digest,omitempty"`
 	// Cut is set by Publisher when the alert was too large to be sent whole.
 	Cut *Cut `json:"cut,omitempty"`
@@ -153,12 +122,12 @@ type Status string
 const (
 	StatusDone    Status = "done"     // done, and checked by reading it back
 	StatusWouldDo Status = "would-do" // observe mode: enforce would do it
-	StatusNone    Status = "none"     // there is nothing for us to do
+	StatusNone    Status = "none"     // there is nothing for cmkeeper to do
 	StatusFailed  Status = "failed"   // tried, and not done
 	StatusRefused Status = "refused"  // not tried, because it would not be safe
 )
 
-// Action is what we did about it.
+// Action is what cmkeeper did about it.
 type Action struct {
 	// Mode is the reaction's mode: "observe" or "enforce"; "" where there is none.
 	Mode   string `json:"mode,omitempty"`
@@ -166,18 +135,6 @@ type Action struct {
 	// Description says it in sentences that are true as they stand: "Rotation was
 	// enabled again, every 180 days.", or "… would be enabled again, …".
 	Description string `json:"description,omitempty"`
-}
-
-// Finding is one thing that is wrong.
-type Finding struct {
-	// ID is the rule's name ("public-principal").
-	ID       string   `json:"id"`
-	Severity Severity `json:"severity"`
-	// Statement is the policy statement's Sid or index, Principal who it lets in.
-	Statement string `json:"statement,omitempty"`
-	Principal string `json:"principal,omitempty"`
-	// Message is one sentence.
-	Message string `json:"message"`
 }
 
 // Fact is a named list of values.
@@ -188,7 +145,7 @@ type Fact struct {
 	Values []string `json:"values,omitempty"`
 }
 
-// Digest is several alerts of one group, told as one. The members of the alert around
+// Digest is several alerts of one group, published as one. The members of the alert around
 // it are those of the worst of them.
 type Digest struct {
 	// Group is whose alerts they are: a role's or user's ARN, or what a sweep found.
@@ -200,18 +157,17 @@ type Digest struct {
 	Keys int `json:"keys"`
 	// Calls are what happened, the worst first.
 	Calls []Call `json:"calls"`
-	// Alerts is where the alerts are stored whole, one object each, for as long as the
-	// state bucket keeps them.
+	// Alerts is where the alerts are stored whole, one object each.
 	Alerts string `json:"alerts,omitempty"`
 }
 
 // Call is a row of a digest: an alert in short.
 type Call struct {
-	ID        string    `json:"id"`
-	Kind      Kind      `json:"kind"`
-	Severity  Severity  `json:"severity"`
-	EventName string    `json:"event_name,omitempty"`
-	Time      time.Time `json:"time,omitzero"`
+	ID        string           `json:"id"`
+	Kind      Kind             `json:"kind"`
+	Severity  finding.Severity `json:"severity"`
+	EventName string           `json:"event_name,omitempty"`
+	Time      time.Time        `json:"time,omitzero"`
 	// Key is the key's ARN, Alias its first alias.
 	Key   string `json:"key,omitempty"`
 	Alias string `json:"alias,omitempty"`
@@ -219,7 +175,7 @@ type Call struct {
 	Session  string `json:"session,omitempty"`
 	SourceIP string `json:"source_ip,omitempty"`
 	Title    string `json:"title"`
-	// Status is how what we did about it ended.
+	// Status is how cmkeeper's action ended.
 	Status Status `json:"status"`
 }
 
@@ -239,8 +195,7 @@ type Cut struct {
 
 // Sink takes alerts.
 type Sink interface {
-	// Publish tells the alert, or returns an error and has to be asked again (as
-	// package outcome says, where it knows when). After an error the alert may have
-	// been told all the same.
+	// Publish publishes the alert. After an error the caller tries again (when, package
+	// outcome says where that is known); the alert may have been published all the same.
 	Publish(ctx context.Context, a Alert) error
 }

@@ -1,8 +1,6 @@
 package alert
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -61,7 +59,7 @@ func (a Alert) Chat() ([]byte, error) {
 	m := chatMessage{
 		Version: "1.0", Source: "custom", ID: cutRunes(Escape(a.ID), 200),
 		Content: chatContent{
-			TextType: "client-markdown", Title: cutRunes(Escape(a.Severity.label())+plainChat(a.headline()), chatTitle),
+			TextType: "client-markdown", Title: cutRunes(Escape(label(a.Severity))+plainChat(a.headline()), chatTitle),
 			Description: a.chatDescription(), NextSteps: a.chatSteps(),
 		},
 		Metadata: chatMetadata{
@@ -74,13 +72,7 @@ func (a Alert) Chat() ([]byte, error) {
 			m.Content.Keywords = append(m.Content.Keywords, cutRunes(plainChat(word), 100))
 		}
 	}
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(m); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+	return encode(m)
 }
 
 // thread is what the alert belongs to: its incident, its key, or nothing but itself.
@@ -161,7 +153,7 @@ func (a Alert) chatDescription() string {
 			lines = append(lines, fmt.Sprintf("… and %d more findings, in the mail and in the JSON", len(a.Findings)-i))
 			break
 		}
-		lines = append(lines, fmt.Sprintf("• %s %s %s", text(strings.ToUpper(string(f.Severity))), code(f.ID), text(f.Message)))
+		lines = append(lines, fmt.Sprintf("• %s %s %s", text(strings.ToUpper(string(f.Severity))), code(f.ID.String()), text(f.Message)))
 	}
 	var b strings.Builder
 	used := 0

@@ -6,21 +6,23 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // undoLimit is how many commands that undo something a digest or an incident has.
 const undoLimit = 200
 
 // continued marks an alert as a part of the incident of its period.
-func continued(a Alert, s *slot) Alert {
+func continued(a Alert, s *window) Alert {
 	a.Incident = s.incidentID()
 	a.Title = "Incident, continued: " + a.headline()
 	return a
 }
 
-// digest makes one alert of those of a slot, of which there is at least one. A single
-// one stays what it is.
-func digest(s *slot, items []item, inIncident bool, address string) Alert {
+// digest makes one alert of those of a window, of which there is at least one. A single
+// one is returned as it is.
+func digest(s *window, items []item, inIncident bool, address string) Alert {
 	sortItems(items)
 	a := items[0].Alert
 	if len(items) == 1 {
@@ -32,7 +34,7 @@ func digest(s *slot, items []item, inIncident bool, address string) Alert {
 	d := tabulate(items, s.Name, address)
 	a.ID, a.Ongoing, a.Digest = "digest/"+s.ID, false, d
 	a.Title = d.what() + " by " + s.Short
-	a.Summary = fmt.Sprintf("%s within %s. They came in quick succession, so they are told together; each was looked at on its own. What follows the table is about the worst of them.",
+	a.Summary = fmt.Sprintf("%s within %s. They came in quick succession, so this is one message; each was judged by itself. Everything below the table is about the worst of them.",
 		d.what(), d.Until.Sub(d.From).Round(time.Second))
 	a.Action.Status, a.Action.Description = d.did()
 	a.Next = slices.Concat(a.Next, undoCommands(items[1:], a.Next))
@@ -42,28 +44,28 @@ func digest(s *slot, items []item, inIncident bool, address string) Alert {
 	return a
 }
 
-// incident makes the alert of an incident: what happened so far, around the call that
-// made it one. There are all alerts, of which items are those that are shown.
-func incident(last Alert, g group, s *slot, items []item, all int, address string) Alert {
+// incident makes the alert of an incident: what happened so far, around the last call.
+// There are all alerts, of which items are shown.
+func incident(last Alert, g group, s *window, items []item, all int, address string) Alert {
 	sortItems(items)
 	d := tabulate(items, g.name, address)
 	a := last
-	a.ID, a.Kind, a.Severity, a.Incident, a.Digest, a.Ongoing = s.incidentID(), KindIncident, Critical, s.incidentID(), d, false
+	a.ID, a.Kind, a.Severity, a.Incident, a.Digest, a.Ongoing = s.incidentID(), KindIncident, finding.Critical, s.incidentID(), d, false
 	a.Title = fmt.Sprintf("Incident: %s by %s", d.what(), g.short)
-	a.Summary = fmt.Sprintf("%s made %s within %s. Each may be meant; together they look like somebody who wants data or keys gone, or out of your hands. What follows the table is about the last one: %s",
+	a.Summary = fmt.Sprintf("%s made %s within %s. Each may be intended; together they look like an attempt to take or destroy keys or data. Everything below the table is about the last one: %s",
 		cmp.Or(last.Actor.Name, g.short), d.what(), d.Until.Sub(d.From).Round(time.Second), last.Summary)
 	if all > len(items) {
 		a.Summary += fmt.Sprintf(" The table has the worst %d of %d.", len(items), all)
 	}
 	a.Action.Status, a.Action.Description = d.did()
-	a.Next = slices.Concat(responseSteps(last), undoCommands(items, nil), []string{"What follows comes as \"Incident, continued\"."})
+	a.Next = slices.Concat(responseSteps(last), undoCommands(items, nil), []string{"Further alerts about this actor are titled \"Incident, continued\"."})
 	return a
 }
 
 // sortItems sorts alerts, the worst first and then by time.
 func sortItems(items []item) {
 	slices.SortStableFunc(items, func(a, b item) int {
-		return cmp.Or(b.Alert.Severity.rank()-a.Alert.Severity.rank(), a.Alert.Time.Compare(b.Alert.Time), strings.Compare(a.Name, b.Name))
+		return cmp.Or(b.Alert.Severity.Rank()-a.Alert.Severity.Rank(), a.Alert.Time.Compare(b.Alert.Time), strings.Compare(a.Name, b.Name))
 	})
 }
 
@@ -119,8 +121,8 @@ func (d *Digest) what() string {
 	return fmt.Sprintf("%d calls on %s: %s", len(d.Calls), keys, strings.Join(names, ", "))
 }
 
-// did is what was done about the calls: the status that asks most of a reader, and in
-// words all of them.
+// did is what was done about the calls: the status that needs a reader most, and all of
+// them in words.
 func (d *Digest) did() (Status, string) {
 	count := map[Status]int{}
 	for _, c := range d.Calls {
@@ -137,11 +139,11 @@ func (d *Digest) did() (Status, string) {
 	if len(parts) == 1 {
 		return worst, "All calls: " + worst.words() + "."
 	}
-	return cmp.Or(worst, StatusNone), "It differs from call to call: " + strings.Join(parts, ", ") + "."
+	return cmp.Or(worst, StatusNone), "It differs by call: " + strings.Join(parts, ", ") + "."
 }
 
 // undoCommands are the commands of the alerts that change something, each once and
-// none that is known.
+// without those that are known.
 func undoCommands(items []item, known []string) []string {
 	var commands []string
 	for _, i := range items {
@@ -154,14 +156,14 @@ func undoCommands(items []item, known []string) []string {
 	if len(commands) == 0 {
 		return nil
 	}
-	return append([]string{"To undo what was not meant, key by key:"}, commands...)
+	return append([]string{"To undo what was not intended, key by key:"}, commands...)
 }
 
-// isUndo tells a command that changes a key from one that looks.
+// isUndo reports whether a next step is a command that changes a key.
 func isUndo(next string) bool {
 	operation, ok := strings.CutPrefix(next, "aws kms ")
-	for _, looks := range []string{"get-", "describe-", "list-"} {
-		ok = ok && !strings.HasPrefix(operation, looks)
+	for _, reading := range []string{"get-", "describe-", "list-"} {
+		ok = ok && !strings.HasPrefix(operation, reading)
 	}
 	return ok
 }

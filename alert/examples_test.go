@@ -31,6 +31,11 @@ func TestExamplesAreComplete(t *testing.T) {
 		if err := schema.Validate(in); err != nil {
 			t.Errorf("%s: %v", a.Kind, err)
 		}
+		for _, r := range renderers {
+			if message, err := r.render(a); err != nil || len(message) == 0 || r.structure != "" && !json.Valid(message) {
+				t.Errorf("%s as %v: %q, %v", a.Kind, r.format, message, err)
+			}
+		}
 		if m := chatOf(t, a); m.Content.Title == "" || len(m.Content.NextSteps) == 0 {
 			t.Errorf("%s in a chat: %+v", a.Kind, m)
 		}

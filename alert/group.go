@@ -7,10 +7,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
-// group is whose alerts are told together.
+// group is an actor, or a sweep, whose alerts are published together.
 type group struct {
 	// id is one segment of a key in the state bucket.
 	id string
@@ -18,8 +19,8 @@ type group struct {
 	name, short string
 }
 
-// groupOf returns the group of an alert, and whether it has one: the actor, else, for
-// what sweeps and AWS itself did, the kind. What a job tells stands alone.
+// groupOf returns the group of an alert, and whether it has one: the actor, or the kind
+// for what sweeps and AWS itself did. Alerts of jobs have none.
 func groupOf(a Alert) (group, bool) {
 	var g group
 	switch {
@@ -49,8 +50,8 @@ func (a Alert) hasActor() bool { return a.Actor != nil && a.Actor.ARN != "" }
 const sweepEvent = "Sweep"
 
 // actorARN is the ARN of the role where arn is one of its sessions: a pipeline opens a
-// new one for every run. In a role of IAM Identity Center the session is the person,
-// and stays.
+// new one for every run. For a role of IAM Identity Center it is that of the session,
+// which is the person.
 func actorARN(arn string) string {
 	const role = ":assumed-role/"
 	if i := strings.Index(arn, role); i >= 0 && !strings.HasPrefix(arn[i+len(role):], ssoRole) {
@@ -65,31 +66,31 @@ func actorARN(arn string) string {
 const ssoRole = "AWSReservedSSO_"
 
 // How a group's time is divided. Its alerts come in periods, which end when it has been
-// quiet; in a period the first alert of each event is told at once, and the others in slots.
+// quiet; in a period the first alert of each event is published at once, the others by window.
 const (
 	quiet         = 10 * time.Minute
 	longestPeriod = time.Hour
 )
 
-// What makes an incident of the calls that an actor made within a period: so many
-// different dangerous events, or so many keys that may be lost.
+// An incident is so many different dangerous events by an actor within a period, or so
+// many keys that may be lost.
 const (
 	incidentEvents = 3
 	incidentKeys   = 3
 )
 
-// placement names a decision about when an alert is told.
-type placement string
+// schedule names a decision about when an alert is published.
+type schedule string
 
 const (
-	placeFirst    placement = "first"    // at once: an event that the group has not told, or not as critical
-	placeIncident placement = "incident" // at once: it makes an incident of what the group did
-	placeCollect  placement = "collect"  // when its slot closes
+	scheduleFirst    schedule = "first"    // at once: an event that is new in the period, or more critical
+	scheduleIncident schedule = "incident" // at once: it makes an incident of what the group did
+	scheduleCollect  schedule = "collect"  // when its window closes
 )
 
-// marks are what is noted of a period, each as the name of an object:
+// marks record what happened in a period, each as the name of an object:
 // "high/policy-PutKeyPolicy" and "critical/deletion-ScheduleKeyDeletion" (an alert of this
-// severity, kind and event came, and the first was told at once), "danger/DisableKey" (a
+// severity, kind and event came, and the first was published at once), "danger/DisableKey" (a
 // dangerous event), "key/…" (a key that may be lost), "incident".
 type marks map[string]bool
 
@@ -101,23 +102,23 @@ const (
 	markIncident = "incident"
 )
 
-type placeDecision struct {
-	reason placement
-	// claim is the mark that only one alert can set, the one which is told; "" where none is.
+type scheduleDecision struct {
+	reason schedule
+	// claim is the mark that only the alert which is published can set; "" for none.
 	claim string
 	// notes are the marks to be set in any case.
 	notes []string
 }
 
-// decidePlace decides when an alert is told.
-func decidePlace(a Alert, m marks) placeDecision {
-	// One event may have alerts of several kinds, and each is news.
+// decideSchedule decides when an alert is published.
+func decideSchedule(a Alert, m marks) scheduleDecision {
+	// One event may have alerts of several kinds, and each is new.
 	high, critical := markHigh+state.Segment(string(a.Kind)+"-"+a.EventName), markCritical+state.Segment(string(a.Kind)+"-"+a.EventName)
 	own := ""
 	switch {
-	case a.Severity.AtLeast(Critical):
+	case a.Severity.AtLeast(finding.Critical):
 		own = critical
-	case a.Severity.AtLeast(High):
+	case a.Severity.AtLeast(finding.High):
 		own = high
 	}
 	var notes []string
@@ -129,9 +130,9 @@ func decidePlace(a Alert, m marks) placeDecision {
 			notes = append(notes, key)
 		}
 	}
-	urgent := own != "" && !m[high] && !m[critical] || a.Severity.AtLeast(Critical) && m.count(markCritical) == 0
-	if m[markIncident] { // people know: only what is worst is worth another message at once
-		urgent = a.Severity.AtLeast(Critical) && !m[own]
+	urgent := own != "" && !m[high] && !m[critical] || a.Severity.AtLeast(finding.Critical) && m.count(markCritical) == 0
+	if m[markIncident] { // after an incident only critical alerts are published at once
+		urgent = a.Severity.AtLeast(finding.Critical) && !m[own]
 	}
 	after := maps.Clone(m)
 	for _, name := range notes {
@@ -140,22 +141,22 @@ func decidePlace(a Alert, m marks) placeDecision {
 	incident := !m[markIncident] && isDangerous(a) && (after.count(markDanger) >= incidentEvents || after.count(markKey) >= incidentKeys)
 	switch {
 	case urgent && !incident:
-		return placeDecision{reason: placeFirst, claim: own, notes: notes}
+		return scheduleDecision{reason: scheduleFirst, claim: own, notes: notes}
 	case own != "" && !m[own]:
 		notes = append(notes, own)
 	}
 	if incident {
-		return placeDecision{reason: placeIncident, notes: notes}
+		return scheduleDecision{reason: scheduleIncident, notes: notes}
 	}
-	return placeDecision{reason: placeCollect, notes: notes}
+	return scheduleDecision{reason: scheduleCollect, notes: notes}
 }
 
-// isDangerous reports whether an alert counts towards an incident: an actor did something
-// that is of severity medium or above. Who needs a key that somebody else disabled did
-// nothing, and what is new can be wrong but takes nothing away.
+// isDangerous reports whether an alert counts towards an incident: a call of severity
+// medium or above. Failed use of a key that another actor disabled does not count, nor
+// does what only creates something.
 func isDangerous(a Alert) bool {
 	switch {
-	case !a.hasActor(), !a.Severity.AtLeast(Medium), a.Kind == KindUse:
+	case !a.hasActor(), !a.Severity.AtLeast(finding.Medium), a.Kind == KindUse:
 		return false
 	case a.Kind == KindGrant, a.Kind == KindAlias:
 		return true
@@ -163,11 +164,11 @@ func isDangerous(a Alert) bool {
 	return !strings.HasPrefix(a.EventName, "Create")
 }
 
-// losesKey reports whether an alert is about a key that cannot be used, or will not exist.
+// losesKey reports whether an alert is about a key that became unusable or will be deleted.
 func losesKey(a Alert) bool {
 	switch a.EventName {
 	case "ScheduleKeyDeletion", "DisableKey", "DeleteImportedKeyMaterial":
-		return a.Key != nil && a.Key.ARN != "" && a.Kind != KindAccess && a.Severity.AtLeast(High)
+		return a.Key != nil && a.Key.ARN != "" && a.Kind != KindAccess && a.Severity.AtLeast(finding.High)
 	}
 	return false
 }

@@ -6,10 +6,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // call is an alert about a call of mallory's on a key.
-func call(event string, severity Severity, key string) Alert {
+func call(event string, severity finding.Severity, key string) Alert {
 	a := Alert{
 		ID: event + "/" + key, Kind: KindPolicy, Severity: severity, EventName: event, Account: "111122223333", Region: "us-east-1",
 		Title: event + " on " + key,
@@ -24,7 +26,7 @@ func call(event string, severity Severity, key string) Alert {
 
 func TestGroupOf(t *testing.T) {
 	with := func(change func(*Alert)) Alert {
-		a := call("PutKeyPolicy", High, "k")
+		a := call("PutKeyPolicy", finding.High, "k")
 		change(&a)
 		return a
 	}
@@ -40,7 +42,7 @@ func TestGroupOf(t *testing.T) {
 		in   Alert
 		want string
 	}{
-		{"a role, whatever its session", call("PutKeyPolicy", High, "k"), "arn:aws:sts::111122223333:assumed-role/Admin = role/Admin"},
+		{"a role, whatever its session", call("PutKeyPolicy", finding.High, "k"), "arn:aws:sts::111122223333:assumed-role/Admin = role/Admin"},
 		{"a person in a role of Identity Center", with(func(a *Alert) {
 			a.Actor.ARN = "arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Admin_0123/eve@example.com"
 		}), "arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Admin_0123/eve@example.com = role/AWSReservedSSO_Admin_0123/eve@example.com"},
@@ -56,7 +58,7 @@ func TestGroupOf(t *testing.T) {
 			t.Errorf("%s: %q, want %q", tt.what, got, tt.want)
 		}
 	}
-	one, _ := groupOf(call("PutKeyPolicy", High, "k"))
+	one, _ := groupOf(call("PutKeyPolicy", finding.High, "k"))
 	for what, change := range map[string]func(*Alert){
 		"Region": func(a *Alert) { a.Region = "eu-west-1" }, "account": func(a *Alert) { a.Account = "444455556666" },
 		"role": func(a *Alert) { a.Actor.ARN = "arn:aws:sts::111122223333:assumed-role/Ops/mallory" },
@@ -83,45 +85,45 @@ func TestDecidePlace(t *testing.T) {
 		a.Kind = k
 		return a
 	}
-	sweep := call("Sweep", High, "k")
+	sweep := call("Sweep", finding.High, "k")
 	sweep.Actor = nil
-	contained := call("PutKeyPolicy", Critical, "k")
+	contained := call("PutKeyPolicy", finding.Critical, "k")
 	contained.Kind = KindContainment
 	for _, tt := range []struct {
 		what  string
 		in    Alert
 		marks marks
-		want  placeDecision
+		want  scheduleDecision
 	}{
-		{"low", call("RotateKey", Info, "k"), m(), placeDecision{reason: placeCollect}},
-		{"medium", call("UpdateAlias", Medium, "k"), m(), placeDecision{reason: placeCollect, notes: []string{"danger/UpdateAlias"}}},
-		{"the first of its event", call("PutKeyPolicy", High, "k"), m(), placeDecision{reason: placeFirst, claim: "high/policy-PutKeyPolicy", notes: []string{"danger/PutKeyPolicy"}}},
-		{"the second", call("PutKeyPolicy", High, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeCollect}},
-		{"high where lower ones are collected", call("PutKeyPolicy", High, "k"), m("danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "high/policy-PutKeyPolicy"}},
-		{"critical after high", call("PutKeyPolicy", Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/policy-PutKeyPolicy"}},
-		{"critical after critical", call("PutKeyPolicy", Critical, "k"), m("critical/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeCollect}},
-		{"critical after another critical", call("PutKeyPolicy", Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy", "critical/policy-DisableKey"), placeDecision{reason: placeCollect, notes: []string{"critical/policy-PutKeyPolicy"}}},
-		{"another event", call("ScheduleKeyDeletion", Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "critical/policy-ScheduleKeyDeletion", notes: []string{"danger/ScheduleKeyDeletion", key("k")}}},
-		{"another kind of alert about the event", kind(call("PutKeyPolicy", High, "k"), KindGuard), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), placeDecision{reason: placeFirst, claim: "high/guard-PutKeyPolicy"}},
-		{"a severity that is none", call("PutKeyPolicy", "hgih", "k"), m(), placeDecision{reason: placeFirst, claim: "critical/policy-PutKeyPolicy", notes: []string{"danger/PutKeyPolicy"}}},
+		{"low", call("RotateKey", finding.Info, "k"), m(), scheduleDecision{reason: scheduleCollect}},
+		{"medium", call("UpdateAlias", finding.Medium, "k"), m(), scheduleDecision{reason: scheduleCollect, notes: []string{"danger/UpdateAlias"}}},
+		{"the first of its event", call("PutKeyPolicy", finding.High, "k"), m(), scheduleDecision{reason: scheduleFirst, claim: "high/policy-PutKeyPolicy", notes: []string{"danger/PutKeyPolicy"}}},
+		{"the second", call("PutKeyPolicy", finding.High, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), scheduleDecision{reason: scheduleCollect}},
+		{"high where lower ones are collected", call("PutKeyPolicy", finding.High, "k"), m("danger/PutKeyPolicy"), scheduleDecision{reason: scheduleFirst, claim: "high/policy-PutKeyPolicy"}},
+		{"critical after high", call("PutKeyPolicy", finding.Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), scheduleDecision{reason: scheduleFirst, claim: "critical/policy-PutKeyPolicy"}},
+		{"critical after critical", call("PutKeyPolicy", finding.Critical, "k"), m("critical/policy-PutKeyPolicy", "danger/PutKeyPolicy"), scheduleDecision{reason: scheduleCollect}},
+		{"critical after another critical", call("PutKeyPolicy", finding.Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy", "critical/policy-DisableKey"), scheduleDecision{reason: scheduleCollect, notes: []string{"critical/policy-PutKeyPolicy"}}},
+		{"another event", call("ScheduleKeyDeletion", finding.Critical, "k"), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), scheduleDecision{reason: scheduleFirst, claim: "critical/policy-ScheduleKeyDeletion", notes: []string{"danger/ScheduleKeyDeletion", key("k")}}},
+		{"another kind of alert about the event", kind(call("PutKeyPolicy", finding.High, "k"), KindGuard), m("high/policy-PutKeyPolicy", "danger/PutKeyPolicy"), scheduleDecision{reason: scheduleFirst, claim: "high/guard-PutKeyPolicy"}},
+		{"a severity that is none", call("PutKeyPolicy", "hgih", "k"), m(), scheduleDecision{reason: scheduleFirst, claim: "critical/policy-PutKeyPolicy", notes: []string{"danger/PutKeyPolicy"}}},
 
-		{"the third event", call("ScheduleKeyDeletion", Critical, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeIncident, notes: []string{"danger/ScheduleKeyDeletion", key("k"), "critical/policy-ScheduleKeyDeletion"}}},
-		{"the third event, of severity medium", call("UpdateAlias", Medium, "k"), m("danger/PutKeyPolicy", "danger/DisableKey"), placeDecision{reason: placeIncident, notes: []string{"danger/UpdateAlias"}}},
-		{"the third event, but harmless", call("RotateKey", Low, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeCollect}},
-		{"something new is no danger", call("CreateKey", High, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeFirst, claim: "high/policy-CreateKey"}},
-		{"but a grant is", kind(call("CreateGrant", High, "k"), KindGrant), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeIncident, notes: []string{"danger/CreateGrant", "high/grant-CreateGrant"}}},
-		{"whoever needs a dead key did nothing", kind(call("Decrypt", High, "k"), KindUse), m("danger/PutKeyPolicy", "danger/UpdateAlias"), placeDecision{reason: placeFirst, claim: "high/use-Decrypt"}},
-		{"the third key", call("DisableKey", Critical, "c"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), placeDecision{reason: placeIncident, notes: []string{key("c")}}},
-		{"a key again", call("DisableKey", Critical, "b"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), placeDecision{reason: placeCollect}},
-		{"a key that AWS refused to disable", kind(call("DisableKey", High, "c"), KindAccess), m("high/access-DisableKey", "danger/DisableKey", key("a"), key("b")), placeDecision{reason: placeCollect}},
-		{"a deletion that was approved", call("ScheduleKeyDeletion", Medium, "c"), m("danger/ScheduleKeyDeletion", key("a"), key("b")), placeDecision{reason: placeCollect}},
-		{"what sweeps find is no incident", sweep, m("danger/A", "danger/B", "danger/C"), placeDecision{reason: placeFirst, claim: "high/policy-Sweep"}},
+		{"the third event", call("ScheduleKeyDeletion", finding.Critical, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleIncident, notes: []string{"danger/ScheduleKeyDeletion", key("k"), "critical/policy-ScheduleKeyDeletion"}}},
+		{"the third event, of severity medium", call("UpdateAlias", finding.Medium, "k"), m("danger/PutKeyPolicy", "danger/DisableKey"), scheduleDecision{reason: scheduleIncident, notes: []string{"danger/UpdateAlias"}}},
+		{"the third event, but harmless", call("RotateKey", finding.Low, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleCollect}},
+		{"something new is no danger", call("CreateKey", finding.High, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleFirst, claim: "high/policy-CreateKey"}},
+		{"but a grant is", kind(call("CreateGrant", finding.High, "k"), KindGrant), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleIncident, notes: []string{"danger/CreateGrant", "high/grant-CreateGrant"}}},
+		{"whoever needs a dead key did nothing", kind(call("Decrypt", finding.High, "k"), KindUse), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleFirst, claim: "high/use-Decrypt"}},
+		{"the third key", call("DisableKey", finding.Critical, "c"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), scheduleDecision{reason: scheduleIncident, notes: []string{key("c")}}},
+		{"a key again", call("DisableKey", finding.Critical, "b"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), scheduleDecision{reason: scheduleCollect}},
+		{"a key that AWS refused to disable", kind(call("DisableKey", finding.High, "c"), KindAccess), m("high/access-DisableKey", "danger/DisableKey", key("a"), key("b")), scheduleDecision{reason: scheduleCollect}},
+		{"a deletion that was approved", call("ScheduleKeyDeletion", finding.Medium, "c"), m("danger/ScheduleKeyDeletion", key("a"), key("b")), scheduleDecision{reason: scheduleCollect}},
+		{"what sweeps find is no incident", sweep, m("danger/A", "danger/B", "danger/C"), scheduleDecision{reason: scheduleFirst, claim: "high/policy-Sweep"}},
 
-		{"after an incident", call("RevokeGrant", High, "k"), m("incident", "danger/A", "danger/B"), placeDecision{reason: placeCollect, notes: []string{"danger/RevokeGrant", "high/policy-RevokeGrant"}}},
-		{"the worst after an incident", call("ScheduleKeyDeletion", Critical, "k"), m("incident", "danger/ScheduleKeyDeletion", key("k")), placeDecision{reason: placeFirst, claim: "critical/policy-ScheduleKeyDeletion"}},
-		{"and again", call("ScheduleKeyDeletion", Critical, "k"), m("incident", "critical/policy-ScheduleKeyDeletion", "danger/ScheduleKeyDeletion", key("k")), placeDecision{reason: placeCollect}},
+		{"after an incident", call("RevokeGrant", finding.High, "k"), m("incident", "danger/A", "danger/B"), scheduleDecision{reason: scheduleCollect, notes: []string{"danger/RevokeGrant", "high/policy-RevokeGrant"}}},
+		{"the worst after an incident", call("ScheduleKeyDeletion", finding.Critical, "k"), m("incident", "danger/ScheduleKeyDeletion", key("k")), scheduleDecision{reason: scheduleFirst, claim: "critical/policy-ScheduleKeyDeletion"}},
+		{"and again", call("ScheduleKeyDeletion", finding.Critical, "k"), m("incident", "critical/policy-ScheduleKeyDeletion", "danger/ScheduleKeyDeletion", key("k")), scheduleDecision{reason: scheduleCollect}},
 	} {
-		if diff := cmp.Diff(tt.want, decidePlace(tt.in, tt.marks), cmp.AllowUnexported(placeDecision{})); diff != "" {
+		if diff := cmp.Diff(tt.want, decideSchedule(tt.in, tt.marks), cmp.AllowUnexported(scheduleDecision{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.what, diff)
 		}
 	}
@@ -135,15 +137,15 @@ func TestFlushSlot(t *testing.T) {
 		`{"slot":"x"}`:      "",
 		`cmkeeper.flush.v1`: "",
 	} {
-		if got, ok := FlushSlot([]byte(body)); got != want && ok || ok != (want != "") {
-			t.Errorf("FlushSlot(%s) = %q, %t", body, got, ok)
+		if got, ok := FlushWindow([]byte(body)); got != want && ok || ok != (want != "") {
+			t.Errorf("FlushWindow(%s) = %q, %t", body, got, ok)
 		}
 	}
 }
 
 func TestResponseSteps(t *testing.T) {
 	steps := func(arn, session string) string {
-		a := call("ScheduleKeyDeletion", Critical, "k")
+		a := call("ScheduleKeyDeletion", finding.Critical, "k")
 		a.Actor.ARN, a.Actor.Session, a.Time = arn, session, instant("2026-11-25T09:00:03Z")
 		return strings.Join(responseSteps(a), "\n")
 	}
@@ -177,25 +179,25 @@ func TestDigestWords(t *testing.T) {
 		}
 		return all
 	}
-	s := &slot{ID: "s", Name: "arn", Short: "role/Admin", Period: "p"}
-	one := call("PutKeyPolicy", High, "a")
+	s := &window{ID: "s", Name: "arn", Short: "role/Admin", Period: "p"}
+	one := call("PutKeyPolicy", finding.High, "a")
 	if diff := cmp.Diff(one, digest(s, items(one), false, "")); diff != "" {
 		t.Errorf("a single alert does not stay what it is:\n%s", diff)
 	}
-	two := call("PutKeyPolicy", Critical, "b")
+	two := call("PutKeyPolicy", finding.Critical, "b")
 	two.Action.Status = StatusFailed
 	d := digest(s, items(one, two), false, "")
-	if d.Title != "PutKeyPolicy on 2 keys by role/Admin" || d.Severity != Critical || d.Key.ARN != two.Key.ARN || d.Action.Status != StatusFailed {
+	if d.Title != "PutKeyPolicy on 2 keys by role/Admin" || d.Severity != finding.Critical || d.Key.ARN != two.Key.ARN || d.Action.Status != StatusFailed {
 		t.Errorf("%+v", d)
 	}
-	if want := []string{two.Next[0], two.Next[1], "To undo what was not meant, key by key:", one.Next[1]}; !slices.Equal(d.Next, want) {
+	if want := []string{two.Next[0], two.Next[1], "To undo what was not intended, key by key:", one.Next[1]}; !slices.Equal(d.Next, want) {
 		t.Errorf("next steps %q", d.Next)
 	}
-	found, more := call("Sweep", High, "a"), call("Sweep", High, "b")
-	if d := digest(&slot{Short: "a sweep"}, items(found, more), false, ""); d.Title != "policy findings on 2 keys by a sweep" {
+	found, more := call("Sweep", finding.High, "a"), call("Sweep", finding.High, "b")
+	if d := digest(&window{Short: "a sweep"}, items(found, more), false, ""); d.Title != "policy findings on 2 keys by a sweep" {
 		t.Errorf("title %q", d.Title)
 	}
-	three := call("DisableKey", High, "b")
+	three := call("DisableKey", finding.High, "b")
 	if d := digest(s, items(one, two, three), true, ""); d.Title != "Incident, continued: 3 calls on 2 keys: PutKeyPolicy, DisableKey by role/Admin" || d.Incident != "incident/p" {
 		t.Errorf("title %q, incident %q", d.Title, d.Incident)
 	}

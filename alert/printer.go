@@ -7,24 +7,21 @@ import (
 	"sync"
 )
 
-// Printer is a Sink that writes alerts, for people or, one per line, for
-// machines. It is safe for concurrent use; its fields are set before the first use.
+// Printer is a Sink that writes alerts, each with a line break at its end. It is safe
+// for concurrent use; its fields are set before the first use.
 type Printer struct {
 	W io.Writer
-	// JSON writes the JSON rendering instead of the text.
-	JSON bool
+	// Format is FormatText for people, FormatJSON for machines.
+	Format Format
 
 	mu sync.Mutex
 }
 
 // Publish writes the alert.
 func (p *Printer) Publish(_ context.Context, a Alert) error {
-	out := []byte(a.Text())
-	if p.JSON {
-		var err error
-		if out, err = a.JSON(); err != nil {
-			return fmt.Errorf("encode alert: %w", err)
-		}
+	out, err := p.Format.renderer().render(a)
+	if err != nil {
+		return fmt.Errorf("render alert: %w", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

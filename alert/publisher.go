@@ -2,6 +2,7 @@ package alert
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -35,8 +37,8 @@ type SNS interface {
 	Publish(context.Context, *sns.PublishInput, ...func(*sns.Options)) (*sns.PublishOutput, error)
 }
 
-// Publisher is the Sink that tells everybody: it publishes alerts to SNS topics. It
-// is safe for concurrent use.
+// Publisher is the Sink that publishes alerts to SNS topics. It is safe for concurrent
+// use.
 //
 // Of all alerts with the same ID, in the whole fleet, one is published: a claim
 // in the state bucket says so. Where in doubt (a publisher died, the state bucket
@@ -47,21 +49,19 @@ type Publisher struct {
 	// Topics all get every alert, each in its format. With several of them each has
 	// a claim of its own, so that one that fails neither holds up nor repeats the others.
 	Topics []Topic
-	// Repeat is how long after it was told an alert that is Ongoing is told again; 0 is never.
+	// Repeat is how long after its publication an Ongoing alert is published again; 0 is never.
 	Repeat time.Duration
-	// Grouping, if set, tells together what belongs together. Then Flush and Resume have
-	// to be called, by the consumer of its queue and by each sweep.
+	// Grouping, if set, makes one message of several alerts of a group. Then the consumer
+	// of its queue has to call Flush, and each sweep Resume.
 	Grouping *Grouping
-	// Logger is told of each alert that was published, and of what went wrong
-	// beside it; nil discards it.
+	// Logger logs each published alert, and what failed beside it; nil logs nothing.
 	Logger *slog.Logger
 }
 
-// Publish publishes the alert, or stores it to be told with others, unless that has
-// been done. While another worker is about to publish it the error is an
-// outcome.RetryAfter: only when that worker has reported success is the alert known
-// to be told. An alert that cannot be published is an error and is also kept, for
-// Resume.
+// Publish publishes the alert, or stores it for a digest, unless that has been done.
+// While another worker is publishing it the error is an outcome.RetryAfter: the alert
+// counts as published only once that worker has reported success. An alert that cannot
+// be published is an error, and is stored for Resume.
 func (p *Publisher) Publish(ctx context.Context, a Alert) error {
 	name, err := a.name()
 	if err != nil {
@@ -73,40 +73,37 @@ func (p *Publisher) Publish(ctx context.Context, a Alert) error {
 	return p.deliver(ctx, name, a)
 }
 
-func (p *Publisher) logger() *slog.Logger {
-	if p.Logger == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return p.Logger
-}
+func (p *Publisher) logger() *slog.Logger { return cmp.Or(p.Logger, slog.New(slog.DiscardHandler)) }
 
-// deliver tells the alert to every topic, unless that has been done, and keeps it
-// where it cannot be.
+// deliver publishes the alert to every topic, unless that has been done, and stores it
+// where it fails.
 func (p *Publisher) deliver(ctx context.Context, name string, a Alert) error {
 	log := p.logger().With("alert", name, "kind", a.Kind)
-	return p.once(ctx, log, name, p.again(a), func(bounded context.Context) error {
-		return p.tellOrKeep(ctx, bounded, log, name, a)
+	return p.once(ctx, log, name, p.repeatAfter(a), func(bounded context.Context) error {
+		return p.publishOrStore(ctx, bounded, log, name, a)
 	})
 }
 
-// tellOrKeep tells the alert to every topic within bounded, a part of ctx.
-func (p *Publisher) tellOrKeep(ctx, bounded context.Context, log *slog.Logger, name string, a Alert) error {
-	err := p.tell(bounded, log, name, a)
+// publishOrStore publishes the alert to every topic within bounded, a part of ctx, and
+// stores it where it fails.
+func (p *Publisher) publishOrStore(ctx, bounded context.Context, log *slog.Logger, name string, a Alert) error {
+	err := p.publishToAll(bounded, log, name, a)
 	if err != nil && ctx.Err() == nil && outcome.Of(err).Action != outcome.Delay {
-		p.keep(ctx, log, name, a, err)
+		p.storeUndelivered(ctx, log, name, a, err)
 	}
 	return err
 }
 
-// again is how long after it was told the alert is told again; 0 is never.
-func (p *Publisher) again(a Alert) time.Duration {
+// repeatAfter is how long after its publication the alert is published again; 0 is never.
+func (p *Publisher) repeatAfter(a Alert) time.Duration {
 	if a.Ongoing {
 		return p.Repeat
 	}
 	return 0
 }
 
-// once does what the claim called name is for, unless that has been done since again.
+// once calls do under the claim called name, unless that has been done, and less than
+// again ago.
 func (p *Publisher) once(ctx context.Context, log *slog.Logger, name string, again time.Duration, do func(context.Context) error) error {
 	claim, err := p.Store.ClaimAgain(ctx, name+".json", claimTime, again)
 	held, isHeld := errors.AsType[*state.HeldError](err)
@@ -118,46 +115,46 @@ func (p *Publisher) once(ctx context.Context, log *slog.Logger, name string, aga
 		return outcome.RetryAfter(held.After, fmt.Errorf("claim alert: %w", err))
 	case ctx.Err() != nil:
 		return fmt.Errorf("claim alert: %w", err)
-	default: // the alarm must not hang on the state bucket
-		log.WarnContext(ctx, "alert cannot be claimed, so it may be told more than once", "error", err)
+	default: // an alert must not depend on the state bucket
+		log.WarnContext(ctx, "alert cannot be claimed and may be published more than once", "error", err)
 	}
 	// A publisher that outlives its claim would be a second one.
 	bounded, cancel := context.WithTimeout(ctx, claimTime)
 	defer cancel()
 	if err := do(bounded); err != nil {
-		p.settle(ctx, log, claim, (*state.Claim).Release)
+		p.endClaim(ctx, log, claim, (*state.Claim).Release)
 		return err
 	}
-	p.settle(ctx, log, claim, (*state.Claim).Done)
+	p.endClaim(ctx, log, claim, (*state.Claim).Done)
 	return nil
 }
 
-// settle ends the claim, if there is one, even when ctx is done. A claim that
-// cannot be ended runs out, and costs a duplicate at worst.
-func (p *Publisher) settle(ctx context.Context, log *slog.Logger, claim *state.Claim, end func(*state.Claim, context.Context) error) {
+// endClaim ends the claim, if there is one, even when ctx is done. A claim that
+// cannot be ended expires, and costs a duplicate at worst.
+func (p *Publisher) endClaim(ctx context.Context, log *slog.Logger, claim *state.Claim, end func(*state.Claim, context.Context) error) {
 	if claim == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := end(claim, ctx); err != nil {
-		log.WarnContext(ctx, "claim of an alert cannot be ended, so it may be told more than once", "error", err)
+		log.WarnContext(ctx, "claim of an alert cannot be ended: the alert may be published more than once", "error", err)
 	}
 }
 
-// tell sends the alert to every topic, whatever becomes of the others.
-func (p *Publisher) tell(ctx context.Context, log *slog.Logger, name string, a Alert) error {
+// publishToAll publishes the alert to every topic, also where others fail.
+func (p *Publisher) publishToAll(ctx context.Context, log *slog.Logger, name string, a Alert) error {
 	errs := make([]error, len(p.Topics))
 	switch len(p.Topics) {
 	case 0:
 		return errors.New("publish alert: there is no topic")
-	case 1: // the alert's own claim says it all
+	case 1: // the alert's own claim suffices
 		errs[0] = p.send(ctx, log, p.Topics[0], name, a)
 	default:
 		var wg sync.WaitGroup
 		for i, t := range p.Topics {
 			wg.Go(func() {
-				errs[i] = p.once(ctx, log, name+"."+t.name(), p.again(a), func(ctx context.Context) error {
+				errs[i] = p.once(ctx, log, name+"."+t.name(), p.repeatAfter(a), func(ctx context.Context) error {
 					return p.send(ctx, log, t, name, a)
 				})
 			})
@@ -196,7 +193,7 @@ func (p *Publisher) cut(ctx context.Context, log *slog.Logger, t Topic, name str
 	}
 	address, err := p.Store.PutBlob(ctx, name+".whole.json", "application/json", bytes.NewReader(whole))
 	if err != nil {
-		log.WarnContext(ctx, "alert is told cut short, and the whole cannot be stored", "error", err)
+		log.WarnContext(ctx, "alert is published shortened, and the whole cannot be stored", "error", err)
 	}
 	var in *sns.PublishInput
 	for _, l := range []limits{{rows: 200, chars: 1000}, {rows: 40, chars: 300}, {rows: 3, chars: 60}} {
@@ -220,11 +217,10 @@ func size(in *sns.PublishInput) int {
 	return n
 }
 
-// alertsPrefix is where the state bucket keeps what belongs to single alerts.
+// alertsPrefix is where the state bucket has what belongs to single alerts.
 const alertsPrefix = "alerts/"
 
-// name is where the state bucket keeps what belongs to the alert, without the
-// ending. A hash, so that any ID has one.
+// name is the alert's key in the state bucket, without the ending. A hash, so that any ID has one.
 func (a Alert) name() (string, error) {
 	identity := []byte(a.ID)
 	if a.ID == "" {
@@ -248,7 +244,7 @@ func (a Alert) cut(l limits, whole string) Alert {
 	}
 	a.Cut = c
 	a.ID, a.EventName, a.EventID = l.text(a.ID), l.text(a.EventName), l.text(a.EventID)
-	a.Kind, a.Severity = Kind(l.text(string(a.Kind))), Severity(l.text(string(a.Severity)))
+	a.Kind, a.Severity = Kind(l.text(string(a.Kind))), finding.Severity(l.text(string(a.Severity)))
 	a.Account, a.Region = l.text(a.Account), l.text(a.Region)
 	a.Title, a.Summary, a.Risk = l.text(a.Title), l.text(a.Summary), l.text(a.Risk)
 	a.Action.Mode, a.Action.Description = l.text(a.Action.Mode), l.text(a.Action.Description)
@@ -266,19 +262,16 @@ func (a Alert) cut(l limits, whole string) Alert {
 		}
 		a.Actor = &w
 	}
-	findings := make([]Finding, 0, l.rows)
-	for _, f := range a.Findings[:min(l.rows, len(a.Findings))] {
-		findings = append(findings, Finding{
-			ID: l.text(f.ID), Severity: Severity(l.text(string(f.Severity))),
-			Statement: l.text(f.Statement), Principal: l.text(f.Principal), Message: l.text(f.Message),
-		})
+	a.Findings = slices.Clone(a.Findings[:min(l.rows, len(a.Findings))])
+	for i := range a.Findings {
+		f := &a.Findings[i]
+		f.Severity = finding.Severity(l.text(string(f.Severity)))
+		f.Statement, f.Principal, f.Message = l.text(f.Statement), l.text(f.Principal), l.text(f.Message)
 	}
-	a.Findings = findings
-	facts := make([]Fact, 0, l.rows)
-	for _, f := range a.Facts[:min(l.rows, len(a.Facts))] {
-		facts = append(facts, Fact{Name: l.text(f.Name), Source: l.text(f.Source), Values: l.list(f.Values)})
+	a.Facts = slices.Clone(a.Facts[:min(l.rows, len(a.Facts))])
+	for i, f := range a.Facts {
+		a.Facts[i] = Fact{Name: l.text(f.Name), Source: l.text(f.Source), Values: l.list(f.Values)}
 	}
-	a.Facts = facts
 	a.Incident = l.text(a.Incident)
 	if a.Digest != nil {
 		d := *a.Digest
@@ -287,7 +280,7 @@ func (a Alert) cut(l limits, whole string) Alert {
 		d.Calls = slices.Clone(d.Calls[:min(l.rows, len(d.Calls))])
 		for i := range d.Calls {
 			row := &d.Calls[i]
-			row.Kind, row.Severity, row.Status = Kind(l.text(string(row.Kind))), Severity(l.text(string(row.Severity))), Status(l.text(string(row.Status)))
+			row.Kind, row.Severity, row.Status = Kind(l.text(string(row.Kind))), finding.Severity(l.text(string(row.Severity))), Status(l.text(string(row.Status)))
 			for _, s := range []*string{&row.ID, &row.EventName, &row.Key, &row.Alias, &row.Session, &row.SourceIP, &row.Title} {
 				*s = l.text(*s)
 			}

@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -343,8 +344,8 @@ func TestPublishWithoutState(t *testing.T) {
 func huge() Alert {
 	a := deletion()
 	a.ID, a.Cut = "huge", nil
-	for i := range 400 {
-		a.Findings = append(a.Findings, Finding{ID: fmt.Sprint("finding-", i), Severity: High, Message: strings.Repeat("m", 500)})
+	for range 400 {
+		a.Findings = append(a.Findings, finding.Finding{ID: finding.PublicPrincipal, Severity: finding.High, Message: strings.Repeat("m", 500)})
 	}
 	a.Facts = append(a.Facts, Fact{Name: "Refused objects", Values: make([]string, 2000)})
 	for i := range a.Facts[2].Values {
@@ -420,13 +421,13 @@ func TestCutAlwaysFits(t *testing.T) {
 		s := strings.Repeat(c, 1000)
 		list := []string{s, s, s, s, s, s, s, s}
 		a := Alert{
-			ID: s, Kind: Kind(s), Severity: Severity(s), EventName: s, EventID: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
+			ID: s, Kind: Kind(s), Severity: finding.Severity(s), EventName: s, EventID: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
 			Key: &Key{s, list, s, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s}, Next: list,
 		}
 		a.Incident, a.Digest = s, &Digest{Group: s, Alerts: s}
 		for range list {
-			a.Digest.Calls = append(a.Digest.Calls, Call{s, Kind(s), Severity(s), s, time.Time{}, s, s, s, s, s, Status(s)})
-			a.Findings = append(a.Findings, Finding{s, Severity(s), s, s, s})
+			a.Digest.Calls = append(a.Digest.Calls, Call{s, Kind(s), finding.Severity(s), s, time.Time{}, s, s, s, s, s, Status(s)})
+			a.Findings = append(a.Findings, finding.Finding{ID: finding.NoEffect, Severity: finding.Severity(s), Statement: s, Principal: s, Message: s})
 			a.Facts = append(a.Facts, Fact{s, s, list})
 		}
 		if err := w.Publish(t.Context(), a); err != nil {
@@ -440,12 +441,12 @@ func TestCutAlwaysFits(t *testing.T) {
 
 func TestPrinter(t *testing.T) {
 	var b strings.Builder
-	p := &Printer{W: &b}
+	p := &Printer{W: &b, Format: FormatText}
 	if err := p.Publish(t.Context(), sparse()); err != nil || b.String() != sparse().Text()+"\n" {
 		t.Errorf("printed %q, %v", b.String(), err)
 	}
 	b.Reset()
-	p.JSON = true
+	p.Format = FormatJSON
 	if err := p.Publish(t.Context(), deletion()); err != nil || strings.Count(b.String(), "\n") != 1 || !json.Valid([]byte(b.String())) {
 		t.Errorf("printed %q, %v", b.String(), err)
 	}

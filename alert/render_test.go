@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -31,7 +33,7 @@ func instant(s string) time.Time {
 func deletion() Alert {
 	date := instant("2026-12-02T09:00:00Z")
 	return Alert{
-		ID: "e0000000-0000-4000-8000-000000000001/deletion", Kind: KindDeletion, Severity: Critical,
+		ID: "e0000000-0000-4000-8000-000000000001/deletion", Kind: KindDeletion, Severity: finding.Critical,
 		EventName: "ScheduleKeyDeletion", EventID: "e0000000-0000-4000-8000-000000000001",
 		Time: instant("2026-11-25T09:00:03Z"), Account: "111122223333", Region: "eu-central-1",
 		Title:   "Key scheduled for deletion: alias/payments",
@@ -54,9 +56,9 @@ func deletion() Alert {
 			"Ask mallory whether this was intended. If it was not:",
 			"aws kms cancel-key-deletion --region eu-central-1 --key-id arn:aws:kms:eu-central-1:111122223333:key/1b2c3d4e-0000-4000-8000-000000000001",
 		},
-		Findings: []Finding{
-			{ID: "short-window", Severity: High, Message: "The key is to be deleted after 7 days, the shortest window that there is."},
-			{ID: "public-principal", Severity: Critical, Statement: "AllowAll", Principal: "*", Message: "Everybody may use the key."},
+		Findings: []finding.Finding{
+			{ID: finding.ShortWindow, Severity: finding.High, Message: "The key is to be deleted after 7 days, the shortest window that there is."},
+			{ID: finding.PublicPrincipal, Severity: finding.Critical, Statement: "AllowAll", Principal: "*", Message: "Everybody may use the key."},
 		},
 		Facts: []Fact{
 			{Name: "Buckets encrypted under it by default", Values: []string{"payments-archive", "payments-live"}},
@@ -73,7 +75,7 @@ func complete() Alert {
 	a.Digest = &Digest{
 		Group: "arn:aws:iam::111122223333:role/Admin", From: instant("2026-11-25T08:59:03Z"), Until: instant("2026-11-25T09:00:03Z"), Keys: 1,
 		Calls: []Call{{
-			ID: "e0000000-0000-4000-8000-000000000002/rotation", Kind: KindRotation, Severity: High, EventName: "DisableKeyRotation",
+			ID: "e0000000-0000-4000-8000-000000000002/rotation", Kind: KindRotation, Severity: finding.High, EventName: "DisableKeyRotation",
 			Time: instant("2026-11-25T08:59:03Z"), Key: "arn:aws:kms:eu-central-1:111122223333:key/1b2c3d4e-0000-4000-8000-000000000001",
 			Alias: "alias/payments", Session: "mallory\n", SourceIP: "203.0.113.7", Title: "Rotation of alias/payments was turned off", Status: StatusDone,
 		}},
@@ -85,7 +87,7 @@ func complete() Alert {
 
 // sparse is an alert with as little as there can be.
 func sparse() Alert {
-	return Alert{ID: "sweep/guard", Kind: KindGuard, Severity: Info, Title: "The state bucket hangs on a key that is guarded"}
+	return Alert{ID: "sweep/guard", Kind: KindGuard, Severity: finding.Info, Title: "The state bucket hangs on a key that is guarded"}
 }
 
 func golden(t *testing.T, name, got string) {
@@ -114,7 +116,7 @@ func TestText(t *testing.T) {
 func TestTextSaysWhatWasDone(t *testing.T) {
 	for status, want := range map[Status]string{
 		StatusDone:    "  Done. It.\n",
-		StatusWouldDo: "  Nothing, because it only observes. In enforce mode: It.\n",
+		StatusWouldDo: "  Nothing (mode observe). In mode enforce: It.\n",
 		StatusNone:    "  Nothing. It.\n",
 		"":            "  Nothing. It.\n",
 		StatusFailed:  "  FAILED. It.\n",
@@ -134,10 +136,10 @@ func TestSubject(t *testing.T) {
 		want string
 	}{
 		{"plain", deletion(), "[CRITICAL] Key scheduled for deletion: alias/payments"},
-		{"line breaks and controls", Alert{Severity: High, Title: "a\r\nBcc: b\x1b[2J\x00"}, `[HIGH] a\r\nBcc: b\x1b[2J\x00`},
-		{"not ASCII", Alert{Severity: Low, Title: "Schlüssel 🔑"}, `[LOW] Schl\u00fcssel \U0001f511`},
-		{"too long", Alert{Severity: Info, Title: strings.Repeat("x", 200)}, "[INFO] " + strings.Repeat("x", 89) + "..."},
-		{"no title", Alert{Severity: Medium, Kind: KindPolicy, EventName: "PutKeyPolicy"}, "[MEDIUM] policy PutKeyPolicy"},
+		{"line breaks and controls", Alert{Severity: finding.High, Title: "a\r\nBcc: b\x1b[2J\x00"}, `[HIGH] a\r\nBcc: b\x1b[2J\x00`},
+		{"not ASCII", Alert{Severity: finding.Low, Title: "Schlüssel 🔑"}, `[LOW] Schl\u00fcssel \U0001f511`},
+		{"too long", Alert{Severity: finding.Info, Title: strings.Repeat("x", 200)}, "[INFO] " + strings.Repeat("x", 89) + "..."},
+		{"no title", Alert{Severity: finding.Medium, Kind: KindPolicy, EventName: "PutKeyPolicy"}, "[MEDIUM] policy PutKeyPolicy"},
 	} {
 		if got := tt.in.Subject(); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
@@ -183,20 +185,6 @@ func TestShorten(t *testing.T) {
 	}
 }
 
-func TestSeverityOrder(t *testing.T) {
-	order := []Severity{Info, Low, Medium, High, Critical}
-	for i, s := range order {
-		for j, u := range order {
-			if got := s.AtLeast(u); got != (i >= j) {
-				t.Errorf("%s at least %s: %t", s, u, got)
-			}
-		}
-	}
-	if !Severity("hihg").AtLeast(Critical) {
-		t.Error("an unknown severity must not be less than critical")
-	}
-}
-
 func TestJSONKeepsValues(t *testing.T) {
 	a := complete()
 	raw, err := a.JSON()
@@ -230,7 +218,7 @@ func compile(t *testing.T) *jsonschema.Schema {
 
 func TestJSONMatchesSchema(t *testing.T) {
 	schema := compile(t)
-	alerts := []Alert{deletion(), complete(), sparse(), {Severity: Low, Kind: KindAlias}}
+	alerts := []Alert{deletion(), complete(), sparse(), {Severity: finding.Low, Kind: KindAlias}}
 	for _, k := range []Kind{KindRotation, KindPolicy, KindDeletion, KindAlias, KindReencryption, KindGuard, KindIncident} {
 		for _, s := range []Status{StatusDone, StatusWouldDo, StatusNone, StatusFailed, StatusRefused} {
 			a := complete()
@@ -323,7 +311,7 @@ func FuzzSubject(f *testing.F) {
 	f.Add("critical", "Key scheduled for deletion")
 	f.Add("\n", strings.Repeat("ü", 300))
 	f.Fuzz(func(t *testing.T, severity, title string) {
-		got := Alert{Severity: Severity(severity), Title: title}.Subject()
+		got := Alert{Severity: finding.Severity(severity), Title: title}.Subject()
 		if len(got) == 0 || len(got) >= 100 {
 			t.Errorf("subject has %d characters", len(got))
 		}
@@ -346,11 +334,15 @@ func FuzzText(f *testing.F) {
 	f.Add("\u202e\x1b[2J\xff")
 	f.Fuzz(func(t *testing.T, s string) {
 		same := func(n int) []string { return slices.Repeat([]string{s}, n) }
+		var id finding.ID
+		if err := id.UnmarshalText([]byte(s)); err != nil {
+			t.Fatal(err)
+		}
 		a := Alert{
-			ID: s, Kind: Kind(s), Severity: Severity(s), EventName: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
+			ID: s, Kind: Kind(s), Severity: finding.Severity(s), EventName: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
 			Key: &Key{s, same(2), s, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s},
-			Next: same(2), Findings: []Finding{{s, Severity(s), s, s, s}}, Facts: []Fact{{s, s, same(2)}}, Cut: &Cut{Whole: s},
-			Incident: s, Digest: &Digest{Group: s, Alerts: s, Calls: []Call{{s, Kind(s), Severity(s), s, time.Time{}, s, s, s, s, s, Status(s)}}},
+			Next: same(2), Findings: []finding.Finding{{ID: id, Severity: finding.Severity(s), Statement: s, Principal: s, Message: s}}, Facts: []Fact{{s, s, same(2)}}, Cut: &Cut{Whole: s},
+			Incident: s, Digest: &Digest{Group: s, Alerts: s, Calls: []Call{{s, Kind(s), finding.Severity(s), s, time.Time{}, s, s, s, s, s, Status(s)}}},
 		}
 		for line := range strings.SplitSeq(a.Text(), "\n") {
 			for _, r := range line {

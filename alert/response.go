@@ -10,7 +10,7 @@ import (
 // responseSteps are what a responder does first about an actor.
 func responseSteps(a Alert) []string {
 	region, account := a.Region, a.Actor.Account
-	steps := []string{"Find out whether it is meant: ask whoever the session, the address and the program belong to. What else they called:"}
+	steps := []string{"Find out whether it was intended: ask the owner of the session, the address and the program. Their other calls:"}
 	if user := cmp.Or(a.Actor.Session, userName(a.Actor.ARN)); user != "" {
 		steps = append(steps, "aws cloudtrail lookup-events --region "+ShellQuote(region)+" --lookup-attributes "+ShellQuote("AttributeKey=Username,AttributeValue="+user))
 	}
@@ -21,26 +21,26 @@ func responseSteps(a Alert) []string {
 	}
 	switch until := a.Time.Add(time.Hour).UTC(); {
 	case strings.HasPrefix(role, ssoRole):
-		steps = append(steps, "If it is not meant, disable the person's access in IAM Identity Center and end their sessions there: Users, Active sessions. The role belongs to Identity Center and cannot be changed in IAM.")
+		steps = append(steps, "If it was not intended, disable the person's access in IAM Identity Center and end their sessions there: Users, Active sessions. The role belongs to Identity Center and cannot be changed in IAM.")
 	case role != "":
-		steps = append(steps, "If it is not meant, end the role's sessions, in account "+account+". This denies everything to those that began before "+until.Format(time.DateTime+" MST")+"; whoever may assume the role can open new ones after that, so look at its trust policy, too:",
+		steps = append(steps, "If it was not intended, end the role's sessions, in account "+account+". This denies everything to sessions that began before "+until.Format(time.DateTime+" MST")+". Anyone who may assume the role can open new ones after that, so check its trust policy, too:",
 			"aws iam put-role-policy --role-name "+ShellQuote(role)+" --policy-name cmkeeper-revoke-sessions --policy-document "+ShellQuote(denyPolicy([]string{"*"}, map[string]map[string][]string{"DateLessThan": {"aws:TokenIssueTime": {until.Format(time.RFC3339)}}})),
 			"aws iam get-role --role-name "+ShellQuote(role)+" --query Role.AssumeRolePolicyDocument")
 	case userName(a.Actor.ARN) != "":
 		user := ShellQuote(userName(a.Actor.ARN))
-		steps = append(steps, "If it is not meant, take everything from the user, in account "+account+", and look at the access keys:",
+		steps = append(steps, "If it was not intended, deny everything to the user, in account "+account+", and check the access keys:",
 			"aws iam put-user-policy --user-name "+user+" --policy-name cmkeeper-freeze --policy-document "+ShellQuote(denyPolicy([]string{"*"}, nil)),
 			"aws iam list-access-keys --user-name "+user)
 	default:
-		steps = append(steps, "If it is not meant and it was the account's root user, sign in as root: change the password, delete its access keys, check its MFA devices.")
+		steps = append(steps, "If it was not intended and it was the account's root user, sign in as root: change the password, delete its access keys, check its MFA devices.")
 	}
-	return append(steps, "To freeze dangerous calls on keys for it in the whole account, also against new sessions, from the organization's management account (where such a policy does not hold itself):",
+	return append(steps, "To deny it dangerous calls on keys in the whole account, also in new sessions, from the organization's management account (to which such a policy does not apply):",
 		"aws organizations create-policy --type SERVICE_CONTROL_POLICY --name cmkeeper-freeze --description "+ShellQuote("Made by a responder to incident "+a.Time.UTC().Format(time.DateTime))+
 			" --content "+ShellQuote(denyPolicy(frozenActions, map[string]map[string][]string{"ArnLike": {"aws:PrincipalArn": principals}})),
 		"aws organizations attach-policy --policy-id ID-OF-THE-POLICY-JUST-CREATED --target-id "+ShellQuote(cmp.Or(account, "ACCOUNT-ID")))
 }
 
-// frozenActions are what a freeze denies.
+// frozenActions are the dangerous calls on keys.
 var frozenActions = []string{
 	"kms:CreateGrant", "kms:DeleteAlias", "kms:DeleteImportedKeyMaterial", "kms:DisableKey", "kms:DisableKeyRotation",
 	"kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:UpdateAlias",

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
@@ -57,14 +60,64 @@ func TestFormats(t *testing.T) {
 }
 
 func TestFormatNames(t *testing.T) {
-	for _, f := range Formats() {
+	for _, r := range renderers {
 		var got Format
-		if err := got.UnmarshalText([]byte(f)); err != nil || got != f {
-			t.Errorf("%s: got %q, %v", f, got, err)
+		if err := got.UnmarshalText([]byte(r.format.name)); err != nil || got != r.format {
+			t.Errorf("%v: got %v, %v", r.format, got, err)
 		}
+	}
+	if got := (Format{}).renderer().format; got != FormatAuto {
+		t.Errorf("the default is %v", got)
 	}
 	if err := new(Format).UnmarshalText([]byte("slack")); err == nil || !strings.Contains(err.Error(), "chat") {
 		t.Errorf("an unknown format: %v", err)
+	}
+}
+
+// TestFormatsEscape: no format shows characters from outside that nobody sees, or lines
+// that are not ours.
+func TestFormatsEscape(t *testing.T) {
+	a := complete()
+	a.Title += "\nFROM: \x1b[2J\u202e"
+	for _, r := range renderers {
+		message, err := r.render(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.SplitSeq(string(message), "\n") {
+			if strings.HasPrefix(line, "FROM:") || strings.ContainsFunc(line, func(c rune) bool { return !visible(c) }) {
+				t.Errorf("%v has the line %+q", r.format, line)
+			}
+		}
+	}
+}
+
+// TestFormatsDocument keeps the list of formats in docs/alerts.md true. With
+// UPDATE_DOCS=1 it writes it.
+func TestFormatsDocument(t *testing.T) {
+	const path, from, until = "../docs/alerts.md", "go test ./alert -run FormatsDocument -->\n", "\n<!-- end of formats -->"
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(page), from)
+	_, after, ok2 := strings.Cut(rest, until)
+	if !ok || !ok2 {
+		t.Fatal("the marks of the formats are missing")
+	}
+	list := "\n| format | what the topic's subscribers get |\n|---|---|\n"
+	for _, r := range renderers {
+		list += fmt.Sprintf("| `%s` | %s |\n", r.format.name, r.about)
+	}
+	want := before + from + list + until + after
+	if os.Getenv("UPDATE_DOCS") != "" {
+		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(want, string(page)); diff != "" {
+		t.Errorf("%s is not true any more; UPDATE_DOCS=1 go test ./alert -run FormatsDocument writes it:\n%s", path, diff)
 	}
 }
 
@@ -306,7 +359,7 @@ func FuzzChat(f *testing.F) {
 		if code := codeChat(s); strings.Count(code, "`") != 2 || strings.ContainsAny(code, "<>\n") {
 			t.Fatalf("codeChat(%+q) = %+q", s, code)
 		}
-		a := Alert{ID: s, Title: s, Summary: s, Next: []string{s, "aws " + s}, Key: &Key{ARN: s}, Actor: &Actor{Name: s}, Findings: []Finding{{s, Severity(s), s, s, s}}}
+		a := Alert{ID: s, Title: s, Summary: s, Next: []string{s, "aws " + s}, Key: &Key{ARN: s}, Actor: &Actor{Name: s}, Findings: []finding.Finding{{ID: finding.NoEffect, Severity: finding.Severity(s), Statement: s, Principal: s, Message: s}}}
 		if raw, err := a.Chat(); err != nil || !json.Valid(raw) {
 			t.Fatalf("%s, %v", raw, err)
 		}

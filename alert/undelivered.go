@@ -12,15 +12,15 @@ import (
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
-// undeliveredPrefix is where alerts are kept that could not be told.
+// undeliveredPrefix is where the state bucket has alerts that could not be published.
 const undeliveredPrefix = alertsPrefix + "undelivered/"
 
-// Undelivered is an alert that could not be told to every topic.
+// Undelivered is an alert that could not be published to every topic.
 type Undelivered struct {
 	Alert Alert `json:"alert"`
-	// Name is what it is claimed by, in the state bucket.
+	// Name is that of its claim in the state bucket.
 	Name string `json:"name"`
-	// Since is when it was tried first, Cause what came of it.
+	// Since is the time of the first attempt, Cause its error.
 	Since time.Time `json:"since"`
 	Cause string    `json:"cause"`
 }
@@ -32,39 +32,39 @@ func (u *Undelivered) key() string {
 	return undeliveredPrefix + strings.TrimPrefix(u.Name, alertsPrefix) + ".json"
 }
 
-// keep stores an alert that could not be told. Its message comes back, too, but ends
-// in the dead-letter queue where that goes on for long.
-func (p *Publisher) keep(ctx context.Context, log *slog.Logger, name string, a Alert, cause error) {
+// storeUndelivered stores an alert that could not be published. Its message is received
+// again, too, but ends in the dead-letter queue after some attempts.
+func (p *Publisher) storeUndelivered(ctx context.Context, log *slog.Logger, name string, a Alert, cause error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	u := &Undelivered{Alert: a, Name: name, Since: p.Store.Now().UTC().Round(0), Cause: cause.Error()}
 	_, err := p.Store.Put(ctx, u.key(), u, "")
-	if err != nil && !errors.Is(err, state.ErrConflict) { // a conflict: it is kept already
-		log.WarnContext(ctx, "alert cannot be told, nor kept to be told later", "error", err)
+	if err != nil && !errors.Is(err, state.ErrConflict) { // a conflict: it is stored already
+		log.WarnContext(ctx, "alert cannot be published, nor stored for a later attempt", "error", err)
 	}
 }
 
-// Undelivered returns the alerts that are still to be told, in no particular order.
+// Undelivered returns the alerts that are still to be published, in no particular order.
 func (p *Publisher) Undelivered(ctx context.Context) ([]Undelivered, error) {
-	kept, err := p.kept(ctx)
+	stored, err := p.readUndelivered(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var list []Undelivered
-	for _, u := range kept {
-		// Whoever told it after all left it for Resume to forget.
-		told, err := p.Store.IsDone(ctx, u.Name+".json")
+	for _, u := range stored {
+		// One that was published since is left for Resume to delete.
+		published, err := p.Store.IsDone(ctx, u.Name+".json")
 		if err != nil {
 			return nil, err
 		}
-		if !told {
+		if !published {
 			list = append(list, u)
 		}
 	}
 	return list, nil
 }
 
-func (p *Publisher) kept(ctx context.Context) ([]Undelivered, error) {
+func (p *Publisher) readUndelivered(ctx context.Context) ([]Undelivered, error) {
 	var list []Undelivered
 	for key, err := range p.Store.Keys(ctx, undeliveredPrefix) {
 		if err != nil {
@@ -73,7 +73,7 @@ func (p *Publisher) kept(ctx context.Context) ([]Undelivered, error) {
 		var u Undelivered
 		_, err := p.Store.Get(ctx, key, &u)
 		if errors.Is(err, state.ErrNotFound) {
-			continue // told since it was listed
+			continue // published since it was listed
 		}
 		if err != nil {
 			return nil, err
@@ -83,43 +83,43 @@ func (p *Publisher) kept(ctx context.Context) ([]Undelivered, error) {
 	return list, nil
 }
 
-// Resend tells an alert that could not be told, unless that has been done since, and
-// then keeps it no longer. The error is that of Publish.
+// Resend publishes a stored alert, unless that has been done since, and deletes it. The
+// error is that of Publish.
 func (p *Publisher) Resend(ctx context.Context, u Undelivered) error {
 	if err := p.deliver(ctx, u.Name, u.Alert); err != nil {
 		return err
 	}
 	if err := p.Store.Delete(ctx, u.key(), ""); err != nil {
-		return fmt.Errorf("forget alert that was told: %w", err)
+		return fmt.Errorf("delete published alert: %w", err)
 	}
 	return nil
 }
 
-// Resume tells what is left over: slots whose reminder was lost, and alerts that could
-// not be told. What still cannot be told is logged and kept; an error is that it
-// cannot be read.
+// Resume publishes what was left over: windows whose reminder was lost, and alerts that
+// could not be published. What fails again is logged and stays stored; the error is that
+// it cannot be read.
 func (p *Publisher) Resume(ctx context.Context) error {
-	slots, err := p.overdue(ctx)
+	windows, err := p.overdue(ctx)
 	if err != nil {
-		return fmt.Errorf("read slots that are due: %w", err)
+		return fmt.Errorf("read windows that are due: %w", err)
 	}
-	for _, id := range slots {
-		p.still(ctx, p.Flush(ctx, id), "slot", id)
+	for _, id := range windows {
+		p.logUnpublished(ctx, p.Flush(ctx, id), "slot", id)
 	}
-	kept, err := p.kept(ctx)
+	stored, err := p.readUndelivered(ctx)
 	if err != nil {
-		return fmt.Errorf("read alerts that were not told: %w", err)
+		return fmt.Errorf("read undelivered alerts: %w", err)
 	}
-	for _, u := range kept {
-		p.still(ctx, p.Resend(ctx, u), "alert", u.Name)
+	for _, u := range stored {
+		p.logUnpublished(ctx, p.Resend(ctx, u), "alert", u.Name)
 	}
 	return context.Cause(ctx)
 }
 
-// still logs what still cannot be told. An expected wait is none of it: a slot is not due
-// yet, or somebody else is telling it.
-func (p *Publisher) still(ctx context.Context, err error, what, which string) {
+// logUnpublished logs what still cannot be published. An expected wait is not logged: a
+// window is not due yet, or another worker is publishing it.
+func (p *Publisher) logUnpublished(ctx context.Context, err error, what, which string) {
 	if err != nil && ctx.Err() == nil && outcome.Of(err).Action != outcome.Delay {
-		p.logger().WarnContext(ctx, "alerts still cannot be told", what, which, "error", err)
+		p.logger().WarnContext(ctx, "alerts still cannot be published", what, which, "error", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
@@ -148,13 +149,13 @@ func TestImportedMaterialIsLost(t *testing.T) {
 		must(w.kms.DeleteImportedKeyMaterial(w.ctx, &kms.DeleteImportedKeyMaterialInput{KeyId: &key}))
 		w.react()
 		a := w.one()
-		if a.Severity != alert.Critical || a.Action.Status != alert.StatusNone || !strings.Contains(a.Action.Description, "cannot bring imported key material back") {
+		if a.Severity != finding.Critical || a.Action.Status != alert.StatusNone || !strings.Contains(a.Action.Description, "cannot bring imported key material back") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		expires := time.Now().Add(time.Hour)
 		w.importMaterial(key, material, &expires)
 		w.react()
-		if a := w.one(); a.Kind != alert.KindMaterial || a.Severity != alert.High {
+		if a := w.one(); a.Kind != alert.KindMaterial || a.Severity != finding.High {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		time.Sleep(2 * time.Hour)
@@ -205,7 +206,7 @@ func TestDeleteKeyEventForAKeyThatExists(t *testing.T) {
 		if err := w.handle(forged); err != nil {
 			t.Fatal(err)
 		}
-		if a := w.one(); a.Severity != alert.Medium || !strings.Contains(a.Summary, "still exists") {
+		if a := w.one(); a.Severity != finding.Medium || !strings.Contains(a.Summary, "still exists") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})
@@ -236,8 +237,8 @@ func TestTwoMovingAliasesOneBucket(t *testing.T) {
 func TestSelfCheckIsToldOnce(t *testing.T) {
 	inWorld(t, enforceAll(), func(w *world) {
 		w.router = w.newRouterWith(enforceAll(), func(d *reaction.Deps) {
-			d.SelfCheck = func(context.Context) ([]alert.Finding, error) {
-				return []alert.Finding{{ID: "customer-managed-key", Severity: alert.High, Message: "Queue events is encrypted with alias/orders."}}, nil
+			d.SelfCheck = func(context.Context) ([]finding.Finding, error) {
+				return []finding.Finding{{ID: finding.SelfDependency, Severity: finding.High, Message: "Queue events is encrypted with alias/orders."}}, nil
 			}
 		})
 		w.sweep()
@@ -247,7 +248,7 @@ func TestSelfCheckIsToldOnce(t *testing.T) {
 		w.sweep()
 		w.none()
 		w.router = w.newRouterWith(enforceAll(), func(d *reaction.Deps) {
-			d.SelfCheck = func(context.Context) ([]alert.Finding, error) { return nil, errors.New("no answer") }
+			d.SelfCheck = func(context.Context) ([]finding.Finding, error) { return nil, errors.New("no answer") }
 		})
 		if err := w.router.Sweep(w.ctx); err == nil || !strings.Contains(err.Error(), "no answer") {
 			t.Errorf("error %v", err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -174,12 +175,12 @@ type aliasGoneInput struct {
 }
 
 // decideAliasGone decides whether the end of an alias is told.
-func decideAliasGone(in aliasGoneInput) (aliasGoneReason, alert.Severity) {
+func decideAliasGone(in aliasGoneInput) (aliasGoneReason, finding.Severity) {
 	switch {
 	case len(in.buckets) > 0:
-		return aliasNamed, alert.High
+		return aliasNamed, finding.High
 	case in.listed:
-		return aliasListed, alert.Medium
+		return aliasListed, finding.Medium
 	case !in.all:
 		return aliasUnclear, ""
 	}

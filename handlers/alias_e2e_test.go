@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -161,12 +162,12 @@ func TestAliasMoveThatIsNotForUs(t *testing.T) {
 		config func(*reaction.Config)
 		to     kms.CreateKeyInput
 		says   string
-		worst  alert.Severity
+		worst  finding.Severity
 	}{
-		{name: "alias not listed", alias: "alias/web", says: "CMKEEPER_REENCRYPT_ALIASES", worst: alert.Medium},
-		{name: "public key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(public)}, says: "findings of severity high", worst: alert.High},
-		{name: "foreign key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(strings.ReplaceAll(partner, "kms:Decrypt", "kms:*"))}, says: "findings of severity high", worst: alert.High},
-		{name: "observe", alias: "alias/app-orders", config: func(c *reaction.Config) { c.Reencrypt = reaction.Observe }, says: "Would re-encrypt", worst: alert.Medium},
+		{name: "alias not listed", alias: "alias/web", says: "CMKEEPER_REENCRYPT_ALIASES", worst: finding.Medium},
+		{name: "public key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(public)}, says: "findings of severity high", worst: finding.High},
+		{name: "foreign key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(strings.ReplaceAll(partner, "kms:Decrypt", "kms:*"))}, says: "findings of severity high", worst: finding.High},
+		{name: "observe", alias: "alias/app-orders", config: func(c *reaction.Config) { c.Reencrypt = reaction.Observe }, says: "Would re-encrypt", worst: finding.Medium},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -202,7 +203,7 @@ func TestAliasMoveToADisabledKey(t *testing.T) {
 		w.disable(b)
 		w.react()
 		w.wantStarted()
-		if got := w.one(); got.Severity != alert.High || !strings.Contains(got.Action.Description, "not Enabled") {
+		if got := w.one(); got.Severity != finding.High || !strings.Contains(got.Action.Description, "not Enabled") {
 			t.Errorf("alert:\n%s", got.Text())
 		}
 	})
@@ -350,7 +351,7 @@ func TestAliasMoveToImportedMaterial(t *testing.T) {
 		w.updateAlias("alias/app-orders", b)
 		w.react()
 		w.wantStarted()
-		if got := w.one(); got.Severity != alert.High || !strings.Contains(got.Action.Description, "does not come from KMS") {
+		if got := w.one(); got.Severity != finding.High || !strings.Contains(got.Action.Description, "does not come from KMS") {
 			t.Errorf("alert:\n%s", got.Text())
 		}
 	})
@@ -366,7 +367,7 @@ func TestAliasMoveToAKeyThatShutsUsOut(t *testing.T) {
 		w.updateAlias("alias/app-orders", b)
 		w.react()
 		w.wantStarted()
-		if got := w.one(); got.Severity != alert.High || !strings.Contains(got.Action.Description, "may not be read") {
+		if got := w.one(); got.Severity != finding.High || !strings.Contains(got.Action.Description, "may not be read") {
 			t.Errorf("alert:\n%s", got.Text())
 		}
 	})

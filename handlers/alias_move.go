@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -37,7 +38,7 @@ type moveInput struct {
 	from            []string
 	key             inventory.Key // the to-key
 	unreadable      bool          // it may not be read, or its policy may not
-	findings        []alert.Finding
+	findings        []finding.Finding
 	scope           []reencrypt.Scope
 	account, region string
 }
@@ -63,7 +64,7 @@ func decideMove(in moveInput) []moveReason {
 	deny(in.key.Spec != "SYMMETRIC_DEFAULT", moveNotForS3) // there is no other use of such a key than to encrypt
 	deny(in.key.Origin != "AWS_KMS", moveOrigin)
 	deny(in.key.Account != in.account || in.key.Region != in.region, moveElsewhere)
-	deny(slices.ContainsFunc(in.findings, func(f alert.Finding) bool { return f.Severity.AtLeast(alert.High) }), movePolicy)
+	deny(slices.ContainsFunc(in.findings, func(f finding.Finding) bool { return f.Severity.AtLeast(finding.High) }), movePolicy)
 	return why
 }
 
@@ -100,7 +101,7 @@ type moveCase struct {
 	ledger.Move
 	live       inventory.Alias
 	key        inventory.Key
-	findings   []alert.Finding
+	findings   []finding.Finding
 	scope      []reencrypt.Scope
 	refused    []reencrypt.ScopeRefusal
 	bucketsErr error
@@ -169,7 +170,7 @@ func (m *moveCase) target(ctx context.Context) (err error) {
 	}
 	policy, err := to.Policy(ctx)
 	if err == nil {
-		m.findings = m.JudgePolicy(m.To, policy, false).Findings()
+		m.findings = m.JudgePolicy(m.To, policy, false).Found
 	}
 	return err
 }
@@ -241,7 +242,7 @@ func (m *moveCase) tell() []alert.Alert {
 // common is what all alerts about a moved alias have in common.
 func (m *moveCase) common() alert.Alert {
 	a := alert.Alert{
-		ID: m.ID + "/alias", Kind: alert.KindAlias, Severity: alert.Medium,
+		ID: m.ID + "/alias", Kind: alert.KindAlias, Severity: finding.Medium,
 		EventName: m.EventName, EventID: m.EventID, Time: m.EventTime,
 		Account: m.Config.Identity.Account, Region: m.Config.Region,
 		Key:      &alert.Key{ARN: m.key.ARN, Aliases: []string{m.live.Name}, Description: m.key.Description, State: m.key.State, DeletionDate: m.key.DeletionDate},
@@ -267,11 +268,11 @@ func (m *moveCase) tellRefusal(a *alert.Alert) {
 	for _, reason := range m.why {
 		sentences = append(sentences, moveText[reason])
 		if reason.isDangerous() {
-			a.Severity = alert.High
+			a.Severity = finding.High
 		}
 	}
 	a.Action.Description = "No data was moved. " + strings.Join(sentences, " ")
-	if a.Severity == alert.High {
+	if a.Severity == finding.High {
 		a.Risk = "The one who moved the alias may want data under a key that they control. New data goes under that key already."
 		a.Next = append(a.Next, "Check the new key first. Move data only when it is what you want; otherwise point the alias back.")
 	}

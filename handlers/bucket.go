@@ -12,6 +12,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -41,12 +42,12 @@ type defaultInput struct {
 }
 
 // decideDefault judges the default encryption of a bucket after it was set.
-func decideDefault(in defaultInput) (defaultReason, alert.Severity) {
+func decideDefault(in defaultInput) (defaultReason, finding.Severity) {
 	switch {
 	case in.foreign:
-		return defaultForeign, alert.Critical
+		return defaultForeign, finding.Critical
 	case len(in.required) > 0 && !slices.Contains(in.required, in.key) && !slices.Contains(in.earlier, in.key):
-		return defaultAstray, alert.High
+		return defaultAstray, finding.High
 	case len(in.required) > 0, in.known && in.key == in.former:
 		return defaultKept, ""
 	case !in.known:
@@ -54,9 +55,9 @@ func decideDefault(in defaultInput) (defaultReason, alert.Severity) {
 	case in.former == "":
 		return defaultKept, "" // it has a key of its own now
 	case in.key == "":
-		return defaultNone, alert.High
+		return defaultNone, finding.High
 	}
-	return defaultLeft, alert.Medium
+	return defaultLeft, finding.Medium
 }
 
 // bucketCase is a bucket as it was read, and what is told of it.
@@ -142,7 +143,7 @@ func bucketTags(ctx context.Context, c *reaction.Case) (*reaction.Decision, erro
 	}
 	before := doc.Aliases
 	return &reaction.Decision{Told: b.noted(), Tell: func() []alert.Alert {
-		a := b.common(alert.KindTag, alert.Medium)
+		a := b.common(alert.KindTag, finding.Medium)
 		a.Title = "Bucket " + b.Name + " follows other aliases than before"
 		a.Risk = "The tag " + inventory.AliasTag + " decides whose moves re-encrypt the bucket's objects, and which key its default has to be."
 		a.Next = append(a.Next, "aws s3api get-bucket-tagging --bucket "+reaction.Quote(b.Name))
@@ -234,7 +235,7 @@ func (b *bucketCase) require(ctx context.Context) error {
 }
 
 // common is what the alerts about a bucket have in common.
-func (b *bucketCase) common(kind alert.Kind, severity alert.Severity) alert.Alert {
+func (b *bucketCase) common(kind alert.Kind, severity finding.Severity) alert.Alert {
 	a := b.NewAlert(kind, "")
 	a.Severity = severity
 	if b.DefaultKeyARN != "" {
@@ -249,7 +250,7 @@ func (b *bucketCase) common(kind alert.Kind, severity alert.Severity) alert.Aler
 	return a
 }
 
-func (b *bucketCase) defaultAlert(severity alert.Severity) alert.Alert {
+func (b *bucketCase) defaultAlert(severity finding.Severity) alert.Alert {
 	a, in := b.common(alert.KindEncryption, severity), b.in
 	a.Title = "New objects in bucket " + b.Name + " go under another key"
 	a.Risk = "What is written from now on is under a key that is not the one agreed on, and is lost with it."
@@ -277,10 +278,10 @@ func (b *bucketCase) defaultAlert(severity alert.Severity) alert.Alert {
 }
 
 func (b *bucketCase) policyAlert() alert.Alert {
-	a := b.common(alert.KindEncryption, alert.Medium)
+	a := b.common(alert.KindEncryption, finding.Medium)
 	a.ID += "/policy"
 	if len(b.AliasTags) > 0 {
-		a.Severity = alert.High
+		a.Severity = finding.High
 	}
 	a.Title = "The policy of bucket " + b.Name + " no longer denies uploads for their encryption"
 	a.Risk = "Objects can be uploaded past the key that they should be under: with S3's own key, or with one of somebody else's."

@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 )
@@ -24,7 +25,7 @@ func TestSweepFindsABucketThatLeftItsKey(t *testing.T) {
 		w.events() // lost
 		w.sweep()
 		told := w.told.take()
-		if len(told) != 2 || told[0].Severity != alert.Critical || told[1].Severity != alert.Medium || told[0].Actor != nil || !strings.Contains(told[0].Summary, "no event reported") {
+		if len(told) != 2 || told[0].Severity != finding.Critical || told[1].Severity != finding.Medium || told[0].Actor != nil || !strings.Contains(told[0].Summary, "no event reported") {
 			t.Errorf("%d alerts:\n%s", len(told), texts(told))
 		}
 		w.sweep()
@@ -43,7 +44,7 @@ func TestBucketGoesByItsTag(t *testing.T) {
 		w.setDefault(other)
 		w.react()
 		a := w.one()
-		if a.Severity != alert.High || !strings.Contains(strings.Join(a.Next, "\n"), key) || facts(a, "default key now") != other {
+		if a.Severity != finding.High || !strings.Contains(strings.Join(a.Next, "\n"), key) || facts(a, "default key now") != other {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		w.setDefault("alias/orders")
@@ -60,7 +61,7 @@ func TestBucketThatMayNotBeRead(t *testing.T) {
 		w.setDefault(strangersKey)
 		w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return action != "s3:GetEncryptionConfiguration" })
 		w.react()
-		if a := w.one(); a.Severity != alert.Critical {
+		if a := w.one(); a.Severity != finding.Critical {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})

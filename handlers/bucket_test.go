@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 )
 
@@ -13,16 +13,16 @@ func TestDecideDefault(t *testing.T) {
 		name     string
 		in       defaultInput
 		want     defaultReason
-		severity alert.Severity
+		severity finding.Severity
 	}{
 		{"nothing known", defaultInput{key: "a"}, defaultNew, ""},
 		{"as before", defaultInput{key: "a", former: "a", known: true}, defaultKept, ""},
-		{"another", defaultInput{key: "b", former: "a", known: true}, defaultLeft, alert.Medium},
-		{"none any more", defaultInput{former: "a", known: true}, defaultNone, alert.High},
+		{"another", defaultInput{key: "b", former: "a", known: true}, defaultLeft, finding.Medium},
+		{"none any more", defaultInput{former: "a", known: true}, defaultNone, finding.High},
 		{"one at last", defaultInput{key: "a", known: true}, defaultKept, ""},
-		{"a stranger's", defaultInput{key: "x", former: "x", known: true, foreign: true, required: []string{"x"}}, defaultForeign, alert.Critical},
+		{"a stranger's", defaultInput{key: "x", former: "x", known: true, foreign: true, required: []string{"x"}}, defaultForeign, finding.Critical},
 		{"the tag's", defaultInput{key: "t", former: "a", known: true, required: []string{"s", "t"}}, defaultKept, ""},
-		{"not the tag's", defaultInput{key: "a", former: "a", known: true, required: []string{"t"}}, defaultAstray, alert.High},
+		{"not the tag's", defaultInput{key: "a", former: "a", known: true, required: []string{"t"}}, defaultAstray, finding.High},
 		{"one that the tag's alias had", defaultInput{key: "a", former: "b", known: true, required: []string{"t"}, earlier: []string{"a"}}, defaultKept, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -60,13 +60,13 @@ func TestDecideNewData(t *testing.T) {
 	for _, tt := range []struct {
 		in       newDataInput
 		want     newDataReason
-		severity alert.Severity
+		severity finding.Severity
 	}{
 		{newDataInput{encrypted: true}, newDataFine, ""},
-		{newDataInput{}, newDataPlain, alert.Medium},
+		{newDataInput{}, newDataPlain, finding.Medium},
 		{newDataInput{ofCluster: true}, newDataOfCluster, ""},
-		{newDataInput{encrypted: true, foreign: true, ofCluster: true}, newDataForeign, alert.High},
-		{newDataInput{switchedOff: true}, newDataSwitch, alert.High},
+		{newDataInput{encrypted: true, foreign: true, ofCluster: true}, newDataForeign, finding.High},
+		{newDataInput{switchedOff: true}, newDataSwitch, finding.High},
 	} {
 		if got, severity := decideNewData(tt.in); got != tt.want || severity != tt.severity {
 			t.Errorf("%+v: %q %q, want %q %q", tt.in, got, severity, tt.want, tt.severity)
@@ -78,12 +78,12 @@ func TestDecideAliasGone(t *testing.T) {
 	for _, tt := range []struct {
 		in       aliasGoneInput
 		want     aliasGoneReason
-		severity alert.Severity
+		severity finding.Severity
 	}{
 		{aliasGoneInput{all: true}, aliasUnused, ""},
 		{aliasGoneInput{}, aliasUnclear, ""},
-		{aliasGoneInput{listed: true}, aliasListed, alert.Medium},
-		{aliasGoneInput{listed: true, buckets: []string{"b"}}, aliasNamed, alert.High},
+		{aliasGoneInput{listed: true}, aliasListed, finding.Medium},
+		{aliasGoneInput{listed: true, buckets: []string{"b"}}, aliasNamed, finding.High},
 	} {
 		if got, severity := decideAliasGone(tt.in); got != tt.want || severity != tt.severity {
 			t.Errorf("%+v: %q %q, want %q %q", tt.in, got, severity, tt.want, tt.severity)
@@ -97,13 +97,13 @@ func TestDecideMaterial(t *testing.T) {
 		expires  *time.Time
 		said     bool
 		want     materialReason
-		severity alert.Severity
+		severity finding.Severity
 	}{
 		{nil, false, materialStays, ""},
-		{nil, true, materialDoubt, alert.Medium},
-		{&soon, true, materialSoonest, alert.High},
-		{&late, true, materialExpires, alert.Medium},
-		{&late, false, materialExpires, alert.Medium},
+		{nil, true, materialDoubt, finding.Medium},
+		{&soon, true, materialSoonest, finding.High},
+		{&late, true, materialExpires, finding.Medium},
+		{&late, false, materialExpires, finding.Medium},
 	} {
 		if got, severity := decideMaterial(tt.expires, tt.said, noon); got != tt.want || severity != tt.severity {
 			t.Errorf("%v %v: %q %q, want %q %q", tt.expires, tt.said, got, severity, tt.want, tt.severity)
@@ -135,10 +135,10 @@ func TestDecideRotated(t *testing.T) {
 }
 
 func TestDecidePrimary(t *testing.T) {
-	if got, severity := decidePrimary("b", "a"); got != primaryLeft || severity != alert.Medium {
+	if got, severity := decidePrimary("b", "a"); got != primaryLeft || severity != finding.Medium {
 		t.Errorf("%q %q", got, severity)
 	}
-	if got, severity := decidePrimary("a", "a"); got != primaryArrived || severity != alert.Info {
+	if got, severity := decidePrimary("a", "a"); got != primaryArrived || severity != finding.Info {
 		t.Errorf("%q %q", got, severity)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
@@ -76,7 +77,7 @@ func TestContainment(t *testing.T) {
 				w.react()
 				w.wantState(key, "Disabled")
 				a := w.one() // no alarm about our own DisableKey
-				if a.Kind != alert.KindContainment || a.Severity != alert.Critical || a.Action.Status != alert.StatusDone || findingIDs(a) != tt.finding {
+				if a.Kind != alert.KindContainment || a.Severity != finding.Critical || a.Action.Status != alert.StatusDone || findingIDs(a) != tt.finding {
 					t.Errorf("alert:\n%s", a.Text())
 				}
 				next := strings.Join(a.Next, "\n")
@@ -157,7 +158,7 @@ func TestContainmentObserved(t *testing.T) {
 		w.putPolicy(key, public)
 		w.react()
 		w.wantState(key, "Enabled")
-		if a := w.one(); a.Action.Status != alert.StatusWouldDo || a.Severity != alert.Critical || !strings.Contains(strings.Join(a.Next, "\n"), "aws kms disable-key") {
+		if a := w.one(); a.Action.Status != alert.StatusWouldDo || a.Severity != finding.Critical || !strings.Contains(strings.Join(a.Next, "\n"), "aws kms disable-key") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})
@@ -198,7 +199,7 @@ func TestContainmentLeavesWhatIsInUse(t *testing.T) {
 				w.react()
 				w.wantState(key, "Enabled")
 				a := w.one()
-				if a.Severity != alert.Critical || a.Action.Status != alert.StatusRefused || !strings.Contains(a.Action.Description, tt.want) || !strings.Contains(strings.Join(a.Next, "\n"), "aws kms disable-key") {
+				if a.Severity != finding.Critical || a.Action.Status != alert.StatusRefused || !strings.Contains(a.Action.Description, tt.want) || !strings.Contains(strings.Join(a.Next, "\n"), "aws kms disable-key") {
 					t.Errorf("alert:\n%s", a.Text())
 				}
 			})
@@ -253,7 +254,7 @@ func TestContainmentIsUndoneByPeople(t *testing.T) {
 		must(w.as("responder").EnableKey(w.ctx, &kms.EnableKeyInput{KeyId: &key}))
 		w.react()
 		w.wantState(key, "Enabled")
-		if a := w.one(); a.Severity != alert.Critical || a.Action.Status != alert.StatusRefused || !strings.Contains(a.Action.Description, "has the last word") {
+		if a := w.one(); a.Severity != finding.Critical || a.Action.Status != alert.StatusRefused || !strings.Contains(a.Action.Description, "has the last word") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if err := w.handle(body); err != nil { // the first event again
@@ -302,7 +303,7 @@ func TestContainmentAfterThePolicyWasPutBack(t *testing.T) {
 		w.react()
 		w.wantPolicy(key, rootOnly)
 		w.wantState(key, "Enabled")
-		if a := w.one(); a.Action.Status != alert.StatusDone || a.Severity != alert.Critical {
+		if a := w.one(); a.Action.Status != alert.StatusDone || a.Severity != finding.Critical {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})
@@ -381,7 +382,7 @@ func TestContainmentIsToldWithoutTheStateBucket(t *testing.T) {
 		if err := w.handle(body); outcome.Of(err).Action != outcome.Retry {
 			t.Fatalf("outcome of %v, want retry", err)
 		}
-		if a := w.one(); a.Severity != alert.Critical || a.Action.Status != alert.StatusFailed {
+		if a := w.one(); a.Severity != finding.Critical || a.Action.Status != alert.StatusFailed {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})

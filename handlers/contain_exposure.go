@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -17,7 +17,7 @@ import (
 // exposure is a way to use a key for everyone, or for an account that is not
 // trusted: a finding about its policy, or a grant.
 type exposure struct {
-	alert.Finding
+	finding.Finding
 	// grant is the grant's id, "" for a finding about the policy.
 	grant string
 }
@@ -26,9 +26,9 @@ type exposure struct {
 // little by another.
 func (x exposure) name() string {
 	if owner := reaction.AccountIn(x.Principal); owner != "" && x.grant != "" {
-		return x.ID + " " + owner
+		return x.ID.String() + " " + owner
 	}
-	return x.ID + " " + x.Principal
+	return x.ID.String() + " " + x.Principal
 }
 
 func names(open []exposure) []string {
@@ -83,9 +83,7 @@ func policyExposures(c *reaction.Case, document string) []exposure {
 	}
 	for _, f := range v.Found {
 		if f.Exposes() {
-			open = append(open, exposure{Finding: alert.Finding{
-				ID: f.ID, Severity: alert.Severity(f.Severity), Statement: f.Statement, Principal: f.Principal, Message: f.Message,
-			}})
+			open = append(open, exposure{Finding: f})
 		}
 	}
 	return open
@@ -95,7 +93,7 @@ func policyExposures(c *reaction.Case, document string) []exposure {
 // for more than reading the key's settings.
 func grantExposure(c *reaction.Case, g inventory.Grant) (exposure, bool) {
 	found := c.JudgeGrant(g, false)
-	i := slices.IndexFunc(found, func(f alert.Finding) bool { return f.ID == reaction.GrantForeign })
+	i := slices.IndexFunc(found, func(f finding.Finding) bool { return f.ID == finding.GrantToForeignAccount })
 	uses := slices.ContainsFunc(g.Operations, func(o string) bool {
 		return o != "DescribeKey" && o != "GetPublicKey" && o != "RetireGrant"
 	})

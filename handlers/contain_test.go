@@ -6,8 +6,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -65,7 +65,7 @@ func TestDecideContain(t *testing.T) {
 
 func TestNoteExposures(t *testing.T) {
 	x := func(principal string) exposure {
-		return exposure{Finding: alert.Finding{ID: "public-principal", Principal: principal}}
+		return exposure{Finding: finding.Finding{ID: finding.PublicPrincipal, Principal: principal}}
 	}
 	var doc ledger.Key
 	note := func(at time.Time, open ...exposure) { doc.NoteExposures(names(open), at) }
@@ -78,7 +78,7 @@ func TestNoteExposures(t *testing.T) {
 		t.Errorf("exposures (-want +got):\n%s", diff)
 	}
 	grant := func(user string) exposure {
-		return exposure{grant: user, Finding: alert.Finding{ID: reaction.GrantForeign, Principal: "arn:aws:iam::999988887777:user/" + user}}
+		return exposure{grant: user, Finding: finding.Finding{ID: finding.GrantToForeignAccount, Principal: "arn:aws:iam::999988887777:user/" + user}}
 	}
 	if grant("a").name() != grant("b").name() {
 		t.Error("two grants to one account count as two ways in")
@@ -136,7 +136,7 @@ func TestContainedKeyStaysDisabled(t *testing.T) {
 }
 
 func TestOpened(t *testing.T) {
-	open := []exposure{{Finding: alert.Finding{ID: reaction.GrantForeign, Principal: "999988887777"}, grant: "g-1"}}
+	open := []exposure{{Finding: finding.Finding{ID: finding.GrantToForeignAccount, Principal: "999988887777"}, grant: "g-1"}}
 	enable := events.Event{Name: reaction.EnableKey, Time: noon}
 	created := events.Event{Name: "CreateGrant", Time: noon, Detail: events.CreateGrant{GrantID: "g-2", GranteePrincipal: "arn:aws:iam::999988887777:root", Operations: []string{"Decrypt"}}}
 	for name, tt := range map[string]struct {

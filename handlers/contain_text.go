@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
@@ -50,7 +51,7 @@ func (k *containCase) tell() []alert.Alert {
 // common is what all alerts about a key that was opened have in common.
 func (k *containCase) common() alert.Alert {
 	a := k.NewAlert(alert.KindContainment, "")
-	a.Severity, a.Key = alert.Critical, k.Describe(k.key)
+	a.Severity, a.Key = finding.Critical, k.Describe(k.key)
 	open := k.opened
 	if len(open) == 0 { // it was contained before, and closed since
 		open = k.open
@@ -58,7 +59,7 @@ func (k *containCase) common() alert.Alert {
 	for _, x := range open {
 		a.Findings = append(a.Findings, x.Finding)
 	}
-	a.Findings = reaction.WorstFirst(a.Findings)
+	a.Findings = finding.WorstFirst(a.Findings)
 	name := reaction.ShortName(a.Key)
 	a.Title = "Key " + name + " was opened to everyone, or to an account that is not trusted"
 	if len(a.Findings) > 0 {

@@ -7,8 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -368,7 +368,7 @@ func TestDecideMove(t *testing.T) {
 				State: ledger.StateEnabled, Manager: managerCustomer, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT",
 				Origin: "AWS_KMS", Account: "444455556666", Region: "eu-central-1",
 			},
-			findings: []alert.Finding{{Severity: alert.Medium}},
+			findings: []finding.Finding{{Severity: finding.Medium}},
 			scope:    []reencrypt.Scope{{Bucket: "b"}},
 			account:  "444455556666", region: "eu-central-1",
 		}
@@ -386,7 +386,7 @@ func TestDecideMove(t *testing.T) {
 		{"imported", func(in *moveInput) { in.key.Origin = "EXTERNAL" }, []moveReason{moveOrigin}},
 		{"other account", func(in *moveInput) { in.key.Account = "777788889999" }, []moveReason{moveElsewhere}},
 		{"other Region", func(in *moveInput) { in.key.Region = "us-east-1" }, []moveReason{moveElsewhere}},
-		{"high finding", func(in *moveInput) { in.findings = []alert.Finding{{Severity: alert.High}} }, []moveReason{movePolicy}},
+		{"high finding", func(in *moveInput) { in.findings = []finding.Finding{{Severity: finding.High}} }, []moveReason{movePolicy}},
 		{"old key unknown", func(in *moveInput) { in.from = nil }, []moveReason{moveFromUnknown}},
 		{"may not be read", func(in *moveInput) { in.unreadable, in.key = true, inventory.Key{} }, []moveReason{moveUnreadable}},
 		{"no scope", func(in *moveInput) { in.scope = nil }, []moveReason{moveNoScope}},
@@ -410,22 +410,22 @@ func TestDecideMove(t *testing.T) {
 }
 
 func TestDecidePolicy(t *testing.T) {
-	high := []alert.Finding{{Severity: alert.Low}, {Severity: alert.High}}
+	high := []finding.Finding{{Severity: finding.Low}, {Severity: finding.High}}
 	tests := []struct {
 		name     string
 		in       policyInput
 		want     policyReason
-		severity alert.Severity
+		severity finding.Severity
 	}{
-		{"put, with findings", policyInput{put: true, known: true, findings: high}, policyFindings, alert.High},
-		{"put, changed", policyInput{put: true, known: true, changes: 1}, policyChanged, alert.Info},
-		{"put, the same", policyInput{put: true, known: true}, policyUnremarkable, alert.Info},
-		{"put, nothing to compare with", policyInput{put: true}, policyChanged, alert.Info},
-		{"new key, with findings", policyInput{findings: high}, policyFindings, alert.High},
-		{"new key", policyInput{}, policyUnremarkable, alert.Info},
-		{"sweep, first seen, with findings", policyInput{sweep: true, findings: high}, policyBaseline, alert.High},
-		{"sweep, the same, with findings", policyInput{sweep: true, known: true, findings: high}, policyUnremarkable, alert.High},
-		{"sweep, changed", policyInput{sweep: true, known: true, changes: 2}, policyChanged, alert.Info},
+		{"put, with findings", policyInput{put: true, known: true, findings: high}, policyFindings, finding.High},
+		{"put, changed", policyInput{put: true, known: true, changes: 1}, policyChanged, finding.Info},
+		{"put, the same", policyInput{put: true, known: true}, policyUnremarkable, finding.Info},
+		{"put, nothing to compare with", policyInput{put: true}, policyChanged, finding.Info},
+		{"new key, with findings", policyInput{findings: high}, policyFindings, finding.High},
+		{"new key", policyInput{}, policyUnremarkable, finding.Info},
+		{"sweep, first seen, with findings", policyInput{sweep: true, findings: high}, policyBaseline, finding.High},
+		{"sweep, the same, with findings", policyInput{sweep: true, known: true, findings: high}, policyUnremarkable, finding.High},
+		{"sweep, changed", policyInput{sweep: true, known: true, changes: 2}, policyChanged, finding.Info},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -441,13 +441,13 @@ func TestDecideRefused(t *testing.T) {
 		name     string
 		in       refusedInput
 		want     refusedReason
-		severity alert.Severity
+		severity finding.Severity
 	}{
-		{"a dangerous call", refusedInput{severity: alert.High, concerned: true}, refusedAttempt, alert.High},
+		{"a dangerous call", refusedInput{severity: finding.High, concerned: true}, refusedAttempt, finding.High},
 		{"a harmless call", refusedInput{concerned: true}, refusedHarmless, ""},
-		{"another account's key", refusedInput{severity: alert.High}, refusedForeign, ""},
-		{"our own repair", refusedInput{severity: alert.High, concerned: true, ours: true, made: true}, refusedOurs, ""},
-		{"our role, not our call", refusedInput{severity: alert.Medium, concerned: true, ours: true}, refusedImpostor, alert.Critical},
+		{"another account's key", refusedInput{severity: finding.High}, refusedForeign, ""},
+		{"our own repair", refusedInput{severity: finding.High, concerned: true, ours: true, made: true}, refusedOurs, ""},
+		{"our role, not our call", refusedInput{severity: finding.Medium, concerned: true, ours: true}, refusedImpostor, finding.Critical},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got, severity := decideRefused(tt.in); got != tt.want || severity != tt.severity {
@@ -469,9 +469,9 @@ func TestIsDenied(t *testing.T) {
 }
 
 func TestDecideUse(t *testing.T) {
-	for state, want := range map[string]alert.Severity{
-		ledger.StateEnabled: "", ledger.StateDisabled: alert.Medium, ledger.StatePendingDeletion: alert.High, ledger.StatePendingReplicaDeletion: alert.High,
-		ledger.StatePendingImport: alert.Medium, "Unavailable": alert.Medium, "": alert.Medium,
+	for state, want := range map[string]finding.Severity{
+		ledger.StateEnabled: "", ledger.StateDisabled: finding.Medium, ledger.StatePendingDeletion: finding.High, ledger.StatePendingReplicaDeletion: finding.High,
+		ledger.StatePendingImport: finding.Medium, "Unavailable": finding.Medium, "": finding.Medium,
 	} {
 		if reason, severity := decideUse(state); severity != want {
 			t.Errorf("decideUse(%q) = %s, %s; want %s", state, reason, severity, want)

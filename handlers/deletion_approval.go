@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -128,14 +129,14 @@ func notedApproval(doc *ledger.Key, days int) approval {
 func (a approval) tell(to *alert.Alert, days int) {
 	switch {
 	case a.record != nil:
-		to.Severity = alert.Medium
+		to.Severity = finding.Medium
 		to.Summary += fmt.Sprintf(" %s approved it at %s with a waiting period of %d days.", a.record.By, reaction.TimeText(a.record.At), a.record.Days)
 		to.Action.Description = "Nothing was undone: cmkeeper retire schedule found the key free and recorded this deletion before it was scheduled."
 		if len(a.record.Accepted) > 0 {
 			to.Facts = append(to.Facts, alert.Fact{Name: "not known, and accepted by the approval", Values: a.record.Accepted})
 		}
 	case a.tag == approvalHolds:
-		to.Severity = alert.Info
+		to.Severity = finding.Info
 		to.Summary += fmt.Sprintf(" The key's tag %s=%s approves it; sweeps have found it since %s.", approvalTag, a.value, reaction.TimeText(a.since))
 		to.Action.Description = "Nothing was undone: the deletion is approved by the key's tag. Nobody checked what depends on the key; that is listed below."
 	case a.tag != approvalNone:

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
@@ -98,7 +98,7 @@ func TestReminderWords(t *testing.T) {
 			t.Errorf("%s: %q, want %q", d, got, want)
 		}
 	}
-	if reminderSeverity(24*time.Hour) != alert.Critical || reminderSeverity(25*time.Hour) != alert.High {
+	if reminderSeverity(24*time.Hour) != finding.Critical || reminderSeverity(25*time.Hour) != finding.High {
 		t.Error("the last day is critical, and nothing before it")
 	}
 }

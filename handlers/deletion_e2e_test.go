@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
@@ -61,7 +62,7 @@ func TestDeletionIsCancelledAndTheStateRestored(t *testing.T) {
 			t.Errorf("state %s, want Enabled as before", got)
 		}
 		a := w.one()
-		if a.Kind != alert.KindDeletion || a.Severity != alert.Critical || a.Action.Status != alert.StatusDone {
+		if a.Kind != alert.KindDeletion || a.Severity != finding.Critical || a.Action.Status != alert.StatusDone {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if got := facts(a, "buckets encrypted with it by default"); got != "orders-data" {
@@ -183,7 +184,7 @@ func TestDisabledKeyIsEnabledAgain(t *testing.T) {
 		if got := w.state(key); got != "Enabled" {
 			t.Errorf("state %s, want Enabled", got)
 		}
-		if a := w.one(); a.Severity != alert.Critical || a.Action.Status != alert.StatusDone {
+		if a := w.one(); a.Severity != finding.Critical || a.Action.Status != alert.StatusDone {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})
@@ -223,7 +224,7 @@ func TestDeletionNoticedBySweep(t *testing.T) {
 		if got := w.state(key); got != "Enabled" {
 			t.Errorf("state %s, want Enabled", got)
 		}
-		if a := w.one(); a.Severity != alert.Critical || a.Action.Status != alert.StatusDone || !strings.Contains(strings.Join(a.Next, "\n"), "aws cloudtrail lookup-events") {
+		if a := w.one(); a.Severity != finding.Critical || a.Action.Status != alert.StatusDone || !strings.Contains(strings.Join(a.Next, "\n"), "aws cloudtrail lookup-events") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if err := w.handle(late); err != nil {
@@ -264,7 +265,7 @@ func TestDeletionDoneIsToldFromWhatIsKnown(t *testing.T) {
 		time.Sleep(8 * 24 * time.Hour)
 		w.react()
 		a := w.one() // CloudTrail's event and KMS's own are one deletion
-		if a.Severity != alert.Critical || !strings.Contains(a.Title, "alias/orders was deleted") {
+		if a.Severity != finding.Critical || !strings.Contains(a.Title, "alias/orders was deleted") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		// An event for a key that is gone is told, and is no failure.
@@ -286,7 +287,7 @@ func TestDeletionIsToldWithoutTheStateBucket(t *testing.T) {
 		if err := w.handle(body); outcome.Of(err).Action != outcome.Retry {
 			t.Fatalf("outcome of %v, want retry", err)
 		}
-		if a := w.one(); a.Severity != alert.Critical || a.Action.Status != alert.StatusFailed {
+		if a := w.one(); a.Severity != finding.Critical || a.Action.Status != alert.StatusFailed {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})

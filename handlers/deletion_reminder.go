@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -143,11 +144,11 @@ func dueReminder(before []time.Duration, end, since, now time.Time) (due time.Du
 }
 
 // reminderSeverity rises on the last day.
-func reminderSeverity(before time.Duration) alert.Severity {
+func reminderSeverity(before time.Duration) finding.Severity {
 	if before <= 24*time.Hour {
-		return alert.Critical
+		return finding.Critical
 	}
-	return alert.High
+	return finding.High
 }
 
 // span says how long something still takes, in days and hours.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
@@ -97,7 +98,7 @@ func (d *deletionCase) tellUndone(a *alert.Alert) {
 		a.Action.Description = fmt.Sprintf("cmkeeper undid it at %s; the key is %s now.", reaction.TimeText(since[n-1].At), d.key.State)
 		return
 	}
-	a.Severity = alert.Medium
+	a.Severity = finding.Medium
 	a.Action.Description = fmt.Sprintf("There is nothing to undo: the key is %s.", d.key.State)
 }
 
@@ -119,7 +120,7 @@ func (d *deletionCase) blocked(what string, cause error, next ...string) *reacti
 func (d *deletionCase) common() alert.Alert {
 	e := d.Event
 	a := d.NewAlert(alert.KindDeletion, "")
-	a.Severity, a.Key = alert.Critical, d.Describe(d.key)
+	a.Severity, a.Key = finding.Critical, d.Describe(d.key)
 	name := reaction.ShortName(a.Key)
 	switch {
 	case isMaterialLoss(e.Name):
@@ -175,10 +176,10 @@ func (d *deletionCase) tellWindow(a *alert.Alert) {
 	if !ok || days >= least {
 		return
 	}
-	a.Findings = append(a.Findings, alert.Finding{ID: "short-window", Severity: alert.Critical,
+	a.Findings = append(a.Findings, finding.Finding{ID: finding.ShortWindow, Severity: finding.Critical,
 		Message: fmt.Sprintf("The waiting period is %d days, and has to be %d at least: that leaves less time to notice who still needs the key.", days, least)})
-	if !a.Severity.AtLeast(alert.High) {
-		a.Severity = alert.High
+	if !a.Severity.AtLeast(finding.High) {
+		a.Severity = finding.High
 	}
 }
 
@@ -202,22 +203,22 @@ func (d *deletionCase) gone(ctx context.Context) (*reaction.Decision, error) {
 		doc := d.Known()
 		a := d.GoneAlert(alert.KindDeletion)
 		a.ID = "deleted/" + ledger.KeyID(d.Event.KeyARN)
-		a.Severity = alert.Critical
+		a.Severity = finding.Critical
 		a.Title = "Key " + reaction.ShortName(a.Key) + " was deleted"
 		a.Summary = "AWS deleted the key when its waiting period was over. Who scheduled that is in the alert about ScheduleKeyDeletion and in CloudTrail."
 		a.Risk = "Everything that was encrypted under this key and not re-encrypted before is lost for good."
 		noted, last := notedApproval(doc, d.Config.DeletionApprovalDays), doc.LastState()
 		switch {
 		case record != nil && record.Covers(&d.Event.Time):
-			a.Severity = alert.Medium
+			a.Severity = finding.Medium
 			a.Title += ", as approved"
 			a.Summary = fmt.Sprintf("AWS deleted the key when its waiting period was over. %s approved that at %s.", record.By, reaction.TimeText(record.At))
 		case noted.given():
-			a.Severity = alert.Medium
+			a.Severity = finding.Medium
 			a.Title += ", as approved"
 			a.Summary = fmt.Sprintf("AWS deleted the key when its waiting period was over. The key's tag %s=%s approved that.", approvalTag, noted.value)
 		case last != nil && ledger.IsPending(last.State) && last.Exempt != "":
-			a.Severity = alert.Info
+			a.Severity = finding.Info
 			a.Title += ", exempt"
 			a.Summary = "AWS deleted the key when its waiting period was over. The deletion had been left alone because it was exempt."
 			a.Facts = append(a.Facts, alert.Fact{Name: "exemption", Values: []string{last.Exempt}})

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/judgement"
@@ -30,7 +31,7 @@ func exempting(t *testing.T, text string) reaction.Config {
 func (w *world) leftAlone(reason string) {
 	w.t.Helper()
 	a := w.one()
-	if a.Severity != alert.Info || a.Action.Status != alert.StatusNone || !strings.Contains(a.Action.Description, reason) {
+	if a.Severity != finding.Info || a.Action.Status != alert.StatusNone || !strings.Contains(a.Action.Description, reason) {
 		w.t.Errorf("not left alone because of %q:\n%s", reason, a.Text())
 	}
 }
@@ -80,7 +81,7 @@ func TestExemptToTheEnd(t *testing.T) {
 		w.leftAlone("nobody depends on it")
 		time.Sleep(8 * 24 * time.Hour)
 		w.react()
-		if a := w.one(); a.EventName != "DeleteKey" && a.EventName != "KMS CMK Deletion" || a.Severity != alert.Info {
+		if a := w.one(); a.EventName != "DeleteKey" && a.EventName != "KMS CMK Deletion" || a.Severity != finding.Info {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})
@@ -187,7 +188,7 @@ func TestExpiryIsToldOnce(t *testing.T) {
 		time.Sleep(6 * 24 * time.Hour)
 		w.sweep()
 		a := w.one()
-		if a.Title != "An exemption expires on 2000-01-20: rotation of alias/a" || a.Severity != alert.Medium {
+		if a.Title != "An exemption expires on 2000-01-20: rotation of alias/a" || a.Severity != finding.Medium {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		time.Sleep(24 * time.Hour)

@@ -3,6 +3,7 @@ package handlers
 import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // TableRow is a row of the event table, for the tests that play it.
@@ -13,7 +14,7 @@ type TableRow struct {
 	Alert                       alert.Kind
 	// Enforces: mode enforce does something else than mode observe.
 	Enforces bool
-	Refused  alert.Severity
+	Refused  finding.Severity
 }
 
 // TableRows is the event table.

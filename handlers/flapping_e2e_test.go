@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/state"
@@ -21,7 +22,7 @@ func TestFightOverRotation(t *testing.T) {
 		for range 5 {
 			w.disableRotation(key)
 			w.react()
-			if a := w.one(); a.Severity != alert.High || a.Action.Status != alert.StatusDone {
+			if a := w.one(); a.Severity != finding.High || a.Action.Status != alert.StatusDone {
 				t.Errorf("put back:\n%s", a.Text())
 			}
 			time.Sleep(time.Minute)
@@ -34,7 +35,7 @@ func TestFightOverRotation(t *testing.T) {
 			}
 		}
 		a := w.one()
-		if a.Severity != alert.Critical || a.Action.Status != alert.StatusRefused || w.rotation(key) != 0 {
+		if a.Severity != finding.Critical || a.Action.Status != alert.StatusRefused || w.rotation(key) != 0 {
 			t.Errorf("sixth within the hour, period %d:\n%s", w.rotation(key), a.Text())
 		}
 		if text := a.Text(); !strings.Contains(text, "mallory (IAM user in "+account+"), 5 times") || !strings.Contains(text, "aws kms enable-key-rotation") {
@@ -47,7 +48,7 @@ func TestFightOverRotation(t *testing.T) {
 		w.none()
 		w.disableRotation(key)
 		w.react()
-		if a := w.one(); a.Severity != alert.High || a.Action.Status != alert.StatusRefused || w.rotation(key) != 0 {
+		if a := w.one(); a.Severity != finding.High || a.Action.Status != alert.StatusRefused || w.rotation(key) != 0 {
 			t.Errorf("while the circuit is open, period %d:\n%s", w.rotation(key), a.Text())
 		}
 
@@ -86,7 +87,7 @@ func TestFightOverDeletion(t *testing.T) {
 		if err := w.handle(third); err != nil {
 			t.Fatal(err)
 		}
-		if a := w.one(); a.Severity != alert.Critical || a.Action.Status != alert.StatusRefused || w.state(key) != "PendingDeletion" {
+		if a := w.one(); a.Severity != finding.Critical || a.Action.Status != alert.StatusRefused || w.state(key) != "PendingDeletion" {
 			t.Errorf("third within the hour, key %s:\n%s", w.state(key), a.Text())
 		}
 		w.sweep()
@@ -119,7 +120,7 @@ func TestFightThatSweepsSee(t *testing.T) {
 		w.told.broken = false
 		time.Sleep(time.Minute)
 		w.sweep() // nobody was told yet
-		if a := w.one(); a.Severity != alert.Critical || a.Action.Status != alert.StatusRefused || w.rotation(key) != 0 {
+		if a := w.one(); a.Severity != finding.Critical || a.Action.Status != alert.StatusRefused || w.rotation(key) != 0 {
 			t.Errorf("period %d:\n%s", w.rotation(key), a.Text())
 		}
 		w.sweep()
@@ -189,7 +190,7 @@ func TestCircuitOpensOnceOverAKill(t *testing.T) {
 				} else if err := w.handle(body); err != nil {
 					t.Fatal(err)
 				}
-				if a := w.one(); a.Severity != alert.Critical || a.Action.Status != alert.StatusRefused || w.rotation(key) != 0 {
+				if a := w.one(); a.Severity != finding.Critical || a.Action.Status != alert.StatusRefused || w.rotation(key) != 0 {
 					t.Errorf("killed after write %d, period %d:\n%s", steps, w.rotation(key), a.Text())
 				}
 				w.sweep()

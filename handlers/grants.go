@@ -9,6 +9,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
@@ -49,7 +50,7 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		}
 		a.Title = fmt.Sprintf("Grant on %s lets %s %s", reaction.ShortName(a.Key), who, strings.Join(g.Operations, ", "))
 		a.Summary = fmt.Sprintf("%s called CreateGrant. The grant %s lets %s use the key beside its policy.", c.Who(), reaction.OrUnknown(g.ID), to)
-		a.Risk = "The holder of a grant uses the key whatever the key policy says, and no policy shows it."
+		a.Risk = finding.Risk(findings) + " No key policy shows a grant."
 		a.Action = alert.Action{Mode: string(c.Config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not end grants: what they are for may depend on them."}
 		a.Next = []string{
 			"If the grant is not intended, end it. What uses the key by it fails then:",
@@ -87,7 +88,7 @@ func grantEnded(ctx context.Context, c *reaction.Case) (*reaction.Decision, erro
 		return nil, nil
 	}
 	return c.AboutKey(ctx, alert.KindGrant, "", func(a *alert.Alert) {
-		a.Severity = alert.Low
+		a.Severity = finding.Low
 		a.Title = "A grant on key " + reaction.ShortName(a.Key) + " was revoked"
 		a.Summary = fmt.Sprintf("%s called RevokeGrant for grant %s.", c.Who(), reaction.OrUnknown(removed.GrantID))
 		a.Risk = "What used the key by this grant fails now, such as an encrypted volume the next time it is attached. Who held it is in CloudTrail's record of its CreateGrant."

@@ -4,8 +4,8 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
@@ -33,17 +33,17 @@ func TestDecideTags(t *testing.T) {
 		name     string
 		in       tagInput
 		want     tagReason
-		severity alert.Severity
+		severity finding.Severity
 		changes  []string
 	}{
 		{"nobody's business", in(map[string]string{"team": "x"}, "cost"), tagsIrrelevant, "", nil},
 		{"as it was", in(map[string]string{"class": "secret", "team": "x"}), tagsKnown, "", nil},
-		{"another value", in(map[string]string{"class": "public"}), tagsSteering, alert.Medium, []string{"class = public (before: secret)"}},
-		{"a new one", in(map[string]string{"cmkeeper:alias": "x"}), tagsSteering, alert.Medium, []string{"cmkeeper:alias = x"}},
-		{"removed", in(nil, "class", "cmkeeper:alias"), tagsSteering, alert.Medium, []string{"class removed (before: secret)", "cmkeeper:alias removed"}},
-		{"approval", in(map[string]string{reaction.ApprovalTag: "2026-03-01", "class": "public"}, "cmkeeper:alias"), tagsApproved, alert.High,
+		{"another value", in(map[string]string{"class": "public"}), tagsSteering, finding.Medium, []string{"class = public (before: secret)"}},
+		{"a new one", in(map[string]string{"cmkeeper:alias": "x"}), tagsSteering, finding.Medium, []string{"cmkeeper:alias = x"}},
+		{"removed", in(nil, "class", "cmkeeper:alias"), tagsSteering, finding.Medium, []string{"class removed (before: secret)", "cmkeeper:alias removed"}},
+		{"approval", in(map[string]string{reaction.ApprovalTag: "2026-03-01", "class": "public"}, "cmkeeper:alias"), tagsApproved, finding.High,
 			[]string{"class = public (before: secret)", reaction.ApprovalTag + " = 2026-03-01", "cmkeeper:alias removed"}},
-		{"approval withdrawn", in(nil, reaction.ApprovalTag), tagsSteering, alert.Medium, []string{reaction.ApprovalTag + " removed"}},
+		{"approval withdrawn", in(nil, reaction.ApprovalTag), tagsSteering, finding.Medium, []string{reaction.ApprovalTag + " removed"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, severity, changes := decideTags(tt.in)

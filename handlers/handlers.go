@@ -49,7 +49,7 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 // everything else that failed is to be tried again. Trying again repeats nothing that
 // was done: repairs look at the key first, and alerts are published once.
 func (r *Router) Handle(ctx context.Context, body []byte) error {
-	if slot, ok := alert.FlushSlot(body); ok {
+	if slot, ok := alert.FlushWindow(body); ok {
 		return r.flushAlerts(ctx, slot)
 	}
 	e, err := events.Parse(body)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -26,7 +27,7 @@ type JobAlerts struct {
 // Warned tells what the preflight of a job warns of, once per job.
 func (j JobAlerts) Warned(ctx context.Context, s reencrypt.Summary) error {
 	a := j.alert(s, "preflight")
-	a.Time, a.Severity = s.Started, alert.Medium
+	a.Time, a.Severity = s.Started, finding.Medium
 	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s begins with warnings", s.Bucket, s.Prefix)
 	a.Summary = "Before its first write the job found what people have to know or do. It goes on meanwhile."
 	a.Action.Status, a.Action.Description = alert.StatusNone, "Nothing was moved yet when this was found."
@@ -48,9 +49,9 @@ func (j JobAlerts) Completed(ctx context.Context, s reencrypt.Summary) error {
 	a.Summary = fmt.Sprintf("A verifying pass found every object version in scope on the new key or below with a reason: %d looked at, %d moved, %d refused, %d failed, in %s.",
 		s.Scanned, s.Moved, s.Refused, s.Failed, s.Finished.Sub(s.Started).Round(time.Second))
 	a.Action.Description = fmt.Sprintf("Moved to the new key: %s, %d bytes.", objectVersions(s.Moved), s.Bytes)
-	a.Severity = alert.Info
+	a.Severity = finding.Info
 	if left > 0 {
-		a.Severity = alert.Medium
+		a.Severity = finding.Medium
 		a.Title += ", but for " + objectVersions(left)
 		a.Risk = "These object versions are still under an old key and are lost if it is deleted."
 		a.Next = []string{
@@ -69,7 +70,7 @@ func (j JobAlerts) Completed(ctx context.Context, s reencrypt.Summary) error {
 func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 	at := ledger.Now()
 	a := j.alert(s, "stalled/"+at.Truncate(time.Hour).Format("20060102T15Z"))
-	a.Time, a.Severity = at, alert.High
+	a.Time, a.Severity = at, finding.High
 	verb := "makes no progress"
 	if s.State == reencrypt.StateStopped {
 		verb = "stopped"

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
 
@@ -52,7 +53,7 @@ func TestSensitiveKeyIsLouder(t *testing.T) {
 		key, other := w.taggedKey("class", "restricted"), w.taggedKey("class", "public")
 		w.disableRotation(other)
 		w.react()
-		if a := w.one(); a.Severity != alert.High || why(a) != "" {
+		if a := w.one(); a.Severity != finding.High || why(a) != "" {
 			t.Errorf("a key that is not sensitive:\n%s", a.Text())
 		}
 		// Changing the tag first does not help.
@@ -61,7 +62,7 @@ func TestSensitiveKeyIsLouder(t *testing.T) {
 		w.told.take()
 		w.disableRotation(key)
 		w.react()
-		if a := w.one(); a.Severity != alert.Critical || !strings.Contains(why(a), "the key is sensitive (tag class=restricted)") {
+		if a := w.one(); a.Severity != finding.Critical || !strings.Contains(why(a), "the key is sensitive (tag class=restricted)") {
 			t.Errorf("a sensitive key:\n%s", a.Text())
 		}
 	})
@@ -74,15 +75,23 @@ func TestSandboxIsQuieter(t *testing.T) {
 		key := w.taggedKey("env", "sandbox")
 		w.disableRotation(key)
 		w.react()
-		if a := w.one(); a.Severity != alert.Medium || a.Action.Status != alert.StatusDone || !strings.Contains(why(a), "one down") {
+		if a := w.one(); a.Severity != finding.Medium || a.Action.Status != alert.StatusDone || !strings.Contains(why(a), "one down") {
 			t.Errorf("a key in the sandbox:\n%s", a.Text())
+		}
+		// A policy for one organization only is smaller in the sandbox, though it names everyone.
+		must(w.kms.PutKeyPolicy(w.ctx, &kms.PutKeyPolicyInput{KeyId: &key, Policy: aws.String(`{"Version":"2012-10-17","Statement":[` +
+			`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +
+			`{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalOrgID":"o-exampleorg1"}}}]}`)}))
+		w.react()
+		if a := w.one(); findingIDs(a) != "public-principal" || a.Findings[0].Severity != finding.High || a.Severity != finding.Medium || !strings.Contains(why(a), "one down, because the key is in the sandbox") {
+			t.Errorf("a key of an organization in the sandbox:\n%s", a.Text())
 		}
 		// A key that everybody may use is no smaller thing in the sandbox.
 		must(w.kms.PutKeyPolicy(w.ctx, &kms.PutKeyPolicyInput{KeyId: &key, Policy: aws.String(`{"Version":"2012-10-17","Statement":[` +
 			`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +
 			`{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}]}`)}))
 		w.react()
-		if a := w.one(); a.Severity != alert.Critical || !strings.Contains(why(a), "not lowered although the key is in the sandbox") {
+		if a := w.one(); a.Severity != finding.Critical || !strings.Contains(why(a), "not lowered although the key is in the sandbox") {
 			t.Errorf("a public key in the sandbox:\n%s", a.Text())
 		}
 
@@ -93,7 +102,7 @@ func TestSandboxIsQuieter(t *testing.T) {
 		w.told.take()
 		w.disableRotation(fresh)
 		w.react()
-		if a := w.one(); a.Severity != alert.High {
+		if a := w.one(); a.Severity != finding.High {
 			t.Errorf("a key that was tagged for the occasion:\n%s", a.Text())
 		}
 
@@ -101,7 +110,7 @@ func TestSandboxIsQuieter(t *testing.T) {
 		w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return action != "kms:ListResourceTags" })
 		w.disableRotation(key)
 		w.react()
-		if a := w.one(); a.Severity != alert.High || a.Action.Status != alert.StatusDone {
+		if a := w.one(); a.Severity != finding.High || a.Action.Status != alert.StatusDone {
 			t.Errorf("without its tags:\n%s", a.Text())
 		}
 	})
@@ -118,7 +127,7 @@ func TestActorAndHours(t *testing.T) {
 	inWorld(t, c, func(w *world) {
 		w.newKey(kms.CreateKeyInput{})
 		w.react()
-		if a := w.one(); a.Severity != alert.High || !strings.Contains(why(a), "outside business hours") {
+		if a := w.one(); a.Severity != finding.High || !strings.Contains(why(a), "outside business hours") {
 			t.Errorf("medium, off hours:\n%s", a.Text())
 		}
 		mallory, err := judgement.ParsePrincipals("user/mallory")
@@ -129,7 +138,7 @@ func TestActorAndHours(t *testing.T) {
 		w.router = w.newRouter(c)
 		w.newKey(kms.CreateKeyInput{})
 		w.react()
-		if a := w.one(); a.Severity != alert.Low || !strings.Contains(why(a), "a known pipeline did it (user/mallory)") {
+		if a := w.one(); a.Severity != finding.Low || !strings.Contains(why(a), "a known pipeline did it (user/mallory)") {
 			t.Errorf("a pipeline, off hours:\n%s", a.Text())
 		}
 	})
@@ -144,7 +153,7 @@ func TestExemptWhereNothingIsPutBack(t *testing.T) {
 			`{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}]}`)}))
 		w.react()
 		a := w.one()
-		if a.Severity != alert.Info || !strings.Contains(a.Action.Description, "demo data") || len(a.Findings) == 0 {
+		if a.Severity != finding.Info || !strings.Contains(a.Action.Description, "demo data") || len(a.Findings) == 0 {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if !slices.ContainsFunc(a.Facts, func(f alert.Fact) bool { return f.Name == "exemption" }) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
@@ -31,24 +32,24 @@ type keyStoreInput struct {
 }
 
 // decideKeyStore judges a call on a custom key store.
-func decideKeyStore(in keyStoreInput) (keyStoreReason, alert.Severity) {
+func decideKeyStore(in keyStoreInput) (keyStoreReason, finding.Severity) {
 	switch in.event {
 	case "CreateCustomKeyStore":
-		return keyStoreOffers, alert.Medium
+		return keyStoreOffers, finding.Medium
 	case "ConnectCustomKeyStore":
-		return keyStoreOffers, alert.Info
+		return keyStoreOffers, finding.Info
 	case "UpdateCustomKeyStore":
-		return keyStoreChanged, alert.High
+		return keyStoreChanged, finding.High
 	case "DeleteCustomKeyStore":
-		return keyStoreGone, alert.High
+		return keyStoreGone, finding.High
 	}
 	switch {
 	case in.keys > 0:
-		return keyStoreCutOff, alert.Critical
+		return keyStoreCutOff, finding.Critical
 	case in.all:
-		return keyStoreCutOff, alert.Medium
+		return keyStoreCutOff, finding.Medium
 	}
-	return keyStoreCutOff, alert.High
+	return keyStoreCutOff, finding.High
 }
 
 // keyStore tells of changes to custom key stores: the material of their keys is

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
@@ -67,7 +68,7 @@ func TestCancelSurvivesEveryKill(t *testing.T) {
 		w.scheduleDeletion(key)
 		return handling(w.event("ScheduleKeyDeletion")), func() {
 			w.wantState(key, "Enabled")
-			if a := w.one(); a.Kind != alert.KindDeletion || a.Severity != alert.Critical || a.Action.Status != alert.StatusDone {
+			if a := w.one(); a.Kind != alert.KindDeletion || a.Severity != finding.Critical || a.Action.Status != alert.StatusDone {
 				t.Errorf("alert:\n%s", a.Text())
 			}
 			if got := w.aws.Requests("kms", "CancelKeyDeletion"); got != 1 {

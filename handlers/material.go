@@ -8,6 +8,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -28,16 +29,16 @@ const (
 
 // decideMaterial judges imported material by its live expiry date (nil: none)
 // and what the event says.
-func decideMaterial(expires *time.Time, said bool, now time.Time) (materialReason, alert.Severity) {
+func decideMaterial(expires *time.Time, said bool, now time.Time) (materialReason, finding.Severity) {
 	switch {
 	case expires == nil && said:
-		return materialDoubt, alert.Medium
+		return materialDoubt, finding.Medium
 	case expires == nil:
 		return materialStays, ""
 	case expires.Sub(now) < materialSoon:
-		return materialSoonest, alert.High
+		return materialSoonest, finding.High
 	}
-	return materialExpires, alert.Medium
+	return materialExpires, finding.Medium
 }
 
 // material tells that imported key material expires: at that time KMS deletes it, and

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
@@ -25,16 +26,16 @@ type newDataInput struct {
 }
 
 // decideNewData judges what was made by what the event says of it.
-func decideNewData(in newDataInput) (newDataReason, alert.Severity) {
+func decideNewData(in newDataInput) (newDataReason, finding.Severity) {
 	switch {
 	case in.switchedOff:
-		return newDataSwitch, alert.High
+		return newDataSwitch, finding.High
 	case in.foreign:
-		return newDataForeign, alert.High
+		return newDataForeign, finding.High
 	case in.ofCluster:
 		return newDataOfCluster, ""
 	case !in.encrypted:
-		return newDataPlain, alert.Medium
+		return newDataPlain, finding.Medium
 	}
 	return newDataFine, ""
 }

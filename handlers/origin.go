@@ -9,6 +9,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
@@ -122,7 +123,7 @@ func impostor(_ context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	return &reaction.Decision{Tell: func() []alert.Alert {
 		us, request := c.Config.Identity, reaction.OrUnknown(c.Event.RequestID)
 		a := c.NewAlert(alert.KindGuard, "/impostor")
-		a.Severity = alert.Critical
+		a.Severity = finding.Critical
 		a.Title = fmt.Sprintf("%s was called with cmkeeper's own %s, but not by cmkeeper", c.Event.Name, us.Noun())
 		a.Summary = fmt.Sprintf("CloudTrail shows a successful %s by %s. cmkeeper runs as this %s and has no record of making this call (request id %s).",
 			c.Event.Name, c.Event.Actor, us.Noun(), request)

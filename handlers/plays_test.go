@@ -20,6 +20,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
@@ -35,7 +36,7 @@ type play struct {
 	// do makes the event happen and returns the key that it is about, "" for none.
 	do func(*world) (key string)
 	// severity of the alert that is told; "" for none.
-	severity alert.Severity
+	severity finding.Severity
 	// live is what mode enforce is to have done, checked with the key: what is wrong, or "".
 	live func(w *world, key string) string
 	// title is in the alert's title.
@@ -53,23 +54,23 @@ const (
 
 // plays has a play for every row of the table, by the row's key.
 var plays = map[string]play{
-	"DisableKeyRotation/rotation": {severity: alert.High, live: rotatesEvery(180), do: func(w *world) string {
+	"DisableKeyRotation/rotation": {severity: finding.High, live: rotatesEvery(180), do: func(w *world) string {
 		key := w.rotatingKey(180)
 		w.disableRotation(key)
 		return key
 	}},
-	"EnableKeyRotation/rotation": {severity: alert.Medium, live: rotatesEvery(365), do: func(w *world) string {
+	"EnableKeyRotation/rotation": {severity: finding.Medium, live: rotatesEvery(365), do: func(w *world) string {
 		key := w.rotatingKey(180)
 		w.enableRotation(key, 2560)
 		return key
 	}},
-	"CreateKey/rotation": {severity: alert.Medium, live: rotatesEvery(365),
+	"CreateKey/rotation": {severity: finding.Medium, live: rotatesEvery(365),
 		change: func(c *reaction.Config) { c.RotationRequired = true },
 		do:     func(w *world) string { return w.newKey(kms.CreateKeyInput{}) }},
-	"CreateKey/policy": {severity: alert.Critical, do: func(w *world) string {
+	"CreateKey/policy": {severity: finding.Critical, do: func(w *world) string {
 		return w.newKey(kms.CreateKeyInput{Policy: aws.String(takeover)})
 	}},
-	"EnableKey/rotation": {severity: alert.High, live: rotatesEvery(180),
+	"EnableKey/rotation": {severity: finding.High, live: rotatesEvery(180),
 		change: func(c *reaction.Config) { c.Deletion = reaction.Off },
 		do: func(w *world) string {
 			key := w.rotatingKey(180)
@@ -86,10 +87,10 @@ var plays = map[string]play{
 		return key
 	}},
 	"ImportKeyMaterial/rotation": {do: func(w *world) string { return w.importedKey(nil) }},
-	"ImportKeyMaterial/material": {severity: alert.High, title: "expires", do: func(w *world) string {
+	"ImportKeyMaterial/material": {severity: finding.High, title: "expires", do: func(w *world) string {
 		return w.importedKey(aws.Time(time.Now().Add(time.Hour)))
 	}},
-	"UpdatePrimaryRegion/rotation": {severity: alert.High, title: "is off", live: rotatesEvery(180), do: func(w *world) string {
+	"UpdatePrimaryRegion/rotation": {severity: finding.High, title: "is off", live: rotatesEvery(180), do: func(w *world) string {
 		key := w.newKey(kms.CreateKeyInput{MultiRegion: aws.Bool(true)})
 		w.enableRotation(key, 180)
 		w.react()
@@ -98,14 +99,14 @@ var plays = map[string]play{
 		w.record("kms", "UpdatePrimaryRegion", `"requestParameters":{"keyId":"`+key+`","primaryRegion":"`+region+`"}`)
 		return key
 	}},
-	"UpdatePrimaryRegion/primary": {severity: alert.Medium, title: "us-west-2", do: func(w *world) string {
+	"UpdatePrimaryRegion/primary": {severity: finding.Medium, title: "us-west-2", do: func(w *world) string {
 		key := w.newKey(kms.CreateKeyInput{MultiRegion: aws.Bool(true)})
 		must(w.kms.ReplicateKey(w.ctx, &kms.ReplicateKeyInput{KeyId: &key, ReplicaRegion: aws.String("us-west-2")}))
 		w.events()
 		must(w.kms.UpdatePrimaryRegion(w.ctx, &kms.UpdatePrimaryRegionInput{KeyId: &key, PrimaryRegion: aws.String("us-west-2")}))
 		return key
 	}},
-	"RotateKeyOnDemand/rotated": {severity: alert.Medium, title: "again and again", do: func(w *world) string {
+	"RotateKeyOnDemand/rotated": {severity: finding.Medium, title: "again and again", do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		for range 3 {
 			must(w.kms.RotateKeyOnDemand(w.ctx, &kms.RotateKeyOnDemandInput{KeyId: &key}))
@@ -116,33 +117,33 @@ var plays = map[string]play{
 	"RotateKey/rotated":        {do: rotateOnDemand},
 	"KMS CMK Rotation/rotated": {do: rotateOnDemand},
 
-	"PutKeyPolicy/policy": {severity: alert.Critical, live: hasPolicy(rootOnly),
+	"PutKeyPolicy/policy": {severity: finding.Critical, live: hasPolicy(rootOnly),
 		policy: true,
 		do: func(w *world) string {
 			key := w.guardedKey()
 			w.putPolicy(key, takeover)
 			return key
 		}},
-	"ReplicateKey/policy": {severity: alert.Critical, title: "us-west-2", do: func(w *world) string {
+	"ReplicateKey/policy": {severity: finding.Critical, title: "us-west-2", do: func(w *world) string {
 		key := w.newKey(kms.CreateKeyInput{MultiRegion: aws.Bool(true)})
 		must(w.kms.ReplicateKey(w.ctx, &kms.ReplicateKeyInput{KeyId: &key, ReplicaRegion: aws.String("us-west-2"), Policy: aws.String(takeover)}))
 		return key
 	}},
 
-	"CreateKey/containment": {severity: alert.Critical, title: "was opened", live: isState("Disabled"), contain: true, do: func(w *world) string {
+	"CreateKey/containment": {severity: finding.Critical, title: "was opened", live: isState("Disabled"), contain: true, do: func(w *world) string {
 		return w.newKey(kms.CreateKeyInput{Policy: aws.String(public)})
 	}},
-	"PutKeyPolicy/containment": {severity: alert.Critical, title: "was opened", live: isState("Disabled"), contain: true, do: func(w *world) string {
+	"PutKeyPolicy/containment": {severity: finding.Critical, title: "was opened", live: isState("Disabled"), contain: true, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.putPolicy(key, public)
 		return key
 	}},
-	"CreateGrant/containment": {severity: alert.Critical, title: "was opened", live: isState("Disabled"), contain: true, do: func(w *world) string {
+	"CreateGrant/containment": {severity: finding.Critical, title: "was opened", live: isState("Disabled"), contain: true, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.grant(key, "arn:aws:iam::"+stranger+":role/visitor")
 		return key
 	}},
-	"EnableKey/containment": {severity: alert.Critical, title: "still open", live: isState("Disabled"), contain: true, do: func(w *world) string {
+	"EnableKey/containment": {severity: finding.Critical, title: "still open", live: isState("Disabled"), contain: true, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		played := w.router
 		w.router = w.newRouter(playConfig(reaction.Enforce, play{contain: true}))
@@ -154,32 +155,32 @@ var plays = map[string]play{
 		return key
 	}},
 
-	"ScheduleKeyDeletion/deletion": {severity: alert.Critical, live: isState("Enabled"), do: func(w *world) string {
+	"ScheduleKeyDeletion/deletion": {severity: finding.Critical, live: isState("Enabled"), do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.scheduleDeletion(key)
 		return key
 	}},
-	"DisableKey/deletion": {severity: alert.Critical, live: isState("Enabled"), do: func(w *world) string {
+	"DisableKey/deletion": {severity: finding.Critical, live: isState("Enabled"), do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.disable(key)
 		return key
 	}},
-	"DeleteImportedKeyMaterial/deletion": {severity: alert.Critical, do: func(w *world) string {
+	"DeleteImportedKeyMaterial/deletion": {severity: finding.Critical, do: func(w *world) string {
 		key := w.importedKey(nil)
 		must(w.kms.DeleteImportedKeyMaterial(w.ctx, &kms.DeleteImportedKeyMaterialInput{KeyId: &key}))
 		return key
 	}},
-	"DeleteExpiredKeyMaterial/deletion":             {severity: alert.Critical, do: expire},
-	"KMS Imported Key Material Expiration/deletion": {severity: alert.Critical, do: expire},
-	"DeleteKey/deletion":                            {severity: alert.Critical, title: "was deleted", do: deleteKey},
-	"KMS CMK Deletion/deletion":                     {severity: alert.Critical, title: "was deleted", do: deleteKey},
+	"DeleteExpiredKeyMaterial/deletion":             {severity: finding.Critical, do: expire},
+	"KMS Imported Key Material Expiration/deletion": {severity: finding.Critical, do: expire},
+	"DeleteKey/deletion":                            {severity: finding.Critical, title: "was deleted", do: deleteKey},
+	"KMS CMK Deletion/deletion":                     {severity: finding.Critical, title: "was deleted", do: deleteKey},
 
-	"CreateGrant/grant": {severity: alert.Critical, do: func(w *world) string {
+	"CreateGrant/grant": {severity: finding.Critical, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.grant(key, "arn:aws:iam::"+stranger+":role/visitor")
 		return key
 	}},
-	"RevokeGrant/grant": {severity: alert.Low, title: "revoked", do: func(w *world) string {
+	"RevokeGrant/grant": {severity: finding.Low, title: "revoked", do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		id := w.grant(key, "arn:aws:iam::"+account+":role/reader")
 		must(w.kms.RevokeGrant(w.ctx, &kms.RevokeGrantInput{KeyId: &key, GrantId: &id}))
@@ -191,46 +192,46 @@ var plays = map[string]play{
 		must(w.kms.RetireGrant(w.ctx, &kms.RetireGrantInput{KeyId: &key, GrantId: &id}))
 		return key
 	}},
-	"TagResource/tags": {severity: alert.High, title: "approved", do: func(w *world) string {
+	"TagResource/tags": {severity: finding.High, title: "approved", do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.tagKey(key, "cmkeeper:deletion-approved", "2000-01-01")
 		return key
 	}},
-	"UntagResource/tags": {severity: alert.Medium, change: func(c *reaction.Config) { c.WatchedTags = []string{"class"} }, do: func(w *world) string {
+	"UntagResource/tags": {severity: finding.Medium, change: func(c *reaction.Config) { c.WatchedTags = []string{"class"} }, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.tagKey(key, "class", "secret")
 		must(w.kms.UntagResource(w.ctx, &kms.UntagResourceInput{KeyId: &key, TagKeys: []string{"class"}}))
 		return key
 	}},
 
-	"CreateCustomKeyStore/key-store": {severity: alert.Medium, title: "vault", do: func(w *world) string {
+	"CreateCustomKeyStore/key-store": {severity: finding.Medium, title: "vault", do: func(w *world) string {
 		w.keyStore()
 		return ""
 	}},
-	"UpdateCustomKeyStore/key-store": {severity: alert.High, do: func(w *world) string {
+	"UpdateCustomKeyStore/key-store": {severity: finding.High, do: func(w *world) string {
 		store := w.keyStore()
 		must(w.kms.UpdateCustomKeyStore(w.ctx, &kms.UpdateCustomKeyStoreInput{CustomKeyStoreId: &store, NewCustomKeyStoreName: aws.String("cellar")}))
 		return ""
 	}},
-	"ConnectCustomKeyStore/key-store": {severity: alert.Info, do: func(w *world) string {
+	"ConnectCustomKeyStore/key-store": {severity: finding.Info, do: func(w *world) string {
 		store := w.keyStore()
 		must(w.kms.ConnectCustomKeyStore(w.ctx, &kms.ConnectCustomKeyStoreInput{CustomKeyStoreId: &store}))
 		return ""
 	}},
-	"DisconnectCustomKeyStore/key-store": {severity: alert.Critical, title: "vault", do: func(w *world) string {
+	"DisconnectCustomKeyStore/key-store": {severity: finding.Critical, title: "vault", do: func(w *world) string {
 		store := w.keyStore()
 		must(w.kms.ConnectCustomKeyStore(w.ctx, &kms.ConnectCustomKeyStoreInput{CustomKeyStoreId: &store}))
 		w.newKey(kms.CreateKeyInput{CustomKeyStoreId: &store, Origin: types.OriginTypeAwsCloudhsm})
 		must(w.kms.DisconnectCustomKeyStore(w.ctx, &kms.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store}))
 		return ""
 	}},
-	"DeleteCustomKeyStore/key-store": {severity: alert.High, do: func(w *world) string {
+	"DeleteCustomKeyStore/key-store": {severity: finding.High, do: func(w *world) string {
 		store := w.keyStore()
 		must(w.kms.DeleteCustomKeyStore(w.ctx, &kms.DeleteCustomKeyStoreInput{CustomKeyStoreId: &store}))
 		return ""
 	}},
 
-	"CreateAlias/alias": {severity: alert.Medium, live: movesData, do: func(w *world) string {
+	"CreateAlias/alias": {severity: finding.Medium, live: movesData, do: func(w *world) string {
 		old := w.aliasWithData()
 		w.deleteAlias(listed)
 		key := w.newKey(kms.CreateKeyInput{})
@@ -238,118 +239,118 @@ var plays = map[string]play{
 		_ = old
 		return key
 	}},
-	"UpdateAlias/alias": {severity: alert.Medium, live: movesData, do: func(w *world) string {
+	"UpdateAlias/alias": {severity: finding.Medium, live: movesData, do: func(w *world) string {
 		w.aliasWithData()
 		key := w.newKey(kms.CreateKeyInput{})
 		w.updateAlias(listed, key)
 		return key
 	}},
-	"DeleteAlias/alias": {severity: alert.High, title: listed, do: func(w *world) string {
+	"DeleteAlias/alias": {severity: finding.High, title: listed, do: func(w *world) string {
 		key := w.aliasWithData()
 		w.deleteAlias(listed)
 		return key
 	}},
 
-	"StopLogging/tamper": {severity: alert.Critical, do: func(w *world) string {
+	"StopLogging/tamper": {severity: finding.Critical, do: func(w *world) string {
 		must(w.trails().StopLogging(w.ctx, &cloudtrail.StopLoggingInput{Name: aws.String("main")}))
 		return ""
 	}},
-	"DeleteTrail/tamper": {severity: alert.Critical, do: func(w *world) string {
+	"DeleteTrail/tamper": {severity: finding.Critical, do: func(w *world) string {
 		must(w.trails().DeleteTrail(w.ctx, &cloudtrail.DeleteTrailInput{Name: aws.String("main")}))
 		return ""
 	}},
-	"UpdateTrail/tamper": {severity: alert.Medium, do: func(w *world) string {
+	"UpdateTrail/tamper": {severity: finding.Medium, do: func(w *world) string {
 		must(w.trails().UpdateTrail(w.ctx, &cloudtrail.UpdateTrailInput{Name: aws.String("main"), IsMultiRegionTrail: aws.Bool(false)}))
 		return ""
 	}},
-	"PutEventSelectors/tamper": {severity: alert.Critical, do: func(w *world) string {
+	"PutEventSelectors/tamper": {severity: finding.Critical, do: func(w *world) string {
 		must(w.trails().PutEventSelectors(w.ctx, &cloudtrail.PutEventSelectorsInput{TrailName: aws.String("main"), EventSelectors: []cloudtrailtypes.EventSelector{{
 			IncludeManagementEvents: aws.Bool(true), ReadWriteType: cloudtrailtypes.ReadWriteTypeAll, ExcludeManagementEventSources: []string{"kms.amazonaws.com"},
 		}}}))
 		return ""
 	}},
-	"DisableRule/tamper": {severity: alert.Critical, do: func(w *world) string {
+	"DisableRule/tamper": {severity: finding.Critical, do: func(w *world) string {
 		must(w.rule().DisableRule(w.ctx, &eventbridge.DisableRuleInput{Name: aws.String(ownRule)}))
 		return ""
 	}},
-	"DeleteRule/tamper": {severity: alert.Critical, do: func(w *world) string {
+	"DeleteRule/tamper": {severity: finding.Critical, do: func(w *world) string {
 		must(w.rule().DeleteRule(w.ctx, &eventbridge.DeleteRuleInput{Name: aws.String(ownRule)}))
 		return ""
 	}},
-	"RemoveTargets/tamper": {severity: alert.Critical, do: func(w *world) string {
+	"RemoveTargets/tamper": {severity: finding.Critical, do: func(w *world) string {
 		bus := w.rule()
 		w.target(bus)
 		must(bus.RemoveTargets(w.ctx, &eventbridge.RemoveTargetsInput{Rule: aws.String(ownRule), Ids: []string{"1"}}))
 		return ""
 	}},
-	"PutRule/tamper": {severity: alert.High, do: func(w *world) string {
+	"PutRule/tamper": {severity: finding.High, do: func(w *world) string {
 		w.rule()
 		return ""
 	}},
-	"PutTargets/tamper": {severity: alert.Medium, do: func(w *world) string {
+	"PutTargets/tamper": {severity: finding.Medium, do: func(w *world) string {
 		w.target(w.rule())
 		return ""
 	}},
-	"DeleteQueue/tamper": {severity: alert.Critical, title: ownQueue, do: func(w *world) string {
+	"DeleteQueue/tamper": {severity: finding.Critical, title: ownQueue, do: func(w *world) string {
 		must(w.sqs.DeleteQueue(w.ctx, &sqs.DeleteQueueInput{QueueUrl: w.spareQueue()}))
 		return ""
 	}},
-	"PurgeQueue/tamper": {severity: alert.Critical, do: func(w *world) string {
+	"PurgeQueue/tamper": {severity: finding.Critical, do: func(w *world) string {
 		must(w.sqs.PurgeQueue(w.ctx, &sqs.PurgeQueueInput{QueueUrl: w.spareQueue()}))
 		return ""
 	}},
-	"SetQueueAttributes/tamper": {severity: alert.High, do: func(w *world) string {
+	"SetQueueAttributes/tamper": {severity: finding.High, do: func(w *world) string {
 		must(w.sqs.SetQueueAttributes(w.ctx, &sqs.SetQueueAttributesInput{QueueUrl: w.spareQueue(), Attributes: map[string]string{"MessageRetentionPeriod": "60"}}))
 		return ""
 	}},
-	"DeleteTopic/tamper": {severity: alert.Critical, title: ownTopic, do: func(w *world) string {
+	"DeleteTopic/tamper": {severity: finding.Critical, title: ownTopic, do: func(w *world) string {
 		topics, topic, _ := w.spareTopic()
 		must(topics.DeleteTopic(w.ctx, &sns.DeleteTopicInput{TopicArn: &topic}))
 		return ""
 	}},
-	"SetTopicAttributes/tamper": {severity: alert.High, do: func(w *world) string {
+	"SetTopicAttributes/tamper": {severity: finding.High, do: func(w *world) string {
 		topics, topic, _ := w.spareTopic()
 		must(topics.SetTopicAttributes(w.ctx, &sns.SetTopicAttributesInput{TopicArn: &topic, AttributeName: aws.String("Policy"), AttributeValue: aws.String(strings.ReplaceAll(rootOnly, "kms:*", "sns:Publish"))}))
 		return ""
 	}},
-	"Unsubscribe/tamper": {severity: alert.High, do: func(w *world) string {
+	"Unsubscribe/tamper": {severity: finding.High, do: func(w *world) string {
 		topics, _, subscription := w.spareTopic()
 		must(topics.Unsubscribe(w.ctx, &sns.UnsubscribeInput{SubscriptionArn: &subscription}))
 		return ""
 	}},
-	"SetSubscriptionAttributes/tamper": {severity: alert.High, do: func(w *world) string {
+	"SetSubscriptionAttributes/tamper": {severity: finding.High, do: func(w *world) string {
 		w.record("sns", "SetSubscriptionAttributes", `"requestParameters":{"subscriptionArn":"arn:aws:sns:`+region+`:`+account+`:`+ownTopic+`:0d9c8b7a","attributeName":"FilterPolicy","attributeValue":"{}"}`)
 		return ""
 	}},
 
-	"PutBucketEncryption/defaults": {severity: alert.Critical, title: "another account", do: func(w *world) string {
+	"PutBucketEncryption/defaults": {severity: finding.Critical, title: "another account", do: func(w *world) string {
 		w.sealedBucket()
 		w.setDefault("arn:aws:kms:" + region + ":" + stranger + ":key/0a1b2c3d-1111-4222-8333-9e8d7c6b5a40")
 		return ""
 	}},
-	"DeleteBucketEncryption/defaults": {severity: alert.High, title: "orders-data", do: func(w *world) string {
+	"DeleteBucketEncryption/defaults": {severity: finding.High, title: "orders-data", do: func(w *world) string {
 		w.sealedBucket()
 		must(w.s3.DeleteBucketEncryption(w.ctx, &s3.DeleteBucketEncryptionInput{Bucket: aws.String("orders-data")}))
 		return ""
 	}},
-	"PutBucketPolicy/defaults": {severity: alert.Medium, title: "no longer denies", do: func(w *world) string {
+	"PutBucketPolicy/defaults": {severity: finding.Medium, title: "no longer denies", do: func(w *world) string {
 		w.sealedBucket()
 		must(w.s3.PutBucketPolicy(w.ctx, &s3.PutBucketPolicyInput{Bucket: aws.String("orders-data"), Policy: aws.String(strings.ReplaceAll(denyPlain, "StringNotEquals\":{\"s3:x-amz-server-side-encryption\":\"aws:kms\"", "Bool\":{\"aws:SecureTransport\":\"false\""))}))
 		return ""
 	}},
-	"DeleteBucketPolicy/defaults": {severity: alert.Medium, title: "no longer denies", do: func(w *world) string {
+	"DeleteBucketPolicy/defaults": {severity: finding.Medium, title: "no longer denies", do: func(w *world) string {
 		w.sealedBucket()
 		must(w.s3.DeleteBucketPolicy(w.ctx, &s3.DeleteBucketPolicyInput{Bucket: aws.String("orders-data")}))
 		return ""
 	}},
-	"PutBucketTagging/bucket-tags": {severity: alert.Medium, title: "orders-data", do: func(w *world) string {
+	"PutBucketTagging/bucket-tags": {severity: finding.Medium, title: "orders-data", do: func(w *world) string {
 		w.sealedBucket()
 		w.tag("orders-data", "alias/orders")
 		w.events()
 		w.record("s3", "PutBucketTagging", `"requestParameters":{"bucketName":"orders-data","tagging":""}`)
 		return ""
 	}},
-	"DeleteBucketTagging/bucket-tags": {severity: alert.Medium, title: "orders-data", do: func(w *world) string {
+	"DeleteBucketTagging/bucket-tags": {severity: finding.Medium, title: "orders-data", do: func(w *world) string {
 		w.sealedBucket()
 		w.tag("orders-data", "alias/orders")
 		w.events()
@@ -359,19 +360,19 @@ var plays = map[string]play{
 		w.record("s3", "DeleteBucketTagging", `"requestParameters":{"bucketName":"orders-data","tagging":""}`)
 		return ""
 	}},
-	"CreateVolume/new-data": {severity: alert.Medium, title: "vol-1", do: func(w *world) string {
+	"CreateVolume/new-data": {severity: finding.Medium, title: "vol-1", do: func(w *world) string {
 		w.record("ec2", "CreateVolume", `"requestParameters":{"size":"8"},"responseElements":{"volumeId":"vol-1","encrypted":false}`)
 		return ""
 	}},
-	"DisableEbsEncryptionByDefault/new-data": {severity: alert.High, do: func(w *world) string {
+	"DisableEbsEncryptionByDefault/new-data": {severity: finding.High, do: func(w *world) string {
 		w.record("ec2", "DisableEbsEncryptionByDefault", `"requestParameters":{},"responseElements":{"ebsEncryptionByDefault":false}`)
 		return ""
 	}},
-	"CreateDBInstance/new-data": {severity: alert.Medium, title: "orders", do: func(w *world) string {
+	"CreateDBInstance/new-data": {severity: finding.Medium, title: "orders", do: func(w *world) string {
 		w.record("rds", "CreateDBInstance", `"requestParameters":{"dBInstanceIdentifier":"orders","storageEncrypted":false}`)
 		return ""
 	}},
-	"CreateDBCluster/new-data": {severity: alert.High, title: "another account", do: func(w *world) string {
+	"CreateDBCluster/new-data": {severity: finding.High, title: "another account", do: func(w *world) string {
 		w.record("rds", "CreateDBCluster", `"requestParameters":{"dBClusterIdentifier":"orders","storageEncrypted":true,"kmsKeyId":"arn:aws:kms:`+region+`:`+stranger+`:key/0a1b2c3d-1111-4222-8333-9e8d7c6b5a40"}`)
 		return ""
 	}},
@@ -396,7 +397,7 @@ var plays = map[string]play{
 
 // failedUse plays a use of a key that was turned away.
 func failedUse(name string) play {
-	return play{severity: alert.Medium, title: name, change: func(c *reaction.Config) { c.FailedUse, c.Deletion = true, reaction.Off }, do: func(w *world) string {
+	return play{severity: finding.Medium, title: name, change: func(c *reaction.Config) { c.FailedUse, c.Deletion = true, reaction.Off }, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.disable(key)
 		w.record("kms", name, `"readOnly":true,"errorCode":"DisabledException","errorMessage":"the key is disabled","requestParameters":{"keyId":"`+key+`"},"resources":[{"ARN":"`+key+`"}]`)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -28,7 +29,7 @@ const (
 func (r policyReason) alerts() bool { return r != policyUnremarkable && r != policyBaseline }
 
 type policyInput struct {
-	findings []alert.Finding
+	findings []finding.Finding
 	changes  int
 	// known: there is an earlier policy to compare with.
 	known bool
@@ -39,8 +40,8 @@ type policyInput struct {
 }
 
 // decidePolicy decides whether a policy is worth an alert, and of what severity.
-func decidePolicy(in policyInput) (policyReason, alert.Severity) {
-	worst := alert.Info
+func decidePolicy(in policyInput) (policyReason, finding.Severity) {
+	worst := finding.Info
 	for _, f := range in.findings {
 		if f.Severity.AtLeast(worst) {
 			worst = f.Severity
@@ -128,7 +129,7 @@ func (p *policyCase) judge(ctx context.Context, doc *ledger.Key) (*reaction.Deci
 		p.Verdict = p.From(p.earlier.Document)
 	}
 	p.reason, _ = decidePolicy(policyInput{
-		findings: p.Findings(), changes: len(p.Changes), known: p.earlier != nil, accepted: p.base.Accepts(p.document),
+		findings: p.Found, changes: len(p.Changes), known: p.earlier != nil, accepted: p.base.Accepts(p.document),
 		put: p.Event.Name == reaction.PutKeyPolicy, sweep: p.IsSweep(),
 	})
 	if p.reason.alerts() {
@@ -185,7 +186,7 @@ func (p *policyCase) superseded(doc *ledger.Key) (*reaction.Decision, error) {
 		case len(a.Findings) > 0:
 			a.Action.Description = "There is nothing to restore: the policy is not live any more."
 		default:
-			a.Severity = alert.Medium
+			a.Severity = finding.Medium
 			a.Title = "Key policy of " + reaction.ShortName(a.Key) + ": a harmless change was undone together with a later one"
 			a.Action.Status = alert.StatusDone
 			a.Action.Description = fmt.Sprintf("cmkeeper had not seen this policy when it restored an older one (version %d) at %s, because of a later change. Set it again if it is intended.", undone.Good, reaction.TimeText(undone.At))
@@ -211,7 +212,7 @@ func replicaPolicy(c *reaction.Case, d events.ReplicateKey) *reaction.Decision {
 	return &reaction.Decision{Tell: func() []alert.Alert {
 		a := c.NewAlert(alert.KindPolicy, "/replica")
 		if d.ReplicaPolicy != "" {
-			a.Findings = c.JudgePolicy(d.ReplicaKeyARN, d.ReplicaPolicy, d.BypassPolicyLockoutSafetyCheck).Findings()
+			a.Findings = c.JudgePolicy(d.ReplicaKeyARN, d.ReplicaPolicy, d.BypassPolicyLockoutSafetyCheck).Found
 		}
 		_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
 		a.Key = &alert.Key{ARN: c.Event.KeyARN}

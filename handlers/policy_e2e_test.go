@@ -8,6 +8,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
 const (
@@ -27,9 +29,30 @@ func (w *world) putPolicy(key, document string) {
 func findingIDs(a alert.Alert) string {
 	var ids []string
 	for _, f := range a.Findings {
-		ids = append(ids, f.ID)
+		ids = append(ids, f.ID.String())
 	}
 	return strings.Join(ids, " ")
+}
+
+// TestRiskFollowsWhatIsGranted: those who may only encrypt cannot read.
+func TestRiskFollowsWhatIsGranted(t *testing.T) {
+	c := enforceAll()
+	c.Policy = reaction.Observe
+	inWorld(t, c, func(w *world) {
+		key := w.knownKey("alias/orders")
+		for action, want := range map[string]string{
+			"kms:Encrypt": "Anyone with an AWS account can encrypt under the key. This does not let them read what is encrypted under the key.",
+			"kms:Decrypt": "Anyone with an AWS account can read everything encrypted under the key.",
+		} {
+			w.putPolicy(key, `{"Version":"2012-10-17","Statement":[`+
+				`{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::`+account+`:root"},"Action":"kms:*","Resource":"*"},`+
+				`{"Effect":"Allow","Principal":"*","Action":"`+action+`","Resource":"*"}]}`)
+			w.react()
+			if a := w.one(); a.Kind != alert.KindPolicy || a.Risk != want {
+				t.Errorf("%s for everyone: at risk is %q, want %q", action, a.Risk, want)
+			}
+		}
+	})
 }
 
 func TestPolicyFindingsAndDifference(t *testing.T) {
@@ -38,7 +61,7 @@ func TestPolicyFindingsAndDifference(t *testing.T) {
 		w.putPolicy(key, public)
 		w.react()
 		a := w.one()
-		if a.Kind != alert.KindPolicy || !a.Severity.AtLeast(alert.High) || !strings.Contains(findingIDs(a), "public-principal") {
+		if a.Kind != alert.KindPolicy || !a.Severity.AtLeast(finding.High) || !strings.Contains(findingIDs(a), "public-principal") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if got := facts(a, "difference from the last recorded policy"); !strings.Contains(got, "added") || !strings.Contains(strings.ToLower(got), "kms:decrypt") {
@@ -47,7 +70,7 @@ func TestPolicyFindingsAndDifference(t *testing.T) {
 		w.putPolicy(key, rootOnly)
 		w.react()
 		a = w.one()
-		if a.Severity != alert.Info || len(a.Findings) != 0 || !strings.Contains(facts(a, "difference from the last recorded policy"), "removed") {
+		if a.Severity != finding.Info || len(a.Findings) != 0 || !strings.Contains(facts(a, "difference from the last recorded policy"), "removed") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		// The same policy, written differently, is nothing to tell.
@@ -64,7 +87,7 @@ func TestPolicyTrustsTheAccountsThatItIsTold(t *testing.T) {
 		key := w.knownKey("alias/orders")
 		w.putPolicy(key, partner)
 		w.react()
-		if a := w.one(); a.Severity.AtLeast(alert.Medium) || strings.Contains(findingIDs(a), "foreign-account") {
+		if a := w.one(); a.Severity.AtLeast(finding.Medium) || strings.Contains(findingIDs(a), "foreign-account") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		w.router = w.newRouter(enforceAll())
@@ -113,7 +136,7 @@ func TestPolicyThatShutsUsOut(t *testing.T) {
 		w.putPolicy(key, shutOut)
 		w.react()
 		a := w.one()
-		if a.Kind != alert.KindGuard || a.Severity != alert.Critical || !strings.Contains(a.Title, "alias/orders") {
+		if a.Kind != alert.KindGuard || a.Severity != finding.Critical || !strings.Contains(a.Title, "alias/orders") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if !strings.Contains(findingIDs(a), "lockout") {

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/smithy-go/middleware"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
@@ -44,7 +45,7 @@ type restoreInput struct {
 	// unjudged: the policy cannot be read, so that nobody knows what it opens.
 	unjudged bool
 	// worst is that of the findings that the good policy has not, "" for none.
-	worst, threshold alert.Severity
+	worst, threshold finding.Severity
 	accepted         bool
 	// The good policy: whether there is one, what was live before this change was
 	// it, under it the account may change policies, and it was read by us.
@@ -108,7 +109,7 @@ func (p *policyCase) restoreInput(doc *ledger.Key) restoreInput {
 		// What only observes, and may not even be the fleet, says what the fleet would do.
 		in.read = p.Config.Policy != reaction.Enforce || good.ReadAs == p.Config.Identity.Name
 	}
-	for _, f := range reaction.AlertFindings(fresh) {
+	for _, f := range fresh {
 		if in.worst == "" || f.Severity.AtLeast(in.worst) {
 			in.worst = f.Severity
 		}

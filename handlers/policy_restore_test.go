@@ -3,14 +3,14 @@ package handlers
 import (
 	"testing"
 
-	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 )
 
 func TestDecideRestore(t *testing.T) {
 	// A bad policy of mallory's where everything allows to put the good one back.
 	bad := restoreInput{
-		change: true, worst: alert.Critical, threshold: alert.Critical,
+		change: true, worst: finding.Critical, threshold: finding.Critical,
 		known: true, before: true, administered: true, read: true, principal: "mallory", limit: 3,
 	}
 	by := func(principals ...string) (list []ledger.Restoration) {
@@ -27,9 +27,9 @@ func TestDecideRestore(t *testing.T) {
 		{"bad", func(*restoreInput) {}, restoreGood},
 		{"no change", func(in *restoreInput) { in.change = false }, restoreFirst},
 		{"nothing new", func(in *restoreInput) { in.worst = "" }, restoreNothing},
-		{"nothing severe", func(in *restoreInput) { in.worst = alert.High }, restoreNothing},
-		{"a lower threshold", func(in *restoreInput) { in.worst, in.threshold = alert.High, alert.Medium }, restoreGood},
-		{"not to be judged", func(in *restoreInput) { in.worst, in.unjudged = alert.High, true }, restoreGood},
+		{"nothing severe", func(in *restoreInput) { in.worst = finding.High }, restoreNothing},
+		{"a lower threshold", func(in *restoreInput) { in.worst, in.threshold = finding.High, finding.Medium }, restoreGood},
+		{"not to be judged", func(in *restoreInput) { in.worst, in.unjudged = finding.High, true }, restoreGood},
 		{"accepted", func(in *restoreInput) { in.accepted = true }, restoreAccepted},
 		{"no good one", func(in *restoreInput) { in.known = false }, restoreUnknown},
 		{"a bad one was left before", func(in *restoreInput) { in.before = false }, restoreDrifted},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
@@ -38,13 +39,13 @@ func (p *policyCase) judgedAlert() alert.Alert {
 
 // common fills in what is told of every policy.
 func (p *policyCase) common(a alert.Alert) alert.Alert {
-	a.Key, a.Findings = p.Describe(p.key), p.Findings()
+	a.Key, a.Findings = p.Describe(p.key), p.Found
 	_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
 	name := reaction.ShortName(a.Key)
 	switch {
 	case len(a.Findings) > 0:
 		a.Title = fmt.Sprintf("Key policy of %s: %s", name, a.Findings[0].Message)
-		a.Risk = "Whoever the policy lets in can do with the key what it says there: read everything encrypted under it, or take the key over."
+		a.Risk = finding.Risk(a.Findings)
 		a.Next = append(a.Next, "Check the findings with the key's owner. CloudTrail has the former policies in the PutKeyPolicy and CreateKey events:",
 			p.TrailCommand(), "The live policy:")
 	default:
@@ -117,10 +118,10 @@ func (p *policyCase) byHandCommands(version int) []string {
 func (p *policyCase) tellAccepted(a *alert.Alert) {
 	v, _ := p.base.Acceptance(p.document)
 	a.ID = fmt.Sprintf("accepted/%s/%d/%s", ledger.KeyID(a.Key.ARN), v.Number, v.SHA256)
-	if a.Severity.AtLeast(alert.High) {
-		a.Severity = alert.Medium
+	if a.Severity.AtLeast(finding.High) {
+		a.Severity = finding.Medium
 	} else {
-		a.Severity = alert.Info
+		a.Severity = finding.Info
 	}
 	a.Title = fmt.Sprintf("Key policy of %s was accepted by %s", reaction.ShortName(a.Key), v.AcceptedBy)
 	a.Summary = fmt.Sprintf("%s accepted exactly this policy at %s (version %d), and it is live.", v.AcceptedBy, reaction.TimeText(v.At), v.Number)
@@ -128,7 +129,7 @@ func (p *policyCase) tellAccepted(a *alert.Alert) {
 }
 
 // leftText says why the good policy is not restored.
-func leftText(reason restoreReason, threshold alert.Severity) string {
+func leftText(reason restoreReason, threshold finding.Severity) string {
 	switch reason {
 	case restoreFirst:
 		return "The policy is left as it is: the key was made with it."

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
@@ -96,7 +97,7 @@ func TestPolicyIsPutBack(t *testing.T) {
 		w.react()
 		w.wantPolicy(key, rootOnly)
 		a := w.one()
-		if a.Severity != alert.Critical || a.Action.Status != alert.StatusDone || !strings.Contains(findingIDs(a), "public-principal") || !strings.Contains(a.Summary, "mallory") {
+		if a.Severity != finding.Critical || a.Action.Status != alert.StatusDone || !strings.Contains(findingIDs(a), "public-principal") || !strings.Contains(a.Summary, "mallory") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if got := facts(a, "difference from the last recorded policy"); !strings.Contains(got, "added") || !strings.Contains(got, "kms:CreateGrant") {
@@ -131,7 +132,7 @@ func TestPolicyIsPutBackFromASeverityOn(t *testing.T) {
 		}
 	})
 	c := enforcePolicies()
-	c.RestoreSeverity = alert.High
+	c.RestoreSeverity = finding.High
 	inWorld(t, c, func(w *world) {
 		key := w.guardedKey()
 		w.putPolicy(key, foreignReader)
@@ -212,7 +213,7 @@ func TestPolicyOfTheSameActorIsPutBackOnce(t *testing.T) {
 		w.told.take()
 		w.accept(key, rootOnly)
 		w.sweep()
-		if a := w.one(); a.Severity != alert.Info || !strings.Contains(a.Title, "was accepted by arn:aws:iam::"+account+":user/alice") {
+		if a := w.one(); a.Severity != finding.Info || !strings.Contains(a.Title, "was accepted by arn:aws:iam::"+account+":user/alice") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		w.putPolicy(key, takeover)
@@ -246,7 +247,7 @@ func TestAcceptedPolicyIsNotTakenAway(t *testing.T) {
 		w.putPolicy(key, takeover)
 		w.react()
 		w.wantPolicy(key, takeover)
-		if a := w.one(); a.Severity != alert.Medium || !strings.Contains(a.Title, "was accepted") || !strings.Contains(findingIDs(a), "public-principal") {
+		if a := w.one(); a.Severity != finding.Medium || !strings.Contains(a.Title, "was accepted") || !strings.Contains(findingIDs(a), "public-principal") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		w.sweep()
@@ -415,7 +416,7 @@ func TestPutBackGivesWay(t *testing.T) {
 			t.Errorf("%d calls of PutKeyPolicy, want those of the test", got)
 		}
 		got := w.told.take()
-		if len(got) != 2 || got[0].Action.Status != alert.StatusNone || !strings.Contains(got[0].Findings[0].Message, "not the live one") || got[1].Severity != alert.Info {
+		if len(got) != 2 || got[0].Action.Status != alert.StatusNone || !strings.Contains(got[0].Findings[0].Message, "not the live one") || got[1].Severity != finding.Info {
 			t.Errorf("alerts:\n%s", texts(got))
 		}
 	})
@@ -469,7 +470,7 @@ func TestHarmlessChangeThatWentToo(t *testing.T) {
 		if err := w.handle(first); err != nil {
 			t.Fatal(err)
 		}
-		if a := w.one(); a.Severity != alert.Medium || !strings.Contains(a.Title, "undone together") || !strings.Contains(a.Summary, "alice") {
+		if a := w.one(); a.Severity != finding.Medium || !strings.Contains(a.Title, "undone together") || !strings.Contains(a.Summary, "alice") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})
@@ -484,7 +485,7 @@ func TestExemptPolicyIsLeft(t *testing.T) {
 		w.putPolicy(key, takeover)
 		w.react()
 		w.wantPolicy(key, takeover)
-		if a := w.one(); a.Severity != alert.Info || !strings.Contains(a.Title, "exempt") {
+		if a := w.one(); a.Severity != finding.Info || !strings.Contains(a.Title, "exempt") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if good, _ := must(ledger.ReadBaseline(w.ctx, w.store(), key)).Good(); good.Document != rootOnly {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -26,7 +27,7 @@ func TestJobAlerts(t *testing.T) {
 		}
 	}
 	got := sink.take()
-	if len(got) != 1 || got[0].Severity != alert.Info || got[0].Kind != alert.KindReencryption || got[0].Key.Aliases[0] != "alias/app-orders" {
+	if len(got) != 1 || got[0].Severity != finding.Info || got[0].Kind != alert.KindReencryption || got[0].Key.Aliases[0] != "alias/app-orders" {
 		t.Fatalf("alerts:\n%s", texts(got))
 	}
 
@@ -37,7 +38,7 @@ func TestJobAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := sink.take()[0]
-	if a.Severity != alert.Medium || facts(a, "not moved, by reason") != "object-lock: 1" || !strings.Contains(facts(a, "first of what did not move"), "in voices/1.pdf version v1") || !strings.Contains(strings.Join(a.Next, "\n"), s.Report) {
+	if a.Severity != finding.Medium || facts(a, "not moved, by reason") != "object-lock: 1" || !strings.Contains(facts(a, "first of what did not move"), "in voices/1.pdf version v1") || !strings.Contains(strings.Join(a.Next, "\n"), s.Report) {
 		t.Errorf("alert:\n%s", a.Text())
 	}
 
@@ -46,7 +47,7 @@ func TestJobAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 	a = sink.take()[0]
-	if a.Severity != alert.High || !strings.Contains(a.Summary, s.Cause) || !strings.Contains(strings.Join(a.Next, "\n"), "cmkeeper reencrypt run --bucket orders-data --prefix 'in voices/' --from arn:old --to arn:new") {
+	if a.Severity != finding.High || !strings.Contains(a.Summary, s.Cause) || !strings.Contains(strings.Join(a.Next, "\n"), "cmkeeper reencrypt run --bucket orders-data --prefix 'in voices/' --from arn:old --to arn:new") {
 		t.Errorf("alert:\n%s", a.Text())
 	}
 }
@@ -67,7 +68,7 @@ func TestJobWarnings(t *testing.T) {
 		}
 	}
 	got := sink.take()
-	if len(got) != 1 || got[0].Severity != alert.Medium || !strings.Contains(facts(got[0], "found before the first write"), "bucket-default (warn): New objects") ||
+	if len(got) != 1 || got[0].Severity != finding.Medium || !strings.Contains(facts(got[0], "found before the first write"), "bucket-default (warn): New objects") ||
 		!strings.Contains(strings.Join(got[0].Next, "\n"), "Put the new key there.") || strings.Contains(strings.Join(got[0].Next, "\n"), "Allow both forms.") {
 		t.Errorf("alerts:\n%s", texts(got))
 	}

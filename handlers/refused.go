@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
@@ -27,14 +28,14 @@ const (
 )
 
 type refusedInput struct {
-	severity  alert.Severity // of the row, "" for none
+	severity  finding.Severity // of the row, "" for none
 	concerned bool
 	// ours: the actor is our role; made: the active modes make this call.
 	ours, made bool
 }
 
 // decideRefused decides whether a refused call is told, and how badly.
-func decideRefused(in refusedInput) (refusedReason, alert.Severity) {
+func decideRefused(in refusedInput) (refusedReason, finding.Severity) {
 	switch {
 	case in.ours && in.made:
 		return refusedOurs, ""
@@ -43,7 +44,7 @@ func decideRefused(in refusedInput) (refusedReason, alert.Severity) {
 	case !in.concerned:
 		return refusedForeign, ""
 	case in.ours:
-		return refusedImpostor, alert.Critical
+		return refusedImpostor, finding.Critical
 	}
 	return refusedAttempt, in.severity
 }
@@ -51,7 +52,7 @@ func decideRefused(in refusedInput) (refusedReason, alert.Severity) {
 // refused tells of a dangerous call that AWS refused: an actor who tries the doors may
 // find one that opens. It is published once an hour for an actor and an operation, so
 // that a loop of attempts is one alert. severity is that of the event's row, "" for none.
-func refused(severity alert.Severity, concerned bool) func(context.Context, *reaction.Case) (*reaction.Decision, error) {
+func refused(severity finding.Severity, concerned bool) func(context.Context, *reaction.Case) (*reaction.Decision, error) {
 	return func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		reason, severity := decideRefused(refusedInput{
 			severity: severity, concerned: concerned, ours: c.Config.Identity.Is(c.Event.Actor), made: c.Config.Makes(c.Event.Name),

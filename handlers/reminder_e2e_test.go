@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
@@ -101,7 +102,7 @@ func TestCountdownSaysWhatToDo(t *testing.T) {
 		time.Sleep(6*day + time.Hour)
 		w.sweep() // the first one since: three days before was missed
 		a := w.one()
-		if a.Severity != alert.Critical || a.Action.Status != alert.StatusNone || a.Key.DeletionDate == nil {
+		if a.Severity != finding.Critical || a.Action.Status != alert.StatusNone || a.Key.DeletionDate == nil {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if !strings.Contains(a.Summary, "mallory") || facts(a, "buckets encrypted with it by default") != "orders-data" {
@@ -209,7 +210,7 @@ func TestDeletionApprovedByTag(t *testing.T) {
 		w.scheduleDeletionIn(key, 30)
 		w.react()
 		a := w.one()
-		if a.Severity != alert.Info || a.Action.Status != alert.StatusNone || !strings.Contains(a.Title, "as approved") || !strings.Contains(a.Summary, "cmkeeper:deletion-approved=2000-01-01 approves it") {
+		if a.Severity != finding.Info || a.Action.Status != alert.StatusNone || !strings.Contains(a.Title, "as approved") || !strings.Contains(a.Summary, "cmkeeper:deletion-approved=2000-01-01 approves it") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if facts(a, "grants") != "none" {
@@ -227,7 +228,7 @@ func TestDeletionApprovedByTag(t *testing.T) {
 		}
 		time.Sleep(day)
 		w.react()
-		if a := w.one(); a.Severity != alert.Medium || !strings.Contains(a.Title, "was deleted, as approved") {
+		if a := w.one(); a.Severity != finding.Medium || !strings.Contains(a.Title, "was deleted, as approved") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})
@@ -265,7 +266,7 @@ func TestApprovalTagOfAnAttacker(t *testing.T) {
 					t.Errorf("state %s, want Enabled", got)
 				}
 				a := w.one()
-				if a.Severity != alert.Critical || a.Action.Status != alert.StatusDone || !strings.Contains(facts(a, "approval by tag"), tt.want) {
+				if a.Severity != finding.Critical || a.Action.Status != alert.StatusDone || !strings.Contains(facts(a, "approval by tag"), tt.want) {
 					t.Errorf("alert:\n%s", a.Text())
 				}
 			})
@@ -283,7 +284,7 @@ func TestShortWindow(t *testing.T) {
 		w.scheduleDeletionIn(key, 13)
 		w.react()
 		a := w.one()
-		if a.Severity != alert.High || !strings.Contains(a.Title, "as approved") || findingIDs(a) != "short-window" {
+		if a.Severity != finding.High || !strings.Contains(a.Title, "as approved") || findingIDs(a) != "short-window" {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		must(w.kms.CancelKeyDeletion(w.ctx, &kms.CancelKeyDeletionInput{KeyId: &key}))
@@ -291,7 +292,7 @@ func TestShortWindow(t *testing.T) {
 		w.sweepFor(3*time.Hour, c)
 		w.scheduleDeletionIn(key, 14)
 		w.react()
-		if a := w.one(); a.Severity != alert.Info || findingIDs(a) != "" {
+		if a := w.one(); a.Severity != finding.Info || findingIDs(a) != "" {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})
@@ -317,7 +318,7 @@ func TestDeletionOfAMultiRegionPrimary(t *testing.T) {
 			t.Errorf("state %s, want Enabled as before", got)
 		}
 		a := w.one()
-		if a.Severity != alert.Critical || a.Action.Status != alert.StatusDone || !strings.Contains(a.Summary, "after its last replica is deleted") {
+		if a.Severity != finding.Critical || a.Action.Status != alert.StatusDone || !strings.Contains(a.Summary, "after its last replica is deleted") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		replica := strings.Replace(key, region, "us-west-2", 1)

@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/retire"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -29,7 +30,7 @@ func TestApprovedDeletionIsNotUndone(t *testing.T) {
 			t.Errorf("state %s, want PendingDeletion", got)
 		}
 		a := w.one()
-		if a.Severity != alert.Medium || a.Action.Status != alert.StatusNone || !strings.Contains(a.Title, "as approved") || !strings.Contains(a.Summary, "user/olga approved it") {
+		if a.Severity != finding.Medium || a.Action.Status != alert.StatusNone || !strings.Contains(a.Title, "as approved") || !strings.Contains(a.Summary, "user/olga approved it") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if got := facts(a, "not known, and accepted by the approval"); got != "uploads:orders-data" {
@@ -47,7 +48,7 @@ func TestApprovedDeletionIsNotUndone(t *testing.T) {
 		time.Sleep(5 * 24 * time.Hour)
 		w.react()
 		for _, a := range w.told.take() {
-			if a.Kind == alert.KindDeletion && (a.Severity != alert.Medium || !strings.Contains(a.Title, "was deleted, as approved")) {
+			if a.Kind == alert.KindDeletion && (a.Severity != finding.Medium || !strings.Contains(a.Title, "was deleted, as approved")) {
 				t.Errorf("alert:\n%s", a.Text())
 			}
 		}
@@ -72,7 +73,7 @@ func TestApprovalIsOfOneDate(t *testing.T) {
 		if got := w.state(key); got != "Enabled" {
 			t.Errorf("state %s, want Enabled as before", got)
 		}
-		if a := w.one(); a.Severity != alert.Critical || a.Action.Status != alert.StatusDone {
+		if a := w.one(); a.Severity != finding.Critical || a.Action.Status != alert.StatusDone {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 	})

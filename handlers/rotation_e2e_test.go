@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -34,7 +35,7 @@ func TestRotationComesBackWithItsPeriod(t *testing.T) {
 			t.Fatalf("rotation period %d, want 180", got)
 		}
 		a := w.one()
-		if a.Kind != alert.KindRotation || a.Severity != alert.High || a.Action.Status != alert.StatusDone || a.Key.ARN != key {
+		if a.Kind != alert.KindRotation || a.Severity != finding.High || a.Action.Status != alert.StatusDone || a.Key.ARN != key {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if a.Actor == nil || !strings.Contains(a.Actor.Name, "mallory") || !strings.Contains(a.Action.Description, "180 days") {
@@ -93,7 +94,7 @@ func TestLongerPeriodIsSetBack(t *testing.T) {
 			if got := w.rotation(key); got != period {
 				t.Errorf("%s: rotation period %d, want %d", mode, got, period)
 			}
-			if a.Kind != alert.KindRotation || a.Severity != alert.Medium || a.Action.Status != status || !strings.Contains(a.Title, "lengthened to 2560 days") || !strings.Contains(a.Action.Description, "365 days") {
+			if a.Kind != alert.KindRotation || a.Severity != finding.Medium || a.Action.Status != status || !strings.Contains(a.Title, "lengthened to 2560 days") || !strings.Contains(a.Action.Description, "365 days") {
 				t.Errorf("%s: alert:\n%s", mode, a.Text())
 			}
 			// The same event again, and what our own call makes arrive.
@@ -191,7 +192,7 @@ func TestRotationIsRequiredOnlyWhereAsked(t *testing.T) {
 		if got := w.rotation(key); got != 120 {
 			t.Errorf("rotation period %d, want 120", got)
 		}
-		if a := w.one(); a.Severity != alert.Medium || a.Action.Status != alert.StatusDone {
+		if a := w.one(); a.Severity != finding.Medium || a.Action.Status != alert.StatusDone {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		hmac := w.newKey(kms.CreateKeyInput{KeySpec: types.KeySpecHmac256, KeyUsage: types.KeyUsageTypeGenerateVerifyMac})

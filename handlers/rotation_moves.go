@@ -7,6 +7,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
@@ -55,7 +56,7 @@ func rotated(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 		return nil, nil
 	}
 	return c.AboutKey(ctx, alert.KindRotation, "/on-demand", func(a *alert.Alert) {
-		a.Severity = alert.Medium
+		a.Severity = finding.Medium
 		a.Title = "Key " + reaction.ShortName(a.Key) + " is rotated on demand again and again"
 		a.Summary = fmt.Sprintf("%s called RotateKeyOnDemand. Events reported %d rotations on demand of this key so far.", c.Who(), len(c.Known().Rotation.OnDemand))
 		a.Risk = fmt.Sprintf("KMS allows %d rotations on demand in a key's whole life. When they are used up, the key cannot be rotated at once after a leak.", ledger.OnDemandLimit)
@@ -73,11 +74,11 @@ const (
 )
 
 // decidePrimary judges the new primary Region of a key that is guarded here.
-func decidePrimary(to, here string) (primaryReason, alert.Severity) {
+func decidePrimary(to, here string) (primaryReason, finding.Severity) {
 	if to == here {
-		return primaryArrived, alert.Info
+		return primaryArrived, finding.Info
 	}
-	return primaryLeft, alert.Medium
+	return primaryLeft, finding.Medium
 }
 
 // primary tells that another Region has the primary of a key. The call is recorded in

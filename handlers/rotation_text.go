@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -53,7 +54,7 @@ func (r *rotationCase) tellTurnedOn(a alert.Alert) []alert.Alert {
 		a.Next = append([]string{r.enableCommand(d.period)}, a.Next...)
 		return r.Failed(a, r.Config.Rotation, fmt.Sprintf("%s a period of %d days", d.verb(), d.period), r.failure)
 	case r.status.Period != d.period:
-		a.Findings = append(a.Findings, alert.Finding{ID: "period-not-kept", Severity: alert.Medium,
+		a.Findings = append(a.Findings, finding.Finding{ID: finding.PeriodNotKept, Severity: finding.Medium,
 			Message: fmt.Sprintf("A period of %d days was asked for; KMS now shows %d.", d.period, r.status.Period)})
 	}
 	done.Done = true
@@ -79,7 +80,7 @@ func (r *rotationCase) common() alert.Alert {
 	doc, reason := r.Known(), r.decision.reason
 	a := r.NewAlert(alert.KindRotation, "")
 	a.Key = r.Describe(r.key)
-	a.Severity = alert.High
+	a.Severity = finding.High
 	a.Risk = rotationRisk
 	name := reaction.ShortName(a.Key)
 	switch {
@@ -88,12 +89,12 @@ func (r *rotationCase) common() alert.Alert {
 		a.Summary = fmt.Sprintf("%s called DisableKeyRotation.", r.Who())
 		a.Next = []string{"If this was on purpose, agree on it with the key's owner and exempt the key (CMKEEPER_EXEMPTIONS). If not, find out why " + r.Who() + " may call kms:DisableKeyRotation."}
 	case r.lengthens && reason != rotationRestore && reason != rotationRequired:
-		a.Severity = alert.Medium
+		a.Severity = finding.Medium
 		a.Title = fmt.Sprintf("Rotation period of %s was lengthened to %d days", name, r.set)
 		a.Summary = fmt.Sprintf("%s called EnableKeyRotation with a period of %d days. %d is the longest that is allowed here.", r.Who(), r.set, r.Config.RotationPeriodDays)
 		a.Next = []string{"If this was on purpose, agree on it with the key's owner and raise CMKEEPER_ROTATION_PERIOD_DAYS. If not, find out why " + r.Who() + " may call kms:EnableKeyRotation."}
 	case reason == rotationRequired:
-		a.Severity = alert.Medium
+		a.Severity = finding.Medium
 		a.Title = "Key " + name + " does not rotate"
 		a.Summary = "Rotation is off, was never seen on, and is required here."
 		a.Next = []string{"Turn rotation on where the key is made: in its template, or right after CreateKey."}
@@ -122,7 +123,7 @@ func (r *rotationCase) tellDone(a *alert.Alert, done ledger.Repair) {
 		a.Action.Description = fmt.Sprintf("Rotation is on%s. cmkeeper had begun to set that and was interrupted; its call or somebody else's took effect.", every)
 	}
 	if period > r.Config.RotationPeriodDays {
-		a.Findings = append(a.Findings, alert.Finding{ID: "period-too-long", Severity: alert.Medium,
+		a.Findings = append(a.Findings, finding.Finding{ID: finding.PeriodTooLong, Severity: finding.Medium,
 			Message: fmt.Sprintf("The period is %d days, longer than the configured %d.", period, r.Config.RotationPeriodDays)})
 	}
 }

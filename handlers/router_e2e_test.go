@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
@@ -58,7 +59,7 @@ func TestRefusedAttempts(t *testing.T) {
 			w.react()
 		}
 		a := w.one()
-		if a.Kind != alert.KindAccess || a.Severity != alert.High || !strings.Contains(a.Actor.Name, "mallory") || a.Action.Status != alert.StatusNone || len(a.Next) == 0 {
+		if a.Kind != alert.KindAccess || a.Severity != finding.High || !strings.Contains(a.Actor.Name, "mallory") || a.Action.Status != alert.StatusNone || len(a.Next) == 0 {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		w.router = w.newRouter(enforceAll()) // another worker does not know what was told
@@ -123,7 +124,7 @@ func TestSomebodyElseWithOurRole(t *testing.T) {
 						guards = append(guards, a)
 					}
 				}
-				if len(guards) != 1 || guards[0].Severity != alert.Critical {
+				if len(guards) != 1 || guards[0].Severity != finding.Critical {
 					t.Fatalf("%d guard alerts, want one that is critical:\n%s", len(guards), texts(guards))
 				}
 				if got := w.state(key); got != "Enabled" {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -217,7 +218,7 @@ func (s sweep) resumeAlerts(ctx context.Context) error {
 }
 
 // guardAlert is what the alerts of a sweep about cmkeeper itself have in common.
-func (s sweep) guardAlert(id string, severity alert.Severity) alert.Alert {
+func (s sweep) guardAlert(id string, severity finding.Severity) alert.Alert {
 	return alert.Alert{
 		ID: id, Kind: alert.KindGuard, Severity: severity, EventName: reaction.SweepName, Time: s.start,
 		Account: s.Config.Identity.Account, Region: s.Config.Region, Action: alert.Action{Status: alert.StatusNone},
@@ -237,7 +238,7 @@ func (s sweep) checkOurselves(ctx context.Context) error {
 	if len(findings) == 0 {
 		return nil
 	}
-	a := s.guardAlert(fmt.Sprintf("self-check/%x", sha256.Sum256(fmt.Append(nil, findings))), alert.High)
+	a := s.guardAlert(fmt.Sprintf("self-check/%x", sha256.Sum256(fmt.Append(nil, findings))), finding.High)
 	a.Ongoing = true
 	a.Title = "cmkeeper depends on a key that it guards"
 	a.Summary = "A queue, topic or bucket that cmkeeper needs is encrypted with a customer managed key."
@@ -260,7 +261,7 @@ func (s sweep) tellExpiring(ctx context.Context) error {
 		if left > expiryNotice {
 			continue
 		}
-		a := s.guardAlert("", alert.Medium)
+		a := s.guardAlert("", finding.Medium)
 		a.Title = fmt.Sprintf("An exemption expires on %s: %s", x.Until(), x.Covers())
 		a.Summary = fmt.Sprintf("It was given because: %s. %s is the last day on which it holds.", x.Reason, x.Until())
 		a.Risk = "From the next day on what it covers is told as if it had never been exempt, and put back in the modes that put things back."

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
@@ -46,7 +47,7 @@ type row struct {
 	severity string
 	// refused is the severity of an alert about an attempt at the call that AWS
 	// refused, "" where none is told.
-	refused alert.Severity
+	refused finding.Severity
 	// observe is what is done in mode observe, and enforce what mode enforce does
 	// instead; "" where it does nothing else.
 	observe, enforce string
@@ -118,7 +119,7 @@ func rows() []row {
 		contains     = "disables the key, unless it is in use, and reads it back"
 	)
 	all := []row{
-		{on: call("DisableKeyRotation"), reaction: rotation, refused: alert.Medium,
+		{on: call("DisableKeyRotation"), reaction: rotation, refused: finding.Medium,
 			severity: "high; critical where it was turned off too often (`CMKEEPER_FLAP_LIMIT`)", observe: "tells what would be done", enforce: turnsOn},
 		{on: call("EnableKeyRotation"), reaction: rotation,
 			severity: "medium where the period is longer than `CMKEEPER_ROTATION_PERIOD_DAYS`; else none", observe: "tells of a longer period",
@@ -128,53 +129,53 @@ func rows() []row {
 		{on: call("CreateKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
 		{on: call("CancelKeyDeletion"), reaction: rotation, severity: "none", observe: "notes the key's state; rotation is looked at when the key is enabled, since it is Disabled now"},
 		{on: call("ImportKeyMaterial"), reaction: rotation, severity: "none", observe: "notes the key's state; such keys do not rotate by themselves"},
-		{on: call("ImportKeyMaterial"), reaction: material, refused: alert.Medium,
+		{on: call("ImportKeyMaterial"), reaction: material, refused: finding.Medium,
 			severity: "medium where the material expires, high within 30 days, else none", observe: "tells until when the material lasts"},
 		{on: call("UpdatePrimaryRegion"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
-		{on: call("UpdatePrimaryRegion"), reaction: primary, refused: alert.Medium,
+		{on: call("UpdatePrimaryRegion"), reaction: primary, refused: finding.Medium,
 			severity: "medium; info where the primary comes to this Region", observe: "tells where rotation has to be guarded from now on"},
 		{on: call("RotateKeyOnDemand"), reaction: rotated, severity: "none; medium from the third within 30 days on", observe: records},
 		{on: service("RotateKey"), reaction: rotated, severity: "none", observe: records},
 		{on: native(events.NativeRotation), reaction: rotated, severity: "none", observe: records},
 
-		{on: call("PutKeyPolicy"), reaction: policy, refused: alert.High, severity: worst, observe: judges,
+		{on: call("PutKeyPolicy"), reaction: policy, refused: finding.High, severity: worst, observe: judges,
 			enforce: "where it has a new finding of `CMKEEPER_POLICY_RESTORE_SEVERITY` or worse, puts the recorded good policy back and reads it back"},
 		{on: call("PutKeyPolicy"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains},
 		{on: call("CreateGrant"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains},
 		{on: call("EnableKey"), reaction: contain, severity: "critical where the key was contained and is still open; else none",
 			observe: "tells that it is still open", enforce: "disables it again where the one who opened it enabled it"},
 		{on: call("EnableKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
-		{on: call("ReplicateKey"), reaction: policy, refused: alert.Medium, severity: worst, observe: "judges the policy that the replica was made with"},
+		{on: call("ReplicateKey"), reaction: policy, refused: finding.Medium, severity: worst, observe: "judges the policy that the replica was made with"},
 
-		{on: call("ScheduleKeyDeletion"), reaction: deletion, refused: alert.High,
+		{on: call("ScheduleKeyDeletion"), reaction: deletion, refused: finding.High,
 			severity: lost, observe: "tells the date, what hangs on the key, and what would be done", enforce: "cancels the deletion, and enables the key if it was Enabled before"},
-		{on: call("DisableKey"), reaction: deletion, refused: alert.High,
+		{on: call("DisableKey"), reaction: deletion, refused: finding.High,
 			severity: lost, observe: "tells what hangs on the key, and what would be done", enforce: "enables the key if it was Enabled before"},
-		{on: call("DeleteImportedKeyMaterial"), reaction: deletion, refused: alert.High, severity: "critical; medium where the material is there again", observe: again},
+		{on: call("DeleteImportedKeyMaterial"), reaction: deletion, refused: finding.High, severity: "critical; medium where the material is there again", observe: again},
 		{on: service("DeleteExpiredKeyMaterial"), reaction: deletion, severity: "critical; medium where the material is there again", observe: again},
 		{on: native(events.NativeExpiry), reaction: deletion, severity: "critical; medium where the material is there again", observe: again},
 		{on: service("DeleteKey"), reaction: deletion, severity: "critical; medium where the deletion was approved, or the key still exists", observe: "tells that the key is gone, once"},
 		{on: native(events.NativeDeletion), reaction: deletion, severity: "critical; medium where the deletion was approved, or the key still exists", observe: "tells that the key is gone, once"},
 
-		{on: call("CreateGrant"), reaction: grant, refused: alert.Medium,
+		{on: call("CreateGrant"), reaction: grant, refused: finding.Medium,
 			severity: "that of the worst finding: critical where an account that is not trusted may decrypt anything, low where only a constraint is missing; none without findings, and for what AWS services make for themselves",
 			observe:  "judges the live grant"},
-		{on: call("RevokeGrant"), reaction: grantEnd, refused: alert.Medium, severity: "low; none where an AWS service called", observe: "tells that what used the key by it fails now"},
+		{on: call("RevokeGrant"), reaction: grantEnd, refused: finding.Medium, severity: "low; none where an AWS service called", observe: "tells that what used the key by it fails now"},
 		{on: call("RetireGrant"), reaction: grantEnd, severity: "none", observe: "logs it"},
 
-		{on: call("TagResource"), reaction: tags, refused: alert.Medium, severity: tagging, observe: "tells of tags that cmkeeper goes by: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
-		{on: call("UntagResource"), reaction: tags, refused: alert.Medium, severity: tagging, observe: "tells of tags that cmkeeper goes by: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
+		{on: call("TagResource"), reaction: tags, refused: finding.Medium, severity: tagging, observe: "tells of tags that cmkeeper goes by: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
+		{on: call("UntagResource"), reaction: tags, refused: finding.Medium, severity: tagging, observe: "tells of tags that cmkeeper goes by: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
 
-		{on: call("CreateCustomKeyStore"), reaction: keyStore, refused: alert.Medium, severity: "medium", observe: "tells"},
-		{on: call("UpdateCustomKeyStore"), reaction: keyStore, refused: alert.High, severity: "high", observe: "tells, with the store's keys"},
+		{on: call("CreateCustomKeyStore"), reaction: keyStore, refused: finding.Medium, severity: "medium", observe: "tells"},
+		{on: call("UpdateCustomKeyStore"), reaction: keyStore, refused: finding.High, severity: "high", observe: "tells, with the store's keys"},
 		{on: call("ConnectCustomKeyStore"), reaction: keyStore, severity: "info", observe: "tells, with the store's keys"},
-		{on: call("DisconnectCustomKeyStore"), reaction: keyStore, refused: alert.High,
+		{on: call("DisconnectCustomKeyStore"), reaction: keyStore, refused: finding.High,
 			severity: "critical where the store has keys, high where that cannot be read, else medium", observe: "tells which keys cannot be used from now on"},
-		{on: call("DeleteCustomKeyStore"), reaction: keyStore, refused: alert.High, severity: "high", observe: "tells"},
+		{on: call("DeleteCustomKeyStore"), reaction: keyStore, refused: finding.High, severity: "high", observe: "tells"},
 
-		{on: call("CreateAlias"), reaction: alias, refused: alert.Medium, severity: moved, observe: notes, enforce: "starts the re-encryption"},
-		{on: call("UpdateAlias"), reaction: alias, refused: alert.Medium, severity: moved, observe: notes, enforce: "starts the re-encryption"},
-		{on: call("DeleteAlias"), reaction: alias, refused: alert.Medium,
+		{on: call("CreateAlias"), reaction: alias, refused: finding.Medium, severity: moved, observe: notes, enforce: "starts the re-encryption"},
+		{on: call("UpdateAlias"), reaction: alias, refused: finding.Medium, severity: moved, observe: notes, enforce: "starts the re-encryption"},
+		{on: call("DeleteAlias"), reaction: alias, refused: finding.Medium,
 			severity: "high where buckets name it, medium where `CMKEEPER_REENCRYPT_ALIASES` lists it, else none", observe: "notes that the alias is gone, so that making it again elsewhere is a move; tells who needs it"},
 
 		{on: route{source: events.SourceS3, kind: events.ServiceEvent, name: batchStatusChanged}, reaction: batch,
@@ -184,7 +185,7 @@ func rows() []row {
 	}
 	guard := func(source, severity, observe string, names ...string) {
 		for _, name := range names {
-			all = append(all, row{on: other(source, name), reaction: tamper, refused: alert.High, severity: severity, observe: observe})
+			all = append(all, row{on: other(source, name), reaction: tamper, refused: finding.High, severity: severity, observe: observe})
 		}
 	}
 	guard(events.SourceCloudTrail, "critical", blinded, "StopLogging", "DeleteTrail")
@@ -199,7 +200,7 @@ func rows() []row {
 	guard(events.SourceSNS, "high; none for the topic's display name", "tells which attribute", "SetTopicAttributes")
 	guard(events.SourceSNS, "high", "tells", "Unsubscribe", "SetSubscriptionAttributes")
 	for _, name := range []string{"PutBucketEncryption", "DeleteBucketEncryption"} {
-		all = append(all, row{on: other(events.SourceS3, name), reaction: bucketDefault, refused: alert.Medium,
+		all = append(all, row{on: other(events.SourceS3, name), reaction: bucketDefault, refused: finding.Medium,
 			severity: "critical for a key of an account that is not trusted; high where it is not that of the alias in the tag `cmkeeper:alias`, or none where there was one; medium for another key than before; else none",
 			observe:  "reads the bucket's default and compares it with the tag and with what it was"})
 	}
@@ -215,7 +216,7 @@ func rows() []row {
 	plain := "medium where it is not encrypted, once an hour for an actor; high for a key of an account that is not trusted; else none"
 	all = append(all,
 		row{on: other(events.SourceEC2, "CreateVolume"), reaction: newData, severity: plain, observe: "tells what was made how"},
-		row{on: other(events.SourceEC2, "DisableEbsEncryptionByDefault"), reaction: newData, refused: alert.Medium, severity: "high", observe: "tells"},
+		row{on: other(events.SourceEC2, "DisableEbsEncryptionByDefault"), reaction: newData, refused: finding.Medium, severity: "high", observe: "tells"},
 		row{on: other(events.SourceRDS, "CreateDBInstance"), reaction: newData, severity: plain, observe: "tells what was made how; an instance of a cluster is told with the cluster"},
 		row{on: other(events.SourceRDS, "CreateDBCluster"), reaction: newData, severity: plain, observe: "tells what was made how"},
 	)
@@ -231,7 +232,7 @@ func rows() []row {
 type watch struct {
 	reactions []react
 	// refused is the severity of a refused attempt, "" where none is told.
-	refused alert.Severity
+	refused finding.Severity
 }
 
 // table is the rows by what they react to.

@@ -12,8 +12,8 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 
-	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 )
 
@@ -97,7 +97,7 @@ func eventsDocument() string {
 	b.WriteString("\n## Refused attempts\n\n" +
 		"A call that AWS refused (`AccessDenied` and the like) is told with kind `access`, once an hour for an actor and an operation; " +
 		"with kind `guard` and critical where cmkeeper's own role tried what cmkeeper never does. The severity else:\n\n| severity | calls |\n|---|---|\n")
-	for _, severity := range []alert.Severity{alert.High, alert.Medium} {
+	for _, severity := range []finding.Severity{finding.High, finding.Medium} {
 		var names []string
 		for _, w := range rows() {
 			if w.refused == severity {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -39,7 +40,7 @@ type tagInput struct {
 }
 
 // decideTags decides whether a change of tags is told, and which of them matter.
-func decideTags(in tagInput) (reason tagReason, severity alert.Severity, changes []string) {
+func decideTags(in tagInput) (reason tagReason, severity finding.Severity, changes []string) {
 	reason = tagsIrrelevant
 	for _, name := range slices.Sorted(maps.Keys(in.set)) {
 		value := in.set[name]
@@ -52,7 +53,7 @@ func decideTags(in tagInput) (reason tagReason, severity alert.Severity, changes
 			}
 			continue
 		case name == reaction.ApprovalTag:
-			reason, severity = tagsApproved, alert.High
+			reason, severity = tagsApproved, finding.High
 			changes = append(changes, name+" = "+value)
 			continue
 		case known:
@@ -61,7 +62,7 @@ func decideTags(in tagInput) (reason tagReason, severity alert.Severity, changes
 			changes = append(changes, name+" = "+value)
 		}
 		if reason != tagsApproved {
-			reason, severity = tagsSteering, alert.Medium
+			reason, severity = tagsSteering, finding.Medium
 		}
 	}
 	for _, name := range in.removed {
@@ -74,7 +75,7 @@ func decideTags(in tagInput) (reason tagReason, severity alert.Severity, changes
 		}
 		changes = append(changes, change)
 		if reason != tagsApproved {
-			reason, severity = tagsSteering, alert.Medium
+			reason, severity = tagsSteering, finding.Medium
 		}
 	}
 	return reason, severity, changes

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
@@ -26,33 +27,33 @@ const (
 
 // decideTamper judges a call on a trail, or on a rule, queue or topic of ours,
 // by what the event says of it.
-func decideTamper(e events.Event) (tamperReason, alert.Severity) {
+func decideTamper(e events.Event) (tamperReason, finding.Severity) {
 	switch d := e.Detail.(type) {
 	case events.EventSelectors:
 		return decideSelectors(d)
 	case events.Trail:
 		if e.Name == "UpdateTrail" {
-			return tamperChanged, alert.Medium
+			return tamperChanged, finding.Medium
 		}
-		return tamperBlinded, alert.Critical
+		return tamperBlinded, finding.Critical
 	case events.Rule:
 		switch {
 		case e.Name == "PutTargets":
-			return tamperChanged, alert.Medium
+			return tamperChanged, finding.Medium
 		case e.Name == "PutRule" && d.State != "DISABLED":
-			return tamperNarrowed, alert.High
+			return tamperNarrowed, finding.High
 		}
-		return tamperBlinded, alert.Critical
+		return tamperBlinded, finding.Critical
 	case events.Queue:
 		return decideQueue(e.Name, d)
 	case events.Topic:
 		switch {
 		case e.Name == "DeleteTopic":
-			return tamperMuted, alert.Critical
+			return tamperMuted, finding.Critical
 		case e.Name == "SetTopicAttributes" && d.Attribute == "DisplayName":
 			return tamperHarmless, ""
 		}
-		return tamperMuted, alert.High
+		return tamperMuted, finding.High
 	}
 	return tamperHarmless, "" // nothing of ours
 }
@@ -60,17 +61,17 @@ func decideTamper(e events.Event) (tamperReason, alert.Severity) {
 // tuning are the queue attributes that lose nothing, whatever they are.
 var tuning = []string{"VisibilityTimeout", "ReceiveMessageWaitTimeSeconds", "DelaySeconds"}
 
-func decideQueue(name string, q events.Queue) (tamperReason, alert.Severity) {
+func decideQueue(name string, q events.Queue) (tamperReason, finding.Severity) {
 	if name != "SetQueueAttributes" {
-		return tamperBlinded, alert.Critical
+		return tamperBlinded, finding.Critical
 	}
 	for attribute := range q.Attributes {
 		if !slices.Contains(tuning, attribute) {
-			return tamperNarrowed, alert.High
+			return tamperNarrowed, finding.High
 		}
 	}
 	if len(q.Attributes) == 0 {
-		return tamperNarrowed, alert.High // left out of the record
+		return tamperNarrowed, finding.High // left out of the record
 	}
 	return tamperHarmless, ""
 }
@@ -78,10 +79,10 @@ func decideQueue(name string, q events.Queue) (tamperReason, alert.Severity) {
 // decideSelectors judges what a trail takes down: events that change keys reach
 // EventBridge only if a trail does (CloudTrail User Guide, "Logging management
 // events").
-func decideSelectors(s events.EventSelectors) (tamperReason, alert.Severity) {
-	reason, severity := tamperBlinded, alert.Critical
+func decideSelectors(s events.EventSelectors) (tamperReason, finding.Severity) {
+	reason, severity := tamperBlinded, finding.Critical
 	if len(s.Basic)+len(s.Advanced) == 0 {
-		return tamperChanged, alert.High // left out of the record
+		return tamperChanged, finding.High // left out of the record
 	}
 	for _, b := range s.Basic {
 		if b.Management && b.ReadWriteType != "ReadOnly" && !slices.Contains(b.ExcludedSources, events.SourceKMS) {
@@ -93,7 +94,7 @@ func decideSelectors(s events.EventSelectors) (tamperReason, alert.Severity) {
 		case takes && all:
 			return tamperHarmless, ""
 		case takes:
-			reason, severity = tamperNarrowed, alert.High
+			reason, severity = tamperNarrowed, finding.High
 		}
 	}
 	return reason, severity

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -37,18 +38,18 @@ const (
 
 // decideUse decides whether a failed use is told, from the key's live state; ""
 // where that may not be read.
-func decideUse(state string) (useReason, alert.Severity) {
+func decideUse(state string) (useReason, finding.Severity) {
 	switch {
 	case state == ledger.StateEnabled:
 		return useWorks, ""
 	case ledger.IsPending(state):
-		return usePending, alert.High
+		return usePending, finding.High
 	case state == ledger.StateDisabled:
-		return useDisabled, alert.Medium
+		return useDisabled, finding.Medium
 	case state == "":
-		return useUnread, alert.Medium
+		return useUnread, finding.Medium
 	}
-	return useOther, alert.Medium
+	return useOther, finding.Medium
 }
 
 // use tells that somebody needs a key that cannot be used: an unknown user of the key

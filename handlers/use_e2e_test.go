@@ -7,6 +7,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
 
@@ -33,7 +34,7 @@ func TestFailedUse(t *testing.T) {
 		use()
 		use()
 		a := w.one()
-		if a.Kind != alert.KindUse || a.Severity != alert.High || a.Key.ARN != key || !slices.Contains(a.Key.Aliases, "alias/orders") || a.EventName != "Encrypt" || a.Actor == nil {
+		if a.Kind != alert.KindUse || a.Severity != finding.High || a.Key.ARN != key || !slices.Contains(a.Key.Aliases, "alias/orders") || a.EventName != "Encrypt" || a.Actor == nil {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if !slices.Contains(a.Next, "aws kms cancel-key-deletion --key-id "+key[len(key)-36:]+" --region "+region) {

@@ -9,8 +9,8 @@ import (
 	"unicode"
 )
 
-// Exemption says that some occurrences are to be told as no more than a note,
-// and left as they are, for a time and with a reason. It reads
+// Exemption leaves some occurrences as they are, with no more than a note, for a time
+// and with a reason. It reads
 //
 //	rotation, policy of alias/legacy-* until 2027-03-31: the vendor cannot rotate
 //	anything of tag env=sandbox until 2026-12-31: nobody depends on it
@@ -27,7 +27,7 @@ type Exemption struct {
 	Reason string
 }
 
-// Exemptions are all that there are.
+// Exemptions is a list of exemptions.
 type Exemptions []Exemption
 
 // anything is the word for all kinds.
@@ -35,8 +35,8 @@ const anything = "anything"
 
 // ParseExemptions reads entries that are separated by semicolons, each as the
 // doc of Exemption shows. kinds are the words allowed before "of" and "by",
-// beside "anything". The error names every entry that cannot be read. An entry
-// that has expired is none: it just does not hold.
+// beside "anything". The error names every entry that cannot be read. An entry that has
+// expired is not an error; it does not hold.
 func ParseExemptions(s string, kinds []string) (Exemptions, error) {
 	var all Exemptions
 	var errs []error
@@ -58,7 +58,7 @@ func parseExemption(entry string, kinds []string) (Exemption, error) {
 	var e Exemption
 	what, rest, hasUntil := strings.Cut(entry, " until ")
 	day, reason, hasReason := strings.Cut(rest, ":")
-	// It becomes part of a sentence.
+	// The reason becomes part of a sentence.
 	e.Reason = strings.TrimRightFunc(strings.TrimSpace(reason), func(c rune) bool { return c == '.' || unicode.IsSpace(c) })
 	if !hasUntil || !hasReason || e.Reason == "" {
 		return e, errors.New(`must read WHAT of KEYS until DATE: REASON, or WHAT by ACTOR until DATE: REASON, such as "rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate"`)
@@ -79,7 +79,7 @@ func parseExemption(entry string, kinds []string) (Exemption, error) {
 			return e, err
 		}
 		if by.all() {
-			return e, fmt.Errorf("%q is everybody: to leave a setting to everybody, use the mode of its reaction", by)
+			return e, fmt.Errorf("%q is everybody: to exempt everybody, use the mode of the reaction", by)
 		}
 		e.By = &by
 	} else {
@@ -88,7 +88,7 @@ func parseExemption(entry string, kinds []string) (Exemption, error) {
 			return e, err
 		}
 		if of.all() {
-			return e, fmt.Errorf("%q is every key: to leave all keys as they are, use the mode of the reaction", of)
+			return e, fmt.Errorf("%q is every key: to exempt all keys, use the mode of the reaction", of)
 		}
 		e.Of = &of
 	}
@@ -97,7 +97,7 @@ func parseExemption(entry string, kinds []string) (Exemption, error) {
 	}
 	for kind := range strings.SplitSeq(list, ",") {
 		if kind = strings.TrimSpace(kind); !slices.Contains(kinds, kind) {
-			return e, fmt.Errorf("%q is nothing that can be exempt: write %s or %s", kind, strings.Join(kinds, ", "), anything)
+			return e, fmt.Errorf("%q cannot be exempted: write %s or %s", kind, strings.Join(kinds, ", "), anything)
 		}
 		e.Kinds = append(e.Kinds, kind)
 	}
@@ -133,8 +133,7 @@ func (e Exemption) DaysLeft(now time.Time) int {
 	return int(e.Last.Sub(now.UTC().Truncate(24*time.Hour)) / (24 * time.Hour))
 }
 
-// Exempts reports whether it is about such occurrences, whoever and whatever key
-// they are about.
+// Exempts reports whether it is about occurrences of a kind, of any key and actor.
 func (e Exemption) Exempts(kind string) bool {
 	return len(e.Kinds) == 0 || slices.Contains(e.Kinds, kind)
 }

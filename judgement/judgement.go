@@ -1,11 +1,10 @@
-// Package judgement says how grave an occurrence is in its context
-// ([Rules.Judge]), and what somebody has exempted ([Exemptions.Find]). It is
-// pure: it knows what it is given and reads nothing.
+// Package judgement decides how severe an occurrence is in its context
+// ([Rules.Judge]), and which occurrences the operator has exempted
+// ([Exemptions.Find]). It is pure and reads nothing.
 //
-// What it is given of keys and actors came from outside. Everything that makes
-// an occurrence louder counts as soon as it is seen; what makes it quieter has
-// to have lasted, so that whoever does harm cannot make it small first, by a tag
-// of their own. See [Key].
+// Attackers can choose the tags and aliases of keys. What raises a severity
+// counts at once; what lowers it must have lasted, so that an attacker cannot
+// lower it by a tag first. See [Lasts].
 package judgement
 
 import (
@@ -14,18 +13,18 @@ import (
 	"time"
 )
 
-// Lasts is how long a key must have had a tag or an alias before that makes
-// anything quieter: time enough for somebody to notice who set it.
+// Lasts is how long a key must have had a tag or an alias before that lowers a
+// severity: time enough to notice who set it.
 const Lasts = 24 * time.Hour
 
-// Key is what keys are picked by.
+// Key is what selectors pick keys by.
 type Key struct {
 	// Aliases are names such as "alias/app".
 	Aliases []string
 	Tags    map[string]string
 }
 
-// Actor is who did it. The zero value is nobody: no event says.
+// Actor is who did it. The zero value is unknown.
 type Actor struct {
 	// Principal is the ARN of the role (not of its session) or of the user.
 	Principal string
@@ -131,7 +130,7 @@ func (p Principals) Include(a Actor) bool {
 	return Matches(p.pattern, kind+"/"+path) || Matches(p.pattern, kind+"/"+name)
 }
 
-// all reports whether the pattern names nobody in particular.
+// all reports whether the pattern matches every principal.
 func (p Principals) all() bool {
 	_, name, _ := strings.Cut(p.pattern, "/")
 	if strings.HasPrefix(p.pattern, "arn:") {
@@ -140,7 +139,7 @@ func (p Principals) all() bool {
 	return strings.Trim(name, "*:/") == ""
 }
 
-// Matches reports whether the name is as the pattern says; "*" stands for any text.
+// Matches reports whether the name matches the pattern; "*" stands for any text.
 func Matches(pattern, name string) bool {
 	parts := strings.Split(pattern, "*")
 	if len(parts) == 1 {

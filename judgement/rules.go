@@ -4,23 +4,11 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
-// Severity of an occurrence, in the words of package alert.
-type Severity string
-
-// The severities, in rising order.
-const (
-	Info     Severity = "info"
-	Low      Severity = "low"
-	Medium   Severity = "medium"
-	High     Severity = "high"
-	Critical Severity = "critical"
-)
-
-var severities = []Severity{Info, Low, Medium, High, Critical}
-
-// Rules are what an operator says of keys, actors and times. The zero value
+// Rules are what the operator configured about keys, actors and times. The zero value
 // judges by the actor alone.
 type Rules struct {
 	// Sensitive and Sandbox pick keys. A key that both pick is sensitive.
@@ -31,24 +19,23 @@ type Rules struct {
 	Hours Hours
 }
 
-// Occurrence is what happened, as far as judgement goes by it.
+// Occurrence is what happened, as far as rules look at it.
 type Occurrence struct {
-	// Severity is that of what happened, whoever did it to whatever key.
-	Severity Severity
-	// Fixed says why nothing lowers it ("the finding public-principal"), "" if
-	// something may.
+	// Severity is that of what happened, before its context counts.
+	Severity finding.Severity
+	// Fixed is why nothing lowers it ("the finding public-principal"), or "".
 	Fixed string
-	// Live is the key as it is, Noted as it was when somebody last looked, and Lasting
-	// what of it has lasted.
+	// Live is the key as it is, Noted as it was last read, and Lasting what of it has
+	// lasted.
 	Live, Noted, Lasting Key
 	Actor                Actor
 	At                   time.Time
 }
 
-// Verdict is a severity with its reasons, in the order of the rules; there are
-// none where no rule made a difference.
+// Verdict is a severity with its reasons, in the order of the rules; without reasons
+// where no rule made a difference.
 type Verdict struct {
-	Severity Severity
+	Severity finding.Severity
 	Reasons  []string
 }
 
@@ -58,11 +45,11 @@ type rule struct {
 	name, about string
 	// step is how far it moves the severity: up, or down if negative.
 	step int
-	// applies says whether it does, and why, in words after "because".
+	// applies reports whether the rule applies, and why, in words that follow "because".
 	applies func(Rules, Occurrence) (why string, ok bool)
 }
 
-// table is all of the rules but that of the hours, which looks at what they come to.
+// table has all rules but that of the hours, which looks at their result.
 var table = []rule{
 	{"sensitive key", "The key is one of `CMKEEPER_SENSITIVE_KEYS`, now or by what was known of it.", +1,
 		func(r Rules, o Occurrence) (string, bool) {
@@ -97,13 +84,14 @@ const (
 	hoursAbout = "It happened outside `CMKEEPER_BUSINESS_HOURS`, and is medium so far. It is not for pipelines, AWS services and keys in the sandbox, nor for what only a sweep saw."
 )
 
-// Judge says how grave an occurrence is in its context. What is info stays info:
-// it is for the record. A critical one is never lowered below medium, and what is
-// Fixed is not lowered at all.
+// Judge decides how severe an occurrence is in its context. Info stays info: it is for
+// the record. Critical is never lowered below medium, and what is Fixed is not lowered
+// at all.
 func (r Rules) Judge(o Occurrence) Verdict {
+	severities := finding.Severities()
 	base := slices.Index(severities, o.Severity)
 	if base <= 0 {
-		return Verdict{Severity: o.Severity} // info, or a word that is not ours to judge
+		return Verdict{Severity: o.Severity} // info, or no severity
 	}
 	var up, down int
 	var kept bool
@@ -124,16 +112,20 @@ func (r Rules) Judge(o Occurrence) Verdict {
 		}
 	}
 	level := min(base+up-down, len(severities)-1)
-	if floor := r.floor(o); level < floor {
+	floor := 0
+	if o.Severity == finding.Critical {
+		floor = slices.Index(severities, finding.Medium)
+	}
+	if level < floor {
 		level = floor
 		reasons = append(reasons, fmt.Sprintf("not below %s", severities[floor]))
 	}
-	if severities[level] == Medium && r.offHours(o) {
+	if severities[level] == finding.Medium && r.offHours(o) {
 		level++
 		reasons = append(reasons, "up to high, because it happened outside business hours ("+r.Hours.String()+")")
 	}
 	if level == base && down == 0 && !kept {
-		reasons = nil // it was as high as can be
+		reasons = nil // it was the highest already
 	}
 	if len(reasons) > 0 {
 		reasons = append([]string{string(o.Severity) + " for what happened"}, reasons...)
@@ -141,15 +133,7 @@ func (r Rules) Judge(o Occurrence) Verdict {
 	return Verdict{Severity: severities[level], Reasons: reasons}
 }
 
-// floor is how far an occurrence may be lowered.
-func (Rules) floor(o Occurrence) int {
-	if o.Severity == Critical {
-		return slices.Index(severities, Medium)
-	}
-	return 0
-}
-
-// offHours reports whether somebody did it when nobody works.
+// offHours reports whether a person did it outside business hours.
 func (r Rules) offHours(o Occurrence) bool {
 	_, sandbox := r.sandbox(o)
 	_, pipeline := r.pipeline(o.Actor)

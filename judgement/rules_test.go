@@ -8,6 +8,8 @@ import (
 	_ "time/tzdata" // so that zones are there on every machine
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 func selectors(t *testing.T, list ...string) []Selector {
@@ -52,36 +54,36 @@ func TestJudge(t *testing.T) {
 	tests := []struct {
 		name string
 		o    Occurrence
-		want Severity
+		want finding.Severity
 		why  string // in the reasons; "" for none
 	}{
-		{"plain", Occurrence{Severity: High, Actor: person, At: work}, High, ""},
-		{"nobody", Occurrence{Severity: Medium, At: night}, Medium, ""},
-		{"sensitive", Occurrence{Severity: High, Live: sensitive, Actor: person, At: work}, Critical, "one up, because the key is sensitive (tag class=restricted)"},
-		{"sensitive until a moment ago", Occurrence{Severity: High, Live: Key{Tags: map[string]string{"class": "public"}}, Noted: sensitive, Actor: person, At: work}, Critical, "the key is sensitive (tag class=restricted)"},
-		{"sensitive, and critical already", Occurrence{Severity: Critical, Live: sensitive, Actor: person, At: work}, Critical, ""},
-		{"info stays", Occurrence{Severity: Info, Live: sensitive, Actor: root, At: night}, Info, ""},
+		{"plain", Occurrence{Severity: finding.High, Actor: person, At: work}, finding.High, ""},
+		{"nobody", Occurrence{Severity: finding.Medium, At: night}, finding.Medium, ""},
+		{"sensitive", Occurrence{Severity: finding.High, Live: sensitive, Actor: person, At: work}, finding.Critical, "one up, because the key is sensitive (tag class=restricted)"},
+		{"sensitive until a moment ago", Occurrence{Severity: finding.High, Live: Key{Tags: map[string]string{"class": "public"}}, Noted: sensitive, Actor: person, At: work}, finding.Critical, "the key is sensitive (tag class=restricted)"},
+		{"sensitive, and critical already", Occurrence{Severity: finding.Critical, Live: sensitive, Actor: person, At: work}, finding.Critical, ""},
+		{"info stays", Occurrence{Severity: finding.Info, Live: sensitive, Actor: root, At: night}, finding.Info, ""},
 		{"a word of nobody's", Occurrence{Severity: "loud", Live: sensitive}, "loud", ""},
-		{"root", Occurrence{Severity: Medium, Actor: root, At: work}, High, "the root user did it"},
-		{"root without a second factor", Occurrence{Severity: Medium, Actor: Actor{Principal: "r", Root: true, NoMFA: true}, At: work}, Critical, "without a second factor"},
-		{"stranger", Occurrence{Severity: Medium, Actor: Actor{Principal: "x", Foreign: true}, At: work}, High, "not trusted"},
-		{"trusted account", Occurrence{Severity: Medium, Actor: Actor{Principal: "x", Foreign: true, Trusted: true}, At: work}, Medium, ""},
-		{"pipeline", Occurrence{Severity: High, Actor: pipeline, At: work}, Medium, "a known pipeline did it (role/deploy-*)"},
-		{"pipeline at night", Occurrence{Severity: High, Actor: pipeline, At: night}, Medium, "pipeline"},
-		{"pipeline on a sensitive key", Occurrence{Severity: High, Live: sensitive, Actor: pipeline, At: work}, High, "one up, because the key is sensitive"},
-		{"sandbox", Occurrence{Severity: High, Live: sandbox, Lasting: sandbox, Actor: person, At: night}, Medium, "the key is in the sandbox (tag env=sandbox)"},
-		{"sandbox since a moment ago", Occurrence{Severity: High, Live: sandbox, Actor: person, At: work}, High, ""},
-		{"sandbox, and sensitive", Occurrence{Severity: High, Live: both, Lasting: both, Actor: person, At: work}, Critical, "sensitive (alias/prod-1)"},
-		{"pipeline in the sandbox", Occurrence{Severity: Critical, Live: sandbox, Lasting: sandbox, Actor: pipeline, At: work}, Medium, "one down"},
-		{"low in the sandbox", Occurrence{Severity: Low, Live: sandbox, Lasting: sandbox, Actor: pipeline, At: work}, Info, "not below info"},
-		{"never lowered", Occurrence{Severity: Critical, Fixed: "the finding public-principal", Live: sandbox, Lasting: sandbox, Actor: pipeline, At: work}, Critical,
+		{"root", Occurrence{Severity: finding.Medium, Actor: root, At: work}, finding.High, "the root user did it"},
+		{"root without a second factor", Occurrence{Severity: finding.Medium, Actor: Actor{Principal: "r", Root: true, NoMFA: true}, At: work}, finding.Critical, "without a second factor"},
+		{"stranger", Occurrence{Severity: finding.Medium, Actor: Actor{Principal: "x", Foreign: true}, At: work}, finding.High, "not trusted"},
+		{"trusted account", Occurrence{Severity: finding.Medium, Actor: Actor{Principal: "x", Foreign: true, Trusted: true}, At: work}, finding.Medium, ""},
+		{"pipeline", Occurrence{Severity: finding.High, Actor: pipeline, At: work}, finding.Medium, "a known pipeline did it (role/deploy-*)"},
+		{"pipeline at night", Occurrence{Severity: finding.High, Actor: pipeline, At: night}, finding.Medium, "pipeline"},
+		{"pipeline on a sensitive key", Occurrence{Severity: finding.High, Live: sensitive, Actor: pipeline, At: work}, finding.High, "one up, because the key is sensitive"},
+		{"sandbox", Occurrence{Severity: finding.High, Live: sandbox, Lasting: sandbox, Actor: person, At: night}, finding.Medium, "the key is in the sandbox (tag env=sandbox)"},
+		{"sandbox since a moment ago", Occurrence{Severity: finding.High, Live: sandbox, Actor: person, At: work}, finding.High, ""},
+		{"sandbox, and sensitive", Occurrence{Severity: finding.High, Live: both, Lasting: both, Actor: person, At: work}, finding.Critical, "sensitive (alias/prod-1)"},
+		{"pipeline in the sandbox", Occurrence{Severity: finding.Critical, Live: sandbox, Lasting: sandbox, Actor: pipeline, At: work}, finding.Medium, "one down"},
+		{"low in the sandbox", Occurrence{Severity: finding.Low, Live: sandbox, Lasting: sandbox, Actor: pipeline, At: work}, finding.Info, "not below info"},
+		{"never lowered", Occurrence{Severity: finding.Critical, Fixed: "the finding public-principal", Live: sandbox, Lasting: sandbox, Actor: pipeline, At: work}, finding.Critical,
 			"not lowered although the key is in the sandbox (tag env=sandbox), because of the finding public-principal"},
-		{"never lowered, and no reason to", Occurrence{Severity: Critical, Fixed: "x", Live: sensitive, Actor: person, At: work}, Critical, ""},
-		{"at night", Occurrence{Severity: Medium, Actor: person, At: night}, High, "outside business hours (Mon,Tue,Wed,Thu,Fri 08:00-18:00 Europe/Berlin)"},
-		{"high at night", Occurrence{Severity: High, Actor: person, At: night}, High, ""},
-		{"low at night", Occurrence{Severity: Low, Actor: person, At: night}, Low, ""},
-		{"an AWS service at night", Occurrence{Severity: Medium, Actor: Actor{Principal: "ebs.amazonaws.com", Service: true}, At: night}, Medium, ""},
-		{"sensitive at night", Occurrence{Severity: Low, Live: sensitive, Actor: person, At: night}, High, "up to high"},
+		{"never lowered, and no reason to", Occurrence{Severity: finding.Critical, Fixed: "x", Live: sensitive, Actor: person, At: work}, finding.Critical, ""},
+		{"at night", Occurrence{Severity: finding.Medium, Actor: person, At: night}, finding.High, "outside business hours (Mon,Tue,Wed,Thu,Fri 08:00-18:00 Europe/Berlin)"},
+		{"high at night", Occurrence{Severity: finding.High, Actor: person, At: night}, finding.High, ""},
+		{"low at night", Occurrence{Severity: finding.Low, Actor: person, At: night}, finding.Low, ""},
+		{"an AWS service at night", Occurrence{Severity: finding.Medium, Actor: Actor{Principal: "ebs.amazonaws.com", Service: true}, At: night}, finding.Medium, ""},
+		{"sensitive at night", Occurrence{Severity: finding.Low, Live: sensitive, Actor: person, At: night}, finding.High, "up to high"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -98,7 +100,7 @@ func TestJudge(t *testing.T) {
 			}
 		})
 	}
-	if got := (Rules{}).Judge(Occurrence{Severity: Medium, Actor: person, At: night}); got.Severity != Medium {
+	if got := (Rules{}).Judge(Occurrence{Severity: finding.Medium, Actor: person, At: night}); got.Severity != finding.Medium {
 		t.Errorf("without rules it is %+v", got)
 	}
 }
@@ -110,7 +112,7 @@ func BenchmarkJudge(b *testing.B) {
 		Pipelines: []Principals{{"role/deploy-*"}},
 	}
 	key := Key{Aliases: []string{"alias/app", "alias/prod-orders"}, Tags: map[string]string{"env": "prod", "team": "a"}}
-	o := Occurrence{Severity: High, Live: key, Lasting: key, Actor: Actor{Principal: own + "role/ci/deploy-keys"}}
+	o := Occurrence{Severity: finding.High, Live: key, Lasting: key, Actor: Actor{Principal: own + "role/ci/deploy-keys"}}
 	for b.Loop() {
 		rules.Judge(o)
 	}

@@ -3,6 +3,8 @@ package keypolicy
 import (
 	"slices"
 	"strings"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // actions is a set of actions on a key.
@@ -66,8 +68,8 @@ var (
 	createGrant  = set("kms:CreateGrant")
 
 	// reveals show data that is under the key, or act in its name.
-	reveals = set("kms:Decrypt", "kms:ReEncryptFrom", "kms:DeriveSharedSecret", "kms:Sign", "kms:GenerateMac")
-	// reads tell about the key and touch nothing.
+	reveals = granting(finding.Read | finding.Sign)
+	// reads return the key's settings and change nothing.
 	reads = set("kms:Describe*", "kms:Get*", "kms:List*")
 	// use is what keys are for.
 	use = set("kms:*crypt", "kms:ReEncrypt*", "kms:Generate*", "kms:Sign", "kms:Verify*", "kms:DeriveSharedSecret", "kms:*capsulate")
@@ -79,7 +81,7 @@ var (
 		"kms:RevokeGrant", "kms:ReplicateKey", "kms:UpdatePrimaryRegion")
 	// administration is takeover but for the grants, which users of a key need.
 	administration = takeover &^ grants
-	// shutdown is what makes an administrator of somebody who may change the policy.
+	// shutdown distinguishes an administrator among those who may change the policy.
 	shutdown = set("kms:DisableKey", "kms:ScheduleKeyDeletion")
 	// critical cannot be undone, or stops everything that uses the key.
 	critical = set("kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:DisableKey", "kms:DeleteImportedKeyMaterial")
@@ -98,6 +100,37 @@ func (as actions) names() (list []string) {
 		}
 	}
 	return list
+}
+
+// accessOf is what each of the known actions gives.
+var accessOf = func() (list [len(known)]finding.Access) {
+	for i, name := range known {
+		list[i] = finding.AccessOf(name)
+	}
+	return list
+}()
+
+// access returns what the actions give.
+func (as actions) access() (a finding.Access) {
+	for i, access := range accessOf {
+		if as&(1<<i) != 0 {
+			a |= access
+		}
+	}
+	if as&unheardOf != 0 {
+		a |= finding.Other
+	}
+	return a
+}
+
+// granting returns the known actions that give access of any of the kinds.
+func granting(kinds finding.Access) (as actions) {
+	for i, access := range accessOf {
+		if access&kinds != 0 {
+			as |= 1 << i
+		}
+	}
+	return as
 }
 
 // about returns the actions that the statement is about, and those of its
@@ -127,7 +160,7 @@ func isOurs(pattern string) bool {
 func (s *Statement) coversAll(patterns []string) bool {
 	for _, p := range patterns {
 		if s.NotAction {
-			// Of a pattern nobody can say that it meets none of the left-out ones.
+			// A pattern may match one of the left-out actions.
 			if anyMatches(s.Actions, p) || strings.ContainsAny(p, "*?") {
 				return false
 			}

@@ -6,7 +6,7 @@ import (
 )
 
 // chance is how likely it is that something holds for the calls that a subject
-// can make. The middle is the subject's own choice, or what cannot be told.
+// can make. The middle is the subject's own choice, or unknown.
 type chance uint8
 
 const (
@@ -56,7 +56,7 @@ const (
 	null
 	atLeast // NumericGreaterThan and such
 	atMost
-	other // what is known and cannot be told: dates, numbers, binary
+	other // known, but not evaluated: dates, numbers, binary
 )
 
 var tests = map[string]test{

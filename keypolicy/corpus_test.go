@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // labelled is a policy with what should be found in it, and why. The labels were
@@ -79,10 +81,10 @@ func ratio(part, whole int) float64 {
 }
 
 // classes are the findings that must not be missed.
-var classes = map[string][]string{
-	"public":            {PublicPrincipal, PublicThroughService, AllowNotPrincipal},
-	"untrusted account": {ForeignAccount},
-	"lock-out":          {Lockout},
+var classes = map[string][]finding.ID{
+	"public":            {finding.PublicPrincipal, finding.PublicThroughService, finding.AllowNotPrincipal},
+	"untrusted account": {finding.ForeignAccount},
+	"lock-out":          {finding.Lockout},
 }
 
 func TestLabelledCorpus(t *testing.T) {
@@ -90,7 +92,7 @@ func TestLabelledCorpus(t *testing.T) {
 	for class := range classes {
 		tallies[class] = &tally{}
 	}
-	count := func(id string, add func(*tally)) {
+	count := func(id finding.ID, add func(*tally)) {
 		add(tallies["all"])
 		for class, ids := range classes {
 			if slices.Contains(ids, id) {
@@ -99,6 +101,10 @@ func TestLabelledCorpus(t *testing.T) {
 		}
 	}
 	policies := 0
+	unseen := map[finding.ID]finding.Rule{}
+	for _, r := range finding.Rules(finding.OfPolicy) {
+		unseen[r.ID] = r
+	}
 	var spent time.Duration
 	for group, cases := range labelledCorpus(t) {
 		for _, l := range cases {
@@ -111,6 +117,12 @@ func TestLabelledCorpus(t *testing.T) {
 			}
 			findings := p.Findings(l.context())
 			spent += time.Since(start)
+			for _, f := range findings {
+				delete(unseen, f.ID)
+				if r := f.ID.Rule(); r.Title == "" || !r.Worst.AtLeast(f.Severity) || f.Access == 0 && strings.Contains(r.Risk, "{access}") {
+					t.Errorf("%s/%s: %s has severity %s and access %q, but its rule %q has at worst %s and the risk %q", group, l.Name, f.ID, f.Severity, f.Access, r.Title, r.Worst, r.Risk)
+				}
+			}
 			got := briefs(findings)
 			left := slices.Clone(l.Findings)
 			for _, f := range got {
@@ -129,6 +141,10 @@ func TestLabelledCorpus(t *testing.T) {
 			}
 		}
 	}
+	// A rule that no policy breaks is one that nothing finds.
+	for id := range unseen {
+		t.Errorf("no labelled policy has the finding %s", id)
+	}
 	if policies < 150 {
 		t.Errorf("%d policies", policies)
 	}
@@ -141,7 +157,7 @@ func TestLabelledCorpus(t *testing.T) {
 	t.Logf("%d policies in %v", policies, spent)
 }
 
-func briefs(findings []Finding) []brief {
+func briefs(findings []finding.Finding) []brief {
 	var list []brief
 	for _, f := range findings {
 		list = append(list, brief{f.ID, f.Statement, f.Principal, f.Severity})
@@ -152,7 +168,7 @@ func briefs(findings []Finding) []brief {
 func sortedBriefs(list []brief) []brief {
 	list = append([]brief{}, list...)
 	slices.SortFunc(list, func(a, b brief) int {
-		return strings.Compare(a.ID+a.Statement+a.Principal+string(a.Severity), b.ID+b.Statement+b.Principal+string(b.Severity))
+		return strings.Compare(a.ID.String()+a.Statement+a.Principal+string(a.Severity), b.ID.String()+b.Statement+b.Principal+string(b.Severity))
 	})
 	return list
 }
@@ -172,16 +188,16 @@ var sampleAccounts = map[string]string{
 
 // disagreements are the samples of which something else is found than their
 // label says, and what. docs/decisions/sample-policies.md argues each.
-var disagreements = map[string][]string{
-	"058-docs-infrastructure-security-51.json": {Lockout},
-	"060-docs-key-policy-default-53.json":      {ForeignAccount, Lockout},
-	"068-docs-key-policy-overview-63.json":     {Lockout},
-	"071-docs-key-policy-services-66.json":     {Lockout},
-	"073-docs-kms-vpc-endpoint-69.json":        {Lockout},
-	"080-docs-services-wm-76.json":             {Lockout},
-	"124-docs-default-kms-key-policy-180.json": {NoRootDelegation},
-	"125-docs-default-kms-key-policy-181.json": {NoRootDelegation},
-	"149-from-event-107.json":                  {ForeignAccount},
+var disagreements = map[string][]finding.ID{
+	"058-docs-infrastructure-security-51.json": {finding.Lockout},
+	"060-docs-key-policy-default-53.json":      {finding.ForeignAccount, finding.Lockout},
+	"068-docs-key-policy-overview-63.json":     {finding.Lockout},
+	"071-docs-key-policy-services-66.json":     {finding.Lockout},
+	"073-docs-kms-vpc-endpoint-69.json":        {finding.Lockout},
+	"080-docs-services-wm-76.json":             {finding.Lockout},
+	"124-docs-default-kms-key-policy-180.json": {finding.NoRootDelegation},
+	"125-docs-default-kms-key-policy-181.json": {finding.NoRootDelegation},
+	"149-from-event-107.json":                  {finding.ForeignAccount},
 }
 
 // TestSamples judges the samples as their labels say: "ok" has nothing of
@@ -218,20 +234,21 @@ func TestSamples(t *testing.T) {
 			if account, ok := sampleAccounts[name]; ok {
 				c.Account = account
 			}
-			var got []string
+			var got []finding.ID
 			for _, f := range parsed(t, string(sample.Policy)).Findings(c) {
-				completeness := f.ID == Lockout || f.ID == NoRootDelegation
-				if completeness && strings.Contains(sample.Source.Note, "FRAGMENT") || !completeness && f.Severity.rank() < High.rank() {
+				completeness := f.ID == finding.Lockout || f.ID == finding.NoRootDelegation
+				if completeness && strings.Contains(sample.Source.Note, "FRAGMENT") || !completeness && !f.Severity.AtLeast(finding.High) {
 					continue
 				}
 				if !slices.Contains(got, f.ID) {
 					got = append(got, f.ID)
 				}
 			}
-			want := map[string][]string{"cross-account": {ForeignAccount}, "lockout-risk": {NoRootDelegation}}[sample.Expected]
+			want := map[string][]finding.ID{"cross-account": {finding.ForeignAccount}, "lockout-risk": {finding.NoRootDelegation}}[sample.Expected]
 			want = append(want, disagreements[name]...)
-			slices.Sort(got)
-			slices.Sort(want)
+			byName := func(a, b finding.ID) int { return strings.Compare(a.String(), b.String()) }
+			slices.SortFunc(got, byName)
+			slices.SortFunc(want, byName)
 			if !slices.Equal(got, want) {
 				t.Errorf("%s: found %q, want %q", sample.Expected, got, want)
 			}

@@ -25,7 +25,7 @@ type Change struct {
 	Text string
 }
 
-// Diff tells what the new policy changes, in terms of what principals may do. A
+// Diff returns what the new policy changes, in terms of what principals may do. A
 // policy that is only written differently changes nothing: another order, case
 // of actions, arrays, forms of principals, statements split or joined, grants
 // that another one contains, conditions in other words, or a wildcard in place
@@ -33,7 +33,7 @@ type Change struct {
 // KMS ignores. nil is a policy that says nothing. What was added comes first.
 //
 // Allows and Denies are compared each with their like: an Allow that a Deny
-// takes back is told all the same.
+// takes back is reported all the same.
 func Diff(old, new *Policy) []Change {
 	before, after := old.rules(), new.rules()
 	return append(changes(Added, after, before), changes(Removed, before, after)...)
@@ -231,8 +231,8 @@ func (c *comparison) patterns(by, of *clause) []bool {
 	return covered
 }
 
-// changes tells what the rules say that no rule of the others does. What is the
-// same for several principals of a statement is told once.
+// changes returns what the rules say that no rule of the others does. What is the same
+// for several principals of a statement is one change.
 func changes(kind string, rules, others []rule) []Change {
 	c := compareWith(others)
 	type sentence struct {
@@ -241,22 +241,22 @@ func changes(kind string, rules, others []rule) []Change {
 	}
 	var order []sentence
 	names := map[sentence][]string{}
-	var of *clause // whose actions were put into words last
-	var said actions
-	var saidRest []bool
+	var of *clause // the last one whose actions were named
+	var namedOf actions
+	var namedRest []bool
 	var words string
-	var told actions
+	var named actions
 	for _, r := range rules {
 		others := c.others(r)
 		as, rest := c.left(r, others, r.terms)
 		if as == 0 {
 			continue
 		}
-		if of != r.clause || said != as || !slices.Equal(saidRest, rest) {
-			of, said, saidRest = r.clause, as, rest
-			words, told = r.actions(as, rest)
+		if of != r.clause || namedOf != as || !slices.Equal(namedRest, rest) {
+			of, namedOf, namedRest = r.clause, as, rest
+			words, named = r.actions(as, rest)
 		}
-		s := sentence{r.clause, r.verb(kind) + words + r.where() + softened(kind, r, told, others)}
+		s := sentence{r.clause, r.verb(kind) + words + r.where() + softened(kind, r, named, others)}
 		if names[s] == nil {
 			order = append(order, s)
 		}
@@ -269,11 +269,11 @@ func changes(kind string, rules, others []rule) []Change {
 	return list
 }
 
-// softened names the rules of the others that say part of what is told of the rule.
-func softened(kind string, r rule, told actions, others []rule) string {
+// softened names the rules of the others that say part of what is named of the rule.
+func softened(kind string, r rule, named actions, others []rule) string {
 	var parts []string
 	for _, o := range others {
-		if some := o.about & told & allKnown; some != 0 && r.name() == o.name() && r.holdsWherever(o.clause, o.terms) {
+		if some := o.about & named & allKnown; some != 0 && r.name() == o.name() && r.holdsWherever(o.clause, o.terms) {
 			words, _ := o.actions(some, nil)
 			parts = append(parts, words+o.where())
 		}
@@ -297,8 +297,8 @@ func (c *clause) verb(kind string) string {
 }
 
 // actions names some of the clause's actions, by its own patterns where these are
-// about little else, and returns what the words tell.
-func (c *clause) actions(as actions, rest []bool) (text string, told actions) {
+// about little else, and returns which actions the text names.
+func (c *clause) actions(as actions, rest []bool) (text string, named actions) {
 	const few = 4
 	if c.NotAction {
 		if as != c.about && bits.OnesCount64(uint64(as)) <= few {
@@ -318,13 +318,13 @@ func (c *clause) actions(as actions, rest []bool) (text string, told actions) {
 		case some == 0:
 		case some != all && bits.OnesCount64(uint64(some)) <= few:
 			words = append(words, some.names()...)
-			told |= some
+			named |= some
 		default:
 			words = append(words, p)
-			told |= all
+			named |= all
 		}
 	}
-	return join(sorted(words)), told
+	return join(sorted(words)), named
 }
 
 // join joins words, and counts those that are too many to be read.

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 func TestDiff(t *testing.T) {
@@ -249,10 +251,10 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func ids(findings []Finding) []string {
+func ids(findings []finding.Finding) []string {
 	var list []string
 	for _, f := range findings {
-		list = append(list, string(f.Severity)+" "+f.ID+" "+f.Principal)
+		list = append(list, string(f.Severity)+" "+f.ID.String()+" "+f.Principal)
 	}
 	slices.Sort(list)
 	return list

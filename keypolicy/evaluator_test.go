@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
 )
 
@@ -97,7 +98,7 @@ func randomCondition(r *rand.Rand, values map[string][]string) Condition {
 
 // randomCase makes a policy, judges it, and reads it with the evaluator of localaws, which shares no code with the judgement and
 // answers for one call at a time.
-func randomCase(t *testing.T, r *rand.Rand, values map[string][]string) (document []byte, findings []Finding, evaluated *iam.Policy) {
+func randomCase(t *testing.T, r *rand.Rand, values map[string][]string) (document []byte, findings []finding.Finding, evaluated *iam.Policy) {
 	t.Helper()
 	p := randomPolicyOf(r, values)
 	document, evaluated = evaluate(t, p)
@@ -136,9 +137,9 @@ func evaluate(t *testing.T, p *Policy) (document []byte, evaluated *iam.Policy) 
 	return document, evaluated
 }
 
-func has(findings []Finding, least Severity, ids ...string) bool {
-	return slices.ContainsFunc(findings, func(f Finding) bool {
-		return slices.Contains(ids, f.ID) && f.Severity.rank() >= least.rank()
+func has(findings []finding.Finding, least finding.Severity, ids ...finding.ID) bool {
+	return slices.ContainsFunc(findings, func(f finding.Finding) bool {
+		return slices.Contains(ids, f.ID) && f.Severity.AtLeast(least)
 	})
 }
 
@@ -167,14 +168,14 @@ func TestStrangersAgainstEvaluator(t *testing.T) {
 			}
 		}
 		switch {
-		case directly && !has(findings, High, PublicPrincipal, AllowNotPrincipal):
+		case directly && !has(findings, finding.High, finding.PublicPrincipal, finding.AllowNotPrincipal):
 			t.Fatalf("a stranger may use the key:\n%s\n%v", document, findings)
-		case anyhow && !has(findings, Medium, classes["public"]...):
+		case anyhow && !has(findings, finding.Medium, classes["public"]...):
 			t.Fatalf("a stranger may use the key through a service:\n%s\n%v", document, findings)
-		case theirs && !has(findings, Medium, append(classes["public"], ForeignAccount)...):
+		case theirs && !has(findings, finding.Medium, append(classes["public"], finding.ForeignAccount)...):
 			t.Fatalf("an untrusted account may use the key:\n%s\n%v", document, findings)
 		}
-		for is, count := range map[*int]bool{&public: directly, &found: has(findings, High, PublicPrincipal, AllowNotPrincipal), &foreigners: theirs} {
+		for is, count := range map[*int]bool{&public: directly, &found: has(findings, finding.High, finding.PublicPrincipal, finding.AllowNotPrincipal), &foreigners: theirs} {
 			if count {
 				*is++
 			}
@@ -198,13 +199,13 @@ func TestAdministrationAgainstEvaluator(t *testing.T) {
 			all, _ := may(evaluated, calls(own, "arn:aws:iam::"+own+":"+name, "kms:PutKeyPolicy"))
 			ours = ours || all
 		}
-		if !ours && !has(findings, Critical, Lockout) {
+		if !ours && !has(findings, finding.Critical, finding.Lockout) {
 			t.Fatalf("nobody may change the policy:\n%s\n%v", document, findings)
 		}
 		if !ours {
 			locked++
 		}
-		if has(findings, Critical, Lockout) {
+		if has(findings, finding.Critical, finding.Lockout) {
 			found++
 		}
 	}
@@ -244,7 +245,7 @@ func TestServicesAgainstEvaluator(t *testing.T) {
 		}
 		if theirs {
 			strangers++
-			if findings := p.Findings(judged); !has(findings, Low, append(classes["public"], ServiceWithoutSource, FullControl)...) {
+			if findings := p.Findings(judged); !has(findings, finding.Low, append(classes["public"], finding.ServiceWithoutSource, finding.FullControl)...) {
 				t.Fatalf("a service may use the key for strangers:\n%s\n%v", document, findings)
 			}
 		}

@@ -1,17 +1,18 @@
 package keypolicy
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // Findings judges the policy. The worst come first, then in the order of the
 // statements.
-func (p *Policy) Findings(c Context) []Finding {
+func (p *Policy) Findings(c Context) []finding.Finding {
 	a := p.analyse(c)
-	var found []Finding
+	var found []finding.Finding
 	var held holdings
 	for i := range a.allows {
 		found = append(found, a.judge(&a.allows[i], &held)...)
@@ -24,18 +25,17 @@ func (p *Policy) Findings(c Context) []Finding {
 	}
 	switch {
 	case !a.administered(false):
-		found = append(found, newFinding(Lockout, Critical, "", "",
+		found = append(found, newFinding(finding.Lockout, finding.Critical, "", "", 0,
 			"nobody in account "+c.Account+" may change this policy (kms:PutKeyPolicy), and only AWS Support can undo that"))
 	case !a.administered(true):
-		found = append(found, newFinding(NoRootDelegation, Medium, "", c.Account,
+		found = append(found, newFinding(finding.NoRootDelegation, finding.Medium, "", c.Account, 0,
 			"the policy does not let the root of account "+c.Account+" administer the key, so it cannot be managed once the principals named here are gone"))
 	}
 	if c.BypassLockoutSafetyCheck {
-		found = append(found, newFinding(LockoutCheckBypassed, Medium, "", "",
+		found = append(found, newFinding(finding.LockoutCheckBypassed, finding.Medium, "", "", 0,
 			"the policy was set with bypassPolicyLockoutSafetyCheck, so KMS did not check that its author can still change it"))
 	}
-	slices.SortStableFunc(found, func(a, b Finding) int { return cmp.Compare(b.Severity.rank(), a.Severity.rank()) })
-	return found
+	return slices.Clip(finding.WorstFirst(found)) // callers append to it
 }
 
 // Administered reports whether the key's account can still change the policy
@@ -45,17 +45,17 @@ func (p *Policy) Administered(c Context) bool { return p.analyse(c).administered
 
 // judge judges one Allow by itself, and records what principals of the account
 // and of trusted ones hold through it.
-func (a *analysis) judge(st *statement, held *holdings) []Finding {
-	var found []Finding
+func (a *analysis) judge(st *statement, held *holdings) []finding.Finding {
+	var found []finding.Finding
 	letsIn := false
 	if st.NotPrincipal {
-		found, letsIn = a.judgeEveryone(st, AllowNotPrincipal, "everyone but "+joinPrincipals(st.Principals), held)
+		found, letsIn = a.judgeEveryone(st, finding.AllowNotPrincipal, "everyone but "+joinPrincipals(st.Principals), held)
 	} else {
 		for _, who := range st.Principals {
-			var more []Finding
+			var more []finding.Finding
 			var lets bool
 			if who.isAnybody() {
-				more, lets = a.judgeEveryone(st, PublicPrincipal, "everyone, in any AWS account,", held)
+				more, lets = a.judgeEveryone(st, finding.PublicPrincipal, "everyone, in any AWS account,", held)
 			} else {
 				more, lets = a.judgeNamed(st, who, held)
 			}
@@ -64,11 +64,11 @@ func (a *analysis) judge(st *statement, held *holdings) []Finding {
 		}
 	}
 	if st.NotAction && letsIn {
-		severity := Medium
+		severity := finding.Medium
 		if !st.NotPrincipal && len(st.Principals) == 1 && st.Principals[0].ID == a.Account {
-			severity = Low
+			severity = finding.Low
 		}
-		found = append(found, newFinding(AllowNotAction, severity, st.Label, "",
+		found = append(found, newFinding(finding.AllowNotAction, severity, st.Label, "", 0,
 			"the statement allows to "+describe(st)+", and so whatever KMS adds one day"))
 	}
 	return found
@@ -76,7 +76,7 @@ func (a *analysis) judge(st *statement, held *holdings) []Finding {
 
 // judgeEveryone judges an Allow for all principals, or for all but a few, and
 // reports whether it lets anybody in.
-func (a *analysis) judgeEveryone(st *statement, id, who string, held *holdings) (found []Finding, letsIn bool) {
+func (a *analysis) judgeEveryone(st *statement, id finding.ID, who string, held *holdings) (found []finding.Finding, letsIn bool) {
 	stranger := subject{who: everyone, anybody: true}
 	free, narrow := a.reach(st, &stranger)
 	if free|narrow != 0 {
@@ -103,7 +103,7 @@ func (a *analysis) judgeEveryone(st *statement, id, who string, held *holdings) 
 	}
 	for _, service := range a.exceptedServices() {
 		if free|narrow != 0 || slices.Contains(st.Principals, service) {
-			continue // it is said of everyone, or it is not for that service
+			continue // the finding about everyone includes it, or the statement is not for that service
 		}
 		more, lets := a.judgeService(st, service)
 		found = append(found, more...)
@@ -113,7 +113,7 @@ func (a *analysis) judgeEveryone(st *statement, id, who string, held *holdings) 
 }
 
 // judgeNamed judges an Allow for one principal, and reports whether it lets it in.
-func (a *analysis) judgeNamed(st *statement, who Principal, held *holdings) (found []Finding, letsIn bool) {
+func (a *analysis) judgeNamed(st *statement, who Principal, held *holdings) (found []finding.Finding, letsIn bool) {
 	if who.Type == "Service" {
 		return a.judgeService(st, who)
 	}
@@ -123,9 +123,9 @@ func (a *analysis) judgeNamed(st *statement, who Principal, held *holdings) (fou
 	case free|narrow == 0:
 		return nil, false
 	case s.account == "":
-		found = []Finding{unknownPrincipal(st, who)}
+		found = []finding.Finding{unknownPrincipal(st, who, free|narrow)}
 	case !a.trusts(s.account):
-		found = []Finding{foreignAccount(st, who, s.account, free, narrow)}
+		found = []finding.Finding{foreignAccount(st, who, s.account, free, narrow)}
 	case who.ID != a.Account:
 		found = a.judgeHeld(st, s, who.String(), free, narrow, held)
 	}
@@ -134,29 +134,29 @@ func (a *analysis) judgeNamed(st *statement, who Principal, held *holdings) (fou
 
 // judgeHeld judges what a principal of the account or of a trusted one may do,
 // other than the account's root.
-func (a *analysis) judgeHeld(st *statement, s subject, name string, free, narrow actions, held *holdings) []Finding {
+func (a *analysis) judgeHeld(st *statement, s subject, name string, free, narrow actions, held *holdings) []finding.Finding {
 	all := free | narrow
 	full := all.has(fullControl)
 	held.add(s, name, holding{st, all}, full)
 	if !full {
 		return nil
 	}
-	severity := Medium
+	severity := finding.Medium
 	if !free.has(fullControl) {
-		severity = Low
+		severity = finding.Low
 	}
 	if s.account != a.Account {
-		severity, name = High, name+", of a trusted account,"
+		severity, name = finding.High, name+", of a trusted account,"
 	}
-	return []Finding{fullControlOf(st, s.who.ID, name, severity)}
+	return []finding.Finding{fullControlOf(st, s.who.ID, name, all, severity)}
 }
 
 // judgeService judges an Allow for an AWS service.
-func (a *analysis) judgeService(st *statement, who Principal) (found []Finding, letsIn bool) {
+func (a *analysis) judgeService(st *statement, who Principal) (found []finding.Finding, letsIn bool) {
 	s := subject{who: who, service: true}
 	free, narrow := a.reach(st, &s)
 	all := free | narrow
-	var foreign []Finding
+	var foreign []finding.Finding
 	for _, account := range a.accounts(st) {
 		if len(foreign) > mostAccounts && !a.trusts(account) {
 			continue
@@ -172,105 +172,106 @@ func (a *analysis) judgeService(st *statement, who Principal) (found []Finding, 
 	case all == 0:
 		return nil, false
 	case all.has(fullControl):
-		return []Finding{fullControlOf(st, who.ID, "the service "+who.ID, High)}, true
+		return []finding.Finding{fullControlOf(st, who.ID, "the service "+who.ID, all, finding.High)}, true
 	case free&^reads != 0:
-		severity := Low
+		severity := finding.Low
 		if free&takeover != 0 {
-			severity = Medium
+			severity = finding.Medium
 		}
-		return []Finding{newFinding(ServiceWithoutSource, severity, st.Label, who.ID,
+		return []finding.Finding{newFinding(finding.ServiceWithoutSource, severity, st.Label, who.ID, free,
 			fmt.Sprintf("the service %s may %s on behalf of any AWS account: no condition on aws:SourceAccount or aws:SourceArn names yours", who.ID, describe(st)))}, true
 	}
 	return foreign, true
 }
 
-// mostAccounts is how many accounts that a statement's conditions let in are told
-// one by one. KMS's 32 KiB can hold thousands, times every statement.
+// mostAccounts is how many accounts that a statement's conditions let in get a finding
+// each. KMS's 32 KiB can hold thousands, times every statement.
 const mostAccounts = 16
 
 // oneOfMany returns the finding about the nth account, or, for the first that is
 // too many, one that stands for it and all others.
-func oneOfMany(nth int, f Finding) Finding {
+func oneOfMany(nth int, f finding.Finding) finding.Finding {
 	if nth > mostAccounts {
 		f.Principal, f.Message = "*", "still more accounts are let in by the conditions, "+f.Message
 	}
 	return f
 }
 
-func newFinding(id string, severity Severity, statement, principal, message string) Finding {
-	return Finding{ID: id, Severity: severity, Statement: statement, Principal: principal, Message: message}
+// newFinding returns a finding. may is what the principal may do, where the finding is
+// about that.
+func newFinding(id finding.ID, severity finding.Severity, statement, principal string, may actions, message string) finding.Finding {
+	return finding.Finding{ID: id, Severity: severity, Statement: statement, Principal: principal, Access: may.access(), Message: message}
 }
 
 // public says that an Allow is for strangers.
-func public(st *statement, id, who string, free, narrow actions) Finding {
+func public(st *statement, id finding.ID, who string, free, narrow actions) finding.Finding {
 	severity, bound := severityOf(free, st), false
 	under := ""
-	switch narrowed := severityOf(narrow, st).lower(); {
-	case free == 0 || narrow != 0 && narrowed.rank() > severity.rank():
+	switch narrowed := severityOf(narrow, st).Lower(); {
+	case free == 0 || narrow != 0 && !severity.AtLeast(narrowed):
 		severity, bound, under = narrowed, true, " under conditions that bind it to no account"
 	case st.throughServices:
-		severity, under = severity.lower(), " through the services that the condition names"
-		if id == PublicPrincipal {
-			id = PublicThroughService
+		severity, under = severity.Lower(), " through the services that the condition names"
+		if id == finding.PublicPrincipal {
+			id = finding.PublicThroughService
 		}
 	case free&reveals != 0:
-		severity = Critical
+		severity = finding.Critical
 	}
-	return Finding{
-		ID: id, Severity: severity, Statement: st.Label, Principal: "*", Bound: bound,
-		Message: fmt.Sprintf("%s may %s%s", who, describe(st), under),
-	}
+	f := newFinding(id, severity, st.Label, "*", free|narrow, fmt.Sprintf("%s may %s%s", who, describe(st), under))
+	f.Bound = bound
+	return f
 }
 
 // severityOf returns how bad it is that strangers have the actions.
-func severityOf(as actions, st *statement) Severity {
+func severityOf(as actions, st *statement) finding.Severity {
 	switch {
 	case as&takeover != 0 && !st.forAWSGrants:
-		return Critical
+		return finding.Critical
 	case as&^reads != 0:
-		return High
+		return finding.High
 	}
-	return Medium
+	return finding.Medium
 }
 
-func foreignAccount(st *statement, who Principal, account string, free, narrow actions) Finding {
+func foreignAccount(st *statement, who Principal, account string, free, narrow actions) finding.Finding {
 	severity := severityOf(free, st)
-	if severity == Medium && narrow&^reads != 0 {
-		severity = High
+	if severity == finding.Medium && narrow&^reads != 0 {
+		severity = finding.High
 	}
 	whose := ", of account " + account + ","
 	if who.ID == account {
 		whose = ""
 	}
-	return newFinding(ForeignAccount, severity, st.Label, who.ID,
+	return newFinding(finding.ForeignAccount, severity, st.Label, who.ID, free|narrow,
 		fmt.Sprintf("%s%s may %s, and the account is not trusted", who, whose, describe(st)))
 }
 
-func fullControlOf(st *statement, principal, who string, severity Severity) Finding {
-	return newFinding(FullControl, severity, st.Label, principal,
+func fullControlOf(st *statement, principal, who string, may actions, severity finding.Severity) finding.Finding {
+	return newFinding(finding.FullControl, severity, st.Label, principal, may,
 		fmt.Sprintf("%s may %s: use the key, give it to others and delete it", who, describe(st)))
 }
 
 // unknownPrincipal says that a principal has no account.
-func unknownPrincipal(st *statement, who Principal) Finding {
+func unknownPrincipal(st *statement, who Principal, may actions) finding.Finding {
 	if who.Type == "AWS" && (strings.HasPrefix(who.ID, "AIDA") || strings.HasPrefix(who.ID, "AROA")) {
-		return newFinding(UnknownPrincipal, Low, st.Label, who.ID,
+		return newFinding(finding.UnknownPrincipal, finding.Low, st.Label, who.ID, may,
 			fmt.Sprintf("%s is a user or role that was deleted; its statement may %s and should go", who.ID, describe(st)))
 	}
-	return newFinding(UnknownPrincipal, Medium, st.Label, who.ID,
-		fmt.Sprintf("%s (%s) may %s, and the policy does not tell to which account it belongs", who.ID, who.Type, describe(st)))
+	return newFinding(finding.UnknownPrincipal, finding.Medium, st.Label, who.ID, may,
+		fmt.Sprintf("%s (%s) may %s, and the policy does not say to which account it belongs", who.ID, who.Type, describe(st)))
 }
 
 // noEffect says that KMS ignores a statement.
-func noEffect(s *Statement) Finding {
+func noEffect(s *Statement) finding.Finding {
 	missing := "Resource"
 	if len(s.Actions) == 0 {
 		missing = "Action"
 	}
 	if s.Deny {
-		return newFinding(NoEffect, Medium, s.Label, "", "the statement has no "+missing+", so KMS ignores it: what it is meant to deny is not denied")
+		return newFinding(finding.NoEffect, finding.Medium, s.Label, "", 0, "the statement has no "+missing+", so KMS ignores it: what it is meant to deny is not denied")
 	}
-	return newFinding(NoEffect, Low, s.Label, "", "the statement has no "+missing+", so KMS ignores it: what it is meant to allow is not allowed")
+	return newFinding(finding.NoEffect, finding.Low, s.Label, "", 0, "the statement has no "+missing+", so KMS ignores it: what it is meant to allow is not allowed")
 }
 
 // describe says what a statement is about, in a few words.

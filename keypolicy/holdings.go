@@ -3,6 +3,8 @@ package keypolicy
 import (
 	"fmt"
 	"strings"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // holdings are what principals of the account, and of those that it trusts, may
@@ -16,7 +18,7 @@ type holder struct {
 	subject
 	name string // in a sentence
 	list []holding
-	// full: one statement alone gives full control, which was said.
+	// full: one statement alone gives full control, which is a finding of its own.
 	full bool
 }
 
@@ -26,7 +28,7 @@ type holding struct {
 	may actions
 }
 
-// holderKey tells everyone of an account from its root.
+// holderKey distinguishes everyone of an account from its root.
 type holderKey struct {
 	Principal
 	anybody bool
@@ -47,10 +49,10 @@ func (h *holdings) add(s subject, name string, one holding, full bool) {
 	h.holders[i].full = h.holders[i].full || full
 }
 
-// judgeHoldings judges what is wrong only in what somebody has by several
-// statements. Of one with full control there is no more to say.
-func (a *analysis) judgeHoldings(held holdings) []Finding {
-	var found []Finding
+// judgeHoldings finds what is wrong with the sum of a principal's statements. One with
+// full control has its finding already.
+func (a *analysis) judgeHoldings(held holdings) []finding.Finding {
+	var found []finding.Finding
 	for i := range held.holders {
 		h := &held.holders[i]
 		if h.full {
@@ -62,21 +64,21 @@ func (a *analysis) judgeHoldings(held holdings) []Finding {
 		}
 		if h.account != a.Account && all.has(fullControl) {
 			st := h.first(func(one holding) bool { return one.may.has(putKeyPolicy) })
-			found = append(found, fullControlOf(st, h.who.ID, h.name+", of a trusted account,", High))
+			found = append(found, fullControlOf(st, h.who.ID, h.name+", of a trusted account,", all, finding.High))
 			continue
 		}
 		if all&use != 0 && all&administration != 0 {
-			found = append(found, h.bothHands())
+			found = append(found, h.useAndAdministration(all))
 		}
 		if all.has(createGrant) && !all.has(putKeyPolicy) {
 			if st, _ := a.bare(h, createGrant); st != nil {
-				found = append(found, newFinding(UnconstrainedGrants, Medium, st.Label, h.who.ID,
+				found = append(found, newFinding(finding.UnconstrainedGrants, finding.Medium, st.Label, h.who.ID, all,
 					h.name+" may make grants of anything to anybody: no condition such as kms:GrantIsForAWSResource, kms:GrantOperations or kms:GranteePrincipal binds them"))
 			}
 		}
 		if all&critical != 0 && strings.Contains(h.arn, ":user/") {
 			if st, as := a.bare(h, critical); st != nil {
-				found = append(found, newFinding(CriticalWithoutMFA, Low, st.Label, h.who.ID,
+				found = append(found, newFinding(finding.CriticalWithoutMFA, finding.Low, st.Label, h.who.ID, all,
 					fmt.Sprintf("%s may %s without MFA, so a stolen access key is enough", h.name, joinSome(as.names()))))
 			}
 		}
@@ -84,19 +86,20 @@ func (a *analysis) judgeHoldings(held holdings) []Finding {
 	return found
 }
 
-// bothHands says that somebody who uses the key administers it as well.
-func (h *holder) bothHands() Finding {
+// useAndAdministration returns the finding about a principal that uses the key and
+// administers it.
+func (h *holder) useAndAdministration(all actions) finding.Finding {
 	st := h.first(func(one holding) bool {
-		// Whoever is an administrator on purpose has a statement for that.
+		// An intended administrator has a statement of its own.
 		return one.may.has(putKeyPolicy) && (one.may&use != 0 || one.may&shutdown == 0)
 	})
 	if st != nil {
-		return newFinding(RewritableByUser, Medium, st.Label, h.who.ID,
+		return newFinding(finding.RewritableByUser, finding.Medium, st.Label, h.who.ID, all,
 			h.name+" uses the key and may change this policy, so it can give itself every other right")
 	}
 	st = h.first(func(one holding) bool { return one.may&administration != 0 })
 	user := h.first(func(one holding) bool { return one.may&use != 0 })
-	return newFinding(AdministrationAndUse, Low, st.Label, h.who.ID,
+	return newFinding(finding.AdministrationAndUse, finding.Low, st.Label, h.who.ID, all,
 		fmt.Sprintf("%s administers the key and uses it (%s), so no second pair of eyes is between a mistake and the data", h.name, user.Label))
 }
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 const (
@@ -133,8 +135,9 @@ func TestMatches(t *testing.T) {
 
 // brief is a finding without its sentence.
 type brief struct {
-	ID, Statement, Principal string
-	Severity                 Severity
+	ID                   finding.ID
+	Statement, Principal string
+	Severity             finding.Severity
 }
 
 func TestFindings(t *testing.T) {
@@ -167,97 +170,97 @@ func TestFindings(t *testing.T) {
 		{"own user with use", []string{root, allow(aws(alice), use)}, nil},
 
 		// Everyone.
-		{"public use", []string{root, allow(`"*"`, use)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"public use, other form", []string{root, allow(aws("*"), use)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"public use, in a list", []string{root, allow(`{"AWS":["`+alice+`","*"]}`, use)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"public administration", []string{root, allow(`"*"`, admin)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"public everything", []string{root, allow(`"*"`, all)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"public everything of every service", []string{root, allow(`"*"`, `"*"`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"public, an action of the future", []string{root, allow(`"*"`, `"kms:Teleport"`)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"public, all but some", []string{root, `{"Sid":"S","Effect":"Allow","Principal":"*","NotAction":"kms:Put*","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", Critical}, {AllowNotAction, "S", "", Medium}}},
+		{"public use", []string{root, allow(`"*"`, use)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"public use, other form", []string{root, allow(aws("*"), use)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"public use, in a list", []string{root, allow(`{"AWS":["`+alice+`","*"]}`, use)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"public administration", []string{root, allow(`"*"`, admin)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"public everything", []string{root, allow(`"*"`, all)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"public everything of every service", []string{root, allow(`"*"`, `"*"`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"public, an action of the future", []string{root, allow(`"*"`, `"kms:Teleport"`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.High}}},
+		{"public, all but some", []string{root, `{"Sid":"S","Effect":"Allow","Principal":"*","NotAction":"kms:Put*","Resource":"*"}`}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}, {finding.AllowNotAction, "S", "", finding.Medium}}},
 		{"own account only", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":"444455556666"}}`)}, nil},
 		{"own account through a service, as AWS managed keys", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":"444455556666","kms:ViaService":"ec2.eu-central-1.amazonaws.com"}}`)}, nil},
 		{"own and trusted accounts only", []string{root, allow(`"*"`, use, `{"StringEquals":{"aws:PrincipalAccount":["444455556666","777788889999"]}}`)}, nil},
 		{"own principals only", []string{root, allow(`"*"`, use, `{"ArnLike":{"aws:PrincipalArn":"arn:aws:iam::444455556666:role/app-*"}}`)}, nil},
 		{"own resources only", []string{root, allow(`"*"`, use, `{"StringEquals":{"aws:SourceAccount":"444455556666"}}`)}, nil},
-		{"own account, everything", []string{root, allow(`"*"`, all, `{"StringEquals":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{FullControl, "S", own, Medium}}},
-		{"own and trusted account, everything", []string{root, allow(`"*"`, all, `{"StringEquals":{"kms:CallerAccount":["444455556666","777788889999"]}}`)}, []brief{{FullControl, "S", partner, High}, {FullControl, "S", own, Medium}}},
-		{"a foreign account among the conditions", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":["444455556666","222233334444"]}}`)}, []brief{{ForeignAccount, "S", foreign, High}}},
-		{"every account by a wildcard", []string{root, allow(`"*"`, use, `{"StringLike":{"kms:CallerAccount":"*"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"accounts by a wildcard", []string{root, allow(`"*"`, use, `{"StringLike":{"kms:CallerAccount":"4444*"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"the account if the key is there", []string{root, allow(`"*"`, use, `{"StringEqualsIfExists":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"the account for all values, so also for none", []string{root, allow(`"*"`, use, `{"ForAllValues:StringEquals":{"aws:PrincipalAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"the caller's own account by a variable", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":"${aws:PrincipalAccount}"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"all accounts but one", []string{root, allow(`"*"`, use, `{"StringNotEquals":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"an organization", []string{root, allow(`"*"`, all, `{"StringEquals":{"aws:PrincipalOrgID":"o-exampleorg"}}`)}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"an organization, use", []string{root, allow(`"*"`, use, `{"StringEquals":{"aws:PrincipalOrgID":"o-exampleorg"}}`)}, []brief{{PublicPrincipal, "S", "*", Medium}}},
-		{"any organization", []string{root, allow(`"*"`, use, `{"StringLike":{"aws:PrincipalOrgID":"o-*"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"a network", []string{root, allow(`"*"`, use, `{"StringEquals":{"aws:SourceVpce":"vpce-1"}}`)}, []brief{{PublicPrincipal, "S", "*", Medium}}},
-		{"a network if the key is there", []string{root, allow(`"*"`, use, `{"StringEqualsIfExists":{"aws:SourceVpce":"vpce-1"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"what a stranger can choose", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:EncryptionContext:app":"x","aws:PrincipalTag/team":"y","aws:username":"z"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"own principals by a wildcard that reaches over the account", []string{root, allow(`"*"`, use, `{"StringLike":{"aws:PrincipalArn":"arn:aws:iam:*:444455556666:role/x"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"a service alone", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:ViaService":"s3.eu-central-1.amazonaws.com"}}`)}, []brief{{PublicThroughService, "S", "*", Medium}}},
-		{"the whole internet", []string{root, allow(`"*"`, use, `{"IpAddress":{"aws:SourceIp":"0.0.0.0/0"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"TLS", []string{root, allow(`"*"`, use, `{"Bool":{"aws:SecureTransport":"true"}}`)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"not principal", []string{root, `{"Sid":"S","Effect":"Allow","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:Decrypt","Resource":"*"}`}, []brief{{AllowNotPrincipal, "S", "*", Critical}}},
-		{"not principal, everything", []string{root, `{"Sid":"S","Effect":"Allow","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{AllowNotPrincipal, "S", "*", Critical}}},
+		{"own account, everything", []string{root, allow(`"*"`, all, `{"StringEquals":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{finding.FullControl, "S", own, finding.Medium}}},
+		{"own and trusted account, everything", []string{root, allow(`"*"`, all, `{"StringEquals":{"kms:CallerAccount":["444455556666","777788889999"]}}`)}, []brief{{finding.FullControl, "S", partner, finding.High}, {finding.FullControl, "S", own, finding.Medium}}},
+		{"a foreign account among the conditions", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":["444455556666","222233334444"]}}`)}, []brief{{finding.ForeignAccount, "S", foreign, finding.High}}},
+		{"every account by a wildcard", []string{root, allow(`"*"`, use, `{"StringLike":{"kms:CallerAccount":"*"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"accounts by a wildcard", []string{root, allow(`"*"`, use, `{"StringLike":{"kms:CallerAccount":"4444*"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"the account if the key is there", []string{root, allow(`"*"`, use, `{"StringEqualsIfExists":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"the account for all values, so also for none", []string{root, allow(`"*"`, use, `{"ForAllValues:StringEquals":{"aws:PrincipalAccount":"444455556666"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"the caller's own account by a variable", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:CallerAccount":"${aws:PrincipalAccount}"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"all accounts but one", []string{root, allow(`"*"`, use, `{"StringNotEquals":{"kms:CallerAccount":"444455556666"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"an organization", []string{root, allow(`"*"`, all, `{"StringEquals":{"aws:PrincipalOrgID":"o-exampleorg"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.High}}},
+		{"an organization, use", []string{root, allow(`"*"`, use, `{"StringEquals":{"aws:PrincipalOrgID":"o-exampleorg"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Medium}}},
+		{"any organization", []string{root, allow(`"*"`, use, `{"StringLike":{"aws:PrincipalOrgID":"o-*"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"a network", []string{root, allow(`"*"`, use, `{"StringEquals":{"aws:SourceVpce":"vpce-1"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Medium}}},
+		{"a network if the key is there", []string{root, allow(`"*"`, use, `{"StringEqualsIfExists":{"aws:SourceVpce":"vpce-1"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"what a stranger can choose", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:EncryptionContext:app":"x","aws:PrincipalTag/team":"y","aws:username":"z"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"own principals by a wildcard that reaches over the account", []string{root, allow(`"*"`, use, `{"StringLike":{"aws:PrincipalArn":"arn:aws:iam:*:444455556666:role/x"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"a service alone", []string{root, allow(`"*"`, use, `{"StringEquals":{"kms:ViaService":"s3.eu-central-1.amazonaws.com"}}`)}, []brief{{finding.PublicThroughService, "S", "*", finding.Medium}}},
+		{"the whole internet", []string{root, allow(`"*"`, use, `{"IpAddress":{"aws:SourceIp":"0.0.0.0/0"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"TLS", []string{root, allow(`"*"`, use, `{"Bool":{"aws:SecureTransport":"true"}}`)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"not principal", []string{root, `{"Sid":"S","Effect":"Allow","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:Decrypt","Resource":"*"}`}, []brief{{finding.AllowNotPrincipal, "S", "*", finding.Critical}}},
+		{"not principal, everything", []string{root, `{"Sid":"S","Effect":"Allow","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{finding.AllowNotPrincipal, "S", "*", finding.Critical}}},
 
 		// Deny.
 		{"public, closed to all other accounts", []string{root, allow(`"*"`, use), denyOthers}, nil},
 		{"public, all of it denied", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":["kms:decrypt","kms:Gen*"],"Resource":"*"}`}, nil},
-		{"public, some of it denied", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:Decrypt","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", High}}},
-		{"public, administration denied", []string{root, allow(`"*"`, `["kms:CreateGrant","kms:Decrypt"]`), `{"Effect":"Deny","Principal":"*","Action":"kms:CreateGrant","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"public, denied to one", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":{"AWS":"` + foreignRole + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"public, denied under two conditions", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"444455556666"},"Bool":{"aws:SecureTransport":"false"}}}`}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"public, denied for another key", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"arn:aws:kms:eu-central-1:444455556666:key/other"}`}, []brief{{PublicPrincipal, "S", "*", Critical}}},
+		{"public, some of it denied", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:Decrypt","Resource":"*"}`}, []brief{{finding.PublicPrincipal, "S", "*", finding.High}}},
+		{"public, administration denied", []string{root, allow(`"*"`, `["kms:CreateGrant","kms:Decrypt"]`), `{"Effect":"Deny","Principal":"*","Action":"kms:CreateGrant","Resource":"*"}`}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"public, denied to one", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":{"AWS":"` + foreignRole + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"public, denied under two conditions", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"444455556666"},"Bool":{"aws:SecureTransport":"false"}}}`}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"public, denied for another key", []string{root, allow(`"*"`, use), `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"arn:aws:kms:eu-central-1:444455556666:key/other"}`}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
 		{"foreign, closed to all other accounts", []string{root, allow(aws(foreignRole), use), denyOthers}, nil},
 		{"foreign, its account denied", []string{root, allow(aws(foreignRole), use), `{"Effect":"Deny","Principal":{"AWS":"222233334444"},"Action":"kms:*","Resource":"*"}`}, nil},
 
 		// Accounts.
-		{"foreign role with use", []string{root, allow(aws(foreignRole), use)}, []brief{{ForeignAccount, "S", foreignRole, High}}},
-		{"foreign account by its id", []string{root, allow(aws(foreign), use)}, []brief{{ForeignAccount, "S", foreign, High}}},
-		{"foreign account by its root", []string{root, allow(aws("arn:aws:iam::222233334444:root"), use)}, []brief{{ForeignAccount, "S", foreign, High}}},
-		{"foreign administration", []string{root, allow(aws(foreign), admin)}, []brief{{ForeignAccount, "S", foreign, Critical}}},
-		{"foreign grants for AWS services", []string{root, allow(aws(foreign), `"kms:CreateGrant"`, `{"Bool":{"kms:GrantIsForAWSResource":true}}`)}, []brief{{ForeignAccount, "S", foreign, High}}},
-		{"foreign reading", []string{root, allow(aws(foreign), `["kms:DescribeKey","kms:List*"]`)}, []brief{{ForeignAccount, "S", foreign, Medium}}},
+		{"foreign role with use", []string{root, allow(aws(foreignRole), use)}, []brief{{finding.ForeignAccount, "S", foreignRole, finding.High}}},
+		{"foreign account by its id", []string{root, allow(aws(foreign), use)}, []brief{{finding.ForeignAccount, "S", foreign, finding.High}}},
+		{"foreign account by its root", []string{root, allow(aws("arn:aws:iam::222233334444:root"), use)}, []brief{{finding.ForeignAccount, "S", foreign, finding.High}}},
+		{"foreign administration", []string{root, allow(aws(foreign), admin)}, []brief{{finding.ForeignAccount, "S", foreign, finding.Critical}}},
+		{"foreign grants for AWS services", []string{root, allow(aws(foreign), `"kms:CreateGrant"`, `{"Bool":{"kms:GrantIsForAWSResource":true}}`)}, []brief{{finding.ForeignAccount, "S", foreign, finding.High}}},
+		{"foreign reading", []string{root, allow(aws(foreign), `["kms:DescribeKey","kms:List*"]`)}, []brief{{finding.ForeignAccount, "S", foreign, finding.Medium}}},
 		{"foreign, yet callers of our account only", []string{root, allow(aws(foreign), use, `{"StringEquals":{"kms:CallerAccount":"444455556666"}}`)}, nil},
-		{"foreign SAML provider", []string{root, allow(`{"Federated":"arn:aws:iam::222233334444:saml-provider/x"}`, use)}, []brief{{ForeignAccount, "S", "arn:aws:iam::222233334444:saml-provider/x", High}}},
+		{"foreign SAML provider", []string{root, allow(`{"Federated":"arn:aws:iam::222233334444:saml-provider/x"}`, use)}, []brief{{finding.ForeignAccount, "S", "arn:aws:iam::222233334444:saml-provider/x", finding.High}}},
 		{"trusted account", []string{root, allow(aws(partner), use)}, nil},
-		{"trusted account, everything", []string{root, allow(aws(partner), all)}, []brief{{FullControl, "S", partner, High}}},
-		{"trusted role, everything", []string{root, allow(aws(partnerRole), `"*"`)}, []brief{{FullControl, "S", partnerRole, High}}},
-		{"own user, everything", []string{root, allow(aws(alice), all)}, []brief{{FullControl, "S", alice, Medium}}},
-		{"own user, everything by another wildcard", []string{root, allow(aws(alice), `["kms:*Key*","kms:*Grant","kms:D*"]`)}, []brief{{FullControl, "S", alice, Medium}}},
-		{"own user, everything from one network", []string{root, allow(aws(alice), all, `{"StringEquals":{"aws:SourceVpc":"vpc-1"}}`)}, []brief{{FullControl, "S", alice, Low}}},
-		{"another key's statement counts while the key is unknown", []string{root, strings.Replace(allow(`"*"`, use), `"Resource":"*"`, `"Resource":"arn:aws:kms:eu-central-1:444455556666:key/other"`, 1)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"deleted role", []string{root, allow(aws("AROA4EXAMPLE"), use)}, []brief{{UnknownPrincipal, "S", "AROA4EXAMPLE", Low}}},
-		{"identity provider", []string{root, allow(`{"Federated":"accounts.example.com"}`, use)}, []brief{{UnknownPrincipal, "S", "accounts.example.com", Medium}}},
+		{"trusted account, everything", []string{root, allow(aws(partner), all)}, []brief{{finding.FullControl, "S", partner, finding.High}}},
+		{"trusted role, everything", []string{root, allow(aws(partnerRole), `"*"`)}, []brief{{finding.FullControl, "S", partnerRole, finding.High}}},
+		{"own user, everything", []string{root, allow(aws(alice), all)}, []brief{{finding.FullControl, "S", alice, finding.Medium}}},
+		{"own user, everything by another wildcard", []string{root, allow(aws(alice), `["kms:*Key*","kms:*Grant","kms:D*"]`)}, []brief{{finding.FullControl, "S", alice, finding.Medium}}},
+		{"own user, everything from one network", []string{root, allow(aws(alice), all, `{"StringEquals":{"aws:SourceVpc":"vpc-1"}}`)}, []brief{{finding.FullControl, "S", alice, finding.Low}}},
+		{"another key's statement counts while the key is unknown", []string{root, strings.Replace(allow(`"*"`, use), `"Resource":"*"`, `"Resource":"arn:aws:kms:eu-central-1:444455556666:key/other"`, 1)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"deleted role", []string{root, allow(aws("AROA4EXAMPLE"), use)}, []brief{{finding.UnknownPrincipal, "S", "AROA4EXAMPLE", finding.Low}}},
+		{"identity provider", []string{root, allow(`{"Federated":"accounts.example.com"}`, use)}, []brief{{finding.UnknownPrincipal, "S", "accounts.example.com", finding.Medium}}},
 
 		// Services.
-		{"service for anybody", []string{root, allow(`{"Service":"logs.eu-central-1.amazonaws.com"}`, use)}, []brief{{ServiceWithoutSource, "S", "logs.eu-central-1.amazonaws.com", Low}}},
-		{"service for anybody, grants", []string{root, allow(`{"Service":"logs.eu-central-1.amazonaws.com"}`, `"kms:CreateGrant"`)}, []brief{{ServiceWithoutSource, "S", "logs.eu-central-1.amazonaws.com", Medium}}},
+		{"service for anybody", []string{root, allow(`{"Service":"logs.eu-central-1.amazonaws.com"}`, use)}, []brief{{finding.ServiceWithoutSource, "S", "logs.eu-central-1.amazonaws.com", finding.Low}}},
+		{"service for anybody, grants", []string{root, allow(`{"Service":"logs.eu-central-1.amazonaws.com"}`, `"kms:CreateGrant"`)}, []brief{{finding.ServiceWithoutSource, "S", "logs.eu-central-1.amazonaws.com", finding.Medium}}},
 		{"service for our account", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, use, `{"StringEquals":{"aws:SourceAccount":"444455556666"}}`)}, nil},
 		{"service for our trail", []string{root, allow(`{"Service":"cloudtrail.amazonaws.com"}`, use, `{"StringLike":{"kms:EncryptionContext:aws:cloudtrail:arn":"arn:aws:cloudtrail:*:444455556666:trail/*"}}`)}, nil},
 		{"service for a bucket, whose ARN has no account", []string{root, allow(`{"Service":"s3.amazonaws.com"}`, use, `{"ArnEquals":{"aws:SourceArn":"arn:aws:s3:::photos"}}`)}, nil},
-		{"service for a foreign account", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, use, `{"StringEquals":{"aws:SourceAccount":"222233334444"}}`)}, []brief{{ForeignAccount, "S", "sns.amazonaws.com", High}}},
-		{"service for whatever is there", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, use, `{"StringLike":{"aws:SourceAccount":"*"}}`)}, []brief{{ServiceWithoutSource, "S", "sns.amazonaws.com", Low}}},
-		{"service for any bucket", []string{root, allow(`{"Service":"s3.amazonaws.com"}`, use, `{"ArnLike":{"aws:SourceArn":"arn:aws:s3:::*"}}`)}, []brief{{ServiceWithoutSource, "S", "s3.amazonaws.com", Low}}},
+		{"service for a foreign account", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, use, `{"StringEquals":{"aws:SourceAccount":"222233334444"}}`)}, []brief{{finding.ForeignAccount, "S", "sns.amazonaws.com", finding.High}}},
+		{"service for whatever is there", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, use, `{"StringLike":{"aws:SourceAccount":"*"}}`)}, []brief{{finding.ServiceWithoutSource, "S", "sns.amazonaws.com", finding.Low}}},
+		{"service for any bucket", []string{root, allow(`{"Service":"s3.amazonaws.com"}`, use, `{"ArnLike":{"aws:SourceArn":"arn:aws:s3:::*"}}`)}, []brief{{finding.ServiceWithoutSource, "S", "s3.amazonaws.com", finding.Low}}},
 		{"service for our trails in any Region", []string{root, allow(`{"Service":"cloudtrail.amazonaws.com"}`, use, `{"StringLike":{"aws:SourceArn":"arn:aws:cloudtrail:*:444455556666:trail/*"}}`)}, nil},
-		{"every service", []string{root, allow(`{"Service":"*"}`, use)}, []brief{{PublicPrincipal, "S", "*", Critical}}},
-		{"service, everything", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, all)}, []brief{{FullControl, "S", "sns.amazonaws.com", High}}},
+		{"every service", []string{root, allow(`{"Service":"*"}`, use)}, []brief{{finding.PublicPrincipal, "S", "*", finding.Critical}}},
+		{"service, everything", []string{root, allow(`{"Service":"sns.amazonaws.com"}`, all)}, []brief{{finding.FullControl, "S", "sns.amazonaws.com", finding.High}}},
 
 		// Administration.
-		{"nobody", []string{allow(aws(alice), use)}, []brief{{Lockout, "", "", Critical}}},
-		{"a foreign administrator only", []string{allow(aws(foreign), all)}, []brief{{ForeignAccount, "S", foreign, Critical}, {Lockout, "", "", Critical}}},
-		{"an own administrator only", []string{consoleAdmin}, []brief{{NoRootDelegation, "", own, Medium}}},
-		{"root without administration", []string{allow(aws(own), use), consoleAdmin}, []brief{{NoRootDelegation, "", own, Medium}}},
-		{"root, but administration is denied to everyone", []string{root, `{"Effect":"Deny","Principal":"*","Action":"kms:PutKeyPolicy","Resource":"*"}`}, []brief{{Lockout, "", "", Critical}}},
-		{"root, but administration is denied to our account", []string{root, `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"222233334444"}}}`}, []brief{{Lockout, "", "", Critical}}},
-		{"root, but administration is denied to all but a role", []string{root, `{"Effect":"Deny","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{Lockout, "", "", Critical}}},
+		{"nobody", []string{allow(aws(alice), use)}, []brief{{finding.Lockout, "", "", finding.Critical}}},
+		{"a foreign administrator only", []string{allow(aws(foreign), all)}, []brief{{finding.ForeignAccount, "S", foreign, finding.Critical}, {finding.Lockout, "", "", finding.Critical}}},
+		{"an own administrator only", []string{consoleAdmin}, []brief{{finding.NoRootDelegation, "", own, finding.Medium}}},
+		{"root without administration", []string{allow(aws(own), use), consoleAdmin}, []brief{{finding.NoRootDelegation, "", own, finding.Medium}}},
+		{"root, but administration is denied to everyone", []string{root, `{"Effect":"Deny","Principal":"*","Action":"kms:PutKeyPolicy","Resource":"*"}`}, []brief{{finding.Lockout, "", "", finding.Critical}}},
+		{"root, but administration is denied to our account", []string{root, `{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringNotEquals":{"aws:PrincipalAccount":"222233334444"}}}`}, []brief{{finding.Lockout, "", "", finding.Critical}}},
+		{"root, but administration is denied to all but a role", []string{root, `{"Effect":"Deny","NotPrincipal":{"AWS":"` + alice + `"},"Action":"kms:*","Resource":"*"}`}, []brief{{finding.Lockout, "", "", finding.Critical}}},
 		{"root, with administration denied to a role", []string{root, `{"Effect":"Deny","Principal":{"AWS":"` + alice + `"},"Action":"kms:*","Resource":"*"}`}, nil},
 		{"root, from one network", []string{allow(aws(own), all, `{"StringEquals":{"aws:SourceVpc":"vpc-1"}}`)}, nil},
-		{"root, for callers of another account", []string{allow(aws(own), all, `{"StringEquals":{"kms:CallerAccount":"222233334444"}}`)}, []brief{{Lockout, "", "", Critical}}},
+		{"root, for callers of another account", []string{allow(aws(own), all, `{"StringEquals":{"kms:CallerAccount":"222233334444"}}`)}, []brief{{finding.Lockout, "", "", finding.Critical}}},
 		{"the worst first", []string{root, allow(aws(alice), all), allow(`"*"`, `"kms:Encrypt"`), allow(`"*"`, all)}, []brief{
-			{PublicPrincipal, "S", "*", Critical}, {PublicPrincipal, "S", "*", High}, {FullControl, "S", alice, Medium}}},
+			{finding.PublicPrincipal, "S", "*", finding.Critical}, {finding.PublicPrincipal, "S", "*", finding.High}, {finding.FullControl, "S", alice, finding.Medium}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var got []brief
@@ -274,25 +277,25 @@ func TestFindings(t *testing.T) {
 	}
 }
 
-func TestExposes(t *testing.T) {
-	for _, test := range []struct {
-		finding Finding
-		want    bool
-	}{
-		{Finding{ID: PublicPrincipal, Severity: Critical}, true},
-		{Finding{ID: PublicPrincipal, Severity: High}, true},
-		{Finding{ID: PublicPrincipal, Severity: High, Bound: true}, false}, // an organization
-		{Finding{ID: PublicPrincipal, Severity: Medium}, false},            // reads only
-		{Finding{ID: PublicThroughService, Severity: High}, true},          // grants
-		{Finding{ID: PublicThroughService, Severity: Medium}, false},
-		{Finding{ID: AllowNotPrincipal, Severity: High}, true},
-		{Finding{ID: ForeignAccount, Severity: High}, true},
-		{Finding{ID: ForeignAccount, Severity: Medium}, false}, // reads only
-		{Finding{ID: FullControl, Severity: High}, false},
-		{Finding{ID: Lockout, Severity: Critical}, false},
+// TestAccess: every action has its access, and what only tells about the key is
+// metadata alone.
+func TestAccess(t *testing.T) {
+	for i, name := range known {
+		as := actions(1) << i
+		if got := as.access(); got == 0 || got&finding.Other != 0 || (got == finding.Metadata) != (as&reads != 0) {
+			t.Errorf("%s gives access %q", name, got)
+		}
+	}
+	for document, want := range map[string]finding.Access{
+		`{"Effect":"Allow","Principal":"*","Action":"kms:Encrypt","Resource":"*"}`:                             finding.Encrypt,
+		`{"Effect":"Allow","Principal":"*","Action":["kms:Describe*","kms:CreateGrant"],"Resource":"*"}`:       finding.Grant | finding.Metadata,
+		`{"Effect":"Allow","Principal":"*","Action":"kms:Teleport","Resource":"*"}`:                            finding.Other,
+		`{"Effect":"Allow","Principal":{"AWS":"222233334444"},"Action":"kms:Re*","Resource":"*"}`:              finding.Read | finding.Encrypt | finding.Administer | finding.Configure,
+		`{"Effect":"Allow","Principal":{"Service":"sns.amazonaws.com"},"Action":"kms:Decrypt","Resource":"*"}`: finding.Read,
 	} {
-		if got := test.finding.Exposes(); got != test.want {
-			t.Errorf("%s, %s: %v", test.finding.ID, test.finding.Severity, got)
+		found := parsed(t, `{"Statement":[`+root+`,`+document+`]}`).Findings(judged)
+		if len(found) != 1 || found[0].Access != want {
+			t.Errorf("%s: %+v, want access %q", document, found, want)
 		}
 	}
 }
@@ -312,7 +315,7 @@ func TestFindingsOfTheContext(t *testing.T) {
 	c := judged
 	c.KeyARN = "arn:aws:kms:eu-central-1:444455556666:key/this"
 	c.BypassLockoutSafetyCheck = true
-	want := []Finding{{ID: LockoutCheckBypassed, Severity: Medium, Message: "the policy was set with bypassPolicyLockoutSafetyCheck, so KMS did not check that its author can still change it"}}
+	want := []finding.Finding{{ID: finding.LockoutCheckBypassed, Severity: finding.Medium, Message: "the policy was set with bypassPolicyLockoutSafetyCheck, so KMS did not check that its author can still change it"}}
 	if diff := cmp.Diff(want, p.Findings(c)); diff != "" {
 		t.Errorf("findings (-want +got):\n%s", diff)
 	}

@@ -1,6 +1,6 @@
 package keypolicy
 
-// keyKind is what a condition key tells of a call.
+// keyKind is what a condition key says about a call.
 type keyKind uint8
 
 const (
@@ -20,7 +20,7 @@ const (
 	mfaAge
 	grantForAWS    // whether an AWS service makes the grant
 	grantBound     // what a grant gives, and to whom
-	grantOperation // the same, and always said
+	grantOperation // the same, and always present
 	deletionGuard  // what delays or forbids a deletion
 )
 

@@ -75,7 +75,7 @@ func (p Principal) account() string {
 	return arnAccount(p.ID)
 }
 
-// isAnybody reports whether the principal is everyone, or whoever has an account
+// isAnybody reports whether the principal is everyone, or everyone with an account
 // that a wildcard stands for.
 func (p Principal) isAnybody() bool {
 	return strings.ContainsAny(p.ID, "*?") && !isAccountID(p.account())

@@ -105,7 +105,7 @@ func (st *statement) holds(s *subject) spread {
 	return sp
 }
 
-// isAbout reports whether a Deny is about the subject whoever it turns out to be.
+// isAbout reports whether a Deny is about the subject, whichever principal that is.
 func (st *statement) isAbout(s *subject) bool {
 	account := Principal{"AWS", s.account}
 	switch {

@@ -24,7 +24,7 @@ func (p presence) choose(present, missing chance) chance {
 	return either(present, missing)
 }
 
-// subject is whoever may call, as far as conditions can tell.
+// subject is a possible caller, as far as conditions distinguish it.
 type subject struct {
 	// who is named by the policy; "*" for a stranger.
 	who Principal
@@ -35,8 +35,8 @@ type subject struct {
 	arn string
 	// anybody: the subject may be a principal or a service.
 	anybody, service bool
-	// administers: the question is not whether somebody may do too much, but
-	// whether one of the account may do enough.
+	// administers: the question is not whether the subject may do too much, but
+	// whether a principal of the account may do enough.
 	administers bool
 	// insider: the subject may be in the networks and organizations that
 	// conditions name.
@@ -168,7 +168,7 @@ func truth(value string, is bool) chance {
 	return open
 }
 
-// owns returns the chance for something that only its owner has, if it is told
+// owns returns the chance for something that only its owner has, if it is named
 // precisely.
 func (s *subject) owns(precise bool) chance {
 	if precise && !s.insider {
@@ -239,7 +239,7 @@ func isVariable(value string) bool { return strings.Contains(value, "${") }
 // isOpen reports whether a value may stand for one that a stranger has.
 func isOpen(value string) bool { return strings.ContainsAny(value, "*?$") }
 
-// isNarrow reports whether a range of addresses is one that somebody can own:
+// isNarrow reports whether a range of addresses can have an owner:
 // half of the internet is not.
 func isNarrow(addresses string) bool {
 	address, length, found := strings.Cut(addresses, "/")

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -120,7 +120,7 @@ type Config struct {
 	// RestoreSeverity is the least severity of a new finding that makes Policy restore
 	// the good policy; policies with such a finding are never recorded as good by
 	// themselves. "" means critical.
-	RestoreSeverity alert.Severity
+	RestoreSeverity finding.Severity
 	// ReencryptAliases are patterns ("alias/app-*", "*") of the aliases whose
 	// moves may move data. "*" in a pattern stands for any text, "/" included.
 	ReencryptAliases []string
@@ -162,7 +162,7 @@ func (c Config) problems() []error {
 		add(m != Off && m != Observe && m != Enforce, "mode %q is none", m)
 	}
 	switch c.RestoreSeverity {
-	case "", alert.Low, alert.Medium, alert.High, alert.Critical:
+	case "", finding.Low, finding.Medium, finding.High, finding.Critical:
 	default:
 		errs = append(errs, fmt.Errorf("restore severity %q: allowed are low, medium, high and critical", c.RestoreSeverity))
 	}
@@ -217,7 +217,7 @@ func (c Config) withDefaults(d Deps) (Config, error) {
 		c.RotationPeriodDays = 365
 	}
 	if c.RestoreSeverity == "" {
-		c.RestoreSeverity = alert.Critical
+		c.RestoreSeverity = finding.Critical
 	}
 	if c.FlapLimit == 0 {
 		c.FlapLimit = 5

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/state"
@@ -97,7 +98,7 @@ type Deps struct {
 	Trail Trail
 	// SelfCheck, if set, is asked on each sweep which parts of cmkeeper's own set-up
 	// depend on a key that it guards; findings become one alert.
-	SelfCheck func(context.Context) ([]alert.Finding, error)
+	SelfCheck func(context.Context) ([]finding.Finding, error)
 	// Logger; nil discards.
 	Logger *slog.Logger
 }

@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
-	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
 
 // Exempt returns the exemption that covers what the case shows of its key, if there
@@ -95,7 +95,7 @@ func (e *Env) actor(principal, account string) judgement.Actor {
 // TellExempt makes an alert the note of what was left alone because of x.
 func TellExempt(a *alert.Alert, x judgement.Exemption, mode Mode) {
 	a.ID += "/exempt"
-	a.Severity = alert.Info
+	a.Severity = finding.Info
 	a.Title += ", exempt"
 	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusNone,
 		Description: fmt.Sprintf("It was left as it is: exempt until %s, because: %s.", x.Until(), x.Reason)}
@@ -109,7 +109,7 @@ const marksTimeout = 2 * time.Second
 // reasons as a fact. An occurrence that is exempt, and about which nothing was done,
 // becomes a note. What cannot be read makes nothing quieter and keeps no alert waiting.
 func (c *Case) judge(ctx context.Context, a alert.Alert) alert.Alert {
-	if a.Kind == alert.KindGuard || a.Severity == alert.Info {
+	if a.Kind == alert.KindGuard || a.Severity == finding.Info {
 		return a
 	}
 	m, by := c.marksOf(ctx, a), c.alertActor(a.Actor)
@@ -120,10 +120,10 @@ func (c *Case) judge(ctx context.Context, a alert.Alert) alert.Alert {
 		}
 	}
 	v := c.Config.Rules.Judge(judgement.Occurrence{
-		Severity: judgement.Severity(a.Severity), Fixed: fixed(a),
+		Severity: a.Severity, Fixed: fixed(a),
 		Live: m.live, Noted: m.noted, Lasting: m.lasted, Actor: by, At: a.Time,
 	})
-	a.Severity = alert.Severity(v.Severity)
+	a.Severity = v.Severity
 	if len(v.Reasons) > 0 {
 		a.Facts = append(slices.Clone(a.Facts), alert.Fact{Name: "why this severity", Values: v.Reasons})
 	}
@@ -173,10 +173,8 @@ func fixed(a alert.Alert) string {
 	case alert.StatusDone, alert.StatusNone, alert.StatusWouldDo:
 	}
 	for _, f := range a.Findings {
-		policy := keypolicy.Finding{ID: f.ID, Severity: keypolicy.Severity(f.Severity)}
-		switch {
-		case policy.Exposes(), f.ID == keypolicy.Lockout, f.ID == keypolicy.LockoutCheckBypassed, f.ID == "grant-to-foreign-account":
-			return "the finding " + f.ID
+		if f.Fixed() {
+			return "the finding " + f.ID.String()
 		}
 	}
 	return ""

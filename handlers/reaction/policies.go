@@ -5,8 +5,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
@@ -25,17 +25,14 @@ func PolicySent(e events.Event) (document string, bypassed bool) {
 
 // Verdict is what is known of a policy.
 type Verdict struct {
-	Parsed  *keypolicy.Policy // nil where it was not understood
-	Found   []keypolicy.Finding
+	Parsed  *keypolicy.Policy  // nil where it was not understood
+	Found   []finding.Finding  // the worst first
 	Changes []keypolicy.Change // from an earlier one
 }
 
-// Findings are those of the policy, the worst first.
-func (v Verdict) Findings() []alert.Finding { return AlertFindings(v.Found) }
-
 // Good reports whether nothing of a severity, or worse, was found.
-func (v Verdict) Good(limit alert.Severity) bool {
-	return v.Parsed != nil && !slices.ContainsFunc(v.Findings(), func(f alert.Finding) bool { return f.Severity.AtLeast(limit) })
+func (v Verdict) Good(limit finding.Severity) bool {
+	return v.Parsed != nil && !slices.ContainsFunc(v.Found, func(f finding.Finding) bool { return f.Severity.AtLeast(limit) })
 }
 
 // PolicyContext is what policies of a key are judged against.
@@ -50,7 +47,7 @@ func (e *Env) PolicyContext(keyARN string, bypassed bool) keypolicy.Context {
 func (e *Env) JudgePolicy(keyARN, document string, bypassed bool) Verdict {
 	policy, err := keypolicy.Parse([]byte(document))
 	if err != nil {
-		return Verdict{Found: []keypolicy.Finding{{ID: "not-understood", Severity: keypolicy.High,
+		return Verdict{Found: []finding.Finding{{ID: finding.NotUnderstood, Severity: finding.High,
 			Message: fmt.Sprintf("The policy cannot be judged, because it cannot be read: %v.", err)}}}
 	}
 	return Verdict{Parsed: policy, Found: policy.Findings(e.PolicyContext(keyARN, bypassed))}
@@ -79,46 +76,15 @@ func SameEffect(a, b string) bool {
 	return errA == nil && errB == nil && len(keypolicy.Diff(pa, pb)) == 0
 }
 
-// AlertFindings are findings of a policy as alerts have them.
-func AlertFindings(found []keypolicy.Finding) []alert.Finding {
-	var out []alert.Finding
-	for _, f := range found {
-		out = append(out, alert.Finding{ID: f.ID, Severity: alert.Severity(f.Severity), Statement: f.Statement, Principal: f.Principal, Message: f.Message})
-	}
-	return WorstFirst(out)
-}
-
-// WorstFirst sorts findings by their severity and leaves those of one severity in
-// their order.
-func WorstFirst(findings []alert.Finding) []alert.Finding {
-	slices.SortStableFunc(findings, func(a, b alert.Finding) int {
-		switch {
-		case a.Severity == b.Severity:
-			return 0
-		case a.Severity.AtLeast(b.Severity):
-			return -1
-		}
-		return 1
-	})
-	return findings
-}
-
-// The rules about grants, as findings name them.
-const (
-	GrantForeign       = "grant-to-foreign-account" // to a principal of an account that is not trusted
-	grantUnknown       = "grant-to-unknown"         // to a principal whose account does not show
-	grantPassOn        = "grant-can-be-passed-on"   // the grantee may make further grants
-	grantUnconstrained = "grant-without-constraint" // it holds for every encryption context
-	grantRetiring      = "grant-retired-by-foreign" // a foreign principal may end it
-)
-
 // JudgeGrant returns what is wrong with a grant, the worst first. What an AWS service
 // makes for itself or for a principal of the account (byService) is how encrypted
 // volumes, tables and backups work.
-func (e *Env) JudgeGrant(g inventory.Grant, byService bool) []alert.Finding {
-	var found []alert.Finding
-	add := func(id string, severity alert.Severity, principal, format string, args ...any) {
-		found = append(found, alert.Finding{ID: id, Severity: severity, Principal: principal, Message: fmt.Sprintf(format, args...)})
+func (e *Env) JudgeGrant(g inventory.Grant, byService bool) []finding.Finding {
+	// With RetireGrant the grantee ends nothing but this grant.
+	access := finding.Metadata | finding.AccessOf(slices.DeleteFunc(slices.Clone(g.Operations), func(o string) bool { return o == "RetireGrant" })...)
+	var found []finding.Finding
+	add := func(id finding.ID, severity finding.Severity, principal, format string, args ...any) {
+		found = append(found, finding.Finding{ID: id, Severity: severity, Principal: principal, Message: fmt.Sprintf(format, args...), Access: access})
 	}
 	toService := g.GranteeService != "" || IsService(g.Grantee)
 	owner := AccountIn(g.Grantee)
@@ -127,37 +93,34 @@ func (e *Env) JudgeGrant(g inventory.Grant, byService bool) []alert.Finding {
 	switch {
 	case toService:
 	case foreign:
-		severity := alert.High
-		if !g.Constrained && (passOn || slices.ContainsFunc(g.Operations, reveals)) {
-			severity = alert.Critical
+		severity := finding.High
+		if !g.Constrained && (passOn || access&finding.Read != 0) {
+			severity = finding.Critical
 		}
-		add(GrantForeign, severity, g.Grantee, "%s of account %s, which is not trusted, may %s under this key, whatever the key policy says.", g.Grantee, owner, strings.Join(g.Operations, ", "))
+		add(finding.GrantToForeignAccount, severity, g.Grantee, "%s of account %s, which is not trusted, may %s under this key, whatever the key policy says.", g.Grantee, owner, strings.Join(g.Operations, ", "))
 	case owner == "":
-		add(grantUnknown, alert.Medium, g.Grantee, "The grantee %q shows no account: a principal that was deleted, or one of another account.", g.Grantee)
+		add(finding.GrantToUnknown, finding.Medium, g.Grantee, "The grantee %q shows no account: a principal that was deleted, or one of another account.", g.Grantee)
 	}
 	if passOn && !toService {
-		severity := alert.Medium
+		severity := finding.Medium
 		if foreign {
-			severity = alert.Critical
+			severity = finding.Critical
 		}
-		add(grantPassOn, severity, g.Grantee, "The grantee may make further grants, and so let in anybody.")
+		add(finding.GrantCanBePassedOn, severity, g.Grantee, "The grantee may make further grants, and so let in anybody.")
 	}
 	if !g.Constrained && !toService && !foreign {
-		add(grantUnconstrained, alert.Low, g.Grantee, "The grant holds for every encryption context, so for everything that is encrypted under the key.")
+		add(finding.GrantWithoutConstraint, finding.Low, g.Grantee, "The grant holds for every encryption context, so for everything that is encrypted under the key.")
 	}
 	if e.IsForeign(g.Retiring) {
-		add(grantRetiring, alert.Medium, g.Retiring, "%s of account %s, which is not trusted, may end the grant.", g.Retiring, AccountIn(g.Retiring))
+		add(finding.GrantRetiredByForeign, finding.Medium, g.Retiring, "%s of account %s, which is not trusted, may end the grant.", g.Retiring, AccountIn(g.Retiring))
 	}
-	dangerous := slices.ContainsFunc(found, func(f alert.Finding) bool { return f.ID == GrantForeign || f.ID == grantRetiring })
+	dangerous := slices.ContainsFunc(found, func(f finding.Finding) bool {
+		return f.ID == finding.GrantToForeignAccount || f.ID == finding.GrantRetiredByForeign
+	})
 	if byService && !dangerous {
 		return nil
 	}
-	return WorstFirst(found)
-}
-
-// reveals reports whether an operation gives access to what is encrypted.
-func reveals(operation string) bool {
-	return operation == "Decrypt" || operation == "ReEncryptFrom" || operation == "DeriveSharedSecret" || operation == "Decapsulate"
+	return finding.WorstFirst(found)
 }
 
 // IsService reports whether a principal is an AWS service.

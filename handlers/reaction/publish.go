@@ -11,6 +11,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -78,8 +79,8 @@ func (c *Case) Failed(a alert.Alert, mode Mode, what string, cause error) []aler
 		return nil
 	}
 	a.ID += "/failed"
-	if !a.Severity.AtLeast(alert.High) || a.Severity == "" {
-		a.Severity = alert.High
+	if !a.Severity.AtLeast(finding.High) || a.Severity == "" {
+		a.Severity = finding.High
 	}
 	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusFailed,
 		Description: fmt.Sprintf("cmkeeper could not %s: %v. It keeps trying; after that the message is in the dead-letter queue.", what, cause)}
@@ -120,7 +121,7 @@ func (c *Case) Gone(ctx context.Context, kind alert.Kind, harm bool) (*Decision,
 	}
 	return &Decision{Tell: func() []alert.Alert {
 		a := c.GoneAlert(kind)
-		a.Severity = alert.High
+		a.Severity = finding.High
 		a.Title = fmt.Sprintf("%s on key %s, which does not exist", c.Event.Name, ShortName(a.Key))
 		a.Summary = fmt.Sprintf("%s called %s, and KMS does not know the key now. Either the key was deleted since, or the event is not genuine.", c.Who(), c.Event.Name)
 		a.Risk = "If the key was deleted, everything that was encrypted under it and not re-encrypted before is lost for good."
@@ -166,7 +167,7 @@ func (c *Case) Unread(ctx context.Context, cause error) (*Decision, error) {
 	return &Decision{Tell: func() []alert.Alert {
 		doc := c.Known()
 		a := c.NewAlert(alert.KindGuard, "/shut-out")
-		a.Severity = alert.Critical
+		a.Severity = finding.Critical
 		a.Key = &alert.Key{ARN: c.Event.KeyARN, Aliases: doc.Aliases, Description: doc.Description}
 		a.Title = "cmkeeper may no longer read key " + ShortName(a.Key)
 		a.Summary = fmt.Sprintf("After %s by %s the key cannot be read: %v.", c.Event.Name, c.Who(), cause)
@@ -182,7 +183,7 @@ func (c *Case) Unread(ctx context.Context, cause error) (*Decision, error) {
 			"If nobody in the account can change the policy any more, open a case with AWS Support: only AWS can help then.",
 		}
 		if policy, bypassed := PolicySent(c.Event); policy != "" {
-			a.Findings = c.JudgePolicy(c.Event.KeyARN, policy, bypassed).Findings()
+			a.Findings = c.JudgePolicy(c.Event.KeyARN, policy, bypassed).Found
 			a.Facts = append(a.Facts, alert.Fact{Name: "note", Values: []string{"The findings are of the policy in the event, since the live one cannot be read."}})
 		}
 		return []alert.Alert{a}
@@ -207,7 +208,7 @@ func (c *Case) TellFlapping(a alert.Alert, mode Mode, reaction string, b ledger.
 		return []alert.Alert{a}
 	}
 	a.ID = c.FlappingID(reaction)
-	a.Severity = alert.Critical
+	a.Severity = finding.Critical
 	a.Title += " again and again, and cmkeeper leaves it so for an hour"
 	a.Next = append([]string{"Stop the other party first: a pipeline or a tool that sets it back, or somebody who means harm. It is named below. Put the setting back by hand if it cannot wait:"}, a.Next...)
 	return []alert.Alert{a}
@@ -244,11 +245,11 @@ const flappingFinding = 2
 
 // Flapping is the finding that a setting was put back n times within the hour; none
 // where that is not often.
-func Flapping(n int, what string) []alert.Finding {
+func Flapping(n int, what string) []finding.Finding {
 	if n < flappingFinding {
 		return nil
 	}
-	return []alert.Finding{{ID: "flapping", Severity: alert.High,
+	return []finding.Finding{{ID: finding.Flapping, Severity: finding.High,
 		Message: fmt.Sprintf("The key's %s was put back %d times within the hour before this. Two parties keep changing it: another tool, or somebody who tries again.", what, n)}}
 }
 

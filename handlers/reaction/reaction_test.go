@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail/types"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -96,27 +97,27 @@ func TestJudgeGrant(t *testing.T) {
 		findings  []string // "severity id", worst first
 	}{
 		{"own, constrained", inventory.Grant{Grantee: own, Operations: []string{"Decrypt"}, Constrained: true}, false, nil},
-		{"own, for everything", inventory.Grant{Grantee: own, Operations: []string{"Decrypt"}}, false, []string{"low " + grantUnconstrained}},
+		{"own, for everything", inventory.Grant{Grantee: own, Operations: []string{"Decrypt"}}, false, []string{"low " + finding.GrantWithoutConstraint.String()}},
 		{"own, by a service", inventory.Grant{Grantee: own, Operations: []string{"Decrypt", "CreateGrant"}}, true, nil},
-		{"own, to be passed on", inventory.Grant{Grantee: own, Operations: []string{"CreateGrant"}}, false, []string{"medium " + grantPassOn, "low " + grantUnconstrained}},
+		{"own, to be passed on", inventory.Grant{Grantee: own, Operations: []string{"CreateGrant"}}, false, []string{"medium " + finding.GrantCanBePassedOn.String(), "low " + finding.GrantWithoutConstraint.String()}},
 		{"trusted", inventory.Grant{Grantee: trusted, Operations: []string{"Decrypt"}, Constrained: true}, false, nil},
-		{"foreign, for everything", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, false, []string{"critical " + GrantForeign}},
-		{"foreign, by a service", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, true, []string{"critical " + GrantForeign}},
-		{"foreign, constrained", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}, Constrained: true}, false, []string{"high " + GrantForeign}},
-		{"foreign, to write", inventory.Grant{Grantee: foreign, Operations: []string{"Encrypt"}}, false, []string{"high " + GrantForeign}},
-		{"foreign, to be passed on", inventory.Grant{Grantee: foreign, Operations: []string{"CreateGrant"}, Constrained: true}, false, []string{"critical " + grantPassOn, "high " + GrantForeign}},
-		{"a unique id", inventory.Grant{Grantee: "AIDA4EXAMPLE", Constrained: true}, false, []string{"medium " + grantUnknown}},
+		{"foreign, for everything", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, false, []string{"critical " + finding.GrantToForeignAccount.String()}},
+		{"foreign, by a service", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, true, []string{"critical " + finding.GrantToForeignAccount.String()}},
+		{"foreign, constrained", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}, Constrained: true}, false, []string{"high " + finding.GrantToForeignAccount.String()}},
+		{"foreign, to write", inventory.Grant{Grantee: foreign, Operations: []string{"Encrypt"}}, false, []string{"high " + finding.GrantToForeignAccount.String()}},
+		{"foreign, to be passed on", inventory.Grant{Grantee: foreign, Operations: []string{"CreateGrant"}, Constrained: true}, false, []string{"critical " + finding.GrantCanBePassedOn.String(), "high " + finding.GrantToForeignAccount.String()}},
+		{"a unique id", inventory.Grant{Grantee: "AIDA4EXAMPLE", Constrained: true}, false, []string{"medium " + finding.GrantToUnknown.String()}},
 		{"a service principal", inventory.Grant{GranteeService: "backup.amazonaws.com", Operations: []string{"Decrypt"}}, false, nil},
 		{"a service as principal", inventory.Grant{Grantee: "dynamodb.eu-central-1.amazonaws.com", Operations: []string{"CreateGrant"}}, false, nil},
-		{"a foreign retiree", inventory.Grant{Grantee: own, Constrained: true, Retiring: foreign}, true, []string{"medium " + grantRetiring}},
-		{"an ARN that is none", inventory.Grant{Grantee: "arn:aws:iam::12:role/x", Constrained: true}, false, []string{"medium " + grantUnknown}},
+		{"a foreign retiree", inventory.Grant{Grantee: own, Constrained: true, Retiring: foreign}, true, []string{"medium " + finding.GrantRetiredByForeign.String()}},
+		{"an ARN that is none", inventory.Grant{Grantee: "arn:aws:iam::12:role/x", Constrained: true}, false, []string{"medium " + finding.GrantToUnknown.String()}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := &Env{Config: Config{Identity: Identity{Account: "444455556666"}, TrustedAccounts: []string{"111122223333"}}}
 			findings := e.JudgeGrant(tt.grant, tt.byService)
 			var ids []string
 			for _, f := range findings {
-				ids = append(ids, string(f.Severity)+" "+f.ID)
+				ids = append(ids, string(f.Severity)+" "+f.ID.String())
 			}
 			if diff := cmp.Diff(tt.findings, ids); diff != "" {
 				t.Errorf("findings (-want +got):\n%s", diff)

@@ -53,7 +53,7 @@ func parseTopics(first, formats string) ([]alert.Topic, error) {
 		switch {
 		case i < 0:
 			topics = append(topics, t)
-		case topics[i].Format != "":
+		case topics[i].Format != (alert.Format{}):
 			return nil, fmt.Errorf("topic %s is named twice", arn)
 		default:
 			topics[i] = t

@@ -18,7 +18,7 @@ import (
 
 	"github.com/sethvargo/go-envconfig"
 
-	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
@@ -39,7 +39,7 @@ type Config struct {
 	EventsQueueURL string `env:"EVENTS_QUEUE_URL" about:"SQS queue that EventBridge fills with KMS events. Needs a dead-letter queue."`
 	JobsQueueURL   string `env:"JOBS_QUEUE_URL" about:"SQS queue of re-encryption work. Needs a dead-letter queue."`
 	AlertTopicARN  string `env:"ALERT_TOPIC_ARN" about:"SNS topic that alerts are published to."`
-	AlertFormats   string `env:"ALERT_FORMATS" about:"Formats of topics: TOPIC-ARN=format,… with auto, text, json or chat. Topics beside ALERT_TOPIC_ARN get every alert, too."`
+	AlertFormats   string `env:"ALERT_FORMATS" about:"Formats of topics: TOPIC-ARN=format,… with one of the formats in alerts.md. Topics beside ALERT_TOPIC_ARN get every alert, too."`
 	StateBucket    string `env:"STATE_BUCKET" about:"S3 bucket for alias history, jobs, reports and claims."`
 	StatePrefix    string `env:"STATE_PREFIX, default=cmkeeper/" about:"Prefix of everything that is kept in the state bucket."`
 	Pools          string `env:"POOLS, default=both" about:"Which queues this process works on: events, jobs or both."`
@@ -262,7 +262,7 @@ func (c Config) reactions(identity reaction.Identity, region string) (reaction.C
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
 		Contain: mode(c.ContainMode), ContainAllowed: mayOpen, ContainQuietDays: c.ContainQuietDays, ContainInUse: c.ContainInUse,
 		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
-		RestoreSeverity: alert.Severity(c.PolicyRestoreSeverity),
+		RestoreSeverity: finding.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
 		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
 		Queues:           []string{path.Base(c.EventsQueueURL), path.Base(c.JobsQueueURL)},

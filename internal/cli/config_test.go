@@ -83,7 +83,7 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		"reminders":          {[]string{"DELETION_REMINDERS", "7d,soon"}, []string{`"soon" must be a time from 1m to 30d`}},
 		"waiting periods":    {[]string{"DELETION_MIN_WINDOW_DAYS", "3", "DELETION_APPROVAL_DAYS", "-1"}, []string{"from 7 to 30", "from 0 to 365"}},
 		"containment":        {[]string{"CONTAIN_MODE", "on", "CONTAIN_ALLOWED_ROLES", "key-admins", "CONTAIN_QUIET_DAYS", "0"}, []string{"must be off, observe, enforce", `"key-admins" is no pattern of roles or users`, "from 1 to 365"}},
-		"formats":            {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:alerts=slack"}, []string{"topic arn:aws:sns:eu-west-1:111122223333:alerts", "auto, text, json and chat"}},
+		"formats":            {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:alerts=slack"}, []string{"topic arn:aws:sns:eu-west-1:111122223333:alerts", "auto, text, json, chat"}},
 		"formats of what":    {[]string{"ALERT_FORMATS", "alerts=chat"}, []string{`"alerts=chat" must be an SNS topic's ARN`}},
 		"topics twice":       {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:a=chat,arn:aws:sns:eu-west-1:111122223333:a=text"}, []string{"named twice"}},
 		"unknown":            {[]string{"ROTATON_MODE", "enforce"}, []string{"CMKEEPER_ROTATON_MODE is not a variable of cmkeeper"}},
@@ -91,7 +91,7 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		"roles":              {[]string{"PIPELINE_ROLES", "role/a, deploy"}, []string{"CMKEEPER_PIPELINE_ROLES", "role/deploy-*"}},
 		"hours":              {[]string{"BUSINESS_HOURS", "9 to 5"}, []string{`CMKEEPER_BUSINESS_HOURS="9 to 5"`, "such as Mon-Fri"}},
 		"flap limit":         {[]string{"FLAP_LIMIT", "0"}, []string{"from 1 to 20"}},
-		"exemptions":         {[]string{"EXEMPTIONS", "rotation of alias/x; guard of alias/y until 2027-01-01: z"}, []string{`exemption "rotation of alias/x": must read`, `"guard" is nothing that can be exempt: write rotation,`}},
+		"exemptions":         {[]string{"EXEMPTIONS", "rotation of alias/x; guard of alias/y until 2027-01-01: z"}, []string{`exemption "rotation of alias/x": must read`, `"guard" cannot be exempted: write rotation,`}},
 		"bucket":             {[]string{"STATE_BUCKET", "s3://x"}, []string{"without s3://"}},
 		"several at once":    {[]string{"LOG_LEVEL", "loud", "HTTP_ADDR", "8080", "STATE_PREFIX", "/x"}, []string{"LOG_LEVEL", "HTTP_ADDR", "STATE_PREFIX"}},
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
-	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // dependencies are the resources that the configuration names.
@@ -32,17 +32,17 @@ type dependencies struct {
 // check reads every resource. Its error names all that are missing, each with
 // the fix. Its findings name those that are encrypted under a customer managed
 // key: whoever disables that key silences the guard.
-func (d dependencies) check(ctx context.Context) ([]alert.Finding, error) {
+func (d dependencies) check(ctx context.Context) ([]finding.Finding, error) {
 	var (
-		findings []alert.Finding
+		findings []finding.Finding
 		problems []error
 	)
 	encrypted := func(resource, key string) {
 		if key == "" || strings.Contains(key, "alias/aws/") {
 			return
 		}
-		findings = append(findings, alert.Finding{
-			ID: "self-dependency", Severity: alert.High, Statement: resource,
+		findings = append(findings, finding.Finding{
+			ID: finding.SelfDependency, Severity: finding.High, Statement: resource,
 			Message: fmt.Sprintf("It is encrypted under the customer managed key %s: whoever disables that key silences cmkeeper. Use the service's own encryption instead.", key),
 		})
 	}

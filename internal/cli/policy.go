@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
 
@@ -36,7 +37,7 @@ func (f *policyFlags) add(c *cobra.Command, of string) {
 	flags := c.Flags()
 	flags.BoolVar(&f.json, "json", false, "print one JSON object")
 	flags.BoolVar(&f.sarif, "sarif", false, "print SARIF 2.1.0, which code scanning shows in a pull request")
-	flags.StringVar(&f.failOn, "fail-on", string(keypolicy.High), "least `severity` of "+of+" that makes the exit code 1: low, medium, high, critical, or none for never")
+	flags.StringVar(&f.failOn, "fail-on", string(finding.High), "least `severity` of "+of+" that makes the exit code 1: low, medium, high, critical, or none for never")
 	flags.StringArrayVar(&f.trusted, "trusted-account", nil, "`account` that the policy may name; repeat it for several. CMKEEPER_TRUSTED_ACCOUNTS counts as well")
 	flags.StringVar(&f.account, "account", "", "`account` of the key of a FILE, by default that of --key-arn, or else the one whose root the policy names, if that is only one")
 	flags.StringVar(&f.keyARN, "key-arn", "", "`ARN` of the key of a FILE: statements about other keys then do not count")
@@ -47,13 +48,13 @@ func (f *policyFlags) add(c *cobra.Command, of string) {
 const failNever = "none"
 
 // severities in rising order, as --fail-on takes them.
-var severities = []keypolicy.Severity{keypolicy.Low, keypolicy.Medium, keypolicy.High, keypolicy.Critical}
+var severities = finding.Severities()[1:]
 
 // prepare checks the flags and returns what policies are judged against, but for
 // the key, and a reader of them.
 func (f *policyFlags) prepare(ctx context.Context, p *process) (keypolicy.Context, *policyReader, error) {
 	var problems []error
-	if f.failOn != failNever && !slices.Contains(severities, keypolicy.Severity(f.failOn)) {
+	if f.failOn != failNever && !slices.Contains(severities, finding.Severity(f.failOn)) {
 		problems = append(problems, fmt.Errorf("--fail-on %q: must be low, medium, high, critical or none", f.failOn))
 	}
 	for _, account := range append([]string{f.account}, f.trusted...) {
@@ -76,9 +77,9 @@ func (f *policyFlags) prepare(ctx context.Context, p *process) (keypolicy.Contex
 }
 
 // fails reports whether one of the findings makes the exit code 1.
-func (f *policyFlags) fails(findings []keypolicy.Finding) bool {
-	return f.failOn != failNever && slices.ContainsFunc(findings, func(found keypolicy.Finding) bool {
-		return slices.Index(severities, found.Severity) >= slices.Index(severities, keypolicy.Severity(f.failOn))
+func (f *policyFlags) fails(findings []finding.Finding) bool {
+	return f.failOn != failNever && slices.ContainsFunc(findings, func(found finding.Finding) bool {
+		return found.Severity.AtLeast(finding.Severity(f.failOn))
 	})
 }
 
@@ -86,7 +87,7 @@ func (f *policyFlags) fails(findings []keypolicy.Finding) bool {
 type judgedPolicy struct {
 	policySource
 	accountHow string
-	findings   []keypolicy.Finding
+	findings   []finding.Finding
 	err        error
 }
 
@@ -177,7 +178,7 @@ type policyDiff struct {
 	account  string
 	changes  []keypolicy.Change
 	// added and gone are the findings that only one of them has.
-	added, gone []keypolicy.Finding
+	added, gone []finding.Finding
 }
 
 // compare compares two policies of one key.

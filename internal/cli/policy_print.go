@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/keypolicy"
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // printPolicies writes what was found in policies, for people.
@@ -29,7 +29,7 @@ func printPolicies(w io.Writer, all []judgedPolicy) error {
 }
 
 // headline is the worst severity and how many findings there are, the worst first.
-func headline(findings []keypolicy.Finding) string {
+func headline(findings []finding.Finding) string {
 	switch len(findings) {
 	case 0:
 		return "no findings"
@@ -41,9 +41,9 @@ func headline(findings []keypolicy.Finding) string {
 
 // printPolicyFindings writes findings of a policy; with fixes, what to do about each
 // kind is said once.
-func printPolicyFindings(w io.Writer, s policySource, findings []keypolicy.Finding, fixes bool) {
+func printPolicyFindings(w io.Writer, s policySource, findings []finding.Finding, fixes bool) {
 	const margin = "            "
-	said := map[string]bool{}
+	said := map[finding.ID]bool{}
 	for _, f := range findings {
 		where := "the whole policy"
 		if f.Statement != "" {
@@ -54,8 +54,8 @@ func printPolicyFindings(w io.Writer, s policySource, findings []keypolicy.Findi
 		}
 		fmt.Fprintf(w, "\n  %-8s  %s, %s\n", f.Severity, f.ID, where)
 		fmt.Fprint(w, wrap(alert.Escape(f.Message), margin, margin))
-		if rule, _ := keypolicy.RuleOf(f.ID); fixes && !said[f.ID] {
-			fmt.Fprint(w, wrap("To do: "+rule.Fix, margin, margin))
+		if fixes && !said[f.ID] {
+			fmt.Fprint(w, wrap("To do: "+f.ID.Rule().Fix, margin, margin))
 		}
 		said[f.ID] = true
 	}
@@ -138,30 +138,29 @@ type policyJSON struct {
 	Account string `json:"account,omitempty"`
 	KeyARN  string `json:"key_arn,omitempty"`
 	// Worst is the severity of the worst finding, "" for none.
-	Worst    keypolicy.Severity `json:"worst,omitempty"`
-	Findings []findingJSON      `json:"findings"`
+	Worst    finding.Severity `json:"worst,omitempty"`
+	Findings []findingJSON    `json:"findings"`
 	// Error says why the policy could not be judged.
 	Error string `json:"error,omitempty"`
 }
 
 type findingJSON struct {
-	ID        string             `json:"id"`
-	Severity  keypolicy.Severity `json:"severity"`
-	Statement string             `json:"statement,omitempty"`
-	Principal string             `json:"principal,omitempty"`
-	Message   string             `json:"message"`
-	Fix       string             `json:"fix"`
+	ID        finding.ID       `json:"id"`
+	Severity  finding.Severity `json:"severity"`
+	Statement string           `json:"statement,omitempty"`
+	Principal string           `json:"principal,omitempty"`
+	Message   string           `json:"message"`
+	Fix       string           `json:"fix"`
 	// Line and Column are where the statement begins in the document.
 	Line   int `json:"line"`
 	Column int `json:"column"`
 }
 
-func findingsJSON(s policySource, findings []keypolicy.Finding) []findingJSON {
+func findingsJSON(s policySource, findings []finding.Finding) []findingJSON {
 	list := []findingJSON{}
 	for _, f := range findings {
-		rule, _ := keypolicy.RuleOf(f.ID)
 		at := s.place(f.Statement)
-		list = append(list, findingJSON{f.ID, f.Severity, f.Statement, f.Principal, f.Message, rule.Fix, at.startLine, at.startColumn})
+		list = append(list, findingJSON{f.ID, f.Severity, f.Statement, f.Principal, f.Message, f.ID.Rule().Fix, at.startLine, at.startColumn})
 	}
 	return list
 }

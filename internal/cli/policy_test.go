@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
@@ -110,7 +111,7 @@ func TestPolicyJSON(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	worst := checked.Policies[0]
-	if worst.Worst != keypolicy.Critical || worst.Account != "111122223333" || worst.Findings[0].Line != 12 || worst.Findings[0].Column != 5 || worst.Findings[0].Fix == "" {
+	if worst.Worst != finding.Critical || worst.Account != "111122223333" || worst.Findings[0].Line != 12 || worst.Findings[0].Column != 5 || worst.Findings[0].Fix == "" {
 		t.Errorf("policy: %+v", worst)
 	}
 	if missing := checked.Policies[1]; missing.Error == "" || missing.Findings == nil {
@@ -209,7 +210,7 @@ func TestSARIF(t *testing.T) {
 	}
 	log := sarifOf(t, out)
 	results := log.Runs[0].Results
-	if len(results) < 6 || results[0].RuleID != keypolicy.PublicPrincipal || results[0].Level != "error" {
+	if len(results) < 6 || results[0].RuleID != finding.PublicPrincipal.String() || results[0].Level != "error" {
 		t.Fatalf("results: %+v", results)
 	}
 	physical := results[0].Locations[0].Physical
@@ -385,7 +386,7 @@ func TestPolicyBaseline(t *testing.T) {
 	}
 	put(bad)
 	told := a.await("the accepted policy is told", func(m alert.Alert) bool { return strings.Contains(m.Title, "was accepted by") })
-	if told.Severity != alert.Medium || live() != bad {
+	if told.Severity != finding.Medium || live() != bad {
 		t.Errorf("severity %s, the policy is %s", told.Severity, live())
 	}
 	a.awaitQuiet()

@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/cmkeeper/cmkeeper/keypolicy"
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // TestPolicyDocument keeps docs/policy.md true: its list of findings is the rules
@@ -42,7 +42,7 @@ func withFindings(t *testing.T, page string) string {
 		t.Fatal("the marks of the findings are missing")
 	}
 	var b strings.Builder
-	for _, r := range keypolicy.Rules() {
+	for _, r := range finding.Rules(finding.OfPolicy) {
 		fmt.Fprintf(&b, "\n### %s\n\n**%s** (at worst %s). %s\n\nWhat to do: %s\n", r.ID, r.Title, r.Worst, r.Why, r.Fix)
 	}
 	return before + "go test ./internal/cli -run PolicyDocument -->\n" + b.String() + "\n<!-- end of findings -->" + after

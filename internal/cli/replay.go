@@ -66,7 +66,11 @@ func (c *replayCommand) run(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	router, closeState, err := observer(ctx, config, cfg, &alert.Printer{W: p.stdout, JSON: c.json}, config.logger(p.stderr))
+	format := alert.FormatText
+	if c.json {
+		format = alert.FormatJSON
+	}
+	router, closeState, err := observer(ctx, config, cfg, &alert.Printer{W: p.stdout, Format: format}, config.logger(p.stderr))
 	if err != nil {
 		return err
 	}

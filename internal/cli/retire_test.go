@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
@@ -199,7 +200,7 @@ func TestRetire(t *testing.T) {
 	told := a.await("the deletion is told as approved", func(m alert.Alert) bool {
 		return m.Kind == alert.KindDeletion && strings.Contains(m.Title, "as approved")
 	})
-	if told.Severity != alert.Medium {
+	if told.Severity != finding.Medium {
 		t.Errorf("severity %s", told.Severity)
 	}
 	a.awaitQuiet()

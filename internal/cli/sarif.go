@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/keypolicy"
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // The part of SARIF 2.1.0 (OASIS) that is written: one run, a rule for every kind
@@ -66,8 +66,8 @@ type (
 		Properties sarifProperties `json:"properties"`
 	}
 	sarifProperties struct {
-		Severity  keypolicy.Severity `json:"severity"`
-		Principal string             `json:"principal,omitempty"`
+		Severity  finding.Severity `json:"severity"`
+		Principal string           `json:"principal,omitempty"`
 	}
 	sarifLocation struct {
 		// Physical is set for files only: a live policy has no lines.
@@ -102,7 +102,7 @@ const (
 
 // printSARIF writes what was found in policies as a SARIF log.
 func printSARIF(w io.Writer, all []judgedPolicy) error {
-	rules := keypolicy.Rules()
+	rules := finding.Rules(finding.OfPolicy)
 	run := sarifRun{ColumnKind: "unicodeCodePoints", Results: []sarifResult{}}
 	run.Tool.Driver = sarifDriver{Name: "cmkeeper", Version: strings.TrimPrefix(versionString(), "cmkeeper "), InformationURI: projectURI}
 	for _, r := range rules {
@@ -116,7 +116,7 @@ func printSARIF(w io.Writer, all []judgedPolicy) error {
 		}
 		for _, f := range j.findings {
 			run.Results = append(run.Results, sarifResult{
-				RuleID: f.ID, RuleIndex: slices.IndexFunc(rules, func(r keypolicy.Rule) bool { return r.ID == f.ID }),
+				RuleID: f.ID.String(), RuleIndex: slices.IndexFunc(rules, func(r finding.Rule) bool { return r.ID == f.ID }),
 				Level: sarifLevel(f.Severity), Message: plainText(f.Message), Locations: []sarifLocation{sarifPlace(j.policySource, f)},
 				Properties: sarifProperties{f.Severity, f.Principal},
 			})
@@ -128,32 +128,32 @@ func printSARIF(w io.Writer, all []judgedPolicy) error {
 	return encoder.Encode(sarifLog{Schema: sarifSchema, Version: "2.1.0", Runs: []sarifRun{run}})
 }
 
-func sarifRuleOf(r keypolicy.Rule) sarifRule {
+func sarifRuleOf(r finding.Rule) sarifRule {
 	rule := sarifRule{
-		ID: r.ID, ShortDescription: sarifText{r.Title}, FullDescription: sarifText{r.Why}, Help: sarifText{r.Why + "\n\nTo do: " + r.Fix},
-		HelpURI: policyDocs + "#" + r.ID,
+		ID: r.ID.String(), ShortDescription: sarifText{r.Title}, FullDescription: sarifText{r.Why}, Help: sarifText{r.Why + "\n\nTo do: " + r.Fix},
+		HelpURI: policyDocs + "#" + r.ID.String(),
 	}
 	rule.Configuration.Level = sarifLevel(r.Worst)
 	rule.Properties.Tags = []string{"security", "kms"}
-	rule.Properties.SecuritySeverity = map[keypolicy.Severity]string{
-		keypolicy.Low: "3.0", keypolicy.Medium: "5.5", keypolicy.High: "8.0", keypolicy.Critical: "9.5",
+	rule.Properties.SecuritySeverity = map[finding.Severity]string{
+		finding.Low: "3.0", finding.Medium: "5.5", finding.High: "8.0", finding.Critical: "9.5",
 	}[r.Worst]
 	return rule
 }
 
-func sarifLevel(s keypolicy.Severity) string {
+func sarifLevel(s finding.Severity) string {
 	switch s {
-	case keypolicy.Critical, keypolicy.High:
+	case finding.Critical, finding.High:
 		return "error"
-	case keypolicy.Medium:
+	case finding.Medium:
 		return "warning"
-	case keypolicy.Low:
+	case finding.Low:
 	}
 	return "note"
 }
 
 // sarifPlace is the statement of a finding, in the file where there is one.
-func sarifPlace(s policySource, f keypolicy.Finding) sarifLocation {
+func sarifPlace(s policySource, f finding.Finding) sarifLocation {
 	name := s.name
 	if s.keyARN != "" && !s.file {
 		name = s.keyARN

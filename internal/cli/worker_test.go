@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
@@ -84,7 +85,7 @@ func TestEventsOfAKeyThatIsGone(t *testing.T) {
 		a.send(event("kms.amazonaws.com", name, gone))
 	}
 	got := a.await("the key is gone", tells(alert.KindRotation, gone, alert.StatusNone))
-	if !got.Severity.AtLeast(alert.High) || !strings.Contains(got.Summary, "does not know the key") {
+	if !got.Severity.AtLeast(finding.High) || !strings.Contains(got.Summary, "does not know the key") {
 		t.Errorf("alert: %s", got.Text())
 	}
 	a.awaitQuiet()
@@ -104,7 +105,7 @@ func TestRepairWaitsForItsPermission(t *testing.T) {
 	a.deny(sandbox.WorkerKey, "kms:EnableKeyRotation")
 	a.disableRotation(key)
 	failed := a.await("the repair failed", tells(alert.KindRotation, key, alert.StatusFailed))
-	if !failed.Severity.AtLeast(alert.High) || !strings.Contains(failed.Action.Description, "EnableKeyRotation") {
+	if !failed.Severity.AtLeast(finding.High) || !strings.Contains(failed.Action.Description, "EnableKeyRotation") {
 		t.Errorf("the alert does not say what failed: %s", failed.Text())
 	}
 	if !slices.ContainsFunc(failed.Next, func(next string) bool { return strings.Contains(next, "Allow the role cmkeeper-worker") }) {
@@ -364,7 +365,7 @@ func TestQueueUnderAGuardedKey(t *testing.T) {
 		t.Errorf("want one warning that names the queue and the key: %q", lines)
 	}
 	got := a.await("the guard depends on a key", func(told alert.Alert) bool { return told.Kind == alert.KindGuard && len(told.Findings) > 0 })
-	if !got.Severity.AtLeast(alert.High) || len(got.Findings) != 1 || !strings.HasSuffix(got.Findings[0].Statement, ":cmkeeper-jobs") {
+	if !got.Severity.AtLeast(finding.High) || len(got.Findings) != 1 || !strings.HasSuffix(got.Findings[0].Statement, ":cmkeeper-jobs") {
 		t.Errorf("alert: %s", got.Text())
 	}
 }
@@ -502,7 +503,7 @@ func TestGuardOfTheGuard(t *testing.T) {
 	must(bus.DisableRule(t.Context(), &eventbridge.DisableRuleInput{Name: aws.String("cmkeeper-kms")}))(t)
 	for _, what := range []string{"PurgeQueue on queue cmkeeper-events-dlq", "DisableRule on rule cmkeeper-kms"} {
 		got := a.await(what, func(told alert.Alert) bool { return told.Title == what })
-		if got.Kind != alert.KindGuard || got.Severity != alert.Critical || got.Actor == nil {
+		if got.Kind != alert.KindGuard || got.Severity != finding.Critical || got.Actor == nil {
 			t.Errorf("alert: %s", got.Text())
 		}
 	}

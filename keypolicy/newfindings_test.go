@@ -1,66 +1,10 @@
 package keypolicy
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
-
-// TestRules demands a rule for every kind of finding, and none for anything else.
-func TestRules(t *testing.T) {
-	ids := findingIDs(t)
-	if len(ids) < 9 {
-		t.Fatalf("%d kinds of findings found in the source, want at least nine", len(ids))
-	}
-	for _, id := range ids {
-		r, ok := RuleOf(id)
-		switch {
-		case !ok:
-			t.Errorf("finding %s has no rule", id)
-		case r.Worst.rank() < 0 || r.Title == "" || r.Why == "" || r.Fix == "":
-			t.Errorf("the rule of %s is incomplete: %+v", id, r)
-		case strings.HasSuffix(r.Title, ".") || !strings.HasSuffix(r.Why, ".") || !strings.HasSuffix(r.Fix, "."):
-			t.Errorf("the rule of %s: the title is no sentence, the others are", id)
-		}
-	}
-	if got := len(Rules()); got != len(ids) {
-		t.Errorf("%d rules for %d kinds of findings", got, len(ids))
-	}
-}
-
-// findingIDs reads the kinds of findings from the const block that declares them.
-func findingIDs(t *testing.T) []string {
-	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "keypolicy.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ids []string
-	for _, d := range file.Decls {
-		block, ok := d.(*ast.GenDecl)
-		if !ok || block.Tok != token.CONST {
-			continue
-		}
-		for _, s := range block.Specs {
-			v, ok := s.(*ast.ValueSpec)
-			if !ok || v.Type != nil || len(v.Values) != 1 {
-				continue // a Severity
-			}
-			if lit, ok := v.Values[0].(*ast.BasicLit); ok && lit.Kind == token.STRING {
-				id, err := strconv.Unquote(lit.Value)
-				if err != nil {
-					t.Fatal(err)
-				}
-				ids = append(ids, id)
-			}
-		}
-	}
-	return ids
-}
 
 func TestNewFindings(t *testing.T) {
 	everyone := func(sid, action string) string {

@@ -1,14 +1,13 @@
 package alert
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 const (
@@ -23,55 +22,24 @@ const (
 // Subject returns one line of at most 99 printable ASCII characters:
 // "[CRITICAL] Key scheduled for deletion: alias/payments".
 func (a Alert) Subject() string {
-	s := escapeASCII(a.Severity.label() + shorten(a.headline(), subjectLimit))
+	s := escapeASCII(label(a.Severity) + shorten(a.headline(), subjectLimit))
 	if len(s) > subjectLimit {
 		s = s[:subjectLimit-3] + "..."
 	}
 	return s
 }
 
-func (s Severity) label() string { return "[" + strings.ToUpper(shorten(string(s), 20)) + "] " }
+func label(s finding.Severity) string { return "[" + strings.ToUpper(shorten(string(s), 20)) + "] " }
 
 func (a Alert) headline() string {
 	return cmp.Or(a.Title, strings.TrimSpace(string(a.Kind)+" "+a.EventName))
-}
-
-// JSON returns the alert as one line of JSON, schema cmkeeper.alert.v1. Values
-// are as they came; characters that would not be seen are written as JSON's own
-// \u escapes, which also keeps out those that SNS and SQS refuse.
-func (a Alert) JSON() ([]byte, error) {
-	a.Title = a.headline()
-	a.Action.Status = cmp.Or(a.Action.Status, StatusNone)
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	err := e.Encode(struct {
-		Schema string `json:"schema"`
-		Alert
-	}{Schema, a})
-	if err != nil {
-		return nil, err
-	}
-	out := make([]byte, 0, b.Len())
-	for _, r := range strings.TrimSuffix(b.String(), "\n") {
-		switch {
-		case visible(r):
-			out = utf8.AppendRune(out, r)
-		case r < 0x10000:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		default:
-			high, low := utf16.EncodeRune(r)
-			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
-		}
-	}
-	return out, nil
 }
 
 // Text returns the alert for people: plain text, wrapped, every value escaped,
 // with a line break at its end.
 func (a Alert) Text() string {
 	var t text
-	t.line("", "  ", a.Severity.label()+a.headline())
+	t.line("", "  ", label(a.Severity)+a.headline())
 
 	t.section("What happened")
 	if a.Summary != "" {
@@ -141,9 +109,9 @@ func (a Alert) Text() string {
 		if c.Calls > 0 {
 			calls = fmt.Sprintf("%d calls, ", c.Calls)
 		}
-		t.paragraph(fmt.Sprintf("This alert was too large to be sent whole. It has %s%d findings and %d facts with %d values.",
+		t.paragraph(fmt.Sprintf("This alert was too large to be sent whole and is shortened. It has %s%d findings and %d facts with %d values.",
 			calls, c.Findings, c.Facts, c.Values))
-		t.table("  ", row{"Whole alert", cmp.Or(c.Whole, "could not be stored")})
+		t.table("  ", row{"Full alert", cmp.Or(c.Whole, "could not be stored")})
 	}
 	t.heading = "\n"
 	t.line("-- ", "   ", Schema+" "+a.ID)
@@ -162,7 +130,7 @@ func (a Alert) calls(t *text) {
 		return
 	}
 	t.section(fmt.Sprintf("Calls (%d)", len(d.Calls)))
-	t.table("  ", row{"By", d.Group}, row{"From", moment(&d.From)}, row{"Until", moment(&d.Until)}, row{"Incident", a.Incident}, row{"Each whole", d.Alerts})
+	t.table("  ", row{"By", d.Group}, row{"From", moment(&d.From)}, row{"Until", moment(&d.Until)}, row{"Incident", a.Incident}, row{"Full alerts", d.Alerts})
 	const indent = "            "
 	for _, c := range d.Calls {
 		line := c.EventName
@@ -187,7 +155,7 @@ func (a Alert) findings(t *text) {
 	t.section(fmt.Sprintf("Findings (%d)", len(a.Findings)))
 	const indent = "            "
 	for _, f := range a.Findings {
-		t.line(fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(f.Severity)), 20))), indent, f.ID)
+		t.line(fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(f.Severity)), 20))), indent, f.ID.String())
 		t.line(indent, indent, f.Message)
 		t.table(indent, row{"Statement", f.Statement}, row{"Principal", f.Principal})
 	}
@@ -196,7 +164,7 @@ func (a Alert) findings(t *text) {
 // words says in a few words what was done about a call.
 func (s Status) words() string {
 	words := map[Status]string{
-		StatusDone:    "undone or done by cmkeeper",
+		StatusDone:    "handled by cmkeeper",
 		StatusWouldDo: "only observed",
 		StatusFailed:  "cmkeeper FAILED",
 		StatusRefused: "cmkeeper REFUSED",
@@ -213,11 +181,11 @@ func (a Alert) did() string {
 	return a.Action.sentence()
 }
 
-// sentence says what was done in a way that cannot be mistaken for another status.
+// sentence says what was done so that no status can be mistaken for another.
 func (a Action) sentence() string {
 	what := map[Status]string{
 		StatusDone:    "Done.",
-		StatusWouldDo: "Nothing, because it only observes. In enforce mode:",
+		StatusWouldDo: "Nothing (mode observe). In mode enforce:",
 		StatusFailed:  "FAILED.",
 		StatusRefused: "REFUSED, because it would not be safe.",
 		StatusNone:    "Nothing.",

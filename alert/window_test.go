@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -75,11 +76,11 @@ func (w *world) pass(t *testing.T, d time.Duration) {
 			t.Fatal(err)
 		}
 		for _, m := range out.Messages {
-			slot, ok := FlushSlot([]byte(*m.Body))
+			window, ok := FlushWindow([]byte(*m.Body))
 			if !ok {
 				t.Fatalf("a message that is no reminder: %s", *m.Body)
 			}
-			w.flush(t, slot)
+			w.flush(t, window)
 			if _, err := w.queues.DeleteMessage(t.Context(), &sqs.DeleteMessageInput{QueueUrl: &w.Grouping.QueueURL, ReceiptHandle: m.ReceiptHandle}); err != nil {
 				t.Fatal(err)
 			}
@@ -87,10 +88,10 @@ func (w *world) pass(t *testing.T, d time.Duration) {
 	}
 }
 
-func (w *world) flush(t *testing.T, slot string) {
+func (w *world) flush(t *testing.T, window string) {
 	t.Helper()
 	for {
-		d := outcome.Of(w.Flush(t.Context(), slot))
+		d := outcome.Of(w.Flush(t.Context(), window))
 		if d.Action == outcome.Delete {
 			return
 		}
@@ -131,19 +132,19 @@ func (w *world) want(t *testing.T, titles ...string) []Alert {
 
 func TestGroupTellsTheFirstAtOnceAndTheRestTogether(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
-		w.publish(t, call("PutKeyPolicy", High, "a"))
+		w.publish(t, call("PutKeyPolicy", finding.High, "a"))
 		w.want(t, "PutKeyPolicy on a")
 		for _, key := range []string{"b", "c", "d"} {
-			w.publish(t, call("PutKeyPolicy", High, key), call("PutKeyPolicy", High, key)) // each comes twice
+			w.publish(t, call("PutKeyPolicy", finding.High, key), call("PutKeyPolicy", finding.High, key)) // each comes twice
 		}
 		w.pass(t, groupInterval)
 		w.want(t)
-		w.pass(t, slotMargin+2*time.Second)
+		w.pass(t, windowMargin+2*time.Second)
 		d := w.want(t, "PutKeyPolicy on 3 keys by role/Admin")[0]
 		if d.Digest == nil || len(d.Digest.Calls) != 3 || d.Digest.Keys != 3 || !strings.HasPrefix(d.Digest.Alerts, "s3://state/cmkeeper/groups/") {
 			t.Errorf("digest %+v", d.Digest)
 		}
-		w.publish(t, call("PutKeyPolicy", High, "b")) // the message comes once more, later
+		w.publish(t, call("PutKeyPolicy", finding.High, "b")) // the message comes once more, later
 		w.pass(t, 2*groupInterval)
 		w.want(t)
 	})
@@ -151,32 +152,32 @@ func TestGroupTellsTheFirstAtOnceAndTheRestTogether(t *testing.T) {
 
 func TestGroupWaitsForWhatIsBelowHigh(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
-		w.publish(t, call("RotateKey", Info, "a"))
+		w.publish(t, call("RotateKey", finding.Info, "a"))
 		w.pass(t, groupWait)
 		w.want(t)
-		w.pass(t, slotMargin+2*time.Second)
+		w.pass(t, windowMargin+2*time.Second)
 		if a := w.want(t, "RotateKey on a")[0]; a.Digest != nil {
 			t.Errorf("a single alert is told as a digest: %+v", a.Digest)
 		}
-		w.publish(t, call("RotateKey", Info, "b"), call("UpdateAlias", Low, "b"))
-		w.pass(t, groupInterval+slotMargin+2*time.Second)
+		w.publish(t, call("RotateKey", finding.Info, "b"), call("UpdateAlias", finding.Low, "b"))
+		w.pass(t, groupInterval+windowMargin+2*time.Second)
 		w.want(t, "2 calls on 1 key: UpdateAlias, RotateKey by role/Admin")
 	})
 }
 
 func TestGroupsDoNotWaitForEachOther(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
-		other := call("PutKeyPolicy", High, "b")
+		other := call("PutKeyPolicy", finding.High, "b")
 		other.Actor.ARN = "arn:aws:iam::111122223333:user/bob"
-		job := Alert{ID: "job", Kind: KindReencryption, Severity: Info, Title: "a job is complete"}
-		w.publish(t, call("PutKeyPolicy", High, "a"), other, job)
+		job := Alert{ID: "job", Kind: KindReencryption, Severity: finding.Info, Title: "a job is complete"}
+		w.publish(t, call("PutKeyPolicy", finding.High, "a"), other, job)
 		w.want(t, "PutKeyPolicy on a", "PutKeyPolicy on b", "a job is complete")
 	})
 }
 
 func TestGroupTellsWhatIsNewOrWorseAtOnce(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
-		w.publish(t, call("PutKeyPolicy", High, "a"), call("PutKeyPolicy", High, "b"), call("ScheduleKeyDeletion", Critical, "c"), call("PutKeyPolicy", High, "d"))
+		w.publish(t, call("PutKeyPolicy", finding.High, "a"), call("PutKeyPolicy", finding.High, "b"), call("ScheduleKeyDeletion", finding.Critical, "c"), call("PutKeyPolicy", finding.High, "d"))
 		w.want(t, "PutKeyPolicy on a", "ScheduleKeyDeletion on c")
 		w.pass(t, 2*groupInterval)
 		w.want(t, "PutKeyPolicy on 2 keys by role/Admin")
@@ -189,9 +190,9 @@ func TestDigestReachesWhoWantsOneOfItsCalls(t *testing.T) {
 		medium := w.subscribe(t, "medium", map[string]string{"FilterPolicy": `{"severity": ["medium"]}`})
 		aliases := w.subscribe(t, "aliases", map[string]string{"FilterPolicy": `{"kind": ["alias"], "event_name": ["UpdateAlias"]}`})
 		critical := w.subscribe(t, "critical", map[string]string{"FilterPolicy": `{"severity": ["critical"]}`})
-		alias := call("UpdateAlias", Medium, "b")
+		alias := call("UpdateAlias", finding.Medium, "b")
 		alias.Kind = KindAlias
-		w.publish(t, call("PutKeyPolicy", High, "a"), alias, call("PutKeyPolicy", High, "c"))
+		w.publish(t, call("PutKeyPolicy", finding.High, "a"), alias, call("PutKeyPolicy", finding.High, "c"))
 		w.pass(t, 2*groupInterval)
 		w.want(t, "PutKeyPolicy on a", "2 calls on 2 keys: PutKeyPolicy, UpdateAlias by role/Admin")
 		for queue, want := range map[string]int{medium: 1, aliases: 1, critical: 0} {
@@ -204,14 +205,14 @@ func TestDigestReachesWhoWantsOneOfItsCalls(t *testing.T) {
 
 func TestGroupsPeriodEnds(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
-		w.publish(t, call("PutKeyPolicy", High, "a"))
+		w.publish(t, call("PutKeyPolicy", finding.High, "a"))
 		w.pass(t, 5*time.Minute)
-		w.publish(t, call("PutKeyPolicy", High, "b")) // it is not quiet yet
+		w.publish(t, call("PutKeyPolicy", finding.High, "b")) // it is not quiet yet
 		w.want(t, "PutKeyPolicy on a")
 		w.pass(t, 2*groupInterval)
 		w.want(t, "PutKeyPolicy on b")
 		w.pass(t, quiet+groupInterval)
-		w.publish(t, call("PutKeyPolicy", High, "c"))
+		w.publish(t, call("PutKeyPolicy", finding.High, "c"))
 		w.want(t, "PutKeyPolicy on c")
 	})
 }
@@ -219,7 +220,7 @@ func TestGroupsPeriodEnds(t *testing.T) {
 func TestGroupsPeriodIsBounded(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
 		for i := range 31 { // never quiet
-			w.publish(t, call("PutKeyPolicy", High, fmt.Sprint(i)))
+			w.publish(t, call("PutKeyPolicy", finding.High, fmt.Sprint(i)))
 			if now := w.told(t); i == 30 && (len(now) == 0 || now[len(now)-1].Title != "PutKeyPolicy on 30") {
 				t.Errorf("after an hour it is not told at once: %d messages", len(now))
 			}
@@ -230,13 +231,13 @@ func TestGroupsPeriodIsBounded(t *testing.T) {
 
 func TestIncident(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
-		w.publish(t, call("UpdateAlias", Medium, "a"))
+		w.publish(t, call("UpdateAlias", finding.Medium, "a"))
 		w.pass(t, 2*time.Second)
-		w.publish(t, call("DisableKeyRotation", High, "b"))
+		w.publish(t, call("DisableKeyRotation", finding.High, "b"))
 		w.want(t, "DisableKeyRotation on b")
-		w.publish(t, call("ScheduleKeyDeletion", Critical, "c"))
+		w.publish(t, call("ScheduleKeyDeletion", finding.Critical, "c"))
 		i := w.want(t, "Incident: 3 calls on 3 keys: ScheduleKeyDeletion, DisableKeyRotation, UpdateAlias by role/Admin")[0]
-		if i.Kind != KindIncident || i.Severity != Critical || i.Incident != i.ID || len(i.Digest.Calls) != 3 || i.Key.ARN != call("", High, "c").Key.ARN {
+		if i.Kind != KindIncident || i.Severity != finding.Critical || i.Incident != i.ID || len(i.Digest.Calls) != 3 || i.Key.ARN != call("", finding.High, "c").Key.ARN {
 			t.Errorf("incident:\n%s", i.Text())
 		}
 		for _, want := range []string{"aws iam put-role-policy --role-name Admin ", "aws kms enable-key --key-id a", "aws kms enable-key --key-id c", "lookup-events"} {
@@ -246,7 +247,7 @@ func TestIncident(t *testing.T) {
 		}
 
 		// What follows joins it, and what is worst at once.
-		w.publish(t, call("CreateGrant", High, "d"), call("DisableKey", Critical, "e"), call("DisableKey", Critical, "f"))
+		w.publish(t, call("CreateGrant", finding.High, "d"), call("DisableKey", finding.Critical, "e"), call("DisableKey", finding.Critical, "f"))
 		if a := w.want(t, "Incident, continued: DisableKey on e")[0]; a.Incident != i.ID {
 			t.Errorf("incident %q", a.Incident)
 		}
@@ -260,7 +261,7 @@ func TestIncident(t *testing.T) {
 func TestDeletionsOfSeveralKeysAreAnIncident(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
 		for i := range 40 {
-			w.publish(t, call("ScheduleKeyDeletion", Critical, fmt.Sprintf("key-%02d", i)))
+			w.publish(t, call("ScheduleKeyDeletion", finding.Critical, fmt.Sprintf("key-%02d", i)))
 		}
 		w.pass(t, 2*groupInterval)
 		got := w.want(t, "ScheduleKeyDeletion on key-00", "Incident: ScheduleKeyDeletion on 3 keys by role/Admin", "Incident, continued: ScheduleKeyDeletion on 37 keys by role/Admin")
@@ -273,19 +274,19 @@ func TestDeletionsOfSeveralKeysAreAnIncident(t *testing.T) {
 // TestFlushIsForgeryProof sends reminders that nobody meant.
 func TestFlushIsForgeryProof(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
-		w.publish(t, call("PutKeyPolicy", High, "a"), call("PutKeyPolicy", High, "b"))
+		w.publish(t, call("PutKeyPolicy", finding.High, "a"), call("PutKeyPolicy", finding.High, "b"))
 		w.told(t)
 		ids, err := w.overdue(t.Context())
 		if err != nil || len(ids) != 1 {
-			t.Fatalf("slots %v, %v", ids, err)
+			t.Fatalf("windows %v, %v", ids, err)
 		}
 		for _, id := range []string{"x", "../open/x", "../" + ids[0]} {
 			if err := w.Flush(t.Context(), id); err != nil {
-				t.Errorf("slot %q: %v", id, err)
+				t.Errorf("window %q: %v", id, err)
 			}
 		}
 		if d := outcome.Of(w.Flush(t.Context(), ids[0])); d.Action != outcome.Delay || d.After < groupInterval {
-			t.Errorf("a slot that is open: %v", d)
+			t.Errorf("a window that is open: %v", d)
 		}
 		w.want(t)
 		w.pass(t, 2*groupInterval)
@@ -297,7 +298,7 @@ func TestFlushIsForgeryProof(t *testing.T) {
 
 func TestResumeTellsOverdueSlots(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
-		w.publish(t, call("PutKeyPolicy", High, "a"), call("PutKeyPolicy", High, "b"))
+		w.publish(t, call("PutKeyPolicy", finding.High, "a"), call("PutKeyPolicy", finding.High, "b"))
 		w.told(t)
 		if err := w.Resume(t.Context()); err != nil {
 			t.Fatal(err)
@@ -322,7 +323,7 @@ func TestGroupingHangsOnNothing(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			inGroups(t, func(t *testing.T, w *world) {
 				breakIt(w)
-				w.publish(t, call("RotateKey", Info, "a"))
+				w.publish(t, call("RotateKey", finding.Info, "a"))
 				w.want(t, "RotateKey on a")
 			})
 		})
@@ -332,11 +333,11 @@ func TestGroupingHangsOnNothing(t *testing.T) {
 func TestFailedFirstIsStillAtOnce(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
 		w.SNS = snsFunc(func(context.Context, *sns.PublishInput) (*sns.PublishOutput, error) { return nil, errors.New("broken") })
-		if err := w.Publish(t.Context(), call("PutKeyPolicy", High, "a")); err == nil {
+		if err := w.Publish(t.Context(), call("PutKeyPolicy", finding.High, "a")); err == nil {
 			t.Fatal("no error")
 		}
 		w.SNS = w.topics
-		w.publish(t, call("PutKeyPolicy", High, "a"))
+		w.publish(t, call("PutKeyPolicy", finding.High, "a"))
 		w.want(t, "PutKeyPolicy on a")
 		w.pass(t, 2*groupInterval)
 		w.want(t)
@@ -348,7 +349,7 @@ func TestGroupOfManyWorkers(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
 		var wg sync.WaitGroup
 		for i := range 60 {
-			wg.Go(func() { w.publish(t, call("PutKeyPolicy", High, fmt.Sprint(i))) })
+			wg.Go(func() { w.publish(t, call("PutKeyPolicy", finding.High, fmt.Sprint(i))) })
 		}
 		wg.Wait()
 		w.pass(t, 2*groupInterval)
@@ -359,15 +360,15 @@ func TestGroupOfManyWorkers(t *testing.T) {
 	})
 }
 
-// TestLateAlertFindsAnotherSlot holds up the alert until its slot is closed and told.
+// TestLateAlertFindsAnotherSlot holds up the alert until its window is closed and told.
 func TestLateAlertFindsAnotherSlot(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
-		w.publish(t, call("PutKeyPolicy", High, "a"))
+		w.publish(t, call("PutKeyPolicy", finding.High, "a"))
 		slow := *w.Publisher
 		slow.Store = state.New(&slowS3{Client: w.bucket, key: "/2-"}, "state", "cmkeeper/", "")
 		w.pass(t, groupInterval/2)
 		done := make(chan error)
-		b := call("PutKeyPolicy", Medium, "b")
+		b := call("PutKeyPolicy", finding.Medium, "b")
 		go func() { done <- slow.Publish(t.Context(), b) }()
 		w.pass(t, 2*groupInterval)
 		if err := <-done; err != nil {
@@ -378,7 +379,7 @@ func TestLateAlertFindsAnotherSlot(t *testing.T) {
 	})
 }
 
-// slowS3 takes longer than its slot is open to put the first object with such a key.
+// slowS3 takes longer than its window is open to put the first object with such a key.
 type slowS3 struct {
 	*s3.Client
 	key  string
@@ -419,8 +420,8 @@ func (m *mortal) Do(r *http.Request) (*http.Response, error) {
 // what was in hand is told twice.
 func TestKilledAnywhere(t *testing.T) {
 	alerts := []Alert{
-		call("PutKeyPolicy", High, "a"), call("PutKeyPolicy", High, "b"), call("UpdateAlias", Medium, "c"),
-		call("ScheduleKeyDeletion", Critical, "d"), call("DisableKey", Critical, "e"),
+		call("PutKeyPolicy", finding.High, "a"), call("PutKeyPolicy", finding.High, "b"), call("UpdateAlias", finding.Medium, "c"),
+		call("ScheduleKeyDeletion", finding.Critical, "d"), call("DisableKey", finding.Critical, "e"),
 	}
 	deaths := 0
 	for requests, alive := int64(1), false; !alive; requests++ {
@@ -443,12 +444,12 @@ func TestKilledAnywhere(t *testing.T) {
 	t.Logf("killed %d times", deaths)
 }
 
-// TestKilledWhileTelling kills a worker at each of its requests while it tells a slot that
+// TestKilledWhileTelling kills a worker at each of its requests while it tells a window that
 // has an incident's mark, an alert whose teller died, and others.
 func TestKilledWhileTelling(t *testing.T) {
 	alerts := []Alert{
-		call("PutKeyPolicy", High, "a"), call("UpdateAlias", Medium, "b"), call("ScheduleKeyDeletion", Critical, "c"),
-		call("CreateGrant", High, "d"), call("DisableKey", Critical, "e"), call("PutKeyPolicy", High, "f"),
+		call("PutKeyPolicy", finding.High, "a"), call("UpdateAlias", finding.Medium, "b"), call("ScheduleKeyDeletion", finding.Critical, "c"),
+		call("CreateGrant", finding.High, "d"), call("DisableKey", finding.Critical, "e"), call("PutKeyPolicy", finding.High, "f"),
 	}
 	for requests, alive := int64(1), false; !alive; requests++ {
 		inGroups(t, func(t *testing.T, w *world) {
@@ -463,7 +464,7 @@ func TestKilledWhileTelling(t *testing.T) {
 			w.SNS = w.topics
 			ids, err := w.overdue(t.Context())
 			if err != nil || len(ids) != 1 {
-				t.Fatalf("slots %v, %v", ids, err)
+				t.Fatalf("windows %v, %v", ids, err)
 			}
 			time.Sleep(groupInterval + claimTime)
 			doomed, m := w.mortal(requests)
