@@ -88,14 +88,8 @@ func (m *message) event() (Event, error) {
 			e.Detail = Schedule{ARN: arn, Name: arn[strings.LastIndexByte(arn, '/')+1:]}
 		}
 	case SourceNative:
-		d := &m.Detail.Native
-		e.KeyARN = firstOf(firstKeyARN(m.Resources), e.keyARN(d.KeyID))
-		switch m.DetailType {
-		case NativeRotation:
-			e.Detail = Rotation{d.RotationType, d.KeyOrigin, d.PreviousKeyMaterialID, d.CurrentKeyMaterialID}
-		case NativeExpiry:
-			e.Detail = KeyMaterial{ID: d.KeyMaterialID}
-		}
+		e.KeyARN = firstOf(firstKeyARN(m.Resources), e.keyARN(m.Detail.Native.KeyID))
+		e.Detail = m.Detail.detail(e.Source, e.Name)
 	}
 	return e, nil
 }

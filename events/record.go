@@ -29,80 +29,14 @@ func (r *record) event(envelope *message) (Event, error) {
 	if err := e.complete(); err != nil {
 		return Event{}, err
 	}
+	e.Detail = r.detail(e.Source, e.Name)
 	if e.Source != SourceKMS {
-		e.Detail = serviceDetail(e.Source, e.Name, r.Request, r.Response)
 		return e, nil
 	}
 	request, response, details := &r.RequestParameters, &r.ResponseElements, &r.ServiceEventDetails
 	e.Alias = firstOf(aliasName(request.AliasName), aliasName(request.KeyID))
 	e.KeyARN = e.keyOf(r.Resources, request, response, details)
-	e.Detail = detailOf(e.Name, request, response, details, &r.Additional)
 	return e, nil
-}
-
-// detailOf picks an operation's own parameters.
-func detailOf(name string, request, response, details *parameters, more *additional) Detail {
-	switch name {
-	case "CreateKey":
-		made := response.KeyMetadata
-		return CreateKey{
-			Description:                    request.Description,
-			Origin:                         firstOf(made.Origin, request.Origin),
-			KeySpec:                        firstOf(made.KeySpec, request.KeySpec, request.CustomerMasterKeySpec),
-			KeyUsage:                       firstOf(made.KeyUsage, request.KeyUsage),
-			MultiRegion:                    made.MultiRegion || request.MultiRegion,
-			CustomKeyStoreID:               request.CustomKeyStoreID,
-			Policy:                         request.Policy,
-			BypassPolicyLockoutSafetyCheck: request.BypassCheck,
-		}
-	case "ReplicateKey":
-		return ReplicateKey{
-			ReplicaRegion:                  request.ReplicaRegion,
-			ReplicaKeyARN:                  response.ReplicaKeyMetadata.ARN,
-			ReplicaPolicy:                  firstOf(response.ReplicaPolicy, request.Policy),
-			BypassPolicyLockoutSafetyCheck: request.BypassCheck,
-		}
-	case "UpdatePrimaryRegion":
-		return UpdatePrimaryRegion{PrimaryRegion: request.PrimaryRegion}
-	case "PutKeyPolicy":
-		return PutKeyPolicy{PolicyName: request.PolicyName, Policy: request.Policy, BypassPolicyLockoutSafetyCheck: request.BypassCheck}
-	case "ScheduleKeyDeletion":
-		return ScheduleKeyDeletion{PendingWindowInDays: request.PendingWindowInDays}
-	case "EnableKeyRotation":
-		return EnableKeyRotation{RotationPeriodInDays: request.RotationPeriodInDays}
-	case "CreateAlias", "UpdateAlias":
-		return AliasTarget{TargetKeyID: request.TargetKeyID}
-	case "CreateGrant":
-		return CreateGrant{
-			GrantID:                 response.GrantID,
-			GranteePrincipal:        request.GranteePrincipal,
-			GranteeServicePrincipal: request.GranteeServicePrincipal,
-			RetiringPrincipal:       request.RetiringPrincipal,
-			Operations:              request.Operations,
-			Constrained:             request.Constrained,
-		}
-	case "RetireGrant", "RevokeGrant":
-		return GrantRemoval{GrantID: firstOf(request.GrantID, response.GrantID, more.GrantID)}
-	case "ImportKeyMaterial":
-		return ImportKeyMaterial{
-			Expires:       request.ExpirationModel != "KEY_MATERIAL_DOES_NOT_EXPIRE",
-			KeyMaterialID: firstOf(response.KeyMaterialID, request.KeyMaterialID),
-		}
-	case "DeleteImportedKeyMaterial", "DeleteExpiredKeyMaterial":
-		return KeyMaterial{ID: firstOf(response.KeyMaterialID, request.KeyMaterialID, details.KeyMaterialID)}
-	case "RotateKey":
-		return Rotation{details.RotationType, details.KeyOrigin, details.PreviousKeyMaterialID, details.CurrentKeyMaterialID}
-	case "CreateCustomKeyStore", "UpdateCustomKeyStore", "ConnectCustomKeyStore", "DisconnectCustomKeyStore", "DeleteCustomKeyStore":
-		return KeyStore{
-			ID:   firstOf(request.CustomKeyStoreID, response.CustomKeyStoreID),
-			Name: firstOf(more.CustomKeyStoreName, request.CustomKeyStoreName),
-		}
-	case "TagResource":
-		return TagResource{Tags: request.Tags}
-	case "UntagResource":
-		return UntagResource{TagKeys: request.TagKeys}
-	}
-	return nil
 }
 
 // keyOf finds the key that a record is about: the answer names it most surely
