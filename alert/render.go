@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 const (
@@ -176,7 +178,7 @@ func (a Alert) calls(t *text) {
 
 // key names the call's key in a few words.
 func (c Call) key() string {
-	id := c.Key[strings.LastIndexByte(c.Key, '/')+1:]
+	id := arn.KeyID(c.Key)
 	if c.Alias == "" {
 		return id
 	}

@@ -10,10 +10,11 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/aws/smithy-go"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // rereadInterval is how often the queue's attributes are read again.
@@ -56,7 +57,7 @@ func readQueue(ctx context.Context, client SQS, url string) (*queue, error) {
 		return fail(err, "set RedrivePolicy to the ARN of an existing SQS queue")
 	}
 	dead, err := client.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{
-		QueueName: aws.String(target.Resource), QueueOwnerAWSAccountId: aws.String(target.AccountID),
+		QueueName: aws.String(target.Resource), QueueOwnerAWSAccountId: aws.String(target.Account),
 	})
 	if err != nil {
 		return fail(fmt.Errorf("find its dead-letter queue %s: %w", target.Resource, err), advice(err))
@@ -130,8 +131,8 @@ func deadLetterTarget(policy string) (arn.ARN, error) {
 	if err := json.Unmarshal([]byte(policy), &p); err != nil {
 		return arn.ARN{}, fmt.Errorf("parse its redrive policy: %w", err)
 	}
-	target, err := arn.Parse(p.Target)
-	if err != nil || target.Service != "sqs" {
+	target := arn.Parse(p.Target)
+	if target.Service != "sqs" {
 		return arn.ARN{}, fmt.Errorf("its redrive policy names no SQS queue: %q", p.Target)
 	}
 	return target, nil

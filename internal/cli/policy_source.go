@@ -14,6 +14,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
 
@@ -226,8 +227,8 @@ func (s policySource) accountOf(trusted []string) (account, how string, err erro
 	if s.account != "" {
 		return s.account, "", nil
 	}
-	if parts := strings.SplitN(s.keyARN, ":", 6); len(parts) == 6 {
-		return parts[4], "", nil
+	if account := arn.Account(s.keyARN); account != "" {
+		return account, "", nil
 	}
 	var roots []string
 	for _, st := range s.policy.Statements {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/retire"
 )
 
@@ -140,7 +141,7 @@ func (s *retireScheduleCommand) run(ctx context.Context, p *process, key string)
 	if !r.Free {
 		return fmt.Errorf("the deletion of key %s was not scheduled: the check does not pass", r.Key)
 	}
-	id := r.Key[strings.LastIndexByte(r.Key, '/')+1:]
+	id := arn.KeyID(r.Key)
 	if s.checked == "" {
 		if s.checked, err = ask(os.Stdin, p.stderr, fmt.Sprintf("To schedule its deletion in %d days, type the key's id (%s): ", s.days, id)); err != nil {
 			return err
