@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -13,11 +14,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
 // topics are those that get every alert, the first one first. What it reads was checked.
-func (c Config) topics() []alert.Topic {
-	topics, _ := parseTopics(c.AlertTopicARN, c.AlertFormats)
+func (a Alerts) topics() []alert.Topic {
+	topics, _ := parseTopics(a.AlertTopicARN, a.AlertFormats)
 	return topics
 }
 
@@ -73,23 +75,23 @@ func newAlertsCommand(p *process) *cobra.Command {
 
 // publisher returns a publisher as the fleet has one, but without grouping.
 func publisher(ctx context.Context, p *process) (*alert.Publisher, byHand, error) {
-	var problems []error
-	for _, name := range []string{"STATE_BUCKET", "ALERT_TOPIC_ARN"} {
-		if p.environment[envPrefix+name] == "" {
-			problems = append(problems, fmt.Errorf("%s%s is not set: give the fleet's", envPrefix, name))
-		}
+	c, err := loadForDesk[struct {
+		Common
+		Alerts
+	}](ctx, p.environment, "STATE_BUCKET", "ALERT_TOPIC_ARN")
+	if err != nil {
+		return nil, byHand{}, err
 	}
-	if len(problems) > 0 {
-		return nil, byHand{}, usageError{errors.Join(problems...)}
-	}
-	hand, err := newByHand(ctx, p, 16)
+	hand, err := newByHand(ctx, p, c.Common, 16)
 	if err != nil {
 		return nil, hand, err
 	}
-	return &alert.Publisher{
-		SNS: hand.sns, Store: hand.store(hand.settings.StateBucket), Topics: hand.settings.topics(),
-		Repeat: hand.settings.AlertRepeatInterval, Logger: hand.settings.logger(p.stderr),
-	}, hand, nil
+	return c.publisher(hand.sns, hand.store(c.StateBucket), c.logger(p.stderr)), hand, nil
+}
+
+// publisher publishes each alert at once.
+func (a Alerts) publisher(topics alert.SNS, store *state.Store, log *slog.Logger) *alert.Publisher {
+	return &alert.Publisher{SNS: topics, Store: store, Topics: a.topics(), Repeat: a.AlertRepeatInterval, Logger: log}
 }
 
 type alertsListCommand struct{ undelivered, json bool }

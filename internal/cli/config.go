@@ -27,20 +27,55 @@ import (
 // envPrefix starts the name of every variable that is cmkeeper's own.
 const envPrefix = "CMKEEPER_"
 
-// Config is the configuration of a fleet member, read once from the
-// environment. What AWS itself reads (AWS_REGION, AWS_ENDPOINT_URL, …) is left
-// to the SDK.
+// Config is the configuration of a fleet member, read once from the environment. The
+// commands that people run read the parts of it that they need. What AWS itself reads
+// (AWS_REGION, AWS_ENDPOINT_URL, …) is left to the SDK.
 //
 // The tags are the documentation too: docs/configuration.md is generated from
 // them and a test keeps it true.
 type Config struct {
+	Queues
+	Alerts
+	Common
+
+	Pools string `env:"POOLS, default=both" about:"Which queues this process works on: events, jobs or both."`
+
+	ReencryptConcurrency int    `env:"REENCRYPT_CONCURRENCY, default=64" about:"Objects that this process works on at once; 1 to 1024."`
+	ReencryptRate        int    `env:"REENCRYPT_RATE, default=500" about:"Objects per second over the whole fleet; 0 is unlimited."`
+	ReencryptMethod      string `env:"REENCRYPT_METHOD, default=auto" about:"auto, update or copy."`
+
+	AlertGroupWait     time.Duration `env:"ALERT_GROUP_WAIT, default=30s" about:"How long the first alert below high of an actor waits for others, to be told together."`
+	AlertGroupInterval time.Duration `env:"ALERT_GROUP_INTERVAL, default=60s" about:"How long all further alerts of an actor are collected, to be told together; at most 10m. 0 tells each alert at once, and then there are no incidents."`
+
+	ReencryptEngine string `env:"REENCRYPT_ENGINE, default=fleet" about:"fleet, batch or auto: who moves the objects, the workers or S3 Batch Operations; the workers prove it in any case. auto leaves to S3 what is larger than BATCH_THRESHOLD."`
+	BatchRoleARN    string `env:"BATCH_ROLE_ARN" about:"IAM role that S3 Batch Operations take. Required by REENCRYPT_ENGINE=batch and auto."`
+	BatchThreshold  int    `env:"BATCH_THRESHOLD, default=10000000" about:"Object versions of a bucket that REENCRYPT_ENGINE=auto leaves to the workers."`
+
+	EventsConcurrency int           `env:"EVENTS_CONCURRENCY, default=16" about:"Events handled at once; 1 to 1000."`
+	JobsConcurrency   int           `env:"JOBS_CONCURRENCY, default=2" about:"Slices of re-encryption worked on at once; 1 to 100."`
+	DrainTimeout      time.Duration `env:"DRAIN_TIMEOUT, default=25s" about:"How long running work may go on after SIGTERM; at most 110s, below the container's stop timeout."`
+
+	HTTPAddr string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz and /readyz."`
+}
+
+// Queues are the fleet's queues.
+type Queues struct {
 	EventsQueueURL string `env:"EVENTS_QUEUE_URL" about:"SQS queue that EventBridge fills with KMS events. Needs a dead-letter queue."`
 	JobsQueueURL   string `env:"JOBS_QUEUE_URL" about:"SQS queue of re-encryption work. Needs a dead-letter queue."`
-	AlertTopicARN  string `env:"ALERT_TOPIC_ARN" about:"SNS topic that alerts are published to."`
-	AlertFormats   string `env:"ALERT_FORMATS" about:"Formats of topics: TOPIC-ARN=format,… with auto, text, json or chat. Topics beside ALERT_TOPIC_ARN get every alert, too."`
-	StateBucket    string `env:"STATE_BUCKET" about:"S3 bucket for alias history, jobs, reports and claims."`
-	StatePrefix    string `env:"STATE_PREFIX, default=cmkeeper/" about:"Prefix of everything that is kept in the state bucket."`
-	Pools          string `env:"POOLS, default=both" about:"Which queues this process works on: events, jobs or both."`
+}
+
+// Alerts is where alerts go.
+type Alerts struct {
+	AlertTopicARN       string        `env:"ALERT_TOPIC_ARN" about:"SNS topic that alerts are published to."`
+	AlertFormats        string        `env:"ALERT_FORMATS" about:"Formats of topics: TOPIC-ARN=format,… with auto, text, json or chat. Topics beside ALERT_TOPIC_ARN get every alert, too."`
+	AlertRepeatInterval time.Duration `env:"ALERT_REPEAT_INTERVAL, default=24h" about:"What sweeps still see (cmkeeper shut out, hanging on a key that it guards, jobs that stopped) is told again after this; 0 is never."`
+}
+
+// Common is what workers and all commands that people run read: where the state is, how
+// the reactions judge and react, and how to log.
+type Common struct {
+	StateBucket string `env:"STATE_BUCKET" about:"S3 bucket for alias history, jobs, reports and claims."`
+	StatePrefix string `env:"STATE_PREFIX, default=cmkeeper/" about:"Prefix of everything that is kept in the state bucket."`
 
 	RotationMode  string `env:"ROTATION_MODE, default=observe" about:"off, observe or enforce: switch rotation on again."`
 	PolicyMode    string `env:"POLICY_MODE, default=observe" about:"off, observe or enforce: judge key policies, and put the good one back."`
@@ -74,27 +109,10 @@ type Config struct {
 	WatchedTags []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change is told, such as data-classification. Those that begin with cmkeeper:, and those that exemptions, SENSITIVE_KEYS and SANDBOX_KEYS go by, always are."`
 	FailedUse   bool     `env:"FAILED_USE, default=false" about:"Tell who needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
 
-	ReencryptAliases     []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
-	ReencryptScope       string   `env:"REENCRYPT_SCOPE" about:"Further places to move: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c."`
-	ReencryptConcurrency int      `env:"REENCRYPT_CONCURRENCY, default=64" about:"Objects that this process works on at once; 1 to 1024."`
-	ReencryptRate        int      `env:"REENCRYPT_RATE, default=500" about:"Objects per second over the whole fleet; 0 is unlimited."`
-	ReencryptMethod      string   `env:"REENCRYPT_METHOD, default=auto" about:"auto, update or copy."`
+	ReencryptAliases          []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
+	ReencryptScope            string   `env:"REENCRYPT_SCOPE" about:"Further places to move: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c."`
+	ReencryptFixBucketDefault bool     `env:"REENCRYPT_FIX_BUCKET_DEFAULT, default=false" about:"Move a bucket's default encryption, where it names the old key, to the new one before its objects. Else that is only warned of."`
 
-	AlertGroupWait      time.Duration `env:"ALERT_GROUP_WAIT, default=30s" about:"How long the first alert below high of an actor waits for others, to be told together."`
-	AlertGroupInterval  time.Duration `env:"ALERT_GROUP_INTERVAL, default=60s" about:"How long all further alerts of an actor are collected, to be told together; at most 10m. 0 tells each alert at once, and then there are no incidents."`
-	AlertRepeatInterval time.Duration `env:"ALERT_REPEAT_INTERVAL, default=24h" about:"What sweeps still see (cmkeeper shut out, hanging on a key that it guards, jobs that stopped) is told again after this; 0 is never."`
-
-	ReencryptFixBucketDefault bool `env:"REENCRYPT_FIX_BUCKET_DEFAULT, default=false" about:"Move a bucket's default encryption, where it names the old key, to the new one before its objects. Else that is only warned of."`
-
-	ReencryptEngine string `env:"REENCRYPT_ENGINE, default=fleet" about:"fleet, batch or auto: who moves the objects, the workers or S3 Batch Operations; the workers prove it in any case. auto leaves to S3 what is larger than BATCH_THRESHOLD."`
-	BatchRoleARN    string `env:"BATCH_ROLE_ARN" about:"IAM role that S3 Batch Operations take. Required by REENCRYPT_ENGINE=batch and auto."`
-	BatchThreshold  int    `env:"BATCH_THRESHOLD, default=10000000" about:"Object versions of a bucket that REENCRYPT_ENGINE=auto leaves to the workers."`
-
-	EventsConcurrency int           `env:"EVENTS_CONCURRENCY, default=16" about:"Events handled at once; 1 to 1000."`
-	JobsConcurrency   int           `env:"JOBS_CONCURRENCY, default=2" about:"Slices of re-encryption worked on at once; 1 to 100."`
-	DrainTimeout      time.Duration `env:"DRAIN_TIMEOUT, default=25s" about:"How long running work may go on after SIGTERM; at most 110s, below the container's stop timeout."`
-
-	HTTPAddr    string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz and /readyz."`
 	LogLevel    string `env:"LOG_LEVEL, default=info" about:"debug, info, warn or error."`
 	LogFormat   string `env:"LOG_FORMAT, default=json" about:"json or text."`
 	S3PathStyle *bool  `env:"S3_PATH_STYLE, noinit" about:"true or false: path-style S3 addresses. Automatic on a custom endpoint."`
@@ -161,16 +179,37 @@ var checks = map[string]func(string) error{
 
 var topicARN = matching(`^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+(\.fifo)?$`, "an SNS topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME")
 
-// LoadConfig reads the configuration from an environment. Its error joins every
-// problem found, each with the variable, its value and what is allowed. A
+// LoadConfig reads the configuration of a fleet member from an environment. Its error
+// joins every problem found, each with the variable, its value and what is allowed. A
 // CMKEEPER_ variable that does not exist is a problem too: a misspelt mode must
 // not leave a key unguarded.
 func LoadConfig(ctx context.Context, environment map[string]string) (Config, error) {
-	var (
-		c        Config
-		problems []error
-		defaults = map[string]string{}
-	)
+	var c Config
+	err := loadInto(ctx, environment, &c)
+	return c, errors.Join(err, c.missing())
+}
+
+// loadForDesk reads what a command that a person runs needs: T is Common, or has it and
+// other parts of Config. needed are variables that must be set. Such a command logs
+// warnings as text, unless it is told otherwise.
+func loadForDesk[T any](ctx context.Context, environment map[string]string, needed ...string) (T, error) {
+	settings := map[string]string{envPrefix + "LOG_LEVEL": "warn", envPrefix + "LOG_FORMAT": "text"}
+	maps.Copy(settings, environment)
+	var c T
+	problems := []error{loadInto(ctx, settings, &c)}
+	for _, name := range needed {
+		problems = append(problems, need(settings[envPrefix+name], name, "give the fleet's"))
+	}
+	if err := errors.Join(problems...); err != nil {
+		return c, usageError{err}
+	}
+	return c, nil
+}
+
+// loadInto reads the variables of target's fields.
+func loadInto(ctx context.Context, environment map[string]string, target any) error {
+	var problems []error
+	defaults := map[string]string{}
 	for _, v := range variables() {
 		defaults[v.Name] = v.Default
 	}
@@ -191,44 +230,45 @@ func LoadConfig(ctx context.Context, environment map[string]string) (Config, err
 		return value, false, nil
 	})
 	err := envconfig.ProcessWith(ctx, &envconfig.Config{
-		Target:   &c,
+		Target:   target,
 		Lookuper: envconfig.PrefixLookuper(envPrefix, envconfig.MapLookuper(environment)),
 		Mutators: []envconfig.Mutator{check},
 	})
-	if err != nil {
-		problems = append(problems, err)
+	return errors.Join(append(problems, err)...)
+}
+
+// need returns a problem where the value of a variable is empty.
+func need(value, name, fix string) error {
+	if value != "" {
+		return nil
 	}
-	return c, errors.Join(append(problems, c.missing()...)...)
+	return fmt.Errorf("%s%s is not set: %s", envPrefix, name, fix)
 }
 
 // missing returns what the chosen pools and modes need and the configuration lacks.
-func (c Config) missing() []error {
-	var problems []error
-	need := func(value, name, why string) {
-		if value == "" {
-			problems = append(problems, fmt.Errorf("%s%s is not set: %s", envPrefix, name, why))
-		}
+func (c Config) missing() error {
+	problems := []error{
+		need(c.JobsQueueURL, "JOBS_QUEUE_URL", "give the URL of the queue for re-encryption work"),
+		need(c.AlertTopicARN, "ALERT_TOPIC_ARN", "give the ARN of the SNS topic for alerts"),
+		need(c.StateBucket, "STATE_BUCKET", "give the name of the bucket for cmkeeper's state"),
 	}
 	if c.runsEvents() {
-		need(c.EventsQueueURL, "EVENTS_QUEUE_URL", "give the URL of the queue that EventBridge fills")
+		problems = append(problems, need(c.EventsQueueURL, "EVENTS_QUEUE_URL", "give the URL of the queue that EventBridge fills"))
 	}
-	need(c.JobsQueueURL, "JOBS_QUEUE_URL", "give the URL of the queue for re-encryption work")
-	need(c.AlertTopicARN, "ALERT_TOPIC_ARN", "give the ARN of the SNS topic for alerts")
-	need(c.StateBucket, "STATE_BUCKET", "give the name of the bucket for cmkeeper's state")
 	if c.ReencryptMode == "enforce" && len(c.ReencryptAliases) == 0 {
 		problems = append(problems, fmt.Errorf("%sREENCRYPT_ALIASES is not set, and %sREENCRYPT_MODE=enforce needs it: list the aliases whose moves may move data, such as alias/app-*, or * for all", envPrefix, envPrefix))
 	}
 	if c.ReencryptEngine != "fleet" {
-		need(c.BatchRoleARN, "BATCH_ROLE_ARN", "REENCRYPT_ENGINE="+c.ReencryptEngine+" needs the role that S3 Batch Operations take, see docs/reencryption.md")
+		problems = append(problems, need(c.BatchRoleARN, "BATCH_ROLE_ARN", "REENCRYPT_ENGINE="+c.ReencryptEngine+" needs the role that S3 Batch Operations take, see docs/reencryption.md"))
 	}
 	if c.ReencryptEngine == "batch" && c.ReencryptMethod == "copy" {
 		problems = append(problems, fmt.Errorf("%sREENCRYPT_ENGINE=batch and %sREENCRYPT_METHOD=copy contradict each other: S3 Batch Operations change objects in place", envPrefix, envPrefix))
 	}
-	return problems
+	return errors.Join(problems...)
 }
 
-// reactions is the part of the configuration that the reactions work by.
-func (c Config) reactions(identity handlers.Identity, region string) (handlers.Config, error) {
+// reactions is what the reactions work by. queues are the names of the fleet's queues.
+func (c Common) reactions(identity handlers.Identity, region string, topics []alert.Topic, queues []string) (handlers.Config, error) {
 	scope, err := parseScope(c.ReencryptScope)
 	if err != nil {
 		return handlers.Config{}, err
@@ -249,12 +289,12 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 	if err != nil {
 		return handlers.Config{}, err
 	}
-	var topics []string
-	for _, t := range c.topics() {
-		topics = append(topics, t.ARN)
+	arns := make([]string, 0, len(topics))
+	for _, t := range topics {
+		arns = append(arns, t.ARN)
 	}
 	return handlers.Config{
-		Identity: identity, Region: region, Topics: topics,
+		Identity: identity, Region: region, Topics: arns, Queues: queues,
 		Rotation: handlers.Mode(c.RotationMode), Policy: handlers.Mode(c.PolicyMode),
 		Deletion: handlers.Mode(c.DeletionMode), Reencrypt: handlers.Mode(c.ReencryptMode),
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
@@ -263,13 +303,12 @@ func (c Config) reactions(identity handlers.Identity, region string) (handlers.C
 		RestoreSeverity: alert.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
 		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
-		Queues:           []string{path.Base(c.EventsQueueURL), path.Base(c.JobsQueueURL)},
 		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil
 }
 
-// rules is the part of the configuration that severities are judged by.
-func (c Config) rules() (judgement.Rules, error) {
+// rules is what severities are judged by.
+func (c Common) rules() (judgement.Rules, error) {
 	var r judgement.Rules
 	var errs [4]error
 	r.Sensitive, errs[0] = parseEach(c.SensitiveKeys, judgement.ParseSelector)
@@ -306,6 +345,9 @@ type variable struct {
 func variables() []variable {
 	var list []variable
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
+		if f.Anonymous {
+			continue
+		}
 		name, options, _ := strings.Cut(f.Tag.Get("env"), ",")
 		_, value, _ := strings.Cut(options, "default=")
 		list = append(list, variable{Name: name, Default: value, About: f.Tag.Get("about"), field: f.Index})

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -110,6 +111,45 @@ func TestEveryProblemIsNamed(t *testing.T) {
 	}
 }
 
+// TestDeskConfiguration: a command that a person runs asks for what it needs, takes
+// nothing else amiss, and knows every variable of the fleet.
+func TestDeskConfiguration(t *testing.T) {
+	for name, tt := range map[string]struct {
+		env    []string
+		needed []string
+		want   []string // in the error, all of them; none where it loads
+	}{
+		"nothing is needed":        {},
+		"a variable of workers":    {env: []string{"EVENTS_CONCURRENCY", "many"}},
+		"what is needed":           {needed: []string{"STATE_BUCKET", "JOBS_QUEUE_URL"}, want: []string{"CMKEEPER_STATE_BUCKET is not set: give the fleet's", "CMKEEPER_JOBS_QUEUE_URL is not set"}},
+		"a variable of its own":    {env: []string{"FLAP_LIMIT", "0"}, want: []string{`CMKEEPER_FLAP_LIMIT="0": must be`}},
+		"a variable of nobody":     {env: []string{"STATE_BUKET", "x"}, want: []string{"CMKEEPER_STATE_BUKET is not a variable of cmkeeper"}},
+		"everything that is wrong": {env: []string{"STATE_BUCKET", "s3://x", "JOBS_QUEUE_URL", "jobs"}, want: []string{"without s3://", "a queue's URL"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			env := map[string]string{}
+			for i := 0; i < len(tt.env); i += 2 {
+				env[envPrefix+tt.env[i]] = tt.env[i+1]
+			}
+			c, err := loadForDesk[replaySettings](t.Context(), env, tt.needed...)
+			if len(tt.want) == 0 {
+				if err != nil || c.LogLevel != "warn" || c.EventsQueueURL != "" || c.AlertTopicARN != "" {
+					t.Errorf("%+v, %v", c, err)
+				}
+				return
+			}
+			if !errors.As(err, new(usageError)) {
+				t.Fatalf("error %v", err)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error does not say %q:\n%v", want, err)
+				}
+			}
+		})
+	}
+}
+
 func TestPoolsNeedTheirQueues(t *testing.T) {
 	if _, err := LoadConfig(t.Context(), environment("POOLS", "jobs", "EVENTS_QUEUE_URL", "<unset>")); err != nil {
 		t.Errorf("a worker of jobs needs no events queue: %v", err)
@@ -144,7 +184,7 @@ func TestDeletionsAreConfigured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := c.reactions(handlers.Identity{Account: "111122223333", Name: "cmkeeper", Role: true}, "us-east-1")
+	got, err := c.reactions(handlers.Identity{Account: "111122223333", Name: "cmkeeper", Role: true}, "us-east-1", c.topics(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +240,7 @@ func TestReactions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := c.reactions(handlers.Identity{}, "eu-west-1")
+	got, err := c.reactions(handlers.Identity{}, "eu-west-1", c.topics(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -196,7 +196,7 @@ func hintFor(document []byte) string {
 // aws returns the clients, made when they are first needed.
 func (r *policyReader) aws(ctx context.Context) (byHand, error) {
 	if r.hand == nil {
-		hand, err := newByHand(ctx, r.process, 4)
+		hand, err := loadByHand(ctx, r.process, 4)
 		if err != nil {
 			return byHand{}, err
 		}

@@ -99,7 +99,7 @@ func (f *retireFlags) check(ctx context.Context, p *process, key string) (byHand
 	if f.concurrency < 1 || f.quietDays < 0 {
 		return byHand{}, retire.Result{}, usageError{errors.New("--concurrency must be at least 1 and --quiet-days not negative")}
 	}
-	hand, err := newByHand(ctx, p, f.concurrency)
+	hand, err := loadByHand(ctx, p, f.concurrency)
 	if err != nil {
 		return hand, retire.Result{}, err
 	}
