@@ -23,8 +23,15 @@ func (a Alerts) topics() []alert.Topic {
 	return topics
 }
 
-// grouping is how alerts are told together, nil where each is told at once: also for
-// whoever handles only jobs, whose alerts stand alone.
+// publisher publishes as a member of the fleet does.
+func (c Config) publisher(topics alert.SNS, queues alert.SQS, store *state.Store, log *slog.Logger) *alert.Publisher {
+	p := c.Alerts.publisher(topics, store, log)
+	p.Grouping = c.grouping(queues)
+	return p
+}
+
+// grouping is how alerts are collected into digests, nil where each is sent at once. A
+// member that works only on jobs collects none: their alerts stand alone.
 func (c Config) grouping(queues alert.SQS) *alert.Grouping {
 	if c.AlertGroupInterval == 0 || !c.runsEvents() {
 		return nil

@@ -15,7 +15,6 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
-	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
@@ -173,25 +172,6 @@ func TestTopics(t *testing.T) {
 		if diff := cmp.Diff(want, c.topics()); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", formats, diff)
 		}
-	}
-}
-
-// TestDeletionsAreConfigured: what is about deletions and containment arrives
-// where it is used.
-func TestDeletionsAreConfigured(t *testing.T) {
-	c, err := LoadConfig(t.Context(), environment("DELETION_REMINDERS", "2d", "DELETION_MIN_WINDOW_DAYS", "14", "DELETION_APPROVAL_DAYS", "3",
-		"CONTAIN_MODE", "enforce", "CONTAIN_ALLOWED_ROLES", "role/key-admin*, user/alice", "CONTAIN_QUIET_DAYS", "30", "CONTAIN_IN_USE", "true"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := c.reactions(handlers.Identity{Account: "111122223333", Name: "cmkeeper", Role: true}, "us-east-1", c.topics(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	alice := judgement.Actor{Principal: "arn:aws:iam::111122223333:user/alice"}
-	if !slices.Equal(got.DeletionReminders, []time.Duration{48 * time.Hour}) || got.DeletionMinWindowDays != 14 || got.DeletionApprovalDays != 3 ||
-		got.Contain != handlers.Enforce || len(got.ContainAllowed) != 2 || !got.ContainAllowed[1].Include(alice) || got.ContainQuietDays != 30 || !got.ContainInUse {
-		t.Errorf("%+v", got)
 	}
 }
 

@@ -181,8 +181,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 
 	store := c.store(bucket, c.StateBucket, account)
 	facts := inventory.New(keys, bucket, account, cfg.Region)
-	alerts := c.publisher(topics, store, log)
-	alerts.Grouping = c.grouping(queues)
+	alerts := c.publisher(topics, queues, store, log)
 	engine, err := reencrypt.New(c.engine(reencrypt.Options{
 		S3: bucket, Resolver: facts, KMS: keys, Account: account, Store: store, SQS: queues,
 		// The client is there even where CMKEEPER_REENCRYPT_ENGINE is fleet: batch jobs that
