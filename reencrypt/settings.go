@@ -114,7 +114,7 @@ func (f *settings) note(err error, u unread) error {
 		return err
 	case faultNoBucket:
 		return &stopError{"there is no bucket " + f.Bucket}
-	case faultDenied, faultGone, faultChanged, faultKey, faultArchived, faultUnsupported, faultRejected:
+	default: // it stays unread
 	}
 	u.words = words(err)
 	f.unread = append(f.unread, u)

@@ -147,9 +147,9 @@ func sarifLevel(s keypolicy.Severity) string {
 		return "error"
 	case keypolicy.Medium:
 		return "warning"
-	case keypolicy.Low:
+	default:
+		return "note"
 	}
-	return "note"
 }
 
 // sarifPlace is the statement of a finding, in the file where there is one.
