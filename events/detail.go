@@ -8,7 +8,7 @@ type Detail interface{ detail() }
 // CreateKey is the detail of CreateKey.
 type CreateKey struct {
 	Description string
-	// Origin, KeySpec and KeyUsage are KMS's words, from the new key where the
+	// Origin, KeySpec and KeyUsage are as KMS spells them, from the new key where the
 	// record has it, else from the request.
 	Origin, KeySpec, KeyUsage string
 	MultiRegion               bool

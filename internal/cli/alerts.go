@@ -73,7 +73,7 @@ func parseTopics(first, formats string) ([]alert.Topic, error) {
 
 func newAlertsCommand(p *process) *cobra.Command {
 	command := &cobra.Command{
-		Use: "alerts", Short: "Look at alerts that are not told yet, send them, and try out the topics",
+		Use: "alerts", Short: "List alerts that were not delivered yet, send them again, and test the topics",
 		Long: `Works with the alerts of a fleet: CMKEEPER_STATE_BUCKET and CMKEEPER_ALERT_TOPIC_ARN (and CMKEEPER_ALERT_FORMATS) are the fleet's.`,
 	}
 	command.AddCommand(newAlertsListCommand(p), newAlertsResendCommand(p), newAlertsTestCommand(p))
@@ -106,7 +106,7 @@ type alertsListCommand struct{ undelivered, json bool }
 func newAlertsListCommand(p *process) *cobra.Command {
 	var l alertsListCommand
 	command := &cobra.Command{
-		Use: "list", Short: "List the alerts that could not be delivered, and those that are collected to be told together", Args: cobra.NoArgs,
+		Use: "list", Short: "List the alerts that could not be delivered, and those that wait to be sent in a digest", Args: cobra.NoArgs,
 		RunE: p.action(l.run),
 	}
 	command.Flags().BoolVar(&l.undelivered, "undelivered", false, "only those that could not be delivered")
@@ -142,10 +142,10 @@ func (l *alertsListCommand) run(ctx context.Context, p *process) error {
 			u.Since.Format(time.RFC3339), u.Alert.Severity, alert.Escape(u.Alert.Title), alert.Escape(u.Alert.ID), alert.Escape(u.Cause))
 	}
 	for _, c := range w.Collected {
-		fmt.Fprintf(p.stdout, "%d alerts of %s, to be told at %s\n", c.Alerts, alert.Escape(c.Group), c.Due.Format(time.RFC3339))
+		fmt.Fprintf(p.stdout, "%d alerts of %s, to be sent at %s\n", c.Alerts, alert.Escape(c.Group), c.Due.Format(time.RFC3339))
 	}
 	if len(w.Undelivered)+len(w.Collected) == 0 {
-		fmt.Fprintln(p.stdout, "Every alert was told.")
+		fmt.Fprintln(p.stdout, "Every alert was sent.")
 	}
 	return nil
 }
@@ -153,7 +153,7 @@ func (l *alertsListCommand) run(ctx context.Context, p *process) error {
 func newAlertsResendCommand(p *process) *cobra.Command {
 	var all bool
 	command := &cobra.Command{
-		Use: "resend {ID... | --all}", Short: "Send alerts that could not be delivered; those that were told since are not told again",
+		Use: "resend {ID... | --all}", Short: "Send alerts that could not be delivered; those that were delivered since are not sent again",
 		RunE: func(c *cobra.Command, ids []string) error {
 			return p.action(func(ctx context.Context, p *process) error {
 				if all == (len(ids) > 0) {
@@ -180,7 +180,7 @@ func resend(ctx context.Context, p *process, ids []string) error {
 	var errs []error
 	for _, id := range ids {
 		if !slices.ContainsFunc(list, func(u alert.Undelivered) bool { return u.Alert.ID == id }) {
-			errs = append(errs, fmt.Errorf("alert %q is none that could not be delivered: \"cmkeeper alerts list\" shows those", id))
+			errs = append(errs, fmt.Errorf("alert %q is not an undelivered one: \"cmkeeper alerts list\" lists those", id))
 		}
 	}
 	for _, u := range list {
@@ -191,7 +191,7 @@ func resend(ctx context.Context, p *process, ids []string) error {
 			errs = append(errs, fmt.Errorf("alert %s: %w", alert.Escape(u.Alert.ID), err))
 			continue
 		}
-		fmt.Fprintf(p.stdout, "told: %s\n", alert.Escape(u.Alert.Title))
+		fmt.Fprintf(p.stdout, "sent: %s\n", alert.Escape(u.Alert.Title))
 	}
 	return errors.Join(errs...)
 }

@@ -44,8 +44,8 @@ type Config struct {
 	ReencryptRate        int    `env:"REENCRYPT_RATE, default=500" about:"Objects per second over the whole fleet; 0 is unlimited."`
 	ReencryptMethod      string `env:"REENCRYPT_METHOD, default=auto" about:"auto, update or copy."`
 
-	AlertGroupWait     time.Duration `env:"ALERT_GROUP_WAIT, default=30s" about:"How long the first alert below high of an actor waits for others, to be told together."`
-	AlertGroupInterval time.Duration `env:"ALERT_GROUP_INTERVAL, default=60s" about:"How long all further alerts of an actor are collected, to be told together; at most 10m. 0 tells each alert at once, and then there are no incidents."`
+	AlertGroupWait     time.Duration `env:"ALERT_GROUP_WAIT, default=30s" about:"How long the first alert below high of an actor waits for others, to be sent with them in one digest."`
+	AlertGroupInterval time.Duration `env:"ALERT_GROUP_INTERVAL, default=60s" about:"How long all further alerts of an actor are collected, to be sent in one digest; at most 10m. 0 sends each alert at once, and then there are no incidents."`
 
 	ReencryptEngine string `env:"REENCRYPT_ENGINE, default=fleet" about:"fleet, batch or auto: who moves the objects, the workers or S3 Batch Operations; the workers prove it in any case. auto leaves to S3 what is larger than BATCH_THRESHOLD."`
 	BatchRoleARN    string `env:"BATCH_ROLE_ARN" about:"IAM role that S3 Batch Operations take. Required by REENCRYPT_ENGINE=batch and auto."`
@@ -67,8 +67,8 @@ type Queues struct {
 // Alerts is where alerts go.
 type Alerts struct {
 	AlertTopicARN       string        `env:"ALERT_TOPIC_ARN" about:"SNS topic that alerts are published to."`
-	AlertFormats        string        `env:"ALERT_FORMATS" about:"Formats of topics: TOPIC-ARN=format,… with auto, text, json or chat. Topics beside ALERT_TOPIC_ARN get every alert, too."`
-	AlertRepeatInterval time.Duration `env:"ALERT_REPEAT_INTERVAL, default=24h" about:"What sweeps still see (cmkeeper shut out, hanging on a key that it guards, jobs that stopped) is told again after this; 0 is never."`
+	AlertFormats        string        `env:"ALERT_FORMATS" about:"Formats of topics: TOPIC-ARN=format,… with auto, text, json or chat. Every topic named here gets every alert, as ALERT_TOPIC_ARN does."`
+	AlertRepeatInterval time.Duration `env:"ALERT_REPEAT_INTERVAL, default=24h" about:"An alert about what sweeps still see (cmkeeper shut out of a key, cmkeeper depending on a key that it guards, a stopped job) is sent again after this; 0 is never."`
 }
 
 // Common is what workers and all commands that people run read: where the state is, how
@@ -87,38 +87,38 @@ type Common struct {
 	DeletionApprovalDays  int    `env:"DELETION_APPROVAL_DAYS, default=14" about:"How old the day in a key's tag cmkeeper:deletion-approved may be when its deletion is scheduled; 0: no tag approves. See [deletions](deletions.md#approval)."`
 
 	ContainMode         string   `env:"CONTAIN_MODE, default=off" about:"off, observe or enforce: disable a key at once that is opened to everyone or to an account that is not trusted. See [deletions](deletions.md#containment)."`
-	ContainAllowedRoles []string `env:"CONTAIN_ALLOWED_ROLES" about:"Who may open keys: role/NAME, user/NAME or an ARN, comma-separated, * for any text."`
+	ContainAllowedRoles []string `env:"CONTAIN_ALLOWED_ROLES" about:"Roles and users that may open keys: role/NAME, user/NAME or an ARN, comma-separated, * for any text."`
 	ContainQuietDays    int      `env:"CONTAIN_QUIET_DAYS, default=7" about:"A key that was used within so many days is not disabled; 1 to 365."`
-	ContainInUse        bool     `env:"CONTAIN_IN_USE, default=false" about:"Disable a key that was opened also where it is in use or where that is not known."`
+	ContainInUse        bool     `env:"CONTAIN_IN_USE, default=false" about:"Disable an opened key even if it is in use, or if its use is unknown."`
 
 	RotationPeriodDays    int    `env:"ROTATION_PERIOD_DAYS, default=365" about:"Rotation period where a key had none, and the longest that is restored; 90 to 2560."`
 	RotationRequired      bool   `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
-	PolicyRestoreSeverity string `env:"POLICY_RESTORE_SEVERITY, default=critical" about:"low, medium, high or critical: from which severity of a new finding POLICY_MODE=enforce puts the good policy back. A policy with such a finding is never taken for a good one, unless it is accepted by hand."`
+	PolicyRestoreSeverity string `env:"POLICY_RESTORE_SEVERITY, default=critical" about:"low, medium, high or critical: from which severity of a new finding POLICY_MODE=enforce puts the good policy back. A policy with such a finding is recorded as good only if somebody accepts it by hand."`
 
 	TrustedAccounts []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
 
 	SensitiveKeys []string `env:"SENSITIVE_KEYS" about:"Keys whose alerts are one severity up: tag data-classification=restricted, alias/prod-*. See [judgement](judgement.md)."`
 	SandboxKeys   []string `env:"SANDBOX_KEYS" about:"Keys whose alerts are one severity down, unless they are sensitive, too: tag env=sandbox, alias/test-*."`
-	PipelineRoles []string `env:"PIPELINE_ROLES" about:"Roles that change keys as their work, one severity down: role/deploy-*, or whole ARNs."`
-	BusinessHours string   `env:"BUSINESS_HOURS" about:"When people work: Mon-Fri 08:00-18:00 Europe/Berlin. What is medium is high outside of it."`
+	PipelineRoles []string `env:"PIPELINE_ROLES" about:"Roles whose work is to change keys; their alerts are one severity down: role/deploy-*, or whole ARNs."`
+	BusinessHours string   `env:"BUSINESS_HOURS" about:"Business hours: Mon-Fri 08:00-18:00 Europe/Berlin. Outside of them medium alerts are high."`
 
-	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is put back; once more and cmkeeper stays out of it for an hour. 1 to 20."`
-	Exemptions string `env:"EXEMPTIONS" about:"What is told as a note and left as it is, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
+	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is put back. Once that is used up, cmkeeper leaves the setting alone for an hour. 1 to 20."`
+	Exemptions string `env:"EXEMPTIONS" about:"What is reported as info and not repaired, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
 
-	EventRules  []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them are told."`
-	WatchedTags []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change is told, such as data-classification. Those that begin with cmkeeper:, and those that exemptions, SENSITIVE_KEYS and SANDBOX_KEYS go by, always are."`
-	FailedUse   bool     `env:"FAILED_USE, default=false" about:"Tell who needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
+	EventRules  []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them make an alert."`
+	WatchedTags []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change makes an alert, such as data-classification. Tags that begin with cmkeeper:, and those that EXEMPTIONS, SENSITIVE_KEYS and SANDBOX_KEYS name, always do."`
+	FailedUse   bool     `env:"FAILED_USE, default=false" about:"Alert when somebody needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
 
 	ReencryptAliases          []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
 	ReencryptScope            string   `env:"REENCRYPT_SCOPE" about:"Further places to move: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c."`
-	ReencryptFixBucketDefault bool     `env:"REENCRYPT_FIX_BUCKET_DEFAULT, default=false" about:"Move a bucket's default encryption, where it names the old key, to the new one before its objects. Else that is only warned of."`
+	ReencryptFixBucketDefault bool     `env:"REENCRYPT_FIX_BUCKET_DEFAULT, default=false" about:"Move a bucket's default encryption, where it names the old key, to the new key before its objects. If false, the job only warns."`
 
 	LogLevel    string `env:"LOG_LEVEL, default=info" about:"debug, info, warn or error."`
 	LogFormat   string `env:"LOG_FORMAT, default=json" about:"json or text."`
 	S3PathStyle *bool  `env:"S3_PATH_STYLE, noinit" about:"true or false: path-style S3 addresses. Automatic on a custom endpoint."`
 }
 
-// maxDrain leaves Fargate's longest stop timeout (120 s) room to hand work back.
+// maxDrain leaves Fargate's longest stop timeout (120 s) room to return messages.
 const maxDrain = 110 * time.Second
 
 // checks says for each variable what it may be. A value that fails is reported
@@ -191,7 +191,7 @@ func LoadConfig(ctx context.Context, environment map[string]string) (Config, err
 
 // loadForDesk reads what a command that a person runs needs: T is Common, or has it and
 // other parts of Config. needed are variables that must be set. Such a command logs
-// warnings as text, unless it is told otherwise.
+// warnings as text by default.
 func loadForDesk[T any](ctx context.Context, environment map[string]string, needed ...string) (T, error) {
 	settings := map[string]string{envPrefix + "LOG_LEVEL": "warn", envPrefix + "LOG_FORMAT": "text"}
 	maps.Copy(settings, environment)

@@ -164,7 +164,7 @@ func customerTags(ctx context.Context, facts *inventory.Reader, arn string) (map
 	case err == nil, errors.Is(err, inventory.ErrNotFound):
 		return tags, nil
 	}
-	// Of AWS's own keys nobody has to read the tags.
+	// The tags of AWS's own keys exempt nothing, and often may not be read.
 	if key, keyErr := facts.Key(ctx, arn); keyErr == nil && key.Manager == "AWS" {
 		return nil, nil
 	}

@@ -242,9 +242,9 @@ func (s policySource) accountOf(trusted []string) (account, how string, err erro
 	case 1:
 		return roots[0], ", taken from the policy's root principal", nil
 	case 0:
-		return "", "", fmt.Errorf("%s: it does not tell the key's account, since it allows nothing to an account's root: give --account", s.name)
+		return "", "", fmt.Errorf("%s: the key's account is unknown, since the policy allows nothing to an account's root: give --account", s.name)
 	}
-	return "", "", fmt.Errorf("%s: it does not tell the key's account, since it names the roots of several (%s): give --account, and --trusted-account for the others", s.name, strings.Join(roots, ", "))
+	return "", "", fmt.Errorf("%s: the key's account is unknown, since the policy names the roots of several accounts (%s): give --account, and --trusted-account for the others", s.name, strings.Join(roots, ", "))
 }
 
 var accountID = regexp.MustCompile(`^\d{12}$`)

@@ -39,8 +39,8 @@ type replayCommand struct {
 func newReplayCommand(p *process) *cobra.Command {
 	var c replayCommand
 	command := &cobra.Command{
-		Use: "replay FILE...", Short: "Show what would be done about events, changing nothing",
-		Long: `Shows what would be done about events. Each file holds one or several JSON events, or is a CloudTrail log file; - is standard input.
+		Use: "replay FILE...", Short: "Show what the worker would do about events, without changing anything",
+		Long: `Shows what the worker would do about events. Each file holds one or several JSON events, or is a CloudTrail log file; - is standard input.
 
 The events go through the same code as in the worker, in observe mode: live keys are read through the SDK's configuration, nothing is changed, nothing is sent. With CMKEEPER_STATE_BUCKET the recorded history is read, too; what would be recorded is kept in memory. CMKEEPER_TRUSTED_ACCOUNTS and the other settings of reactions count.`,
 		Args: cobra.MinimumNArgs(1),
@@ -194,7 +194,7 @@ func (b copyOnRead) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input
 // unwritableKMS refuses the calls that observe mode must never make.
 type unwritableKMS struct{}
 
-var errUnwritable = errors.New("replay changes nothing: this call is a fault of cmkeeper")
+var errUnwritable = errors.New("replay changes nothing: this call is a bug in cmkeeper")
 
 func (unwritableKMS) EnableKeyRotation(context.Context, *kms.EnableKeyRotationInput, ...func(*kms.Options)) (*kms.EnableKeyRotationOutput, error) {
 	return nil, errUnwritable

@@ -36,7 +36,7 @@ func newWorkerCommand(p *process) *cobra.Command {
 	}
 }
 
-// runWorker works until the context is cancelled and everything in hand is settled.
+// runWorker works until the context is cancelled and every received message is deleted or returned.
 func runWorker(ctx context.Context, p *process) error {
 	c, err := LoadConfig(ctx, p.environment)
 	if err != nil {
@@ -269,7 +269,7 @@ func (f fleetMember) ties(c retire.Checker) func(context.Context, string) []stri
 	}
 }
 
-// startupSweep looks for what happened while nobody listened. It is tried again
+// startupSweep looks for what happened while no worker ran. It is tried again
 // until it succeeds once in the fleet; a failing sweep does not stop the events.
 func (f fleetMember) startupSweep(ctx context.Context, router *handlers.Router) {
 	const first, longest = 30 * time.Second, 30 * time.Minute
