@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -264,15 +265,19 @@ func TestConfigurationDocument(t *testing.T) {
 	if diff := cmp.Diff(want, string(got)); diff != "" {
 		t.Errorf("%s is not what Config says; UPDATE_DOCS=1 go test ./internal/cli writes it:\n%s", path, diff)
 	}
+	unknown := maps.Clone(checks)
 	for _, v := range variables() {
-		if checks[v.Name] == nil {
-			t.Errorf("%s has no check", v.Name)
+		if delete(unknown, v.Name); checks[v.Name] == nil || v.About == "" {
+			t.Errorf("%s has no check, or no text", v.Name)
 		}
 		if v.Default != "" {
 			if err := checks[v.Name](v.Default); err != nil {
 				t.Errorf("the default of %s does not pass its check: %v", v.Name, err)
 			}
 		}
+	}
+	for name := range unknown {
+		t.Errorf("a check is of %s, which is no variable", name)
 	}
 }
 
