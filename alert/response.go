@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"strings"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // responseSteps are what a responder does first about an actor.
@@ -63,29 +65,28 @@ func denyPolicy(actions []string, condition map[string]map[string][]string) stri
 }
 
 // roleName is the name of the role that a session's ARN has, "" for other ARNs.
-func roleName(arn string) string {
-	if _, rest, ok := strings.Cut(arn, ":assumed-role/"); ok {
-		name, _, _ := strings.Cut(rest, "/")
-		return name
+func roleName(session string) string {
+	rest, ok := strings.CutPrefix(arn.Parse(session).Resource, "assumed-role/")
+	if !ok {
+		return ""
 	}
-	return ""
+	name, _, _ := strings.Cut(rest, "/")
+	return name
 }
 
 // userName is the name of an IAM user, "" for other ARNs.
-func userName(arn string) string {
-	if _, rest, ok := strings.Cut(arn, ":user/"); ok {
-		return rest[strings.LastIndexByte(rest, '/')+1:]
+func userName(user string) string {
+	a := arn.Parse(user)
+	if !strings.HasPrefix(a.Resource, "user/") {
+		return ""
 	}
-	return ""
+	return a.Name()
 }
 
 // iamARN is the ARN of something of IAM in the account and partition of another ARN.
-func iamARN(arn, resource string) string {
-	p := strings.SplitN(arn, ":", 6)
-	if len(p) < 6 {
-		return arn
-	}
-	return p[0] + ":" + p[1] + ":iam::" + p[4] + ":" + resource
+func iamARN(of, resource string) string {
+	a := arn.Parse(of)
+	return arn.ARN{Partition: a.Partition, Service: "iam", Account: a.Account, Resource: resource}.String()
 }
 
 // ShellQuote makes s one word for a POSIX shell.

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 const (
@@ -144,7 +145,7 @@ func (a Alert) calls(t *text) {
 
 // key names the call's key in a few words.
 func (c Call) key() string {
-	id := c.Key[strings.LastIndexByte(c.Key, '/')+1:]
+	id := arn.KeyID(c.Key)
 	if c.Alias == "" {
 		return id
 	}

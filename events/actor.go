@@ -3,6 +3,8 @@ package events
 import (
 	"strings"
 	"unicode"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // Actor is who did it, from the record's userIdentity. The zero value is
@@ -120,8 +122,9 @@ func (u *identity) actor() Actor {
 		AccessKeyID: u.AccessKeyID,
 		MFA:         u.Session.MFA,
 	}
-	partition, account, kind, rest := splitIdentityARN(u.ARN)
-	a.AccountID = firstOf(a.AccountID, account)
+	name := arn.Parse(u.ARN)
+	kind, rest, _ := strings.Cut(name.Resource, "/")
+	a.AccountID = firstOf(a.AccountID, name.Account)
 	switch {
 	case kind == "assumed-role":
 		// The ARN decides, not the type: some records call a session an IAMUser.
@@ -129,24 +132,16 @@ func (u *identity) actor() Actor {
 		if issuer := u.Session.Issuer; issuer.Type == "Role" && issuer.ARN != "" {
 			a.RoleARN = issuer.ARN
 		} else {
-			a.RoleARN = "arn:" + partition + ":iam::" + account + ":role/" + a.Name
+			a.RoleARN = arn.ARN{Partition: name.Partition, Service: "iam", Account: name.Account, Resource: "role/" + a.Name}.String()
 		}
 	case u.Type == "AWSService":
 		a.Name = u.InvokedBy
 	case u.Type == "IdentityCenterUser":
 		a.Name = firstOf(u.OnBehalfOf, u.UserName)
 	case a.Name == "":
-		a.Name = rest[strings.LastIndexByte(rest, '/')+1:]
+		a.Name = rest[strings.LastIndexByte(rest, '/')+1:] // "" of the root, which has no slash
 	}
 	return a
-}
-
-// splitIdentityARN splits an ARN of IAM or STS:
-// arn:partition:service::account:kind/rest.
-func splitIdentityARN(arn string) (partition, account, kind, rest string) {
-	parts := splitARN(arn)
-	kind, rest, _ = strings.Cut(parts[5], "/")
-	return parts[1], parts[4], kind, rest
 }
 
 // printable replaces what does not print, so that the text stays on its line

@@ -4,7 +4,7 @@ package events
 // type: a JSON name, and the field that it fills. What has no line is skipped;
 // of a name that comes twice the last one counts.
 
-// message is whatever a body may be; which fields are set tells.
+// message is any of the forms of a body: the fields that are set say which.
 type message struct {
 	// An EventBridge event. The detail is decoded with the envelope, in one
 	// pass: that halves the time of two.

@@ -8,7 +8,7 @@ type Detail interface{ detail() }
 // CreateKey is the detail of CreateKey.
 type CreateKey struct {
 	Description string
-	// Origin, KeySpec and KeyUsage are KMS's words, from the new key where the
+	// Origin, KeySpec and KeyUsage are as KMS spells them, from the new key where the
 	// record has it, else from the request.
 	Origin, KeySpec, KeyUsage string
 	MultiRegion               bool
@@ -196,6 +196,10 @@ type Volume struct {
 	Key       string // ARN, id or alias; "" where the account's default was taken
 }
 
+// DisableEbsEncryptionByDefault is the detail of EC2's DisableEbsEncryptionByDefault,
+// which has no parameters.
+type DisableEbsEncryptionByDefault struct{}
+
 // Database is the detail of RDS's CreateDBInstance and CreateDBCluster.
 type Database struct {
 	Name string
@@ -211,29 +215,30 @@ type Schedule struct {
 	Name string // its name, without the schedule's group
 }
 
-func (CreateKey) detail()           {}
-func (ReplicateKey) detail()        {}
-func (UpdatePrimaryRegion) detail() {}
-func (PutKeyPolicy) detail()        {}
-func (ScheduleKeyDeletion) detail() {}
-func (EnableKeyRotation) detail()   {}
-func (AliasTarget) detail()         {}
-func (CreateGrant) detail()         {}
-func (GrantRemoval) detail()        {}
-func (ImportKeyMaterial) detail()   {}
-func (KeyMaterial) detail()         {}
-func (Rotation) detail()            {}
-func (TagResource) detail()         {}
-func (UntagResource) detail()       {}
-func (KeyStore) detail()            {}
-func (Trail) detail()               {}
-func (EventSelectors) detail()      {}
-func (Rule) detail()                {}
-func (Queue) detail()               {}
-func (Topic) detail()               {}
-func (BucketEncryption) detail()    {}
-func (BucketTags) detail()          {}
-func (BucketPolicy) detail()        {}
-func (Volume) detail()              {}
-func (Database) detail()            {}
-func (Schedule) detail()            {}
+func (CreateKey) detail()                     {}
+func (ReplicateKey) detail()                  {}
+func (UpdatePrimaryRegion) detail()           {}
+func (PutKeyPolicy) detail()                  {}
+func (ScheduleKeyDeletion) detail()           {}
+func (EnableKeyRotation) detail()             {}
+func (AliasTarget) detail()                   {}
+func (CreateGrant) detail()                   {}
+func (GrantRemoval) detail()                  {}
+func (ImportKeyMaterial) detail()             {}
+func (KeyMaterial) detail()                   {}
+func (Rotation) detail()                      {}
+func (TagResource) detail()                   {}
+func (UntagResource) detail()                 {}
+func (KeyStore) detail()                      {}
+func (Trail) detail()                         {}
+func (EventSelectors) detail()                {}
+func (Rule) detail()                          {}
+func (Queue) detail()                         {}
+func (Topic) detail()                         {}
+func (BucketEncryption) detail()              {}
+func (BucketTags) detail()                    {}
+func (BucketPolicy) detail()                  {}
+func (Volume) detail()                        {}
+func (DisableEbsEncryptionByDefault) detail() {}
+func (Database) detail()                      {}
+func (Schedule) detail()                      {}

@@ -96,7 +96,7 @@ type Event struct {
 	SourceIP, UserAgent string
 	// ErrorCode and ErrorMessage are set when the call was refused.
 	ErrorCode, ErrorMessage string
-	// ReadOnly is CloudTrail's own word: the call could not change anything.
+	// ReadOnly says, as CloudTrail does, that the call could not change anything.
 	ReadOnly bool
 	// Detail is what only this kind of event carries: one of the types that
 	// implement [Detail], as a value, or nil.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // accepted ends every error about a body of the wrong shape: it is the fix.
@@ -84,18 +86,11 @@ func (m *message) event() (Event, error) {
 	case "aws.events", "aws.scheduler":
 		e.Kind = Scheduled
 		if len(m.Resources) > 0 {
-			arn := m.Resources[0]
-			e.Detail = Schedule{ARN: arn, Name: arn[strings.LastIndexByte(arn, '/')+1:]}
+			e.Detail = Schedule{ARN: m.Resources[0], Name: arn.Parse(m.Resources[0]).Name()}
 		}
 	case SourceNative:
-		d := &m.Detail.Native
-		e.KeyARN = firstOf(firstKeyARN(m.Resources), e.keyARN(d.KeyID))
-		switch m.DetailType {
-		case NativeRotation:
-			e.Detail = Rotation{d.RotationType, d.KeyOrigin, d.PreviousKeyMaterialID, d.CurrentKeyMaterialID}
-		case NativeExpiry:
-			e.Detail = KeyMaterial{ID: d.KeyMaterialID}
-		}
+		e.KeyARN = firstOf(firstKeyARN(m.Resources), e.keyARN(m.Detail.Native.KeyID))
+		e.Detail = m.Detail.detail(e.Source, e.Name)
 	}
 	return e, nil
 }

@@ -1,6 +1,10 @@
 package events
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
+)
 
 // event types the record; envelope is the zero message where there is none.
 func (r *record) event(envelope *message) (Event, error) {
@@ -29,96 +33,30 @@ func (r *record) event(envelope *message) (Event, error) {
 	if err := e.complete(); err != nil {
 		return Event{}, err
 	}
+	e.Detail = r.detail(e.Source, e.Name)
 	if e.Source != SourceKMS {
-		e.Detail = serviceDetail(e.Source, e.Name, r.Request, r.Response)
 		return e, nil
 	}
 	request, response, details := &r.RequestParameters, &r.ResponseElements, &r.ServiceEventDetails
 	e.Alias = firstOf(aliasName(request.AliasName), aliasName(request.KeyID))
 	e.KeyARN = e.keyOf(r.Resources, request, response, details)
-	e.Detail = detailOf(e.Name, request, response, details, &r.Additional)
 	return e, nil
-}
-
-// detailOf picks an operation's own parameters.
-func detailOf(name string, request, response, details *parameters, more *additional) Detail {
-	switch name {
-	case "CreateKey":
-		made := response.KeyMetadata
-		return CreateKey{
-			Description:                    request.Description,
-			Origin:                         firstOf(made.Origin, request.Origin),
-			KeySpec:                        firstOf(made.KeySpec, request.KeySpec, request.CustomerMasterKeySpec),
-			KeyUsage:                       firstOf(made.KeyUsage, request.KeyUsage),
-			MultiRegion:                    made.MultiRegion || request.MultiRegion,
-			CustomKeyStoreID:               request.CustomKeyStoreID,
-			Policy:                         request.Policy,
-			BypassPolicyLockoutSafetyCheck: request.BypassCheck,
-		}
-	case "ReplicateKey":
-		return ReplicateKey{
-			ReplicaRegion:                  request.ReplicaRegion,
-			ReplicaKeyARN:                  response.ReplicaKeyMetadata.ARN,
-			ReplicaPolicy:                  firstOf(response.ReplicaPolicy, request.Policy),
-			BypassPolicyLockoutSafetyCheck: request.BypassCheck,
-		}
-	case "UpdatePrimaryRegion":
-		return UpdatePrimaryRegion{PrimaryRegion: request.PrimaryRegion}
-	case "PutKeyPolicy":
-		return PutKeyPolicy{PolicyName: request.PolicyName, Policy: request.Policy, BypassPolicyLockoutSafetyCheck: request.BypassCheck}
-	case "ScheduleKeyDeletion":
-		return ScheduleKeyDeletion{PendingWindowInDays: request.PendingWindowInDays}
-	case "EnableKeyRotation":
-		return EnableKeyRotation{RotationPeriodInDays: request.RotationPeriodInDays}
-	case "CreateAlias", "UpdateAlias":
-		return AliasTarget{TargetKeyID: request.TargetKeyID}
-	case "CreateGrant":
-		return CreateGrant{
-			GrantID:                 response.GrantID,
-			GranteePrincipal:        request.GranteePrincipal,
-			GranteeServicePrincipal: request.GranteeServicePrincipal,
-			RetiringPrincipal:       request.RetiringPrincipal,
-			Operations:              request.Operations,
-			Constrained:             request.Constrained,
-		}
-	case "RetireGrant", "RevokeGrant":
-		return GrantRemoval{GrantID: firstOf(request.GrantID, response.GrantID, more.GrantID)}
-	case "ImportKeyMaterial":
-		return ImportKeyMaterial{
-			Expires:       request.ExpirationModel != "KEY_MATERIAL_DOES_NOT_EXPIRE",
-			KeyMaterialID: firstOf(response.KeyMaterialID, request.KeyMaterialID),
-		}
-	case "DeleteImportedKeyMaterial", "DeleteExpiredKeyMaterial":
-		return KeyMaterial{ID: firstOf(response.KeyMaterialID, request.KeyMaterialID, details.KeyMaterialID)}
-	case "RotateKey":
-		return Rotation{details.RotationType, details.KeyOrigin, details.PreviousKeyMaterialID, details.CurrentKeyMaterialID}
-	case "CreateCustomKeyStore", "UpdateCustomKeyStore", "ConnectCustomKeyStore", "DisconnectCustomKeyStore", "DeleteCustomKeyStore":
-		return KeyStore{
-			ID:   firstOf(request.CustomKeyStoreID, response.CustomKeyStoreID),
-			Name: firstOf(more.CustomKeyStoreName, request.CustomKeyStoreName),
-		}
-	case "TagResource":
-		return TagResource{Tags: request.Tags}
-	case "UntagResource":
-		return UntagResource{TagKeys: request.TagKeys}
-	}
-	return nil
 }
 
 // keyOf finds the key that a record is about: the answer names it most surely
 // and the request least, since KMS has not resolved that yet.
 func (e Event) keyOf(resources []string, request, response, details *parameters) string {
-	for _, arn := range [...]string{response.KeyID, response.KeyMetadata.ARN} {
-		if isKeyARN(arn) {
-			return arn
+	for _, name := range [...]string{response.KeyID, response.KeyMetadata.ARN} {
+		if isKeyARN(name) {
+			return name
 		}
 	}
-	if arn := firstKeyARN(resources); arn != "" {
-		return arn
+	if key := firstKeyARN(resources); key != "" {
+		return key
 	}
 	for _, id := range [...]string{request.KeyID, request.TargetKeyID, response.KeyID, details.KeyID} {
-		if arn := e.keyARN(id); arn != "" {
-			return arn
+		if key := e.keyARN(id); key != "" {
+			return key
 		}
 	}
 	return ""
@@ -127,9 +65,9 @@ func (e Event) keyOf(resources []string, request, response, details *parameters)
 // firstKeyARN returns the first key among resources. They list aliases too, with
 // the same type and in no fixed order.
 func firstKeyARN(resources []string) string {
-	for _, arn := range resources {
-		if isKeyARN(arn) {
-			return arn
+	for _, name := range resources {
+		if isKeyARN(name) {
+			return name
 		}
 	}
 	return ""
@@ -145,18 +83,15 @@ func (e Event) keyARN(id string) string {
 	if !isKeyID(id) {
 		return ""
 	}
-	arn := "arn:" + partition(e.Region) + ":kms:" + e.Region + ":" + e.Account + ":key/" + id
-	if !isKeyARN(arn) { // a colon in what should be a Region or an account
+	key := arn.ARN{Partition: partition(e.Region), Service: "kms", Region: e.Region, Account: e.Account, Resource: "key/" + id}.String()
+	if !isKeyARN(key) { // a colon in what should be a Region or an account
 		return ""
 	}
-	return arn
+	return key
 }
 
 // isKeyARN reports whether s is the ARN of a key.
-func isKeyARN(s string) bool {
-	id, ok := strings.CutPrefix(kmsResource(s), "key/")
-	return ok && isKeyID(id)
-}
+func isKeyARN(s string) bool { return isKeyID(arn.KeyID(s)) }
 
 // isKeyID reports whether s can be a key id. Ids become parts of names
 // elsewhere, so nothing but what KMS uses may pass; and where CloudTrail hides a
@@ -172,34 +107,14 @@ func isKeyID(s string) bool {
 
 // aliasName returns the name in an alias name or alias ARN, else "".
 func aliasName(id string) string {
-	name := firstOf(kmsResource(id), id)
+	name := id
+	if a := arn.Parse(id); a.Service == "kms" {
+		name = a.Resource
+	}
 	if rest, ok := strings.CutPrefix(name, "alias/"); !ok || rest == "" {
 		return ""
 	}
 	return name
-}
-
-// kmsResource returns the last part of a KMS ARN
-// (arn:partition:kms:region:account:resource), else "".
-func kmsResource(arn string) string {
-	parts := splitARN(arn)
-	if parts[0] != "arn" || parts[2] != "kms" {
-		return ""
-	}
-	return parts[5]
-}
-
-// splitARN returns the six parts of an ARN
-// (arn:partition:service:region:account:resource); none of what has fewer.
-func splitARN(arn string) (parts [6]string) {
-	for i := range 5 {
-		var ok bool
-		if parts[i], arn, ok = strings.Cut(arn, ":"); !ok {
-			return [6]string{}
-		}
-	}
-	parts[5] = arn
-	return parts
 }
 
 // partition returns the AWS partition of a Region (AWS SDK, partitions.json).

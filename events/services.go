@@ -2,39 +2,38 @@ package events
 
 import "strings"
 
-// serviceDetail reads the parameters of a call of another service than KMS from
-// the texts of its request and response, which are known to be well formed.
-func serviceDetail(source, name, request, response string) Detail {
-	s := scan(request)
-	switch source + "/" + name {
-	case SourceCloudTrail + "/StopLogging", SourceCloudTrail + "/UpdateTrail", SourceCloudTrail + "/DeleteTrail":
-		return Trail{Name: s.member("name")}
-	case SourceCloudTrail + "/PutEventSelectors":
-		return s.eventSelectors()
-	case SourceEventBridge + "/PutRule", SourceEventBridge + "/DisableRule", SourceEventBridge + "/DeleteRule",
-		SourceEventBridge + "/PutTargets", SourceEventBridge + "/RemoveTargets":
-		return s.rule()
-	case SourceSQS + "/DeleteQueue", SourceSQS + "/PurgeQueue", SourceSQS + "/SetQueueAttributes":
-		return s.queue()
-	case SourceSNS + "/DeleteTopic", SourceSNS + "/SetTopicAttributes", SourceSNS + "/Unsubscribe", SourceSNS + "/SetSubscriptionAttributes":
-		return s.topic()
-	case SourceS3 + "/PutBucketEncryption", SourceS3 + "/DeleteBucketEncryption":
-		return s.bucketEncryption()
-	case SourceS3 + "/PutBucketPolicy", SourceS3 + "/DeleteBucketPolicy":
-		return BucketPolicy{Bucket: s.member("bucketName")}
-	case SourceS3 + "/PutBucketTagging", SourceS3 + "/DeleteBucketTagging":
-		return BucketTags{Bucket: s.member("bucketName")}
-	case SourceEC2 + "/CreateVolume":
-		asked, made := s.volume(), scan(response).volume()
-		return Volume{ID: made.ID, Encrypted: asked.Encrypted || made.Encrypted, Key: firstOf(made.Key, asked.Key)}
-	case SourceRDS + "/CreateDBInstance", SourceRDS + "/CreateDBCluster":
-		asked, made := s.database(), scan(response).database()
-		return Database{
-			Name: firstOf(asked.Name, made.Name), Cluster: firstOf(asked.Cluster, made.Cluster),
-			Encrypted: asked.Encrypted || made.Encrypted, Key: firstOf(made.Key, asked.Key),
-		}
+// The parameters of calls of other services than KMS are read from the texts of
+// request and response, which are known to be well formed.
+
+func trail(r record) Detail { return Trail{Name: scan(r.Request).member("name")} }
+
+func eventSelectors(r record) Detail { return scan(r.Request).eventSelectors() }
+
+func rule(r record) Detail { return scan(r.Request).rule() }
+
+func queue(r record) Detail { return scan(r.Request).queue() }
+
+func topic(r record) Detail { return scan(r.Request).topic() }
+
+func bucketEncryption(r record) Detail { return scan(r.Request).bucketEncryption() }
+
+func bucketPolicy(r record) Detail { return BucketPolicy{Bucket: scan(r.Request).member("bucketName")} }
+
+func bucketTags(r record) Detail { return BucketTags{Bucket: scan(r.Request).member("bucketName")} }
+
+func volume(r record) Detail {
+	asked, made := scan(r.Request).volume(), scan(r.Response).volume()
+	return Volume{ID: made.ID, Encrypted: asked.Encrypted || made.Encrypted, Key: firstOf(made.Key, asked.Key)}
+}
+
+func ebsDefaultOff(record) Detail { return DisableEbsEncryptionByDefault{} }
+
+func database(r record) Detail {
+	asked, made := scan(r.Request).database(), scan(r.Response).database()
+	return Database{
+		Name: firstOf(asked.Name, made.Name), Cluster: firstOf(asked.Cluster, made.Cluster),
+		Encrypted: asked.Encrypted || made.Encrypted, Key: firstOf(made.Key, asked.Key),
 	}
-	return nil
 }
 
 func (s *scanner) eventSelectors() (e EventSelectors) {

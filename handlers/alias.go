@@ -12,6 +12,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -150,11 +151,12 @@ func sweptAlias(ctx context.Context, c *reaction.Case) (*reaction.Decision, erro
 
 // aliasARN is the ARN of the event's alias, in the partition of its key.
 func aliasARN(c *reaction.Case) string {
-	prefix, _, ok := strings.Cut(c.Event.KeyARN, ":key/")
-	if !ok {
-		prefix = strings.Join([]string{"arn", "aws", "kms", c.Event.Region, c.Event.Account}, ":")
+	name := arn.Parse(c.Event.KeyARN)
+	if name.Service == "" {
+		name = arn.ARN{Partition: "aws", Service: "kms", Region: c.Event.Region, Account: c.Event.Account}
 	}
-	return prefix + ":" + c.Event.Alias
+	name.Resource = c.Event.Alias
+	return name.String()
 }
 
 // aliasGoneReason names a decision about an alias that was deleted.
@@ -213,7 +215,7 @@ func aliasGone(ctx context.Context, c *reaction.Case) (*reaction.Decision, error
 	var key *inventory.Key
 	target := "KEY-ID"
 	if c.Event.KeyARN != "" {
-		target = ledger.KeyID(c.Event.KeyARN)
+		target = arn.KeyID(c.Event.KeyARN)
 		live, _, err := c.Look(ctx)
 		if err != nil && !errors.Is(err, inventory.ErrNotFound) {
 			return nil, err

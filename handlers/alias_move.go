@@ -13,6 +13,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -255,7 +256,7 @@ func (m *moveCase) common() alert.Alert {
 	if m.Actor != nil {
 		by = m.Actor.Name + " called " + m.EventName + "."
 	}
-	a.Summary = fmt.Sprintf("%s The alias points to %s now.", by, ledger.KeyID(m.To))
+	a.Summary = fmt.Sprintf("%s The alias points to %s now.", by, arn.KeyID(m.To))
 	if len(m.From) > 0 {
 		a.Facts = append(a.Facts, alert.Fact{Name: "old keys", Values: m.From})
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -25,7 +26,7 @@ type exposure struct {
 // name tells exposures apart. Grants to one account are one: who has one gains
 // little by another.
 func (x exposure) name() string {
-	if owner := reaction.AccountIn(x.Principal); owner != "" && x.grant != "" {
+	if owner := arn.Account(x.Principal); owner != "" && x.grant != "" {
 		return x.ID.String() + " " + owner
 	}
 	return x.ID.String() + " " + x.Principal

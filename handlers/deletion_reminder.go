@@ -9,6 +9,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -127,7 +128,7 @@ func reminding(c *reaction.Case, key inventory.Key, id string, tell func(depende
 
 // reminderID is the same for all sweeps that remind of an end as long before it.
 func reminderID(key inventory.Key, what string, end time.Time, before time.Duration) string {
-	return fmt.Sprintf("sweep/%s/%s/%d/%s", ledger.KeyID(key.ARN), what, end.Unix(), before)
+	return fmt.Sprintf("sweep/%s/%s/%d/%s", arn.KeyID(key.ARN), what, end.Unix(), before)
 }
 
 // dueReminder returns the most urgent reminder that is due: how long before the end it

@@ -10,13 +10,14 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // tell tells what was decided about a key that may be lost, and what came of it.
 func (d *deletionCase) tell() []alert.Alert {
 	a := d.common()
 	if d.IsSweep() {
-		a.ID = fmt.Sprintf("sweep/%s/state/%s/%d", ledger.KeyID(d.key.ARN), d.state.State, d.state.At.UnixMilli())
+		a.ID = fmt.Sprintf("sweep/%s/state/%s/%d", arn.KeyID(d.key.ARN), d.state.State, d.state.At.UnixMilli())
 	}
 	a.Findings = append(a.Findings, reaction.Flapping(d.Known().Flapping(ledger.ReactionDeletion, d.Event.ID, d.At), "state")...)
 	a.Action = alert.Action{Mode: string(d.Config.Deletion), Status: alert.StatusNone}
@@ -130,7 +131,7 @@ func (d *deletionCase) common() alert.Alert {
 			a.Summary = "The material reached its expiry date. The key cannot be used until the same material is imported again."
 			// CloudTrail and KMS itself both report it, each under an id of its own.
 			if m, ok := e.Detail.(events.KeyMaterial); ok {
-				a.ID = fmt.Sprintf("expired/%s/%s/%s", ledger.KeyID(e.KeyARN), m.ID, e.Time.UTC().Format("2006-01-02T15"))
+				a.ID = fmt.Sprintf("expired/%s/%s/%s", arn.KeyID(e.KeyARN), m.ID, e.Time.UTC().Format("2006-01-02T15"))
 			}
 		}
 		a.Next = d.ImportAgain()
@@ -202,7 +203,7 @@ func (d *deletionCase) gone(ctx context.Context) (*reaction.Decision, error) {
 	return &reaction.Decision{Tell: func() []alert.Alert {
 		doc := d.Known()
 		a := d.GoneAlert(alert.KindDeletion)
-		a.ID = "deleted/" + ledger.KeyID(d.Event.KeyARN)
+		a.ID = "deleted/" + arn.KeyID(d.Event.KeyARN)
 		a.Severity = finding.Critical
 		a.Title = "Key " + reaction.ShortName(a.Key) + " was deleted"
 		a.Summary = "AWS deleted the key when its waiting period was over. Who scheduled that is in the alert about ScheduleKeyDeletion and in CloudTrail."

@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -46,7 +47,7 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		to := reaction.OrUnknown(g.Grantee + g.GranteeService)
 		who := to
 		if c.IsForeign(to) {
-			who = "account " + reaction.AccountIn(to)
+			who = "account " + arn.Account(to)
 		}
 		a.Title = fmt.Sprintf("Grant on %s lets %s %s", reaction.ShortName(a.Key), who, strings.Join(g.Operations, ", "))
 		a.Summary = fmt.Sprintf("%s called CreateGrant. The grant %s lets %s use the key beside its policy.", c.Who(), reaction.OrUnknown(g.ID), to)

@@ -57,8 +57,10 @@ func newData(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 			what = "database cluster " + reaction.OrUnknown(d.Cluster)
 		}
 		again += " Later it takes a snapshot that is copied with a key and restored."
-	default: // DisableEbsEncryptionByDefault has no parameters
+	case events.DisableEbsEncryptionByDefault:
 		in.switchedOff = true
+	default:
+		return nil, fmt.Errorf("%s has details of another event: %T", c.Event.Name, d)
 	}
 	reason, severity := decideNewData(in)
 	c.Log().DebugContext(ctx, "new data decided", "event", c.Event.Name, "reason", reason)

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
@@ -56,16 +55,6 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
-}
-
-func TestNextStepsOfExamples(t *testing.T) {
-	for _, a := range alert.Examples(time.Now()) {
-		for _, n := range a.Next {
-			if err := checkNext(n); err != nil {
-				t.Errorf("%s: next step %q: %v", a.Kind, n, err)
-			}
-		}
-	}
 }
 
 func TestCheckNext(t *testing.T) {

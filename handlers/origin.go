@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
@@ -12,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // callWindow is how far a record's time may be from an intent whose request ids
@@ -70,13 +70,12 @@ func skipForeign(c *reaction.Case) string {
 	if c.Event.KeyARN == "" {
 		return "it names no key" // UpdatePrimaryRegion is recorded twice, once without the key
 	}
-	p := strings.SplitN(c.Event.KeyARN, ":", 6)
-	switch {
-	case len(p) < 6:
+	switch key := arn.Parse(c.Event.KeyARN); {
+	case key == arn.ARN{}:
 		return "its key ARN is malformed"
-	case p[3] != c.Config.Region:
+	case key.Region != c.Config.Region:
 		return "its key is in another Region than " + c.Config.Region
-	case p[4] != c.Config.Identity.Account:
+	case key.Account != c.Config.Identity.Account:
 		// A caller's account gets a copy of its calls on other accounts' keys.
 		return "its key belongs to another account"
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
@@ -217,7 +218,7 @@ func replicaPolicy(c *reaction.Case, d events.ReplicateKey) *reaction.Decision {
 		_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
 		a.Key = &alert.Key{ARN: c.Event.KeyARN}
 		where := reaction.OrUnknown(d.ReplicaRegion)
-		a.Title = fmt.Sprintf("Key %s was replicated to %s", ledger.KeyID(c.Event.KeyARN), where)
+		a.Title = fmt.Sprintf("Key %s was replicated to %s", arn.KeyID(c.Event.KeyARN), where)
 		a.Summary = fmt.Sprintf("%s called ReplicateKey. The replica %s has a key policy of its own. The findings are of the policy in the event, because the replica cannot be read from this Region.", c.Who(), reaction.OrUnknown(d.ReplicaKeyARN))
 		a.Risk = "A replica decrypts everything that the primary does. It is guarded only where a cmkeeper runs in its Region."
 		a.Action = alert.Action{Mode: string(c.Config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not change policies in other Regions."}

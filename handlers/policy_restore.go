@@ -16,6 +16,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
@@ -270,7 +271,7 @@ func (s *restoring) tell() []alert.Alert {
 	})
 	a.Findings = append(a.Findings, reaction.Flapping(s.Known().Flapping(ledger.ReactionPolicy, r.By, r.At), "policy")...)
 	_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
-	id := reaction.Quote(ledger.KeyID(s.key.ARN))
+	id := reaction.Quote(arn.KeyID(s.key.ARN))
 	a.Next = []string{
 		"What was taken away, and what it would have changed:",
 		s.PolicyCommand("diff baseline:%s@%d baseline:%s@%d", id, r.Good, id, taken.Number),

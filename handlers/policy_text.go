@@ -7,6 +7,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // tell tells of a policy that is left as it is.
@@ -32,7 +33,7 @@ func (p *policyCase) judgedAlert() alert.Alert {
 		if p.earlier != nil {
 			since = p.earlier.At.UnixMilli()
 		}
-		a.ID = fmt.Sprintf("sweep/%s/policy/%s/%d", ledger.KeyID(p.key.ARN), ledger.Hash(p.document), since)
+		a.ID = fmt.Sprintf("sweep/%s/policy/%s/%d", arn.KeyID(p.key.ARN), ledger.Hash(p.document), since)
 	}
 	return a
 }
@@ -85,7 +86,7 @@ func (p *policyCase) tellLeft(a *alert.Alert) {
 		a.Action.Description = leftText(p.restore, p.Config.RestoreSeverity)
 		return
 	}
-	id := reaction.Quote(ledger.KeyID(a.Key.ARN))
+	id := reaction.Quote(arn.KeyID(a.Key.ARN))
 	good, _ := p.base.Good()
 	accept := []string{"If the new policy is intended, accept it. It is then the one that is restored:", p.PolicyCommand("baseline accept %s", id)}
 	if good.Number > 0 {
@@ -109,7 +110,7 @@ func (p *policyCase) tellLeft(a *alert.Alert) {
 // byHandCommands restore a recorded policy.
 func (p *policyCase) byHandCommands(version int) []string {
 	return []string{
-		p.PolicyCommand("baseline show %s@%d", reaction.Quote(ledger.KeyID(p.key.ARN)), version) + " > good.json",
+		p.PolicyCommand("baseline show %s@%d", reaction.Quote(arn.KeyID(p.key.ARN)), version) + " > good.json",
 		p.KMSCommand("put-key-policy", "--policy-name default", "--policy file://good.json"),
 	}
 }
@@ -117,7 +118,7 @@ func (p *policyCase) byHandCommands(version int) []string {
 // tellAccepted is for a policy that somebody accepted: no alarm, but still told.
 func (p *policyCase) tellAccepted(a *alert.Alert) {
 	v, _ := p.base.Acceptance(p.document)
-	a.ID = fmt.Sprintf("accepted/%s/%d/%s", ledger.KeyID(a.Key.ARN), v.Number, v.SHA256)
+	a.ID = fmt.Sprintf("accepted/%s/%d/%s", arn.KeyID(a.Key.ARN), v.Number, v.SHA256)
 	if a.Severity.AtLeast(finding.High) {
 		a.Severity = finding.Medium
 	} else {

@@ -15,6 +15,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -271,7 +272,7 @@ func (r *rotationCase) unread(ctx context.Context, err error) (*reaction.Decisio
 		Act: func(context.Context) error { return err },
 		Tell: func() []alert.Alert {
 			a := r.NewAlert(alert.KindRotation, "")
-			a.Title = "Rotation of key " + ledger.KeyID(r.Event.KeyARN) + " was turned off"
+			a.Title = "Rotation of key " + arn.KeyID(r.Event.KeyARN) + " was turned off"
 			a.Summary = fmt.Sprintf("%s called DisableKeyRotation. Whether rotation is off now could not be checked.", r.Who())
 			a.Risk = rotationRisk
 			a.Key = &alert.Key{ARN: r.Event.KeyARN}

@@ -10,6 +10,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // Rotations on demand are limited in a key's whole life (ledger.OnDemandLimit): the
@@ -97,7 +98,7 @@ func primary(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 		if reason == primaryLeft {
 			a.Risk = "From here rotation of this key can be neither seen nor turned on. It is guarded only where a cmkeeper runs in the new primary Region."
 			a.Next = []string{"Make sure that cmkeeper runs in " + to + ".",
-				"aws kms update-primary-region --key-id " + reaction.Quote(ledger.KeyID(c.Event.KeyARN)) + " --primary-region " + reaction.Quote(c.Config.Region) + " --region " + reaction.Quote(to)}
+				"aws kms update-primary-region --key-id " + reaction.Quote(arn.KeyID(c.Event.KeyARN)) + " --primary-region " + reaction.Quote(c.Config.Region) + " --region " + reaction.Quote(to)}
 		}
 	})
 }

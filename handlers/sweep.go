@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -123,11 +124,11 @@ func (s sweep) keys(ctx context.Context) error {
 	for _, a := range aliases {
 		byKey[a.TargetKeyARN] = append(byKey[a.TargetKeyARN], a)
 	}
-	return reaction.Each(ctx, keys, func(ctx context.Context, arn string) error {
-		e := s.SweepEvent(fmt.Sprintf("sweep-%d/%s", s.start.Unix(), ledger.KeyID(arn)), s.start)
-		e.KeyARN = arn
+	return reaction.Each(ctx, keys, func(ctx context.Context, key string) error {
+		e := s.SweepEvent(fmt.Sprintf("sweep-%d/%s", s.start.Unix(), arn.KeyID(key)), s.start)
+		e.KeyARN = key
 		c := s.whole.Part(e)
-		c.SetKeyAliases(byKey[arn])
+		c.SetKeyAliases(byKey[key])
 		return s.key(ctx, c)
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -55,7 +56,7 @@ func decideUse(state string) (useReason, finding.Severity) {
 // use tells that somebody needs a key that cannot be used: an unknown user of the key
 // shows now, while the key can still be saved.
 func use(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
-	id := c.OnceAnHour("use/" + ledger.KeyID(c.Event.KeyARN))
+	id := c.OnceAnHour("use/" + arn.KeyID(c.Event.KeyARN))
 	if c.ToldThisHour(id) {
 		return nil, nil // before the key is read: an application in a loop is many a second
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // KMS is what Reader calls; *kms.Client has it.
@@ -89,12 +91,14 @@ func (r *Reader) Resolve(ctx context.Context, name string) (keyARN string, err e
 // normalise returns the name in a form that KMS accepts, and whether it is the full
 // ARN of a key.
 func normalise(name string) (normal string, isKeyARN bool) {
-	before, id, ok := strings.Cut(name, ":key/")
+	a := arn.Parse(name)
+	id, ok := strings.CutPrefix(a.Resource, "key/")
 	switch {
-	case !ok || !strings.HasPrefix(before, "arn:"):
+	case !ok:
 		return name, false
 	case strings.HasPrefix(id, "alias/"):
-		return before + ":" + id, false
+		a.Resource = id
+		return a.String(), false
 	}
 	return name, true
 }
@@ -102,11 +106,11 @@ func normalise(name string) (normal string, isKeyARN bool) {
 // aliasName returns the alias name in any form of a key's name, or "".
 func aliasName(name string) string {
 	name, _ = normalise(name)
-	if strings.HasPrefix(name, "alias/") {
-		return name
+	if a := arn.Parse(name); a != (arn.ARN{}) {
+		name = a.Resource
 	}
-	if before, alias, ok := strings.Cut(name, ":alias/"); ok && strings.HasPrefix(before, "arn:") {
-		return "alias/" + alias
+	if !strings.HasPrefix(name, "alias/") {
+		return ""
 	}
-	return ""
+	return name
 }

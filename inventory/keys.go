@@ -10,6 +10,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // Key is what DescribeKey returns. The values are KMS's own.
@@ -112,6 +114,7 @@ func (r *Reader) Key(ctx context.Context, name string) (Key, error) {
 	k := Key{
 		ARN:              aws.ToString(m.Arn),
 		ID:               aws.ToString(m.KeyId),
+		Region:           arn.Parse(aws.ToString(m.Arn)).Region,
 		Account:          aws.ToString(m.AWSAccountId),
 		Description:      aws.ToString(m.Description),
 		State:            string(m.KeyState),
@@ -123,9 +126,6 @@ func (r *Reader) Key(ctx context.Context, name string) (Key, error) {
 		DeletionDate:     m.DeletionDate,
 		MaterialExpires:  m.ValidTo,
 		Created:          aws.ToTime(m.CreationDate),
-	}
-	if parts := strings.SplitN(k.ARN, ":", 6); len(parts) == 6 {
-		k.Region = parts[3]
 	}
 	if c := m.MultiRegionConfiguration; c != nil {
 		k.MultiRegion = string(c.MultiRegionKeyType)
@@ -290,8 +290,9 @@ func aliasOf(a types.AliasListEntry) Alias {
 	}
 	alias.AWSManaged = strings.HasPrefix(alias.Name, "alias/aws/")
 	// An alias and its key are always in one account and Region.
-	if before, _, ok := strings.Cut(alias.ARN, ":alias/"); ok && alias.TargetKeyID != "" {
-		alias.TargetKeyARN = before + ":key/" + alias.TargetKeyID
+	if key := arn.Parse(alias.ARN); key != (arn.ARN{}) && alias.TargetKeyID != "" {
+		key.Resource = "key/" + alias.TargetKeyID
+		alias.TargetKeyARN = key.String()
 	}
 	return alias
 }

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // Lasts is how long a key must have had a tag or an alias before that lowers a
@@ -120,12 +122,11 @@ func (p Principals) Include(a Actor) bool {
 	if strings.HasPrefix(p.pattern, "arn:") {
 		return Matches(p.pattern, a.Principal)
 	}
-	// arn:aws:iam::111122223333:role/path/name
-	parts := strings.SplitN(a.Principal, ":", 6)
-	if a.Foreign || len(parts) < 6 || parts[2] != "iam" {
+	principal := arn.Parse(a.Principal)
+	if a.Foreign || principal.Service != "iam" {
 		return false
 	}
-	kind, path, _ := strings.Cut(parts[5], "/")
+	kind, path, _ := strings.Cut(principal.Resource, "/")
 	name := path[strings.LastIndexByte(path, '/')+1:]
 	return Matches(p.pattern, kind+"/"+path) || Matches(p.pattern, kind+"/"+name)
 }

@@ -79,8 +79,9 @@ func (t test) suits(k keyKind) bool {
 		return k == network
 	case atLeast, atMost:
 		return k == deletionGuard
+	default:
+		return t == exact || t == wildcard
 	}
-	return t == exact || t == wildcard
 }
 
 // takeApart prepares a condition. Where variables stand for something, own is the

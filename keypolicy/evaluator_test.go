@@ -44,6 +44,7 @@ func may(p *iam.Policy, calls []iam.Request) (anyhow, directly bool) {
 		case iam.Allow, iam.AllowAccount:
 			anyhow = true
 			directly = directly || call.Context["kms:ViaService"] == ""
+		case iam.ImplicitDeny, iam.ExplicitDeny:
 		}
 	}
 	return anyhow, directly

@@ -20,8 +20,9 @@ func (p presence) choose(present, missing chance) chance {
 		return missing
 	case sure:
 		return present
+	default:
+		return either(present, missing)
 	}
-	return either(present, missing)
 }
 
 // subject is a possible caller, as far as conditions distinguish it.
@@ -75,6 +76,7 @@ func (s *subject) presence(k keyKind) presence {
 		if s.bare {
 			return absent
 		}
+	default: // the others come with some calls only
 	}
 	return perhaps
 }
@@ -153,6 +155,7 @@ func (s *subject) has(c *condition, value string) chance {
 		case c.test == atMost:
 			return likely
 		}
+	case chosen, viaService, mfaAge: // anybody may have any value
 	}
 	return open
 }

@@ -25,6 +25,7 @@ func (c Condition) term(variables bool) term {
 		t.values = sorted(lowered(c.Values))
 	case wildcard:
 		t.operator, t.wild = strings.Replace(t.operator, "like", "equals", 1), true
+	default: // as they are written
 	}
 	return t
 }
@@ -44,8 +45,9 @@ func (t term) implies(other term) bool {
 		return !slices.ContainsFunc(narrow.values, func(v string) bool { return !wide.hasValue(v, narrow.wild) })
 	case atLeast, atMost:
 		return other.reaches(t)
+	default:
+		return slices.Equal(t.values, other.values)
 	}
-	return slices.Equal(t.values, other.values)
 }
 
 // hasValue reports whether one of the term's values stands for all that another

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3control"
 	"github.com/aws/aws-sdk-go-v2/service/s3control/types"
 
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -263,7 +264,9 @@ func batchJobs(id string, s spec, attempt int) []BatchJob {
 // batchInput is the request for a batch job. It is the same each time, as its
 // token demands.
 func (e *Engine) batchInput(j *jobDoc, b BatchJob) *s3control.CreateJobInput {
-	arn := func(bucket string) *string { return aws.String("arn:" + partition(j.To) + ":s3:::" + bucket) }
+	bucketARN := func(bucket string) *string {
+		return aws.String(arn.ARN{Partition: arn.Parse(j.To).Partition, Service: "s3", Resource: bucket}.String())
+	}
 	filter := &types.JobManifestGeneratorFilter{
 		MatchAnyObjectEncryption: []types.ObjectEncryptionFilter{&types.ObjectEncryptionFilterMemberSSEKMS{
 			Value: types.SSEKMSFilter{KmsKeyArn: &b.From, BucketKeyEnabled: &b.BucketKey},
@@ -279,17 +282,14 @@ func (e *Engine) batchInput(j *jobDoc, b BatchJob) *s3control.CreateJobInput {
 			ObjectEncryption: &types.ObjectEncryption{SSEKMS: &types.S3UpdateObjectEncryptionSSEKMS{KMSKeyArn: &j.To, BucketKeyEnabled: &b.BucketKey}},
 		}},
 		ManifestGenerator: &types.JobManifestGeneratorMemberS3JobManifestGenerator{Value: types.S3JobManifestGenerator{
-			SourceBucket: arn(j.Bucket), ExpectedBucketOwner: &e.opt.Account, EnableManifestOutput: false, Filter: filter,
+			SourceBucket: bucketARN(j.Bucket), ExpectedBucketOwner: &e.opt.Account, EnableManifestOutput: false, Filter: filter,
 		}},
 		Report: &types.JobReport{
-			Enabled: true, Bucket: arn(e.opt.StateBucket), ExpectedBucketOwner: &e.opt.Account, Prefix: aws.String(e.opt.StatePrefix + batchReports(j.ID)),
+			Enabled: true, Bucket: bucketARN(e.opt.StateBucket), ExpectedBucketOwner: &e.opt.Account, Prefix: aws.String(e.opt.StatePrefix + batchReports(j.ID)),
 			Format: types.JobReportFormatReportCsv20180820, ReportScope: types.JobReportScopeFailedTasksOnly,
 		},
 	}
 }
-
-// partition returns the partition of an ARN.
-func partition(arn string) string { return strings.SplitN(arn, ":", 3)[1] }
 
 // batchCreate creates the batch jobs whose ids are not known. What a crash has
 // left between S3's answer and our note of it is found again by its token.

@@ -53,8 +53,9 @@ func (r Reason) Skips() bool {
 	switch r {
 	case ReasonOnTarget, ReasonOtherKey, ReasonNotEncrypted, ReasonSSES3, ReasonDeleteMarker, ReasonGone:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // action is what is done with an object version.

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
@@ -199,23 +200,15 @@ func judgeTarget(f settings) []Finding {
 	if k := f.to; k.manager == "AWS" {
 		add(SeverityWarn, "The new key "+k.arn+" is managed by AWS: whether UpdateObjectEncryption takes it is not documented.", "")
 	}
-	if account := accountOf(f.To); account != f.account {
+	if account := arn.Account(f.To); account != f.account {
 		add(SeverityWarn, fmt.Sprintf("The new key belongs to account %s and not to the bucket's: UpdateObjectEncryption needs AWS Support to allow that.", account), "")
 	}
 	return all
 }
 
-// accountOf returns the account in a key's ARN.
-func accountOf(arn string) string {
-	if parts := strings.SplitN(arn, ":", 6); len(parts) == 6 {
-		return parts[4]
-	}
-	return ""
-}
-
 // restoreFix says how a key that cannot be used comes back.
 func restoreFix(k keyFacts) string {
-	id := k.arn[strings.LastIndexByte(k.arn, '/')+1:]
+	id := arn.KeyID(k.arn)
 	switch k.state {
 	case "Disabled":
 		return "Enable it: aws kms enable-key --key-id " + id

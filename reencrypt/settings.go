@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -113,7 +114,7 @@ func (f *settings) note(err error, u unread) error {
 		return err
 	case faultNoBucket:
 		return &stopError{"there is no bucket " + f.Bucket}
-	case faultDenied, faultGone, faultChanged, faultKey, faultArchived, faultUnsupported, faultRejected:
+	default: // it stays unread
 	}
 	u.words = words(err)
 	f.unread = append(f.unread, u)
@@ -235,12 +236,11 @@ func (e *Engine) readKeys(ctx context.Context, f *settings) error {
 		return err
 	}
 	// The context is the one that S3 uses, so that a policy may insist on it.
-	partition, _, _ := strings.Cut(strings.TrimPrefix(f.To, "arn:"), ":")
-	arn := "arn:" + partition + ":s3:::" + f.Bucket
+	object := arn.ARN{Partition: arn.Parse(f.To).Partition, Service: "s3", Resource: f.Bucket}
 	if f.encryption == nil || !aws.ToBool(f.encryption.BucketKeyEnabled) {
-		arn += "/" + f.Prefix + "cmkeeper-preflight"
+		object.Resource += "/" + f.Prefix + "cmkeeper-preflight"
 	}
-	encryptionContext := map[string]string{"aws:s3:arn": arn}
+	encryptionContext := map[string]string{"aws:s3:arn": object.String()}
 	for _, name := range f.From {
 		key, err := e.readKey(ctx, f, name)
 		if err != nil {

@@ -151,9 +151,9 @@ func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 		case faultTransient:
 			group.Action, group.Reason = actionNames[refuse], ReasonError
 			return group, 0, ctx.Err() // which reads as one, too
-		case faultThrottled, faultDenied, faultNoBucket, faultChanged, faultKey, faultArchived:
+		default:
+			return group, 0, bucketError("HeadObject", m.Bucket, err)
 		}
-		return group, 0, bucketError("HeadObject", m.Bucket, err)
 	}
 	o, err := m.look(ctx, en, h)
 	if err != nil {

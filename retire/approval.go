@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
@@ -43,7 +43,7 @@ func (a Approval) Covers(deletion *time.Time) bool {
 }
 
 func approvalKey(keyARN string) string {
-	return "retirements/" + state.Segment(keyARN[strings.LastIndexByte(keyARN, '/')+1:]) + ".json"
+	return "retirements/" + state.Segment(arn.KeyID(keyARN)) + ".json"
 }
 
 // ReadApproval reads the approval of a key's deletion; ok is false if there is none.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
@@ -154,7 +155,9 @@ func Hash(document string) string {
 const baselines = "baselines/"
 
 // BaselineName names the document of a key's recorded policies, by the key's ARN.
-func BaselineName(keyARN string) string { return baselines + state.Segment(KeyID(keyARN)) + ".json" }
+func BaselineName(keyARN string) string {
+	return baselines + state.Segment(arn.KeyID(keyARN)) + ".json"
+}
 
 // ReadBaseline reads what is recorded of a key's policies; of a key that nothing
 // is recorded of, it has no versions.

@@ -14,10 +14,10 @@ package ledger
 import (
 	"cmp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
@@ -54,16 +54,10 @@ func Now() time.Time { return time.Now().UTC().Round(0) }
 // IsSweep reports whether an occurrence is a sweep's own, and no event.
 func IsSweep(e events.Event) bool { return e.Kind == events.Scheduled }
 
-// KeyID returns the id in a key's ARN, "" where there is none.
-func KeyID(keyARN string) string {
-	_, id, _ := strings.Cut(keyARN, ":key/")
-	return id
-}
-
 // The names of the documents in package state.
 
 // KeyName names the document of a key, by its ARN.
-func KeyName(keyARN string) string { return "keys/" + state.Segment(KeyID(keyARN)) + ".json" }
+func KeyName(keyARN string) string { return "keys/" + state.Segment(arn.KeyID(keyARN)) + ".json" }
 
 // AliasName names the document of an alias ("alias/x").
 func AliasName(name string) string { return "aliases/" + state.Segment(name) + ".json" }

@@ -3,13 +3,13 @@ package reaction
 import (
 	"errors"
 	"fmt"
-	"path"
 	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -52,18 +52,17 @@ type Identity struct {
 // ParseIdentity takes the caller's ARN as STS GetCallerIdentity returns it: of a
 // role session, an IAM user or the account's root.
 func ParseIdentity(callerARN string) (Identity, error) {
-	p := strings.SplitN(callerARN, ":", 6)
-	if len(p) == 6 && p[0] == "arn" && p[4] != "" {
-		kind, rest, _ := strings.Cut(p[5], "/")
-		switch kind {
-		case "assumed-role":
-			name, _, _ := strings.Cut(rest, "/")
-			return Identity{Account: p[4], Name: name, Role: true}, nil
-		case "user":
-			return Identity{Account: p[4], Name: path.Base(rest)}, nil
-		case "root":
-			return Identity{Account: p[4], Name: "root"}, nil
-		}
+	caller := arn.Parse(callerARN)
+	kind, rest, _ := strings.Cut(caller.Resource, "/")
+	switch account := caller.Account; {
+	case account == "":
+	case kind == "assumed-role":
+		name, _, _ := strings.Cut(rest, "/")
+		return Identity{Account: account, Name: name, Role: true}, nil
+	case kind == "user":
+		return Identity{Account: account, Name: caller.Name()}, nil
+	case kind == "root":
+		return Identity{Account: account, Name: "root"}, nil
 	}
 	return Identity{}, fmt.Errorf("caller ARN %q is of no role session, user or root", callerARN)
 }
@@ -76,7 +75,7 @@ func (i Identity) Is(a events.Actor) bool {
 	if !i.Role {
 		return a.RoleARN == "" && (a.Name == i.Name || a.Type == "Root" && i.Name == "root")
 	}
-	return a.RoleARN != "" && path.Base(a.RoleARN) == i.Name
+	return a.RoleARN != "" && arn.Parse(a.RoleARN).Name() == i.Name
 }
 
 // String is "role NAME" or "user NAME".

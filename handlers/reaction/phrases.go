@@ -7,6 +7,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
@@ -26,7 +27,7 @@ func ShortName(k *alert.Key) string {
 	if len(k.Aliases) > 0 {
 		return k.Aliases[0]
 	}
-	return ledger.KeyID(k.ARN)
+	return arn.KeyID(k.ARN)
 }
 
 // OrUnknown is the text, or "unknown" for none.
@@ -50,7 +51,7 @@ func TimeText(t time.Time) string { return t.UTC().Format(time.DateTime + " MST"
 
 // KMSCommand is a command on the event's key that can be pasted.
 func (c *Case) KMSCommand(operation string, more ...string) string {
-	words := append([]string{"aws kms", operation, "--key-id", Quote(ledger.KeyID(c.Event.KeyARN)), c.InRegion()}, more...)
+	words := append([]string{"aws kms", operation, "--key-id", Quote(arn.KeyID(c.Event.KeyARN)), c.InRegion()}, more...)
 	return strings.Join(words, " ")
 }
 

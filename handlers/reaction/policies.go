@@ -7,6 +7,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
@@ -87,7 +88,7 @@ func (e *Env) JudgeGrant(g inventory.Grant, byService bool) []finding.Finding {
 		found = append(found, finding.Finding{ID: id, Severity: severity, Principal: principal, Message: fmt.Sprintf(format, args...), Access: access})
 	}
 	toService := g.GranteeService != "" || IsService(g.Grantee)
-	owner := AccountIn(g.Grantee)
+	owner := arn.Account(g.Grantee)
 	foreign := e.IsForeign(g.Grantee)
 	passOn := slices.Contains(g.Operations, "CreateGrant")
 	switch {
@@ -112,7 +113,7 @@ func (e *Env) JudgeGrant(g inventory.Grant, byService bool) []finding.Finding {
 		add(finding.GrantWithoutConstraint, finding.Low, g.Grantee, "The grant holds for every encryption context, so for everything that is encrypted under the key.")
 	}
 	if e.IsForeign(g.Retiring) {
-		add(finding.GrantRetiredByForeign, finding.Medium, g.Retiring, "%s of account %s, which is not trusted, may end the grant.", g.Retiring, AccountIn(g.Retiring))
+		add(finding.GrantRetiredByForeign, finding.Medium, g.Retiring, "%s of account %s, which is not trusted, may end the grant.", g.Retiring, arn.Account(g.Retiring))
 	}
 	dangerous := slices.ContainsFunc(found, func(f finding.Finding) bool {
 		return f.ID == finding.GrantToForeignAccount || f.ID == finding.GrantRetiredByForeign
@@ -128,16 +129,7 @@ func IsService(principal string) bool { return strings.HasSuffix(principal, ".am
 
 // IsForeign reports whether an ARN, of a key or a principal, shows an account that is
 // neither the guarded one nor trusted.
-func (e *Env) IsForeign(arn string) bool {
-	owner := AccountIn(arn)
+func (e *Env) IsForeign(name string) bool {
+	owner := arn.Account(name)
 	return owner != "" && owner != e.Config.Identity.Account && !slices.Contains(e.Config.TrustedAccounts, owner)
-}
-
-// AccountIn returns the account in an ARN, "" where none shows.
-func AccountIn(arn string) string {
-	p := strings.SplitN(arn, ":", 6)
-	if len(p) < 6 || p[0] != "arn" || len(p[4]) != 12 {
-		return ""
-	}
-	return p[4]
 }

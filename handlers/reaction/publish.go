@@ -13,6 +13,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
@@ -172,7 +173,7 @@ func (c *Case) Unread(ctx context.Context, cause error) (*Decision, error) {
 		a.Title = "cmkeeper may no longer read key " + ShortName(a.Key)
 		a.Summary = fmt.Sprintf("After %s by %s the key cannot be read: %v.", c.Event.Name, c.Who(), cause)
 		if c.IsSweep() {
-			a.ID, a.Ongoing = fmt.Sprintf("sweep/%s/shut-out/%d", ledger.KeyID(c.Event.KeyARN), doc.ShutOut.Unix()), true // not on every sweep
+			a.ID, a.Ongoing = fmt.Sprintf("sweep/%s/shut-out/%d", arn.KeyID(c.Event.KeyARN), doc.ShutOut.Unix()), true // not on every sweep
 			a.Summary = fmt.Sprintf("The sweep cannot read the key: %v.", cause)
 		}
 		a.Risk = "The key is not guarded: its rotation, its policy and its deletion date cannot be seen. Somebody may have shut out the whole account."
@@ -216,7 +217,7 @@ func (c *Case) TellFlapping(a alert.Alert, mode Mode, reaction string, b ledger.
 
 // FlappingID is the id of the alert that a reaction's circuit opened.
 func (c *Case) FlappingID(reaction string) string {
-	return fmt.Sprintf("flapping/%s/%s/%d", ledger.KeyID(c.Event.KeyARN), reaction, c.Known().CircuitOf(reaction).At.UnixMilli())
+	return fmt.Sprintf("flapping/%s/%s/%d", arn.KeyID(c.Event.KeyARN), reaction, c.Known().CircuitOf(reaction).At.UnixMilli())
 }
 
 // opponents names whose changes were undone, and how often.

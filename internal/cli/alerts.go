@@ -3,9 +3,11 @@ package cli
 import (
 	"context"
 	"crypto/rand"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -13,16 +15,24 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
 // topics are those that get every alert, the first one first. What it reads was checked.
-func (c Config) topics() []alert.Topic {
-	topics, _ := parseTopics(c.AlertTopicARN, c.AlertFormats)
+func (a Alerts) topics() []alert.Topic {
+	topics, _ := parseTopics(a.AlertTopicARN, a.AlertFormats)
 	return topics
 }
 
-// grouping is how alerts are told together, nil where each is told at once: also for
-// whoever handles only jobs, whose alerts stand alone.
+// publisher publishes as a member of the fleet does.
+func (c Config) publisher(topics alert.SNS, queues alert.SQS, store *state.Store, log *slog.Logger) *alert.Publisher {
+	p := c.Alerts.publisher(topics, store, log)
+	p.Grouping = c.grouping(queues)
+	return p
+}
+
+// grouping is how alerts are collected into digests, nil where each is sent at once. A
+// member that works only on jobs collects none: their alerts stand alone.
 func (c Config) grouping(queues alert.SQS) *alert.Grouping {
 	if c.AlertGroupInterval == 0 || !c.runsEvents() {
 		return nil
@@ -64,7 +74,7 @@ func parseTopics(first, formats string) ([]alert.Topic, error) {
 
 func newAlertsCommand(p *process) *cobra.Command {
 	command := &cobra.Command{
-		Use: "alerts", Short: "Look at alerts that are not told yet, send them, and try out the topics",
+		Use: "alerts", Short: "List alerts that were not delivered yet, send them again, and test the topics",
 		Long: `Works with the alerts of a fleet: CMKEEPER_STATE_BUCKET and CMKEEPER_ALERT_TOPIC_ARN (and CMKEEPER_ALERT_FORMATS) are the fleet's.`,
 	}
 	command.AddCommand(newAlertsListCommand(p), newAlertsResendCommand(p), newAlertsTestCommand(p))
@@ -73,23 +83,23 @@ func newAlertsCommand(p *process) *cobra.Command {
 
 // publisher returns a publisher as the fleet has one, but without grouping.
 func publisher(ctx context.Context, p *process) (*alert.Publisher, byHand, error) {
-	var problems []error
-	for _, name := range []string{"STATE_BUCKET", "ALERT_TOPIC_ARN"} {
-		if p.environment[envPrefix+name] == "" {
-			problems = append(problems, fmt.Errorf("%s%s is not set: give the fleet's", envPrefix, name))
-		}
+	c, err := loadForDesk[struct {
+		Common
+		Alerts
+	}](ctx, p.environment, "STATE_BUCKET", "ALERT_TOPIC_ARN")
+	if err != nil {
+		return nil, byHand{}, err
 	}
-	if len(problems) > 0 {
-		return nil, byHand{}, usageError{errors.Join(problems...)}
-	}
-	hand, err := newByHand(ctx, p, 16)
+	hand, err := newByHand(ctx, p, c.Common, 16)
 	if err != nil {
 		return nil, hand, err
 	}
-	return &alert.Publisher{
-		SNS: hand.sns, Store: hand.store(hand.settings.StateBucket), Topics: hand.settings.topics(),
-		Repeat: hand.settings.AlertRepeatInterval, Logger: hand.settings.logger(p.stderr),
-	}, hand, nil
+	return c.publisher(hand.sns, hand.store(c.StateBucket), c.logger(p.stderr)), hand, nil
+}
+
+// publisher publishes each alert at once.
+func (a Alerts) publisher(topics alert.SNS, store *state.Store, log *slog.Logger) *alert.Publisher {
+	return &alert.Publisher{SNS: topics, Store: store, Topics: a.topics(), Repeat: a.AlertRepeatInterval, Logger: log}
 }
 
 type alertsListCommand struct{ undelivered, json bool }
@@ -97,7 +107,7 @@ type alertsListCommand struct{ undelivered, json bool }
 func newAlertsListCommand(p *process) *cobra.Command {
 	var l alertsListCommand
 	command := &cobra.Command{
-		Use: "list", Short: "List the alerts that could not be delivered, and those that are collected to be told together", Args: cobra.NoArgs,
+		Use: "list", Short: "List the alerts that could not be delivered, and those that wait to be sent in a digest", Args: cobra.NoArgs,
 		RunE: p.action(l.run),
 	}
 	command.Flags().BoolVar(&l.undelivered, "undelivered", false, "only those that could not be delivered")
@@ -133,10 +143,10 @@ func (l *alertsListCommand) run(ctx context.Context, p *process) error {
 			u.Since.Format(time.RFC3339), u.Alert.Severity, alert.Escape(u.Alert.Title), alert.Escape(u.Alert.ID), alert.Escape(u.Cause))
 	}
 	for _, c := range w.Collected {
-		fmt.Fprintf(p.stdout, "%d alerts of %s, to be told at %s\n", c.Alerts, alert.Escape(c.Group), c.Due.Format(time.RFC3339))
+		fmt.Fprintf(p.stdout, "%d alerts of %s, to be sent at %s\n", c.Alerts, alert.Escape(c.Group), c.Due.Format(time.RFC3339))
 	}
 	if len(w.Undelivered)+len(w.Collected) == 0 {
-		fmt.Fprintln(p.stdout, "Every alert was told.")
+		fmt.Fprintln(p.stdout, "Every alert was sent.")
 	}
 	return nil
 }
@@ -144,7 +154,7 @@ func (l *alertsListCommand) run(ctx context.Context, p *process) error {
 func newAlertsResendCommand(p *process) *cobra.Command {
 	var all bool
 	command := &cobra.Command{
-		Use: "resend {ID... | --all}", Short: "Send alerts that could not be delivered; those that were told since are not told again",
+		Use: "resend {ID... | --all}", Short: "Send alerts that could not be delivered; those that were delivered since are not sent again",
 		RunE: func(c *cobra.Command, ids []string) error {
 			return p.action(func(ctx context.Context, p *process) error {
 				if all == (len(ids) > 0) {
@@ -171,7 +181,7 @@ func resend(ctx context.Context, p *process, ids []string) error {
 	var errs []error
 	for _, id := range ids {
 		if !slices.ContainsFunc(list, func(u alert.Undelivered) bool { return u.Alert.ID == id }) {
-			errs = append(errs, fmt.Errorf("alert %q is none that could not be delivered: \"cmkeeper alerts list\" shows those", id))
+			errs = append(errs, fmt.Errorf("alert %q is not an undelivered one: \"cmkeeper alerts list\" lists those", id))
 		}
 	}
 	for _, u := range list {
@@ -182,7 +192,7 @@ func resend(ctx context.Context, p *process, ids []string) error {
 			errs = append(errs, fmt.Errorf("alert %s: %w", alert.Escape(u.Alert.ID), err))
 			continue
 		}
-		fmt.Fprintf(p.stdout, "told: %s\n", alert.Escape(u.Alert.Title))
+		fmt.Fprintf(p.stdout, "sent: %s\n", alert.Escape(u.Alert.Title))
 	}
 	return errors.Join(errs...)
 }
@@ -197,9 +207,30 @@ func newAlertsTestCommand(p *process) *cobra.Command {
 	return command
 }
 
+// recordedExamples are alerts of played events, one of each kind, as package handlers'
+// tests have recorded them.
+//
+//go:embed examples.json
+var recordedExamples []byte
+
+// readExamples returns the examples, as of now.
+func readExamples() ([]alert.Alert, error) {
+	var examples []alert.Alert
+	if err := json.Unmarshal(recordedExamples, &examples); err != nil {
+		return nil, fmt.Errorf("read the examples: %w", err)
+	}
+	for i := range examples {
+		examples[i].Time = time.Now().UTC().Truncate(time.Second)
+	}
+	return examples, nil
+}
+
 // sendExamples sends the examples of a kind, or all.
 func sendExamples(ctx context.Context, p *process, kind alert.Kind) error {
-	examples := alert.Examples(time.Now())
+	examples, err := readExamples()
+	if err != nil {
+		return err
+	}
 	if kind != "" {
 		var kinds []string
 		for _, a := range examples {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
@@ -23,18 +22,19 @@ func (a *account) alerts(args ...string) (code int, stdout, stderr string) {
 func TestAlertsTest(t *testing.T) {
 	a := newAccount(t)
 	a.enter()
+	examples := len(must(readExamples())(t))
 	code, out, errs := a.alerts("test", "--kind", "incident")
 	if code != exitOK || !strings.HasPrefix(out, "sent: [CRITICAL] TEST, nothing happened: Incident: ") {
 		t.Fatalf("exit code %d: %s%s", code, out, errs)
 	}
 	for range 2 { // each run sends them
-		if code, out, errs = a.alerts("test"); code != exitOK || strings.Count(out, "\n") != len(alert.Examples(time.Now())) {
+		if code, out, errs = a.alerts("test"); code != exitOK || strings.Count(out, "\n") != examples {
 			t.Fatalf("exit code %d: %s%s", code, out, errs)
 		}
 	}
 	a.eventually("all arrive", func() bool {
 		a.collect()
-		return len(a.inbox) == 1+2*len(alert.Examples(time.Now()))
+		return len(a.inbox) == 1+2*examples
 	})
 	for _, got := range a.inbox {
 		if !strings.HasPrefix(got.Title, "TEST, nothing happened: ") || !strings.HasPrefix(got.Summary, "This is a test that arn:aws:") {
@@ -55,7 +55,7 @@ func TestAlertsResend(t *testing.T) {
 			t.Errorf("exit code %d, not %q: %s%s", code, want, out, errs)
 		}
 	}
-	list("Every alert was told.")
+	list("Every alert was sent.")
 
 	a.box.AWS.SetFaults(localaws.Fault{Service: "sns", Operations: []string{"Publish"}, Effect: localaws.FailBefore})
 	if code, out, errs := a.alerts("test", "--kind", "deletion"); code != exitError || !strings.Contains(errs, "publish alert to "+a.box.Topic) {
@@ -73,15 +73,15 @@ func TestAlertsResend(t *testing.T) {
 			t.Errorf("%q: exit code %d: %s%s", args, code, out, errs)
 		}
 	}
-	if code, out, errs := a.alerts("resend", "no-such-id"); code != exitError || !strings.Contains(errs, `"no-such-id" is none that could not be delivered`) {
+	if code, out, errs := a.alerts("resend", "no-such-id"); code != exitError || !strings.Contains(errs, `"no-such-id" is not an undelivered one`) {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
 	_, out, _ := a.alerts("list", "--json")
 	id := decodeJSON[waitingAlerts](t, out).Undelivered[0].Alert.ID
-	if code, out, errs := a.alerts("resend", id); code != exitOK || !strings.HasPrefix(out, "told: TEST") {
+	if code, out, errs := a.alerts("resend", id); code != exitOK || !strings.HasPrefix(out, "sent: TEST") {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
-	list("Every alert was told.")
+	list("Every alert was sent.")
 	a.eventually("it arrives", func() bool { a.collect(); return len(a.inbox) == 1 })
 }
 

@@ -25,18 +25,17 @@ import (
 type byHand struct {
 	// account and caller, an ARN, are who runs the command; region is where.
 	account, caller, region string
-	// settings are CMKEEPER_ variables, as far as they are set.
-	settings Config
-	kms      *kms.Client
-	s3       *s3.Client
-	sqs      *sqs.Client
-	sns      *sns.Client
-	facts    *inventory.Reader
-	stderr   io.Writer
+	settings                Common
+	kms                     *kms.Client
+	s3                      *s3.Client
+	sqs                     *sqs.Client
+	sns                     *sns.Client
+	facts                   *inventory.Reader
+	stderr                  io.Writer
 }
 
 // newByHand makes the clients for so many calls at once.
-func newByHand(ctx context.Context, p *process, connections int) (byHand, error) {
+func newByHand(ctx context.Context, p *process, settings Common, connections int) (byHand, error) {
 	cfg, err := awsclient.Load(ctx, connections)
 	if err != nil {
 		return byHand{}, err
@@ -45,22 +44,33 @@ func newByHand(ctx context.Context, p *process, connections int) (byHand, error)
 	if err != nil {
 		return byHand{}, fmt.Errorf("ask AWS who we are: %w", err)
 	}
-	settings, err := replayConfig(ctx, p.environment)
-	if err != nil {
-		return byHand{}, usageError{err}
-	}
 	b := byHand{
 		account: aws.ToString(caller.Account), caller: aws.ToString(caller.Arn), region: cfg.Region, settings: settings,
-		kms: kms.NewFromConfig(cfg), s3: awsclient.S3(cfg, settings.S3PathStyle), sqs: sqs.NewFromConfig(cfg), sns: sns.NewFromConfig(cfg), stderr: p.stderr,
+		kms: kms.NewFromConfig(cfg), s3: settings.s3(cfg), sqs: sqs.NewFromConfig(cfg), sns: sns.NewFromConfig(cfg), stderr: p.stderr,
 	}
 	b.facts = inventory.New(b.kms, b.s3, b.account, b.region)
 	return b, nil
 }
 
-// store is the state in a bucket.
-func (b byHand) store(bucket string) *state.Store {
-	return state.New(b.s3, bucket, b.settings.StatePrefix, b.account)
+// loadByHand reads Common and makes the clients for so many calls at once.
+func loadByHand(ctx context.Context, p *process, connections int) (byHand, error) {
+	settings, err := loadForDesk[Common](ctx, p.environment)
+	if err != nil {
+		return byHand{}, err
+	}
+	return newByHand(ctx, p, settings, connections)
 }
+
+// store is the state in a bucket.
+func (b byHand) store(bucket string) *state.Store { return b.settings.store(b.s3, bucket, b.account) }
+
+// store is the state in a bucket of the account.
+func (c Common) store(client state.S3, bucket, account string) *state.Store {
+	return state.New(client, bucket, c.StatePrefix, account)
+}
+
+// s3 returns a client of S3.
+func (c Common) s3(cfg aws.Config) *s3.Client { return awsclient.S3(cfg, c.S3PathStyle) }
 
 // engine returns an engine without jobs. stateBucket is for scratch objects; it
 // may be "".

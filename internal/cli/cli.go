@@ -22,7 +22,7 @@ const (
 	exitUsage = 2 // the command line or the configuration is wrong; nothing was done
 )
 
-const about = `cmkeeper keeps customer managed KMS keys compliant: it reacts to KMS events, repairs what it may repair, tells people what happened and moves S3 data onto the new key when an alias moves.
+const about = `cmkeeper keeps customer managed KMS keys compliant: it reacts to KMS events, repairs what it may repair, alerts people and moves S3 data onto the new key when an alias moves.
 
 Try it without an AWS account: cmkeeper demo
 

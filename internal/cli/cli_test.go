@@ -46,7 +46,7 @@ func TestCommandLine(t *testing.T) {
 
 func TestHealthAsksTheWorker(t *testing.T) {
 	var ready atomic.Bool
-	server := httptest.NewServer(healthServer(&ready).Handler)
+	server := httptest.NewServer(healthServer("", &ready).Handler)
 	defer server.Close()
 	addr := strings.TrimPrefix(server.URL, "http://")
 	health := func(environ []string, args ...string) int {

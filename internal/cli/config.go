@@ -18,6 +18,7 @@ import (
 
 	"github.com/sethvargo/go-envconfig"
 
+	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
@@ -29,20 +30,55 @@ import (
 // envPrefix starts the name of every variable that is cmkeeper's own.
 const envPrefix = "CMKEEPER_"
 
-// Config is the configuration of a fleet member, read once from the
-// environment. What AWS itself reads (AWS_REGION, AWS_ENDPOINT_URL, …) is left
-// to the SDK.
+// Config is the configuration of a fleet member, read once from the environment. The
+// commands that people run read the parts of it that they need. What AWS itself reads
+// (AWS_REGION, AWS_ENDPOINT_URL, …) is left to the SDK.
 //
 // The tags are the documentation too: docs/configuration.md is generated from
 // them and a test keeps it true.
 type Config struct {
+	Queues
+	Alerts
+	Common
+
+	Pools string `env:"POOLS, default=both" about:"Which queues this process works on: events, jobs or both."`
+
+	ReencryptConcurrency int    `env:"REENCRYPT_CONCURRENCY, default=64" about:"Objects that this process works on at once; 1 to 1024."`
+	ReencryptRate        int    `env:"REENCRYPT_RATE, default=500" about:"Objects per second over the whole fleet; 0 is unlimited."`
+	ReencryptMethod      string `env:"REENCRYPT_METHOD, default=auto" about:"auto, update or copy."`
+
+	AlertGroupWait     time.Duration `env:"ALERT_GROUP_WAIT, default=30s" about:"How long the first alert below high of an actor waits for others, to be sent with them in one digest."`
+	AlertGroupInterval time.Duration `env:"ALERT_GROUP_INTERVAL, default=60s" about:"How long all further alerts of an actor are collected, to be sent in one digest; at most 10m. 0 sends each alert at once, and then there are no incidents."`
+
+	ReencryptEngine string `env:"REENCRYPT_ENGINE, default=fleet" about:"fleet, batch or auto: who moves the objects, the workers or S3 Batch Operations; the workers prove it in any case. auto leaves to S3 what is larger than BATCH_THRESHOLD."`
+	BatchRoleARN    string `env:"BATCH_ROLE_ARN" about:"IAM role that S3 Batch Operations take. Required by REENCRYPT_ENGINE=batch and auto."`
+	BatchThreshold  int    `env:"BATCH_THRESHOLD, default=10000000" about:"Object versions of a bucket that REENCRYPT_ENGINE=auto leaves to the workers."`
+
+	EventsConcurrency int           `env:"EVENTS_CONCURRENCY, default=16" about:"Events handled at once; 1 to 1000."`
+	JobsConcurrency   int           `env:"JOBS_CONCURRENCY, default=2" about:"Slices of re-encryption worked on at once; 1 to 100."`
+	DrainTimeout      time.Duration `env:"DRAIN_TIMEOUT, default=25s" about:"How long running work may go on after SIGTERM; at most 110s, below the container's stop timeout."`
+
+	HTTPAddr string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz and /readyz."`
+}
+
+// Queues are the fleet's queues.
+type Queues struct {
 	EventsQueueURL string `env:"EVENTS_QUEUE_URL" about:"SQS queue that EventBridge fills with KMS events. Needs a dead-letter queue."`
 	JobsQueueURL   string `env:"JOBS_QUEUE_URL" about:"SQS queue of re-encryption work. Needs a dead-letter queue."`
-	AlertTopicARN  string `env:"ALERT_TOPIC_ARN" about:"SNS topic that alerts are published to."`
-	AlertFormats   string `env:"ALERT_FORMATS" about:"Formats of topics: TOPIC-ARN=format,… with one of the formats in alerts.md. Topics beside ALERT_TOPIC_ARN get every alert, too."`
-	StateBucket    string `env:"STATE_BUCKET" about:"S3 bucket for alias history, jobs, reports and claims."`
-	StatePrefix    string `env:"STATE_PREFIX, default=cmkeeper/" about:"Prefix of everything that is kept in the state bucket."`
-	Pools          string `env:"POOLS, default=both" about:"Which queues this process works on: events, jobs or both."`
+}
+
+// Alerts is where alerts go.
+type Alerts struct {
+	AlertTopicARN       string        `env:"ALERT_TOPIC_ARN" about:"SNS topic that alerts are published to."`
+	AlertFormats        string        `env:"ALERT_FORMATS" about:"Formats of topics: TOPIC-ARN=format,… with one of the formats in alerts.md. Every topic named here gets every alert, as ALERT_TOPIC_ARN does."`
+	AlertRepeatInterval time.Duration `env:"ALERT_REPEAT_INTERVAL, default=24h" about:"An alert about what sweeps still see (cmkeeper shut out of a key, cmkeeper depending on a key that it guards, a stopped job) is sent again after this; 0 is never."`
+}
+
+// Common is what workers and all commands that people run read: where the state is, how
+// the reactions judge and react, and how to log.
+type Common struct {
+	StateBucket string `env:"STATE_BUCKET" about:"S3 bucket for alias history, jobs, reports and claims."`
+	StatePrefix string `env:"STATE_PREFIX, default=cmkeeper/" about:"Prefix of everything that is kept in the state bucket."`
 
 	RotationMode  string `env:"ROTATION_MODE, default=observe" about:"off, observe or enforce: switch rotation on again."`
 	PolicyMode    string `env:"POLICY_MODE, default=observe" about:"off, observe or enforce: judge key policies, and put the good one back."`
@@ -54,55 +90,38 @@ type Config struct {
 	DeletionApprovalDays  int    `env:"DELETION_APPROVAL_DAYS, default=14" about:"How old the day in a key's tag cmkeeper:deletion-approved may be when its deletion is scheduled; 0: no tag approves. See [deletions](deletions.md#approval)."`
 
 	ContainMode         string   `env:"CONTAIN_MODE, default=off" about:"off, observe or enforce: disable a key at once that is opened to everyone or to an account that is not trusted. See [deletions](deletions.md#containment)."`
-	ContainAllowedRoles []string `env:"CONTAIN_ALLOWED_ROLES" about:"Who may open keys: role/NAME, user/NAME or an ARN, comma-separated, * for any text."`
+	ContainAllowedRoles []string `env:"CONTAIN_ALLOWED_ROLES" about:"Roles and users that may open keys: role/NAME, user/NAME or an ARN, comma-separated, * for any text."`
 	ContainQuietDays    int      `env:"CONTAIN_QUIET_DAYS, default=7" about:"A key that was used within so many days is not disabled; 1 to 365."`
-	ContainInUse        bool     `env:"CONTAIN_IN_USE, default=false" about:"Disable a key that was opened also where it is in use or where that is not known."`
+	ContainInUse        bool     `env:"CONTAIN_IN_USE, default=false" about:"Disable an opened key even if it is in use, or if its use is unknown."`
 
 	RotationPeriodDays    int    `env:"ROTATION_PERIOD_DAYS, default=365" about:"Rotation period where a key had none, and the longest that is restored; 90 to 2560."`
 	RotationRequired      bool   `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
-	PolicyRestoreSeverity string `env:"POLICY_RESTORE_SEVERITY, default=critical" about:"low, medium, high or critical: from which severity of a new finding POLICY_MODE=enforce puts the good policy back. A policy with such a finding is never taken for a good one, unless it is accepted by hand."`
+	PolicyRestoreSeverity string `env:"POLICY_RESTORE_SEVERITY, default=critical" about:"low, medium, high or critical: from which severity of a new finding POLICY_MODE=enforce puts the good policy back. A policy with such a finding is recorded as good only if somebody accepts it by hand."`
 
 	TrustedAccounts []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
 
 	SensitiveKeys []string `env:"SENSITIVE_KEYS" about:"Keys whose alerts are one severity up: tag data-classification=restricted, alias/prod-*. See [judgement](judgement.md)."`
 	SandboxKeys   []string `env:"SANDBOX_KEYS" about:"Keys whose alerts are one severity down, unless they are sensitive, too: tag env=sandbox, alias/test-*."`
-	PipelineRoles []string `env:"PIPELINE_ROLES" about:"Roles that change keys as their work, one severity down: role/deploy-*, or whole ARNs."`
-	BusinessHours string   `env:"BUSINESS_HOURS" about:"When people work: Mon-Fri 08:00-18:00 Europe/Berlin. What is medium is high outside of it."`
+	PipelineRoles []string `env:"PIPELINE_ROLES" about:"Roles whose work is to change keys; their alerts are one severity down: role/deploy-*, or whole ARNs."`
+	BusinessHours string   `env:"BUSINESS_HOURS" about:"Business hours: Mon-Fri 08:00-18:00 Europe/Berlin. Outside of them medium alerts are high."`
 
-	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is put back; once more and cmkeeper stays out of it for an hour. 1 to 20."`
-	Exemptions string `env:"EXEMPTIONS" about:"What is told as a note and left as it is, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
+	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is put back. Once that is used up, cmkeeper leaves the setting alone for an hour. 1 to 20."`
+	Exemptions string `env:"EXEMPTIONS" about:"What is reported as info and not repaired, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
 
-	EventRules  []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them are told."`
-	WatchedTags []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change is told, such as data-classification. Those that begin with cmkeeper:, and those that exemptions, SENSITIVE_KEYS and SANDBOX_KEYS go by, always are."`
-	FailedUse   bool     `env:"FAILED_USE, default=false" about:"Tell who needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
+	EventRules  []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them make an alert."`
+	WatchedTags []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change makes an alert, such as data-classification. Tags that begin with cmkeeper:, and those that EXEMPTIONS, SENSITIVE_KEYS and SANDBOX_KEYS name, always do."`
+	FailedUse   bool     `env:"FAILED_USE, default=false" about:"Alert when somebody needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
 
-	ReencryptAliases     []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
-	ReencryptScope       string   `env:"REENCRYPT_SCOPE" about:"Further places to move: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c."`
-	ReencryptConcurrency int      `env:"REENCRYPT_CONCURRENCY, default=64" about:"Objects that this process works on at once; 1 to 1024."`
-	ReencryptRate        int      `env:"REENCRYPT_RATE, default=500" about:"Objects per second over the whole fleet; 0 is unlimited."`
-	ReencryptMethod      string   `env:"REENCRYPT_METHOD, default=auto" about:"auto, update or copy."`
+	ReencryptAliases          []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
+	ReencryptScope            string   `env:"REENCRYPT_SCOPE" about:"Further places to move: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c."`
+	ReencryptFixBucketDefault bool     `env:"REENCRYPT_FIX_BUCKET_DEFAULT, default=false" about:"Move a bucket's default encryption, where it names the old key, to the new key before its objects. If false, the job only warns."`
 
-	AlertGroupWait      time.Duration `env:"ALERT_GROUP_WAIT, default=30s" about:"How long the first alert below high of an actor waits for others, to be told together."`
-	AlertGroupInterval  time.Duration `env:"ALERT_GROUP_INTERVAL, default=60s" about:"How long all further alerts of an actor are collected, to be told together; at most 10m. 0 tells each alert at once, and then there are no incidents."`
-	AlertRepeatInterval time.Duration `env:"ALERT_REPEAT_INTERVAL, default=24h" about:"What sweeps still see (cmkeeper shut out, hanging on a key that it guards, jobs that stopped) is told again after this; 0 is never."`
-
-	ReencryptFixBucketDefault bool `env:"REENCRYPT_FIX_BUCKET_DEFAULT, default=false" about:"Move a bucket's default encryption, where it names the old key, to the new one before its objects. Else that is only warned of."`
-
-	ReencryptEngine string `env:"REENCRYPT_ENGINE, default=fleet" about:"fleet, batch or auto: who moves the objects, the workers or S3 Batch Operations; the workers prove it in any case. auto leaves to S3 what is larger than BATCH_THRESHOLD."`
-	BatchRoleARN    string `env:"BATCH_ROLE_ARN" about:"IAM role that S3 Batch Operations take. Required by REENCRYPT_ENGINE=batch and auto."`
-	BatchThreshold  int    `env:"BATCH_THRESHOLD, default=10000000" about:"Object versions of a bucket that REENCRYPT_ENGINE=auto leaves to the workers."`
-
-	EventsConcurrency int           `env:"EVENTS_CONCURRENCY, default=16" about:"Events handled at once; 1 to 1000."`
-	JobsConcurrency   int           `env:"JOBS_CONCURRENCY, default=2" about:"Slices of re-encryption worked on at once; 1 to 100."`
-	DrainTimeout      time.Duration `env:"DRAIN_TIMEOUT, default=25s" about:"How long running work may go on after SIGTERM; at most 110s, below the container's stop timeout."`
-
-	HTTPAddr    string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz and /readyz."`
 	LogLevel    string `env:"LOG_LEVEL, default=info" about:"debug, info, warn or error."`
 	LogFormat   string `env:"LOG_FORMAT, default=json" about:"json or text."`
 	S3PathStyle *bool  `env:"S3_PATH_STYLE, noinit" about:"true or false: path-style S3 addresses. Automatic on a custom endpoint."`
 }
 
-// maxDrain leaves Fargate's longest stop timeout (120 s) room to hand work back.
+// maxDrain leaves Fargate's longest stop timeout (120 s) room to return messages.
 const maxDrain = 110 * time.Second
 
 // checks says for each variable what it may be. A value that fails is reported
@@ -163,16 +182,37 @@ var checks = map[string]func(string) error{
 
 var topicARN = matching(`^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+(\.fifo)?$`, "an SNS topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME")
 
-// LoadConfig reads the configuration from an environment. Its error joins every
-// problem found, each with the variable, its value and what is allowed. A
+// LoadConfig reads the configuration of a fleet member from an environment. Its error
+// joins every problem found, each with the variable, its value and what is allowed. A
 // CMKEEPER_ variable that does not exist is a problem too: a misspelt mode must
 // not leave a key unguarded.
 func LoadConfig(ctx context.Context, environment map[string]string) (Config, error) {
-	var (
-		c        Config
-		problems []error
-		defaults = map[string]string{}
-	)
+	var c Config
+	err := loadInto(ctx, environment, &c)
+	return c, errors.Join(err, c.missing())
+}
+
+// loadForDesk reads what a command that a person runs needs: T is Common, or has it and
+// other parts of Config. needed are variables that must be set. Such a command logs
+// warnings as text by default.
+func loadForDesk[T any](ctx context.Context, environment map[string]string, needed ...string) (T, error) {
+	settings := map[string]string{envPrefix + "LOG_LEVEL": "warn", envPrefix + "LOG_FORMAT": "text"}
+	maps.Copy(settings, environment)
+	var c T
+	problems := []error{loadInto(ctx, settings, &c)}
+	for _, name := range needed {
+		problems = append(problems, need(settings[envPrefix+name], name, "give the fleet's"))
+	}
+	if err := errors.Join(problems...); err != nil {
+		return c, usageError{err}
+	}
+	return c, nil
+}
+
+// loadInto reads the variables of target's fields.
+func loadInto(ctx context.Context, environment map[string]string, target any) error {
+	var problems []error
+	defaults := map[string]string{}
 	for _, v := range variables() {
 		defaults[v.Name] = v.Default
 	}
@@ -193,44 +233,45 @@ func LoadConfig(ctx context.Context, environment map[string]string) (Config, err
 		return value, false, nil
 	})
 	err := envconfig.ProcessWith(ctx, &envconfig.Config{
-		Target:   &c,
+		Target:   target,
 		Lookuper: envconfig.PrefixLookuper(envPrefix, envconfig.MapLookuper(environment)),
 		Mutators: []envconfig.Mutator{check},
 	})
-	if err != nil {
-		problems = append(problems, err)
+	return errors.Join(append(problems, err)...)
+}
+
+// need returns a problem where the value of a variable is empty.
+func need(value, name, fix string) error {
+	if value != "" {
+		return nil
 	}
-	return c, errors.Join(append(problems, c.missing()...)...)
+	return fmt.Errorf("%s%s is not set: %s", envPrefix, name, fix)
 }
 
 // missing returns what the chosen pools and modes need and the configuration lacks.
-func (c Config) missing() []error {
-	var problems []error
-	need := func(value, name, why string) {
-		if value == "" {
-			problems = append(problems, fmt.Errorf("%s%s is not set: %s", envPrefix, name, why))
-		}
+func (c Config) missing() error {
+	problems := []error{
+		need(c.JobsQueueURL, "JOBS_QUEUE_URL", "give the URL of the queue for re-encryption work"),
+		need(c.AlertTopicARN, "ALERT_TOPIC_ARN", "give the ARN of the SNS topic for alerts"),
+		need(c.StateBucket, "STATE_BUCKET", "give the name of the bucket for cmkeeper's state"),
 	}
 	if c.runsEvents() {
-		need(c.EventsQueueURL, "EVENTS_QUEUE_URL", "give the URL of the queue that EventBridge fills")
+		problems = append(problems, need(c.EventsQueueURL, "EVENTS_QUEUE_URL", "give the URL of the queue that EventBridge fills"))
 	}
-	need(c.JobsQueueURL, "JOBS_QUEUE_URL", "give the URL of the queue for re-encryption work")
-	need(c.AlertTopicARN, "ALERT_TOPIC_ARN", "give the ARN of the SNS topic for alerts")
-	need(c.StateBucket, "STATE_BUCKET", "give the name of the bucket for cmkeeper's state")
 	if c.ReencryptMode == "enforce" && len(c.ReencryptAliases) == 0 {
 		problems = append(problems, fmt.Errorf("%sREENCRYPT_ALIASES is not set, and %sREENCRYPT_MODE=enforce needs it: list the aliases whose moves may move data, such as alias/app-*, or * for all", envPrefix, envPrefix))
 	}
 	if c.ReencryptEngine != "fleet" {
-		need(c.BatchRoleARN, "BATCH_ROLE_ARN", "REENCRYPT_ENGINE="+c.ReencryptEngine+" needs the role that S3 Batch Operations take, see docs/reencryption.md")
+		problems = append(problems, need(c.BatchRoleARN, "BATCH_ROLE_ARN", "REENCRYPT_ENGINE="+c.ReencryptEngine+" needs the role that S3 Batch Operations take, see docs/reencryption.md"))
 	}
 	if c.ReencryptEngine == "batch" && c.ReencryptMethod == "copy" {
 		problems = append(problems, fmt.Errorf("%sREENCRYPT_ENGINE=batch and %sREENCRYPT_METHOD=copy contradict each other: S3 Batch Operations change objects in place", envPrefix, envPrefix))
 	}
-	return problems
+	return errors.Join(problems...)
 }
 
-// reactions is the part of the configuration that the reactions work by.
-func (c Config) reactions(identity reaction.Identity, region string) (reaction.Config, error) {
+// reactions is what the reactions work by. queues are the names of the fleet's queues.
+func (c Common) reactions(identity reaction.Identity, region string, topics []alert.Topic, queues []string) (reaction.Config, error) {
 	scope, err := parseScope(c.ReencryptScope)
 	if err != nil {
 		return reaction.Config{}, err
@@ -251,12 +292,12 @@ func (c Config) reactions(identity reaction.Identity, region string) (reaction.C
 	if err != nil {
 		return reaction.Config{}, err
 	}
-	var topics []string
-	for _, t := range c.topics() {
-		topics = append(topics, t.ARN)
+	arns := make([]string, 0, len(topics))
+	for _, t := range topics {
+		arns = append(arns, t.ARN)
 	}
 	return reaction.Config{
-		Identity: identity, Region: region, Topics: topics,
+		Identity: identity, Region: region, Topics: arns, Queues: queues,
 		Rotation: mode(c.RotationMode), Policy: mode(c.PolicyMode),
 		Deletion: mode(c.DeletionMode), Reencrypt: mode(c.ReencryptMode),
 		RotationPeriodDays: c.RotationPeriodDays, RotationRequired: c.RotationRequired,
@@ -265,13 +306,12 @@ func (c Config) reactions(identity reaction.Identity, region string) (reaction.C
 		RestoreSeverity: finding.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
 		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
-		Queues:           []string{path.Base(c.EventsQueueURL), path.Base(c.JobsQueueURL)},
 		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil
 }
 
-// rules is the part of the configuration that severities are judged by.
-func (c Config) rules() (judgement.Rules, error) {
+// rules is what severities are judged by.
+func (c Common) rules() (judgement.Rules, error) {
 	var r judgement.Rules
 	var errs [4]error
 	r.Sensitive, errs[0] = parseEach(c.SensitiveKeys, judgement.ParseSelector)
@@ -308,6 +348,9 @@ type variable struct {
 func variables() []variable {
 	var list []variable
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
+		if f.Anonymous {
+			continue
+		}
 		name, options, _ := strings.Cut(f.Tag.Get("env"), ",")
 		_, value, _ := strings.Cut(options, "default=")
 		list = append(list, variable{Name: name, Default: value, About: f.Tag.Get("about"), field: f.Index})

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -14,7 +16,6 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
-	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
@@ -110,6 +111,45 @@ func TestEveryProblemIsNamed(t *testing.T) {
 	}
 }
 
+// TestDeskConfiguration: a command that a person runs asks for what it needs, takes
+// nothing else amiss, and knows every variable of the fleet.
+func TestDeskConfiguration(t *testing.T) {
+	for name, tt := range map[string]struct {
+		env    []string
+		needed []string
+		want   []string // in the error, all of them; none where it loads
+	}{
+		"nothing is needed":        {},
+		"a variable of workers":    {env: []string{"EVENTS_CONCURRENCY", "many"}},
+		"what is needed":           {needed: []string{"STATE_BUCKET", "JOBS_QUEUE_URL"}, want: []string{"CMKEEPER_STATE_BUCKET is not set: give the fleet's", "CMKEEPER_JOBS_QUEUE_URL is not set"}},
+		"a variable of its own":    {env: []string{"FLAP_LIMIT", "0"}, want: []string{`CMKEEPER_FLAP_LIMIT="0": must be`}},
+		"a variable of nobody":     {env: []string{"STATE_BUKET", "x"}, want: []string{"CMKEEPER_STATE_BUKET is not a variable of cmkeeper"}},
+		"everything that is wrong": {env: []string{"STATE_BUCKET", "s3://x", "JOBS_QUEUE_URL", "jobs"}, want: []string{"without s3://", "a queue's URL"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			env := map[string]string{}
+			for i := 0; i < len(tt.env); i += 2 {
+				env[envPrefix+tt.env[i]] = tt.env[i+1]
+			}
+			c, err := loadForDesk[replaySettings](t.Context(), env, tt.needed...)
+			if len(tt.want) == 0 {
+				if err != nil || c.LogLevel != "warn" || c.EventsQueueURL != "" || c.AlertTopicARN != "" {
+					t.Errorf("%+v, %v", c, err)
+				}
+				return
+			}
+			if !errors.As(err, new(usageError)) {
+				t.Fatalf("error %v", err)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error does not say %q:\n%v", want, err)
+				}
+			}
+		})
+	}
+}
+
 func TestPoolsNeedTheirQueues(t *testing.T) {
 	if _, err := LoadConfig(t.Context(), environment("POOLS", "jobs", "EVENTS_QUEUE_URL", "<unset>")); err != nil {
 		t.Errorf("a worker of jobs needs no events queue: %v", err)
@@ -133,25 +173,6 @@ func TestTopics(t *testing.T) {
 		if diff := cmp.Diff(want, c.topics()); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", formats, diff)
 		}
-	}
-}
-
-// TestDeletionsAreConfigured: what is about deletions and containment arrives
-// where it is used.
-func TestDeletionsAreConfigured(t *testing.T) {
-	c, err := LoadConfig(t.Context(), environment("DELETION_REMINDERS", "2d", "DELETION_MIN_WINDOW_DAYS", "14", "DELETION_APPROVAL_DAYS", "3",
-		"CONTAIN_MODE", "enforce", "CONTAIN_ALLOWED_ROLES", "role/key-admin*, user/alice", "CONTAIN_QUIET_DAYS", "30", "CONTAIN_IN_USE", "true"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := c.reactions(reaction.Identity{Account: "111122223333", Name: "cmkeeper", Role: true}, "us-east-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	alice := judgement.Actor{Principal: "arn:aws:iam::111122223333:user/alice"}
-	if !slices.Equal(got.DeletionReminders, []time.Duration{48 * time.Hour}) || got.DeletionMinWindowDays != 14 || got.DeletionApprovalDays != 3 ||
-		got.Contain != reaction.Enforce || len(got.ContainAllowed) != 2 || !got.ContainAllowed[1].Include(alice) || got.ContainQuietDays != 30 || !got.ContainInUse {
-		t.Errorf("%+v", got)
 	}
 }
 
@@ -200,7 +221,7 @@ func TestReactions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := c.reactions(reaction.Identity{}, "eu-west-1")
+	got, err := c.reactions(reaction.Identity{}, "eu-west-1", c.topics(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,15 +265,19 @@ func TestConfigurationDocument(t *testing.T) {
 	if diff := cmp.Diff(want, string(got)); diff != "" {
 		t.Errorf("%s is not what Config says; UPDATE_DOCS=1 go test ./internal/cli writes it:\n%s", path, diff)
 	}
+	unknown := maps.Clone(checks)
 	for _, v := range variables() {
-		if checks[v.Name] == nil {
-			t.Errorf("%s has no check", v.Name)
+		if delete(unknown, v.Name); checks[v.Name] == nil || v.About == "" {
+			t.Errorf("%s has no check, or no text", v.Name)
 		}
 		if v.Default != "" {
 			if err := checks[v.Name](v.Default); err != nil {
 				t.Errorf("the default of %s does not pass its check: %v", v.Name, err)
 			}
 		}
+	}
+	for name := range unknown {
+		t.Errorf("a check is of %s, which is no variable", name)
 	}
 }
 

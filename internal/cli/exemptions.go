@@ -75,9 +75,9 @@ type exemptionList struct {
 }
 
 func (c *exemptionsListCommand) run(ctx context.Context, p *process) error {
-	config, err := replayConfig(ctx, p.environment)
+	config, err := loadForDesk[Common](ctx, p.environment)
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	exemptions, err := parseExemptions(config.Exemptions)
 	if err != nil {
@@ -108,7 +108,7 @@ func (c *exemptionsListCommand) run(ctx context.Context, p *process) error {
 // findKeys notes the keys that the exemptions pick. The error says which could
 // not be looked at; the others are noted all the same.
 func (l *exemptionList) findKeys(ctx context.Context, p *process, now time.Time) error {
-	hand, err := newByHand(ctx, p, tagReaders)
+	hand, err := loadByHand(ctx, p, tagReaders)
 	if err != nil {
 		return err
 	}
@@ -164,7 +164,7 @@ func customerTags(ctx context.Context, facts *inventory.Reader, arn string) (map
 	case err == nil, errors.Is(err, inventory.ErrNotFound):
 		return tags, nil
 	}
-	// Of AWS's own keys nobody has to read the tags.
+	// The tags of AWS's own keys exempt nothing, and often may not be read.
 	if key, keyErr := facts.Key(ctx, arn); keyErr == nil && key.Manager == "AWS" {
 		return nil, nil
 	}

@@ -65,7 +65,7 @@ func (f *policyFlags) prepare(ctx context.Context, p *process) (keypolicy.Contex
 	if f.keyARN != "" && !keyARN.MatchString(f.keyARN) {
 		problems = append(problems, fmt.Errorf("--key-arn %q: must be arn:aws:kms:REGION:ACCOUNT:key/ID", f.keyARN))
 	}
-	settings, err := replayConfig(ctx, p.environment)
+	settings, err := loadForDesk[Common](ctx, p.environment)
 	if err != nil {
 		problems = append(problems, err)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -264,7 +265,7 @@ func (r *policyReader) accept(ctx context.Context, p *process, name string, yes 
 		fmt.Fprintln(p.stdout)
 		printChanges(p.stdout, compare(old, s, against))
 	}
-	id := s.keyARN[strings.LastIndexByte(s.keyARN, '/')+1:]
+	id := arn.KeyID(s.keyARN)
 	if !yes {
 		answer, err := ask(os.Stdin, p.stderr, fmt.Sprintf("\nTo accept this policy, type the key's id (%s): ", id))
 		if err != nil {

@@ -16,7 +16,7 @@ func printPolicies(w io.Writer, all []judgedPolicy) error {
 	var b strings.Builder
 	for _, j := range all {
 		if j.err != nil {
-			continue // told as an error
+			continue // reported as an error
 		}
 		if b.Len() > 0 {
 			b.WriteString("\n")
@@ -80,7 +80,7 @@ func printDiff(w io.Writer, d policyDiff) error {
 	return err
 }
 
-// printChanges writes who gains and who loses.
+// printChanges writes who gains access and who loses it.
 func printChanges(w io.Writer, d policyDiff) {
 	fmt.Fprintf(w, "%s -> %s (account %s)\n", alert.Escape(d.old.name), alert.Escape(d.new.name), d.account)
 	if len(d.changes) == 0 {

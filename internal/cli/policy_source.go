@@ -14,6 +14,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
 
@@ -195,7 +196,7 @@ func hintFor(document []byte) string {
 // aws returns the clients, made when they are first needed.
 func (r *policyReader) aws(ctx context.Context) (byHand, error) {
 	if r.hand == nil {
-		hand, err := newByHand(ctx, r.process, 4)
+		hand, err := loadByHand(ctx, r.process, 4)
 		if err != nil {
 			return byHand{}, err
 		}
@@ -226,8 +227,8 @@ func (s policySource) accountOf(trusted []string) (account, how string, err erro
 	if s.account != "" {
 		return s.account, "", nil
 	}
-	if parts := strings.SplitN(s.keyARN, ":", 6); len(parts) == 6 {
-		return parts[4], "", nil
+	if account := arn.Account(s.keyARN); account != "" {
+		return account, "", nil
 	}
 	var roots []string
 	for _, st := range s.policy.Statements {
@@ -241,9 +242,9 @@ func (s policySource) accountOf(trusted []string) (account, how string, err erro
 	case 1:
 		return roots[0], ", taken from the policy's root principal", nil
 	case 0:
-		return "", "", fmt.Errorf("%s: it does not tell the key's account, since it allows nothing to an account's root: give --account", s.name)
+		return "", "", fmt.Errorf("%s: the key's account is unknown, since the policy allows nothing to an account's root: give --account", s.name)
 	}
-	return "", "", fmt.Errorf("%s: it does not tell the key's account, since it names the roots of several (%s): give --account, and --trusted-account for the others", s.name, strings.Join(roots, ", "))
+	return "", "", fmt.Errorf("%s: the key's account is unknown, since the policy names the roots of several accounts (%s): give --account, and --trusted-account for the others", s.name, strings.Join(roots, ", "))
 }
 
 var accountID = regexp.MustCompile(`^\d{12}$`)

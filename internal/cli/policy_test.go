@@ -57,7 +57,7 @@ func TestPolicyExitCodes(t *testing.T) {
 		"no policy":                   {[]string{"check", "policy_test.go"}, exitUsage, "policy_test.go: keypolicy: "},
 		"answer of the AWS CLI":       {[]string{"check", answer}, exitUsage, "--query Policy --output text"},
 		"too large":                   {[]string{"check", large}, exitUsage, "larger than 1024 KiB"},
-		"two roots":                   {[]string{"check", roots}, exitUsage, "roots of several (111122223333, 999988887777): give --account"},
+		"two roots":                   {[]string{"check", roots}, exitUsage, "roots of several accounts (111122223333, 999988887777): give --account"},
 		"no root":                     {[]string{"check", role}, exitUsage, "give --account"},
 		"a wrong account":             {[]string{"check", best, "--account", "1234"}, exitUsage, `"1234"`},
 		"a wrong key":                 {[]string{"check", best, "--key-arn", "alias/x"}, exitUsage, "--key-arn"},

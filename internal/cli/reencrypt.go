@@ -100,7 +100,7 @@ func (c *reencryptRunCommand) run(ctx context.Context, p *process) (err error) {
 	if c.concurrency < 1 || c.rate < 0 {
 		return usageError{errors.New("--concurrency must be at least 1 and --rate not negative")}
 	}
-	hand, err := newByHand(ctx, p, c.concurrency)
+	hand, err := loadByHand(ctx, p, c.concurrency)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -23,26 +22,24 @@ import (
 // jobsEngine returns an engine for the controls of the fleet's jobs: it handles no
 // messages and moves nothing itself.
 func jobsEngine(ctx context.Context, p *process) (*reencrypt.Engine, error) {
-	var problems []error
-	for _, name := range []string{"STATE_BUCKET", "JOBS_QUEUE_URL"} {
-		if p.environment[envPrefix+name] == "" {
-			problems = append(problems, fmt.Errorf("%s%s is not set: give the fleet's", envPrefix, name))
-		}
+	c, err := loadForDesk[struct {
+		Common
+		Queues
+	}](ctx, p.environment, "STATE_BUCKET", "JOBS_QUEUE_URL")
+	if err != nil {
+		return nil, err
 	}
-	if len(problems) > 0 {
-		return nil, usageError{errors.Join(problems...)}
-	}
-	hand, err := newByHand(ctx, p, 16)
+	hand, err := newByHand(ctx, p, c.Common, 16)
 	if err != nil {
 		return nil, err
 	}
 	return reencrypt.New(reencrypt.Options{
 		S3: hand.s3, Resolver: hand.facts, KMS: hand.kms, Account: hand.account,
-		Store:       hand.store(hand.settings.StateBucket),
-		StateBucket: hand.settings.StateBucket, StatePrefix: hand.settings.StatePrefix,
-		SQS: hand.sqs, QueueURL: hand.settings.JobsQueueURL,
+		Store:       hand.store(c.StateBucket),
+		StateBucket: c.StateBucket, StatePrefix: c.StatePrefix,
+		SQS: hand.sqs, QueueURL: c.JobsQueueURL,
 		Observer: handlers.JobAlerts{}, // told by workers only
-		Logger:   hand.settings.logger(p.stderr),
+		Logger:   c.logger(p.stderr),
 	})
 }
 

@@ -81,7 +81,7 @@ func (c *reencryptPlanCommand) run(ctx context.Context, p *process) error {
 	if err := c.check(); err != nil {
 		return usageError{err}
 	}
-	hand, err := newByHand(ctx, p, c.concurrency)
+	hand, err := loadByHand(ctx, p, c.concurrency)
 	if err != nil {
 		return err
 	}

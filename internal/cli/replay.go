@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"path"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -38,8 +40,8 @@ type replayCommand struct {
 func newReplayCommand(p *process) *cobra.Command {
 	var c replayCommand
 	command := &cobra.Command{
-		Use: "replay FILE...", Short: "Show what would be done about events, changing nothing",
-		Long: `Shows what would be done about events. Each file holds one or several JSON events, or is a CloudTrail log file; - is standard input.
+		Use: "replay FILE...", Short: "Show what the worker would do about events, without changing anything",
+		Long: `Shows what the worker would do about events. Each file holds one or several JSON events, or is a CloudTrail log file; - is standard input.
 
 The events go through the same code as in the worker, in observe mode: live keys are read through the SDK's configuration, nothing is changed, nothing is sent. With CMKEEPER_STATE_BUCKET the recorded history is read, too; what would be recorded is kept in memory. CMKEEPER_TRUSTED_ACCOUNTS and the other settings of reactions count.`,
 		Args: cobra.MinimumNArgs(1),
@@ -54,9 +56,9 @@ The events go through the same code as in the worker, in observe mode: live keys
 
 // run replays every event of every file; it fails if one of them could not be handled.
 func (c *replayCommand) run(ctx context.Context, p *process) error {
-	config, err := replayConfig(ctx, p.environment)
+	config, err := loadReplay(ctx, p.environment)
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	bodies, err := readEvents(c.files)
 	if err != nil {
@@ -99,22 +101,19 @@ func (c *replayCommand) run(ctx context.Context, p *process) error {
 	return nil
 }
 
-// replayConfig is the worker's configuration with observe for enforce, and
-// without the resources that only a worker needs.
-func replayConfig(ctx context.Context, environment map[string]string) (Config, error) {
-	settings := map[string]string{
-		envPrefix + "EVENTS_QUEUE_URL": "http://replay.invalid/events",
-		envPrefix + "JOBS_QUEUE_URL":   "http://replay.invalid/jobs",
-		envPrefix + "ALERT_TOPIC_ARN":  "arn:aws:sns:us-east-1:000000000000:replay",
-		envPrefix + "STATE_BUCKET":     replayBucket,
-		envPrefix + "LOG_LEVEL":        "warn",
-		envPrefix + "LOG_FORMAT":       "text",
-	}
-	for name, value := range environment {
-		settings[name] = value
-	}
+// replaySettings are what the reactions go by. Queues and topics may be left out: they
+// are only what the reactions take for the fleet's own.
+type replaySettings struct {
+	Common
+	Queues
+	Alerts
+}
+
+// loadReplay reads the settings, with observe for enforce.
+func loadReplay(ctx context.Context, environment map[string]string) (replaySettings, error) {
+	settings := maps.Clone(environment)
 	observeOnly(settings)
-	return LoadConfig(ctx, settings)
+	return loadForDesk[replaySettings](ctx, settings)
 }
 
 // observeOnly has every reaction that enforces observe.
@@ -126,37 +125,40 @@ func observeOnly(environment map[string]string) {
 	}
 }
 
-// replayBucket stands for the state bucket where none is configured.
-const replayBucket = "replay-without-state"
-
 // observer returns a router that can change nothing: it has no client that
 // writes, and what it records goes to memory.
-func observer(ctx context.Context, c Config, cfg aws.Config, alerts alert.Sink, log *slog.Logger) (*handlers.Router, func(), error) {
+func observer(ctx context.Context, c replaySettings, cfg aws.Config, alerts alert.Sink, log *slog.Logger) (*handlers.Router, func(), error) {
 	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 	if err != nil {
 		return nil, nil, fmt.Errorf("ask AWS who we are (replay reads the live keys): %w", err)
 	}
 	account := aws.ToString(caller.Account)
-	// No name that IAM allows: whoever replays is not the worker, and their own
-	// calls are somebody's.
-	reactions, err := c.reactions(reaction.Identity{Account: account, Name: "(replay)"}, cfg.Region)
+	var queues []string
+	for _, url := range []string{c.EventsQueueURL, c.JobsQueueURL} {
+		if url != "" {
+			queues = append(queues, path.Base(url))
+		}
+	}
+	// The name is none that IAM allows: the caller is not the worker, so no event of
+	// theirs may be taken for a call of the worker's.
+	reactions, err := c.reactions(reaction.Identity{Account: account, Name: "(replay)"}, cfg.Region, c.topics(), queues)
 	if err != nil {
 		return nil, nil, err
 	}
 	memory := localaws.New(localaws.Options{Account: account, Region: cfg.Region})
 	local := awsclient.S3(inprocess.Config(memory, cfg.Region, "replay"), nil)
-	if _, err := local.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &c.StateBucket}); err != nil {
-		return nil, nil, fmt.Errorf("keep state in memory: %w", err)
+	live := c.s3(cfg)
+	bucket, store := "state", state.S3(local)
+	if c.StateBucket != "" {
+		bucket, store = c.StateBucket, copyOnRead{S3: local, live: live}
 	}
-	live := awsclient.S3(cfg, c.S3PathStyle)
-	var store state.S3 = local
-	if c.StateBucket != replayBucket {
-		store = copyOnRead{S3: local, live: live}
+	if _, err := local.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &bucket}); err != nil {
+		return nil, nil, fmt.Errorf("keep state in memory: %w", err)
 	}
 	router, err := handlers.New(reaction.Deps{
 		KMS:    unwritableKMS{},
 		Facts:  inventory.New(kms.NewFromConfig(cfg), live, account, cfg.Region),
-		State:  state.New(store, c.StateBucket, c.StatePrefix, account),
+		State:  c.store(store, bucket, account),
 		Alerts: alerts, Trail: cloudtrail.NewFromConfig(cfg), Logger: log,
 	}, reactions)
 	return router, memory.Close, err
@@ -197,7 +199,7 @@ func (b copyOnRead) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input
 // unwritableKMS refuses the calls that observe mode must never make.
 type unwritableKMS struct{}
 
-var errUnwritable = errors.New("replay changes nothing: this call is a fault of cmkeeper")
+var errUnwritable = errors.New("replay changes nothing: this call is a bug in cmkeeper")
 
 func (unwritableKMS) EnableKeyRotation(context.Context, *kms.EnableKeyRotationInput, ...func(*kms.Options)) (*kms.EnableKeyRotationOutput, error) {
 	return nil, errUnwritable

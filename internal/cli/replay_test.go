@@ -134,10 +134,10 @@ func TestReplayEnforcesNothing(t *testing.T) {
 			modes++
 		}
 	}
-	c := must(replayConfig(t.Context(), environment))(t)
-	for _, v := range variables() {
-		if got := reflect.ValueOf(c).FieldByIndex(v.field); strings.HasSuffix(v.Name, "_MODE") && got.String() != "observe" {
-			t.Errorf("%s is %s", v.Name, got)
+	c := must(loadReplay(t.Context(), environment))(t)
+	for _, f := range reflect.VisibleFields(reflect.TypeOf(c)) {
+		if got := reflect.ValueOf(c).FieldByIndex(f.Index); strings.HasSuffix(f.Name, "Mode") && got.String() != "observe" {
+			t.Errorf("%s is %s", f.Name, got)
 		}
 	}
 	if modes < 5 {

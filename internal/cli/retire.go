@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/retire"
 )
 
@@ -36,19 +37,19 @@ func (f *retireFlags) add(c *cobra.Command) {
 }
 
 func newRetireCommand(p *process) *cobra.Command {
-	command := &cobra.Command{Use: "retire", Short: "Find out whether a KMS key may go, and let it go"}
+	command := &cobra.Command{Use: "retire", Short: "Check whether a KMS key can be deleted, and schedule its deletion"}
 	command.AddCommand(newRetireCheckCommand(p), newRetireScheduleCommand(p))
 	return command
 }
 
-const retireCheckAbout = `Looks for everything that still ties this account and Region to a key: aliases, buckets' default encryption, object versions, unfinished uploads, replication, grants, related keys, and the key's last use.
+const retireCheckAbout = `Looks for everything in this account and Region that still depends on a key: aliases, buckets' default encryption, object versions, unfinished uploads, replication, grants, related keys, and the key's last use.
 
-It asks every object version of every bucket for its key, which takes a HEAD request each; --by-reports takes the reports of verified jobs instead where there are such. What cannot be found out counts against the key until it is accepted by name. Exit code 0 says that nothing is known to need the key.`
+It asks every object version of every bucket for its key, which takes a HEAD request each; --by-reports takes the reports of verified jobs instead where there are such. What cannot be checked counts as a dependency until it is accepted by name. Exit code 0 says that nothing is known to need the key.`
 
 func newRetireCheckCommand(p *process) *cobra.Command {
 	var f retireFlags
 	command := &cobra.Command{
-		Use: "check KEY", Short: "Say what still ties us to a key; exit code 0 only where nothing does", Long: retireCheckAbout, Args: cobra.ExactArgs(1),
+		Use: "check KEY", Short: "List what still depends on a key; exit code 0 only if nothing does", Long: retireCheckAbout, Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.action(func(ctx context.Context, p *process) error {
 				_, r, err := f.check(ctx, p, args[0])
@@ -78,10 +79,10 @@ type retireScheduleCommand struct {
 func newRetireScheduleCommand(p *process) *cobra.Command {
 	var s retireScheduleCommand
 	command := &cobra.Command{
-		Use: "schedule KEY", Short: "Schedule the deletion of a key that the check finds free",
+		Use: "schedule KEY", Short: "Schedule the deletion of a key that passes the check",
 		Long: `Checks the key as "retire check" does and refuses unless that passes. Then it asks for the key's id, records the approval in the state bucket, so that the fleet does not undo the deletion, and schedules it.
 
-Run it as yourself, not as the fleet's role: a call of that role that the fleet did not make is an alarm.`,
+Run it as yourself, not as the fleet's role: the fleet alerts on a call of its role that it did not make.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.action(func(ctx context.Context, p *process) error { return s.run(ctx, p, args[0]) })(c, args)
@@ -98,7 +99,7 @@ func (f *retireFlags) check(ctx context.Context, p *process, key string) (byHand
 	if f.concurrency < 1 || f.quietDays < 0 {
 		return byHand{}, retire.Result{}, usageError{errors.New("--concurrency must be at least 1 and --quiet-days not negative")}
 	}
-	hand, err := newByHand(ctx, p, f.concurrency)
+	hand, err := loadByHand(ctx, p, f.concurrency)
 	if err != nil {
 		return hand, retire.Result{}, err
 	}
@@ -140,7 +141,7 @@ func (s *retireScheduleCommand) run(ctx context.Context, p *process, key string)
 	if !r.Free {
 		return fmt.Errorf("the deletion of key %s was not scheduled: the check does not pass", r.Key)
 	}
-	id := r.Key[strings.LastIndexByte(r.Key, '/')+1:]
+	id := arn.KeyID(r.Key)
 	if s.checked == "" {
 		if s.checked, err = ask(os.Stdin, p.stderr, fmt.Sprintf("To schedule its deletion in %d days, type the key's id (%s): ", s.days, id)); err != nil {
 			return err

@@ -147,9 +147,9 @@ func sarifLevel(s finding.Severity) string {
 		return "error"
 	case finding.Medium:
 		return "warning"
-	case finding.Low:
+	default:
+		return "note"
 	}
-	return "note"
 }
 
 // sarifPlace is the statement of a finding, in the file where there is one.

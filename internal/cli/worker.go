@@ -20,14 +20,13 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
-	"github.com/cmkeeper/cmkeeper/state"
 	"github.com/cmkeeper/cmkeeper/worker"
 )
 
@@ -38,7 +37,7 @@ func newWorkerCommand(p *process) *cobra.Command {
 	}
 }
 
-// runWorker works until the context is cancelled and everything in hand is settled.
+// runWorker works until the context is cancelled and every received message is deleted or returned.
 func runWorker(ctx context.Context, p *process) error {
 	c, err := LoadConfig(ctx, p.environment)
 	if err != nil {
@@ -69,7 +68,7 @@ type fleetMember struct {
 }
 
 // logger returns the logger that the configuration asks for.
-func (c Config) logger(w io.Writer) *slog.Logger {
+func (c Common) logger(w io.Writer) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked when it was read
 	options := &slog.HandlerOptions{Level: level}
@@ -86,12 +85,12 @@ func (c Config) connections() int {
 
 // run works from the checks at the start to the end of the drain.
 func (f fleetMember) run(ctx context.Context) error {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", f.config.HTTPAddr)
+	var isReady atomic.Bool
+	server := healthServer(f.config.HTTPAddr, &isReady)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", server.Addr)
 	if err != nil {
 		return fmt.Errorf("listen on %sHTTP_ADDR: %w", envPrefix, err)
 	}
-	var isReady atomic.Bool
-	server := healthServer(&isReady)
 	defer func() { _ = server.Close() }()
 	go func() { _ = server.Serve(listener) }() // ends with server.Close
 
@@ -122,7 +121,7 @@ func (f fleetMember) run(ctx context.Context) error {
 		}
 		isReady.Store(true)
 		f.log.Info("ready")
-		if f.config.runsEvents() { // whoever only moves data need not be able to guard keys
+		if f.config.runsEvents() { // a member that only moves data may not be able to guard keys
 			f.startupSweep(ctx, w.router)
 		}
 		if f.swept != nil {
@@ -134,7 +133,7 @@ func (f fleetMember) run(ctx context.Context) error {
 }
 
 // healthServer answers /healthz while the process runs and /readyz once it is ready.
-func healthServer(ready *atomic.Bool) *http.Server {
+func healthServer(addr string, ready *atomic.Bool) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -144,7 +143,7 @@ func healthServer(ready *atomic.Bool) *http.Server {
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	return &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 }
 
 // wired is a fleet member's parts, not yet running.
@@ -170,48 +169,42 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		queues = sqs.NewFromConfig(cfg)
 		topics = sns.NewFromConfig(cfg)
 		keys   = kms.NewFromConfig(cfg)
-		bucket = awsclient.S3(cfg, c.S3PathStyle)
+		bucket = c.s3(cfg)
 	)
 	check := dependencies{config: c, account: account, sqs: queues, sns: topics, s3: bucket}
-	var ours []string
-	first := check
-	first.queue = func(name string) { ours = append(ours, name) }
-	risks, err := first.check(ctx)
+	found, err := check.check(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, risk := range risks {
-		log.Warn("the guard hangs on what it guards", "what", risk.Statement, "problem", risk.Message)
+	for _, risk := range found.risks {
+		log.Warn("cmkeeper itself depends on a key that it guards", "what", risk.Statement, "problem", risk.Message)
 	}
 
-	store := state.New(bucket, c.StateBucket, c.StatePrefix, account)
+	store := c.store(bucket, c.StateBucket, account)
 	facts := inventory.New(keys, bucket, account, cfg.Region)
-	alerts := &alert.Publisher{SNS: topics, Store: store, Topics: c.topics(), Repeat: c.AlertRepeatInterval, Grouping: c.grouping(queues), Logger: log}
-	engine, err := reencrypt.New(reencrypt.Options{
-		S3: bucket, Resolver: facts, KMS: keys, Account: account,
-		Store: store, StateBucket: c.StateBucket, StatePrefix: c.StatePrefix,
-		SQS: queues, QueueURL: c.JobsQueueURL,
-		Observer:    handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region, StateBucket: c.StateBucket},
-		Method:      reencrypt.Method(c.ReencryptMethod),
-		Concurrency: c.ReencryptConcurrency, Rate: float64(c.ReencryptRate),
-		// The client is there whatever the means: jobs that others have begun with
-		// batch jobs are to be ended, too.
-		Means: reencrypt.Means(c.ReencryptEngine), Batch: awsclient.S3Control(cfg),
-		BatchRole: c.BatchRoleARN, BatchThreshold: int64(c.BatchThreshold),
-		FixBucketDefault: c.ReencryptFixBucketDefault,
-		Ties:             f.ties(retire.Checker{S3: bucket, Facts: facts, Account: account}),
-		Logger:           log,
-	})
+	alerts := c.publisher(topics, queues, store, log)
+	engine, err := reencrypt.New(c.engine(reencrypt.Options{
+		S3: bucket, Resolver: facts, KMS: keys, Account: account, Store: store, SQS: queues,
+		// The client is there even where CMKEEPER_REENCRYPT_ENGINE is fleet: batch jobs that
+		// others have begun have to be ended, too.
+		Batch:    awsclient.S3Control(cfg),
+		Observer: handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region, StateBucket: c.StateBucket},
+		Ties:     f.ties(retire.Checker{S3: bucket, Facts: facts, Account: account}),
+		Logger:   log,
+	}))
 	if err != nil {
 		return nil, err
 	}
-	reactions, err := c.reactions(identity, cfg.Region)
+	reactions, err := c.reactions(identity, cfg.Region, c.topics(), found.queues)
 	if err != nil {
 		return nil, err
 	}
-	reactions.Queues = ours
+	selfCheck := func(ctx context.Context) ([]finding.Finding, error) {
+		found, err := check.check(ctx)
+		return found.risks, err
+	}
 	router, err := handlers.New(reaction.Deps{
-		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: check.check, Logger: log,
+		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: selfCheck, Logger: log,
 		Scans: engine, Trail: cloudtrail.NewFromConfig(cfg),
 	}, reactions)
 	if err != nil {
@@ -226,28 +219,48 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		w.protection = worker.NewProtection(f.ecsAgent, http.DefaultClient, log)
 		holding = w.protection.Holding
 	}
-	pool := func(url string, concurrency int, handle func(context.Context, []byte) error) error {
+	pool := func(o worker.Options, handle func(context.Context, []byte) error) error {
+		o.Logger, o.Holding = log, holding
 		p, err := worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
 			return handle(ctx, []byte(m.Body))
-		}), worker.Options{QueueURL: url, Concurrency: concurrency, DrainTimeout: c.DrainTimeout, Logger: log, Holding: holding})
+		}), o)
 		w.pools = append(w.pools, p)
 		return err
 	}
 	if c.runsEvents() {
-		if err := pool(c.EventsQueueURL, c.EventsConcurrency, router.Handle); err != nil {
+		if err := pool(c.eventsPool(), router.Handle); err != nil {
 			return nil, err
 		}
 	}
 	if c.runsJobs() {
-		if err := pool(c.JobsQueueURL, c.JobsConcurrency, engine.Handle); err != nil {
+		if err := pool(c.jobsPool(), engine.Handle); err != nil {
 			return nil, err
 		}
 	}
 	return w, nil
 }
 
-// ties is what the report of a job says of an old key. Whoever only moves data need
-// not be able to look at all keys and buckets.
+// eventsPool is how the events queue is worked on.
+func (c Config) eventsPool() worker.Options {
+	return worker.Options{QueueURL: c.EventsQueueURL, Concurrency: c.EventsConcurrency, DrainTimeout: c.DrainTimeout}
+}
+
+// jobsPool is how the jobs queue is worked on.
+func (c Config) jobsPool() worker.Options {
+	return worker.Options{QueueURL: c.JobsQueueURL, Concurrency: c.JobsConcurrency, DrainTimeout: c.DrainTimeout}
+}
+
+// engine adds to the options what the configuration says of them.
+func (c Config) engine(o reencrypt.Options) reencrypt.Options {
+	o.StateBucket, o.StatePrefix, o.QueueURL = c.StateBucket, c.StatePrefix, c.JobsQueueURL
+	o.Method, o.Concurrency, o.Rate = reencrypt.Method(c.ReencryptMethod), c.ReencryptConcurrency, float64(c.ReencryptRate)
+	o.Means, o.BatchRole, o.BatchThreshold = reencrypt.Means(c.ReencryptEngine), c.BatchRoleARN, int64(c.BatchThreshold)
+	o.FixBucketDefault = c.ReencryptFixBucketDefault
+	return o
+}
+
+// ties is what the report of a job says of an old key. A member that only moves data
+// may not be able to look at all keys and buckets.
 func (f fleetMember) ties(c retire.Checker) func(context.Context, string) []string {
 	if f.config.runsEvents() {
 		return c.Short
@@ -257,7 +270,7 @@ func (f fleetMember) ties(c retire.Checker) func(context.Context, string) []stri
 	}
 }
 
-// startupSweep looks for what happened while nobody listened. It is tried again
+// startupSweep looks for what happened while no worker ran. It is tried again
 // until it succeeds once in the fleet; a failing sweep does not stop the events.
 func (f fleetMember) startupSweep(ctx context.Context, router *handlers.Router) {
 	const first, longest = 30 * time.Second, 30 * time.Minute
