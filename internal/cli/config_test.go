@@ -136,6 +136,22 @@ func TestTopics(t *testing.T) {
 	}
 }
 
+func TestTagNames(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("ü", 128)
+	for name, allowed := range map[string]bool{
+		"data-classification": true, "a": true, "Kosten Stelle 7": true, "_.:/=+-@": true, "cmkeeper:x": true, "数据": true, long: true,
+		"": false, long + "x": false, "a#b": false, "a\tb": false, "a\xffb": false, "it's": false,
+	} {
+		if err := tagName(name); (err == nil) != allowed {
+			t.Errorf("the tag name %q: %v", name, err)
+		}
+	}
+	if _, err := LoadConfig(t.Context(), environment("WATCHED_TAGS", "team, cost#centre")); err == nil || !strings.Contains(err.Error(), "must be names of tags") {
+		t.Errorf("a list with a wrong name: %v", err)
+	}
+}
+
 // TestDeletionsAreConfigured: what is about deletions and containment arrives
 // where it is used.
 func TestDeletionsAreConfigured(t *testing.T) {
@@ -248,6 +264,7 @@ func TestConfigurationDocument(t *testing.T) {
 		if checks[v.Name] == nil {
 			t.Errorf("%s has no check", v.Name)
 		}
+		_ = checks[v.Name]("x") // panics where a pattern does not compile
 		if v.Default != "" {
 			if err := checks[v.Name](v.Default); err != nil {
 				t.Errorf("the default of %s does not pass its check: %v", v.Name, err)
