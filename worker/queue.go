@@ -19,34 +19,39 @@ import (
 // rereadInterval is how often the queue's attributes are read again.
 const rereadInterval = 5 * time.Minute
 
-// queue is what a Pool knows about its queue.
-type queue struct {
-	name          string
-	visibility    time.Duration
-	retention     time.Duration
-	deadLetterURL string
+// Queue is a queue as SQS describes it.
+type Queue struct {
+	// URL, Name and ARN name it.
+	URL, Name, ARN string
+	// Key is the KMS key that encrypts it, as it was set: an id, an ARN or an alias;
+	// "" where none does.
+	Key string
+	// DeadLetter is its dead-letter queue; nil in one that is a dead-letter queue here.
+	DeadLetter *Queue
+
+	visibility, retention time.Duration
 }
 
-// readQueue reads the queue's attributes and those of its dead-letter queue.
-// Its errors name the queue, the problem and the fix.
-func readQueue(ctx context.Context, client SQS, url string) (*queue, error) {
+// CheckQueue reads a queue and its dead-letter queue, and checks that a Pool can work
+// on it. It fails, naming the queue, the problem and the fix, when the queue does not
+// exist or cannot be read, is a FIFO queue (SQS delays no single message there), leases
+// no message, has no redrive policy, or names a dead-letter queue that does not exist
+// or cannot be read.
+func CheckQueue(ctx context.Context, client SQS, url string) (*Queue, error) {
 	name := queueName(url)
-	fail := func(err error, fix string) (*queue, error) {
+	fail := func(err error, fix string) (*Queue, error) {
 		return nil, fmt.Errorf("check queue %s: %w (fix: %s)", name, err, fix)
 	}
 	if strings.HasSuffix(name, ".fifo") {
 		return fail(errors.New("it is a FIFO queue"), "use a standard queue; FIFO queues cannot delay a single message")
 	}
-	attributes, err := readAttributes(ctx, client, url)
+	q, redrive, err := readQueue(ctx, client, url)
 	if err != nil {
 		return fail(err, advice(err))
 	}
-	q := &queue{name: name, visibility: seconds(attributes, types.QueueAttributeNameVisibilityTimeout), retention: seconds(attributes, types.QueueAttributeNameMessageRetentionPeriod)}
 	if q.visibility == 0 {
 		return fail(errors.New("its visibility timeout is 0, so no message can be leased"), "set VisibilityTimeout to 30 seconds or more")
 	}
-
-	redrive := attributes[string(types.QueueAttributeNameRedrivePolicy)]
 	if redrive == "" {
 		return fail(errors.New("it has no redrive policy, so a message that always fails would come back until it expires"),
 			"create a dead-letter queue and set the queue's RedrivePolicy to it")
@@ -61,26 +66,33 @@ func readQueue(ctx context.Context, client SQS, url string) (*queue, error) {
 	if err != nil {
 		return fail(fmt.Errorf("find its dead-letter queue %s: %w", target.Resource, err), advice(err))
 	}
-	q.deadLetterURL = aws.ToString(dead.QueueUrl)
-	if _, err := readAttributes(ctx, client, q.deadLetterURL); err != nil {
+	if q.DeadLetter, _, err = readQueue(ctx, client, aws.ToString(dead.QueueUrl)); err != nil {
 		return fail(fmt.Errorf("read its dead-letter queue %s: %w", target.Resource, err), advice(err))
 	}
 	return q, nil
 }
 
-func readAttributes(ctx context.Context, client SQS, url string) (map[string]string, error) {
+// readQueue reads one queue, and its redrive policy.
+func readQueue(ctx context.Context, client SQS, url string) (q *Queue, redrive string, err error) {
 	out, err := client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
 		QueueUrl: aws.String(url),
 		AttributeNames: []types.QueueAttributeName{
+			types.QueueAttributeNameQueueArn,
+			types.QueueAttributeNameKmsMasterKeyId,
 			types.QueueAttributeNameVisibilityTimeout,
 			types.QueueAttributeNameMessageRetentionPeriod,
 			types.QueueAttributeNameRedrivePolicy,
 		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read its attributes: %w", err)
+		return nil, "", fmt.Errorf("read its attributes: %w", err)
 	}
-	return out.Attributes, nil
+	text := func(name types.QueueAttributeName) string { return out.Attributes[string(name)] }
+	return &Queue{
+		URL: url, Name: queueName(url), ARN: text(types.QueueAttributeNameQueueArn), Key: text(types.QueueAttributeNameKmsMasterKeyId),
+		visibility: seconds(text(types.QueueAttributeNameVisibilityTimeout)),
+		retention:  seconds(text(types.QueueAttributeNameMessageRetentionPeriod)),
+	}, text(types.QueueAttributeNameRedrivePolicy), nil
 }
 
 // rereadQueue keeps what is known about the queue fresh until ctx is done. What
@@ -93,7 +105,7 @@ func (p *Pool) rereadQueue(ctx context.Context) {
 			return
 		}
 		began := time.Now()
-		q, err := readQueue(ctx, p.client, p.options.QueueURL)
+		q, err := CheckQueue(ctx, p.client, p.options.QueueURL)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -113,9 +125,9 @@ func (p *Pool) rereadQueue(ctx context.Context) {
 // queueName returns the last segment of a queue's URL.
 func queueName(url string) string { return url[strings.LastIndex(url, "/")+1:] }
 
-// seconds returns an attribute that is a number of seconds, 0 where it is none.
-func seconds(attributes map[string]string, name types.QueueAttributeName) time.Duration {
-	n, err := strconv.Atoi(attributes[string(name)])
+// seconds returns a number of seconds, 0 where the text is none.
+func seconds(text string) time.Duration {
+	n, err := strconv.Atoi(text)
 	if err != nil {
 		return 0
 	}

@@ -93,7 +93,7 @@ func (p *Pool) settle(ctx context.Context, d *delivery, err error, took time.Dur
 		p.replace(ctx, d, p.options.QueueURL, decision.After, firstSent(d))
 	case outcome.DeadLetter:
 		p.tell(d, slog.LevelError, "dead-letter", took, decision.Err)
-		p.replace(ctx, d, p.queue.Load().deadLetterURL, 0, p.rejection(d, decision.Err))
+		p.replace(ctx, d, p.queue.Load().DeadLetter.URL, 0, p.rejection(d, decision.Err))
 	case outcome.Retry:
 		var panicked *panicError
 		if errors.Is(context.Cause(d.ctx), ErrDraining) && !errors.As(err, &panicked) {
@@ -211,7 +211,7 @@ func firstSent(d *delivery) []attribute {
 func (p *Pool) rejection(d *delivery, err error) []attribute {
 	return []attribute{
 		{AttributeReason, "String", printable(err.Error(), maxReason)},
-		{AttributeQueue, "String", p.queue.Load().name},
+		{AttributeQueue, "String", p.queue.Load().Name},
 		{AttributeReceiveCount, "Number", strconv.Itoa(d.ReceiveCount)},
 	}
 }

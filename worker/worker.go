@@ -160,7 +160,7 @@ type Pool struct {
 	options Options
 	log     *slog.Logger
 
-	queue   atomic.Pointer[queue]
+	queue   atomic.Pointer[Queue]
 	slots   slots
 	hand    *hand
 	deletes chan *delivery
@@ -174,10 +174,7 @@ type Pool struct {
 
 // New checks the queue and returns a Pool for it; nothing is received yet.
 //
-// It fails, naming the queue, the problem and the fix, when an option is
-// missing or out of range, and when the queue does not exist or cannot be read,
-// is a FIFO queue (SQS delays no single message there), has no redrive policy,
-// or names a dead-letter queue that does not exist or cannot be read.
+// It fails when an option is missing or out of range, and as [CheckQueue] does.
 func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
 	var problems []error
 	if o.QueueURL == "" {
@@ -204,7 +201,7 @@ func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
 	if o.Holding == nil {
 		o.Holding = func(int) {}
 	}
-	q, err := readQueue(ctx, client, o.QueueURL)
+	q, err := CheckQueue(ctx, client, o.QueueURL)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +209,7 @@ func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
 		client:  client,
 		handler: h,
 		options: o,
-		log:     o.Logger.With("queue", q.name),
+		log:     o.Logger.With("queue", q.Name),
 		slots:   newSlots(o.Concurrency),
 		hand:    newHand(),
 		deletes: make(chan *delivery),
@@ -291,7 +288,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	<-drained
 	services.Wait()
 	if n := p.hand.leftBehind() - before; n > 0 {
-		return fmt.Errorf("drain queue %s: %d messages could neither be deleted nor handed back; they come again when their visibility timeout runs out", p.queue.Load().name, n)
+		return fmt.Errorf("drain queue %s: %d messages could neither be deleted nor handed back; they come again when their visibility timeout runs out", p.queue.Load().Name, n)
 	}
 	return nil
 }
@@ -370,7 +367,7 @@ func (p *Pool) receive(ctx, handling context.Context, n int) ([]*delivery, error
 		MessageSystemAttributeNames: systemAttributes,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("receive from %s: %w", q.name, err)
+		return nil, fmt.Errorf("receive from %s: %w", q.Name, err)
 	}
 	deliveries := make([]*delivery, len(out.Messages))
 	for i := range out.Messages {

@@ -172,15 +172,12 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		bucket = awsclient.S3(cfg, c.S3PathStyle)
 	)
 	check := dependencies{config: c, account: account, sqs: queues, sns: topics, s3: bucket}
-	var ours []string
-	first := check
-	first.queue = func(name string) { ours = append(ours, name) }
-	risks, err := first.check(ctx)
+	found, err := check.check(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, risk := range risks {
-		log.Warn("the guard hangs on what it guards", "what", risk.Statement, "problem", risk.Message)
+	for _, risk := range found.risks {
+		log.Warn("cmkeeper itself depends on a key that it guards", "what", risk.Statement, "problem", risk.Message)
 	}
 
 	store := state.New(bucket, c.StateBucket, c.StatePrefix, account)
@@ -208,9 +205,13 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	if err != nil {
 		return nil, err
 	}
-	reactions.Queues = ours
+	reactions.Queues = found.queues
+	selfCheck := func(ctx context.Context) ([]alert.Finding, error) {
+		found, err := check.check(ctx)
+		return found.risks, err
+	}
 	router, err := handlers.New(handlers.Deps{
-		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: check.check, Logger: log,
+		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: selfCheck, Logger: log,
 		Scans: engine, Trail: cloudtrail.NewFromConfig(cfg),
 	}, reactions)
 	if err != nil {

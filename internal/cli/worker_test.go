@@ -321,8 +321,8 @@ func TestStartWithoutWhatItNeeds(t *testing.T) {
 	a := newAccount(t)
 	lonely := must(a.sqs.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: aws.String("lonely")}))(t)
 	broken := []struct{ variable, value, problem, fix string }{
-		{"EVENTS_QUEUE_URL", a.box.Endpoint + "/" + sandbox.Account + "/nowhere", "nowhere cannot be read", "create it, or grant sqs:GetQueueAttributes"},
-		{"JOBS_QUEUE_URL", *lonely.QueueUrl, "has no dead-letter queue", "set its RedrivePolicy"},
+		{"EVENTS_QUEUE_URL", a.box.Endpoint + "/" + sandbox.Account + "/nowhere", "check queue nowhere: read its attributes", "fix: create the queue, or correct its URL"},
+		{"JOBS_QUEUE_URL", *lonely.QueueUrl, "check queue lonely: it has no redrive policy", "fix: create a dead-letter queue and set the queue's RedrivePolicy"},
 		{"ALERT_FORMATS", "arn:aws:sns:us-east-1:" + sandbox.Account + ":chat=chat", "CMKEEPER_ALERT_FORMATS: topic arn:aws:sns:us-east-1:" + sandbox.Account + ":chat cannot be read", "create it, or grant sns:GetTopicAttributes and sns:Publish"},
 		{"ALERT_TOPIC_ARN", "arn:aws:sns:us-east-1:" + sandbox.Account + ":nobody", ":nobody cannot be read", "create it, or grant sns:GetTopicAttributes and sns:Publish"},
 		{"STATE_BUCKET", "no-such-bucket", "no-such-bucket cannot be used", "create it in account " + sandbox.Account},
@@ -360,7 +360,7 @@ func TestQueueUnderAGuardedKey(t *testing.T) {
 	key := a.newKey("")
 	must(a.sqs.SetQueueAttributes(t.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &a.box.JobsQueue, Attributes: map[string]string{"KmsMasterKeyId": key}}))(t)
 	m := a.start()
-	if lines := m.log.lines("the guard hangs on what it guards"); len(lines) != 1 || !strings.Contains(lines[0], "cmkeeper-jobs") || !strings.Contains(lines[0], key) {
+	if lines := m.log.lines("cmkeeper itself depends on a key that it guards"); len(lines) != 1 || !strings.Contains(lines[0], "cmkeeper-jobs") || !strings.Contains(lines[0], key) {
 		t.Errorf("want one warning that names the queue and the key: %q", lines)
 	}
 	got := a.await("the guard depends on a key", func(told alert.Alert) bool { return told.Kind == alert.KindGuard && len(told.Findings) > 0 })
