@@ -65,7 +65,7 @@ func BenchmarkWorker(b *testing.B) {
 		var held atomic.Int64
 		pool, err := worker.New(ctx, client, worker.HandlerFunc(benchHandle), worker.Options{
 			QueueURL: queue, Concurrency: benchPollers * 10,
-			Holding: func(delta int) {
+			InFlight: func(delta int) {
 				if delta < 0 && held.Add(int64(delta)) == int64(-b.N) {
 					stop() // the last message is deleted
 				}

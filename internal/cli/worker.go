@@ -221,15 +221,15 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	log.Info("starting", "version", versionString(), "identity", aws.ToString(caller.Arn), "region", cfg.Region, "config", c)
 
 	w := &wired{router: router}
-	holding := func(int) {}
+	inFlight := func(int) {}
 	if f.ecsAgent != "" {
 		w.protection = worker.NewProtection(f.ecsAgent, http.DefaultClient, log)
-		holding = w.protection.Holding
+		inFlight = w.protection.InFlight
 	}
 	pool := func(url string, concurrency int, handle func(context.Context, []byte) error) error {
 		p, err := worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
 			return handle(ctx, []byte(m.Body))
-		}), worker.Options{QueueURL: url, Concurrency: concurrency, DrainTimeout: c.DrainTimeout, Logger: log, Holding: holding})
+		}), worker.Options{QueueURL: url, Concurrency: concurrency, DrainTimeout: c.DrainTimeout, Logger: log, InFlight: inFlight})
 		w.pools = append(w.pools, p)
 		return err
 	}
