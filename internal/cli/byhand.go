@@ -51,7 +51,7 @@ func newByHand(ctx context.Context, p *process, connections int) (byHand, error)
 	}
 	b := byHand{
 		account: aws.ToString(caller.Account), caller: aws.ToString(caller.Arn), region: cfg.Region, settings: settings,
-		kms: kms.NewFromConfig(cfg), s3: awsclient.S3(cfg, settings.S3PathStyle), sqs: sqs.NewFromConfig(cfg), sns: sns.NewFromConfig(cfg), stderr: p.stderr,
+		kms: kms.NewFromConfig(cfg), s3: awsclient.S3(cfg, settings.S3PathStyle), sqs: awsclient.SQS(cfg), sns: sns.NewFromConfig(cfg), stderr: p.stderr,
 	}
 	b.facts = inventory.New(b.kms, b.s3, b.account, b.region)
 	return b, nil

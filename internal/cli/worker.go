@@ -15,7 +15,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -166,7 +165,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		return nil, err
 	}
 	var (
-		queues = sqs.NewFromConfig(cfg)
+		queues = awsclient.SQS(cfg)
 		topics = sns.NewFromConfig(cfg)
 		keys   = kms.NewFromConfig(cfg)
 		bucket = awsclient.S3(cfg, c.S3PathStyle)
