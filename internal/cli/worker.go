@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -155,23 +156,30 @@ type wired struct {
 // wire checks what the configuration names and connects everything to it.
 func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	c, cfg, log := f.config, f.aws, f.log
-	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-	if err != nil {
-		return nil, fmt.Errorf("ask AWS who we are: %w", err)
-	}
-	account := aws.ToString(caller.Account)
-	identity, err := handlers.ParseIdentity(aws.ToString(caller.Arn))
-	if err != nil {
-		return nil, err
-	}
+	whoWeAre := sync.OnceValues(func() (*sts.GetCallerIdentityOutput, error) {
+		out, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+		if err != nil {
+			return nil, fmt.Errorf("ask AWS who we are: %w", err)
+		}
+		return out, nil
+	})
 	var (
 		queues = awsclient.SQS(cfg)
 		topics = sns.NewFromConfig(cfg)
 		keys   = kms.NewFromConfig(cfg)
 		bucket = awsclient.S3(cfg, c.S3PathStyle)
 	)
-	check := dependencies{config: c, account: account, sqs: queues, sns: topics, s3: bucket}
-	found, err := check.check(ctx)
+	check := dependencies{config: c, caller: whoWeAre, sqs: queues, sns: topics, s3: bucket}
+	found, problems := check.check(ctx)
+	caller, err := whoWeAre()
+	if err != nil {
+		return nil, err // nothing else works then
+	}
+	if problems != nil {
+		return nil, problems
+	}
+	account := aws.ToString(caller.Account)
+	identity, err := handlers.ParseIdentity(aws.ToString(caller.Arn))
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +212,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	if err != nil {
 		return nil, err
 	}
-	reactions.Queues = found.queues
+	reactions.Queues = found.queueNames()
 	selfCheck := func(ctx context.Context) ([]alert.Finding, error) {
 		found, err := check.check(ctx)
 		return found.risks, err
@@ -228,7 +236,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	pool := func(url string, concurrency int, handle func(context.Context, []byte) error) error {
 		p, err := worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
 			return handle(ctx, []byte(m.Body))
-		}), worker.Options{QueueURL: url, Concurrency: concurrency, DrainTimeout: c.DrainTimeout, Logger: log, InFlight: inFlight})
+		}), worker.Options{Queue: found.queue(url), Concurrency: concurrency, DrainTimeout: c.DrainTimeout, Logger: log, InFlight: inFlight})
 		w.pools = append(w.pools, p)
 		return err
 	}
