@@ -124,6 +124,9 @@ func (f fleetMember) run(ctx context.Context) error {
 		if f.config.runsEvents() { // whoever only moves data need not be able to guard keys
 			f.startupSweep(ctx, w.router)
 		}
+		// What the start and the sweep needed, and an idle worker would keep: it makes
+		// too little garbage for a collection.
+		debug.FreeOSMemory()
 		if f.swept != nil {
 			f.swept()
 		}
