@@ -40,10 +40,10 @@ scripts: build
 # The figures of docs/performance.md.
 bench:
 	go test -run '^$$' -bench . -benchmem ./events ./handlers ./keypolicy
-	go test -run '^$$' -bench Worker -benchtime 60000x -count 5 ./worker
 	go test -run '^$$' -bench Objects -benchtime 8x ./reencrypt
 	go test -run '^$$' -bench Memory -benchtime 1x ./reencrypt
-	go test -run '^$$' -bench Start -benchtime 3x ./internal/cli
+	go test -run '^$$' -bench Drain -benchtime 5x ./internal/cli
+	go test -run '^$$' -bench Start -benchtime 10x ./internal/cli
 
 # Re-encryption at scale: a worker's memory, CPU time and speed beside a plain loop
 # over the SDK, and what it reaches of S3's limits in modelled time. Half an hour on

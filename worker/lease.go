@@ -15,21 +15,21 @@ const (
 	// longestLease is how long SQS lets a message stay invisible in all,
 	// counted from the receive.
 	longestLease = 12 * time.Hour
-	// slowestTick and fastestTick bound the time between two looks at the leases.
+	// slowestTick and fastestTick bound the time between two checks of the leases.
 	slowestTick, fastestTick = time.Minute, 10 * time.Millisecond
 )
 
-// state is how far a message in hand has come.
+// state is how far a message in flight has come.
 type state int
 
 const (
-	handling state = iota // its handler runs, or is about to
-	settling              // its handler has returned, or was abandoned; a call settles it
-	deleting              // its last call, mostly a delete, is next; the lease it has must do
-	lost                  // its lease was lost; nothing more is done with it
+	handling  state = iota // its handler runs, or is about to
+	finishing              // its handler has returned, or was abandoned; a call finishes it
+	deleting               // its last call, mostly a delete, is next; the lease it has must do
+	lost                   // its lease was lost; nothing more is done with it
 )
 
-// delivery is one message in hand, from its receive until it is settled.
+// delivery is one message in flight, from its receive until it is finished.
 type delivery struct {
 	Message
 	raw      *types.Message // what a copy is made from
@@ -38,7 +38,7 @@ type delivery struct {
 	ctx    context.Context // the handler's
 	cancel context.CancelCauseFunc
 
-	// Guarded by the hand's mutex.
+	// Guarded by inFlight's mutex.
 	state    state
 	until    time.Time     // when the lease runs out
 	renewing chan struct{} // closed when the renewal that is under way has ended; nil without one
@@ -51,43 +51,43 @@ func newDelivery(ctx context.Context, raw *types.Message, lease time.Duration) *
 	return d
 }
 
-// hand holds the messages that were received and are not yet settled.
-type hand struct {
-	mu     sync.Mutex
-	held   map[*delivery]struct{}
-	empty  chan struct{} // closed when held becomes empty; nil while nobody asked
-	behind int           // how many were dropped without being settled
+// inFlight has the messages that were received and are not yet finished.
+type inFlight struct {
+	mu         sync.Mutex
+	held       map[*delivery]struct{}
+	empty      chan struct{} // closed when held becomes empty; nil while nobody waits
+	unfinished int           // how many were removed without being finished
 }
 
-func newHand() *hand { return &hand{held: map[*delivery]struct{}{}} }
+func newInFlight() *inFlight { return &inFlight{held: map[*delivery]struct{}{}} }
 
-func (h *hand) add(ds []*delivery) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (f *inFlight) add(ds []*delivery) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, d := range ds {
-		h.held[d] = struct{}{}
+		f.held[d] = struct{}{}
 	}
 }
 
-// begin moves a message whose handler has returned, or never ran, on to
-// settling. It returns the state that the message was in: handling when the
-// caller is to settle it, lost when its lease was lost, and any other when it
-// was abandoned and somebody else settles it.
-func (h *hand) begin(d *delivery) state {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// claim moves a message whose handler has returned, or never ran, on to finishing.
+// It returns the state that the message was in: handling when the caller is to
+// finish it, lost when its lease was lost, and any other when its handler was
+// abandoned and another goroutine finishes it.
+func (f *inFlight) claim(d *delivery) state {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	before := d.state
 	if before == handling {
-		d.state = settling
+		d.state = finishing
 	}
 	return before
 }
 
-// toDelete moves a message on to deleting, after which its lease is no longer
+// startDelete moves a message on to deleting, after which its lease is no longer
 // renewed. It reports false when the lease was lost meanwhile.
-func (h *hand) toDelete(d *delivery) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (f *inFlight) startDelete(d *delivery) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if d.state == lost {
 		return false
 	}
@@ -95,111 +95,111 @@ func (h *hand) toDelete(d *delivery) bool {
 	return true
 }
 
-// lose marks a message's lease as lost and stops its handler. A message that
+// markLost marks a message's lease as lost and stops its handler. A message that
 // waits for its delete is past that.
-func (h *hand) lose(d *delivery) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (f *inFlight) markLost(d *delivery) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if d.state != deleting {
 		d.state = lost
 		d.cancel(ErrLeaseLost)
 	}
 }
 
-// remove ends a message's time in hand; settled is false when it was neither
-// deleted nor made visible. It reports whether the message was still held.
-func (h *hand) remove(d *delivery, settled bool) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.drop(d, settled)
+// remove removes a message; finished is false when it was neither deleted nor made
+// visible. It reports whether the message was still in flight.
+func (f *inFlight) remove(d *delivery, finished bool) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.drop(d, finished)
 }
 
-func (h *hand) drop(d *delivery, settled bool) bool {
-	if _, ok := h.held[d]; !ok {
+func (f *inFlight) drop(d *delivery, finished bool) bool {
+	if _, ok := f.held[d]; !ok {
 		return false
 	}
-	delete(h.held, d)
-	if !settled {
-		h.behind++
+	delete(f.held, d)
+	if !finished {
+		f.unfinished++
 	}
-	if len(h.held) == 0 && h.empty != nil {
-		close(h.empty)
-		h.empty = nil
+	if len(f.held) == 0 && f.empty != nil {
+		close(f.empty)
+		f.empty = nil
 	}
 	return true
 }
 
 // emptied returns a channel that is closed once nothing is held. Nothing may be
 // added after the call.
-func (h *hand) emptied() <-chan struct{} {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (f *inFlight) emptied() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	empty := make(chan struct{})
-	if len(h.held) == 0 {
+	if len(f.held) == 0 {
 		close(empty)
 	} else {
-		h.empty = empty
+		f.empty = empty
 	}
 	return empty
 }
 
 // abandon takes all messages from the handlers that have not returned, and
-// returns those that are still ours to settle.
-func (h *hand) abandon() []*delivery {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// returns those that the caller has to finish.
+func (f *inFlight) abandon() []*delivery {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var ours []*delivery
-	for d := range h.held {
+	for d := range f.held {
 		switch d.state {
 		case handling:
-			d.state = settling
+			d.state = finishing
 			ours = append(ours, d)
 		case lost:
-			d.state = settling
-			h.drop(d, true)
-		case settling, deleting: // their calls are under way
+			d.state = finishing
+			f.drop(d, true)
+		case finishing, deleting: // their calls are under way
 		}
 	}
 	return ours
 }
 
-func (h *hand) leftBehind() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.behind
+func (f *inFlight) leftUnfinished() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.unfinished
 }
 
-// quiet stops further renewals of a message and waits for one that is under
+// stopRenewing stops further renewals of a message and waits for one that is under
 // way, so that it cannot undo a visibility that is set afterwards. It reports
 // false when the lease was lost.
-func (h *hand) quiet(d *delivery) bool {
-	h.mu.Lock()
-	renewing, ours := d.renewing, d.state != lost
-	if ours {
+func (f *inFlight) stopRenewing(d *delivery) bool {
+	f.mu.Lock()
+	renewing, held := d.renewing, d.state != lost
+	if held {
 		d.state = deleting
 	}
-	h.mu.Unlock()
+	f.mu.Unlock()
 	if renewing != nil {
 		<-renewing
 	}
-	return ours
+	return held
 }
 
-// lease returns when d's lease runs out.
-func (h *hand) lease(d *delivery) time.Time {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// leaseEnd returns when d's lease runs out.
+func (f *inFlight) leaseEnd(d *delivery) time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return d.until
 }
 
-// look goes through the leases: it gives up those that would not live to see
-// the next look, and returns those that a third of the visibility timeout has
-// passed for, marked as being renewed until renewed is called.
-func (h *hand) look(now time.Time, visibility, tick time.Duration) (due []*delivery) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for d := range h.held {
-		if d.state != handling && d.state != settling {
+// due goes through the leases once a tick: it gives up those that end before the
+// next tick, and returns those of which a third of the visibility timeout has
+// passed, marked as being renewed until renewed is called.
+func (f *inFlight) due(now time.Time, visibility, tick time.Duration) (due []*delivery) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for d := range f.held {
+		if d.state != handling && d.state != finishing {
 			continue
 		}
 		left := d.until.Sub(now)
@@ -223,9 +223,9 @@ func renewal(d *delivery, now time.Time, visibility time.Duration) time.Duration
 }
 
 // renewed ends a renewal. until is the new end of the lease, zero if it failed.
-func (h *hand) renewed(d *delivery, until time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (f *inFlight) renewed(d *delivery, until time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	close(d.renewing)
 	d.renewing = nil
 	if !until.IsZero() {
@@ -233,15 +233,15 @@ func (h *hand) renewed(d *delivery, until time.Time) {
 	}
 }
 
-// renewLeases renews the leases of all messages in hand until ctx is done. It
-// depends on no slot and no handler.
+// renewLeases renews the leases of all messages in flight until ctx is done. It
+// waits for no slot and no handler.
 func (p *Pool) renewLeases(ctx context.Context) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	for ctx.Err() == nil {
 		visibility := p.queue.Load().visibility
 		tick := min(max(visibility/12, fastestTick), slowestTick)
-		due := p.hand.look(time.Now(), visibility, tick)
+		due := p.inFlight.due(time.Now(), visibility, tick)
 		for len(due) > 0 {
 			n := min(len(due), batchSize)
 			batch := due[:n]
@@ -254,12 +254,12 @@ func (p *Pool) renewLeases(ctx context.Context) {
 
 // renew extends the leases of up to ten messages. A lease whose receipt SQS no
 // longer accepts is lost; after any other failure it is tried again at the next
-// look, until the lease all but runs out.
+// tick, until the lease has all but run out.
 func (p *Pool) renew(ctx context.Context, batch []*delivery, visibility time.Duration) {
 	now := time.Now()
 	entries := make([]types.ChangeMessageVisibilityBatchRequestEntry, len(batch))
 	until := make([]time.Time, len(batch))
-	first := p.hand.lease(batch[0])
+	first := p.inFlight.leaseEnd(batch[0])
 	for i, d := range batch {
 		lasts := renewal(d, now, visibility)
 		until[i] = now.Add(lasts)
@@ -268,7 +268,7 @@ func (p *Pool) renew(ctx context.Context, batch []*delivery, visibility time.Dur
 			ReceiptHandle:     d.raw.ReceiptHandle,
 			VisibilityTimeout: int32(lasts / time.Second),
 		}
-		if end := p.hand.lease(d); end.Before(first) {
+		if end := p.inFlight.leaseEnd(d); end.Before(first) {
 			first = end
 		}
 	}
@@ -278,13 +278,13 @@ func (p *Pool) renew(ctx context.Context, batch []*delivery, visibility time.Dur
 		QueueUrl: aws.String(p.options.QueueURL), Entries: entries,
 	})
 	if err != nil {
-		if p.renewing.fails(err) {
-			p.log.Warn("cannot renew leases", "error", err, "fix", advice(err))
+		if p.renewing.failed(err) {
+			p.log.Warn("cannot renew leases of messages", "error", err, "fix", advice(err))
 		}
 		clear(until)
 	} else {
-		if p.renewing.works(now) {
-			p.log.Info("renewing leases again")
+		if p.renewing.succeeded(now) {
+			p.log.Info("leases of messages are renewed again")
 		}
 		for _, failed := range out.Failed {
 			i, err := strconv.Atoi(aws.ToString(failed.Id))
@@ -293,11 +293,11 @@ func (p *Pool) renew(ctx context.Context, batch []*delivery, visibility time.Dur
 			}
 			until[i] = time.Time{}
 			if failed.SenderFault {
-				p.hand.lose(batch[i])
+				p.inFlight.markLost(batch[i])
 			}
 		}
 	}
 	for i, d := range batch {
-		p.hand.renewed(d, until[i])
+		p.inFlight.renewed(d, until[i])
 	}
 }

@@ -29,10 +29,10 @@ const (
 )
 
 // Protection keeps ECS from choosing this task when it scales in or deploys,
-// while there is work in hand (ECS task scale-in protection through the agent's
+// while messages are in flight (ECS task scale-in protection through the agent's
 // task-protection endpoint; the task role needs ecs:UpdateTaskProtection and
 // ecs:GetTaskProtection). It does not guard against the loss of a host or a Spot
-// interruption, for which draining is there. A failure is logged and never
+// interruption; draining is for that. A failure is logged and never
 // stops work.
 type Protection struct {
 	url    string
@@ -54,8 +54,8 @@ func NewProtection(agentURI string, client aws.HTTPClient, log *slog.Logger) *Pr
 	}
 }
 
-// Holding is for Options.Holding: it counts the messages in hand.
-func (p *Protection) Holding(delta int) {
+// InFlight is for Options.InFlight: it counts the messages in flight.
+func (p *Protection) InFlight(delta int) {
 	now := p.held.Add(int64(delta))
 	if now == 0 || now == int64(delta) {
 		select {
@@ -77,24 +77,24 @@ func (p *Protection) Run(ctx context.Context) {
 	)
 	for {
 		now := time.Now()
-		holding := p.held.Load() > 0
+		working := p.held.Load() > 0
 		switch {
-		case holding || !protected:
+		case working || !protected:
 			idleSince = time.Time{}
 		case idleSince.IsZero():
 			idleSince = now
 		}
-		on := holding || protected && now.Before(idleSince.Add(protectIdle))
+		on := working || protected && now.Before(idleSince.Add(protectIdle))
 		change := on != protected || on && !now.Before(renewAt)
 		if change && !now.Before(retryAfter) {
 			if err := p.set(ctx, on); err != nil {
 				retryAfter = now.Add(protectRetry)
-				if failing.fails(err) {
+				if failing.failed(err) {
 					p.log.Warn("cannot change ECS task protection", "error", err)
 				}
 			} else {
 				protected, renewAt, change = on, now.Add(protectFor/2), false
-				if failing.works(now) {
+				if failing.succeeded(now) {
 					p.log.Info("changing ECS task protection again")
 				}
 			}

@@ -46,19 +46,19 @@ func TestProtection(t *testing.T) {
 			synctest.Wait()
 		}
 		at(time.Minute) // nothing to protect
-		p.Holding(10)   // on at 1m
+		p.InFlight(10)  // on at 1m
 		at(2 * time.Minute)
-		p.Holding(-10) // idle, but only for half a minute
+		p.InFlight(-10) // idle, but only for half a minute
 		at(2*time.Minute + 30*time.Second)
-		p.Holding(3) // renewed at 6m
+		p.InFlight(3) // renewed at 6m
 		at(7 * time.Minute)
-		p.Holding(-1)
-		p.Holding(-2) // off at 8m
+		p.InFlight(-1)
+		p.InFlight(-2) // off at 8m
 		blocked.Store(true)
 		at(10 * time.Minute) // tried again every 30 s until it works
 		blocked.Store(false)
 		at(20 * time.Minute)
-		p.Holding(1) // on at 20m
+		p.InFlight(1) // on at 20m
 		at(21 * time.Minute)
 		stop()
 		<-done // off at 21m
@@ -98,7 +98,7 @@ func TestProtectionAnswers(t *testing.T) {
 				ctx, stop := context.WithCancel(t.Context())
 				done := make(chan struct{})
 				go func() { p.Run(ctx); close(done) }()
-				p.Holding(1)
+				p.InFlight(1)
 				synctest.Wait()
 				if got := log.with("WARN", test.want); len(got) != 1 {
 					t.Errorf("logged %q, want %q", log.lines, test.want)

@@ -31,6 +31,7 @@ type Queue struct {
 	DeadLetter *Queue
 
 	visibility, retention time.Duration
+	largest               int // bytes that a message may have
 }
 
 // CheckQueue reads a queue and its dead-letter queue, and checks that a Pool can work
@@ -82,6 +83,7 @@ func readQueue(ctx context.Context, client SQS, url string) (q *Queue, redrive s
 			types.QueueAttributeNameKmsMasterKeyId,
 			types.QueueAttributeNameVisibilityTimeout,
 			types.QueueAttributeNameMessageRetentionPeriod,
+			types.QueueAttributeNameMaximumMessageSize,
 			types.QueueAttributeNameRedrivePolicy,
 		},
 	})
@@ -93,6 +95,7 @@ func readQueue(ctx context.Context, client SQS, url string) (q *Queue, redrive s
 		URL: url, Name: queueName(url), ARN: text(types.QueueAttributeNameQueueArn), Key: text(types.QueueAttributeNameKmsMasterKeyId),
 		visibility: seconds(text(types.QueueAttributeNameVisibilityTimeout)),
 		retention:  seconds(text(types.QueueAttributeNameMessageRetentionPeriod)),
+		largest:    largestMessage(text(types.QueueAttributeNameMaximumMessageSize)),
 	}, text(types.QueueAttributeNameRedrivePolicy), nil
 }
 
@@ -111,11 +114,11 @@ func (p *Pool) rereadQueue(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			if reading.fails(err) {
-				p.log.Warn("cannot use the queue's settings as they are now; going on with the former ones", "error", err)
+			if reading.failed(err) {
+				p.log.Warn("cannot use the settings that the queue has now; the former ones stay in use", "error", err)
 			}
 		default:
-			if reading.works(began) {
+			if reading.succeeded(began) {
 				p.log.Info("the queue's settings can be used again")
 			}
 			p.queue.Store(q)
@@ -133,6 +136,16 @@ func seconds(text string) time.Duration {
 		return 0
 	}
 	return time.Duration(n) * time.Second
+}
+
+// largestMessage returns the bytes that a message may have: those of a queue's
+// MaximumMessageSize, and where the text is none, SQS's limit.
+func largestMessage(text string) int {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return maxBytes
+	}
+	return n
 }
 
 // deadLetterTarget returns the queue that a RedrivePolicy names.
@@ -172,7 +185,7 @@ func advice(err error) string {
 	case strings.HasPrefix(strings.ToUpper(code), "KMS"):
 		return "the key that encrypts the queue cannot be used: enable it and allow the worker's role kms:Decrypt and kms:GenerateDataKey, or use SSE-SQS"
 	case code == "OverLimit":
-		return "too many messages of the queue are in flight; settle them or wait for their visibility timeout"
+		return "too many messages of the queue are in flight; delete them or wait for their visibility timeout"
 	case strings.Contains(code, "Token") || strings.Contains(code, "Signature") || strings.Contains(code, "ClientId"):
 		return "check the worker's AWS credentials and clock"
 	default:

@@ -1,9 +1,9 @@
 // Package worker runs handlers over the messages of one SQS queue.
 //
 // A [Pool] takes free slots before it receives, so that no message ever waits
-// without somebody renewing its lease; it renews the lease (the visibility
-// timeout) of all messages it holds; and it settles each message by the error
-// that its handler returned, as package outcome defines it:
+// without its lease being renewed; it renews the lease (the visibility timeout) of
+// all messages in flight; and it finishes each message as the error says that its
+// handler returned, which package outcome defines:
 //
 //   - nil: the message is deleted, in batches.
 //   - [outcome.RetryAfter]: a copy is sent with that delay, then the original
@@ -23,9 +23,9 @@
 // # Losing a lease
 //
 // When a lease cannot be renewed (the receipt is no longer valid, or renewals
-// failed until it all but ran out) the handler's context is cancelled with the
-// cause [ErrLeaseLost], and nothing more is done with the message: somebody
-// else may hold it. SQS ends every lease twelve hours after the receive; a
+// failed until it had all but run out) the handler's context is cancelled with the
+// cause [ErrLeaseLost], and nothing more is done with the message: another worker
+// may have it. SQS ends every lease twelve hours after the receive; a
 // handler that is still running shortly before is cancelled in the same way,
 // so a hung message spends its receive count and ends in the dead-letter queue.
 //
@@ -74,20 +74,22 @@ var (
 const (
 	batchSize   = 10               // SQS takes and gives at most ten messages a call
 	longestPoll = 20 * time.Second // the longest WaitTimeSeconds
+	// maxBytesInFlight bounds the bodies of all messages in flight: a batch of ten of
+	// SQS's largest messages for six polls at once.
+	maxBytesInFlight = 64 << 20
 	// linger is how long a poller that has a slot waits for further ones, so
 	// that quick handlers do not turn batches of ten into calls for one.
 	linger = 5 * time.Millisecond
 	// pollMargin is how much longer than its wait time a poll may take before
 	// its connection counts as dead.
 	pollMargin = 15 * time.Second
-	// callTimeout bounds the calls that settle a message, retries included.
+	// callTimeout bounds the calls that finish a message, retries included.
 	callTimeout = 30 * time.Second
 	// unwindTime is what cancelled handlers get to return by themselves.
 	unwindTime = time.Second
-	// settleTime bounds handing back and deleting at the very end, so that the
-	// default drain timeout and all that follows it fit into the 30 seconds that
-	// ECS gives a task by default.
-	settleTime = 4 * time.Second
+	// finishTime bounds handing back and deleting at the very end: the default drain
+	// timeout and all that follows fit into the 30 seconds that ECS gives a task.
+	finishTime = 4 * time.Second
 )
 
 // Message is what a handler works on.
@@ -131,12 +133,17 @@ type SQS interface {
 	DeleteMessageBatch(context.Context, *sqs.DeleteMessageBatchInput, ...func(*sqs.Options)) (*sqs.DeleteMessageBatchOutput, error)
 }
 
-// Options configure a Pool. QueueURL and Concurrency are required.
+// Options configure a Pool. Concurrency and one of QueueURL and Queue are required.
 type Options struct {
 	// QueueURL is the queue to work on: a standard queue with a redrive policy.
 	QueueURL string
+	// Queue is what CheckQueue found, where the caller has called it already: it
+	// takes the place of QueueURL. With nil, New calls CheckQueue.
+	Queue *Queue
 	// Concurrency is how many messages are handled at once at most, those on
-	// their way to a handler included; at least 1.
+	// their way to a handler included; at least 1. One poll runs for each ten. The
+	// bodies of all messages in flight have 64 MiB at most, so that fewer are
+	// received where the queue's MaximumMessageSize allows large ones.
 	Concurrency int
 	// DrainTimeout is what running handlers and open polls get to finish after
 	// Run's context is done; zero cancels them at once. Run returns at most five
@@ -148,9 +155,9 @@ type Options struct {
 	// Logger gets one record per message and one per change of the queue's
 	// health; nil discards them.
 	Logger *slog.Logger
-	// Holding, if set, is told by how many the number of messages in hand
-	// changed, from several goroutines; see Protection.
-	Holding func(delta int)
+	// InFlight, if set, is called with each change of the number of messages in
+	// flight, from several goroutines; see Protection.
+	InFlight func(delta int)
 }
 
 // Pool works on one queue. It is made by New and runs once.
@@ -160,10 +167,10 @@ type Pool struct {
 	options Options
 	log     *slog.Logger
 
-	queue   atomic.Pointer[Queue]
-	slots   slots
-	hand    *hand
-	deletes chan *delivery
+	queue    atomic.Pointer[Queue]
+	slots    *slots
+	inFlight *inFlight
+	deletes  chan *delivery
 
 	receiving, renewing, deleting condition
 
@@ -176,6 +183,9 @@ type Pool struct {
 //
 // It fails when an option is missing or out of range, and as [CheckQueue] does.
 func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
+	if o.Queue != nil {
+		o.QueueURL = o.Queue.URL
+	}
 	var problems []error
 	if o.QueueURL == "" {
 		problems = append(problems, errors.New("no queue URL"))
@@ -198,22 +208,25 @@ func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Holding == nil {
-		o.Holding = func(int) {}
+	if o.InFlight == nil {
+		o.InFlight = func(int) {}
 	}
-	q, err := CheckQueue(ctx, client, o.QueueURL)
-	if err != nil {
-		return nil, err
+	q := o.Queue
+	if q == nil {
+		var err error
+		if q, err = CheckQueue(ctx, client, o.QueueURL); err != nil {
+			return nil, err
+		}
 	}
 	p := &Pool{
-		client:  client,
-		handler: h,
-		options: o,
-		log:     o.Logger.With("queue", q.Name),
-		slots:   newSlots(o.Concurrency),
-		hand:    newHand(),
-		deletes: make(chan *delivery),
-		ready:   make(chan struct{}),
+		client:   client,
+		handler:  h,
+		options:  o,
+		log:      o.Logger.With("queue", q.Name),
+		slots:    newSlots(o.Concurrency, maxBytesInFlight),
+		inFlight: newInFlight(),
+		deletes:  make(chan *delivery),
+		ready:    make(chan struct{}),
 	}
 	p.queue.Store(q)
 	return p, nil
@@ -223,32 +236,32 @@ func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
 func (p *Pool) Ready() <-chan struct{} { return p.ready }
 
 // Run receives and handles messages until ctx is done, then drains as the
-// package describes, and returns when every message in hand is settled. Values
+// package describes, and returns when every message in flight is finished. Values
 // of ctx reach the handlers; its cancellation does not.
 //
 // It returns nil after a complete drain, and an error that says how many
-// messages could neither be deleted nor handed back: those come again by
-// themselves when their visibility timeout runs out. A second call fails.
+// messages could neither be deleted nor handed back: those are received again when
+// their visibility timeout has run out. A second call fails.
 //
-// An outage of the queue is logged once, with the fix where it is known, and
-// sat out.
+// An outage of the queue is logged once, with the fix where it is known, and calls
+// are repeated until it is over.
 func (p *Pool) Run(ctx context.Context) error {
 	if p.running.Swap(true) {
 		return errors.New("run worker: this pool has run already")
 	}
-	// Three lives beyond receiving: polls until they end or are aborted, handlers
-	// until they are cancelled, and the calls that settle messages.
+	// Three contexts outlive receiving: of polls, until they end or are aborted, of
+	// handlers, until they are cancelled, and of the calls that finish messages.
 	background := context.WithoutCancel(ctx)
 	pollContext, abortPolls := context.WithCancel(background)
 	defer abortPolls()
 	handling, cancelHandlers := context.WithCancelCause(background)
 	defer cancelHandlers(nil)
-	settling, abortSettling := context.WithCancel(background)
+	finishing, abortFinishing := context.WithCancel(background)
 
 	var services sync.WaitGroup
-	services.Go(func() { p.renewLeases(settling) })
-	services.Go(func() { p.deleteSettled(settling) })
-	services.Go(func() { p.rereadQueue(settling) })
+	services.Go(func() { p.renewLeases(finishing) })
+	services.Go(func() { p.deleteFinished(finishing) })
+	services.Go(func() { p.rereadQueue(finishing) })
 
 	// One goroutine for each slot, kept for the pool's life: a new one for each
 	// message would grow its stack anew under each handler.
@@ -256,39 +269,39 @@ func (p *Pool) Run(ctx context.Context) error {
 	for range p.options.Concurrency {
 		go func() {
 			for d := range received {
-				p.process(settling, d)
+				p.process(finishing, d)
 			}
 		}()
 	}
 	var pollers sync.WaitGroup
 	for range (p.options.Concurrency + batchSize - 1) / batchSize {
-		pollers.Go(func() { p.poll(ctx, pollContext, work{received, handling, settling}) })
+		pollers.Go(func() { p.poll(ctx, pollContext, work{received, handling, finishing}) })
 	}
 	drained := make(chan struct{})
 	go func() {
 		pollers.Wait()
 		close(received)
-		<-p.hand.emptied()
+		<-p.inFlight.emptied()
 		close(drained)
 	}()
 
 	<-ctx.Done()
-	before := p.hand.leftBehind() // those came again long ago
+	before := p.inFlight.leftUnfinished() // not of this drain
 	if !within(p.options.DrainTimeout, drained) {
 		abortPolls()
 		cancelHandlers(ErrDraining)
 		if !within(unwindTime, drained) {
-			for _, d := range p.hand.abandon() {
-				go p.handBack(settling, d)
+			for _, d := range p.inFlight.abandon() {
+				go p.handBack(finishing, d)
 			}
-			within(settleTime, drained)
+			within(finishTime, drained)
 		}
 	}
-	abortSettling()
+	abortFinishing()
 	<-drained
 	services.Wait()
-	if n := p.hand.leftBehind() - before; n > 0 {
-		return fmt.Errorf("drain queue %s: %d messages could neither be deleted nor handed back; they come again when their visibility timeout runs out", p.queue.Load().Name, n)
+	if n := p.inFlight.leftUnfinished() - before; n > 0 {
+		return fmt.Errorf("drain queue %s: %d messages could neither be deleted nor handed back; they are received again when their visibility timeout has run out", p.queue.Load().Name, n)
 	}
 	return nil
 }
@@ -306,42 +319,44 @@ func within(d time.Duration, done <-chan struct{}) bool {
 }
 
 // work is what a poller works with: where the messages that it receives go, and
-// the contexts of their handlers and of the calls that settle them.
+// the contexts of their handlers and of the calls that finish them.
 type work struct {
-	received           chan<- *delivery
-	handling, settling context.Context
+	received            chan<- *delivery
+	handling, finishing context.Context
 }
 
 // poll receives until ctx is done.
 func (p *Pool) poll(ctx, pollContext context.Context, w work) {
 	failures := 0
 	for {
-		n := p.slots.take(ctx, batchSize)
+		// A message of any size is received when no other is in flight.
+		size := min(p.queue.Load().largest, maxBytesInFlight)
+		n := p.slots.take(ctx, batchSize, size)
 		if n == 0 {
 			return
 		}
 		began := time.Now()
 		messages, err := p.receive(pollContext, w.handling, n)
-		p.slots.put(n - len(messages))
+		p.slots.put(n-len(messages), n*size-bodyBytes(messages))
 		if err != nil {
 			if ctx.Err() != nil {
 				return
 			}
-			if p.receiving.fails(err) {
-				p.log.Error("cannot receive", "error", err, "fix", advice(err))
+			if p.receiving.failed(err) {
+				p.log.Error("cannot receive messages", "error", err, "fix", advice(err))
 			}
 			failures++
 			pause(ctx, pollBackoff(failures))
 			continue
 		}
 		failures = 0
-		if p.receiving.works(began) {
-			p.log.Info("receiving again")
+		if p.receiving.succeeded(began) {
+			p.log.Info("messages are received again")
 		}
 		for _, d := range messages {
 			if ctx.Err() != nil { // it arrived while draining
-				p.hand.begin(d)
-				go p.handBack(w.settling, d)
+				p.inFlight.claim(d)
+				go p.handBack(w.finishing, d)
 				continue
 			}
 			w.received <- d // never blocks: its slot was taken
@@ -349,8 +364,8 @@ func (p *Pool) poll(ctx, pollContext context.Context, w work) {
 	}
 }
 
-// receive asks for up to n messages and takes those that come into the hand,
-// with contexts for their handlers made from handling.
+// receive asks for up to n messages and puts those that come in flight, with
+// contexts for their handlers made from handling.
 func (p *Pool) receive(ctx, handling context.Context, n int) ([]*delivery, error) {
 	q := p.queue.Load()
 	ctx, cancel := context.WithTimeout(ctx, p.options.WaitTime+pollMargin)
@@ -373,9 +388,17 @@ func (p *Pool) receive(ctx, handling context.Context, n int) ([]*delivery, error
 	for i := range out.Messages {
 		deliveries[i] = newDelivery(handling, &out.Messages[i], q.visibility)
 	}
-	p.hand.add(deliveries)
-	p.options.Holding(len(deliveries))
+	p.inFlight.add(deliveries)
+	p.options.InFlight(len(deliveries))
 	return deliveries, nil
+}
+
+// bodyBytes is how many bytes the messages' bodies have.
+func bodyBytes(ds []*delivery) (n int) {
+	for _, d := range ds {
+		n += len(d.Body)
+	}
+	return n
 }
 
 // newMessage is what a handler sees of a message.
@@ -435,103 +458,33 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// slots are the free places for messages.
-type slots struct {
-	free chan struct{} // a token for each
-	// gather has one token, for the poller whose turn it is to take slots: two
-	// that take turns slot by slot would both end up with half a batch.
-	gather chan struct{}
-}
-
-func newSlots(n int) slots {
-	s := slots{free: make(chan struct{}, n), gather: make(chan struct{}, 1)}
-	s.gather <- struct{}{}
-	s.put(n)
-	return s
-}
-
-// take waits until a slot is free and takes it and those that become free soon,
-// at most n. It returns 0 once ctx is done.
-func (s slots) take(ctx context.Context, n int) (taken int) {
-	select {
-	case <-s.gather:
-		defer func() { s.gather <- struct{}{} }()
-	case <-ctx.Done():
-		return 0
-	}
-	select {
-	case <-s.free:
-		taken = 1
-	case <-ctx.Done():
-		return 0
-	}
-	var soon <-chan time.Time
-	for n = min(n, cap(s.free)); taken < n; {
-		select {
-		case <-s.free:
-			taken++
-			continue
-		default:
-		}
-		if soon == nil {
-			timer := time.NewTimer(linger)
-			defer timer.Stop()
-			soon = timer.C
-		}
-		select {
-		case <-s.free:
-			taken++
-		case <-soon:
-			return taken
-		case <-ctx.Done():
-			s.put(taken)
-			return 0
-		}
-	}
-	if ctx.Err() != nil {
-		s.put(taken)
-		return 0
-	}
-	return taken
-}
-
-// put frees n slots.
-func (s slots) put(n int) {
-	for range n {
-		select {
-		case s.free <- struct{}{}:
-		default: // more messages came than were asked for
-		}
-	}
-}
-
-// condition is whether something works, so that a lasting failure is told once.
+// condition is whether something works, so that a lasting failure is logged once.
 // The zero value works.
 type condition struct {
 	mu   sync.Mutex
-	code string    // of the failure that was told last; "" while it works
+	code string    // of the failure that was logged last; "" while it works
 	at   time.Time // of the last failure
 }
 
-// fails notes a failure and reports whether it is news.
-func (c *condition) fails(err error) bool {
+// failed notes a failure and reports whether it is a new one.
+func (c *condition) failed(err error) bool {
 	code := errorCode(err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	news := c.code != code
+	changed := c.code != code
 	c.code, c.at = code, time.Now()
-	return news
+	return changed
 }
 
-// works notes the success of an attempt and reports whether it is news. A long
-// poll that began before the last failure proves nothing.
-func (c *condition) works(began time.Time) bool {
+// succeeded notes the success of an attempt and reports whether the one before it
+// failed. A long poll that began before the last failure proves nothing.
+func (c *condition) succeeded(began time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.code != "" && !began.After(c.at) {
 		return false
 	}
-	news := c.code != ""
+	changed := c.code != ""
 	c.code = ""
-	return news
+	return changed
 }

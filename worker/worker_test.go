@@ -262,7 +262,7 @@ func TestDone(t *testing.T) {
 		stop := f.start(client, func(context.Context, worker.Message) error {
 			handled.Add(1)
 			return nil
-		}, worker.Options{Concurrency: 20, Holding: func(delta int) { held.Add(int64(delta)) }})
+		}, worker.Options{Concurrency: 20, InFlight: func(delta int) { held.Add(int64(delta)) }})
 		for i := range 100 {
 			f.send(strconv.Itoa(i))
 		}
@@ -275,7 +275,7 @@ func TestDone(t *testing.T) {
 			t.Errorf("%d calls to delete 100 messages", calls.Load())
 		}
 		if held.Load() != 0 {
-			t.Errorf("Holding says %d in the end", held.Load())
+			t.Errorf("InFlight says %d in the end", held.Load())
 		}
 		if err := stop(); err != nil {
 			t.Error(err)
@@ -621,6 +621,43 @@ func TestSlots(t *testing.T) {
 	}
 }
 
+// TestBytesInFlight lets handlers hold what they have: bodies of 64 MiB at most are in
+// flight, however many slots are free, and small ones take up no more than they have.
+func TestBytesInFlight(t *testing.T) {
+	for name, test := range map[string]struct {
+		size, sent int
+		largest    string
+		want       []int // in flight, a minute apart
+	}{
+		"largest":                       {1 << 20, 66, "1048576", []int{64, 2, 0}},
+		"small, large ones are allowed": {100, 100, "1048576", []int{100, 0}},
+		"small, others are not allowed": {100, 100, "1024", []int{100, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f fixture) {
+				body := strings.Repeat("x", test.size)
+				for range test.sent {
+					f.send(body)
+				}
+				var working atomic.Int64
+				f.start(f.client, func(ctx context.Context, _ worker.Message) error {
+					defer working.Add(-1)
+					working.Add(1)
+					return wait(ctx, time.Minute)
+				}, worker.Options{Concurrency: 200})
+				time.Sleep(30 * time.Second)
+				for i, want := range test.want {
+					if working.Load() != int64(want) {
+						t.Errorf("%d messages are in flight after %d minutes, want %d", working.Load(), i, want)
+					}
+					time.Sleep(time.Minute)
+				}
+				f.wantCounts(f.queue, 0, 0, 0)
+			}, "MaximumMessageSize", test.largest)
+		})
+	}
+}
+
 func TestDeleteFailsInPart(t *testing.T) {
 	bubble(t, func(t *testing.T, f fixture) {
 		calls := 0
@@ -650,10 +687,10 @@ func TestDeleteFailsInPart(t *testing.T) {
 		if handled.Load() != 10 {
 			t.Errorf("10 messages were handled %d times", handled.Load())
 		}
-		if got := f.log.with("ERROR", "cannot delete"); len(got) != 2 { // two causes
+		if got := f.log.with("ERROR", "cannot delete messages"); len(got) != 2 { // two causes
 			t.Errorf("logged %q", f.log.lines)
 		}
-		if got := f.log.with("deleting again"); len(got) != 1 {
+		if got := f.log.with("messages are deleted again"); len(got) != 1 {
 			t.Errorf("logged %q", f.log.lines)
 		}
 	})
@@ -701,7 +738,7 @@ func TestDeleteFailsForLong(t *testing.T) {
 		f.start(client, func(context.Context, worker.Message) error { handled.Add(1); return nil }, worker.Options{})
 		f.send("x")
 		time.Sleep(40 * time.Second)
-		if got := f.log.with("ERROR", "could not be deleted; it comes again"); len(got) != 1 {
+		if got := f.log.with("ERROR", "could not be deleted; it will be received again"); len(got) != 1 {
 			t.Errorf("logged %q", f.log.lines)
 		}
 		mended.Store(true)
@@ -874,7 +911,7 @@ func TestQueueDisappears(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
-		if got := f.log.with("ERROR", "cannot receive", "events", "create the queue"); len(got) != 1 {
+		if got := f.log.with("ERROR", "cannot receive messages", "events", "create the queue"); len(got) != 1 {
 			t.Errorf("an hour without the queue logged %q", f.log.lines)
 		}
 		makeQueue(t, f.client, "events", nil)
@@ -883,7 +920,7 @@ func TestQueueDisappears(t *testing.T) {
 		if handled.Load() != 2 {
 			t.Errorf("handled %d messages, want 2", handled.Load())
 		}
-		if got := f.log.with("receiving again"); len(got) != 1 {
+		if got := f.log.with("messages are received again"); len(got) != 1 {
 			t.Errorf("logged %q", f.log.lines)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -229,3 +230,36 @@ func TestS3PathStyle(t *testing.T) {
 	}
 
 }
+
+// TestMessageChecksums gives a body that its MD5 sum does not fit: over TLS nobody
+// looks at it.
+func TestMessageChecksums(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		endpoint *string
+		checked  bool
+	}{
+		"AWS's own endpoint":    {nil, false},
+		"an endpoint with TLS":  {aws.String("https://sqs.example"), false},
+		"an endpoint without":   {aws.String("http://localhost:4566"), true},
+		"one that is not known": {aws.String("localhost:4566"), true},
+	} {
+		cfg := inprocess.Config(nil, "us-east-1", "test")
+		cfg.BaseEndpoint = test.endpoint
+		cfg.HTTPClient = clientFunc(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/x-amz-json-1.0"}}, Body: io.NopCloser(strings.NewReader(
+				`{"Messages":[{"MessageId":"1","ReceiptHandle":"r","Body":"hello","MD5OfBody":"d41d8cd98f00b204e9800998ecf8427e"}]}`))}, nil
+		})
+		out, err := SQS(cfg).ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: aws.String("https://sqs.example/1/q")})
+		switch {
+		case test.checked && (err == nil || !strings.Contains(err.Error(), "checksum")):
+			t.Errorf("%s: received with %v", name, err)
+		case !test.checked && (err != nil || len(out.Messages) != 1):
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+type clientFunc func(*http.Request) (*http.Response, error)
+
+func (f clientFunc) Do(r *http.Request) (*http.Response, error) { return f(r) }

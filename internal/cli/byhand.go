@@ -46,7 +46,7 @@ func newByHand(ctx context.Context, p *process, settings Common, connections int
 	}
 	b := byHand{
 		account: aws.ToString(caller.Account), caller: aws.ToString(caller.Arn), region: cfg.Region, settings: settings,
-		kms: kms.NewFromConfig(cfg), s3: settings.s3(cfg), sqs: sqs.NewFromConfig(cfg), sns: sns.NewFromConfig(cfg), stderr: p.stderr,
+		kms: kms.NewFromConfig(cfg), s3: settings.s3(cfg), sqs: awsclient.SQS(cfg), sns: sns.NewFromConfig(cfg), stderr: p.stderr,
 	}
 	b.facts = inventory.New(b.kms, b.s3, b.account, b.region)
 	return b, nil

@@ -176,6 +176,22 @@ func TestTopics(t *testing.T) {
 	}
 }
 
+func TestTagNames(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("ü", 128)
+	for name, allowed := range map[string]bool{
+		"data-classification": true, "a": true, "Kosten Stelle 7": true, "_.:/=+-@": true, "cmkeeper:x": true, "数据": true, long: true,
+		"": false, long + "x": false, "a#b": false, "a\tb": false, "a\xffb": false, "it's": false,
+	} {
+		if err := tagName(name); (err == nil) != allowed {
+			t.Errorf("the tag name %q: %v", name, err)
+		}
+	}
+	if _, err := LoadConfig(t.Context(), environment("WATCHED_TAGS", "team, cost#centre")); err == nil || !strings.Contains(err.Error(), "must be names of tags") {
+		t.Errorf("a list with a wrong name: %v", err)
+	}
+}
+
 func TestParseReminders(t *testing.T) {
 	const day = 24 * time.Hour
 	for text, want := range map[string][]time.Duration{
@@ -270,6 +286,7 @@ func TestConfigurationDocument(t *testing.T) {
 		if delete(unknown, v.Name); checks[v.Name] == nil || v.About == "" {
 			t.Errorf("%s has no check, or no text", v.Name)
 		}
+		_ = checks[v.Name]("x") // panics where a pattern does not compile
 		if v.Default != "" {
 			if err := checks[v.Name](v.Default); err != nil {
 				t.Errorf("the default of %s does not pass its check: %v", v.Name, err)

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/worker"
@@ -17,20 +19,38 @@ import (
 
 // dependencies are the resources that the configuration names.
 type dependencies struct {
-	config  Config
-	account string
-	sqs     *sqs.Client
-	sns     *sns.Client
-	s3      *s3.Client
+	config Config
+	// caller asks AWS who this is; it is asked once.
+	caller func() (*sts.GetCallerIdentityOutput, error)
+	sqs    *sqs.Client
+	sns    *sns.Client
+	s3     *s3.Client
 }
 
 // found is what there is of the dependencies.
 type found struct {
-	// queues are the names of the queues, dead-letter queues included.
-	queues []string
+	queues []*worker.Queue
 	// risks are the resources that are encrypted under a customer managed key: who
 	// disables that key silences the guard.
 	risks []finding.Finding
+}
+
+// queue returns the queue with this URL.
+func (f found) queue(url string) *worker.Queue {
+	for _, q := range f.queues {
+		if q.URL == url {
+			return q
+		}
+	}
+	return nil
+}
+
+// queueNames returns the names of the queues and of their dead-letter queues.
+func (f found) queueNames() (names []string) {
+	for _, q := range f.queues {
+		names = append(names, q.Name, q.DeadLetter.Name)
+	}
+	return names
 }
 
 // encrypted notes the key that a resource is encrypted under.
@@ -44,26 +64,15 @@ func (f *found) encrypted(resource, key string) {
 	})
 }
 
-// check reads every resource. Its error names all that are missing, each with the fix.
+// check reads every resource, all at once, since a worker does not receive before.
+// Its error names all that are missing, each with the fix.
 func (d dependencies) check(ctx context.Context) (found, error) {
-	var (
-		f        found
-		problems []error
-	)
+	var checks []func() (found, error)
 	for _, queue := range []struct{ variable, url string }{
 		{"EVENTS_QUEUE_URL", d.config.EventsQueueURL}, {"JOBS_QUEUE_URL", d.config.JobsQueueURL},
 	} {
-		if queue.url == "" {
-			continue // this member does not use it
-		}
-		q, err := worker.CheckQueue(ctx, d.sqs, queue.url)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("%s%s: %w", envPrefix, queue.variable, err))
-			continue
-		}
-		for _, q := range []*worker.Queue{q, q.DeadLetter} {
-			f.queues = append(f.queues, q.Name)
-			f.encrypted("queue "+q.ARN, q.Key)
+		if queue.url != "" { // else this member does not use it
+			checks = append(checks, func() (found, error) { return d.checkQueue(ctx, queue.variable, queue.url) })
 		}
 	}
 	for i, t := range d.config.topics() {
@@ -71,33 +80,63 @@ func (d dependencies) check(ctx context.Context) (found, error) {
 		if i > 0 {
 			variable = "ALERT_FORMATS"
 		}
-		topic, err := d.sns.GetTopicAttributes(ctx, &sns.GetTopicAttributesInput{TopicArn: &t.ARN})
-		if err != nil {
-			problems = append(problems, fmt.Errorf("%s%s: topic %s cannot be read: create it, or grant sns:GetTopicAttributes and sns:Publish: %w", envPrefix, variable, t.ARN, err))
-		} else {
-			f.encrypted("topic "+t.ARN, topic.Attributes["KmsMasterKeyId"])
-		}
+		checks = append(checks, func() (found, error) { return d.checkTopic(ctx, variable, t.ARN) })
 	}
-	if err := d.checkBucket(ctx, f.encrypted); err != nil {
-		problems = append(problems, err)
+	checks = append(checks, func() (found, error) { return d.checkBucket(ctx) })
+
+	results, problems := make([]found, len(checks)), make([]error, len(checks))
+	var running sync.WaitGroup
+	for i, check := range checks {
+		running.Go(func() { results[i], problems[i] = check() })
 	}
-	return f, errors.Join(problems...)
+	running.Wait()
+	var all found
+	for _, f := range results {
+		all.queues = append(all.queues, f.queues...)
+		all.risks = append(all.risks, f.risks...)
+	}
+	return all, errors.Join(problems...)
 }
 
-func (d dependencies) checkBucket(ctx context.Context, encrypted func(resource, key string)) error {
-	bucket := &d.config.StateBucket
-	if _, err := d.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: bucket, ExpectedBucketOwner: &d.account}); err != nil {
-		return fmt.Errorf("%sSTATE_BUCKET: bucket %s cannot be used: create it in account %s, or grant s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject: %w", envPrefix, *bucket, d.account, err)
+func (d dependencies) checkQueue(ctx context.Context, variable, url string) (f found, err error) {
+	q, err := worker.CheckQueue(ctx, d.sqs, url)
+	if err != nil {
+		return f, fmt.Errorf("%s%s: %w", envPrefix, variable, err)
 	}
-	encryption, err := d.s3.GetBucketEncryption(ctx, &s3.GetBucketEncryptionInput{Bucket: bucket, ExpectedBucketOwner: &d.account})
+	f.queues = []*worker.Queue{q}
+	for _, q := range []*worker.Queue{q, q.DeadLetter} {
+		f.encrypted("queue "+q.ARN, q.Key)
+	}
+	return f, nil
+}
+
+func (d dependencies) checkTopic(ctx context.Context, variable, arn string) (f found, err error) {
+	topic, err := d.sns.GetTopicAttributes(ctx, &sns.GetTopicAttributesInput{TopicArn: &arn})
+	if err != nil {
+		return f, fmt.Errorf("%s%s: topic %s cannot be read: create it, or grant sns:GetTopicAttributes and sns:Publish: %w", envPrefix, variable, arn, err)
+	}
+	f.encrypted("topic "+arn, topic.Attributes["KmsMasterKeyId"])
+	return f, nil
+}
+
+func (d dependencies) checkBucket(ctx context.Context) (f found, err error) {
+	caller, err := d.caller()
+	if err != nil {
+		return f, err
+	}
+	bucket := &d.config.StateBucket
+	if _, err := d.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: bucket, ExpectedBucketOwner: caller.Account}); err != nil {
+		return f, fmt.Errorf("%sSTATE_BUCKET: bucket %s cannot be used: create it in account %s, or grant s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject: %w", envPrefix, *bucket, aws.ToString(caller.Account), err)
+	}
+	encryption, err := d.s3.GetBucketEncryption(ctx, &s3.GetBucketEncryptionInput{Bucket: bucket, ExpectedBucketOwner: caller.Account})
 	if err != nil || encryption.ServerSideEncryptionConfiguration == nil {
 		// Every bucket has a default encryption; a member that may not read it can still run.
-		return nil //nolint:nilerr // only the warning below is lost
+		return f, nil //nolint:nilerr // only the warning below is lost
 	}
 	for _, rule := range encryption.ServerSideEncryptionConfiguration.Rules {
 		if byDefault := rule.ApplyServerSideEncryptionByDefault; byDefault != nil {
-			encrypted("bucket "+*bucket, aws.ToString(byDefault.KMSMasterKeyID))
+			f.encrypted("bucket "+*bucket, aws.ToString(byDefault.KMSMasterKeyID))
 		}
 	}
-	return nil
+	return f, nil
 }

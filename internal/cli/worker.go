@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,7 +16,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -124,6 +124,9 @@ func (f fleetMember) run(ctx context.Context) error {
 		if f.config.runsEvents() { // a member that only moves data may not be able to guard keys
 			f.startupSweep(ctx, w.router)
 		}
+		// What the start and the sweep needed, and an idle worker would keep: it makes
+		// too little garbage for a collection.
+		debug.FreeOSMemory()
 		if f.swept != nil {
 			f.swept()
 		}
@@ -156,23 +159,30 @@ type wired struct {
 // wire checks what the configuration names and connects everything to it.
 func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	c, cfg, log := f.config, f.aws, f.log
-	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-	if err != nil {
-		return nil, fmt.Errorf("ask AWS who we are: %w", err)
-	}
-	account := aws.ToString(caller.Account)
-	identity, err := reaction.ParseIdentity(aws.ToString(caller.Arn))
-	if err != nil {
-		return nil, err
-	}
+	whoWeAre := sync.OnceValues(func() (*sts.GetCallerIdentityOutput, error) {
+		out, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+		if err != nil {
+			return nil, fmt.Errorf("ask AWS who we are: %w", err)
+		}
+		return out, nil
+	})
 	var (
-		queues = sqs.NewFromConfig(cfg)
+		queues = awsclient.SQS(cfg)
 		topics = sns.NewFromConfig(cfg)
 		keys   = kms.NewFromConfig(cfg)
 		bucket = c.s3(cfg)
 	)
-	check := dependencies{config: c, account: account, sqs: queues, sns: topics, s3: bucket}
-	found, err := check.check(ctx)
+	check := dependencies{config: c, caller: whoWeAre, sqs: queues, sns: topics, s3: bucket}
+	found, problems := check.check(ctx)
+	caller, err := whoWeAre()
+	if err != nil {
+		return nil, err // nothing else works then
+	}
+	if problems != nil {
+		return nil, problems
+	}
+	account := aws.ToString(caller.Account)
+	identity, err := reaction.ParseIdentity(aws.ToString(caller.Arn))
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +205,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	if err != nil {
 		return nil, err
 	}
-	reactions, err := c.reactions(identity, cfg.Region, c.topics(), found.queues)
+	reactions, err := c.reactions(identity, cfg.Region, c.topics(), found.queueNames())
 	if err != nil {
 		return nil, err
 	}
@@ -214,13 +224,13 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	log.Info("starting", "version", versionString(), "identity", aws.ToString(caller.Arn), "region", cfg.Region, "config", c)
 
 	w := &wired{router: router}
-	holding := func(int) {}
+	inFlight := func(int) {}
 	if f.ecsAgent != "" {
 		w.protection = worker.NewProtection(f.ecsAgent, http.DefaultClient, log)
-		holding = w.protection.Holding
+		inFlight = w.protection.InFlight
 	}
 	pool := func(o worker.Options, handle func(context.Context, []byte) error) error {
-		o.Logger, o.Holding = log, holding
+		o.Queue, o.Logger, o.InFlight = found.queue(o.QueueURL), log, inFlight
 		p, err := worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
 			return handle(ctx, []byte(m.Body))
 		}), o)

@@ -171,27 +171,27 @@ func TestQueueThatDisappears(t *testing.T) {
 
 	a.deny(sandbox.WorkerKey, "sqs:ReceiveMessage")
 	endPoll() // one that began before goes on
-	a.eventually("the outage is logged", func() bool { return len(m.log.lines("cannot receive")) > 0 })
+	a.eventually("the outage is logged", func() bool { return len(m.log.lines("cannot receive messages")) > 0 })
 	polls := a.box.AWS.Requests("sqs", "ReceiveMessage")
 	a.eventually("the worker keeps trying", func() bool { return a.box.AWS.Requests("sqs", "ReceiveMessage") > polls })
-	if lines := eventsQueueLines(m.log, "cannot receive"); len(lines) != 1 || !strings.Contains(lines[0], "sqs:GetQueueUrl, GetQueueAttributes, ReceiveMessage") {
+	if lines := eventsQueueLines(m.log, "cannot receive messages"); len(lines) != 1 || !strings.Contains(lines[0], "sqs:GetQueueUrl, GetQueueAttributes, ReceiveMessage") {
 		t.Errorf("want one line with the fix: %q", lines)
 	}
 	a.disableRotation(key)
 	a.allowAll(sandbox.WorkerKey)
 	a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
-	if lines := eventsQueueLines(m.log, "receiving again"); len(lines) != 1 {
+	if lines := eventsQueueLines(m.log, "messages are received again"); len(lines) != 1 {
 		t.Errorf("the end of the outage is logged %d times", len(lines))
 	}
 	a.awaitQuiet()
 
 	must(a.sqs.DeleteQueue(t.Context(), &sqs.DeleteQueueInput{QueueUrl: &a.box.EventsQueue}))(t)
 	a.eventually("the deleted queue is logged with its fix", func() bool {
-		return slices.ContainsFunc(eventsQueueLines(m.log, "cannot receive"), func(line string) bool { return strings.Contains(line, "create the queue, or correct its URL") })
+		return slices.ContainsFunc(eventsQueueLines(m.log, "cannot receive messages"), func(line string) bool { return strings.Contains(line, "create the queue, or correct its URL") })
 	})
 	polls = a.box.AWS.Requests("sqs", "ReceiveMessage")
 	a.eventually("the worker keeps trying", func() bool { return a.box.AWS.Requests("sqs", "ReceiveMessage") > polls })
-	if lines := eventsQueueLines(m.log, "cannot receive"); len(lines) != 2 {
+	if lines := eventsQueueLines(m.log, "cannot receive messages"); len(lines) != 2 {
 		t.Errorf("want one line for each outage: %q", lines)
 	}
 	if err := m.stop(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,6 +64,8 @@ func TestTrails(t *testing.T) {
 	}
 	_, err = c.CreateTrail(ctx, in)
 	wantCode(t, err, "TrailAlreadyExistsException")
+	_, err = c.CreateTrail(ctx, &cloudtrail.CreateTrailInput{Name: aws.String(strings.Repeat("x", 129)), S3BucketName: aws.String("logs")})
+	wantCode(t, err, "InvalidTrailNameException")
 	_, err = c.CreateTrail(ctx, &cloudtrail.CreateTrailInput{Name: aws.String("x"), S3BucketName: aws.String("logs")})
 	wantCode(t, err, "InvalidTrailNameException")
 	logging := func(want bool) {
@@ -124,6 +127,7 @@ func TestTrails(t *testing.T) {
 	if diff := cmp.Diff([]string{
 		`CreateTrail {"name":"main","s3BucketName":"logs","isMultiRegionTrail":true,"enableLogFileValidation":true}`,
 		`CreateTrail TrailAlreadyExistsException{"name":"main","s3BucketName":"logs","isMultiRegionTrail":true,"enableLogFileValidation":true}`,
+		`CreateTrail InvalidTrailNameException{"name":"` + strings.Repeat("x", 129) + `","s3BucketName":"logs"}`,
 		`CreateTrail InvalidTrailNameException{"name":"x","s3BucketName":"logs"}`,
 		`StartLogging {"name":"main"}`,
 		`StopLogging {"name":"main"}`,

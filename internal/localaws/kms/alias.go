@@ -15,7 +15,11 @@ type alias struct {
 	created, updated time.Time
 }
 
-var aliasName = regexp.MustCompile(`^alias/[a-zA-Z0-9/_-]{1,250}$`)
+// aliasName matches an alias's name but for its length, maxAliasName: an expression
+// that counts is as large as what it counts to.
+var aliasName = regexp.MustCompile(`^alias/[a-zA-Z0-9/_-]+$`)
+
+const maxAliasName = 256
 
 func (s *Service) aliasARN(name string) string {
 	return "arn:aws:kms:" + s.region + ":" + s.account + ":" + name
@@ -45,7 +49,7 @@ func checkName(name string) error {
 	switch {
 	case !strings.HasPrefix(name, "alias/"):
 		return invalid("Alias must start with the prefix \"alias/\".")
-	case !aliasName.MatchString(name):
+	case !aliasName.MatchString(name) || len(name) > maxAliasName:
 		return invalid("1 validation error detected: Value '%s' at 'aliasName' failed to satisfy constraint: Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$", name)
 	case strings.HasPrefix(name, "alias/aws/"):
 		return wire.Errorf(400, "InvalidAliasNameException", "Alias names that begin with alias/aws/ are reserved.")

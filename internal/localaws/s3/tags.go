@@ -3,9 +3,9 @@ package s3
 import (
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
@@ -14,8 +14,12 @@ import (
 // maxObjectTags is how many tags an object may have; a bucket may have 50.
 const maxObjectTags = 10
 
-// tagCharacters are what keys and values of tags are made of.
-var tagCharacters = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
+// isTagText reports whether s has only what keys and values of tags are made of.
+func isTagText(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return !unicode.In(r, unicode.L, unicode.Z, unicode.N) && !strings.ContainsRune("_.:/=+-@", r)
+	})
+}
 
 // checkTags says whether a set of tags keeps S3's rules.
 func checkTags(tags []tag, limit int) error {
@@ -25,9 +29,9 @@ func checkTags(tags []tag, limit int) error {
 	seen := map[string]bool{}
 	for _, t := range tags {
 		switch {
-		case t.Key == "" || utf8.RuneCountInString(t.Key) > 128 || !tagCharacters.MatchString(t.Key):
+		case t.Key == "" || utf8.RuneCountInString(t.Key) > 128 || !isTagText(t.Key):
 			return wire.Errorf(400, "InvalidTag", "The TagKey you have provided is invalid")
-		case utf8.RuneCountInString(t.Value) > 256 || !tagCharacters.MatchString(t.Value):
+		case utf8.RuneCountInString(t.Value) > 256 || !isTagText(t.Value):
 			return wire.Errorf(400, "InvalidTag", "The TagValue you have provided is invalid")
 		case strings.HasPrefix(t.Key, "aws:"):
 			return wire.Errorf(400, "InvalidTag", "System tags cannot be added/updated by requester")

@@ -23,8 +23,8 @@ import (
 )
 
 // The message attributes that a Pool sets on copies. FirstSent is its own
-// bookkeeping on copies that go back to the queue; the others tell whoever
-// reads the dead-letter queue why a message is there.
+// bookkeeping on copies that go back to the queue; the others say why a message is
+// in the dead-letter queue.
 const (
 	AttributeFirstSent    = "cmkeeper-first-sent"    // Number: Unix milliseconds
 	AttributeReason       = "cmkeeper-reason"        // String: the error, at most 1 KiB of printable text
@@ -38,7 +38,8 @@ const (
 	maxBytes      = 1 << 20
 	maxReason     = 1 << 10
 
-	// deleteDelay is how long a delete waits for others to share its call.
+	// deleteDelay is how long a delete waits for others to share its call. It is no
+	// part of the logged duration, and the message takes up no slot meanwhile.
 	deleteDelay = 50 * time.Millisecond
 	// deleteCalls is how many calls for deletes run at once.
 	deleteCalls = 4
@@ -52,13 +53,13 @@ type panicError struct {
 
 func (e *panicError) Error() string { return fmt.Sprintf("handler panicked: %v", e.value) }
 
-// process runs the handler and settles the message.
+// process runs the handler and finishes the message.
 func (p *Pool) process(ctx context.Context, d *delivery) {
 	start := time.Now()
 	err := p.call(d)
-	p.settle(ctx, d, err, time.Since(start))
+	p.finish(ctx, d, err, time.Since(start))
 	d.cancel(nil)
-	p.slots.put(1)
+	p.slots.put(1, 0)
 }
 
 // call runs the handler; a panic becomes an error.
@@ -71,28 +72,28 @@ func (p *Pool) call(d *delivery) (err error) {
 	return p.handler.Handle(d.ctx, d.Message)
 }
 
-// settle does what the handler's error asks for. When it returns, the message
-// is settled or on its way to the deletes.
-func (p *Pool) settle(ctx context.Context, d *delivery, err error, took time.Duration) {
-	switch p.hand.begin(d) {
+// finish does what the handler's error asks for. When it returns, the message is
+// finished or waits for its delete.
+func (p *Pool) finish(ctx context.Context, d *delivery, err error, took time.Duration) {
+	switch p.inFlight.claim(d) {
 	case handling:
 	case lost:
-		p.tell(d, slog.LevelWarn, "lease lost", took, ErrLeaseLost)
-		p.done(d, true)
+		p.logOutcome(d, slog.LevelWarn, "lease lost", took, ErrLeaseLost)
+		p.release(d, true)
 		return
-	default: // it was abandoned
+	default: // its handler was abandoned
 		return
 	}
 	decision := p.decide(d, err)
 	switch decision.Action {
 	case outcome.Delete:
-		p.tell(d, slog.LevelDebug, "delete", took, nil)
+		p.logOutcome(d, slog.LevelDebug, "delete", took, nil)
 		p.delete(ctx, d)
 	case outcome.Delay:
-		p.tell(d, slog.LevelInfo, "delay", took, err)
+		p.logOutcome(d, slog.LevelInfo, "delay", took, err)
 		p.replace(ctx, d, p.options.QueueURL, decision.After, firstSent(d))
 	case outcome.DeadLetter:
-		p.tell(d, slog.LevelError, "dead-letter", took, decision.Err)
+		p.logOutcome(d, slog.LevelError, "dead-letter", took, decision.Err)
 		p.replace(ctx, d, p.queue.Load().DeadLetter.URL, 0, p.rejection(d, decision.Err))
 	case outcome.Retry:
 		var panicked *panicError
@@ -100,8 +101,8 @@ func (p *Pool) settle(ctx context.Context, d *delivery, err error, took time.Dur
 			p.handBack(ctx, d)
 			return
 		}
-		p.tell(d, slog.LevelWarn, "retry", took, err)
-		p.show(ctx, d, outcome.Backoff(d.ReceiveCount))
+		p.logOutcome(d, slog.LevelWarn, "retry", took, err)
+		p.makeVisible(ctx, d, outcome.Backoff(d.ReceiveCount))
 	}
 }
 
@@ -120,8 +121,8 @@ func (p *Pool) decide(d *delivery, err error) outcome.Decision {
 	return decision
 }
 
-// tell logs a message's outcome.
-func (p *Pool) tell(d *delivery, level slog.Level, result string, took time.Duration, err error) {
+// logOutcome logs what became of a message.
+func (p *Pool) logOutcome(d *delivery, level slog.Level, result string, took time.Duration, err error) {
 	ctx := context.Background()
 	if !p.log.Enabled(ctx, level) {
 		return
@@ -140,11 +141,12 @@ func (p *Pool) tell(d *delivery, level slog.Level, result string, took time.Dura
 	p.log.LogAttrs(ctx, level, "message handled", attributes...)
 }
 
-// done takes a message out of the hand; settled is false when it could be
+// release ends a message's time in flight; finished is false when it could be
 // neither deleted nor made visible.
-func (p *Pool) done(d *delivery, settled bool) {
-	if p.hand.remove(d, settled) {
-		p.options.Holding(-1)
+func (p *Pool) release(d *delivery, finished bool) {
+	if p.inFlight.remove(d, finished) {
+		p.slots.put(0, len(d.Body))
+		p.options.InFlight(-1)
 	}
 }
 
@@ -153,30 +155,30 @@ func (p *Pool) done(d *delivery, settled bool) {
 func (p *Pool) replace(ctx context.Context, d *delivery, url string, delay time.Duration, own []attribute) {
 	if err := p.send(ctx, d, url, delay, own); err != nil {
 		p.log.Error("cannot send a copy; the message is retried", "message_id", d.ID, "error", err, "fix", advice(err))
-		p.show(ctx, d, outcome.Backoff(d.ReceiveCount))
+		p.makeVisible(ctx, d, outcome.Backoff(d.ReceiveCount))
 		return
 	}
 	p.delete(ctx, d)
 }
 
-// handBack gives a message to the other workers, unspent. The message is
-// settling.
+// handBack returns a message in state finishing to the queue for other workers,
+// without spending a receive.
 func (p *Pool) handBack(ctx context.Context, d *delivery) {
 	d.cancel(ErrDraining)
 	if err := p.send(ctx, d, p.options.QueueURL, 0, firstSent(d)); err != nil {
-		p.log.Warn("cannot send a copy; the message goes back with one receive spent", "message_id", d.ID, "error", err)
-		p.show(ctx, d, 0)
+		p.log.Warn("cannot send a copy; the message is handed back as it is, with one receive spent", "message_id", d.ID, "error", err)
+		p.makeVisible(ctx, d, 0)
 		return
 	}
 	p.log.Info("message handed back", "message_id", d.ID)
 	p.delete(ctx, d)
 }
 
-// show makes a message visible after the given time and ends its time in hand.
+// makeVisible makes a message visible after the given time and releases it.
 // If that fails it becomes visible when its lease runs out.
-func (p *Pool) show(ctx context.Context, d *delivery, after time.Duration) {
-	if !p.hand.quiet(d) {
-		p.done(d, true)
+func (p *Pool) makeVisible(ctx context.Context, d *delivery, after time.Duration) {
+	if !p.inFlight.stopRenewing(d) {
+		p.release(d, true)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -191,9 +193,9 @@ func (p *Pool) show(ctx context.Context, d *delivery, after time.Duration) {
 		err = errors.New(aws.ToString(out.Failed[0].Code))
 	}
 	if err != nil {
-		p.log.Warn("cannot set when the message is visible again; it is when its lease runs out", "message_id", d.ID, "error", err)
+		p.log.Warn("cannot set when the message is visible again; it will be when its lease runs out", "message_id", d.ID, "error", err)
 	}
-	p.done(d, err == nil)
+	p.release(d, err == nil)
 }
 
 // attribute is a message attribute of our own.
@@ -235,9 +237,8 @@ func (p *Pool) send(ctx context.Context, d *delivery, url string, delay time.Dur
 	return nil
 }
 
-// copyAttributes returns the attributes of a message's copy: the original's and
-// our own, as far as there is room for ours. The message itself goes before
-// what we have to say about it.
+// copyAttributes returns the attributes of a message's copy: the original's, and as
+// many of our own as there is room for.
 func copyAttributes(m *types.Message, own []attribute) map[string]types.MessageAttributeValue {
 	attributes := make(map[string]types.MessageAttributeValue, len(m.MessageAttributes)+len(own))
 	maps.Copy(attributes, m.MessageAttributes)
@@ -288,23 +289,23 @@ func printable(s string, limit int) string {
 	return b.String()
 }
 
-// delete passes a message on to deleteSettled.
+// delete passes a message on to deleteFinished.
 func (p *Pool) delete(ctx context.Context, d *delivery) {
-	if !p.hand.toDelete(d) {
-		p.log.Warn("lease lost; the message is not deleted and comes again", "message_id", d.ID)
-		p.done(d, true)
+	if !p.inFlight.startDelete(d) {
+		p.log.Warn("lease lost; the message is not deleted and will be received again", "message_id", d.ID)
+		p.release(d, true)
 		return
 	}
 	select {
 	case p.deletes <- d:
 	case <-ctx.Done():
-		p.done(d, false)
+		p.release(d, false)
 	}
 }
 
-// deleteSettled gathers deletes into calls for ten until ctx is done. While
-// calls fail it takes no more, so that handlers, and then receiving, wait.
-func (p *Pool) deleteSettled(ctx context.Context) {
+// deleteFinished batches deletes into calls for ten until ctx is done. While calls
+// fail it accepts no more, so that handlers, and then receiving, wait.
+func (p *Pool) deleteFinished(ctx context.Context) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	full := make(chan []*delivery)
@@ -335,7 +336,7 @@ func (p *Pool) deleteSettled(ctx context.Context) {
 			}
 		case <-ctx.Done():
 			for _, d := range batch {
-				p.done(d, false)
+				p.release(d, false)
 			}
 			return
 		}
@@ -345,20 +346,20 @@ func (p *Pool) deleteSettled(ctx context.Context) {
 }
 
 // deleteBatch deletes up to ten messages and tries again, while their leases
-// hold, for those that failed. A message that it gives up comes again.
+// hold, for those that failed. A message that it gives up is received again.
 func (p *Pool) deleteBatch(ctx context.Context, batch []*delivery) {
 	for attempt := 0; ; attempt++ {
 		began := time.Now()
 		again, err := p.deleteOnce(ctx, batch)
-		if err == nil && p.deleting.works(began) {
-			p.log.Info("deleting again")
+		if err == nil && p.deleting.succeeded(began) {
+			p.log.Info("messages are deleted again")
 		}
-		if err != nil && p.deleting.fails(err) {
-			p.log.Error("cannot delete", "error", err, "fix", advice(err))
+		if err != nil && p.deleting.failed(err) {
+			p.log.Error("cannot delete messages", "error", err, "fix", advice(err))
 		}
 		batch = batch[:0]
 		for _, d := range again {
-			if ctx.Err() != nil || time.Now().After(p.hand.lease(d)) {
+			if ctx.Err() != nil || time.Now().After(p.inFlight.leaseEnd(d)) {
 				p.giveUp(d)
 				continue
 			}
@@ -371,10 +372,10 @@ func (p *Pool) deleteBatch(ctx context.Context, batch []*delivery) {
 	}
 }
 
-// giveUp lets go of a message that could not be deleted.
+// giveUp releases a message that could not be deleted.
 func (p *Pool) giveUp(d *delivery) {
-	p.log.Error("the message was settled but could not be deleted; it comes again", "message_id", d.ID)
-	p.done(d, false)
+	p.log.Error("the message was handled but could not be deleted; it will be received again", "message_id", d.ID)
+	p.release(d, false)
 }
 
 // deleteOnce deletes what it can and returns what is worth another try, with an
@@ -404,7 +405,7 @@ func (p *Pool) deleteOnce(ctx context.Context, batch []*delivery) (again []*deli
 	for i, d := range batch {
 		switch f := failed[i]; {
 		case f == nil:
-			p.done(d, true)
+			p.release(d, true)
 		case f.SenderFault: // the receipt is not valid: it never will be again
 			p.giveUp(d)
 		default:
