@@ -80,7 +80,7 @@ func alias(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		deleted: deleted, target: c.Event.KeyARN, at: c.Event.Time, now: c.At,
 		live: live, exists: exists, newest: newest, known: known,
 	})
-	c.Log().DebugContext(ctx, "alias decided", "alias", alert.Escape(name), "reason", reason)
+	c.Debug(ctx, "alias decided", "alias", alert.Escape(name), "reason", reason)
 	if reason == aliasWait {
 		return nil, outcome.RetryAfter(aliasPause, fmt.Errorf("%s: waiting for KMS to show what the event says", name))
 	}
@@ -208,7 +208,7 @@ func aliasGone(ctx context.Context, c *reaction.Case) (*reaction.Decision, error
 		}
 	}
 	reason, severity := decideAliasGone(in)
-	c.Log().DebugContext(ctx, "end of an alias decided", "alias", alert.Escape(name), "reason", reason)
+	c.Debug(ctx, "end of an alias decided", "alias", alert.Escape(name), "reason", reason)
 	if severity == "" {
 		return nil, nil
 	}

@@ -124,7 +124,7 @@ func move(ctx context.Context, c *reaction.Case, live inventory.Alias) (*reactio
 	if err := m.decide(ctx); err != nil {
 		return nil, err
 	}
-	c.Log().DebugContext(ctx, "move decided", "alias", alert.Escape(live.Name), "from", m.From, "to", m.To, "reasons", m.why, "scope", len(m.scope))
+	c.Debug(ctx, "move decided", "alias", alert.Escape(live.Name), "from", m.From, "to", m.To, "reasons", m.why, "scope", len(m.scope))
 	starts := len(m.why) == 0 && c.Config.Reencrypt == reaction.Enforce
 	d := &reaction.Decision{Tell: m.tell, Told: reaction.Told{Alias: func(a *ledger.Alias) { a.Finish(m.Move, starts) }}}
 	if starts {

@@ -189,7 +189,7 @@ func (b *bucketCase) judge(ctx context.Context) (*reaction.Decision, error) {
 	}
 	reason, severity := decideDefault(b.in)
 	b.reason = reason
-	b.Log().DebugContext(ctx, "default encryption decided", "bucket", b.Name, "reason", reason)
+	b.Debug(ctx, "default encryption decided", "bucket", b.Name, "reason", reason)
 	_, set := b.Event.Detail.(events.BucketEncryption)
 	changed := severity != "" && (set || b.IsSweep() && doc.Seen && doc.Key != key)
 	opened := doc.Denies && b.denies != nil && !*b.denies
@@ -293,7 +293,7 @@ func (b *bucketCase) policyAlert() alert.Alert {
 func (b *bucketCase) readPolicy(ctx context.Context) {
 	document, err := b.Facts.BucketPolicy(ctx, b.Name)
 	if err != nil {
-		b.Log().DebugContext(ctx, "policy of a bucket cannot be read", "bucket", b.Name, "error", err)
+		b.Debug(ctx, "policy of a bucket cannot be read", "bucket", b.Name, "error", err)
 		return
 	}
 	denies := deniesUploads(document)

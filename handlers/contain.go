@@ -3,7 +3,9 @@ package handlers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -11,6 +13,7 @@ import (
 	"github.com/aws/smithy-go/middleware"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -148,14 +151,17 @@ func contain(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	case err != nil:
 		return nil, err
 	}
-	if err := k.decide(ctx); err != nil {
+	switch err := k.decide(ctx); {
+	case errors.Is(err, reaction.ErrOutdated):
+		return nil, c.ReadAgain()
+	case err != nil:
 		if k.opened, _ = openedBy(c, new(ledger.Key), k.open); len(k.opened) == 0 || k.allowed {
 			return nil, err
 		}
 		k.failure = err // the alarm does not wait for the state bucket
 		return &reaction.Decision{Act: func(context.Context) error { return err }, Tell: k.tell}, nil
 	}
-	c.Log().DebugContext(ctx, "containment decided", "reason", k.reason)
+	c.Debug(ctx, "containment decided", "reason", k.reason)
 	d := &reaction.Decision{Gather: k.gather, Tell: k.tell}
 	switch {
 	case k.reason == containSettling:
@@ -224,6 +230,9 @@ func (k *containCase) decide(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if doc.Outdates(k.key.State, k.At) {
+		return reaction.ErrOutdated
+	}
 	k.See(doc, k.key)
 	k.opened, in.pending = opened(k.Case, doc, k.open)
 	if accepted {
@@ -269,10 +278,13 @@ func (k *containCase) afterRestoration(ctx context.Context) error {
 		}
 		return k.decide(ctx)
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, reaction.ErrOutdated):
+		return k.ReadAgain()
+	case err != nil:
 		return err
 	}
-	k.Log().DebugContext(ctx, "containment decided", "reason", k.reason)
+	k.Debug(ctx, "containment decided", "reason", k.reason)
 	switch {
 	case k.reason == containSettling:
 		return k.settling()
@@ -307,5 +319,109 @@ func (k *containCase) disable(ctx context.Context) error {
 func (k *containCase) gather(ctx context.Context) {
 	if k.reason.alerts() {
 		k.dependents = k.Dependents(ctx, k.key)
+	}
+}
+
+// tell tells what was decided about a key that was opened, and what came of it.
+func (k *containCase) tell() []alert.Alert {
+	mode := k.Config.Contain
+	if k.reason == "" { // it could not be decided
+		return k.Failed(k.common(), mode, "read what is known of the key", k.failure)
+	}
+	if !k.reason.alerts() {
+		return nil
+	}
+	a := k.common()
+	a.Facts = append(a.Facts, k.dependents...)
+	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusRefused, Description: k.text()}
+	switch k.reason {
+	case containNow:
+		switch {
+		case k.failure != nil:
+			return k.Failed(a, mode, "disable the key", k.failure)
+		case mode == reaction.Enforce:
+			a.Key.State = k.KeyRead().State
+			a.Action.Status = alert.StatusDone
+			a.Action.Description = "cmkeeper disabled the key. It is " + a.Key.State + " now, as read back."
+		default:
+			a.ID += "/" + string(alert.StatusWouldDo)
+			a.Action.Status = alert.StatusWouldDo
+			a.Action.Description = "Would disable the key."
+		}
+	case containDone, containUndone:
+		a.Action.Status = alert.StatusDone
+	case containExempt:
+		reaction.TellExempt(&a, k.exemption, mode)
+	case containFlapping:
+		a.ID = k.FlappingID(ledger.ReactionContain)
+	default:
+	}
+	return []alert.Alert{a}
+}
+
+// common is what all alerts about a key that was opened have in common.
+func (k *containCase) common() alert.Alert {
+	a := k.NewAlert(alert.KindContainment, "")
+	a.Severity, a.Key = finding.Critical, k.Describe(k.key)
+	open := k.opened
+	if len(open) == 0 { // it was contained before, and closed since
+		open = k.open
+	}
+	for _, x := range open {
+		a.Findings = append(a.Findings, x.Finding)
+	}
+	a.Findings = finding.WorstFirst(a.Findings)
+	name := reaction.ShortName(a.Key)
+	a.Title = "Key " + name + " was opened to everyone, or to an account that is not trusted"
+	if len(a.Findings) > 0 {
+		a.Title = "Key " + name + " was opened: " + strings.TrimSuffix(a.Findings[0].Message, ".")
+	}
+	a.Summary = fmt.Sprintf("%s called %s and is none of the roles that may open keys (CMKEEPER_CONTAIN_ALLOWED_ROLES). How the key is open is in the findings.", k.Who(), k.Event.Name)
+	if k.Event.Name == reaction.EnableKey {
+		a.Title = "Key " + name + " was enabled again while it is still open"
+		a.Summary = fmt.Sprintf("cmkeeper had disabled the key because it was opened. %s enabled it, and it is still open as the findings say.", k.Who())
+	}
+	a.Risk = "While the key is Enabled, those it was opened to can use it. While it is Disabled nobody can, and nothing encrypted under it can be read."
+	for _, x := range open {
+		if x.grant != "" {
+			a.Next = append(a.Next, k.KMSCommand("revoke-grant", "--grant-id "+reaction.Quote(x.grant)))
+		}
+	}
+	if slices.ContainsFunc(open, func(x exposure) bool { return x.grant == "" }) {
+		a.Next = append(a.Next, "Close the key first: restore its former policy. The live one is:", k.KMSCommand("get-key-policy", "--policy-name default", "--output text"), k.TrailCommand())
+	}
+	switch {
+	case k.reason == containNow && k.Config.Contain == reaction.Enforce, k.reason == containDone:
+		a.Next = append(a.Next, "Then undo this: enable the key.", k.KMSCommand("enable-key"))
+	default:
+		a.Next = append(a.Next, "If nobody needs the key now, disable it until it is closed:", k.KMSCommand("disable-key"))
+	}
+	return a
+}
+
+// text says what was decided where nothing is done now.
+func (k *containCase) text() string {
+	doc := k.Known()
+	mine := doc.RepairOf(ledger.ReactionContain, k.Event.ID)
+	const left = "The key was left Enabled"
+	switch k.reason {
+	case containDone:
+		when, state := reaction.TimeText(doc.Contained.At), doc.LastState().State
+		if mine == nil || !mine.Done {
+			return fmt.Sprintf("cmkeeper began to disable the key at %s and was interrupted. It is %s now.", when, state)
+		}
+		return fmt.Sprintf("cmkeeper disabled the key at %s. It is %s now.", when, state)
+	case containUndone:
+		return "cmkeeper disabled the key at " + reaction.TimeText(mine.At) + ". Somebody has enabled it again since, and it was left so."
+	case containEnabled:
+		return left + ": the one who enabled it is not the one who opened it, and has the last word."
+	case containFlapping:
+		return fmt.Sprintf(left+": it was disabled too often within the hour. cmkeeper leaves it alone until %s.", reaction.TimeText(doc.CircuitOf(ledger.ReactionContain).Closes()))
+	case containInUse:
+		return left + ", because it is in use: " + strings.Join(append(k.use.why, k.use.unknown...), "; ") + ". With CMKEEPER_CONTAIN_IN_USE it would be disabled all the same."
+	case containUnknown:
+		return left + ", because whether it is in use is not known: " + strings.Join(k.use.unknown, "; ") + ". With CMKEEPER_CONTAIN_IN_USE it would be disabled all the same."
+	default:
+		return ""
 	}
 }

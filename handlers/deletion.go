@@ -9,6 +9,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/smithy-go/middleware"
 
 	"github.com/cmkeeper/cmkeeper/alert"
@@ -204,12 +205,15 @@ func deletion(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 		return d.blocked("read the key", err, c.KMSCommand("describe-key"), c.KMSCommand("cancel-key-deletion")), nil
 	}
 	d.key = key
-	if err := d.decide(ctx); err != nil {
+	switch err := d.decide(ctx); {
+	case errors.Is(err, reaction.ErrOutdated):
+		return nil, c.ReadAgain()
+	case err != nil:
 		// The alarm does not wait for the state bucket.
 		return d.blocked("read what is known of the key", err, c.UndoCommands(key.State, true)...), nil
 	}
 	reason := d.decision.reason
-	c.Log().DebugContext(ctx, "deletion decided", "reason", reason, "former", d.decision.former)
+	c.Debug(ctx, "deletion decided", "reason", reason, "former", d.decision.former)
 	switch {
 	case reason == deletionSettling:
 		return nil, outcome.RetryAfter(d.decision.wait, fmt.Errorf("key is %s: waiting for KMS to agree with the event", key.State))
@@ -241,6 +245,9 @@ func (d *deletionCase) decide(ctx context.Context) (err error) {
 	doc, err := d.Ledger(ctx)
 	if err != nil {
 		return err
+	}
+	if doc.Outdates(d.key.State, d.At) {
+		return reaction.ErrOutdated
 	}
 	d.See(doc, d.key)
 	doc.NoteCause(d.Event)
@@ -302,9 +309,16 @@ func (d *deletionCase) undo(ctx context.Context) error {
 	return d.failure
 }
 
-// call makes one of the calls, and reads the key back until it is as wanted.
+// call makes one of the calls, and reads the key back until it is as wanted. Where KMS
+// refuses the call because another worker was faster, it is as wanted, too.
 func (d *deletionCase) call(ctx context.Context, operation string, wanted func(inventory.Key) bool, do func(context.Context) (middleware.Metadata, error)) error {
-	if err := d.Perform(ctx, operation, d.repair, do); err != nil {
+	err := d.Perform(ctx, operation, d.repair, do)
+	if _, raced := errors.AsType[*types.KMSInvalidStateException](err); raced {
+		if key, readErr := d.KeyAgain(ctx); readErr == nil && wanted(key) {
+			return nil
+		}
+	}
+	if err != nil {
 		return err
 	}
 	return d.ReadBackKey(ctx, wanted)

@@ -65,10 +65,6 @@ type handover struct {
 	config func(*testing.T) reaction.Config
 	// prepare makes the event that is handled.
 	prepare func(*world) (body string)
-	// raced is what else may be told where two workers have the same message at the same
-	// time, by the ends of the ids; restoring says that the intent to enable the key may be left behind.
-	raced     []string
-	restoring bool
 }
 
 var handovers = map[string]handover{
@@ -95,11 +91,11 @@ var handovers = map[string]handover{
 	"cancel": {config: configured(enforceAll), prepare: func(w *world) string {
 		w.scheduleDeletion(w.knownKey("alias/orders"))
 		return w.event("ScheduleKeyDeletion")
-	}, raced: []string{"/deletion/failed", "/guard/impostor"}, restoring: true},
+	}},
 	"enable": {config: configured(enforceAll), prepare: func(w *world) string {
 		w.disable(w.knownKey("alias/orders"))
 		return w.event("DisableKey")
-	}, restoring: true},
+	}},
 	"rotation": {config: configured(enforceAll), prepare: func(w *world) string {
 		w.disableRotation(w.rotatingKey(180))
 		return w.event("DisableKeyRotation")
@@ -192,7 +188,7 @@ func (h handover) finish(t *testing.T, f former, n int) {
 		w.handled(body)
 		w.react()
 		r.check(f)
-		r.checkDone(false)
+		r.checkDone()
 		if n == 0 { // else it shows that this build did not hear the answers of the other one's calls
 			if diff := gocmp.Diff(strings.Split(f.After, "\n"), strings.Split(w.snapshot(), "\n")); diff != "" {
 				t.Errorf("what is left (-want +got):\n%s", diff)
@@ -217,7 +213,7 @@ func (h handover) finishBySweep(t *testing.T, f former, n int) (told []string) {
 		w.react()
 		w.sweep()
 		r.checkState(f)
-		r.checkDone(false)
+		r.checkDone()
 		told = r.told()
 	})
 	return told
@@ -253,11 +249,8 @@ func (h handover) sideBySide(t *testing.T, f former) {
 				w.handled(body)
 				w.sweep()
 				r.checkState(f)
-				r.checkDone(h.restoring)
-				told := slices.DeleteFunc(r.told(), func(id string) bool {
-					return slices.ContainsFunc(h.raced, func(end string) bool { return strings.HasSuffix(id, end) })
-				})
-				if diff := gocmp.Diff(withoutTimes(f.told()), withoutTimes(told)); diff != "" {
+				r.checkDone()
+				if diff := gocmp.Diff(withoutTimes(f.told()), withoutTimes(r.told())); diff != "" {
 					t.Errorf("alerts (-want +got):\n%s", diff)
 				}
 			})
@@ -466,7 +459,7 @@ func (r *replay) checkState(f former) {
 }
 
 // checkDone fails the test where a document says that something is still to be done.
-func (r *replay) checkDone(restoring bool) {
+func (r *replay) checkDone() {
 	r.t.Helper()
 	for _, d := range r.documents() {
 		var doc struct {
@@ -479,7 +472,7 @@ func (r *replay) checkDone(restoring bool) {
 			r.t.Errorf("%s: %v", d.name, err)
 		}
 		untold := func(o struct{ Told bool }) bool { return !o.Told }
-		if slices.ContainsFunc(doc.PutBacks, untold) || slices.ContainsFunc(doc.Circuits, untold) || doc.Restore != nil && !restoring || doc.Pending != nil {
+		if slices.ContainsFunc(doc.PutBacks, untold) || slices.ContainsFunc(doc.Circuits, untold) || doc.Restore != nil || doc.Pending != nil {
 			r.t.Errorf("%s has something left to do: %s", d.name, d.body)
 		}
 	}

@@ -84,7 +84,7 @@ func byService(e events.Event) bool {
 // gives up what is theirs.
 func grantEnded(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	removed, _ := c.Event.Detail.(events.GrantRemoval)
-	c.Log().InfoContext(ctx, "grant ended", "event", c.Event.Name, "grant", removed.GrantID)
+	c.Log().InfoContext(ctx, "grant ended", "grant", removed.GrantID)
 	if c.Event.Name != "RevokeGrant" || byService(c.Event) {
 		return nil, nil
 	}

@@ -67,7 +67,7 @@ func keyStore(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 		return nil, context.Cause(ctx)
 	}
 	reason, severity := decideKeyStore(keyStoreInput{event: c.Event.Name, keys: len(keys), all: err == nil})
-	c.Log().DebugContext(ctx, "key store decided", "event", c.Event.Name, "reason", reason)
+	c.Debug(ctx, "key store decided", "reason", reason)
 	return &reaction.Decision{Tell: func() []alert.Alert {
 		a := c.NewAlert(alert.KindKeyStore, "")
 		a.Severity = severity

@@ -219,6 +219,43 @@ func TestContainmentAfterAFailedPutBackSurvivesEveryKill(t *testing.T) {
 	}
 }
 
+// Until a containment is really made, a key that somebody disables is not taken for one
+// that cmkeeper disabled, wherever the worker that restored the policy died.
+func TestDisablingARestoredKeyIsUndoneAfterEveryKill(t *testing.T) {
+	everyKill(t, closing(t), func(w *world) (func(context.Context, *handlers.Router) error, func()) {
+		key := w.guardedKey()
+		w.putPolicy(key, takeover)
+		body := w.event("PutKeyPolicy")
+		disabled := ""
+		work := func(ctx context.Context, r *handlers.Router) error {
+			err := r.Handle(ctx, []byte(body))
+			if disabled == "" { // the first worker is dead, or done
+				w.disable(key)
+				disabled = w.event("DisableKey")
+			}
+			return err
+		}
+		return work, func() {
+			w.handled(disabled)
+			w.react()
+			w.wantPolicy(key, rootOnly)
+			w.wantState(key, "Enabled")
+			if got := w.aws.Requests("kms", "DisableKey"); got != 1 {
+				t.Errorf("%d calls of DisableKey, want the test's own", got)
+			}
+			kinds := map[string]int{}
+			for _, a := range w.told.take() {
+				kinds[string(a.Kind)+" "+string(a.Action.Status)]++
+			}
+			if kinds["policy done"] != 1 || kinds["deletion done"] != 1 || len(kinds) != 2 {
+				t.Errorf("alerts %v", kinds)
+			}
+			w.sweep()
+			w.none()
+		}
+	})
+}
+
 // slowPolicies puts policies a while after it has said so.
 type slowPolicies struct {
 	reaction.KMS

@@ -50,7 +50,7 @@ func material(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 	}
 	imported, _ := c.Event.Detail.(events.ImportKeyMaterial)
 	reason, severity := decideMaterial(key.MaterialExpires, imported.Expires, ledger.Now())
-	c.Log().DebugContext(ctx, "material decided", "reason", reason)
+	c.Debug(ctx, "material decided", "reason", reason)
 	if severity == "" {
 		return nil, nil
 	}

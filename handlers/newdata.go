@@ -63,7 +63,7 @@ func newData(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 		return nil, fmt.Errorf("%s has details of another event: %T", c.Event.Name, d)
 	}
 	reason, severity := decideNewData(in)
-	c.Log().DebugContext(ctx, "new data decided", "event", c.Event.Name, "reason", reason)
+	c.Debug(ctx, "new data decided", "reason", reason)
 	if severity == "" {
 		return nil, nil
 	}

@@ -113,7 +113,7 @@ func (x race) check(w *world, more int) {
 			w.t.Errorf("%d calls of %s, want %d", got, operation, want)
 		}
 	}
-	(&replay{world: w}).checkDone(false)
+	(&replay{world: w}).checkDone()
 }
 
 // both are two checks of a key.

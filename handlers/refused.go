@@ -57,7 +57,7 @@ func refused(severity finding.Severity, concerned bool) func(context.Context, *r
 		reason, severity := decideRefused(refusedInput{
 			severity: severity, concerned: concerned, ours: c.Config.Identity.Is(c.Event.Actor), made: c.Config.Makes(c.Event.Name),
 		})
-		c.Log().DebugContext(ctx, "refused call decided", "event", c.Event.Name, "reason", reason)
+		c.Debug(ctx, "refused call decided", "reason", reason)
 		id := c.OnceAnHour("refused/" + c.Event.Name)
 		if severity == "" || c.ToldThisHour(id) {
 			return nil, nil

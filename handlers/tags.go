@@ -117,7 +117,7 @@ func tags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		in.before[t.Name] = t.Value
 	}
 	reason, severity, changes := decideTags(in)
-	c.Log().DebugContext(ctx, "tags decided", "reason", reason)
+	c.Debug(ctx, "tags decided", "reason", reason)
 	if severity == "" {
 		return nil, nil
 	}

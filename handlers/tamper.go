@@ -156,7 +156,7 @@ func afterLast(text, separator string) string { return text[strings.LastIndex(te
 // still can.
 func tamper(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	reason, severity := decideTamper(c.Event)
-	c.Log().DebugContext(ctx, "tampering decided", "event", c.Event.Name, "reason", reason)
+	c.Debug(ctx, "tampering decided", "reason", reason)
 	if severity == "" {
 		return nil, nil
 	}

@@ -65,7 +65,7 @@ func use(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		return nil, err
 	}
 	reason, severity := decideUse(key.State)
-	c.Log().DebugContext(ctx, "use decided", "reason", reason)
+	c.Debug(ctx, "use decided", "reason", reason)
 	if severity == "" {
 		return nil, nil
 	}

@@ -85,16 +85,30 @@ func (k *Key) See(arn, description, keyState string, at time.Time, accepted bool
 	if k.IsContained() && keyState == StateEnabled && at.Sub(k.Contained.At) > containmentGrace {
 		k.Contained.Over = at
 	}
-	if s := k.LastState(); s != nil && (s.State == keyState || at.Before(s.At)) {
-		return // no change, or an older read than the newest fact
+	s := k.LastState()
+	if s != nil && at.Before(s.At) {
+		return // an older read than the newest fact
+	}
+	if keyState == StateEnabled && (k.Restore == nil || at.After(k.Restore.At)) {
+		k.Restore = nil // however it came back
+	}
+	if s != nil && s.State == keyState {
+		return
 	}
 	k.States = last(append(k.States, State{State: keyState, At: at, Accepted: accepted}), maxStates)
 	if keyState == StateEnabled {
-		k.Restore = nil // however it came back
+		k.Restore = nil
 		if k.IsContained() {
 			k.Contained.Over = at
 		}
 	}
+}
+
+// Outdates reports whether the key was seen in another state later than at the given
+// time: two messages are handled at once, and one of them has waited since it read.
+func (k *Key) Outdates(keyState string, at time.Time) bool {
+	s := k.LastState()
+	return s != nil && s.State != keyState && at.Before(s.At)
 }
 
 // LastState is the state that the key was last seen in, nil if it was never seen.
@@ -172,4 +186,151 @@ func (k *Key) NotePolicy(document string, at time.Time) {
 	if k.Policy == nil || !at.Before(k.Policy.At) && k.Policy.Document != document {
 		k.Policy = &Policy{Document: document, At: at}
 	}
+}
+
+// Rotation is what is known of a key's automatic rotation.
+type Rotation struct {
+	// Seen: the key has been rotating, by our own read or by a successful DisableKeyRotation.
+	Seen bool `json:"seen,omitempty"`
+	// Period in days, from the last live read that showed rotation on; 0 unknown.
+	Period int `json:"period_days,omitempty"`
+	// On is the last live reading and At when it was first read.
+	On bool      `json:"on,omitempty"`
+	At time.Time `json:"at,omitzero"`
+	// OffBy is the occurrence that turned rotation off or first showed it off, ""
+	// while it is on. Alerts about this state carry it, so that the event and every
+	// sweep after it make one alert.
+	OffBy string `json:"off_by,omitempty"`
+	// Off is who turned it off, as far as an event said; nil while it is on.
+	Off *Party `json:"off,omitempty"`
+	// Last is the last rotation that an event reported, and OnDemand are those that
+	// somebody asked for.
+	Last     time.Time          `json:"last,omitzero"`
+	OnDemand []OnDemandRotation `json:"on_demand,omitempty"`
+}
+
+// OnDemandRotation is a rotation on demand that an event reported.
+type OnDemandRotation struct {
+	By string    `json:"by"`
+	At time.Time `json:"at"`
+}
+
+// OnDemandLimit is how often KMS rotates a key's material on demand in the key's
+// whole life (KMS Developer Guide, "On-demand rotation").
+const OnDemandLimit = 25
+
+// See notes a live reading of the rotation status: on or off, and the period in
+// days (0: not shown). by is the occurrence that made us look.
+func (r *Rotation) See(on bool, period int, at time.Time, by string) {
+	if at.Before(r.At) {
+		return
+	}
+	if on != r.On || r.At.IsZero() {
+		r.On, r.At = on, at
+	}
+	if !on {
+		if r.OffBy == "" {
+			r.OffBy = by
+		}
+		return
+	}
+	r.Seen, r.OffBy, r.Off = true, "", nil
+	if period > 0 {
+		r.Period = period
+	}
+}
+
+// Outdates reports whether rotation was seen on later than a reading at the given
+// time that shows it off: two events are handled at once, and one of them has
+// waited since it read.
+func (r *Rotation) Outdates(on bool, at time.Time) bool { return !on && r.On && at.Before(r.At) }
+
+// NoteOff notes that an event turned rotation off, which proves that it was on. on is
+// the live reading: where that shows it on again, nobody is to blame for an "off".
+func (r *Rotation) NoteOff(e events.Event, on bool) {
+	r.Seen = true
+	if !on {
+		r.OffBy, r.Off = e.ID, r.Off.newer(PartyOf(e))
+	}
+}
+
+// Cause is who turned rotation off: whom an earlier event named, or the actor of the
+// event itself where it is the one that did it or set the period.
+func (r *Rotation) Cause(e events.Event) *Party {
+	if e.Name != "DisableKeyRotation" && (r.Off != nil || e.Name != "EnableKeyRotation") {
+		return r.Off
+	}
+	return PartyOf(e)
+}
+
+// NoteRotated notes that a key got new material; onDemand: somebody asked for it.
+func (r *Rotation) NoteRotated(e events.Event, onDemand bool) {
+	if r.Last.Before(e.Time) {
+		r.Last = e.Time
+	}
+	if onDemand && !slices.ContainsFunc(r.OnDemand, func(s OnDemandRotation) bool { return s.By == e.ID }) {
+		r.OnDemand = last(append(r.OnDemand, OnDemandRotation{By: e.ID, At: e.Time}), OnDemandLimit)
+	}
+}
+
+// Containment is that the fleet disabled a key, or is about to, because it was opened.
+type Containment struct {
+	By string    `json:"by"` // the event that it reacts to
+	At time.Time `json:"at"`
+	// Principal is who opened the key, "" if that is not known.
+	Principal string `json:"principal,omitempty"`
+	// Over is when the key was first seen Enabled again; zero until then.
+	Over time.Time `json:"over,omitzero"`
+}
+
+// containmentGrace is how long a key that is about to be disabled may be seen
+// Enabled. After that it was not disabled: the event comes again, or never will.
+const containmentGrace = 5 * time.Minute
+
+// IsContained reports whether the key is disabled because of us.
+func (k *Key) IsContained() bool { return k.Contained != nil && k.Contained.Over.IsZero() }
+
+// EnablesContained reports whether an event may have enabled the key while it was
+// contained, and not before that or at another time since.
+func (k *Key) EnablesContained(e events.Event) bool {
+	c := k.Contained
+	return c != nil && !e.Time.Before(c.At.Truncate(time.Second)) && (c.Over.IsZero() || !c.Over.Before(e.Time))
+}
+
+// WithdrawContainment forgets a containment for an occurrence that AWS refused.
+func (k *Key) WithdrawContainment(by string) {
+	if k.Contained != nil && k.Contained.By == by {
+		k.Contained = nil
+	}
+}
+
+// Exposure is a way in which the key is open, since a read that showed it first.
+type Exposure struct {
+	Name  string    `json:"name"`
+	Since time.Time `json:"since"`
+}
+
+// NoteExposures notes by which names the key was found open at the given time. An
+// older read never replaces a newer one.
+func (k *Key) NoteExposures(names []string, at time.Time) {
+	if at.Before(k.ExposuresAt) {
+		return
+	}
+	before := k.Exposures
+	k.Exposures, k.ExposuresAt = nil, at
+	for _, name := range names {
+		named := func(x Exposure) bool { return x.Name == name }
+		seen := Exposure{Name: name, Since: at}
+		if b := where(before, named); b != nil {
+			seen.Since = b.Since
+		}
+		if !slices.ContainsFunc(k.Exposures, named) {
+			k.Exposures = append(k.Exposures, seen)
+		}
+	}
+}
+
+// ExposedBefore reports whether the key was found open by that name before a time.
+func (k *Key) ExposedBefore(name string, t time.Time) bool {
+	return slices.ContainsFunc(k.Exposures, func(x Exposure) bool { return x.Name == name && x.Since.Before(t) })
 }

@@ -80,7 +80,14 @@ func (c *Case) For(keyARN string) *Case {
 
 // Log is the logger of the case.
 func (c *Case) Log() *slog.Logger {
-	return c.Logger.With("event_id", c.Event.ID, "key", c.Event.KeyARN)
+	return c.Logger.With("event", c.Event.Name, "event_id", c.Event.ID, "key", c.Event.KeyARN)
+}
+
+// Debug logs at debug level. It costs nothing while that is off.
+func (c *Case) Debug(ctx context.Context, msg string, args ...any) {
+	if c.Logger.Enabled(ctx, slog.LevelDebug) {
+		c.Log().DebugContext(ctx, msg, args...)
+	}
 }
 
 // IsSweep reports whether a sweep made the case, and no event.
@@ -97,23 +104,23 @@ type fact[T any] struct {
 
 // get returns the fact, and reads it where that was not done before. A read that was
 // cut short says nothing, and is made again.
-func (f *fact[T]) get(ctx context.Context, read func() (T, error)) (T, error) {
+func (f *fact[T]) get(ctx context.Context, name string, read func(context.Context, string) (T, error)) (T, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.known {
 		f.at = ledger.Now()
-		f.value, f.err = read()
+		f.value, f.err = read(ctx, name)
 		f.known = f.err == nil || ctx.Err() == nil
 	}
 	return f.value, f.err
 }
 
 // again reads the fact anew.
-func (f *fact[T]) again(ctx context.Context, read func() (T, error)) (T, error) {
+func (f *fact[T]) again(ctx context.Context, name string, read func(context.Context, string) (T, error)) (T, error) {
 	f.mu.Lock()
 	f.known = false
 	f.mu.Unlock()
-	return f.get(ctx, read)
+	return f.get(ctx, name, read)
 }
 
 // set makes something that was read elsewhere the fact.
@@ -128,42 +135,42 @@ func (f *fact[T]) readAt() time.Time {
 
 // Key describes the event's key. Errors: inventory.ErrNotFound, inventory.ErrAccessDenied.
 func (c *Case) Key(ctx context.Context) (inventory.Key, error) {
-	return c.key.get(ctx, func() (inventory.Key, error) { return c.Facts.Key(ctx, c.Event.KeyARN) })
+	return c.key.get(ctx, c.Event.KeyARN, c.Facts.Key)
 }
 
 // KeyAgain reads the key anew, to check what was done to it.
 func (c *Case) KeyAgain(ctx context.Context) (inventory.Key, error) {
-	return c.key.again(ctx, func() (inventory.Key, error) { return c.Facts.Key(ctx, c.Event.KeyARN) })
+	return c.key.again(ctx, c.Event.KeyARN, c.Facts.Key)
 }
 
 // Rotation is the key's rotation status. Errors as for Key.
 func (c *Case) Rotation(ctx context.Context) (inventory.Rotation, error) {
-	return c.rotation.get(ctx, func() (inventory.Rotation, error) { return c.Facts.Rotation(ctx, c.Event.KeyARN) })
+	return c.rotation.get(ctx, c.Event.KeyARN, c.Facts.Rotation)
 }
 
 // RotationAgain reads the rotation status anew.
 func (c *Case) RotationAgain(ctx context.Context) (inventory.Rotation, error) {
-	return c.rotation.again(ctx, func() (inventory.Rotation, error) { return c.Facts.Rotation(ctx, c.Event.KeyARN) })
+	return c.rotation.again(ctx, c.Event.KeyARN, c.Facts.Rotation)
 }
 
 // Policy is the key's policy document. Errors as for Key.
 func (c *Case) Policy(ctx context.Context) (string, error) {
-	return c.policy.get(ctx, func() (string, error) { return c.Facts.Policy(ctx, c.Event.KeyARN) })
+	return c.policy.get(ctx, c.Event.KeyARN, c.Facts.Policy)
 }
 
 // PolicyAgain reads the policy anew.
 func (c *Case) PolicyAgain(ctx context.Context) (string, error) {
-	return c.policy.again(ctx, func() (string, error) { return c.Facts.Policy(ctx, c.Event.KeyARN) })
+	return c.policy.again(ctx, c.Event.KeyARN, c.Facts.Policy)
 }
 
 // Grants are the key's grants. Errors as for Key.
 func (c *Case) Grants(ctx context.Context) ([]inventory.Grant, error) {
-	return c.grants.get(ctx, func() ([]inventory.Grant, error) { return c.Facts.Grants(ctx, c.Event.KeyARN) })
+	return c.grants.get(ctx, c.Event.KeyARN, c.Facts.Grants)
 }
 
 // KeyAliases are the aliases of the event's key. Errors as for Key.
 func (c *Case) KeyAliases(ctx context.Context) ([]inventory.Alias, error) {
-	return c.aliases.get(ctx, func() ([]inventory.Alias, error) { return c.Facts.AliasesOf(ctx, c.Event.KeyARN) })
+	return c.aliases.get(ctx, c.Event.KeyARN, c.Facts.AliasesOf)
 }
 
 // SetKeyAliases makes aliases from a list of all aliases those of the key.
@@ -171,18 +178,18 @@ func (c *Case) SetKeyAliases(aliases []inventory.Alias) { c.aliases.set(aliases)
 
 // Tags are the key's tags. Errors as for Key.
 func (c *Case) Tags(ctx context.Context) (map[string]string, error) {
-	return c.tags.get(ctx, func() (map[string]string, error) { return c.Facts.Tags(ctx, c.Event.KeyARN) })
+	return c.tags.get(ctx, c.Event.KeyARN, c.Facts.Tags)
 }
 
 // LastUsage is when the key was last used. Errors as for Key.
 func (c *Case) LastUsage(ctx context.Context) (inventory.Usage, error) {
-	return c.usage.get(ctx, func() (inventory.Usage, error) { return c.Facts.LastUsage(ctx, c.Event.KeyARN) })
+	return c.usage.get(ctx, c.Event.KeyARN, c.Facts.LastUsage)
 }
 
 // Approval is what cmkeeper retire schedule recorded of the key, nil for nothing.
 func (c *Case) Approval(ctx context.Context) (*retire.Approval, error) {
-	return c.approval.get(ctx, func() (*retire.Approval, error) {
-		a, ok, err := retire.ReadApproval(ctx, c.State, c.Event.KeyARN)
+	return c.approval.get(ctx, c.Event.KeyARN, func(ctx context.Context, key string) (*retire.Approval, error) {
+		a, ok, err := retire.ReadApproval(ctx, c.State, key)
 		if err != nil || !ok {
 			return nil, err
 		}
@@ -192,7 +199,7 @@ func (c *Case) Approval(ctx context.Context) (*retire.Approval, error) {
 
 // Aliases are all aliases of the account and Region, by name.
 func (c *Case) Aliases(ctx context.Context) ([]inventory.Alias, error) {
-	return c.account.aliases.get(ctx, func() ([]inventory.Alias, error) {
+	return c.account.aliases.get(ctx, "", func(ctx context.Context, _ string) ([]inventory.Alias, error) {
 		aliases, err := c.Facts.Aliases(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("list aliases: %w", err)
@@ -203,7 +210,7 @@ func (c *Case) Aliases(ctx context.Context) ([]inventory.Alias, error) {
 
 // Buckets are the Region's buckets: those that could be read, beside the error.
 func (c *Case) Buckets(ctx context.Context) ([]inventory.Bucket, error) {
-	return c.account.buckets.get(ctx, func() ([]inventory.Bucket, error) { return c.Facts.Buckets(ctx) })
+	return c.account.buckets.get(ctx, "", func(ctx context.Context, _ string) ([]inventory.Bucket, error) { return c.Facts.Buckets(ctx) })
 }
 
 // document is a stored document's working copy, opened when it is first asked for.

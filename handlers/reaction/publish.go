@@ -114,7 +114,7 @@ func (c *Case) ToldThisHour(id string) bool { return c.told.has(c.hour(), id) }
 // the key before does not matter any more, unless it was harm.
 func (c *Case) Gone(ctx context.Context, kind alert.Kind, harm bool) (*Decision, error) {
 	if !harm {
-		c.Log().DebugContext(ctx, "event ignored", "reason", "its key does not exist")
+		c.Debug(ctx, "event ignored", "reason", "its key does not exist")
 		return nil, nil
 	}
 	if _, err := c.Ledger(ctx); err != nil {

@@ -45,7 +45,7 @@ func decideRotated(seen []ledger.OnDemandRotation, at time.Time) rotatedReason {
 // rotated notes that a key got new material. That is as it should be; only rotations
 // on demand that come too often are told.
 func rotated(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
-	c.Log().InfoContext(ctx, "key rotated", "event", c.Event.Name)
+	c.Log().InfoContext(ctx, "key rotated")
 	doc, err := c.Ledger(ctx)
 	if err != nil {
 		return nil, err
