@@ -21,7 +21,7 @@ func reminder(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 	key, err := c.Key(ctx)
 	switch {
 	case err != nil:
-		return nil, nil // told by the deletion reaction
+		return nil, nil //nolint:nilerr // told by the deletion reaction
 	case key.PendingDeletion() && key.DeletionDate != nil: // a primary waits for its replicas, and has no date until then
 		return remindOfDeletion(ctx, c, key)
 	case !key.PendingDeletion() && key.MaterialExpires != nil:
