@@ -19,21 +19,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
-// Means is by what the objects of a job are moved.
-type Means string
-
-// The means. Whatever they are, the fleet's own passes prove the job.
-const (
-	// MeansFleet: the workers move them.
-	MeansFleet Means = "fleet"
-	// MeansBatch: S3 Batch Operations move them first. A job where they cannot be
-	// used stops.
-	MeansBatch Means = "batch"
-	// MeansAuto: S3 Batch Operations, once the planner has counted more object
-	// versions than Options.BatchThreshold and where they can be used.
-	MeansAuto Means = "auto"
-)
-
 // Batch is what an Engine calls of S3 Batch Operations; *s3control.Client has it.
 type Batch interface {
 	CreateJob(context.Context, *s3control.CreateJobInput, ...func(*s3control.Options)) (*s3control.CreateJobOutput, error)
@@ -168,27 +153,46 @@ const (
 // that a new one is left alone, is not documented.
 const batchNote = "S3 Batch Operations move what is there when a task runs. An object that a writer replaced after the manifest was generated may have been moved to the new key whatever key its writer had chosen; its bytes are as they were written."
 
-// batchDue reports whether S3 Batch Operations are to move what is left of a job
-// whose planner is at p.
-func (e *Engine) batchDue(j jobDoc, p planDoc) bool {
-	if j.RetryOf != "" || j.Batch != nil && (j.Batch.Done || j.Batch.started()) {
-		return false
-	}
-	return e.opt.Means == MeansBatch || e.opt.Means == MeansAuto && int64(p.Next)*int64(e.opt.SliceSize) >= e.opt.BatchThreshold
+// batchMethod is what the operation of batch jobs does: UpdateObjectEncryption.
+const batchMethod = MethodUpdate
+
+// batchExecutor has S3 Batch Operations move what is left of a job.
+type batchExecutor struct {
+	// after is how many object versions are left to the fleet.
+	after int64
+	// required: a job where they cannot be used stops.
+	required bool
 }
 
-// batchFirst gives a job to S3 Batch Operations where it is time, and reports
-// whether its planner has to wait for them: the message that asks how far they are
-// sends it on.
-func (e *Engine) batchFirst(ctx context.Context, j *jobDoc, p planDoc) (wait bool, err error) {
-	if !e.batchDue(*j, p) && (!j.Batch.started() || j.Batch.Done) {
-		return false, nil
+func (batchExecutor) needsRole() bool { return true }
+
+func (x batchExecutor) refuses(m Method) string {
+	if x.required {
+		return batchRefuses(m)
 	}
-	if !j.Batch.started() {
-		if err := e.batchIntend(ctx, j); err != nil || j.Batch.Done {
-			return false, err
-		}
+	return ""
+}
+
+// batchRefuses says why batch jobs cannot move objects by a method, or "".
+func batchRefuses(m Method) string {
+	if m == MethodAuto || m == batchMethod {
+		return ""
 	}
+	return fmt.Sprintf("the method is %s, and they only change objects in place", m)
+}
+
+func (x batchExecutor) due(versions int64) bool { return versions >= x.after }
+
+func (x batchExecutor) begin(ctx context.Context, e *Engine, j *jobDoc) (wait bool, err error) {
+	if err := e.batchIntend(ctx, j, x.required); err != nil || j.Batch.Done {
+		return false, err
+	}
+	return e.awaitBatch(ctx, j)
+}
+
+// awaitBatch creates the batch jobs of a job that are not created yet. The message
+// that asks how far they are sends the planner on.
+func (e *Engine) awaitBatch(ctx context.Context, j *jobDoc) (wait bool, err error) {
 	delay := batchPoll
 	if !j.Batch.unfinished() {
 		delay = 0
@@ -200,7 +204,7 @@ func (e *Engine) batchFirst(ctx context.Context, j *jobDoc, p planDoc) (wait boo
 }
 
 // batchIntend stores which batch jobs a job will have, or why it has none.
-func (e *Engine) batchIntend(ctx context.Context, j *jobDoc) error {
+func (e *Engine) batchIntend(ctx context.Context, j *jobDoc, required bool) error {
 	if j.Bucket == e.opt.StateBucket {
 		return &stopError{"bucket " + j.Bucket + " is cmkeeper's own state bucket"}
 	}
@@ -208,7 +212,7 @@ func (e *Engine) batchIntend(ctx context.Context, j *jobDoc) error {
 	switch {
 	case err != nil:
 		return err
-	case why != "" && e.opt.Means == MeansBatch:
+	case why != "" && required:
 		return &stopError{"S3 Batch Operations cannot be used: " + why}
 	case why != "":
 		e.opt.Logger.WarnContext(ctx, "S3 Batch Operations are not used", "job", j.ID, "bucket", j.Bucket, "reason", why)
@@ -229,21 +233,21 @@ func (e *Engine) batchIntend(ctx context.Context, j *jobDoc) error {
 
 // batchNot says why the objects of s cannot be moved by S3 Batch Operations, or "".
 func (e *Engine) batchNot(ctx context.Context, s spec) (string, error) {
-	if s.Method == MethodCopy {
-		return "the method is copy, and they only change objects in place", nil
+	if why := batchRefuses(s.Method); why != "" {
+		return why, nil
 	}
-	useUpdate, err := e.useUpdate(ctx, s)
+	m, err := e.methodOf(ctx, s)
 	if err != nil {
 		return "", err
 	}
-	if !useUpdate {
+	if m.traits().name != batchMethod {
 		return "UpdateObjectEncryption is not proved on this server", nil
 	}
 	if s.Versions == VersionsAll {
 		return "", nil
 	}
-	f, err := e.bucketFacts(ctx, s.Bucket, false)
-	if err == nil && f.versioned { // what a generated manifest holds is not documented
+	versioned, err := e.versioned(ctx, s.Bucket)
+	if err == nil && versioned { // what a generated manifest holds is not documented
 		return "only current versions are in scope, and a manifest that S3 generates may hold noncurrent ones", nil
 	}
 	return "", err

@@ -14,13 +14,184 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// copyNotes say what no copy keeps, for the report.
-var copyNotes = []string{
-	"LastModified, and so what lifecycle rules count from, is the time of the copy.",
-	"In buckets with versions each copy is a new version; the version before it stays under the old key and is in the report as noncurrent.",
-	"The ETag, and the checksum of objects uploaded in parts, may differ.",
-	"An encryption context of the object's own, which S3 does not show, is lost.",
-	"Copies raise event notifications and are replicated.",
+// copyMethod copies objects onto themselves, in parts where they are large.
+type copyMethod struct{}
+
+// Its actions.
+const (
+	copyWhole action = "copy"
+	copyParts action = "copy-parts"
+)
+
+func (copyMethod) traits() traits {
+	return traits{
+		name: MethodCopy, does: "copies", operation: "CopyObject",
+		probed: no, checksums: yes, tags: yes, conditions: yes,
+		notes: []string{
+			"LastModified, and so what lifecycle rules count from, is the time of the copy.",
+			"In buckets with versions each copy is a new version; the version before it stays under the old key and is in the report as noncurrent.",
+			"The ETag, and the checksum of objects uploaded in parts, may differ.",
+			"An encryption context of the object's own, which S3 does not show, is lost.",
+			"Copies raise event notifications and are replicated.",
+		},
+	}
+}
+
+func (copyMethod) usable(context.Context, *Engine, string) (string, error) { return "", nil }
+
+func (copyMethod) readBucket(ctx context.Context, e *Engine, bucket string, f *facts) error {
+	lock, err := e.opt.S3.GetObjectLockConfiguration(ctx, &s3.GetObjectLockConfigurationInput{Bucket: &bucket, ExpectedBucketOwner: &e.opt.Account})
+	switch {
+	case err == nil:
+		c := lock.ObjectLockConfiguration
+		f.defaultLock = c != nil && c.Rule != nil && c.Rule.DefaultRetention != nil
+	case !hasCode(err, "ObjectLockConfigurationNotFoundError"):
+		return bucketError("GetObjectLockConfiguration", bucket, err)
+	}
+	controls, err := e.opt.S3.GetBucketOwnershipControls(ctx, &s3.GetBucketOwnershipControlsInput{Bucket: &bucket, ExpectedBucketOwner: &e.opt.Account})
+	switch {
+	case err == nil:
+		f.acls = true
+		if c := controls.OwnershipControls; c != nil {
+			for _, rule := range c.Rules {
+				f.acls = f.acls && rule.ObjectOwnership != types.ObjectOwnershipBucketOwnerEnforced
+			}
+		}
+	case hasCode(err, "OwnershipControlsNotFoundError"):
+		f.acls = true
+	default:
+		return bucketError("GetBucketOwnershipControls", bucket, err)
+	}
+	if !f.acls {
+		return nil
+	}
+	acl, err := e.opt.S3.GetBucketAcl(ctx, &s3.GetBucketAclInput{Bucket: &bucket, ExpectedBucketOwner: &e.opt.Account})
+	if err != nil {
+		return bucketError("GetBucketAcl", bucket, err)
+	}
+	if acl.Owner != nil {
+		f.owner = aws.ToString(acl.Owner.ID)
+	}
+	return nil
+}
+
+// maxObjectSize is what 10,000 parts of 5 GiB hold.
+const maxObjectSize = 10_000 * (5 << 30)
+
+// copyClasses are the storage classes that a copy can be put into and read from
+// at once. An object of no class at all is STANDARD: S3 omits that one.
+var copyClasses = []string{"", "STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"}
+
+func (copyMethod) decide(o object, r rules) decision {
+	archive := o.storageClass == "GLACIER" || o.storageClass == "DEEP_ARCHIVE"
+	switch {
+	case !o.latest:
+		return decision{refuse, ReasonNoncurrent}
+	case o.retention || r.defaultLock: // a retention that is over would be lost, and a default one gained
+		return decision{refuse, ReasonObjectLock}
+	case archive && strings.Contains(o.restore, `ongoing-request="false"`):
+		return decision{refuse, ReasonRestored}
+	case archive || o.archived:
+		return decision{refuse, ReasonArchived}
+	case !slices.Contains(copyClasses, o.storageClass):
+		return decision{refuse, ReasonStorageClass}
+	case o.acl == aclForeign:
+		return decision{refuse, ReasonForeignOwner}
+	case o.acl != aclPlain:
+		return decision{refuse, ReasonACL}
+	case o.size > maxObjectSize:
+		return decision{refuse, ReasonTooLarge}
+	case o.size <= r.maxCopy:
+		return decision{action: copyWhole}
+	case o.hiddenMetadata:
+		return decision{refuse, ReasonMetadata}
+	case o.annotated:
+		return decision{refuse, ReasonAnnotations}
+	}
+	return decision{action: copyParts}
+}
+
+// examine reads the ACL, which no copy keeps by itself, and looks for annotations,
+// which copies in parts lose.
+func (c copyMethod) examine(ctx context.Context, m *mover, en entry, h *s3.HeadObjectOutput, o *object) (err error) {
+	if m.facts.acls {
+		if o.grants, o.acl, err = m.readACL(ctx, en.key, aws.ToString(h.VersionId)); err != nil {
+			return err
+		}
+	}
+	if c.decide(*o, m.rules).action == copyParts {
+		o.annotated, err = m.annotated(ctx, en.key, aws.ToString(h.VersionId))
+	}
+	return err
+}
+
+func (copyMethod) move(ctx context.Context, m *mover, en entry, h *s3.HeadObjectOutput, o object, a action) error {
+	if a == copyParts {
+		return m.copyParts(ctx, en, h, o.grants)
+	}
+	return wrap("CopyObject", m.copyWhole(ctx, en, h, o.grants))
+}
+
+// cost: a copy in parts has a beginning and an end besides its parts.
+func (copyMethod) cost(g Group, class classPrice, part int64) (writes int64, usd float64) {
+	writes = g.Versions
+	if action(g.Action) == copyParts {
+		writes = 2*g.Versions + g.Bytes/part + g.Versions
+	}
+	return writes, float64(writes)*class.put + float64(g.Bytes)/(1<<30)*class.retrieval
+}
+
+func (copyMethod) judge(f settings) []Finding {
+	all := judgeReplication(f, "Each copy is replicated as a new version, and what is there already keeps its key.")
+	if f.defaultLock {
+		all = append(all, Finding{findingObjectLock, SeverityWarn, "The bucket puts a retention on each new object, so every copy is refused.", "Use method update, or take the default retention away meanwhile."})
+	}
+	if hears := listeners(f); len(hears) > 0 {
+		all = append(all, Finding{findingNotification, SeverityWarn, "Each copy raises an event, which goes to " + strings.Join(hears, ", ") + ".", "Tell their owners, or switch the notification off meanwhile."})
+	}
+	var resets []string
+	for i, rule := range f.lifecycle {
+		name := cmp.Or(aws.ToString(rule.ID), fmt.Sprintf("#%d", i+1))
+		switch x := rule.Expiration; {
+		case x != nil && x.Days != nil, slices.ContainsFunc(rule.Transitions, func(t types.Transition) bool { return t.Days != nil }):
+			resets = append(resets, name+" (counts days from LastModified, which begin anew)")
+		case rule.NoncurrentVersionExpiration != nil || len(rule.NoncurrentVersionTransitions) > 0:
+			resets = append(resets, name+" (the original becomes a noncurrent version)")
+		}
+	}
+	if len(resets) > 0 {
+		all = append(all, Finding{findingLifecycle, SeverityWarn, "A copy has a new LastModified. Lifecycle rules that it concerns: " + strings.Join(resets, ", ") + ".", "Use method update, or adjust the rules."})
+	}
+	return all
+}
+
+// listeners returns who is told of a copy, by ARN.
+func listeners(f settings) []string {
+	n := f.notification
+	if n == nil {
+		return nil
+	}
+	var all []string
+	add := func(arn *string, events []types.Event) {
+		if slices.ContainsFunc(events, func(e types.Event) bool {
+			return strings.HasPrefix(string(e), "s3:ObjectCreated:") && e != "s3:ObjectCreated:Put" && e != "s3:ObjectCreated:Post"
+		}) {
+			all = append(all, aws.ToString(arn))
+		}
+	}
+	for _, c := range n.QueueConfigurations {
+		add(c.QueueArn, c.Events)
+	}
+	for _, c := range n.TopicConfigurations {
+		add(c.TopicArn, c.Events)
+	}
+	for _, c := range n.LambdaFunctionConfigurations {
+		add(c.LambdaFunctionArn, c.Events)
+	}
+	if n.EventBridgeConfiguration != nil {
+		all = append(all, "EventBridge")
+	}
+	return all
 }
 
 // errDiffers means that a copy is not what its original was, or is not known to

@@ -144,7 +144,7 @@ func TestStoredDocumentsKeepTheirForm(t *testing.T) {
 		f.handleAll()
 
 		// By S3 Batch Operations.
-		e, f = work(w.by(MeansBatch))
+		e, f = work(w.by(ExecutorBatch))
 		_, err = e.StartOrders(t.Context(), []Order{{Bucket: bucket, From: []string{w.other}, To: w.a, Versions: VersionsAll, Method: MethodUpdate}}, time.Now())
 		w.must(err)
 		f.handleAll()

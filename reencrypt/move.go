@@ -79,17 +79,17 @@ func (e *Engine) newMover(ctx context.Context, s spec, dry bool, gate func(conte
 	if s.Bucket == e.opt.StateBucket {
 		return nil, &stopError{"bucket " + s.Bucket + " is cmkeeper's own state bucket"}
 	}
-	useUpdate, err := e.useUpdate(ctx, s)
+	method, err := e.methodOf(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	f, err := e.bucketFacts(ctx, s.Bucket, !useUpdate)
+	f, err := e.bucketFacts(ctx, s.Bucket, method)
 	if err != nil {
 		return nil, err
 	}
 	return &mover{
 		spec: s, e: e, facts: f, pace: e.paces.bucket(s.Bucket), dry: dry, gate: gate,
-		rules: rules{from: s.From, to: s.To, update: useUpdate, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now()},
+		rules: rules{from: s.From, to: s.To, method: method, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now()},
 	}, nil
 }
 
@@ -286,9 +286,8 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 	case err != nil:
 		return verdict{}, err
 	}
-	version := en.version
 	if m.facts.versioned { // pin what HEAD saw
-		version = cmp.Or(aws.ToString(h.VersionId), en.version)
+		en.version = cmp.Or(aws.ToString(h.VersionId), en.version)
 	}
 	if shown := checksumOf(h); shown != "" { // it may have been written again since it was listed
 		en.checksum = shown
@@ -298,21 +297,14 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 		return verdict{}, err
 	}
 	d := decide(o, m.rules)
-	var acl grants
-	if (d.action == copyWhole || d.action == copyParts) && m.facts.acls {
-		if acl, o.acl, err = m.readACL(ctx, en.key, aws.ToString(h.VersionId)); err != nil {
+	if d.action.moves() {
+		if err := m.rules.method.examine(ctx, m, en, h, &o); err != nil {
 			return verdict{}, err
 		}
 		d = decide(o, m.rules)
 	}
-	if d.action == copyParts {
-		if o.annotated, err = m.annotated(ctx, en.key, aws.ToString(h.VersionId)); err != nil {
-			return verdict{}, err
-		}
-		d = decide(o, m.rules)
-	}
-	v := verdict{action: d.action, reason: d.reason, version: version, bytes: o.size}
-	if m.dry || d.action == skip || d.action == refuse {
+	v := verdict{action: d.action, reason: d.reason, version: en.version, bytes: o.size}
+	if m.dry || !d.action.moves() {
 		return v, nil
 	}
 	if err := m.e.rate.wait(ctx); err != nil {
@@ -321,15 +313,7 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 	if err := m.gate(ctx); err != nil { // the wait may have been long
 		return v, err
 	}
-	switch d.action {
-	case update:
-		err = wrap("UpdateObjectEncryption", m.update(ctx, en.key, h, version))
-	case copyWhole:
-		err = wrap("CopyObject", m.copyWhole(ctx, en, h, acl))
-	default:
-		err = m.copyParts(ctx, en, h, acl)
-	}
-	return v, err
+	return v, m.rules.method.move(ctx, m, en, h, o, d.action)
 }
 
 func wrap(operation string, err error) error {
@@ -339,12 +323,12 @@ func wrap(operation string, err error) error {
 	return &operationError{operation, err}
 }
 
-// head reads an object version's facts. Where objects are copied it asks for the
-// checksum too, to compare it; that needs the object's key to be usable, so a
+// head reads an object version's facts. Where the method compares checksums it asks
+// for the checksum too; that needs the object's key to be usable, so a
 // refusal is asked again without.
 func (m *mover) head(ctx context.Context, key, version string) (*s3.HeadObjectOutput, error) {
 	in := &s3.HeadObjectInput{Bucket: &m.Bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: &m.e.opt.Account}
-	if !m.rules.update {
+	if m.rules.method.traits().checksums == yes {
 		in.ChecksumMode = types.ChecksumModeEnabled
 	}
 	h, err := m.e.opt.S3.HeadObject(ctx, in, m.e.throttlesBack)

@@ -186,3 +186,10 @@ func resendable(metadata map[string]string) bool {
 	}
 	return true
 }
+
+// partSize returns how large the parts of a copy are: as wished, or larger where
+// 10,000 of them would not hold the object.
+func partSize(size, wished int64) int64 {
+	const most = 10_000
+	return max(wished, (size+most-1)/most)
+}

@@ -100,7 +100,7 @@ func (e *Engine) plan(ctx context.Context, j jobDoc, pass int) error {
 			return err
 		}
 		if pass == 1 {
-			if wait, err := e.batchFirst(ctx, &j, p); wait || err != nil {
+			if wait, err := e.handOver(ctx, &j, p); wait || err != nil {
 				return err
 			}
 		}
@@ -123,13 +123,13 @@ func (e *Engine) cut(ctx context.Context, j jobDoc, pass int, p planDoc, etag st
 	if j.Bucket == e.opt.StateBucket {
 		return &stopError{"bucket " + j.Bucket + " is cmkeeper's own state bucket"}
 	}
-	f, err := e.bucketFacts(ctx, j.Bucket, false)
+	versioned, err := e.versioned(ctx, j.Bucket)
 	if err != nil {
 		return err
 	}
 	gate := e.gate(j.ID)
 	count, last := 0, ""
-	for en, err := range e.entries(ctx, j.spec, f.versioned && j.Versions == VersionsAll, p.After, "") {
+	for en, err := range e.entries(ctx, j.spec, versioned && j.Versions == VersionsAll, p.After, "") {
 		if err != nil {
 			return err
 		}
@@ -140,7 +140,7 @@ func (e *Engine) cut(ctx context.Context, j jobDoc, pass int, p planDoc, etag st
 			if p, etag, err = e.emit(ctx, j, pass, p, etag, last); err != nil {
 				return err
 			}
-			if p.Done || p.After != last || time.Now().After(deadline) || e.batchDue(j, p) {
+			if p.Done || p.After != last || time.Now().After(deadline) || e.handsOver(j, p) {
 				return nil // another planner cut here differently, or it is time to stop
 			}
 			count = 0

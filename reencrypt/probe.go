@@ -27,27 +27,12 @@ type probe struct {
 	unsafe string
 }
 
-// useUpdate says whether the objects of s are moved by update, else by copies.
-func (e *Engine) useUpdate(ctx context.Context, s spec) (bool, error) {
-	if s.Method == MethodCopy {
-		return false, nil
-	}
-	if e.opt.StateBucket == "" {
-		return false, &stopError{"a state bucket is needed to find out whether UpdateObjectEncryption is safe here: name one, or choose method copy"}
-	}
-	unsafe, err := e.probeUpdate(ctx, s.To)
-	switch {
-	case err != nil:
-		return false, err
-	case unsafe != "" && s.Method == MethodUpdate:
-		return false, &stopError{"UpdateObjectEncryption must not be used here: " + unsafe}
-	}
-	return unsafe == "", nil
-}
-
 // probeUpdate returns why UpdateObjectEncryption must not be used, "" where it
 // may. What it found out is remembered; an error is not.
 func (e *Engine) probeUpdate(ctx context.Context, to string) (unsafe string, err error) {
+	if e.opt.StateBucket == "" {
+		return "", &stopError{"a state bucket is needed to find out whether UpdateObjectEncryption is safe here: name one, or choose method copy"}
+	}
 	p := &e.probe
 	select {
 	case p.turn <- struct{}{}:

@@ -60,21 +60,6 @@ type Scope struct {
 	Prefix string `json:"prefix"`
 }
 
-// Method is how objects are moved.
-type Method string
-
-// The methods.
-const (
-	// MethodAuto is update where a probe has proved it, else copy.
-	MethodAuto Method = "auto"
-	// MethodUpdate is UpdateObjectEncryption: no data moves, and any size, storage
-	// class and version can be moved. Nothing moves where the probe fails.
-	MethodUpdate Method = "update"
-	// MethodCopy is CopyObject in place, in parts above 5 GB. It gives the object a
-	// new LastModified and version id, and refuses what it cannot copy without loss.
-	MethodCopy Method = "copy"
-)
-
 // Versions is which object versions are in scope.
 type Versions string
 
@@ -219,8 +204,8 @@ type Options struct {
 	// Store is where jobs are kept.
 	Store *state.Store
 	// StateBucket and StatePrefix say where the store is: the probe's scratch object
-	// is put there, and the bucket itself is never re-encrypted. Without it MethodAuto
-	// and MethodUpdate are errors.
+	// is put there, and the bucket itself is never re-encrypted. Without it a
+	// Method that is Probed is an error.
 	StateBucket, StatePrefix string
 	SQS                      SQS
 	QueueURL                 string
@@ -229,11 +214,11 @@ type Options struct {
 	Method Method
 	// Versions is what they move; "" is VersionsAll.
 	Versions Versions
-	// Means is by what the objects of jobs are moved; "" is MeansFleet. Batch is
-	// needed for jobs by other means, and to end those that others have begun;
-	// BatchRole is the ARN of the role that S3 Batch Operations take, and
-	// BatchThreshold how many object versions MeansAuto leaves to the fleet.
-	Means          Means
+	// Executor is who moves the objects of jobs first; "" is ExecutorFleet. Batch is
+	// needed for S3 Batch Operations, also to end those that others have begun;
+	// BatchRole is the ARN of the role that they take, and BatchThreshold how many
+	// object versions ExecutorAuto leaves to the fleet.
+	Executor       Executor
 	Batch          Batch
 	BatchRole      string
 	BatchThreshold int64
@@ -291,14 +276,11 @@ func New(o Options) (*Engine, error) {
 	o.Method = cmp.Or(o.Method, MethodAuto)
 	o.Versions = cmp.Or(o.Versions, VersionsAll)
 	errs = append(errs, checkChoices(o.Method, o.Versions))
-	o.Means = cmp.Or(o.Means, MeansFleet)
-	switch o.Means {
-	case MeansFleet:
-	case MeansBatch, MeansAuto:
+	o.Executor = cmp.Or(o.Executor, ExecutorFleet)
+	errs = append(errs, checkOneOf("executor", o.Executor, Executors()...))
+	if o.Executor.NeedsRole() {
 		missing(o.Batch == nil, "S3 Batch Operations client")
 		missing(o.BatchRole == "", "role for S3 Batch Operations")
-	default:
-		errs = append(errs, fmt.Errorf("means %q is not fleet, batch or auto", o.Means))
 	}
 	if o.Concurrency < 0 || o.Rate < 0 || o.SliceSize < 0 || o.BatchThreshold < 0 || o.MaxCopySize < 0 || o.PartSize < 0 {
 		errs = append(errs, errors.New("concurrency, rate and sizes must not be negative"))
@@ -318,12 +300,5 @@ func New(o Options) (*Engine, error) {
 }
 
 func checkChoices(m Method, v Versions) error {
-	var errs []error
-	if m != MethodAuto && m != MethodUpdate && m != MethodCopy {
-		errs = append(errs, fmt.Errorf("method %q is not auto, update or copy", m))
-	}
-	if v != VersionsAll && v != VersionsCurrent {
-		errs = append(errs, fmt.Errorf("versions %q is not all or current", v))
-	}
-	return errors.Join(errs...)
+	return errors.Join(checkOneOf("method", m, Methods()...), checkOneOf("versions", v, VersionsAll, VersionsCurrent))
 }

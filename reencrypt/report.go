@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/state"
@@ -36,8 +35,8 @@ func (e *Engine) report(ctx context.Context, j jobDoc, last resultDoc, totals []
 	}
 	s := j.summary()
 	s.State, s.Counts, s.Sample, s.Finished = StateComplete, withEarlier(last.Counts, j.Earlier), last.Sample, time.Now()
-	if last.Copies {
-		s.Notes = slices.Clone(copyNotes)
+	if last.Noted {
+		s.Notes = j.Method.notes()
 	}
 	if len(s.Batch) > 0 {
 		s.Notes = append(s.Notes, batchNote)

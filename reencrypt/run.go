@@ -20,8 +20,8 @@ type RunOptions struct {
 	Versions Versions
 	// Method is how; "" is MethodAuto.
 	Method Method
-	// DryRun decides and counts and changes nothing in the bucket. (The probe of
-	// MethodAuto and MethodUpdate still puts its scratch object in the state bucket.)
+	// DryRun decides and counts and changes nothing in the bucket. (A
+	// Method that is Probed still puts its scratch object in the state bucket.)
 	DryRun bool
 	// Row, where not nil, is given each object version that a pass refuses or fails
 	// to move; never concurrently. The rows of the last pass are the outcome, and
@@ -57,9 +57,7 @@ func (e *Engine) Run(ctx context.Context, o RunOptions, progress func(Progress))
 	if err != nil {
 		return stopped(sum, err), fmt.Errorf("re-encrypt bucket %s: %w", s.Bucket, err)
 	}
-	if !m.rules.update {
-		sum.Notes = copyNotes
-	}
+	sum.Notes = m.rules.method.traits().notes
 	var before Counts
 	for pass := 1; ; pass++ {
 		t := &tally{spill: func(_ context.Context, rows []Refusal) error {

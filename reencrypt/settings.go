@@ -43,8 +43,8 @@ type KMS interface {
 type settings struct {
 	spec
 	account string
-	update  bool // objects are moved by update, else by copies
-	scratch bool // scratch objects may be written
+	method  method // by which objects are moved
+	scratch bool   // scratch objects may be written
 
 	to   keyFacts
 	from []keyFacts
@@ -297,11 +297,11 @@ func (e *Engine) tryTarget(ctx context.Context, f *settings) error {
 // readMethod finds out how objects are moved.
 func (e *Engine) readMethod(ctx context.Context, f *settings) error {
 	if f.triedError != "" || f.scratch && !f.tried { // the probe would fail in the same words
-		f.update = f.Method != MethodCopy
+		f.method = f.Method.candidates()[0]
 		return nil
 	}
 	var err error
-	f.update, err = e.useUpdate(ctx, f.spec)
+	f.method, err = e.methodOf(ctx, f.spec)
 	return err
 }
 
@@ -341,7 +341,7 @@ func (e *Engine) readObjects(ctx context.Context, f *settings) error {
 	if err != nil && classify(err) == faultDenied { // anything else is about that object, and its row will say it
 		return f.note(err, unread{what: "the encryption of objects (HEAD)", permission: needs["HeadObject"], stops: true})
 	}
-	if f.update {
+	if f.method.traits().tags != yes {
 		return nil
 	}
 	_, err = e.opt.S3.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{Bucket: &f.Bucket, Key: &o.key, VersionId: optional(o.version), ExpectedBucketOwner: owner})

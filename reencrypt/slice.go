@@ -27,8 +27,8 @@ type resultDoc struct {
 	Sample []Refusal `json:"sample,omitempty"`
 	// Rows are the blobs with the rows.
 	Rows []string `json:"rows,omitempty"`
-	// Copies: objects were moved by copying.
-	Copies bool `json:"copies,omitempty"`
+	// Noted: objects were moved by a method that has notes for the report.
+	Noted bool `json:"copies,omitempty"`
 	// Concurrency is how many objects of the bucket the worker worked on at once in
 	// the end, over all its slices.
 	Concurrency int `json:"concurrency,omitempty"`
@@ -41,7 +41,7 @@ func (r *resultDoc) add(o resultDoc) {
 	r.Counts.add(o.Counts)
 	r.Sample = append(r.Sample, o.Sample[:min(len(o.Sample), sampleSize-len(r.Sample))]...)
 	r.Rows = append(r.Rows, o.Rows...)
-	r.Copies = r.Copies || o.Copies
+	r.Noted = r.Noted || o.Noted
 	r.Concurrency = cmp.Or(o.Concurrency, r.Concurrency)
 }
 

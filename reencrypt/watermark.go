@@ -125,7 +125,7 @@ type record struct {
 	rows   []string
 	named  int
 	bucket string
-	copies bool
+	noted  bool
 	saved  time.Time
 	since  int // object versions counted since then
 	// after is the last key known to have all versions counted, and counted the key
@@ -145,7 +145,7 @@ func (e *Engine) resumeSlice(ctx context.Context, key string, m *mover, spill fu
 	}
 	r := &record{
 		e: e, key: key, etag: etag, after: p.After, rows: p.Rows, named: len(p.Rows),
-		bucket: m.Bucket, copies: !m.rules.update || p.Copies, whole: true, saved: time.Now(),
+		bucket: m.Bucket, noted: len(m.rules.method.traits().notes) > 0 || p.Noted, whole: true, saved: time.Now(),
 	}
 	r.tally = &tally{counts: p.Counts, sample: p.Sample, spill: func(ctx context.Context, rows []Refusal) error {
 		blob, err := spill(ctx, len(r.rows), rows)
@@ -206,7 +206,7 @@ func (r *record) leave(ctx context.Context) error {
 
 // result is what has been counted so far.
 func (r *record) result() resultDoc {
-	return resultDoc{Counts: r.tally.counts, Sample: r.tally.sample, Rows: r.rows, Copies: r.copies, Concurrency: r.e.Concurrency(r.bucket)}
+	return resultDoc{Counts: r.tally.counts, Sample: r.tally.sample, Rows: r.rows, Noted: r.noted, Concurrency: r.e.Concurrency(r.bucket)}
 }
 
 // elsewhere makes a wait of meeting another worker in a slice. Of the two the one

@@ -155,7 +155,7 @@ func TestKilledSliceGoesOn(t *testing.T) {
 			t.Errorf("status in the middle: %+v", s)
 		}
 
-		_, err = second.useUpdate(t.Context(), spec{To: w.b, Method: MethodUpdate}) // the probe reads, too
+		_, err = second.methodOf(t.Context(), spec{To: w.b, Method: MethodUpdate}) // the probe reads, too
 		w.must(err)
 		reads := w.aws.Requests("s3", "HeadObject")
 		w.must(second.Handle(t.Context(), sliceMessage(job, 0)))

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -59,9 +58,7 @@ It goes through the bucket until a whole pass finds nothing left to move, so it 
 	flags.StringVar(&c.options.Prefix, "prefix", "", "move only the keys that begin with this")
 	flags.StringArrayVar(&c.options.From, "from", nil, "`key` to move from; repeat it for several")
 	flags.StringVar(&c.options.To, "to", "", "`key` to move to")
-	c.options.Versions, c.options.Method = reencrypt.VersionsAll, reencrypt.MethodAuto
-	flags.Var(choice{(*string)(&c.options.Versions), []string{"all", "current"}}, "versions", "versions to move")
-	flags.Var(choice{(*string)(&c.options.Method), []string{"auto", "update", "copy"}}, "method", "how: update changes the key in place, copy copies, auto takes update where a probe proves it")
+	howFlags(command, &c.options.Versions, &c.options.Method)
 	flags.IntVar(&c.concurrency, "concurrency", 64, "objects worked on at once")
 	flags.Float64Var(&c.rate, "rate", 0, "objects per second at most; 0 is unlimited")
 	flags.StringVar(&c.stateBucket, "state-bucket", p.environment[envPrefix+"STATE_BUCKET"], "`bucket` for the scratch object of the probe, by default CMKEEPER_STATE_BUCKET; the method copy needs none")
@@ -74,28 +71,44 @@ It goes through the bucket until a whole pass finds nothing left to move, so it 
 	return command
 }
 
-// choice is a flag whose value is one of a few. It is a pflag.Value.
-type choice struct {
-	value   *string
-	allowed []string
+// howFlags adds the flags that say which versions are moved, and how.
+func howFlags(command *cobra.Command, versions *reencrypt.Versions, method *reencrypt.Method) {
+	*versions, *method = reencrypt.VersionsAll, reencrypt.MethodAuto
+	flags := command.Flags()
+	flags.Var(choice[reencrypt.Versions]{versions, []reencrypt.Versions{reencrypt.VersionsAll, reencrypt.VersionsCurrent}}, "versions", "versions to move")
+	flags.Var(choice[reencrypt.Method]{method, reencrypt.Methods()}, "method", "how to move them: "+reencrypt.MethodHelp())
 }
 
-func (c choice) String() string { return *c.value }
+// choice is a flag whose value is one of a few. It is a pflag.Value.
+type choice[T ~string] struct {
+	value   *T
+	allowed []T
+}
 
-func (c choice) Type() string { return strings.Join(c.allowed, "|") }
+func (c choice[T]) String() string { return string(*c.value) }
 
-func (c choice) Set(s string) error {
+func (c choice[T]) Type() string { return joined("|", c.allowed) }
+
+func (c choice[T]) Set(s string) error {
 	if err := oneOf(c.allowed...)(s); err != nil {
 		return err
 	}
-	*c.value = s
+	*c.value = T(s)
 	return nil
+}
+
+// checkScratch says what a method lacks that is tried on a scratch object.
+func checkScratch(method reencrypt.Method, stateBucket string) error {
+	if stateBucket != "" || !method.Probed() {
+		return nil
+	}
+	return fmt.Errorf("--method %s tries UpdateObjectEncryption on a scratch object first: name a bucket for it with --state-bucket or %sSTATE_BUCKET, or choose --method copy", method, envPrefix)
 }
 
 // run moves the bucket and prints what it came to.
 func (c *reencryptRunCommand) run(ctx context.Context, p *process) (err error) {
-	if c.stateBucket == "" && c.options.Method != reencrypt.MethodCopy {
-		return usageError{fmt.Errorf("--method %s proves UpdateObjectEncryption on a scratch object first: name a bucket for it with --state-bucket or %sSTATE_BUCKET, or choose --method copy", c.options.Method, envPrefix)}
+	if err := checkScratch(c.options.Method, c.stateBucket); err != nil {
+		return usageError{err}
 	}
 	if c.concurrency < 1 || c.rate < 0 {
 		return usageError{errors.New("--concurrency must be at least 1 and --rate not negative")}

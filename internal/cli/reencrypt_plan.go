@@ -47,9 +47,7 @@ Every object version is asked for its key, or with --sample that many of each bu
 	flags.StringVar(&c.prefix, "prefix", "", "move only the keys that begin with this")
 	flags.StringArrayVar(&c.options.From, "from", nil, "`key` to move from; repeat it for several; by default the one that --alias points to")
 	flags.StringVar(&c.options.To, "to", "", "`key` to move to; by default the one that --alias points to")
-	c.options.Versions, c.options.Method = reencrypt.VersionsAll, reencrypt.MethodAuto
-	flags.Var(choice{(*string)(&c.options.Versions), []string{"all", "current"}}, "versions", "versions to move")
-	flags.Var(choice{(*string)(&c.options.Method), []string{"auto", "update", "copy"}}, "method", "how to move them")
+	howFlags(command, &c.options.Versions, &c.options.Method)
 	flags.IntVar(&c.sample, "sample", 0, "ask only this many versions of each bucket for their key, at random, and scale up; 0 asks all")
 	flags.IntVar(&c.concurrency, "concurrency", 64, "objects asked at once")
 	flags.Float64Var(&c.rate, "rate", 500, "objects per second that the move would run at; 0 is unlimited")
@@ -70,10 +68,8 @@ func (c *reencryptPlanCommand) check() error {
 		return errors.New("--alias needs --to before the alias moves, or --from after it moved")
 	case c.alias != "" && c.prefix != "":
 		return errors.New("--prefix goes with --bucket: the places of an alias have their own")
-	case c.stateBucket == "" && c.options.Method != reencrypt.MethodCopy:
-		return fmt.Errorf("--method %s proves UpdateObjectEncryption on a scratch object first: name a bucket for it with --state-bucket or %sSTATE_BUCKET, or choose --method copy", c.options.Method, envPrefix)
 	}
-	return nil
+	return checkScratch(c.options.Method, c.stateBucket)
 }
 
 // run plans and prints.
