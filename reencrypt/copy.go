@@ -49,29 +49,23 @@ func (copyMethod) readBucket(ctx context.Context, e *Engine, bucket string, f *f
 		return bucketError("GetObjectLockConfiguration", bucket, err)
 	}
 	controls, err := e.opt.S3.GetBucketOwnershipControls(ctx, &s3.GetBucketOwnershipControlsInput{Bucket: &bucket, ExpectedBucketOwner: &e.opt.Account})
+	unknown := err != nil && classify(err) == faultUnsupported
 	switch {
-	case err == nil:
-		f.acls = true
-		if c := controls.OwnershipControls; c != nil {
-			for _, rule := range c.Rules {
-				f.acls = f.acls && rule.ObjectOwnership != types.ObjectOwnershipBucketOwnerEnforced
-			}
-		}
-	case hasCode(err, "OwnershipControlsNotFoundError"):
-		f.acls = true
-	default:
+	case err == nil && controls.OwnershipControls != nil && slices.ContainsFunc(controls.OwnershipControls.Rules, func(r types.OwnershipControlsRule) bool {
+		return r.ObjectOwnership == types.ObjectOwnershipBucketOwnerEnforced
+	}):
+		return nil
+	case err != nil && !unknown && !hasCode(err, "OwnershipControlsNotFoundError"):
 		return bucketError("GetBucketOwnershipControls", bucket, err)
 	}
-	if !f.acls {
-		return nil
-	}
 	acl, err := e.opt.S3.GetBucketAcl(ctx, &s3.GetBucketAclInput{Bucket: &bucket, ExpectedBucketOwner: &e.opt.Account})
-	if err != nil {
+	switch {
+	case err == nil && acl.Owner != nil:
+		f.owner = aws.ToString(acl.Owner.ID)
+	case err != nil && !(unknown && classify(err) == faultUnsupported):
 		return bucketError("GetBucketAcl", bucket, err)
 	}
-	if acl.Owner != nil {
-		f.owner = aws.ToString(acl.Owner.ID)
-	}
+	f.acls = f.owner != "" || !unknown // a server that knows no ownership and names no owner has no ACLs
 	return nil
 }
 
@@ -217,9 +211,12 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 		return err
 	}
 	k := kindOf(m.Bucket, en, h, g)
-	keyARN, err := m.resolve(ctx, aws.ToString(out.SSEKMSKeyId))
-	answered := err == nil && keyARN == m.To && aws.ToBool(out.BucketKeyEnabled) == aws.ToBool(h.BucketKeyEnabled)
-	if answered && !m.e.copies.due(k) {
+	asWished := true // as far as the answer says: some servers name no key, and the verifying pass asks for it
+	if out.SSEKMSKeyId != nil {
+		keyARN, err := m.resolve(ctx, *out.SSEKMSKeyId)
+		asWished = err == nil && keyARN == m.To && aws.ToBool(out.BucketKeyEnabled) == aws.ToBool(h.BucketKeyEnabled)
+	}
+	if asWished && !m.e.copies.due(k) {
 		return nil
 	}
 	etag := ""

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
 // RunOptions says what Run moves.
@@ -105,12 +107,19 @@ func (e *Engine) resolveSpec(ctx context.Context, o RunOptions) (spec, error) {
 	if err := checkChoices(s.Method, s.Versions); err != nil {
 		return s, err
 	}
+	find := func(name string) (string, error) {
+		arn, err := e.opt.Resolver.Resolve(ctx, name)
+		if err != nil && !errors.Is(err, inventory.ErrNotFound) {
+			err = fmt.Errorf("%w; where KMS cannot be asked, name the key by its ARN, arn:aws:kms:REGION:ACCOUNT:key/ID", err)
+		}
+		return arn, err
+	}
 	var err error
-	if s.To, err = e.opt.Resolver.Resolve(ctx, o.To); err != nil {
+	if s.To, err = find(o.To); err != nil {
 		return s, fmt.Errorf("find key to move to: %w", err)
 	}
 	for _, from := range o.From {
-		arn, err := e.opt.Resolver.Resolve(ctx, from)
+		arn, err := find(from)
 		if err != nil {
 			return s, fmt.Errorf("find key to move from: %w", err)
 		}

@@ -216,7 +216,7 @@ func (e *Engine) resolveOrNone(ctx context.Context, name string) (string, error)
 		return "", nil
 	}
 	arn, err := e.opt.Resolver.Resolve(ctx, name)
-	if errors.Is(err, inventory.ErrNotFound) || errors.Is(err, inventory.ErrAccessDenied) {
+	if fault := classify(err); err != nil && fault != faultTransient && fault != faultThrottled || errors.Is(err, inventory.ErrNotFound) {
 		return "", nil
 	}
 	return arn, err

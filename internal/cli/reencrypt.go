@@ -21,12 +21,10 @@ import (
 )
 
 type reencryptRunCommand struct {
-	options     reencrypt.RunOptions
-	concurrency int
-	rate        float64
-	stateBucket string
-	report      string
-	json        bool
+	moveFlags
+	options reencrypt.RunOptions
+	report  string
+	json    bool
 }
 
 func newReencryptCommand(p *process) *cobra.Command {
@@ -49,6 +47,8 @@ func newReencryptRunCommand(p *process) *cobra.Command {
 		Use: "run --bucket BUCKET --from KEY --to KEY", Short: "Move one bucket, in this process",
 		Long: `Moves one bucket, in this process. Keys are ids, ARNs or aliases.
 
+A server that has S3 but neither STS nor KMS takes --account and the ARNs of the keys.
+
 It goes through the bucket until a whole pass finds nothing left to move, so it can be interrupted and run again at any time. Exit code 0 says that every version under the old keys is under the new one; 1 that some are not: the summary and --report say which and why.`,
 		Args: cobra.NoArgs,
 		RunE: p.action(c.run),
@@ -59,9 +59,7 @@ It goes through the bucket until a whole pass finds nothing left to move, so it 
 	flags.StringArrayVar(&c.options.From, "from", nil, "`key` to move from; repeat it for several")
 	flags.StringVar(&c.options.To, "to", "", "`key` to move to")
 	howFlags(command, &c.options.Versions, &c.options.Method)
-	flags.IntVar(&c.concurrency, "concurrency", 64, "objects worked on at once")
-	flags.Float64Var(&c.rate, "rate", 0, "objects per second at most; 0 is unlimited")
-	flags.StringVar(&c.stateBucket, "state-bucket", p.environment[envPrefix+"STATE_BUCKET"], "`bucket` for the scratch object of the probe, by default CMKEEPER_STATE_BUCKET; the method copy needs none")
+	c.add(command, p, 0)
 	flags.StringVar(&c.report, "report", "", "write each version that did not move, and why, to this `file`, one JSON object per line")
 	flags.BoolVar(&c.options.DryRun, "dry-run", false, "decide and count, and change nothing")
 	flags.BoolVar(&c.json, "json", false, "print the summary as one JSON object")
@@ -97,27 +95,12 @@ func (c choice[T]) Set(s string) error {
 	return nil
 }
 
-// checkScratch says what a method lacks that is tried on a scratch object.
-func checkScratch(method reencrypt.Method, stateBucket string) error {
-	if stateBucket != "" || !method.Probed() {
-		return nil
-	}
-	return fmt.Errorf("--method %s tries UpdateObjectEncryption on a scratch object first: name a bucket for it with --state-bucket or %sSTATE_BUCKET, or choose --method copy", method, envPrefix)
-}
-
 // run moves the bucket and prints what it came to.
 func (c *reencryptRunCommand) run(ctx context.Context, p *process) (err error) {
-	if err := checkScratch(c.options.Method, c.stateBucket); err != nil {
+	if err := c.check(c.options.Method); err != nil {
 		return usageError{err}
 	}
-	if c.concurrency < 1 || c.rate < 0 {
-		return usageError{errors.New("--concurrency must be at least 1 and --rate not negative")}
-	}
-	hand, err := loadByHand(ctx, p, c.concurrency)
-	if err != nil {
-		return err
-	}
-	engine, err := hand.engine(c.stateBucket, c.concurrency, c.rate)
+	_, engine, err := c.engine(ctx, p)
 	if err != nil {
 		return err
 	}
