@@ -98,9 +98,9 @@ func (a *aimd) refused(stamp int) {
 	a.draining = a.running > a.limit
 }
 
-// pace holds the work on one bucket in this process to what aimd decides. It is
+// limiter limits the work on one bucket in this process to what aimd allows. It is
 // safe for concurrent use.
-type pace struct {
+type limiter struct {
 	mu      sync.Mutex
 	aimd    aimd
 	waiting []chan struct{} // each is closed when it may begin
@@ -108,7 +108,7 @@ type pace struct {
 
 // enter waits until one more object of the bucket may be worked on; leave counts
 // it out again.
-func (p *pace) enter(ctx context.Context) error {
+func (p *limiter) enter(ctx context.Context) error {
 	p.mu.Lock()
 	if len(p.waiting) == 0 && p.aimd.free() {
 		p.aimd.enter()
@@ -134,7 +134,7 @@ func (p *pace) enter(ctx context.Context) error {
 }
 
 // tryEnter enters where that needs no waiting.
-func (p *pace) tryEnter() bool {
+func (p *limiter) tryEnter() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.waiting) > 0 || !p.aimd.free() {
@@ -144,13 +144,13 @@ func (p *pace) tryEnter() bool {
 	return true
 }
 
-func (p *pace) leave() {
+func (p *limiter) leave() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.leaveLocked()
 }
 
-func (p *pace) leaveLocked() {
+func (p *limiter) leaveLocked() {
 	p.aimd.leave()
 	for len(p.waiting) > 0 && p.aimd.free() {
 		p.aimd.enter()
@@ -161,7 +161,7 @@ func (p *pace) leaveLocked() {
 
 // try calls f, which makes requests to the bucket, and learns from what it
 // returns.
-func (p *pace) try(f func() error) error {
+func (p *limiter) try(f func() error) error {
 	p.mu.Lock()
 	stamp := p.aimd.stamp()
 	p.mu.Unlock()
@@ -178,35 +178,35 @@ func (p *pace) try(f func() error) error {
 }
 
 // limit is how many objects of the bucket may be worked on at once now.
-func (p *pace) limit() int {
+func (p *limiter) limit() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.aimd.limit
 }
 
-// paces are the paces of the buckets. What was learnt of a bucket outlives the
-// slice that learnt it.
-type paces struct {
+// limiters are those of the buckets. What a slice learned about a bucket is kept for
+// the slices after it.
+type limiters struct {
 	bound int
 	mu    sync.Mutex
-	of    map[string]*pace
+	of    map[string]*limiter
 }
 
-func (p *paces) bucket(name string) *pace {
+func (p *limiters) bucket(name string) *limiter {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.of == nil {
-		p.of = map[string]*pace{}
+		p.of = map[string]*limiter{}
 	}
 	if p.of[name] == nil {
-		p.of[name] = &pace{aimd: newAIMD(p.bound)}
+		p.of[name] = &limiter{aimd: newAIMD(p.bound)}
 	}
 	return p.of[name]
 }
 
 // Concurrency is how many objects of a bucket this process works on at once at
 // most, as it has found out by now; Options.Concurrency bounds it.
-func (e *Engine) Concurrency(bucket string) int { return e.paces.bucket(bucket).limit() }
+func (e *Engine) Concurrency(bucket string) int { return e.limiters.bucket(bucket).limit() }
 
 // errBusy means that something was throttled maxThrottled times.
 var errBusy = errors.New("throttled again and again")

@@ -103,7 +103,7 @@ func TestAIMDHalvesOncePerRoundTrip(t *testing.T) {
 
 func TestPaceLetsInAsManyAsItMay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := (&paces{bound: 4}).bucket("b")
+		p := (&limiters{bound: 4}).bucket("b")
 		for range 4 {
 			if err := p.enter(t.Context()); err != nil {
 				t.Fatal(err)

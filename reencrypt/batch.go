@@ -70,7 +70,7 @@ func (b BatchJob) ended() bool {
 }
 
 // empty reports whether it failed because there was nothing to do, which S3 calls
-// a failure ("Troubleshooting replication" in its User Guide has the words).
+// a failure ("Troubleshooting replication" in its User Guide has the text).
 func (b BatchJob) empty() bool {
 	return b.Status == string(types.JobStatusFailed) && b.Tasks == 0 &&
 		slices.ContainsFunc(b.Causes, func(c string) bool { return strings.Contains(strings.ToLower(c), "no keys matching") })
@@ -125,7 +125,7 @@ func (w *batchWork) unfinished() bool {
 	return w.started() && !w.Done && slices.ContainsFunc(w.Jobs, func(b BatchJob) bool { return !b.ended() })
 }
 
-// String says how far it is: a job that stands still says the same again.
+// String describes the progress. The text stays the same while there is none.
 func (w *batchWork) String() string {
 	if !w.started() || w.Done {
 		return ""
@@ -310,7 +310,7 @@ func (e *Engine) batchCreate(ctx context.Context, j *jobDoc) error {
 		}
 		if refused {
 			return errors.Join(stop, e.changeJob(ctx, j, func(now *jobDoc) error {
-				for i := range now.Batch.jobs() { // nobody has asked for the later ones
+				for i := range now.Batch.jobs() { // the later ones were not asked for
 					if now.Batch.Jobs[i].ID == "" {
 						now.Batch.Jobs[i].Status = batchRefused
 					}
@@ -353,7 +353,7 @@ func (e *Engine) batch(ctx context.Context, j jobDoc) error {
 	if j.Batch == nil {
 		return nil
 	}
-	if j.Batch.Done { // perhaps nobody was told
+	if j.Batch.Done { // the planner message may have been lost
 		return e.sendPlan(ctx, j.ID, time.Now())
 	}
 	if err := e.batchLook(ctx, &j); err != nil {
@@ -441,8 +441,8 @@ func described(b BatchJob, d *types.JobDescriptor) BatchJob {
 
 // batchCause says why a job cannot go on from what its batch jobs have come to, or
 // "". Failed tasks of one that is complete are no cause: the fleet looks at each of
-// their objects. But where the whole failed, or somebody cancelled it, the fleet
-// would have to move what was thought too much for it.
+// their objects. But where the whole job failed or a person cancelled it, the fleet
+// would have to move more than it was meant to.
 func batchCause(jobs []BatchJob) string {
 	for _, b := range jobs {
 		switch b.Status {
@@ -469,7 +469,7 @@ func batchCause(jobs []BatchJob) string {
 	return ""
 }
 
-// batchEnd notes that S3 Batch Operations are through with a job, or that this
+// batchEnd notes that S3 Batch Operations have finished a job, or that this
 // attempt was given up, and what they moved. That is S3's word; what is under the
 // new key the passes of the fleet have to find.
 func (e *Engine) batchEnd(ctx context.Context, j *jobDoc, giveUp bool) error {

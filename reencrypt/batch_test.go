@@ -317,7 +317,7 @@ func TestBatchEventSendsTheJobOn(t *testing.T) {
 			out, err := w.sqs.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: &w.queue, MaxNumberOfMessages: 10, WaitTimeSeconds: 1})
 			w.must(err)
 			for _, m := range out.Messages {
-				(&fleet{world: w}).settle(*m.Body, *m.ReceiptHandle, e.Handle(t.Context(), []byte(*m.Body)))
+				(&fleet{world: w}).finish(*m.Body, *m.ReceiptHandle, e.Handle(t.Context(), []byte(*m.Body)))
 			}
 			return len(out.Messages)
 		}
@@ -380,7 +380,7 @@ func (f *fleet) handleOne() {
 	out, err := f.sqs.ReceiveMessage(f.t.Context(), &sqs.ReceiveMessageInput{QueueUrl: &f.queue, MaxNumberOfMessages: 1, WaitTimeSeconds: 20})
 	f.must(err)
 	for _, m := range out.Messages {
-		f.settle(*m.Body, *m.ReceiptHandle, f.engines[0].Handle(f.t.Context(), []byte(*m.Body)))
+		f.finish(*m.Body, *m.ReceiptHandle, f.engines[0].Handle(f.t.Context(), []byte(*m.Body)))
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // ReasonBatchTask says that S3 Batch Operations could not move it; the detail has
-// their words. It stands only among the rows of a BatchJob: the fleet looks at the
+// their message. It is only in the rows of a BatchJob: the fleet looks at the
 // object again, and the report of the job has what it found.
 const ReasonBatchTask Reason = "batch-task"
 

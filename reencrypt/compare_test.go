@@ -25,7 +25,7 @@ func TestCopiesAreComparedUntilTheirKindIsProven(t *testing.T) {
 			t.Errorf("%s makes no other kind", name)
 		}
 	}
-	var tr trust
+	var tr copyAudit
 	compare := func(k kind, n int) (compared int) {
 		for range n {
 			if tr.due(k) {
@@ -48,7 +48,7 @@ func TestCopiesAreComparedUntilTheirKindIsProven(t *testing.T) {
 	if n := compare(k, 1000); n != 1000 {
 		t.Errorf("%d of 1000 copies were compared after one had been different", n)
 	}
-	tr = trust{}
+	tr = copyAudit{}
 	for i := range 2 * maxKinds {
 		compare(kindOf(fmt.Sprint(i), entry{}, plain, grants{}), 1)
 	}

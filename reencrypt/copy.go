@@ -159,7 +159,7 @@ func (copyMethod) judge(f settings) []Finding {
 	return all
 }
 
-// listeners returns who is told of a copy, by ARN.
+// listeners returns the ARNs of those that are notified of a copy.
 func listeners(f settings) []string {
 	n := f.notification
 	if n == nil {
@@ -188,8 +188,7 @@ func listeners(f settings) []string {
 	return all
 }
 
-// errDiffers means that a copy is not what its original was, or is not known to
-// be. It is not undone: the original is what it was only in buckets with versions.
+// errDiffers means that a copy differs from its original, or may differ. It is not undone: the original is what it was only in buckets with versions.
 var errDiffers = errors.New("copy is not known to be like its original")
 
 // grants are the headers of an ACL.
@@ -216,7 +215,7 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 		keyARN, err := m.resolve(ctx, *out.SSEKMSKeyId)
 		asWished = err == nil && keyARN == m.To && aws.ToBool(out.BucketKeyEnabled) == aws.ToBool(h.BucketKeyEnabled)
 	}
-	if asWished && !m.e.copies.due(k) {
+	if asWished && !m.e.audit.due(k) {
 		return nil
 	}
 	etag := ""
@@ -226,15 +225,15 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 	compared, err := m.checkCopy(ctx, en.key, h, etag, aws.ToString(out.VersionId))
 	switch {
 	case errors.Is(err, errDiffers):
-		m.e.copies.differs()
+		m.e.audit.differs()
 	case compared:
-		m.e.copies.same(k)
+		m.e.audit.same(k)
 	}
 	return err
 }
 
-// checkCopy compares a copy with what its original was. Where somebody wrote or
-// deleted it since, nothing of ours is left to compare.
+// checkCopy compares a copy with what its original was. Where another writer has
+// replaced or deleted it since, there is nothing to compare.
 func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObjectOutput, etag, version string) (compared bool, err error) {
 	var after *s3.HeadObjectOutput
 	err = m.patiently(ctx, func() (err error) {
@@ -339,8 +338,8 @@ func (m *mover) readACL(ctx context.Context, key, version string) (grants, aclSt
 	return g, state, nil
 }
 
-// grantHeaders turns an ACL into headers. An ACL that gives nobody but the owner
-// anything needs none, as it is what a copy gets.
+// grantHeaders turns an ACL into headers. An ACL with a grant for the owner only
+// needs none, because that is what a copy gets.
 func grantHeaders(acl *s3.GetObjectAclOutput, account string) (grants, aclState) {
 	owner := ""
 	if acl.Owner != nil {

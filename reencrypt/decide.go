@@ -36,13 +36,13 @@ const (
 	ReasonUnreadableHead Reason = "unreadable-head" // S3 does not show its encryption, as for SSE-C
 	ReasonUnknownKey     Reason = "unknown-key"     // the key that S3 names cannot be found
 	ReasonKeyUnusable    Reason = "key-unusable"    // KMS does not let its key be used: disabled, or to be deleted
-	ReasonRejected       Reason = "rejected"        // S3 refuses it; the detail has its words
+	ReasonRejected       Reason = "rejected"        // S3 refuses it; the detail has its message
 )
 
 // Why an object version failed: another try may succeed.
 const (
 	ReasonChanging Reason = "changing" // it was written again and again meanwhile
-	ReasonError    Reason = "error"    // the service failed; the detail has its words
+	ReasonError    Reason = "error"    // the service failed; the detail has its message
 	ReasonDiffers  Reason = "differs"  // the copy is not what the original was: look at it
 )
 

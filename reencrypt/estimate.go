@@ -25,8 +25,8 @@ type Plan struct {
 	NotInScope []string `json:"not_in_scope,omitempty"`
 }
 
-// BucketPlan is what a move would do to a bucket. Whoever moves exactly what is
-// planned takes its first six members.
+// BucketPlan is what a move would do to a bucket. Its first six members say what
+// to move.
 type BucketPlan struct {
 	Bucket   string   `json:"bucket"`
 	Prefix   string   `json:"prefix"`
@@ -125,7 +125,7 @@ func (e *Engine) Plan(ctx context.Context, o RunOptions, sample int, seen func(i
 	if err != nil {
 		return p, err
 	}
-	m := &mover{spec: s, e: e, facts: f, pace: e.paces.bucket(s.Bucket), rules: rules{
+	m := &mover{spec: s, e: e, facts: f, limiter: e.limiters.bucket(s.Bucket), rules: rules{
 		from: s.From, to: s.To, method: method, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now(),
 	}}
 	if p.Survey, err = m.survey(ctx, sample, seen); err != nil {

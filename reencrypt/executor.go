@@ -2,8 +2,8 @@ package reencrypt
 
 import "context"
 
-// Executor is who moves the objects of a job first. Whoever it is, the fleet's own
-// passes prove the job.
+// Executor moves the objects of a job first. In any case the fleet's own passes
+// prove the job.
 type Executor string
 
 // The executors.
@@ -67,7 +67,7 @@ func (x Executor) with(o Options) executor {
 	return fleetExecutor{}
 }
 
-// handsOver reports whether a job whose planner is at p is to be handed over.
+// handsOver reports whether it is time to hand over a job whose planner is at p.
 func (e *Engine) handsOver(j jobDoc, p planDoc) bool {
 	if j.RetryOf != "" || j.Batch != nil && (j.Batch.Done || j.Batch.started()) {
 		return false
@@ -76,7 +76,7 @@ func (e *Engine) handsOver(j jobDoc, p planDoc) bool {
 }
 
 // handOver hands a job over where it is time, and reports whether its planner has to
-// wait. What was handed over is waited for whoever is the executor by now.
+// wait: also for a job that was handed over under another configuration.
 func (e *Engine) handOver(ctx context.Context, j *jobDoc, p planDoc) (wait bool, err error) {
 	switch {
 	case j.Batch.started() && !j.Batch.Done:

@@ -28,7 +28,7 @@ type page struct {
 }
 
 // pagesAhead is how many pages of a listing wait for the work on the one before
-// them: a slow answer holds nobody up, and memory stays small.
+// them: a slow answer delays no work, and memory stays small.
 const pagesAhead = 2
 
 // entries lists the object versions of a bucket under prefix whose keys lie after

@@ -72,9 +72,8 @@ func (m *mover) copyParts(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 	return err
 }
 
-// copyRanges copies the parts. Each beyond the first at a time takes a free slot
-// of the engine's, so that large objects go faster when there is room, and the
-// bound on concurrency holds.
+// copyRanges copies the parts. All but one of those in flight take a free slot of the
+// engine's: large objects go faster when there is room, within the bound on concurrency.
 func (m *mover) copyRanges(ctx context.Context, key string, h *s3.HeadObjectOutput, upload *string) ([]types.CompletedPart, error) {
 	size := aws.ToInt64(h.ContentLength)
 	step := partSize(size, m.e.opt.PartSize)

@@ -12,7 +12,7 @@ import (
 
 const (
 	// planBudget is how long a planner message works before it sends itself again:
-	// SQS lets nobody hold a message for more than twelve hours.
+	// SQS lets no consumer hold a message for more than twelve hours.
 	planBudget = 10 * time.Minute
 	// planStep is how many slices of a later pass are sent between two records of
 	// the progress.
@@ -62,8 +62,8 @@ func sliceKey(job string, n int) string { return fmt.Sprintf("jobs/%s/slices/%08
 
 // plan plans a pass. The first pass is cut into slices, which are recorded and
 // sent while the listing goes on. The later ones use the same slices. Two
-// planners at a time do the same twice: whoever stores a slice or the progress
-// second takes what the first has stored.
+// planners at a time do the same twice: the one that stores a slice or the progress
+// second uses what the first has stored.
 func (e *Engine) plan(ctx context.Context, j jobDoc, pass int) error {
 	if pass != j.Pass {
 		return nil // late

@@ -21,7 +21,7 @@ type Severity string
 const (
 	// SeverityStop: nothing can be moved, or not as asked; a job stops.
 	SeverityStop Severity = "stop"
-	// SeverityWarn: people have to know or do something.
+	// SeverityWarn: a person has to know or do something.
 	SeverityWarn Severity = "warn"
 	// SeverityNote: good to know.
 	SeverityNote Severity = "note"
@@ -122,7 +122,7 @@ func Stops(findings []Finding) string {
 	return strings.Join(causes, " ")
 }
 
-// check is the preflight of a job: it stops the job or tells what it warns of,
+// check is the preflight of a job: it stops the job or reports the warnings,
 // and only then records that the planner may begin. A crash in between repeats it.
 func (e *Engine) check(ctx context.Context, j jobDoc, p *planDoc, etag string) (string, error) {
 	findings, err := e.begins(ctx, j.spec)
@@ -136,7 +136,7 @@ func (e *Engine) check(ctx context.Context, j jobDoc, p *planDoc, etag string) (
 		s := j.summary()
 		s.Preflight = findings
 		if err := e.opt.Observer.Warned(ctx, s); err != nil {
-			return etag, fmt.Errorf("tell what the preflight of job %s warns of: %w", j.ID, err)
+			return etag, fmt.Errorf("report the preflight warnings of job %s: %w", j.ID, err)
 		}
 	}
 	next := *p

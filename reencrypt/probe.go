@@ -21,7 +21,7 @@ import (
 // UpdateObjectEncryption. A server that does not know it takes the call for a
 // PutObject and makes the request's XML the object's body, with a status of 200.
 type probe struct {
-	turn  chan struct{} // holds one value while somebody probes
+	turn  chan struct{} // holds one value during a probe
 	known bool
 	// unsafe is why it must not be used; "" where it may.
 	unsafe string

@@ -51,7 +51,7 @@ const (
 	faultDenied                   // a permission is missing
 	faultNoBucket                 // there is no such bucket
 	faultGone                     // there is no such object version
-	faultChanged                  // a precondition failed: somebody wrote meanwhile
+	faultChanged                  // a precondition failed: it was written meanwhile
 	faultKey                      // KMS does not let a key be used
 	faultArchived                 // it has to be restored first
 	faultUnsupported              // the server does not have the operation
@@ -118,7 +118,7 @@ type stopError struct{ cause string }
 
 func (e *stopError) Error() string { return e.cause }
 
-// needs names the permissions of an operation, for people who have to grant them.
+// needs names the permissions that an operation needs.
 var needs = map[string]string{
 	"ListObjectsV2":              "s3:ListBucket",
 	"ListObjectVersions":         "s3:ListBucketVersions",

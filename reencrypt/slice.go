@@ -97,12 +97,12 @@ func (e *Engine) work(ctx context.Context, j jobDoc, pass, n int) error {
 	}
 	entries, over := budget(entries, time.Now().Add(sliceBudget))
 	if err := m.run(ctx, entries, r.tally); err != nil {
-		return elsewhere(errors.Join(err, r.leave(ctx)))
+		return sliceTaken(errors.Join(err, r.leave(ctx)))
 	}
 	if over() {
 		r.after = r.counted // it ended before a new key
 		if err := r.save(ctx); err != nil {
-			return elsewhere(err)
+			return sliceTaken(err)
 		}
 		return e.send(ctx, message{Job: j.ID, Pass: pass, Slice: n}, 0)
 	}
@@ -173,7 +173,7 @@ func (e *Engine) begin(ctx context.Context, j jobDoc) error {
 }
 
 // gate returns a function that ends with errNotRunning when a job has stopped
-// running; it looks every gateInterval, and nobody goes on while it looks.
+// running. It looks every gateInterval, and all callers wait while it looks.
 func (e *Engine) gate(job string) func(context.Context) error {
 	turn := make(chan struct{}, 1)
 	looked := time.Now()
@@ -201,8 +201,8 @@ func (e *Engine) gate(job string) func(context.Context) error {
 }
 
 // advance looks whether a group, and with it the pass, is complete, and goes on
-// with the job where it is. Whoever stores a result or ends a plan calls it, so
-// the last of them sees all that there is.
+// with the job where it is. Every worker that stores a result or ends a plan calls it,
+// so the last of them sees all results.
 func (e *Engine) advance(ctx context.Context, job string, pass, group int) error {
 	cut, err := e.planOf(ctx, job, 1)
 	if err != nil {
@@ -248,7 +248,7 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 	if err != nil {
 		return err
 	}
-	if j.State != StateRunning || j.Pass != pass { // somebody else saw the end of the pass too
+	if j.State != StateRunning || j.Pass != pass { // another worker saw the end of the pass too
 		return nil
 	}
 	next, cause := afterPass(pass-j.Granted, total.Counts, p.Began.Before(j.NotBefore))
@@ -278,7 +278,7 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 	}
 	// Should this worker end here, its message comes back and finds what is left to do.
 	if next == StateComplete {
-		return e.tell(ctx, j)
+		return e.notify(ctx, j)
 	}
 	return e.sendPlan(ctx, id, time.Now())
 }

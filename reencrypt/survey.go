@@ -56,13 +56,13 @@ func (e *Engine) Survey(ctx context.Context, scope Scope, keyARN string, seen fu
 	}
 	m := &mover{
 		spec: spec{Bucket: scope.Bucket, Prefix: scope.Prefix, To: keyARN, Versions: VersionsAll},
-		e:    e, facts: facts{versioned: versioned}, pace: e.paces.bucket(scope.Bucket), rules: rules{to: keyARN, method: updateMethod{}, maxCopy: e.opt.MaxCopySize, now: time.Now()},
+		e:    e, facts: facts{versioned: versioned}, limiter: e.limiters.bucket(scope.Bucket), rules: rules{to: keyARN, method: updateMethod{}, maxCopy: e.opt.MaxCopySize, now: time.Now()},
 	}
 	return m.survey(ctx, 0, seen)
 }
 
 // survey reads the scope, or a random sample of it where sample is not 0, at the
-// pace that the bucket bears.
+// rate that the bucket takes.
 func (m *mover) survey(ctx context.Context, sample int, seen func(int64)) (Survey, error) {
 	var s Survey
 	count := &census{groups: map[Group]*Group{}, seen: seen}
@@ -153,7 +153,7 @@ func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 			return group, 0, bucketError("HeadObject", m.Bucket, err)
 		}
 	}
-	o, err := m.look(ctx, en, h)
+	o, err := m.describe(ctx, en, h)
 	if err != nil {
 		return group, 0, err
 	}
@@ -191,8 +191,8 @@ type census struct {
 	seen   func(int64)
 }
 
-// add counts an object version. Its error says that the service is ill: what
-// could not be read is more than chance.
+// add counts an object version. Its error says that the service is failing: too
+// many could not be read.
 func (c *census) add(g Group, size int64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
