@@ -345,8 +345,7 @@ func (e *Engine) name(ctx context.Context, j jobDoc, now time.Time) error {
 		if len(rows) == 0 {
 			return nil
 		}
-		_, err := e.opt.Store.Put(ctx, namedKey(j.ID, n), &namedDoc{Rows: rows}, "")
-		if err != nil && !errors.Is(err, state.ErrConflict) {
+		if err := e.putFirst(ctx, namedKey(j.ID, n), &namedDoc{Rows: rows}, ""); err != nil {
 			return err
 		}
 		rows = nil
@@ -367,11 +366,7 @@ func (e *Engine) name(ctx context.Context, j jobDoc, now time.Time) error {
 	if err := emit(); err != nil {
 		return err
 	}
-	_, err := e.opt.Store.Put(ctx, planKey(j.ID, 1), &planDoc{Began: now, Next: n, Done: true}, "")
-	if errors.Is(err, state.ErrConflict) {
-		return nil
-	}
-	return err
+	return e.putFirst(ctx, planKey(j.ID, 1), &planDoc{Began: now, Next: n, Done: true}, "")
 }
 
 // named lists the named object versions whose keys lie after one: a request for
@@ -537,11 +532,7 @@ func (e *Engine) Jobs(ctx context.Context, ended bool) ([]Summary, error) {
 func (e *Engine) jobIDs(ctx context.Context, ended bool) ([]string, error) {
 	var ids []string
 	if !ended {
-		markers, err := e.keys(ctx, openPrefix)
-		for _, key := range markers {
-			ids = append(ids, strings.TrimSuffix(strings.TrimPrefix(key, openPrefix), ".json"))
-		}
-		return ids, err
+		return e.openIDs(ctx)
 	}
 	for id, err := range e.opt.Store.Folders(ctx, "jobs/") {
 		if err != nil {

@@ -40,12 +40,8 @@ func (copyMethod) traits() traits {
 func (copyMethod) usable(context.Context, *Engine, string) (string, error) { return "", nil }
 
 func (copyMethod) readBucket(ctx context.Context, e *Engine, bucket string, f *facts) error {
-	lock, err := e.opt.S3.GetObjectLockConfiguration(ctx, &s3.GetObjectLockConfigurationInput{Bucket: &bucket, ExpectedBucketOwner: &e.opt.Account})
-	switch {
-	case err == nil:
-		c := lock.ObjectLockConfiguration
-		f.defaultLock = c != nil && c.Rule != nil && c.Rule.DefaultRetention != nil
-	case !hasCode(err, "ObjectLockConfigurationNotFoundError"):
+	var err error
+	if f.defaultLock, err = e.defaultLock(ctx, bucket); err != nil {
 		return bucketError("GetObjectLockConfiguration", bucket, err)
 	}
 	controls, err := e.opt.S3.GetBucketOwnershipControls(ctx, &s3.GetBucketOwnershipControlsInput{Bucket: &bucket, ExpectedBucketOwner: &e.opt.Account})
@@ -265,19 +261,18 @@ func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObject
 
 // checksumOf returns the algorithm of the checksum that HEAD shows; "" where it shows none.
 func checksumOf(h *s3.HeadObjectOutput) types.ChecksumAlgorithm {
-	switch {
-	case h.ChecksumCRC32 != nil:
-		return types.ChecksumAlgorithmCrc32
-	case h.ChecksumCRC32C != nil:
-		return types.ChecksumAlgorithmCrc32c
-	case h.ChecksumCRC64NVME != nil:
-		return types.ChecksumAlgorithmCrc64nvme
-	case h.ChecksumSHA1 != nil:
-		return types.ChecksumAlgorithmSha1
-	case h.ChecksumSHA256 != nil:
-		return types.ChecksumAlgorithmSha256
+	i := slices.IndexFunc(checksumsOf(h), func(c *string) bool { return c != nil })
+	if i < 0 {
+		return ""
 	}
-	return ""
+	return []types.ChecksumAlgorithm{
+		types.ChecksumAlgorithmCrc32, types.ChecksumAlgorithmCrc32c, types.ChecksumAlgorithmCrc64nvme, types.ChecksumAlgorithmSha1, types.ChecksumAlgorithmSha256,
+	}[i]
+}
+
+// checksumsOf returns the checksums that HEAD shows, nil for those that it does not.
+func checksumsOf(h *s3.HeadObjectOutput) []*string {
+	return []*string{h.ChecksumCRC32, h.ChecksumCRC32C, h.ChecksumCRC64NVME, h.ChecksumSHA1, h.ChecksumSHA256}
 }
 
 // differences names what two HEAD answers, before and after a copy, should have
@@ -306,12 +301,10 @@ func differences(a, b *s3.HeadObjectOutput) []string {
 	same(a.ExpiresString, b.ExpiresString, "Expires")
 	same(a.WebsiteRedirectLocation, b.WebsiteRedirectLocation, "website redirect")
 	if a.ChecksumType == types.ChecksumTypeFullObject && b.ChecksumType == types.ChecksumTypeFullObject {
-		for _, c := range [][2]*string{
-			{a.ChecksumCRC32, b.ChecksumCRC32}, {a.ChecksumCRC32C, b.ChecksumCRC32C}, {a.ChecksumCRC64NVME, b.ChecksumCRC64NVME},
-			{a.ChecksumSHA1, b.ChecksumSHA1}, {a.ChecksumSHA256, b.ChecksumSHA256},
-		} {
-			if c[0] != nil && c[1] != nil {
-				same(c[0], c[1], "checksum")
+		now := checksumsOf(b)
+		for i, was := range checksumsOf(a) {
+			if was != nil && now[i] != nil {
+				same(was, now[i], "checksum")
 			}
 		}
 	}

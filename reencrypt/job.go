@@ -196,14 +196,10 @@ func jobsOf(m Move, open []jobDoc, v Versions, method Method, now time.Time) (jo
 // create stores a job that is not stored yet.
 func (e *Engine) create(ctx context.Context, j jobDoc) error {
 	marker := &openDoc{Alias: j.Alias, Since: j.Started, Sent: j.Started}
-	if _, err := e.opt.Store.Put(ctx, openKey(j.ID), marker, ""); err != nil && !errors.Is(err, state.ErrConflict) {
+	if err := e.putFirst(ctx, openKey(j.ID), marker, ""); err != nil {
 		return err
 	}
-	_, err := e.opt.Store.Put(ctx, j.key(), &j, "")
-	if errors.Is(err, state.ErrConflict) {
-		return nil
-	}
-	return err
+	return e.putFirst(ctx, j.key(), &j, "")
 }
 
 // supersede marks a job that newer ones have taken over from. A job that was
@@ -248,14 +244,24 @@ func (e *Engine) job(ctx context.Context, id string) (jobDoc, error) {
 	return j, err
 }
 
+// openIDs lists the ids of the open jobs.
+func (e *Engine) openIDs(ctx context.Context) ([]string, error) {
+	keys, err := e.keys(ctx, openPrefix)
+	for i, key := range keys {
+		keys[i] = strings.TrimSuffix(path.Base(key), ".json")
+	}
+	return keys, err
+}
+
 // openJobs reads the open jobs, in the order of their moves.
 func (e *Engine) openJobs(ctx context.Context) ([]jobDoc, error) {
+	ids, err := e.openIDs(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var jobs []jobDoc
-	for key, err := range e.opt.Store.Keys(ctx, openPrefix) {
-		if err != nil {
-			return nil, err
-		}
-		j, err := e.job(ctx, strings.TrimSuffix(path.Base(key), ".json"))
+	for _, id := range ids {
+		j, err := e.job(ctx, id)
 		switch {
 		case errors.Is(err, state.ErrNotFound): // a crash between marker and job: the start will be repeated
 			continue
@@ -390,10 +396,7 @@ func (e *Engine) notify(ctx context.Context, j jobDoc) error {
 		}
 		// It stays open: a newer move of its alias takes over from it.
 		open.Notified = string(j.State)
-		if _, err := e.opt.Store.Put(ctx, openKey(j.ID), &open, etag); err != nil && !errors.Is(err, state.ErrConflict) {
-			return err
-		}
-		return nil
+		return e.putFirst(ctx, openKey(j.ID), &open, etag)
 	}
 	var report reportDoc
 	if _, err := e.opt.Store.Get(ctx, reportKey(j.ID), &report); err != nil {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
-	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/state"
@@ -31,13 +29,12 @@ func (e *Engine) Resume(ctx context.Context, now time.Time) error {
 	if e.opt.Store == nil {
 		return errors.New("resume re-encryption: no state store")
 	}
-	markers, err := e.keys(ctx, openPrefix)
+	ids, err := e.openIDs(ctx)
 	if err != nil {
 		return fmt.Errorf("resume re-encryption: %w", err)
 	}
 	var errs []error
-	for _, key := range markers {
-		id := strings.TrimSuffix(path.Base(key), ".json")
+	for _, id := range ids {
 		if err := e.resume(ctx, id, now); err != nil {
 			errs = append(errs, fmt.Errorf("resume job %s: %w", id, err))
 		}
@@ -101,11 +98,7 @@ func (e *Engine) resume(ctx context.Context, id string, now time.Time) error {
 		}
 		open.Notified = stalled
 	}
-	_, err = e.opt.Store.Put(ctx, openKey(id), &open, etag)
-	if errors.Is(err, state.ErrConflict) { // another sweep, which sees the same
-		return nil
-	}
-	return err
+	return e.putFirst(ctx, openKey(id), &open, etag) // another sweep sees the same
 }
 
 // recorded says how far a pass is in slices that take long, as those of large

@@ -220,8 +220,7 @@ func (e *Engine) advance(ctx context.Context, job string, pass, group int) error
 	if err != nil {
 		return err
 	}
-	_, err = e.opt.Store.Put(ctx, totalKey(job, pass, group), &total, "")
-	if err != nil && !errors.Is(err, state.ErrConflict) {
+	if err := e.putFirst(ctx, totalKey(job, pass, group), &total, ""); err != nil {
 		return err
 	}
 	if !cut.Done {
@@ -281,6 +280,15 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 		return e.notify(ctx, j)
 	}
 	return e.sendPlan(ctx, id, time.Now())
+}
+
+// putFirst stores a document as Store.Put does. That another worker was first is no error.
+func (e *Engine) putFirst(ctx context.Context, key string, doc state.Document, etag string) error {
+	_, err := e.opt.Store.Put(ctx, key, doc, etag)
+	if errors.Is(err, state.ErrConflict) {
+		return nil
+	}
+	return err
 }
 
 func (e *Engine) keys(ctx context.Context, prefix string) ([]string, error) {

@@ -31,10 +31,10 @@ func newReencryptCommand(p *process) *cobra.Command {
 	command := &cobra.Command{Use: "reencrypt", Short: "Move S3 objects from one KMS key to another"}
 	command.AddCommand(newReencryptRunCommand(p), newReencryptPlanCommand(p))
 	command.AddCommand(newReencryptStartCommand(p), newReencryptListCommand(p), newReencryptStatusCommand(p), newReencryptWatchCommand(p),
-		newReencryptControlCommand(p, "pause", "Let the fleet do nothing for a job until it is resumed",
-			"Lets the fleet do nothing for a job until it is resumed. Workers notice within seconds, and what they have done by then counts.", (*reencrypt.Engine).Pause),
-		newReencryptControlCommand(p, "resume", "Let a paused or stopped job go on",
-			"Lets a paused job go on, or one that stopped and whose cause is mended. The work of a running job is sent again, which does no harm.", (*reencrypt.Engine).Continue),
+		newReencryptControlCommand(p, "pause", "Stop work on a job until it is resumed",
+			"Stops the fleet's work on a job until it is resumed. Workers notice within seconds, and what they have done by then counts.", (*reencrypt.Engine).Pause),
+		newReencryptControlCommand(p, "resume", "Continue a paused or stopped job",
+			"Continues a paused job, or one that stopped and whose cause is fixed. The work of a running job is sent again, which does no harm.", (*reencrypt.Engine).Continue),
 		newReencryptControlCommand(p, "cancel", "End a job; what was moved stays moved",
 			"Ends a job for good. What was moved stays moved, and the rest stays under the old keys.", (*reencrypt.Engine).Cancel),
 		newReencryptReportCommand(p), newReencryptRetryCommand(p))

@@ -24,10 +24,10 @@ type reencryptStartCommand struct {
 func newReencryptStartCommand(p *process) *cobra.Command {
 	var c reencryptStartCommand
 	command := &cobra.Command{
-		Use: "start {--plan FILE | --bucket BUCKET --from KEY --to KEY}", Short: "Have the fleet move buckets",
-		Long: `Has the fleet move a bucket, or the buckets of a plan, as an alias that moves does.
+		Use: "start {--plan FILE | --bucket BUCKET --from KEY --to KEY}", Short: "Start jobs of the fleet that move buckets",
+		Long: `Starts a job of the fleet for a bucket, or for each bucket of a plan, as an alias move does.
 
-The same plan is the same jobs, however often it is started. Without a plan, a bucket that an open job moves in the same way is that job. Where an open job moves the bucket somewhere else, nothing is started.`,
+The same plan is the same jobs, however often it is started. Without a plan, a bucket that an open job moves in the same way is that job. Where an open job moves the bucket to another key, nothing is started.`,
 		Args: cobra.NoArgs,
 		RunE: p.action(c.run),
 	}
