@@ -58,7 +58,7 @@ func (copyMethod) readBucket(ctx context.Context, e *Engine, bucket string, f *f
 	switch {
 	case err == nil && acl.Owner != nil:
 		f.owner = aws.ToString(acl.Owner.ID)
-	case err != nil && !(unknown && classify(err) == faultUnsupported):
+	case err != nil && (!unknown || classify(err) != faultUnsupported):
 		return bucketError("GetBucketAcl", bucket, err)
 	}
 	f.acls = f.owner != "" || !unknown // a server that knows no ownership and names no owner has no ACLs

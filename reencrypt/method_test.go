@@ -78,7 +78,7 @@ func TestEveryMethodIsWhole(t *testing.T) {
 		traits := reflect.ValueOf(m.traits())
 		for field, value := range traits.Fields() {
 			if value.IsZero() && field.Name != "notes" {
-				t.Errorf("method %s leaves open what its %s are", m.traits().name, field.Name)
+				t.Errorf("method %s has no trait %s", m.traits().name, field.Name)
 			}
 		}
 		if strings.TrimSpace(header[i]) != "`"+string(m.traits().name)+"`" {
