@@ -248,7 +248,7 @@ func (e *Engine) readKeys(ctx context.Context, f *settings) error {
 			DryRun: aws.Bool(true), DryRunModifiers: []kmstypes.DryRunModifierType{kmstypes.DryRunModifierTypeIgnoreCiphertext},
 		})
 		if err != nil && !hasCode(err, "DryRunOperationException") { // which is how a dry run succeeds
-			if _, answered := errors.AsType[smithy.APIError](err); !answered || hasCode(err, "ThrottlingException") {
+			if _, known := errors.AsType[smithy.APIError](err); !known && classify(err) == faultTransient || hasCode(err, "ThrottlingException") {
 				return err
 			}
 			key.dryRun = words(err)

@@ -149,8 +149,13 @@ func TestReencryptRunWithoutSTSAndKMS(t *testing.T) {
 	a.fill("app-data", appAlias, 3)
 	for name, answer := range map[string]struct {
 		status int
-		code   string
-	}{"unknown": {http.StatusNotImplemented, "NotImplemented"}, "refused": {http.StatusForbidden, "AccessDenied"}, "not understood": {http.StatusBadRequest, "UnknownOperationException"}} {
+		kms    string
+	}{
+		"unknown":        {http.StatusNotImplemented, `{"__type":"NotImplemented"}`},
+		"refused":        {http.StatusForbidden, `{"__type":"AccessDenied"}`},
+		"not understood": {http.StatusBadRequest, `{"__type":"UnknownOperationException"}`},
+		"in S3's words":  {http.StatusMethodNotAllowed, "<Error><Code>MethodNotAllowed</Code></Error>"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				scope := r.Header.Get("Authorization")
@@ -160,10 +165,10 @@ func TestReencryptRunWithoutSTSAndKMS(t *testing.T) {
 					fmt.Fprint(w, "<Error><Code>NotImplemented</Code><Message>A header you provided implies functionality that is not implemented</Message></Error>")
 				case strings.Contains(scope, "/sts/aws4_request"):
 					w.WriteHeader(answer.status)
-					fmt.Fprintf(w, "<ErrorResponse><Error><Code>%s</Code></Error></ErrorResponse>", answer.code)
+					fmt.Fprint(w, "<ErrorResponse><Error><Code>NotImplemented</Code></Error></ErrorResponse>")
 				case strings.Contains(scope, "/kms/aws4_request"):
 					w.WriteHeader(answer.status)
-					fmt.Fprintf(w, `{"__type":%q}`, answer.code)
+					fmt.Fprint(w, answer.kms)
 				default:
 					a.box.AWS.ServeHTTP(w, r)
 				}
