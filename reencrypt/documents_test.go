@@ -3,7 +3,6 @@ package reencrypt
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -27,10 +26,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/state"
 )
-
-// update-documents is only for a change of format that workers of the build before
-// can read.
-var updateDocuments = flag.Bool("update-documents", false, "write testdata/documents.golden anew")
 
 // recorder stands before the server and records what an engine stores below jobs/
 // and sends to the queue, in order.
@@ -218,11 +213,12 @@ func fill(v reflect.Value) {
 	}
 }
 
-// golden compares a text with a file that an earlier build wrote.
+// golden compares a text with a file that an earlier build wrote. UPDATE_GOLDEN=1
+// writes it anew, which is right only where workers of the build before can read it.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
-	if *updateDocuments {
+	if os.Getenv("UPDATE_GOLDEN") != "" {
 		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
 			t.Fatal(err)
 		}
