@@ -101,7 +101,7 @@ func TestAIMDHalvesOncePerRoundTrip(t *testing.T) {
 	}
 }
 
-func TestPaceLetsInAsManyAsItMay(t *testing.T) {
+func TestLimiterAdmitsAsManyAsItMay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := (&limiters{bound: 4}).bucket("b")
 		for range 4 {
