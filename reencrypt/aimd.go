@@ -14,33 +14,36 @@ import (
 )
 
 const (
-	// paceStart is how many objects of a bucket are worked on at once in the
+	// startLimit is how many objects of a bucket are worked on at once in the
 	// beginning.
-	paceStart = 16
-	// paceSteps is how many round trips lead from nothing to the bound by additive
-	// increase, where the bound is higher than that.
-	paceSteps = 128
+	startLimit = 64
+	// stepAfter is how many successes allow one more, once a limit is known: a
+	// hundredth more in each round trip, and one where the limit is lower than that.
+	stepAfter = 96
 )
 
-// aimd decides how much may run at once against something whose limit nobody
-// says: more as long as all goes well, and half when it is too much.
+// aimd decides how many requests may run at once against something whose limit
+// nobody publishes: more while all succeed, fewer when one is throttled.
 //
-// The limit doubles in each round trip until the first refusal, and from half of
-// what was refused it grows by a step in each. A refusal halves it once: what
-// began under the old limit, or while more still ran than the new one allows,
-// says nothing about the new one.
+// The limit doubles in each round trip until the first refusal. The right limit
+// lies between half of what was refused and all of it, so half is taken at once,
+// then doubling goes on to three quarters, and from there the limit grows in small
+// steps. What is refused after such a step is only just too much: three quarters
+// are taken at once, and seven eighths are doubled to. A refusal counts once in each
+// round trip: what began under the old limit, or while more still ran than the new
+// one allows, says nothing about the new one.
 type aimd struct {
 	bound    int
 	limit    int // from 1 to bound
 	slow     int // the limit at which doubling ends
-	credit   int // towards a limit one higher, which takes as many as the limit is
+	credit   int // successes since the last step
 	running  int
-	halvings int
-	settling bool // more runs than the limit allows since it was halved
+	cuts     int
+	draining bool // more runs than the limit allows since it was cut
 }
 
 func newAIMD(bound int) aimd {
-	return aimd{bound: bound, limit: min(paceStart, bound), slow: bound}
+	return aimd{bound: bound, limit: min(startLimit, bound), slow: bound}
 }
 
 // free reports whether one more may begin.
@@ -52,48 +55,52 @@ func (a *aimd) enter() { a.running++ }
 func (a *aimd) leave() {
 	a.running--
 	if a.running <= a.limit {
-		a.settling = false
+		a.draining = false
 	}
 }
 
 // stamp says under which limit a try begins; -1 is one that is no more.
 func (a *aimd) stamp() int {
-	if a.settling {
+	if a.draining {
 		return -1
 	}
-	return a.halvings
+	return a.cuts
 }
 
-// succeeded is told of a try that began at stamp and was not refused. The limit
-// grows only while it is what holds the work back.
+// succeeded takes note of a try that began at stamp and was not refused. The limit
+// grows only while it is what bounds the work.
 func (a *aimd) succeeded(stamp int) {
-	if stamp != a.halvings || a.running < a.limit || a.limit == a.bound {
+	if stamp != a.cuts || a.running < a.limit || a.limit == a.bound {
 		return
 	}
 	if a.limit < a.slow {
 		a.limit++
 		return
 	}
-	if a.credit += max(1, a.bound/paceSteps); a.credit >= a.limit {
-		a.credit -= a.limit
+	if a.credit++; a.credit >= min(a.limit, stepAfter) {
+		a.credit = 0
 		a.limit++
 	}
 }
 
-// refused is told of a try that began at stamp and was throttled.
+// refused takes note of a try that began at stamp and was throttled.
 func (a *aimd) refused(stamp int) {
-	if stamp != a.halvings {
+	if stamp != a.cuts {
 		return
 	}
-	a.limit = max(1, a.limit/2)
-	a.slow, a.credit = a.limit, 0
-	a.halvings++
-	a.settling = a.running > a.limit
+	if a.limit > a.slow {
+		a.limit, a.slow = max(1, a.limit*3/4), max(1, a.limit*7/8)
+	} else {
+		a.limit, a.slow = max(1, a.limit/2), max(1, a.limit*3/4)
+	}
+	a.credit = 0
+	a.cuts++
+	a.draining = a.running > a.limit
 }
 
-// pace holds the work on one bucket in this process to what aimd decides. It is
+// limiter limits the work on one bucket in this process to what aimd allows. It is
 // safe for concurrent use.
-type pace struct {
+type limiter struct {
 	mu      sync.Mutex
 	aimd    aimd
 	waiting []chan struct{} // each is closed when it may begin
@@ -101,7 +108,7 @@ type pace struct {
 
 // enter waits until one more object of the bucket may be worked on; leave counts
 // it out again.
-func (p *pace) enter(ctx context.Context) error {
+func (p *limiter) enter(ctx context.Context) error {
 	p.mu.Lock()
 	if len(p.waiting) == 0 && p.aimd.free() {
 		p.aimd.enter()
@@ -127,7 +134,7 @@ func (p *pace) enter(ctx context.Context) error {
 }
 
 // tryEnter enters where that needs no waiting.
-func (p *pace) tryEnter() bool {
+func (p *limiter) tryEnter() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.waiting) > 0 || !p.aimd.free() {
@@ -137,13 +144,13 @@ func (p *pace) tryEnter() bool {
 	return true
 }
 
-func (p *pace) leave() {
+func (p *limiter) leave() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.leaveLocked()
 }
 
-func (p *pace) leaveLocked() {
+func (p *limiter) leaveLocked() {
 	p.aimd.leave()
 	for len(p.waiting) > 0 && p.aimd.free() {
 		p.aimd.enter()
@@ -154,7 +161,7 @@ func (p *pace) leaveLocked() {
 
 // try calls f, which makes requests to the bucket, and learns from what it
 // returns.
-func (p *pace) try(f func() error) error {
+func (p *limiter) try(f func() error) error {
 	p.mu.Lock()
 	stamp := p.aimd.stamp()
 	p.mu.Unlock()
@@ -171,42 +178,42 @@ func (p *pace) try(f func() error) error {
 }
 
 // limit is how many objects of the bucket may be worked on at once now.
-func (p *pace) limit() int {
+func (p *limiter) limit() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.aimd.limit
 }
 
-// paces are the paces of the buckets. What was learnt of a bucket outlives the
-// slice that learnt it.
-type paces struct {
+// limiters are those of the buckets. What a slice learned about a bucket is kept for
+// the slices after it.
+type limiters struct {
 	bound int
 	mu    sync.Mutex
-	of    map[string]*pace
+	of    map[string]*limiter
 }
 
-func (p *paces) bucket(name string) *pace {
+func (p *limiters) bucket(name string) *limiter {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.of == nil {
-		p.of = map[string]*pace{}
+		p.of = map[string]*limiter{}
 	}
 	if p.of[name] == nil {
-		p.of[name] = &pace{aimd: newAIMD(p.bound)}
+		p.of[name] = &limiter{aimd: newAIMD(p.bound)}
 	}
 	return p.of[name]
 }
 
 // Concurrency is how many objects of a bucket this process works on at once at
 // most, as it has found out by now; Options.Concurrency bounds it.
-func (e *Engine) Concurrency(bucket string) int { return e.paces.bucket(bucket).limit() }
+func (e *Engine) Concurrency(bucket string) int { return e.limiters.bucket(bucket).limit() }
 
 // errBusy means that something was throttled maxThrottled times.
 var errBusy = errors.New("throttled again and again")
 
 const (
 	// throttledFirst is how long a throttled object waits before the next try at
-	// most: about a round trip, in which the halved limit takes effect. Each further
+	// most: about a round trip, in which the lower limit takes effect. Each further
 	// wait is twice as long, up to throttledLongest.
 	throttledFirst   = 100 * time.Millisecond
 	throttledLongest = 5 * time.Second

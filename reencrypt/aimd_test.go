@@ -23,15 +23,17 @@ func TestAIMD(t *testing.T) {
 		bound       int
 		want        string // the limit after each round trip
 	}{
-		{"starts low and doubles", "+++++", 512, "32 64 128 256 512"},
-		{"never beyond the bound", "+++", 40, "32 40 40"},
+		{"starts low and doubles", "+++", 512, "128 256 512"},
+		{"never beyond the bound", "++", 100, "100 100"},
 		{"a bound below the start", "+-+", 4, "4 2 3"},
-		{"halves once for many refusals", "+-", 512, "32 16"},
-		{"halves for a single refusal", "+1", 512, "32 16"},
-		{"then grows by a step", "+-+++", 128, "32 16 17 18 19"},
-		{"steps grow with the bound", "+++-++", 512, "32 64 128 64 67 71"},
+		{"halves once for many refusals", "+-", 512, "128 64"},
+		{"halves for a single refusal", "+1", 512, "128 64"},
+		{"then doubles to three quarters and grows by steps", "+-+++", 128, "128 64 96 97 98"},
+		{"steps grow with the limit", "+++-+++", 1024, "128 256 512 256 385 389 393"},
+		{"keeps seven eighths of what a step made too much", "+-++-++", 512, "128 64 96 97 72 84 85"},
+		{"halves again where half was too much", "+--", 512, "128 64 32"},
 		{"never below one", "-----+", 16, "8 4 2 1 1 2"},
-		{"does not grow unused", "...+", 512, "16 16 16 32"},
+		{"does not grow unused", "...+", 512, "64 64 64 128"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := newAIMD(c.bound)
@@ -99,9 +101,9 @@ func TestAIMDHalvesOncePerRoundTrip(t *testing.T) {
 	}
 }
 
-func TestPaceLetsInAsManyAsItMay(t *testing.T) {
+func TestLimiterAdmitsAsManyAsItMay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := (&paces{bound: 4}).bucket("b")
+		p := (&limiters{bound: 4}).bucket("b")
 		for range 4 {
 			if err := p.enter(t.Context()); err != nil {
 				t.Fatal(err)

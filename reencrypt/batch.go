@@ -19,21 +19,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
-// Means is by what the objects of a job are moved.
-type Means string
-
-// The means. Whatever they are, the fleet's own passes prove the job.
-const (
-	// MeansFleet: the workers move them.
-	MeansFleet Means = "fleet"
-	// MeansBatch: S3 Batch Operations move them first. A job where they cannot be
-	// used stops.
-	MeansBatch Means = "batch"
-	// MeansAuto: S3 Batch Operations, once the planner has counted more object
-	// versions than Options.BatchThreshold and where they can be used.
-	MeansAuto Means = "auto"
-)
-
 // Batch is what an Engine calls of S3 Batch Operations; *s3control.Client has it.
 type Batch interface {
 	CreateJob(context.Context, *s3control.CreateJobInput, ...func(*s3control.Options)) (*s3control.CreateJobOutput, error)
@@ -85,7 +70,7 @@ func (b BatchJob) ended() bool {
 }
 
 // empty reports whether it failed because there was nothing to do, which S3 calls
-// a failure ("Troubleshooting replication" in its User Guide has the words).
+// a failure ("Troubleshooting replication" in its User Guide has the text).
 func (b BatchJob) empty() bool {
 	return b.Status == string(types.JobStatusFailed) && b.Tasks == 0 &&
 		slices.ContainsFunc(b.Causes, func(c string) bool { return strings.Contains(strings.ToLower(c), "no keys matching") })
@@ -140,7 +125,7 @@ func (w *batchWork) unfinished() bool {
 	return w.started() && !w.Done && slices.ContainsFunc(w.Jobs, func(b BatchJob) bool { return !b.ended() })
 }
 
-// String says how far it is: a job that stands still says the same again.
+// String describes the progress. The text stays the same while there is none.
 func (w *batchWork) String() string {
 	if !w.started() || w.Done {
 		return ""
@@ -168,27 +153,46 @@ const (
 // that a new one is left alone, is not documented.
 const batchNote = "S3 Batch Operations move what is there when a task runs. An object that a writer replaced after the manifest was generated may have been moved to the new key whatever key its writer had chosen; its bytes are as they were written."
 
-// batchDue reports whether S3 Batch Operations are to move what is left of a job
-// whose planner is at p.
-func (e *Engine) batchDue(j jobDoc, p planDoc) bool {
-	if j.RetryOf != "" || j.Batch != nil && (j.Batch.Done || j.Batch.started()) {
-		return false
-	}
-	return e.opt.Means == MeansBatch || e.opt.Means == MeansAuto && int64(p.Next)*int64(e.opt.SliceSize) >= e.opt.BatchThreshold
+// batchMethod is what the operation of batch jobs does: UpdateObjectEncryption.
+const batchMethod = MethodUpdate
+
+// batchExecutor has S3 Batch Operations move what is left of a job.
+type batchExecutor struct {
+	// after is how many object versions are left to the fleet.
+	after int64
+	// required: a job where they cannot be used stops.
+	required bool
 }
 
-// batchFirst gives a job to S3 Batch Operations where it is time, and reports
-// whether its planner has to wait for them: the message that asks how far they are
-// sends it on.
-func (e *Engine) batchFirst(ctx context.Context, j *jobDoc, p planDoc) (wait bool, err error) {
-	if !e.batchDue(*j, p) && (!j.Batch.started() || j.Batch.Done) {
-		return false, nil
+func (batchExecutor) needsRole() bool { return true }
+
+func (x batchExecutor) refuses(m Method) string {
+	if x.required {
+		return batchRefuses(m)
 	}
-	if !j.Batch.started() {
-		if err := e.batchIntend(ctx, j); err != nil || j.Batch.Done {
-			return false, err
-		}
+	return ""
+}
+
+// batchRefuses says why batch jobs cannot move objects by a method, or "".
+func batchRefuses(m Method) string {
+	if m == MethodAuto || m == batchMethod {
+		return ""
 	}
+	return fmt.Sprintf("the method is %s, and they only change objects in place", m)
+}
+
+func (x batchExecutor) due(versions int64) bool { return versions >= x.after }
+
+func (x batchExecutor) begin(ctx context.Context, e *Engine, j *jobDoc) (wait bool, err error) {
+	if err := e.batchIntend(ctx, j, x.required); err != nil || j.Batch.Done {
+		return false, err
+	}
+	return e.awaitBatch(ctx, j)
+}
+
+// awaitBatch creates the batch jobs of a job that are not created yet. The message
+// that asks how far they are sends the planner on.
+func (e *Engine) awaitBatch(ctx context.Context, j *jobDoc) (wait bool, err error) {
 	delay := batchPoll
 	if !j.Batch.unfinished() {
 		delay = 0
@@ -200,7 +204,7 @@ func (e *Engine) batchFirst(ctx context.Context, j *jobDoc, p planDoc) (wait boo
 }
 
 // batchIntend stores which batch jobs a job will have, or why it has none.
-func (e *Engine) batchIntend(ctx context.Context, j *jobDoc) error {
+func (e *Engine) batchIntend(ctx context.Context, j *jobDoc, required bool) error {
 	if j.Bucket == e.opt.StateBucket {
 		return &stopError{"bucket " + j.Bucket + " is cmkeeper's own state bucket"}
 	}
@@ -208,7 +212,7 @@ func (e *Engine) batchIntend(ctx context.Context, j *jobDoc) error {
 	switch {
 	case err != nil:
 		return err
-	case why != "" && e.opt.Means == MeansBatch:
+	case why != "" && required:
 		return &stopError{"S3 Batch Operations cannot be used: " + why}
 	case why != "":
 		e.opt.Logger.WarnContext(ctx, "S3 Batch Operations are not used", "job", j.ID, "bucket", j.Bucket, "reason", why)
@@ -229,21 +233,21 @@ func (e *Engine) batchIntend(ctx context.Context, j *jobDoc) error {
 
 // batchNot says why the objects of s cannot be moved by S3 Batch Operations, or "".
 func (e *Engine) batchNot(ctx context.Context, s spec) (string, error) {
-	if s.Method == MethodCopy {
-		return "the method is copy, and they only change objects in place", nil
+	if why := batchRefuses(s.Method); why != "" {
+		return why, nil
 	}
-	useUpdate, err := e.useUpdate(ctx, s)
+	m, err := e.methodOf(ctx, s)
 	if err != nil {
 		return "", err
 	}
-	if !useUpdate {
+	if m.traits().name != batchMethod {
 		return "UpdateObjectEncryption is not proved on this server", nil
 	}
 	if s.Versions == VersionsAll {
 		return "", nil
 	}
-	f, err := e.bucketFacts(ctx, s.Bucket, false)
-	if err == nil && f.versioned { // what a generated manifest holds is not documented
+	versioned, err := e.versioned(ctx, s.Bucket)
+	if err == nil && versioned { // what a generated manifest holds is not documented
 		return "only current versions are in scope, and a manifest that S3 generates may hold noncurrent ones", nil
 	}
 	return "", err
@@ -306,7 +310,7 @@ func (e *Engine) batchCreate(ctx context.Context, j *jobDoc) error {
 		}
 		if refused {
 			return errors.Join(stop, e.changeJob(ctx, j, func(now *jobDoc) error {
-				for i := range now.Batch.jobs() { // nobody has asked for the later ones
+				for i := range now.Batch.jobs() { // the later ones were not asked for
 					if now.Batch.Jobs[i].ID == "" {
 						now.Batch.Jobs[i].Status = batchRefused
 					}
@@ -349,7 +353,7 @@ func (e *Engine) batch(ctx context.Context, j jobDoc) error {
 	if j.Batch == nil {
 		return nil
 	}
-	if j.Batch.Done { // perhaps nobody was told
+	if j.Batch.Done { // the planner message may have been lost
 		return e.sendPlan(ctx, j.ID, time.Now())
 	}
 	if err := e.batchLook(ctx, &j); err != nil {
@@ -437,8 +441,8 @@ func described(b BatchJob, d *types.JobDescriptor) BatchJob {
 
 // batchCause says why a job cannot go on from what its batch jobs have come to, or
 // "". Failed tasks of one that is complete are no cause: the fleet looks at each of
-// their objects. But where the whole failed, or somebody cancelled it, the fleet
-// would have to move what was thought too much for it.
+// their objects. But where the whole job failed or a person cancelled it, the fleet
+// would have to move more than it was meant to.
 func batchCause(jobs []BatchJob) string {
 	for _, b := range jobs {
 		switch b.Status {
@@ -465,7 +469,7 @@ func batchCause(jobs []BatchJob) string {
 	return ""
 }
 
-// batchEnd notes that S3 Batch Operations are through with a job, or that this
+// batchEnd notes that S3 Batch Operations have finished a job, or that this
 // attempt was given up, and what they moved. That is S3's word; what is under the
 // new key the passes of the fleet have to find.
 func (e *Engine) batchEnd(ctx context.Context, j *jobDoc, giveUp bool) error {

@@ -35,8 +35,8 @@ func (w *world) batchClient() *s3control.Client {
 }
 
 // by returns options of an engine that moves by S3 Batch Operations.
-func (w *world) by(m Means) func(*Options) {
-	return func(o *Options) { o.Means, o.Batch, o.BatchRole = m, w.batchClient(), batchRole }
+func (w *world) by(m Executor) func(*Options) {
+	return func(o *Options) { o.Executor, o.Batch, o.BatchRole = m, w.batchClient(), batchRole }
 }
 
 // deny takes an action from the role of the batch jobs; "" gives all back.
@@ -91,7 +91,7 @@ func TestBatchMovesAndTheFleetProves(t *testing.T) {
 				noncurrent++
 			}
 		}
-		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch)), w.engine(w.by(MeansBatch))}, twice: true}
+		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(ExecutorBatch)), w.engine(w.by(ExecutorBatch))}, twice: true}
 		jobs, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
 		w.must(err)
 		f.work()
@@ -157,7 +157,7 @@ func TestBatchJobsAreMadeOnce(t *testing.T) {
 			localaws.Fault{Service: "s3control", Operations: []string{"CreateJob"}, Effect: localaws.FailAfter, Count: 4},
 			localaws.Fault{Service: "s3control", Effect: localaws.Throttle, Rate: 0.1},
 		)
-		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch)), w.engine(w.by(MeansBatch))}, twice: true}
+		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(ExecutorBatch)), w.engine(w.by(ExecutorBatch))}, twice: true}
 		_, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
 		w.must(err)
 		f.work()
@@ -211,7 +211,7 @@ func TestBatchThatFailsStopsTheJob(t *testing.T) {
 				w.plain(c.objects)
 				before := w.snapshot()
 				c.break_(w)
-				f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch))}}
+				f := &fleet{world: w, engines: []*Engine{w.engine(w.by(ExecutorBatch))}}
 				jobs, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
 				w.must(err)
 				f.work()
@@ -261,15 +261,15 @@ func TestBatchIsUsedWhereItIsTimeAndSafe(t *testing.T) {
 		batch    bool
 		stopped  string
 	}{
-		{"auto below the threshold", func(o *Options) { o.Means, o.BatchThreshold = MeansAuto, 200 }, false, false, ""},
-		{"auto above the threshold", func(o *Options) { o.Means, o.BatchThreshold = MeansAuto, 100 }, false, true, ""},
-		{"auto, all versions", func(o *Options) { o.Means, o.BatchThreshold = MeansAuto, 100 }, true, true, ""},
-		{"auto, current versions of many", func(o *Options) { o.Means, o.Versions = MeansAuto, VersionsCurrent }, true, false, ""},
-		{"batch, current versions of many", func(o *Options) { o.Means, o.Versions = MeansBatch, VersionsCurrent }, true, false, "may hold noncurrent ones"},
-		{"auto, method copy", func(o *Options) { o.Means, o.Method = MeansAuto, MethodCopy }, false, false, ""},
-		{"batch, method copy", func(o *Options) { o.Means, o.Method = MeansBatch, MethodCopy }, false, false, "the method is copy"},
-		{"auto, update not proved", func(o *Options) { o.Means, o.S3 = MeansAuto, withoutUpdate(o.S3) }, false, false, ""},
-		{"batch, update not proved", func(o *Options) { o.Means, o.S3 = MeansBatch, withoutUpdate(o.S3) }, false, false, "not proved"},
+		{"auto below the threshold", func(o *Options) { o.Executor, o.BatchThreshold = ExecutorAuto, 200 }, false, false, ""},
+		{"auto above the threshold", func(o *Options) { o.Executor, o.BatchThreshold = ExecutorAuto, 100 }, false, true, ""},
+		{"auto, all versions", func(o *Options) { o.Executor, o.BatchThreshold = ExecutorAuto, 100 }, true, true, ""},
+		{"auto, current versions of many", func(o *Options) { o.Executor, o.Versions = ExecutorAuto, VersionsCurrent }, true, false, ""},
+		{"batch, current versions of many", func(o *Options) { o.Executor, o.Versions = ExecutorBatch, VersionsCurrent }, true, false, "may hold noncurrent ones"},
+		{"auto, method copy", func(o *Options) { o.Executor, o.Method = ExecutorAuto, MethodCopy }, false, false, ""},
+		{"batch, method copy", func(o *Options) { o.Executor, o.Method = ExecutorBatch, MethodCopy }, false, false, "the method is copy"},
+		{"auto, update not proved", func(o *Options) { o.Executor, o.S3 = ExecutorAuto, withoutUpdate(o.S3) }, false, false, ""},
+		{"batch, update not proved", func(o *Options) { o.Executor, o.S3 = ExecutorBatch, withoutUpdate(o.S3) }, false, false, "not proved"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -309,7 +309,7 @@ func TestBatchEventSendsTheJobOn(t *testing.T) {
 		defer w.aws.Close()
 		w.plain(5)
 		w.aws.S3Control().SetPace(10 * time.Second)
-		e := w.engine(w.by(MeansBatch))
+		e := w.engine(w.by(ExecutorBatch))
 		began := time.Now()
 		jobs, err := e.Start(t.Context(), w.move(began, w.b, w.a))
 		w.must(err)
@@ -317,7 +317,7 @@ func TestBatchEventSendsTheJobOn(t *testing.T) {
 			out, err := w.sqs.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: &w.queue, MaxNumberOfMessages: 10, WaitTimeSeconds: 1})
 			w.must(err)
 			for _, m := range out.Messages {
-				(&fleet{world: w}).settle(*m.Body, *m.ReceiptHandle, e.Handle(t.Context(), []byte(*m.Body)))
+				(&fleet{world: w}).finish(*m.Body, *m.ReceiptHandle, e.Handle(t.Context(), []byte(*m.Body)))
 			}
 			return len(out.Messages)
 		}
@@ -356,7 +356,7 @@ func TestBatchPollIsSentAgain(t *testing.T) {
 		defer w.aws.Close()
 		w.plain(5)
 		w.aws.S3Control().SetPace(time.Minute)
-		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch))}}
+		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(ExecutorBatch))}}
 		jobs, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
 		w.must(err)
 		f.handleOne()
@@ -380,7 +380,7 @@ func (f *fleet) handleOne() {
 	out, err := f.sqs.ReceiveMessage(f.t.Context(), &sqs.ReceiveMessageInput{QueueUrl: &f.queue, MaxNumberOfMessages: 1, WaitTimeSeconds: 20})
 	f.must(err)
 	for _, m := range out.Messages {
-		f.settle(*m.Body, *m.ReceiptHandle, f.engines[0].Handle(f.t.Context(), []byte(*m.Body)))
+		f.finish(*m.Body, *m.ReceiptHandle, f.engines[0].Handle(f.t.Context(), []byte(*m.Body)))
 	}
 }
 
@@ -393,7 +393,7 @@ func TestBatchOfASupersededJobEndsFirst(t *testing.T) {
 			defer w.aws.Close()
 			w.plain(200)
 			w.aws.S3Control().SetPace(time.Second)
-			f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch)), w.engine(w.by(MeansBatch))}}
+			f := &fleet{world: w, engines: []*Engine{w.engine(w.by(ExecutorBatch)), w.engine(w.by(ExecutorBatch))}}
 			_, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
 			w.must(err)
 			f.handleOne()
@@ -425,7 +425,7 @@ func TestPauseEndsTheBatchJobsAndContinueMakesNewOnes(t *testing.T) {
 		defer w.aws.Close()
 		w.plain(100)
 		w.aws.S3Control().SetPace(10 * time.Second)
-		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch))}}
+		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(ExecutorBatch))}}
 		jobs, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
 		w.must(err)
 		f.handleOne()
@@ -464,7 +464,7 @@ func TestNewBatchJobMayNotBeShownYet(t *testing.T) {
 		w.plain(5)
 		late := &lateClient{Batch: w.batchClient()}
 		late.left.Store(3)
-		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch), func(o *Options) { o.Batch = late })}}
+		f := &fleet{world: w, engines: []*Engine{w.engine(w.by(ExecutorBatch), func(o *Options) { o.Batch = late })}}
 		_, err := f.engines[0].Start(t.Context(), w.move(time.Now(), w.b, w.a))
 		w.must(err)
 		f.work()
@@ -505,7 +505,7 @@ func TestBatchSurvivesKills(t *testing.T) {
 					}
 				})
 				defer stop()
-				f := &fleet{world: w, engines: []*Engine{w.engine(w.by(MeansBatch)), w.engine(w.by(MeansAuto))}, cancel: func(n int, cancel context.CancelFunc) {
+				f := &fleet{world: w, engines: []*Engine{w.engine(w.by(ExecutorBatch)), w.engine(w.by(ExecutorAuto))}, cancel: func(n int, cancel context.CancelFunc) {
 					mu.Lock()
 					defer mu.Unlock()
 					working[n] = cancel
@@ -572,7 +572,7 @@ func TestBatchRow(t *testing.T) {
 // with another request.
 func TestBatchRequestIsTheSameEachTime(t *testing.T) {
 	w := newWorld(t)
-	e := w.engine(w.by(MeansBatch))
+	e := w.engine(w.by(ExecutorBatch))
 	j := jobDoc{ID: strings.Repeat("a", 24), spec: spec{Bucket: bucket, Prefix: "p/", From: []string{w.a, w.c}, To: w.b}}
 	tokens := map[string]bool{}
 	for attempt := range 2 {

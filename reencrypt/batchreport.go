@@ -14,7 +14,7 @@ import (
 )
 
 // ReasonBatchTask says that S3 Batch Operations could not move it; the detail has
-// their words. It stands only among the rows of a BatchJob: the fleet looks at the
+// their message. It is only in the rows of a BatchJob: the fleet looks at the
 // object again, and the report of the job has what it found.
 const ReasonBatchTask Reason = "batch-task"
 
@@ -67,28 +67,21 @@ func (e *Engine) importRows(ctx context.Context, job string, b BatchJob) (addres
 	if err != nil {
 		return "", err
 	}
-	r, w := io.Pipe()
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		var err error
+	return e.storeLines(ctx, batchReports(job)+"/"+b.ID+".jsonl", func(w io.Writer) error {
 		for _, part := range manifest.Results {
-			if part.TaskExecutionStatus != "failed" || err != nil {
+			if part.TaskExecutionStatus != "failed" {
 				continue
 			}
 			key, ok := strings.CutPrefix(part.Key, e.opt.StatePrefix+batchReports(job)+"/")
 			if !ok || part.Bucket != e.opt.StateBucket {
-				err = fmt.Errorf("its part %q in %q is not where reports are", part.Key, part.Bucket)
-				continue
+				return fmt.Errorf("its part %q in %q is not where reports are", part.Key, part.Bucket)
 			}
-			err = e.importPart(ctx, w, batchReports(job)+"/"+key)
+			if err := e.importPart(ctx, w, batchReports(job)+"/"+key); err != nil {
+				return err
+			}
 		}
-		_ = w.CloseWithError(err) // never fails
-	}()
-	address, err = e.opt.Store.PutBlob(ctx, batchReports(job)+"/"+b.ID+".jsonl", "application/x-ndjson", r)
-	_ = r.CloseWithError(err) // ends the writer where the store has failed
-	<-written
-	return address, err
+		return nil
+	})
 }
 
 // readManifest reads the top level of a completion report. The User Guide and the

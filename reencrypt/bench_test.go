@@ -133,7 +133,7 @@ func BenchmarkMemory(b *testing.B) {
 						}),
 						Resolver: sameKey{}, Account: account, StateBucket: stateBucket, SliceSize: 2000,
 					},
-					slots: make(chan struct{}, 64), paces: paces{bound: 64}, rate: newThrottle(0, nil), probe: probe{turn: make(chan struct{}, 1), known: true},
+					slots: make(chan struct{}, 64), limiters: limiters{bound: 64}, rate: newThrottle(0, nil), probe: probe{turn: make(chan struct{}, 1), known: true},
 					throttlesBack: throttlesBack(),
 				}
 				m, err := e.newMover(b.Context(), spec{Bucket: bucket, From: []string{oldKey}, To: newKey, Method: MethodUpdate}, false, func(context.Context) error { return nil })

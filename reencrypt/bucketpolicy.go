@@ -62,8 +62,8 @@ const (
 )
 
 // judgePolicy finds the statements that deny writes for their key or for being
-// conditional or not. Whether S3 fills these condition keys for
-// UpdateObjectEncryption is not documented, so there they are warned of only.
+// conditional or not. Where S3 is not known to fill these condition keys for a method
+// they are warned of only.
 func judgePolicy(f settings) []Finding {
 	if f.policy == "" {
 		return nil
@@ -72,6 +72,7 @@ func judgePolicy(f settings) []Finding {
 	if err := json.Unmarshal([]byte(f.policy), &p); err != nil {
 		return []Finding{{findingUnread, SeverityWarn, "Not checked: the bucket policy cannot be understood (" + err.Error() + ").", ""}}
 	}
+	by := f.method.traits()
 	var all []Finding
 	for i, s := range p.Statement {
 		if s.Effect != "Deny" || !s.coversWrites() {
@@ -82,15 +83,15 @@ func judgePolicy(f settings) []Finding {
 			name = s.Sid
 		}
 		severity := SeverityStop
-		if f.update || !s.concernsAll() {
+		if by.conditions != yes || !s.concernsAll() {
 			severity = SeverityWarn
 		}
 		if key, refuses := s.key(f.To); refuses {
 			all = append(all, Finding{findingPolicyKey, severity,
 				fmt.Sprintf("Statement %s of the bucket policy denies writes under the new key: it demands %s.", name, key), "Put the new key into the policy first."})
-		} else if key != "" && f.update {
+		} else if key != "" && by.conditions != yes {
 			all = append(all, Finding{findingPolicyKey, SeverityWarn,
-				fmt.Sprintf("Statement %s of the bucket policy demands %s. The new key meets that; whether UpdateObjectEncryption shows its key to policies is not documented.", name, key),
+				fmt.Sprintf("Statement %s of the bucket policy demands %s. The new key meets that; whether %s shows its key to policies is not documented.", name, key, by.operation),
 				"Should the job stop with access denied, except our role from the statement."})
 		}
 		switch {

@@ -42,16 +42,16 @@ func kindOf(bucket string, en entry, h *s3.HeadObjectOutput, g grants) kind {
 	}
 }
 
-// trust is what comparing copies with their originals has shown of the server in
+// copyAudit is what comparing copies with their originals has shown of the server in
 // this process. See docs/decisions/compared-copies.md.
-type trust struct {
+type copyAudit struct {
 	mu     sync.Mutex
 	copies map[kind]int // compared and found the same; once proven, all
 	lost   bool         // a copy was not like its original: all are compared
 }
 
 // due reports whether a copy of the kind is to be compared with its original.
-func (t *trust) due(k kind) bool {
+func (t *copyAudit) due(k kind) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.copies[k]
@@ -62,8 +62,8 @@ func (t *trust) due(k kind) bool {
 	return n%sampledCopies == 0
 }
 
-// same and differs are told what comparing a copy has shown.
-func (t *trust) same(k kind) {
+// same and differs record what comparing a copy has shown.
+func (t *copyAudit) same(k kind) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n, known := t.copies[k]
@@ -76,7 +76,7 @@ func (t *trust) same(k kind) {
 	t.copies[k] = n + 1
 }
 
-func (t *trust) differs() {
+func (t *copyAudit) differs() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.lost = true

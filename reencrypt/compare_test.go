@@ -1,6 +1,7 @@
 package reencrypt
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -24,7 +25,7 @@ func TestCopiesAreComparedUntilTheirKindIsProven(t *testing.T) {
 			t.Errorf("%s makes no other kind", name)
 		}
 	}
-	var tr trust
+	var tr copyAudit
 	compare := func(k kind, n int) (compared int) {
 		for range n {
 			if tr.due(k) {
@@ -47,7 +48,7 @@ func TestCopiesAreComparedUntilTheirKindIsProven(t *testing.T) {
 	if n := compare(k, 1000); n != 1000 {
 		t.Errorf("%d of 1000 copies were compared after one had been different", n)
 	}
-	tr = trust{}
+	tr = copyAudit{}
 	for i := range 2 * maxKinds {
 		compare(kindOf(fmt.Sprint(i), entry{}, plain, grants{}), 1)
 	}
@@ -56,18 +57,62 @@ func TestCopiesAreComparedUntilTheirKindIsProven(t *testing.T) {
 	}
 }
 
+// nameless answers a copy without the key, as MinIO does.
+type nameless struct{ S3 }
+
+func (n nameless) CopyObject(ctx context.Context, in *s3.CopyObjectInput, o ...func(*s3.Options)) (*s3.CopyObjectOutput, error) {
+	out, err := n.S3.CopyObject(ctx, in, o...)
+	if err == nil {
+		out.SSEKMSKeyId, out.BucketKeyEnabled, out.ServerSideEncryption = nil, nil, ""
+	}
+	return out, err
+}
+
+// TestCopyUnderAnotherKey: a server that copies under a key of its own choice is
+// found out, whether its answer names the key or not.
+func TestCopyUnderAnotherKey(t *testing.T) {
+	for name, server := range map[string]func(S3) S3{"named": func(s S3) S3 { return s }, "not named": func(s S3) S3 { return nameless{s} }} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.put("k", w.a)
+			e := w.engine(func(o *Options) { o.S3 = server(otherKeyed{o.S3, w.other}) })
+			s, err := e.Run(t.Context(), RunOptions{Bucket: bucket, From: []string{w.a}, To: w.b, Method: MethodCopy}, nil)
+			if s.Moved != 0 || s.ByReason[ReasonDiffers] != 1 {
+				t.Errorf("%+v, %v", s.Counts, err)
+			}
+		})
+	}
+}
+
+// otherKeyed copies under another key than it is asked to.
+type otherKeyed struct {
+	S3
+	key string
+}
+
+func (o otherKeyed) CopyObject(ctx context.Context, in *s3.CopyObjectInput, f ...func(*s3.Options)) (*s3.CopyObjectOutput, error) {
+	in.SSEKMSKeyId = &o.key
+	return o.S3.CopyObject(ctx, in, f...)
+}
+
 // TestRequestsPerObject counts at the server what moving an object takes, in the
 // pass that moves it and in the one that proves it.
 func TestRequestsPerObject(t *testing.T) {
 	const objects = 4000
 	for _, c := range []struct {
+		name   string
 		method Method
 		move   string
-	}{{MethodUpdate, "UpdateObjectEncryption"}, {MethodCopy, "CopyObject"}} {
-		t.Run(string(c.method), func(t *testing.T) {
+		server func(S3) S3
+	}{
+		{"update", MethodUpdate, "UpdateObjectEncryption", func(s S3) S3 { return s }},
+		{"copy", MethodCopy, "CopyObject", func(s S3) S3 { return s }},
+		{"copy by a server that names no key", MethodCopy, "CopyObject", func(s S3) S3 { return nameless{s} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.putMany("p/", objects)
-			e := w.engine(func(o *Options) { o.SliceSize = 0 })
+			e := w.engine(func(o *Options) { o.SliceSize, o.S3 = 0, c.server(o.S3) })
 			run := func(dry bool) (requests map[string]int) {
 				before := w.dataRequests()
 				s, err := e.Run(t.Context(), RunOptions{Bucket: bucket, From: []string{w.a}, To: w.b, Method: c.method, DryRun: dry}, nil)

@@ -28,11 +28,11 @@ var (
 	ErrNoJob = errors.New("there is no such job")
 	// ErrState: the job's state does not allow it.
 	ErrState = errors.New("not possible in the job's state")
-	// ErrRival: an open job moves objects of the same bucket somewhere else.
-	ErrRival = errors.New("another job is in the way")
+	// ErrRival: an open job moves objects of the same bucket to another key.
+	ErrRival = errors.New("another job conflicts with it")
 )
 
-// Order is a re-encryption that somebody asks for by hand: one bucket of a plan.
+// Order is a re-encryption that a person starts: one bucket of a plan.
 type Order struct {
 	Bucket string `json:"bucket"`
 	// Prefix is the part of the bucket; "" is all of it.
@@ -51,7 +51,7 @@ type Order struct {
 // the same jobs. The zero time is now, but an order whose job is open is that job.
 //
 // Nothing is started where one of the orders cannot be: one whose keys cannot be
-// found, or that is at odds with an open job or with another order (ErrRival).
+// found, or that conflicts with an open job or with another order (ErrRival).
 func (e *Engine) StartOrders(ctx context.Context, orders []Order, at time.Time) ([]string, error) {
 	open, err := e.openJobs(ctx)
 	if err != nil {
@@ -98,11 +98,11 @@ func jobOf(s spec, at time.Time, open []jobDoc, now time.Time) (jobDoc, error) {
 	return j, j.giveWay(open)
 }
 
-// ended reports whether a job does nothing more, unless people let it go on.
+// ended reports whether a job does no more work unless a person resumes it.
 func (j *jobDoc) ended() bool { return j.State != StateRunning && j.State != StatePaused }
 
-// giveWay has a new job wait for the last writers of rivals that have ended.
-// ErrRival: one of the open jobs is in the way.
+// giveWay makes a new job wait for the last writers of conflicting jobs that have
+// ended. ErrRival: one of the open jobs conflicts with it.
 func (j *jobDoc) giveWay(open []jobDoc) error {
 	for _, o := range open {
 		switch {
@@ -110,7 +110,7 @@ func (j *jobDoc) giveWay(open []jobDoc) error {
 		case !o.ended():
 			return fmt.Errorf("%w: job %s (%s) moves it to %s; wait for it or cancel it", ErrRival, o.ID, o.State, o.To)
 		default:
-			j.NotBefore = later(j.NotBefore, o.Finished.Add(settle))
+			j.NotBefore = later(j.NotBefore, o.Finished.Add(supersedeGrace))
 		}
 	}
 	return nil
@@ -136,8 +136,8 @@ func same(a, b spec) bool {
 	return a.Bucket == b.Bucket && a.Prefix == b.Prefix && a.To == b.To && a.Versions == b.Versions && a.Method == b.Method && slices.Equal(a.From, b.From)
 }
 
-// rivals reports whether two jobs at a time would be at odds: an object of both
-// that one of them moves is one that the other moves elsewhere.
+// rivals reports whether two jobs conflict: an object of both
+// that one of them moves is one that the other moves to another key.
 func rivals(a, b spec) bool {
 	if !(Scope{a.Bucket, a.Prefix}).overlaps(Scope{b.Bucket, b.Prefix}) {
 		return false
@@ -170,7 +170,7 @@ func (e *Engine) Continue(ctx context.Context, id string) error {
 	}
 	now := time.Now()
 	err = state.Update(ctx, e.opt.Store, openKey(id), func(open *openDoc, _ bool) error {
-		open.Alias, open.Since, open.Sent, open.Told = j.Alias, now, now, ""
+		open.Alias, open.Since, open.Sent, open.Notified = j.Alias, now, now, ""
 		return nil
 	})
 	if err != nil {
@@ -200,7 +200,7 @@ func (e *Engine) change(ctx context.Context, id string, to State, from ...State)
 			return fmt.Errorf("job %s is %s: %w", id, j.State, ErrState)
 		}
 		if to == StateRunning && j.State == StateStopped {
-			j.Granted = j.Pass // people have mended the cause
+			j.Granted = j.Pass // a person has fixed the cause
 		}
 		j.State, j.Cause, j.Finished = to, "", time.Time{}
 		if to == StateCancelled {
@@ -224,8 +224,7 @@ func checkID(id string) error {
 }
 
 // again sends the slices of a pass that have no result, from the first one of a
-// group on. Whoever has sent a message that was dropped while the job was paused
-// need not know of it.
+// group on: messages were dropped while the job was paused.
 func (e *Engine) again(ctx context.Context, j jobDoc, pass, first int) error {
 	if pass != j.Pass {
 		return nil // late
@@ -316,7 +315,7 @@ func (e *Engine) Retry(ctx context.Context, id string) (string, error) {
 			return "", fmt.Errorf("retry job %s: %w", id, err)
 		}
 		if !gone && to != from.To {
-			return "", fmt.Errorf("job %s moved to %s, and %s points to %s now; order what is to be moved there by \"cmkeeper reencrypt start\": %w", id, from.To, from.Alias, to, ErrState)
+			return "", fmt.Errorf("job %s moved to %s, and %s points to %s now; to move the rest there, use \"cmkeeper reencrypt start\": %w", id, from.To, from.Alias, to, ErrState)
 		}
 	}
 	now := time.Now()
@@ -346,8 +345,7 @@ func (e *Engine) name(ctx context.Context, j jobDoc, now time.Time) error {
 		if len(rows) == 0 {
 			return nil
 		}
-		_, err := e.opt.Store.Put(ctx, namedKey(j.ID, n), &namedDoc{Rows: rows}, "")
-		if err != nil && !errors.Is(err, state.ErrConflict) {
+		if err := e.putFirst(ctx, namedKey(j.ID, n), &namedDoc{Rows: rows}, ""); err != nil {
 			return err
 		}
 		rows = nil
@@ -368,11 +366,7 @@ func (e *Engine) name(ctx context.Context, j jobDoc, now time.Time) error {
 	if err := emit(); err != nil {
 		return err
 	}
-	_, err := e.opt.Store.Put(ctx, planKey(j.ID, 1), &planDoc{Began: now, Next: n, Done: true}, "")
-	if errors.Is(err, state.ErrConflict) {
-		return nil
-	}
-	return err
+	return e.putFirst(ctx, planKey(j.ID, 1), &planDoc{Began: now, Next: n, Done: true}, "")
 }
 
 // named lists the named object versions whose keys lie after one: a request for
@@ -538,11 +532,7 @@ func (e *Engine) Jobs(ctx context.Context, ended bool) ([]Summary, error) {
 func (e *Engine) jobIDs(ctx context.Context, ended bool) ([]string, error) {
 	var ids []string
 	if !ended {
-		markers, err := e.keys(ctx, openPrefix)
-		for _, key := range markers {
-			ids = append(ids, strings.TrimSuffix(strings.TrimPrefix(key, openPrefix), ".json"))
-		}
-		return ids, err
+		return e.openIDs(ctx)
 	}
 	for id, err := range e.opt.Store.Folders(ctx, "jobs/") {
 		if err != nil {

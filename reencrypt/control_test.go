@@ -69,7 +69,7 @@ func TestJobOfAnOrder(t *testing.T) {
 	}
 	for _, ended := range []State{StateStopped, StateCancelled} {
 		first.State, first.Finished = ended, now
-		if j, err := jobOf(elsewhere, time.Time{}, []jobDoc{first}, now); err != nil || !j.NotBefore.Equal(now.Add(settle)) {
+		if j, err := jobOf(elsewhere, time.Time{}, []jobDoc{first}, now); err != nil || !j.NotBefore.Equal(now.Add(supersedeGrace)) {
 			t.Errorf("after a %s job the last pass begins at %s (%v)", ended, j.NotBefore, err)
 		}
 	}
@@ -168,7 +168,7 @@ func TestCancelledJobStaysCancelled(t *testing.T) {
 		writes := w.writes()
 		_, err = e.Start(t.Context(), move) // a repeated start is the same job
 		w.must(err)
-		w.must(e.Resume(t.Context(), time.Now().Add(2*settle)))
+		w.must(e.Resume(t.Context(), time.Now().Add(2*supersedeGrace)))
 		f.work()
 		if w.writes() != writes || len(w.told.completed)+len(w.told.stalled) > 0 || w.keysLeft("cmkeeper/"+openPrefix) > 0 {
 			t.Errorf("%d more writes, told of %+v %+v", w.writes()-writes, w.told.completed, w.told.stalled)

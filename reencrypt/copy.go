@@ -14,17 +14,177 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// copyNotes say what no copy keeps, for the report.
-var copyNotes = []string{
-	"LastModified, and so what lifecycle rules count from, is the time of the copy.",
-	"In buckets with versions each copy is a new version; the version before it stays under the old key and is in the report as noncurrent.",
-	"The ETag, and the checksum of objects uploaded in parts, may differ.",
-	"An encryption context of the object's own, which S3 does not show, is lost.",
-	"Copies raise event notifications and are replicated.",
+// copyMethod copies objects onto themselves, in parts where they are large.
+type copyMethod struct{}
+
+// Its actions.
+const (
+	copyWhole action = "copy"
+	copyParts action = "copy-parts"
+)
+
+func (copyMethod) traits() traits {
+	return traits{
+		name: MethodCopy, does: "copies", operation: "CopyObject",
+		probed: no, checksums: yes, tags: yes, conditions: yes,
+		notes: []string{
+			"LastModified, and so what lifecycle rules count from, is the time of the copy.",
+			"In buckets with versions each copy is a new version; the version before it stays under the old key and is in the report as noncurrent.",
+			"The ETag, and the checksum of objects uploaded in parts, may differ.",
+			"An encryption context of the object's own, which S3 does not show, is lost.",
+			"Copies raise event notifications and are replicated.",
+		},
+	}
 }
 
-// errDiffers means that a copy is not what its original was, or is not known to
-// be. It is not undone: the original is what it was only in buckets with versions.
+func (copyMethod) usable(context.Context, *Engine, string) (string, error) { return "", nil }
+
+func (copyMethod) readBucket(ctx context.Context, e *Engine, bucket string, f *facts) error {
+	var err error
+	if f.defaultLock, err = e.defaultLock(ctx, bucket); err != nil {
+		return bucketError("GetObjectLockConfiguration", bucket, err)
+	}
+	controls, err := e.opt.S3.GetBucketOwnershipControls(ctx, &s3.GetBucketOwnershipControlsInput{Bucket: &bucket, ExpectedBucketOwner: &e.opt.Account})
+	unknown := err != nil && classify(err) == faultUnsupported
+	switch {
+	case err == nil && controls.OwnershipControls != nil && slices.ContainsFunc(controls.OwnershipControls.Rules, func(r types.OwnershipControlsRule) bool {
+		return r.ObjectOwnership == types.ObjectOwnershipBucketOwnerEnforced
+	}):
+		return nil
+	case err != nil && !unknown && !hasCode(err, "OwnershipControlsNotFoundError"):
+		return bucketError("GetBucketOwnershipControls", bucket, err)
+	}
+	acl, err := e.opt.S3.GetBucketAcl(ctx, &s3.GetBucketAclInput{Bucket: &bucket, ExpectedBucketOwner: &e.opt.Account})
+	switch {
+	case err == nil && acl.Owner != nil:
+		f.owner = aws.ToString(acl.Owner.ID)
+	case err != nil && (!unknown || classify(err) != faultUnsupported):
+		return bucketError("GetBucketAcl", bucket, err)
+	}
+	f.acls = f.owner != "" || !unknown // a server that knows no ownership and names no owner has no ACLs
+	return nil
+}
+
+// maxObjectSize is what 10,000 parts of 5 GiB hold.
+const maxObjectSize = 10_000 * (5 << 30)
+
+// copyClasses are the storage classes that a copy can be put into and read from
+// at once. An object of no class at all is STANDARD: S3 omits that one.
+var copyClasses = []string{"", "STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"}
+
+func (copyMethod) decide(o object, r rules) decision {
+	archive := o.storageClass == "GLACIER" || o.storageClass == "DEEP_ARCHIVE"
+	switch {
+	case !o.latest:
+		return decision{refuse, ReasonNoncurrent}
+	case o.retention || r.defaultLock: // a retention that is over would be lost, and a default one gained
+		return decision{refuse, ReasonObjectLock}
+	case archive && strings.Contains(o.restore, `ongoing-request="false"`):
+		return decision{refuse, ReasonRestored}
+	case archive || o.archived:
+		return decision{refuse, ReasonArchived}
+	case !slices.Contains(copyClasses, o.storageClass):
+		return decision{refuse, ReasonStorageClass}
+	case o.acl == aclForeign:
+		return decision{refuse, ReasonForeignOwner}
+	case o.acl != aclPlain:
+		return decision{refuse, ReasonACL}
+	case o.size > maxObjectSize:
+		return decision{refuse, ReasonTooLarge}
+	case o.size <= r.maxCopy:
+		return decision{action: copyWhole}
+	case o.hiddenMetadata:
+		return decision{refuse, ReasonMetadata}
+	case o.annotated:
+		return decision{refuse, ReasonAnnotations}
+	}
+	return decision{action: copyParts}
+}
+
+// examine reads the ACL, which no copy keeps by itself, and looks for annotations,
+// which copies in parts lose.
+func (c copyMethod) examine(ctx context.Context, m *mover, en entry, h *s3.HeadObjectOutput, o *object) (err error) {
+	if m.facts.acls {
+		if o.grants, o.acl, err = m.readACL(ctx, en.key, aws.ToString(h.VersionId)); err != nil {
+			return err
+		}
+	}
+	if c.decide(*o, m.rules).action == copyParts {
+		o.annotated, err = m.annotated(ctx, en.key, aws.ToString(h.VersionId))
+	}
+	return err
+}
+
+func (copyMethod) move(ctx context.Context, m *mover, en entry, h *s3.HeadObjectOutput, o object, a action) error {
+	if a == copyParts {
+		return m.copyParts(ctx, en, h, o.grants)
+	}
+	return wrap("CopyObject", m.copyWhole(ctx, en, h, o.grants))
+}
+
+// cost: a copy in parts has a beginning and an end besides its parts.
+func (copyMethod) cost(g Group, class classPrice, part int64) (writes int64, usd float64) {
+	writes = g.Versions
+	if action(g.Action) == copyParts {
+		writes = 2*g.Versions + g.Bytes/part + g.Versions
+	}
+	return writes, float64(writes)*class.put + float64(g.Bytes)/(1<<30)*class.retrieval
+}
+
+func (copyMethod) judge(f settings) []Finding {
+	all := judgeReplication(f, "Each copy is replicated as a new version, and what is there already keeps its key.")
+	if f.defaultLock {
+		all = append(all, Finding{findingObjectLock, SeverityWarn, "The bucket puts a retention on each new object, so every copy is refused.", "Use method update, or take the default retention away meanwhile."})
+	}
+	if hears := listeners(f); len(hears) > 0 {
+		all = append(all, Finding{findingNotification, SeverityWarn, "Each copy raises an event, which goes to " + strings.Join(hears, ", ") + ".", "Tell their owners, or switch the notification off meanwhile."})
+	}
+	var resets []string
+	for i, rule := range f.lifecycle {
+		name := cmp.Or(aws.ToString(rule.ID), fmt.Sprintf("#%d", i+1))
+		switch x := rule.Expiration; {
+		case x != nil && x.Days != nil, slices.ContainsFunc(rule.Transitions, func(t types.Transition) bool { return t.Days != nil }):
+			resets = append(resets, name+" (counts days from LastModified, which begin anew)")
+		case rule.NoncurrentVersionExpiration != nil || len(rule.NoncurrentVersionTransitions) > 0:
+			resets = append(resets, name+" (the original becomes a noncurrent version)")
+		}
+	}
+	if len(resets) > 0 {
+		all = append(all, Finding{findingLifecycle, SeverityWarn, "A copy has a new LastModified. Lifecycle rules that it concerns: " + strings.Join(resets, ", ") + ".", "Use method update, or adjust the rules."})
+	}
+	return all
+}
+
+// listeners returns the ARNs of those that are notified of a copy.
+func listeners(f settings) []string {
+	n := f.notification
+	if n == nil {
+		return nil
+	}
+	var all []string
+	add := func(arn *string, events []types.Event) {
+		if slices.ContainsFunc(events, func(e types.Event) bool {
+			return strings.HasPrefix(string(e), "s3:ObjectCreated:") && e != "s3:ObjectCreated:Put" && e != "s3:ObjectCreated:Post"
+		}) {
+			all = append(all, aws.ToString(arn))
+		}
+	}
+	for _, c := range n.QueueConfigurations {
+		add(c.QueueArn, c.Events)
+	}
+	for _, c := range n.TopicConfigurations {
+		add(c.TopicArn, c.Events)
+	}
+	for _, c := range n.LambdaFunctionConfigurations {
+		add(c.LambdaFunctionArn, c.Events)
+	}
+	if n.EventBridgeConfiguration != nil {
+		all = append(all, "EventBridge")
+	}
+	return all
+}
+
+// errDiffers means that a copy differs from its original, or may differ. It is not undone: the original is what it was only in buckets with versions.
 var errDiffers = errors.New("copy is not known to be like its original")
 
 // grants are the headers of an ACL.
@@ -46,9 +206,12 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 		return err
 	}
 	k := kindOf(m.Bucket, en, h, g)
-	keyARN, err := m.resolve(ctx, aws.ToString(out.SSEKMSKeyId))
-	answered := err == nil && keyARN == m.To && aws.ToBool(out.BucketKeyEnabled) == aws.ToBool(h.BucketKeyEnabled)
-	if answered && !m.e.copies.due(k) {
+	asWished := true // as far as the answer says: some servers name no key, and the verifying pass asks for it
+	if out.SSEKMSKeyId != nil {
+		keyARN, err := m.resolve(ctx, *out.SSEKMSKeyId)
+		asWished = err == nil && keyARN == m.To && aws.ToBool(out.BucketKeyEnabled) == aws.ToBool(h.BucketKeyEnabled)
+	}
+	if asWished && !m.e.audit.due(k) {
 		return nil
 	}
 	etag := ""
@@ -58,15 +221,15 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 	compared, err := m.checkCopy(ctx, en.key, h, etag, aws.ToString(out.VersionId))
 	switch {
 	case errors.Is(err, errDiffers):
-		m.e.copies.differs()
+		m.e.audit.differs()
 	case compared:
-		m.e.copies.same(k)
+		m.e.audit.same(k)
 	}
 	return err
 }
 
-// checkCopy compares a copy with what its original was. Where somebody wrote or
-// deleted it since, nothing of ours is left to compare.
+// checkCopy compares a copy with what its original was. Where another writer has
+// replaced or deleted it since, there is nothing to compare.
 func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObjectOutput, etag, version string) (compared bool, err error) {
 	var after *s3.HeadObjectOutput
 	err = m.patiently(ctx, func() (err error) {
@@ -98,19 +261,18 @@ func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObject
 
 // checksumOf returns the algorithm of the checksum that HEAD shows; "" where it shows none.
 func checksumOf(h *s3.HeadObjectOutput) types.ChecksumAlgorithm {
-	switch {
-	case h.ChecksumCRC32 != nil:
-		return types.ChecksumAlgorithmCrc32
-	case h.ChecksumCRC32C != nil:
-		return types.ChecksumAlgorithmCrc32c
-	case h.ChecksumCRC64NVME != nil:
-		return types.ChecksumAlgorithmCrc64nvme
-	case h.ChecksumSHA1 != nil:
-		return types.ChecksumAlgorithmSha1
-	case h.ChecksumSHA256 != nil:
-		return types.ChecksumAlgorithmSha256
+	i := slices.IndexFunc(checksumsOf(h), func(c *string) bool { return c != nil })
+	if i < 0 {
+		return ""
 	}
-	return ""
+	return []types.ChecksumAlgorithm{
+		types.ChecksumAlgorithmCrc32, types.ChecksumAlgorithmCrc32c, types.ChecksumAlgorithmCrc64nvme, types.ChecksumAlgorithmSha1, types.ChecksumAlgorithmSha256,
+	}[i]
+}
+
+// checksumsOf returns the checksums that HEAD shows, nil for those that it does not.
+func checksumsOf(h *s3.HeadObjectOutput) []*string {
+	return []*string{h.ChecksumCRC32, h.ChecksumCRC32C, h.ChecksumCRC64NVME, h.ChecksumSHA1, h.ChecksumSHA256}
 }
 
 // differences names what two HEAD answers, before and after a copy, should have
@@ -139,12 +301,10 @@ func differences(a, b *s3.HeadObjectOutput) []string {
 	same(a.ExpiresString, b.ExpiresString, "Expires")
 	same(a.WebsiteRedirectLocation, b.WebsiteRedirectLocation, "website redirect")
 	if a.ChecksumType == types.ChecksumTypeFullObject && b.ChecksumType == types.ChecksumTypeFullObject {
-		for _, c := range [][2]*string{
-			{a.ChecksumCRC32, b.ChecksumCRC32}, {a.ChecksumCRC32C, b.ChecksumCRC32C}, {a.ChecksumCRC64NVME, b.ChecksumCRC64NVME},
-			{a.ChecksumSHA1, b.ChecksumSHA1}, {a.ChecksumSHA256, b.ChecksumSHA256},
-		} {
-			if c[0] != nil && c[1] != nil {
-				same(c[0], c[1], "checksum")
+		now := checksumsOf(b)
+		for i, was := range checksumsOf(a) {
+			if was != nil && now[i] != nil {
+				same(was, now[i], "checksum")
 			}
 		}
 	}
@@ -171,8 +331,8 @@ func (m *mover) readACL(ctx context.Context, key, version string) (grants, aclSt
 	return g, state, nil
 }
 
-// grantHeaders turns an ACL into headers. An ACL that gives nobody but the owner
-// anything needs none, as it is what a copy gets.
+// grantHeaders turns an ACL into headers. An ACL with a grant for the owner only
+// needs none, because that is what a copy gets.
 func grantHeaders(acl *s3.GetObjectAclOutput, account string) (grants, aclState) {
 	owner := ""
 	if acl.Owner != nil {

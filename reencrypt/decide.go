@@ -2,7 +2,6 @@ package reencrypt
 
 import (
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -37,13 +36,13 @@ const (
 	ReasonUnreadableHead Reason = "unreadable-head" // S3 does not show its encryption, as for SSE-C
 	ReasonUnknownKey     Reason = "unknown-key"     // the key that S3 names cannot be found
 	ReasonKeyUnusable    Reason = "key-unusable"    // KMS does not let its key be used: disabled, or to be deleted
-	ReasonRejected       Reason = "rejected"        // S3 refuses it; the detail has its words
+	ReasonRejected       Reason = "rejected"        // S3 refuses it; the detail has its message
 )
 
 // Why an object version failed: another try may succeed.
 const (
 	ReasonChanging Reason = "changing" // it was written again and again meanwhile
-	ReasonError    Reason = "error"    // the service failed; the detail has its words
+	ReasonError    Reason = "error"    // the service failed; the detail has its message
 	ReasonDiffers  Reason = "differs"  // the copy is not what the original was: look at it
 )
 
@@ -58,16 +57,16 @@ func (r Reason) Skips() bool {
 	}
 }
 
-// action is what is done with an object version.
-type action int
+// action is what is done with an object version: nothing, or what a method calls
+// its way to move it. Plans name it.
+type action string
 
 const (
-	skip action = iota
-	refuse
-	update
-	copyWhole
-	copyParts
+	skip   action = "skip"
+	refuse action = "refuse"
 )
+
+func (a action) moves() bool { return a != skip && a != refuse }
 
 // decision is an action and, where nothing is moved, its reason.
 type decision struct {
@@ -105,26 +104,19 @@ type object struct {
 	hiddenMetadata bool
 	annotated      bool
 	acl            aclState
+	grants         grants // of acl, for a copy
 }
 
 // rules are what decide goes by, the same for all objects of a slice.
 type rules struct {
-	from []string
-	to   string
-	// update is whether UpdateObjectEncryption is used, else copies.
-	update bool
+	from   []string
+	to     string
+	method method
 	// defaultLock: the bucket would put a retention on each copy.
 	defaultLock bool
 	maxCopy     int64
 	now         time.Time
 }
-
-// maxObjectSize is what 10,000 parts of 5 GiB hold.
-const maxObjectSize = 10_000 * (5 << 30)
-
-// copyClasses are the storage classes that a copy can be put into and read from
-// at once. An object of no class at all is STANDARD: S3 omits that one.
-var copyClasses = []string{"", "STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"}
 
 // decide says what to do with an object version.
 func decide(o object, r rules) decision {
@@ -145,45 +137,6 @@ func decide(o object, r rules) decision {
 		return decision{refuse, ReasonDSSE}
 	case o.held || o.retention && o.retainUntil.After(r.now):
 		return decision{refuse, ReasonObjectLock}
-	case r.update:
-		return decision{action: update}
 	}
-	return decideCopy(o, r)
-}
-
-// decideCopy says what to do with an object version that only a copy can move.
-func decideCopy(o object, r rules) decision {
-	archive := o.storageClass == "GLACIER" || o.storageClass == "DEEP_ARCHIVE"
-	switch {
-	case !o.latest:
-		return decision{refuse, ReasonNoncurrent}
-	case o.retention || r.defaultLock: // a retention that is over would be lost, and a default one gained
-		return decision{refuse, ReasonObjectLock}
-	case archive && strings.Contains(o.restore, `ongoing-request="false"`):
-		return decision{refuse, ReasonRestored}
-	case archive || o.archived:
-		return decision{refuse, ReasonArchived}
-	case !slices.Contains(copyClasses, o.storageClass):
-		return decision{refuse, ReasonStorageClass}
-	case o.acl == aclForeign:
-		return decision{refuse, ReasonForeignOwner}
-	case o.acl != aclPlain:
-		return decision{refuse, ReasonACL}
-	case o.size > maxObjectSize:
-		return decision{refuse, ReasonTooLarge}
-	case o.size <= r.maxCopy:
-		return decision{action: copyWhole}
-	case o.hiddenMetadata:
-		return decision{refuse, ReasonMetadata}
-	case o.annotated:
-		return decision{refuse, ReasonAnnotations}
-	}
-	return decision{action: copyParts}
-}
-
-// partSize returns how large the parts of a copy are: as wished, or larger where
-// 10,000 of them would not hold the object.
-func partSize(size, wished int64) int64 {
-	const most = 10_000
-	return max(wished, (size+most-1)/most)
+	return r.method.decide(o, r)
 }

@@ -13,9 +13,9 @@ const (
 
 func TestDecide(t *testing.T) {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
-	byUpdate := rules{from: []string{oldKey}, to: newKey, update: true, maxCopy: 5 << 30, now: now}
+	byUpdate := rules{from: []string{oldKey}, to: newKey, method: updateMethod{}, maxCopy: 5 << 30, now: now}
 	byCopy := byUpdate
-	byCopy.update = false
+	byCopy.method = copyMethod{}
 	lockedCopies := byCopy
 	lockedCopies.defaultLock = true
 	base := object{latest: true, size: 100, encryption: "aws:kms", keyARN: oldKey}

@@ -384,7 +384,7 @@ func TestAliasThatMovesAgain(t *testing.T) {
 				if len(w.told.completed) != 1 || w.told.completed[0].Job != second[0] {
 					t.Fatalf("told of %+v", w.told.completed)
 				}
-				if p, err := e.planOf(t.Context(), second[0], w.told.completed[0].Passes); err != nil || p.Began.Sub(began) < settle {
+				if p, err := e.planOf(t.Context(), second[0], w.told.completed[0].Passes); err != nil || p.Began.Sub(began) < supersedeGrace {
 					t.Errorf("the last pass began %s after the move, when writers of the first job may still be at work (%v)", p.Began.Sub(began), err)
 				}
 				rows := w.refusedRows(second[0])
@@ -405,7 +405,7 @@ func (f *fleet) handle(n int) {
 		out, err := f.sqs.ReceiveMessage(f.t.Context(), &sqs.ReceiveMessageInput{QueueUrl: &f.queue, MaxNumberOfMessages: 1, WaitTimeSeconds: 1, VisibilityTimeout: 120})
 		f.must(err)
 		for _, m := range out.Messages {
-			f.settle(*m.Body, *m.ReceiptHandle, f.engines[0].Handle(f.t.Context(), []byte(*m.Body)))
+			f.finish(*m.Body, *m.ReceiptHandle, f.engines[0].Handle(f.t.Context(), []byte(*m.Body)))
 		}
 	}
 }

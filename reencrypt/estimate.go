@@ -25,15 +25,15 @@ type Plan struct {
 	NotInScope []string `json:"not_in_scope,omitempty"`
 }
 
-// BucketPlan is what a move would do to a bucket. Whoever moves exactly what is
-// planned takes its first six members.
+// BucketPlan is what a move would do to a bucket. Its first six members say what
+// to move.
 type BucketPlan struct {
 	Bucket   string   `json:"bucket"`
 	Prefix   string   `json:"prefix"`
 	From     []string `json:"from"`
 	To       string   `json:"to"`
 	Versions Versions `json:"versions"`
-	// Method is MethodUpdate or MethodCopy, never MethodAuto.
+	// Method is never MethodAuto, but what that came to.
 	Method Method `json:"method"`
 
 	Survey
@@ -75,9 +75,7 @@ type Requests struct {
 // Prices says where the unit prices of estimates are from.
 const Prices = "list prices of US East (N. Virginia) in US dollars as of 2025, from aws.amazon.com/s3/pricing and aws.amazon.com/kms/pricing; yours may differ"
 
-// The unit prices, as Prices says. UpdateObjectEncryption costs what a PUT into
-// S3 Standard costs, whatever the object's storage class (User Guide, "Updating
-// server-side encryption").
+// The unit prices, as Prices says.
 const (
 	priceList = 0.005 / 1000
 	priceKMS  = 0.03 / 10_000
@@ -108,29 +106,32 @@ func (e *Engine) Plan(ctx context.Context, o RunOptions, sample int, seen func(i
 	if err != nil {
 		return BucketPlan{}, err
 	}
-	p := BucketPlan{Bucket: s.Bucket, Prefix: s.Prefix, From: s.From, To: s.To, Versions: s.Versions, Method: MethodCopy, Survey: Survey{Groups: []Group{}}}
+	p := BucketPlan{Bucket: s.Bucket, Prefix: s.Prefix, From: s.From, To: s.To, Versions: s.Versions, Survey: Survey{Groups: []Group{}}}
 	findings, settings, err := e.preflight(ctx, s, true)
 	if err != nil {
 		return p, err
 	}
-	if p.Preflight = append([]Finding{}, findings...); settings.update {
-		p.Method = MethodUpdate
+	method := settings.method
+	if method == nil { // none may be used
+		candidates := s.Method.candidates()
+		method = candidates[len(candidates)-1]
 	}
+	p.Method, p.Preflight = method.traits().name, append([]Finding{}, findings...)
 	if slices.ContainsFunc(settings.unread, func(u unread) bool { return u.stops }) ||
 		slices.ContainsFunc(findings, func(f Finding) bool { return f.Name == findingMethod }) {
 		return p, nil
 	}
-	f, err := e.bucketFacts(ctx, s.Bucket, p.Method == MethodCopy)
+	f, err := e.bucketFacts(ctx, s.Bucket, method)
 	if err != nil {
 		return p, err
 	}
-	m := &mover{spec: s, e: e, facts: f, pace: e.paces.bucket(s.Bucket), rules: rules{
-		from: s.From, to: s.To, update: p.Method == MethodUpdate, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now(),
+	m := &mover{spec: s, e: e, facts: f, limiter: e.limiters.bucket(s.Bucket), rules: rules{
+		from: s.From, to: s.To, method: method, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now(),
 	}}
 	if p.Survey, err = m.survey(ctx, sample, seen); err != nil {
 		return p, fmt.Errorf("plan bucket %s: %w", s.Bucket, err)
 	}
-	p.estimate(e.opt.PartSize)
+	p.estimate(method, e.opt.PartSize)
 	if e.opt.Rate > 0 {
 		p.Seconds = float64(p.Move.Versions) / e.opt.Rate
 	}
@@ -138,46 +139,35 @@ func (e *Engine) Plan(ctx context.Context, o RunOptions, sample int, seen func(i
 }
 
 // estimate adds up the groups: what moves, in how many requests and for how much.
-func (p *BucketPlan) estimate(wishedPart int64) {
+func (p *BucketPlan) estimate(m method, wishedPart int64) {
 	// A planner and two passes list, and both passes ask each version.
 	p.Requests = Requests{List: 3 * ((p.Listed + 999) / 1000), Head: 2 * p.Listed}
 	p.InScope, p.Move, p.Refuse = Amount{}, Amount{}, Amount{}
 	p.CostUSD, p.BatchUSD = float64(p.Requests.List)*priceList, 0
-	batch := int64(0)
 	for _, g := range p.Groups {
 		price, ok := classPrices[g.StorageClass]
 		if !ok {
 			price = standardPrice
 		}
 		p.CostUSD += float64(2*g.Versions) * price.head
-		if slices.Contains(p.From, g.Key) {
+		inScope := slices.Contains(p.From, g.Key)
+		if inScope {
 			p.InScope.add(g)
 		}
-		writes := g.Versions
-		switch g.Action {
-		case actionNames[refuse]:
-			if slices.Contains(p.From, g.Key) {
-				p.Refuse.add(g)
-			}
-			continue
-		case actionNames[update]:
-			p.CostUSD += float64(writes) * standardPrice.put
-			batch += writes
-		case actionNames[copyParts]: // a beginning and an end for each, and its parts
-			writes = 2*g.Versions + g.Bytes/wishedPart + g.Versions
-			fallthrough
-		case actionNames[copyWhole]:
-			p.CostUSD += float64(writes)*price.put + float64(g.Bytes)/(1<<30)*price.retrieval
-		default:
-			continue
+		switch a := action(g.Action); {
+		case a == refuse && inScope:
+			p.Refuse.add(g)
+		case a.moves():
+			writes, usd := m.cost(g, price, wishedPart)
+			p.Move.add(g)
+			p.CostUSD += usd
+			p.Requests.Write += writes
+			p.Requests.KMS += 2 * writes
 		}
-		p.Move.add(g)
-		p.Requests.Write += writes
-		p.Requests.KMS += 2 * writes
 	}
 	p.CostUSD += float64(p.Requests.KMS) * priceKMS
 	p.CostUSD = math.Round(p.CostUSD*1e6) / 1e6
-	if batch > 0 {
-		p.BatchUSD = math.Round((priceBatchJob+float64(batch)*priceBatchObject)*1e6) / 1e6
+	if m.traits().name == batchMethod && p.Move.Versions > 0 {
+		p.BatchUSD = math.Round((priceBatchJob+float64(p.Move.Versions)*priceBatchObject)*1e6) / 1e6
 	}
 }

@@ -22,21 +22,21 @@ import (
 const (
 	// gateInterval is how often a slice looks whether its job still runs.
 	gateInterval = 5 * time.Second
-	// settle is how long the writers of a superseded job may go on after it was
+	// supersedeGrace is how long the writers of a superseded job may go on after it was
 	// marked: a gateInterval, and one request with the SDK's tries of it.
-	settle = 2 * time.Minute
-	// maxPasses: objects that are still being moved in so many passes keep being
-	// written under an old key by somebody.
+	supersedeGrace = 2 * time.Minute
+	// maxPasses: where so many passes still move objects, a writer keeps using an
+	// old key.
 	maxPasses = 10
 	// failedPasses is how often what failed is tried again before it is reported.
 	failedPasses = 3
-	// rivalWait is how long a move waits before it looks again whether the job in its
-	// way has ended.
+	// rivalWait is how long a move waits before it checks again whether the
+	// conflicting job has ended.
 	rivalWait = 5 * time.Minute
 )
 
 // errNotRunning ends the work of a job that was stopped or superseded.
-var errNotRunning = errors.New("job does not run any more")
+var errNotRunning = errors.New("job is no longer running")
 
 // jobDoc is what a job moves, and how far it is.
 type jobDoc struct {
@@ -58,8 +58,8 @@ type jobDoc struct {
 	Supersedes []string  `json:"supersedes,omitempty"`
 	// RetryOf is the job whose report this one works through, and nothing else.
 	RetryOf string `json:"retry_of,omitempty"`
-	// Granted are the passes that do not count any more: somebody let the job go on
-	// after it had stopped in the last of them.
+	// Granted are the passes that no longer count: a person resumed the job after it
+	// had stopped in the last of them.
 	Granted      int       `json:"granted,omitempty"`
 	SupersededBy []string  `json:"superseded_by,omitempty"`
 	Started      time.Time `json:"started"`
@@ -78,8 +78,8 @@ func (j *jobDoc) summary() Summary {
 	}
 }
 
-// openDoc says that a job still has something to do, or people are still to be
-// told about it. It is stored before anything is done and deleted at the end.
+// openDoc marks a job that still has work to do, or whose end still has to be
+// reported. It is stored before anything is done and deleted at the end.
 type openDoc struct {
 	Alias string `json:"alias"`
 	// Progress is what the last look of Resume found, since when, and when it last
@@ -87,8 +87,8 @@ type openDoc struct {
 	Progress string    `json:"progress,omitempty"`
 	Since    time.Time `json:"since"`
 	Sent     time.Time `json:"sent"`
-	// Told is what the observer was told last: a State, or a Progress that stalled.
-	Told string `json:"told,omitempty"`
+	// Notified is what the observer was notified of last: a State, or a Progress that stalled.
+	Notified string `json:"told,omitempty"`
 }
 
 // Schema names the document for package state.
@@ -105,10 +105,10 @@ func jobID(m Move, s Scope) string {
 
 // Start starts the jobs of a move, one for each part of its scope, and returns
 // their ids. It may be repeated: a move has one set of jobs, and what a crash left
-// undone is done then. A job of the same alias that still runs is superseded: the
-// new jobs take over its scope, its from-keys, and its to-key as a from-key. A job
-// of somebody else that is at odds with the move is waited for: the error is ErrRival
-// and an outcome.RetryAfter, and nothing was started.
+// undone is done then. A running job of the same alias is superseded: the new jobs
+// take over its scope, its from-keys, and its to-key as a from-key. Where another job
+// conflicts with the move, nothing is started, and the error is ErrRival and an
+// outcome.RetryAfter.
 func (e *Engine) Start(ctx context.Context, m Move) ([]string, error) {
 	if e.opt.Store == nil {
 		return nil, errors.New("start re-encryption: no state store")
@@ -167,7 +167,7 @@ func jobsOf(m Move, open []jobDoc, v Versions, method Method, now time.Time) (jo
 	for _, j := range open {
 		switch {
 		case j.State == StateCancelled: // its last writers are waited for
-			notBefore = later(notBefore, j.Finished.Add(settle))
+			notBefore = later(notBefore, j.Finished.Add(supersedeGrace))
 		case j.MovedAt.After(newest):
 			to, newest = j.To, j.MovedAt
 			from = append(from, m.To)
@@ -175,7 +175,7 @@ func jobsOf(m Move, open []jobDoc, v Versions, method Method, now time.Time) (jo
 			superseded = append(superseded, j.ID)
 			from = append(append(from, j.From...), j.To)
 			scope = append(scope, Scope{j.Bucket, j.Prefix})
-			notBefore = now.Add(settle)
+			notBefore = now.Add(supersedeGrace)
 			if j.State == StatePaused { // for a reason that a move does not take away
 				first = StatePaused
 			}
@@ -196,18 +196,14 @@ func jobsOf(m Move, open []jobDoc, v Versions, method Method, now time.Time) (jo
 // create stores a job that is not stored yet.
 func (e *Engine) create(ctx context.Context, j jobDoc) error {
 	marker := &openDoc{Alias: j.Alias, Since: j.Started, Sent: j.Started}
-	if _, err := e.opt.Store.Put(ctx, openKey(j.ID), marker, ""); err != nil && !errors.Is(err, state.ErrConflict) {
+	if err := e.putFirst(ctx, openKey(j.ID), marker, ""); err != nil {
 		return err
 	}
-	_, err := e.opt.Store.Put(ctx, j.key(), &j, "")
-	if errors.Is(err, state.ErrConflict) {
-		return nil
-	}
-	return err
+	return e.putFirst(ctx, j.key(), &j, "")
 }
 
 // supersede marks a job that newer ones have taken over from. A job that was
-// quicker and is complete stays so, and open until people are told of it.
+// quicker and is complete stays so, and open until its end is reported.
 func (e *Engine) supersede(ctx context.Context, old string, by []string) error {
 	var was State
 	err := state.Update(ctx, e.opt.Store, "jobs/"+old+"/job.json", func(j *jobDoc, exists bool) error {
@@ -248,14 +244,24 @@ func (e *Engine) job(ctx context.Context, id string) (jobDoc, error) {
 	return j, err
 }
 
+// openIDs lists the ids of the open jobs.
+func (e *Engine) openIDs(ctx context.Context) ([]string, error) {
+	keys, err := e.keys(ctx, openPrefix)
+	for i, key := range keys {
+		keys[i] = strings.TrimSuffix(path.Base(key), ".json")
+	}
+	return keys, err
+}
+
 // openJobs reads the open jobs, in the order of their moves.
 func (e *Engine) openJobs(ctx context.Context) ([]jobDoc, error) {
+	ids, err := e.openIDs(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var jobs []jobDoc
-	for key, err := range e.opt.Store.Keys(ctx, openPrefix) {
-		if err != nil {
-			return nil, err
-		}
-		j, err := e.job(ctx, strings.TrimSuffix(path.Base(key), ".json"))
+	for _, id := range ids {
+		j, err := e.job(ctx, id)
 		switch {
 		case errors.Is(err, state.ErrNotFound): // a crash between marker and job: the start will be repeated
 			continue
@@ -329,7 +335,7 @@ func (e *Engine) Handle(ctx context.Context, body []byte) error {
 	case m.Batch:
 		err = e.batch(ctx, j)
 	case j.State != StateRunning:
-		return e.tell(ctx, j)
+		return e.notify(ctx, j)
 	case m.Plan:
 		err = e.plan(ctx, j, m.Pass)
 	case m.Again:
@@ -349,7 +355,7 @@ func (e *Engine) Handle(ctx context.Context, body []byte) error {
 	return err
 }
 
-// stop stops a job that misses what only people can give, and tells them.
+// stop stops a job that cannot go on without a person, and notifies the observer.
 func (e *Engine) stop(ctx context.Context, id, cause string) error {
 	var stopped jobDoc
 	err := state.Update(ctx, e.opt.Store, "jobs/"+id+"/job.json", func(j *jobDoc, exists bool) error {
@@ -364,43 +370,40 @@ func (e *Engine) stop(ctx context.Context, id, cause string) error {
 	if err != nil {
 		return fmt.Errorf("stop job %s: %w", id, err)
 	}
-	return e.tell(ctx, stopped)
+	return e.notify(ctx, stopped)
 }
 
-// tell tells the observer of a job that is complete, unless it was told, or that has
-// stopped: of that with each sweep, for as long as it lasts.
-func (e *Engine) tell(ctx context.Context, j jobDoc) error {
+// notify notifies the observer once of a job that is complete, and with each sweep of
+// one that is stopped.
+func (e *Engine) notify(ctx context.Context, j jobDoc) error {
 	if j.State != StateComplete && j.State != StateStopped {
 		return nil
 	}
 	var open openDoc
 	etag, err := e.opt.Store.Get(ctx, openKey(j.ID), &open)
 	switch {
-	case errors.Is(err, state.ErrNotFound), err == nil && j.State == StateComplete && open.Told == string(j.State):
+	case errors.Is(err, state.ErrNotFound), err == nil && j.State == StateComplete && open.Notified == string(j.State):
 		return nil
 	case err != nil:
 		return err
 	}
 	if j.State == StateStopped {
 		if err := e.opt.Observer.Stalled(ctx, j.summary()); err != nil {
-			return fmt.Errorf("tell that job %s stopped: %w", j.ID, err)
+			return fmt.Errorf("report that job %s stopped: %w", j.ID, err)
 		}
-		if open.Told == string(j.State) {
+		if open.Notified == string(j.State) {
 			return nil
 		}
 		// It stays open: a newer move of its alias takes over from it.
-		open.Told = string(j.State)
-		if _, err := e.opt.Store.Put(ctx, openKey(j.ID), &open, etag); err != nil && !errors.Is(err, state.ErrConflict) {
-			return err
-		}
-		return nil
+		open.Notified = string(j.State)
+		return e.putFirst(ctx, openKey(j.ID), &open, etag)
 	}
 	var report reportDoc
 	if _, err := e.opt.Store.Get(ctx, reportKey(j.ID), &report); err != nil {
 		return err
 	}
 	if err := e.opt.Observer.Completed(ctx, report.Summary); err != nil {
-		return fmt.Errorf("tell that job %s is complete: %w", j.ID, err)
+		return fmt.Errorf("report that job %s is complete: %w", j.ID, err)
 	}
 	return e.opt.Store.Delete(ctx, openKey(j.ID), "")
 }
@@ -433,7 +436,7 @@ func carry(earlier, c Counts) Counts {
 
 // withEarlier returns the counts of a whole run: those of its last pass, where
 // what was moved before counts as moved and not as on-target. What was moved
-// before and is not there any more, because somebody deleted or overwrote it, was
+// before and has been deleted or overwritten since was
 // scanned too, so that the counts add up. Where the last pass could not look at
 // something it may be what is missing: it counts as failed, and not as moved too.
 func withEarlier(last, earlier Counts) Counts {

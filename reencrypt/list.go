@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"iter"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -28,7 +30,7 @@ type page struct {
 }
 
 // pagesAhead is how many pages of a listing wait for the work on the one before
-// them: a slow answer holds nobody up, and memory stays small.
+// them: a slow answer delays no work, and memory stays small.
 const pagesAhead = 2
 
 // entries lists the object versions of a bucket under prefix whose keys lie after
@@ -144,29 +146,16 @@ func (e *Engine) versionsPage(s spec, size int32, keyMarker, versionMarker strin
 		for i, o := range out.DeleteMarkers {
 			markers[i] = entry{key: d.key(o.Key), version: aws.ToString(o.VersionId), latest: aws.ToBool(o.IsLatest), deleteMarker: true}
 		}
-		p := page{entries: merge(versions, markers)}
+		p := page{entries: append(versions, markers...)}
+		if len(markers) > 0 { // both lists are in the order of their keys, and one has to be
+			slices.SortStableFunc(p.entries, func(a, b entry) int { return strings.Compare(a.key, b.key) })
+		}
 		if aws.ToBool(out.IsTruncated) && out.NextKeyMarker != nil {
 			p.next = e.versionsPage(s, size, d.key(out.NextKeyMarker), aws.ToString(out.NextVersionIdMarker))
 		}
 		p.err = d.err
 		return p
 	}
-}
-
-// merge puts two lists in the order of their keys into one.
-func merge(a, b []entry) []entry {
-	if len(b) == 0 {
-		return a
-	}
-	all := make([]entry, 0, len(a)+len(b))
-	for len(a) > 0 && len(b) > 0 {
-		if a[0].key <= b[0].key {
-			all, a = append(all, a[0]), a[1:]
-		} else {
-			all, b = append(all, b[0]), b[1:]
-		}
-	}
-	return append(append(all, a...), b...)
 }
 
 func first(algorithms []types.ChecksumAlgorithm) types.ChecksumAlgorithm {

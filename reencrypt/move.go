@@ -20,10 +20,10 @@ import (
 
 const (
 	// maxTries is how often an object that others write meanwhile is read and
-	// decided again, before the next pass has to see to it.
+	// decided again before it is left to the next pass.
 	maxTries = 5
 	// maxTransient is how many objects of a slice may fail for reasons that go away.
-	// More of them mean that the service is ill, and the slice waits.
+	// More of them mean that the service is failing, and the slice waits.
 	maxTransient = 10
 	// throttledWait is how long a slice waits that S3 or KMS throttles all the same.
 	throttledWait = 30 * time.Second
@@ -45,11 +45,11 @@ type spec struct {
 // mover moves the objects of one slice.
 type mover struct {
 	spec
-	e     *Engine
-	rules rules
-	facts facts
-	pace  *pace // of the bucket
-	dry   bool
+	e       *Engine
+	rules   rules
+	facts   facts
+	limiter *limiter // of the bucket
+	dry     bool
 	// gate is asked now and then whether to go on; its error ends the slice.
 	gate func(context.Context) error
 	keys sync.Map // what S3 calls a key → its ARN, "" where there is none
@@ -79,17 +79,17 @@ func (e *Engine) newMover(ctx context.Context, s spec, dry bool, gate func(conte
 	if s.Bucket == e.opt.StateBucket {
 		return nil, &stopError{"bucket " + s.Bucket + " is cmkeeper's own state bucket"}
 	}
-	useUpdate, err := e.useUpdate(ctx, s)
+	method, err := e.methodOf(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	f, err := e.bucketFacts(ctx, s.Bucket, !useUpdate)
+	f, err := e.bucketFacts(ctx, s.Bucket, method)
 	if err != nil {
 		return nil, err
 	}
 	return &mover{
-		spec: s, e: e, facts: f, pace: e.paces.bucket(s.Bucket), dry: dry, gate: gate,
-		rules: rules{from: s.From, to: s.To, update: useUpdate, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now()},
+		spec: s, e: e, facts: f, limiter: e.limiters.bucket(s.Bucket), dry: dry, gate: gate,
+		rules: rules{from: s.From, to: s.To, method: method, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now()},
 	}, nil
 }
 
@@ -107,7 +107,7 @@ func (m *mover) run(ctx context.Context, entries iter.Seq2[entry, error], t *tal
 	}
 	defer leave()
 	g, gctx := errgroup.WithContext(ctx)
-	c := crew{g: g, work: make(chan func() error)}
+	c := pool{g: g, work: make(chan func() error)}
 	err = m.feed(gctx, c, entries, t)
 	close(c.work)
 	// Where an object failed, all that feed says is that it was cancelled.
@@ -120,15 +120,15 @@ func (m *mover) run(ctx context.Context, entries iter.Seq2[entry, error], t *tal
 	return err
 }
 
-// crew is goroutines that are kept from one object to the next: the stack that a
+// pool is goroutines that are kept from one object to the next: the stack that a
 // call of the SDK needs is grown once for each of them, and not for each object.
-type crew struct {
+type pool struct {
 	g    *errgroup.Group
 	work chan func() error
 }
 
-// do has somebody do it who is free, or somebody new.
-func (c crew) do(task func() error) {
+// do gives the task to a free goroutine, or to a new one.
+func (c pool) do(task func() error) {
 	select {
 	case c.work <- task:
 	default:
@@ -143,10 +143,10 @@ func (c crew) do(task func() error) {
 	}
 }
 
-// feed hands the entries to the crew, each when the bucket bears one more and
-// there is a slot. Nobody who has a slot waits for the bucket, or a bucket that
-// bears little would hold the slots of the others.
-func (m *mover) feed(ctx context.Context, c crew, entries iter.Seq2[entry, error], t *tally) error {
+// feed gives the entries to the pool, each when the bucket's limiter admits one more
+// and there is a slot. The limiter comes first: a bucket with a low limit must not
+// hold slots while it waits.
+func (m *mover) feed(ctx context.Context, c pool, entries iter.Seq2[entry, error], t *tally) error {
 	for en, err := range entries {
 		if err == nil {
 			err = m.gate(ctx)
@@ -181,35 +181,35 @@ func (m *mover) feed(ctx context.Context, c crew, entries iter.Seq2[entry, error
 
 // enter waits until one more object may be worked on; leave counts it out again.
 func (m *mover) enter(ctx context.Context) error {
-	if err := m.pace.enter(ctx); err != nil {
+	if err := m.limiter.enter(ctx); err != nil {
 		return err
 	}
 	select {
 	case m.e.slots <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		m.pace.leave()
+		m.limiter.leave()
 		return ctx.Err()
 	}
 }
 
 // tryEnter enters where that needs no waiting.
 func (m *mover) tryEnter() bool {
-	if !m.pace.tryEnter() {
+	if !m.limiter.tryEnter() {
 		return false
 	}
 	select {
 	case m.e.slots <- struct{}{}:
 		return true
 	default:
-		m.pace.leave()
+		m.limiter.leave()
 		return false
 	}
 }
 
 func (m *mover) leave() {
 	<-m.e.slots
-	m.pace.leave()
+	m.limiter.leave()
 }
 
 // patiently calls f until it is not throttled, with waits between; what it returns
@@ -217,7 +217,7 @@ func (m *mover) leave() {
 // that throttles gets nothing new to do instead.
 func (m *mover) patiently(ctx context.Context, f func() error) error {
 	for n := 0; ; n++ {
-		err := m.pace.try(f)
+		err := m.limiter.try(f)
 		switch {
 		case err == nil, classify(err) != faultThrottled, errors.Is(err, errBusy):
 			return err
@@ -286,33 +286,25 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 	case err != nil:
 		return verdict{}, err
 	}
-	version := en.version
 	if m.facts.versioned { // pin what HEAD saw
-		version = cmp.Or(aws.ToString(h.VersionId), en.version)
+		en.version = cmp.Or(aws.ToString(h.VersionId), en.version)
 	}
 	if shown := checksumOf(h); shown != "" { // it may have been written again since it was listed
 		en.checksum = shown
 	}
-	o, err := m.look(ctx, en, h)
+	o, err := m.describe(ctx, en, h)
 	if err != nil {
 		return verdict{}, err
 	}
 	d := decide(o, m.rules)
-	var acl grants
-	if (d.action == copyWhole || d.action == copyParts) && m.facts.acls {
-		if acl, o.acl, err = m.readACL(ctx, en.key, aws.ToString(h.VersionId)); err != nil {
+	if d.action.moves() {
+		if err := m.rules.method.examine(ctx, m, en, h, &o); err != nil {
 			return verdict{}, err
 		}
 		d = decide(o, m.rules)
 	}
-	if d.action == copyParts {
-		if o.annotated, err = m.annotated(ctx, en.key, aws.ToString(h.VersionId)); err != nil {
-			return verdict{}, err
-		}
-		d = decide(o, m.rules)
-	}
-	v := verdict{action: d.action, reason: d.reason, version: version, bytes: o.size}
-	if m.dry || d.action == skip || d.action == refuse {
+	v := verdict{action: d.action, reason: d.reason, version: en.version, bytes: o.size}
+	if m.dry || !d.action.moves() {
 		return v, nil
 	}
 	if err := m.e.rate.wait(ctx); err != nil {
@@ -321,15 +313,7 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 	if err := m.gate(ctx); err != nil { // the wait may have been long
 		return v, err
 	}
-	switch d.action {
-	case update:
-		err = wrap("UpdateObjectEncryption", m.update(ctx, en.key, h, version))
-	case copyWhole:
-		err = wrap("CopyObject", m.copyWhole(ctx, en, h, acl))
-	default:
-		err = m.copyParts(ctx, en, h, acl)
-	}
-	return v, err
+	return v, m.rules.method.move(ctx, m, en, h, o, d.action)
 }
 
 func wrap(operation string, err error) error {
@@ -339,12 +323,12 @@ func wrap(operation string, err error) error {
 	return &operationError{operation, err}
 }
 
-// head reads an object version's facts. Where objects are copied it asks for the
-// checksum too, to compare it; that needs the object's key to be usable, so a
+// head reads an object version's facts. Where the method compares checksums it asks
+// for the checksum too; that needs the object's key to be usable, so a
 // refusal is asked again without.
 func (m *mover) head(ctx context.Context, key, version string) (*s3.HeadObjectOutput, error) {
 	in := &s3.HeadObjectInput{Bucket: &m.Bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: &m.e.opt.Account}
-	if !m.rules.update {
+	if m.rules.method.traits().checksums == yes {
 		in.ChecksumMode = types.ChecksumModeEnabled
 	}
 	h, err := m.e.opt.S3.HeadObject(ctx, in, m.e.throttlesBack)
@@ -358,8 +342,8 @@ func (m *mover) head(ctx context.Context, key, version string) (*s3.HeadObjectOu
 	return h, nil
 }
 
-// look turns a listing's entry and HEAD's answer into what decide looks at.
-func (m *mover) look(ctx context.Context, en entry, h *s3.HeadObjectOutput) (object, error) {
+// describe turns a listing's entry and HEAD's answer into what decide looks at.
+func (m *mover) describe(ctx context.Context, en entry, h *s3.HeadObjectOutput) (object, error) {
 	keyARN := ""
 	if h.SSEKMSKeyId != nil {
 		var err error
@@ -405,7 +389,7 @@ type tally struct {
 	transient int
 	// spill takes rows away when there are many; it is never called concurrently.
 	spill func(ctx context.Context, rows []Refusal) error
-	// changed, where not nil, is told the counts; never concurrently.
+	// changed, where not nil, is called with the counts; never concurrently.
 	changed func(Counts)
 	// order, where not nil, has entries counted in the order in which they are expected.
 	order *order

@@ -72,9 +72,8 @@ func (m *mover) copyParts(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 	return err
 }
 
-// copyRanges copies the parts. Each beyond the first at a time takes a free slot
-// of the engine's, so that large objects go faster when there is room, and the
-// bound on concurrency holds.
+// copyRanges copies the parts. All but one of those in flight take a free slot of the
+// engine's: large objects go faster when there is room, within the bound on concurrency.
 func (m *mover) copyRanges(ctx context.Context, key string, h *s3.HeadObjectOutput, upload *string) ([]types.CompletedPart, error) {
 	size := aws.ToInt64(h.ContentLength)
 	step := partSize(size, m.e.opt.PartSize)
@@ -185,4 +184,11 @@ func resendable(metadata map[string]string) bool {
 		}
 	}
 	return true
+}
+
+// partSize returns how large the parts of a copy are: as wished, or larger where
+// 10,000 of them would not hold the object.
+func partSize(size, wished int64) int64 {
+	const most = 10_000
+	return max(wished, (size+most-1)/most)
 }

@@ -12,7 +12,7 @@ import (
 
 const (
 	// planBudget is how long a planner message works before it sends itself again:
-	// SQS lets nobody hold a message for more than twelve hours.
+	// SQS lets no consumer hold a message for more than twelve hours.
 	planBudget = 10 * time.Minute
 	// planStep is how many slices of a later pass are sent between two records of
 	// the progress.
@@ -62,8 +62,8 @@ func sliceKey(job string, n int) string { return fmt.Sprintf("jobs/%s/slices/%08
 
 // plan plans a pass. The first pass is cut into slices, which are recorded and
 // sent while the listing goes on. The later ones use the same slices. Two
-// planners at a time do the same twice: whoever stores a slice or the progress
-// second takes what the first has stored.
+// planners at a time do the same twice: the one that stores a slice or the progress
+// second uses what the first has stored.
 func (e *Engine) plan(ctx context.Context, j jobDoc, pass int) error {
 	if pass != j.Pass {
 		return nil // late
@@ -100,7 +100,7 @@ func (e *Engine) plan(ctx context.Context, j jobDoc, pass int) error {
 			return err
 		}
 		if pass == 1 {
-			if wait, err := e.batchFirst(ctx, &j, p); wait || err != nil {
+			if wait, err := e.handOver(ctx, &j, p); wait || err != nil {
 				return err
 			}
 		}
@@ -123,13 +123,13 @@ func (e *Engine) cut(ctx context.Context, j jobDoc, pass int, p planDoc, etag st
 	if j.Bucket == e.opt.StateBucket {
 		return &stopError{"bucket " + j.Bucket + " is cmkeeper's own state bucket"}
 	}
-	f, err := e.bucketFacts(ctx, j.Bucket, false)
+	versioned, err := e.versioned(ctx, j.Bucket)
 	if err != nil {
 		return err
 	}
 	gate := e.gate(j.ID)
 	count, last := 0, ""
-	for en, err := range e.entries(ctx, j.spec, f.versioned && j.Versions == VersionsAll, p.After, "") {
+	for en, err := range e.entries(ctx, j.spec, versioned && j.Versions == VersionsAll, p.After, "") {
 		if err != nil {
 			return err
 		}
@@ -140,7 +140,7 @@ func (e *Engine) cut(ctx context.Context, j jobDoc, pass int, p planDoc, etag st
 			if p, etag, err = e.emit(ctx, j, pass, p, etag, last); err != nil {
 				return err
 			}
-			if p.Done || p.After != last || time.Now().After(deadline) || e.batchDue(j, p) {
+			if p.Done || p.After != last || time.Now().After(deadline) || e.handsOver(j, p) {
 				return nil // another planner cut here differently, or it is time to stop
 			}
 			count = 0

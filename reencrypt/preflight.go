@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/state"
@@ -22,7 +21,7 @@ type Severity string
 const (
 	// SeverityStop: nothing can be moved, or not as asked; a job stops.
 	SeverityStop Severity = "stop"
-	// SeverityWarn: people have to know or do something.
+	// SeverityWarn: a person has to know or do something.
 	SeverityWarn Severity = "warn"
 	// SeverityNote: good to know.
 	SeverityNote Severity = "note"
@@ -59,14 +58,14 @@ const (
 )
 
 // Preflight finds out what would fail, or surprise, when o is run. It writes and
-// removes scratch objects in the state bucket, but for a dry run of MethodCopy,
+// removes scratch objects in the state bucket, but for a dry run of what is not Probed,
 // and changes nothing else. Its error is one that may go away, or a mistake in o.
 func (e *Engine) Preflight(ctx context.Context, o RunOptions) ([]Finding, error) {
 	s, err := e.resolveSpec(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	findings, _, err := e.preflight(ctx, s, !o.DryRun || s.Method != MethodCopy)
+	findings, _, err := e.preflight(ctx, s, !o.DryRun || s.Method.Probed())
 	return findings, err
 }
 
@@ -123,7 +122,7 @@ func Stops(findings []Finding) string {
 	return strings.Join(causes, " ")
 }
 
-// check is the preflight of a job: it stops the job or tells what it warns of,
+// check is the preflight of a job: it stops the job or reports the warnings,
 // and only then records that the planner may begin. A crash in between repeats it.
 func (e *Engine) check(ctx context.Context, j jobDoc, p *planDoc, etag string) (string, error) {
 	findings, err := e.begins(ctx, j.spec)
@@ -137,7 +136,7 @@ func (e *Engine) check(ctx context.Context, j jobDoc, p *planDoc, etag string) (
 		s := j.summary()
 		s.Preflight = findings
 		if err := e.opt.Observer.Warned(ctx, s); err != nil {
-			return etag, fmt.Errorf("tell what the preflight of job %s warns of: %w", j.ID, err)
+			return etag, fmt.Errorf("report the preflight warnings of job %s: %w", j.ID, err)
 		}
 	}
 	next := *p
@@ -156,7 +155,7 @@ func (e *Engine) check(ctx context.Context, j jobDoc, p *planDoc, etag string) (
 func judge(f settings) []Finding {
 	var all []Finding
 	for _, judged := range [][]Finding{
-		judgeUnread(f), judgeTarget(f), judgeSources(f), judgePolicy(f), judgeDefault(f), judgeBucket(f), judgeCopies(f),
+		judgeUnread(f), judgeTarget(f), judgeSources(f), judgePolicy(f), judgeDefault(f), f.method.judge(f),
 	} {
 		all = append(all, judged...)
 	}
@@ -287,87 +286,23 @@ func judgeDefault(f settings) []Finding {
 	return all
 }
 
-func judgeBucket(f settings) []Finding {
-	var all []Finding
-	if n := len(f.replication); n > 0 {
-		var to []string
-		for _, rule := range f.replication {
-			if rule.Destination != nil {
-				to = append(to, aws.ToString(rule.Destination.Bucket))
-			}
-		}
-		slices.Sort(to)
-		what := "Objects are replicated to " + strings.Join(slices.Compact(to), ", ") + ". A change of key is not replicated, and the replicas keep their keys."
-		if !f.update {
-			what = "Objects are replicated to " + strings.Join(slices.Compact(to), ", ") + ". Each copy is replicated as a new version, and what is there already keeps its key."
-		}
-		for _, key := range f.replicaKeys {
-			if slices.Contains(f.From, key) {
-				what += " Replicas are written under the old key " + key + "."
-			}
-		}
-		all = append(all, Finding{findingReplication, SeverityWarn, what, "Move the destination with a job of its own, and change the replica key of the rules."})
-	}
-	if f.defaultLock {
-		if f.update {
-			all = append(all, Finding{findingObjectLock, SeverityNote, "New objects get a retention by default. Objects under a retention or a hold are refused.", ""})
-		} else {
-			all = append(all, Finding{findingObjectLock, SeverityWarn, "The bucket puts a retention on each new object, so every copy is refused.", "Use method update, or take the default retention away meanwhile."})
-		}
-	}
-	return all
-}
-
-// judgeCopies is about what a copy does that an update does not.
-func judgeCopies(f settings) []Finding {
-	if f.update {
+// judgeReplication says what becomes of replicas; becomes completes it for a method.
+func judgeReplication(f settings, becomes string) []Finding {
+	if len(f.replication) == 0 {
 		return nil
 	}
-	var all []Finding
-	if hears := listeners(f); len(hears) > 0 {
-		all = append(all, Finding{findingNotification, SeverityWarn, "Each copy raises an event, which goes to " + strings.Join(hears, ", ") + ".", "Tell their owners, or switch the notification off meanwhile."})
-	}
-	var resets []string
-	for i, rule := range f.lifecycle {
-		name := cmp.Or(aws.ToString(rule.ID), fmt.Sprintf("#%d", i+1))
-		switch x := rule.Expiration; {
-		case x != nil && x.Days != nil, slices.ContainsFunc(rule.Transitions, func(t types.Transition) bool { return t.Days != nil }):
-			resets = append(resets, name+" (counts days from LastModified, which begin anew)")
-		case rule.NoncurrentVersionExpiration != nil || len(rule.NoncurrentVersionTransitions) > 0:
-			resets = append(resets, name+" (the original becomes a noncurrent version)")
+	var to []string
+	for _, rule := range f.replication {
+		if rule.Destination != nil {
+			to = append(to, aws.ToString(rule.Destination.Bucket))
 		}
 	}
-	if len(resets) > 0 {
-		all = append(all, Finding{findingLifecycle, SeverityWarn, "A copy has a new LastModified. Lifecycle rules that it concerns: " + strings.Join(resets, ", ") + ".", "Use method update, or adjust the rules."})
-	}
-	return all
-}
-
-// listeners returns who is told of a copy, by ARN.
-func listeners(f settings) []string {
-	n := f.notification
-	if n == nil {
-		return nil
-	}
-	var all []string
-	add := func(arn *string, events []types.Event) {
-		if slices.ContainsFunc(events, func(e types.Event) bool {
-			return strings.HasPrefix(string(e), "s3:ObjectCreated:") && e != "s3:ObjectCreated:Put" && e != "s3:ObjectCreated:Post"
-		}) {
-			all = append(all, aws.ToString(arn))
+	slices.Sort(to)
+	what := "Objects are replicated to " + strings.Join(slices.Compact(to), ", ") + ". " + becomes
+	for _, key := range f.replicaKeys {
+		if slices.Contains(f.From, key) {
+			what += " Replicas are written under the old key " + key + "."
 		}
 	}
-	for _, c := range n.QueueConfigurations {
-		add(c.QueueArn, c.Events)
-	}
-	for _, c := range n.TopicConfigurations {
-		add(c.TopicArn, c.Events)
-	}
-	for _, c := range n.LambdaFunctionConfigurations {
-		add(c.LambdaFunctionArn, c.Events)
-	}
-	if n.EventBridgeConfiguration != nil {
-		all = append(all, "EventBridge")
-	}
-	return all
+	return []Finding{{findingReplication, SeverityWarn, what, "Move the destination with a job of its own, and change the replica key of the rules."}}
 }

@@ -39,7 +39,7 @@ func TestJudge(t *testing.T) {
 		}
 	}
 	copies := func(change func(*settings)) func(*settings) {
-		return func(f *settings) { f.update = false; change(f) }
+		return func(f *settings) { f.method = copyMethod{}; change(f) }
 	}
 	demands := func(operator, key string) string {
 		return fmt.Sprintf(`{%q:{"s3:x-amz-server-side-encryption-aws-kms-key-id":%q}}`, operator, key)
@@ -112,7 +112,7 @@ func TestJudge(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := settings{
 				spec:    spec{Bucket: "data", From: []string{oldARN}, To: newARN, Versions: VersionsAll, Method: MethodAuto},
-				account: account, update: true, tried: true, notification: &s3.GetBucketNotificationConfigurationOutput{},
+				account: account, method: updateMethod{}, tried: true, notification: &s3.GetBucketNotificationConfigurationOutput{},
 				to:   keyFacts{arn: newARN, state: "Enabled", spec: "SYMMETRIC_DEFAULT", manager: "CUSTOMER"},
 				from: []keyFacts{{arn: oldARN, state: "Enabled"}},
 			}
@@ -438,7 +438,7 @@ func TestEstimate(t *testing.T) {
 		{Key: "old", StorageClass: "GLACIER", Action: "update", Versions: 1_000_000, Bytes: 7},
 		{Key: "new", StorageClass: "STANDARD", Action: "skip", Versions: 1_000_000},
 	}}}
-	p.estimate(512 << 20)
+	p.estimate(updateMethod{}, 512<<20)
 	if diff := cmp.Diff(Requests{List: 9000, Head: 6_000_000, Write: 2_000_000, KMS: 4_000_000}, p.Requests); diff != "" {
 		t.Error(diff)
 	}
@@ -449,7 +449,7 @@ func TestEstimate(t *testing.T) {
 	p = BucketPlan{From: []string{"old"}, Survey: Survey{Listed: 1, Groups: []Group{
 		{Key: "old", StorageClass: "STANDARD_IA", Action: "copy-parts", Versions: 1, Bytes: 10 << 30},
 	}}}
-	p.estimate(512 << 20)
+	p.estimate(copyMethod{}, 512<<20)
 	if p.Requests.Write != 23 || fmt.Sprintf("%.2f", p.CostUSD) != "0.10" || p.BatchUSD != 0 { // 10 GiB read from Standard-IA
 		t.Errorf("%+v, $%f", p.Requests, p.CostUSD)
 	}

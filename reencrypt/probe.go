@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -21,33 +22,18 @@ import (
 // UpdateObjectEncryption. A server that does not know it takes the call for a
 // PutObject and makes the request's XML the object's body, with a status of 200.
 type probe struct {
-	turn  chan struct{} // holds one value while somebody probes
+	turn  chan struct{} // holds one value during a probe
 	known bool
 	// unsafe is why it must not be used; "" where it may.
 	unsafe string
 }
 
-// useUpdate says whether the objects of s are moved by update, else by copies.
-func (e *Engine) useUpdate(ctx context.Context, s spec) (bool, error) {
-	if s.Method == MethodCopy {
-		return false, nil
-	}
-	if e.opt.StateBucket == "" {
-		return false, &stopError{"a state bucket is needed to find out whether UpdateObjectEncryption is safe here: name one, or choose method copy"}
-	}
-	unsafe, err := e.probeUpdate(ctx, s.To)
-	switch {
-	case err != nil:
-		return false, err
-	case unsafe != "" && s.Method == MethodUpdate:
-		return false, &stopError{"UpdateObjectEncryption must not be used here: " + unsafe}
-	}
-	return unsafe == "", nil
-}
-
 // probeUpdate returns why UpdateObjectEncryption must not be used, "" where it
 // may. What it found out is remembered; an error is not.
 func (e *Engine) probeUpdate(ctx context.Context, to string) (unsafe string, err error) {
+	if e.opt.StateBucket == "" {
+		return "", &stopError{"a state bucket is needed to find out whether UpdateObjectEncryption is safe here: name one, or choose method copy"}
+	}
 	p := &e.probe
 	select {
 	case p.turn <- struct{}{}:
@@ -96,17 +82,7 @@ func (e *Engine) tryUpdate(ctx context.Context, to string) (unsafe string, err e
 		return fail(err)
 	}
 	remove := map[string]bool{aws.ToString(put.VersionId): true}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		for version := range remove {
-			if _, removeErr := e.opt.S3.DeleteObject(ctx, &s3.DeleteObjectInput{
-				Bucket: &bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: owner,
-			}); removeErr != nil {
-				err = errors.Join(err, fmt.Errorf("remove probe object s3://%s/%s: %w", bucket, key, removeErr))
-			}
-		}
-	}()
+	defer func() { err = errors.Join(err, e.removeScratch(ctx, key, slices.Collect(maps.Keys(remove))...)) }()
 	before, err := e.opt.S3.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &key, ExpectedBucketOwner: owner})
 	if err != nil {
 		return fail(err)
@@ -156,6 +132,20 @@ func (e *Engine) tryUpdate(ctx context.Context, to string) (unsafe string, err e
 	return "", nil
 }
 
+// removeScratch removes versions of an object in the state bucket, also where ctx is over.
+func (e *Engine) removeScratch(ctx context.Context, key string, versions ...string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	var errs []error
+	for _, version := range versions {
+		_, err := e.opt.S3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &e.opt.StateBucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: &e.opt.Account})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("remove scratch object s3://%s/%s: %w", e.opt.StateBucket, key, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // scratch writes an object under a key into the state bucket, reads it and
 // removes it.
 func (e *Engine) scratch(ctx context.Context, keyARN string) (err error) {
@@ -168,13 +158,7 @@ func (e *Engine) scratch(ctx context.Context, keyARN string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		if _, removeErr := e.opt.S3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: &key, VersionId: put.VersionId, ExpectedBucketOwner: owner}); removeErr != nil {
-			err = errors.Join(err, fmt.Errorf("remove scratch object s3://%s/%s: %w", bucket, key, removeErr))
-		}
-	}()
+	defer func() { err = errors.Join(err, e.removeScratch(ctx, key, aws.ToString(put.VersionId))) }()
 	got, err := e.opt.S3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key, VersionId: put.VersionId, ExpectedBucketOwner: owner})
 	if err != nil {
 		return err

@@ -37,7 +37,7 @@ type throttle struct {
 	rate    float64 // objects per second; 0 is unlimited
 	fleet   func(context.Context) (int, error)
 	limiter *rate.Limiter
-	turn    chan struct{} // holds one value while somebody waits for the limiter
+	turn    chan struct{} // holds one value while a caller waits for the limiter
 
 	mu       sync.Mutex
 	running  map[int]time.Time // slices in flight here: when they begin to count
@@ -167,7 +167,7 @@ func (t *throttle) read(ctx context.Context) error {
 	t.due = now.Add(shareRefresh)
 	t.readings = slices.DeleteFunc(t.readings, func(r reading) bool { return now.Sub(r.at) > shareMemory })
 	t.readings = append(t.readings, reading{now, n})
-	if n <= len(t.running) { // nobody else
+	if n <= len(t.running) { // no other process has any
 		for slice, counts := range t.running {
 			if counts.After(now) {
 				t.running[slice] = now

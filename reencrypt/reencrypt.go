@@ -60,21 +60,6 @@ type Scope struct {
 	Prefix string `json:"prefix"`
 }
 
-// Method is how objects are moved.
-type Method string
-
-// The methods.
-const (
-	// MethodAuto is update where a probe has proved it, else copy.
-	MethodAuto Method = "auto"
-	// MethodUpdate is UpdateObjectEncryption: no data moves, and any size, storage
-	// class and version can be moved. Nothing moves where the probe fails.
-	MethodUpdate Method = "update"
-	// MethodCopy is CopyObject in place, in parts above 5 GB. It gives the object a
-	// new LastModified and version id, and refuses what it cannot copy without loss.
-	MethodCopy Method = "copy"
-)
-
 // Versions is which object versions are in scope.
 type Versions string
 
@@ -94,11 +79,11 @@ const (
 	// StateComplete: a verifying pass found every version in scope on the to-key or
 	// in the report with a reason.
 	StateComplete State = "complete"
-	// StateStopped: something is missing (Summary.Cause) that only people can give.
+	// StateStopped: a person has to fix something (Summary.Cause).
 	StateStopped State = "stopped"
-	// StatePaused: somebody paused it; nothing is lost.
+	// StatePaused: a person paused it; nothing is lost.
 	StatePaused State = "paused"
-	// StateCancelled: somebody ended it. What was moved stays moved.
+	// StateCancelled: a person ended it. What was moved stays moved.
 	StateCancelled State = "cancelled"
 	// StateSuperseded: the alias moved again; a newer job has taken over.
 	StateSuperseded State = "superseded"
@@ -110,7 +95,7 @@ type Refusal struct {
 	Version string `json:"version,omitempty"`
 	// Reason is a short name, documented in docs/reencryption.md.
 	Reason Reason `json:"reason"`
-	// Detail is for people: what the service answered, what to do.
+	// Detail is text: what the service answered, what to do.
 	Detail string `json:"detail,omitempty"`
 }
 
@@ -135,8 +120,8 @@ type Summary struct {
 	Counts
 	// Sample are the first rows of what was refused or failed.
 	Sample []Refusal `json:"sample,omitempty"`
-	// Notes say what the copy method could not keep, and what besides objects still
-	// holds on to the old keys.
+	// Notes say what the method could not keep, and what besides objects still needs
+	// the old keys.
 	Notes []string `json:"notes,omitempty"`
 	// Batch are the jobs that S3 Batch Operations did for it.
 	Batch []BatchJob `json:"batch,omitempty"`
@@ -182,15 +167,15 @@ func (c *Counts) reason(r Reason, n int64) {
 	}
 }
 
-// Observer is told about jobs. It may be told the same thing twice, never less
-// than once: an error of it is returned and what it was told is told again.
+// Observer is notified about jobs, at least once of each thing: where it returns an
+// error, it is notified again.
 type Observer interface {
-	// Warned is told, before the first write, what the preflight of a job warns of.
+	// Warned is called before the first write with the warnings of a job's preflight.
 	Warned(ctx context.Context, s Summary) error
-	// Completed is told of a job that is complete.
+	// Completed is called for a job that is complete.
 	Completed(ctx context.Context, s Summary) error
-	// Stalled is told of a job that made no progress for 30 minutes, or that stopped:
-	// of that again by each Resume while it lasts.
+	// Stalled is called for a job that made no progress for 30 minutes, or that
+	// stopped; for the latter by each Resume.
 	Stalled(ctx context.Context, s Summary) error
 }
 
@@ -219,8 +204,8 @@ type Options struct {
 	// Store is where jobs are kept.
 	Store *state.Store
 	// StateBucket and StatePrefix say where the store is: the probe's scratch object
-	// is put there, and the bucket itself is never re-encrypted. Without it MethodAuto
-	// and MethodUpdate are errors.
+	// is put there, and the bucket itself is never re-encrypted. Without it a
+	// Method that is Probed is an error.
 	StateBucket, StatePrefix string
 	SQS                      SQS
 	QueueURL                 string
@@ -229,16 +214,16 @@ type Options struct {
 	Method Method
 	// Versions is what they move; "" is VersionsAll.
 	Versions Versions
-	// Means is by what the objects of jobs are moved; "" is MeansFleet. Batch is
-	// needed for jobs by other means, and to end those that others have begun;
-	// BatchRole is the ARN of the role that S3 Batch Operations take, and
-	// BatchThreshold how many object versions MeansAuto leaves to the fleet.
-	Means          Means
+	// Executor is who moves the objects of jobs first; "" is ExecutorFleet. Batch is
+	// needed for S3 Batch Operations, also to end those that others have begun;
+	// BatchRole is the ARN of the role that they take, and BatchThreshold how many
+	// object versions ExecutorAuto leaves to the fleet.
+	Executor       Executor
 	Batch          Batch
 	BatchRole      string
 	BatchThreshold int64
 	// Concurrency is how many objects are worked on at a time at most, over all
-	// slices in this process; 0 is 64. Engine.Concurrency tells what a bucket bears.
+	// slices in this process; 0 is 64. Engine.Concurrency is what a bucket turned out to take.
 	Concurrency int
 	// Rate is how many objects per second the whole fleet moves; 0 is unlimited.
 	Rate float64
@@ -251,7 +236,7 @@ type Options struct {
 	// FixBucketDefault moves a bucket's default encryption, where it names an old
 	// key, to the new one before the objects; else that is only warned of.
 	FixBucketDefault bool
-	// Ties, where not nil, says what besides objects still ties us to an old key, for
+	// Ties, where not nil, lists what besides objects still needs an old key, for
 	// the report of a job that is complete.
 	Ties func(ctx context.Context, keyARN string) []string
 	// Logger is slog.Default where nil.
@@ -261,12 +246,12 @@ type Options struct {
 // Engine re-encrypts: it starts jobs, handles their messages and runs single
 // buckets. It is safe for concurrent use.
 type Engine struct {
-	opt    Options
-	slots  chan struct{} // one for each object that is worked on
-	paces  paces         // within slots, what each bucket bears
-	rate   *throttle
-	probe  probe
-	copies trust
+	opt      Options
+	slots    chan struct{} // one for each object that is worked on
+	limiters limiters      // within slots, what each bucket takes
+	rate     *throttle
+	probe    probe
+	audit    copyAudit
 	// throttlesBack is the option of all calls on objects.
 	throttlesBack func(*s3.Options)
 }
@@ -291,14 +276,11 @@ func New(o Options) (*Engine, error) {
 	o.Method = cmp.Or(o.Method, MethodAuto)
 	o.Versions = cmp.Or(o.Versions, VersionsAll)
 	errs = append(errs, checkChoices(o.Method, o.Versions))
-	o.Means = cmp.Or(o.Means, MeansFleet)
-	switch o.Means {
-	case MeansFleet:
-	case MeansBatch, MeansAuto:
+	o.Executor = cmp.Or(o.Executor, ExecutorFleet)
+	errs = append(errs, checkOneOf("executor", o.Executor, Executors()...))
+	if o.Executor.NeedsRole() {
 		missing(o.Batch == nil, "S3 Batch Operations client")
 		missing(o.BatchRole == "", "role for S3 Batch Operations")
-	default:
-		errs = append(errs, fmt.Errorf("means %q is not fleet, batch or auto", o.Means))
 	}
 	if o.Concurrency < 0 || o.Rate < 0 || o.SliceSize < 0 || o.BatchThreshold < 0 || o.MaxCopySize < 0 || o.PartSize < 0 {
 		errs = append(errs, errors.New("concurrency, rate and sizes must not be negative"))
@@ -311,19 +293,12 @@ func New(o Options) (*Engine, error) {
 	o.MaxCopySize = cmp.Or(o.MaxCopySize, 5<<30)
 	o.PartSize = cmp.Or(o.PartSize, 512<<20)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
-	e := &Engine{opt: o, slots: make(chan struct{}, o.Concurrency), paces: paces{bound: o.Concurrency}, throttlesBack: throttlesBack()}
+	e := &Engine{opt: o, slots: make(chan struct{}, o.Concurrency), limiters: limiters{bound: o.Concurrency}, throttlesBack: throttlesBack()}
 	e.rate = newThrottle(o.Rate, e.slicesInFlight)
 	e.probe.turn = make(chan struct{}, 1)
 	return e, nil
 }
 
 func checkChoices(m Method, v Versions) error {
-	var errs []error
-	if m != MethodAuto && m != MethodUpdate && m != MethodCopy {
-		errs = append(errs, fmt.Errorf("method %q is not auto, update or copy", m))
-	}
-	if v != VersionsAll && v != VersionsCurrent {
-		errs = append(errs, fmt.Errorf("versions %q is not all or current", v))
-	}
-	return errors.Join(errs...)
+	return errors.Join(checkOneOf("method", m, Methods()...), checkOneOf("versions", v, VersionsAll, VersionsCurrent))
 }

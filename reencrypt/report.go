@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/state"
@@ -36,8 +35,8 @@ func (e *Engine) report(ctx context.Context, j jobDoc, last resultDoc, totals []
 	}
 	s := j.summary()
 	s.State, s.Counts, s.Sample, s.Finished = StateComplete, withEarlier(last.Counts, j.Earlier), last.Sample, time.Now()
-	if last.Copies {
-		s.Notes = slices.Clone(copyNotes)
+	if last.Noted {
+		s.Notes = j.Method.notes()
 	}
 	if len(s.Batch) > 0 {
 		s.Notes = append(s.Notes, batchNote)
@@ -57,21 +56,14 @@ func (e *Engine) report(ctx context.Context, j jobDoc, last resultDoc, totals []
 			return err
 		}
 	}
-	_, err = e.opt.Store.Put(ctx, reportKey(j.ID), &reportDoc{s}, etag)
-	if errors.Is(err, state.ErrConflict) { // by another worker, which saw the same end of the pass
-		return nil
-	}
-	return err
+	return e.putFirst(ctx, reportKey(j.ID), &reportDoc{s}, etag) // another worker saw the same end of the pass
 }
 
 // storeRows joins the rows of the slices into one file, as a stream: those of the
 // last pass, and from the passes before it the copies that came out different,
 // which no later pass sees again.
 func (e *Engine) storeRows(ctx context.Context, j jobDoc, last []string) (address string, err error) {
-	r, w := io.Pipe()
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
+	return e.storeLines(ctx, "jobs/"+j.ID+"/report.jsonl", func(w io.Writer) error {
 		lines := bufio.NewWriter(w)
 		err := e.joinRows(ctx, lines, last, "")
 		for pass := 1; pass < j.Pass && err == nil && j.Earlier.ByReason[ReasonDiffers] > 0; pass++ {
@@ -83,9 +75,19 @@ func (e *Engine) storeRows(ctx context.Context, j jobDoc, last []string) (addres
 		if err == nil {
 			err = lines.Flush()
 		}
-		_ = w.CloseWithError(err) // never fails
+		return err
+	})
+}
+
+// storeLines stores JSON lines as they are written.
+func (e *Engine) storeLines(ctx context.Context, key string, write func(io.Writer) error) (address string, err error) {
+	r, w := io.Pipe()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		_ = w.CloseWithError(write(w)) // never fails
 	}()
-	address, err = e.opt.Store.PutBlob(ctx, "jobs/"+j.ID+"/report.jsonl", "application/x-ndjson", r)
+	address, err = e.opt.Store.PutBlob(ctx, key, "application/x-ndjson", r)
 	_ = r.CloseWithError(err) // ends the writer where the store has failed
 	<-written
 	return address, err

@@ -4,40 +4,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
-	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
 const (
-	// resendAfter is how long a job may stand still before its unfinished work is
+	// resendAfter is how long a job may make no progress before its unfinished work is
 	// sent again: a message may have been lost.
 	resendAfter = 10 * time.Minute
-	// stallAfter is when people are told of a job that stands still.
+	// stallAfter is when an alert is raised about a job without progress.
 	stallAfter = 30 * time.Minute
 	// maxResent is how many slices of a job are sent again at a time. The fleet has
 	// work for the next minutes then, and its queue is not filled with duplicates.
 	maxResent = 1000
 )
 
-// Resume heals the jobs that a lost message or a crash left standing: where
+// Resume restarts the jobs that a lost message or a crash left without work: where
 // nothing has moved since an earlier call, ten minutes ago or more, it sends the
-// unfinished planning and slices again; after 30 minutes it tells the observer,
-// once for each time that a job stands still. It is called by each sweep, with the
-// time. The error joins those of the jobs that it could not see to.
+// unfinished planning and slices again; after 30 minutes it notifies the observer,
+// once for each time that a job stalls. It is called by each sweep, with the
+// time. The error joins those of the single jobs.
 func (e *Engine) Resume(ctx context.Context, now time.Time) error {
 	if e.opt.Store == nil {
 		return errors.New("resume re-encryption: no state store")
 	}
-	markers, err := e.keys(ctx, openPrefix)
+	ids, err := e.openIDs(ctx)
 	if err != nil {
 		return fmt.Errorf("resume re-encryption: %w", err)
 	}
 	var errs []error
-	for _, key := range markers {
-		id := strings.TrimSuffix(path.Base(key), ".json")
+	for _, id := range ids {
 		if err := e.resume(ctx, id, now); err != nil {
 			errs = append(errs, fmt.Errorf("resume job %s: %w", id, err))
 		}
@@ -55,11 +52,11 @@ func (e *Engine) resume(ctx context.Context, id string, now time.Time) error {
 	case j.State == StateSuperseded: // a crash between its mark and this
 		return e.opt.Store.Delete(ctx, openKey(id), "")
 	case j.State != StateRunning && j.Batch.unfinished():
-		return errors.Join(e.sendBatch(ctx, id, j.Pass, 0), e.tell(ctx, j))
-	case j.State == StateCancelled && now.Sub(j.Finished) > settle: // its writers have stopped
+		return errors.Join(e.sendBatch(ctx, id, j.Pass, 0), e.notify(ctx, j))
+	case j.State == StateCancelled && now.Sub(j.Finished) > supersedeGrace: // its writers have stopped
 		return e.opt.Store.Delete(ctx, openKey(id), "")
 	case j.State != StateRunning:
-		return e.tell(ctx, j)
+		return e.notify(ctx, j)
 	}
 	p, err := e.planOf(ctx, id, j.Pass)
 	if err != nil {
@@ -93,19 +90,15 @@ func (e *Engine) resume(ctx context.Context, id string, now time.Time) error {
 		open.Sent = now
 	}
 	stalled := fmt.Sprintf("%s since %s", progress, open.Since.UTC().Format(time.RFC3339))
-	if now.Sub(open.Since) >= patience && now.After(j.NotBefore) && open.Told != stalled {
+	if now.Sub(open.Since) >= patience && now.After(j.NotBefore) && open.Notified != stalled {
 		s := j.summary()
 		s.Cause = "no progress: " + stalled
 		if err := e.opt.Observer.Stalled(ctx, s); err != nil {
-			return fmt.Errorf("tell that it stands still: %w", err)
+			return fmt.Errorf("report that it stalled: %w", err)
 		}
-		open.Told = stalled
+		open.Notified = stalled
 	}
-	_, err = e.opt.Store.Put(ctx, openKey(id), &open, etag)
-	if errors.Is(err, state.ErrConflict) { // another sweep, which sees the same
-		return nil
-	}
-	return err
+	return e.putFirst(ctx, openKey(id), &open, etag) // another sweep sees the same
 }
 
 // recorded says how far a pass is in slices that take long, as those of large
@@ -130,7 +123,7 @@ func (e *Engine) recorded(ctx context.Context, j jobDoc) (string, error) {
 // sendUnfinished sends what a job still has to do: the planning of its pass, and
 // the slices that have no result. Where all results are in, it goes on from them.
 func (e *Engine) sendUnfinished(ctx context.Context, j jobDoc, p planDoc, missing []int, now time.Time) error {
-	e.opt.Logger.WarnContext(ctx, "re-encryption stands still: sending its unfinished work again",
+	e.opt.Logger.WarnContext(ctx, "no progress of a re-encryption job: sending its unfinished work again",
 		"job", j.ID, "bucket", j.Bucket, "pass", j.Pass, "planned", p.Done, "slices", len(missing))
 	if !p.Done {
 		if err := e.sendPlan(ctx, j.ID, now); err != nil {

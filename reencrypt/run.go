@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
 // RunOptions says what Run moves.
@@ -20,8 +22,8 @@ type RunOptions struct {
 	Versions Versions
 	// Method is how; "" is MethodAuto.
 	Method Method
-	// DryRun decides and counts and changes nothing in the bucket. (The probe of
-	// MethodAuto and MethodUpdate still puts its scratch object in the state bucket.)
+	// DryRun decides and counts and changes nothing in the bucket. (A
+	// Method that is Probed still puts its scratch object in the state bucket.)
 	DryRun bool
 	// Row, where not nil, is given each object version that a pass refuses or fails
 	// to move; never concurrently. The rows of the last pass are the outcome, and
@@ -57,9 +59,7 @@ func (e *Engine) Run(ctx context.Context, o RunOptions, progress func(Progress))
 	if err != nil {
 		return stopped(sum, err), fmt.Errorf("re-encrypt bucket %s: %w", s.Bucket, err)
 	}
-	if !m.rules.update {
-		sum.Notes = copyNotes
-	}
+	sum.Notes = m.rules.method.traits().notes
 	var before Counts
 	for pass := 1; ; pass++ {
 		t := &tally{spill: func(_ context.Context, rows []Refusal) error {
@@ -107,12 +107,19 @@ func (e *Engine) resolveSpec(ctx context.Context, o RunOptions) (spec, error) {
 	if err := checkChoices(s.Method, s.Versions); err != nil {
 		return s, err
 	}
+	find := func(name string) (string, error) {
+		arn, err := e.opt.Resolver.Resolve(ctx, name)
+		if err != nil && !errors.Is(err, inventory.ErrNotFound) {
+			err = fmt.Errorf("%w; where KMS cannot be asked, name the key by its ARN, arn:aws:kms:REGION:ACCOUNT:key/ID", err)
+		}
+		return arn, err
+	}
 	var err error
-	if s.To, err = e.opt.Resolver.Resolve(ctx, o.To); err != nil {
+	if s.To, err = find(o.To); err != nil {
 		return s, fmt.Errorf("find key to move to: %w", err)
 	}
 	for _, from := range o.From {
-		arn, err := e.opt.Resolver.Resolve(ctx, from)
+		arn, err := find(from)
 		if err != nil {
 			return s, fmt.Errorf("find key to move from: %w", err)
 		}

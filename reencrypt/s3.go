@@ -8,9 +8,7 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
@@ -53,7 +51,7 @@ const (
 	faultDenied                   // a permission is missing
 	faultNoBucket                 // there is no such bucket
 	faultGone                     // there is no such object version
-	faultChanged                  // a precondition failed: somebody wrote meanwhile
+	faultChanged                  // a precondition failed: it was written meanwhile
 	faultKey                      // KMS does not let a key be used
 	faultArchived                 // it has to be restored first
 	faultUnsupported              // the server does not have the operation
@@ -120,7 +118,7 @@ type stopError struct{ cause string }
 
 func (e *stopError) Error() string { return e.cause }
 
-// needs names the permissions of an operation, for people who have to grant them.
+// needs names the permissions that an operation needs.
 var needs = map[string]string{
 	"ListObjectsV2":              "s3:ListBucket",
 	"ListObjectVersions":         "s3:ListBucketVersions",
@@ -161,50 +159,21 @@ type facts struct {
 	defaultLock bool
 }
 
-func (e *Engine) bucketFacts(ctx context.Context, bucket string, copies bool) (facts, error) {
-	var f facts
-	owner := aws.String(e.opt.Account)
-	v, err := e.opt.S3.GetBucketVersioning(ctx, &s3.GetBucketVersioningInput{Bucket: &bucket, ExpectedBucketOwner: owner})
+// bucketFacts reads what a method needs to know about a bucket.
+func (e *Engine) bucketFacts(ctx context.Context, bucket string, m method) (f facts, err error) {
+	if f.versioned, err = e.versioned(ctx, bucket); err != nil {
+		return f, err
+	}
+	return f, m.readBucket(ctx, e, bucket, &f)
+}
+
+// versioned reports whether a bucket has versions, now or from earlier.
+func (e *Engine) versioned(ctx context.Context, bucket string) (bool, error) {
+	v, err := e.opt.S3.GetBucketVersioning(ctx, &s3.GetBucketVersioningInput{Bucket: &bucket, ExpectedBucketOwner: &e.opt.Account})
 	if err != nil {
-		return f, bucketError("GetBucketVersioning", bucket, err)
+		return false, bucketError("GetBucketVersioning", bucket, err)
 	}
-	f.versioned = v.Status != ""
-	if !copies {
-		return f, nil
-	}
-	lock, err := e.opt.S3.GetObjectLockConfiguration(ctx, &s3.GetObjectLockConfigurationInput{Bucket: &bucket, ExpectedBucketOwner: owner})
-	switch {
-	case err == nil:
-		c := lock.ObjectLockConfiguration
-		f.defaultLock = c != nil && c.Rule != nil && c.Rule.DefaultRetention != nil
-	case !hasCode(err, "ObjectLockConfigurationNotFoundError"):
-		return f, bucketError("GetObjectLockConfiguration", bucket, err)
-	}
-	controls, err := e.opt.S3.GetBucketOwnershipControls(ctx, &s3.GetBucketOwnershipControlsInput{Bucket: &bucket, ExpectedBucketOwner: owner})
-	switch {
-	case err == nil:
-		f.acls = true
-		if c := controls.OwnershipControls; c != nil {
-			for _, rule := range c.Rules {
-				f.acls = f.acls && rule.ObjectOwnership != types.ObjectOwnershipBucketOwnerEnforced
-			}
-		}
-	case hasCode(err, "OwnershipControlsNotFoundError"):
-		f.acls = true
-	default:
-		return f, bucketError("GetBucketOwnershipControls", bucket, err)
-	}
-	if !f.acls {
-		return f, nil
-	}
-	acl, err := e.opt.S3.GetBucketAcl(ctx, &s3.GetBucketAclInput{Bucket: &bucket, ExpectedBucketOwner: owner})
-	if err != nil {
-		return f, bucketError("GetBucketAcl", bucket, err)
-	}
-	if acl.Owner != nil {
-		f.owner = aws.ToString(acl.Owner.ID)
-	}
-	return f, nil
+	return v.Status != "", nil
 }
 
 // escapeKey escapes every byte of a key that could mean something in a URL; slashes stay.

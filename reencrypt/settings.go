@@ -43,8 +43,8 @@ type KMS interface {
 type settings struct {
 	spec
 	account string
-	update  bool // objects are moved by update, else by copies
-	scratch bool // scratch objects may be written
+	method  method // by which objects are moved
+	scratch bool   // scratch objects may be written
 
 	to   keyFacts
 	from []keyFacts
@@ -121,65 +121,62 @@ func (f *settings) note(err error, u unread) error {
 	return nil
 }
 
+// answered returns an answer about the bucket, and nil where it has none, which is the
+// error absent, or where it cannot be read, which is noted.
+func answered[T any](f *settings, out *T, err error, absent, what, permission string) (*T, error) {
+	if err == nil {
+		return out, nil
+	}
+	if absent != "" && hasCode(err, absent) {
+		return nil, nil
+	}
+	return nil, f.note(err, unread{what: what, permission: permission})
+}
+
 // readBucket reads the settings of the bucket.
 func (e *Engine) readBucket(ctx context.Context, f *settings) error {
-	owner := &e.opt.Account
-	policy, err := e.opt.S3.GetBucketPolicy(ctx, &s3.GetBucketPolicyInput{Bucket: &f.Bucket, ExpectedBucketOwner: owner})
-	switch {
-	case err == nil:
+	bucket, owner := &f.Bucket, &e.opt.Account
+	policy, err := e.opt.S3.GetBucketPolicy(ctx, &s3.GetBucketPolicyInput{Bucket: bucket, ExpectedBucketOwner: owner})
+	if policy, err = answered(f, policy, err, "NoSuchBucketPolicy", "the bucket policy", "s3:GetBucketPolicy"); err != nil {
+		return err
+	} else if policy != nil {
 		f.policy = aws.ToString(policy.Policy)
-	case !hasCode(err, "NoSuchBucketPolicy"):
-		if err := f.note(err, unread{what: "the bucket policy", permission: "s3:GetBucketPolicy"}); err != nil {
-			return err
-		}
 	}
-	replication, err := e.opt.S3.GetBucketReplication(ctx, &s3.GetBucketReplicationInput{Bucket: &f.Bucket, ExpectedBucketOwner: owner})
-	switch {
-	case err == nil && replication.ReplicationConfiguration != nil:
-		for _, rule := range replication.ReplicationConfiguration.Rules {
-			if rule.Status == types.ReplicationRuleStatusEnabled {
-				f.replication = append(f.replication, rule)
-			}
-		}
-	case err != nil && !hasCode(err, "ReplicationConfigurationNotFoundError"):
-		if err := f.note(err, unread{what: "the replication rules", permission: "s3:GetReplicationConfiguration"}); err != nil {
-			return err
-		}
+	replication, err := e.opt.S3.GetBucketReplication(ctx, &s3.GetBucketReplicationInput{Bucket: bucket, ExpectedBucketOwner: owner})
+	if replication, err = answered(f, replication, err, "ReplicationConfigurationNotFoundError", "the replication rules", "s3:GetReplicationConfiguration"); err != nil {
+		return err
+	} else if replication != nil && replication.ReplicationConfiguration != nil {
+		f.replication = slices.DeleteFunc(replication.ReplicationConfiguration.Rules, func(r types.ReplicationRule) bool { return r.Status != types.ReplicationRuleStatusEnabled })
 	}
-	f.notification, err = e.opt.S3.GetBucketNotificationConfiguration(ctx, &s3.GetBucketNotificationConfigurationInput{Bucket: &f.Bucket, ExpectedBucketOwner: owner})
-	if err := f.note(err, unread{what: "the event notifications", permission: "s3:GetBucketNotification"}); err != nil {
+	f.notification, err = e.opt.S3.GetBucketNotificationConfiguration(ctx, &s3.GetBucketNotificationConfigurationInput{Bucket: bucket, ExpectedBucketOwner: owner})
+	if f.notification, err = answered(f, f.notification, err, "", "the event notifications", "s3:GetBucketNotification"); err != nil {
 		return err
 	}
-	lifecycle, err := e.opt.S3.GetBucketLifecycleConfiguration(ctx, &s3.GetBucketLifecycleConfigurationInput{Bucket: &f.Bucket, ExpectedBucketOwner: owner})
-	switch {
-	case err == nil:
-		for _, rule := range lifecycle.Rules {
-			if rule.Status == types.ExpirationStatusEnabled {
-				f.lifecycle = append(f.lifecycle, rule)
-			}
-		}
-	case !hasCode(err, "NoSuchLifecycleConfiguration"):
-		if err := f.note(err, unread{what: "the lifecycle rules", permission: "s3:GetLifecycleConfiguration"}); err != nil {
+	lifecycle, err := e.opt.S3.GetBucketLifecycleConfiguration(ctx, &s3.GetBucketLifecycleConfigurationInput{Bucket: bucket, ExpectedBucketOwner: owner})
+	if lifecycle, err = answered(f, lifecycle, err, "NoSuchLifecycleConfiguration", "the lifecycle rules", "s3:GetLifecycleConfiguration"); err != nil {
+		return err
+	} else if lifecycle != nil {
+		f.lifecycle = slices.DeleteFunc(lifecycle.Rules, func(r types.LifecycleRule) bool { return r.Status != types.ExpirationStatusEnabled })
+	}
+	if f.defaultLock, err = e.defaultLock(ctx, f.Bucket); err != nil {
+		if err := f.note(err, unread{what: "the Object Lock default", permission: needs["GetObjectLockConfiguration"]}); err != nil {
 			return err
 		}
 	}
-	lock, err := e.opt.S3.GetObjectLockConfiguration(ctx, &s3.GetObjectLockConfigurationInput{Bucket: &f.Bucket, ExpectedBucketOwner: owner})
-	switch {
-	case err == nil:
-		c := lock.ObjectLockConfiguration
-		f.defaultLock = c != nil && c.Rule != nil && c.Rule.DefaultRetention != nil
-	case !hasCode(err, "ObjectLockConfigurationNotFoundError"):
-		if err := f.note(err, unread{what: "the Object Lock default", permission: "s3:GetBucketObjectLockConfiguration"}); err != nil {
-			return err
-		}
-	}
-	uploads, err := e.opt.S3.ListMultipartUploads(ctx, &s3.ListMultipartUploadsInput{
-		Bucket: &f.Bucket, Prefix: optional(f.Prefix), EncodingType: types.EncodingTypeUrl, ExpectedBucketOwner: owner,
-	})
-	if err == nil {
+	uploads, err := e.opt.S3.ListMultipartUploads(ctx, &s3.ListMultipartUploadsInput{Bucket: bucket, Prefix: optional(f.Prefix), EncodingType: types.EncodingTypeUrl, ExpectedBucketOwner: owner})
+	if uploads, err = answered(f, uploads, err, "", "the unfinished multipart uploads", "s3:ListBucketMultipartUploads"); uploads != nil {
 		f.uploads, f.moreUploads = len(uploads.Uploads), aws.ToBool(uploads.IsTruncated)
 	}
-	return f.note(err, unread{what: "the unfinished multipart uploads", permission: "s3:ListBucketMultipartUploads"})
+	return err
+}
+
+// defaultLock reports whether a bucket puts a retention on new objects.
+func (e *Engine) defaultLock(ctx context.Context, bucket string) (bool, error) {
+	lock, err := e.opt.S3.GetObjectLockConfiguration(ctx, &s3.GetObjectLockConfigurationInput{Bucket: &bucket, ExpectedBucketOwner: &e.opt.Account})
+	if hasCode(err, "ObjectLockConfigurationNotFoundError") {
+		return false, nil
+	}
+	return err == nil && lock.ObjectLockConfiguration != nil && lock.ObjectLockConfiguration.Rule != nil && lock.ObjectLockConfiguration.Rule.DefaultRetention != nil, err
 }
 
 // readDefault reads the bucket's default encryption and resolves the keys that
@@ -216,7 +213,7 @@ func (e *Engine) resolveOrNone(ctx context.Context, name string) (string, error)
 		return "", nil
 	}
 	arn, err := e.opt.Resolver.Resolve(ctx, name)
-	if errors.Is(err, inventory.ErrNotFound) || errors.Is(err, inventory.ErrAccessDenied) {
+	if fault := classify(err); err != nil && fault != faultTransient && fault != faultThrottled || errors.Is(err, inventory.ErrNotFound) {
 		return "", nil
 	}
 	return arn, err
@@ -251,7 +248,7 @@ func (e *Engine) readKeys(ctx context.Context, f *settings) error {
 			DryRun: aws.Bool(true), DryRunModifiers: []kmstypes.DryRunModifierType{kmstypes.DryRunModifierTypeIgnoreCiphertext},
 		})
 		if err != nil && !hasCode(err, "DryRunOperationException") { // which is how a dry run succeeds
-			if _, answered := errors.AsType[smithy.APIError](err); !answered || hasCode(err, "ThrottlingException") {
+			if _, known := errors.AsType[smithy.APIError](err); !known && classify(err) == faultTransient || hasCode(err, "ThrottlingException") {
 				return err
 			}
 			key.dryRun = words(err)
@@ -297,11 +294,11 @@ func (e *Engine) tryTarget(ctx context.Context, f *settings) error {
 // readMethod finds out how objects are moved.
 func (e *Engine) readMethod(ctx context.Context, f *settings) error {
 	if f.triedError != "" || f.scratch && !f.tried { // the probe would fail in the same words
-		f.update = f.Method != MethodCopy
+		f.method = f.Method.candidates()[0]
 		return nil
 	}
 	var err error
-	f.update, err = e.useUpdate(ctx, f.spec)
+	f.method, err = e.methodOf(ctx, f.spec)
 	return err
 }
 
@@ -341,7 +338,7 @@ func (e *Engine) readObjects(ctx context.Context, f *settings) error {
 	if err != nil && classify(err) == faultDenied { // anything else is about that object, and its row will say it
 		return f.note(err, unread{what: "the encryption of objects (HEAD)", permission: needs["HeadObject"], stops: true})
 	}
-	if f.update {
+	if f.method.traits().tags != yes {
 		return nil
 	}
 	_, err = e.opt.S3.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{Bucket: &f.Bucket, Key: &o.key, VersionId: optional(o.version), ExpectedBucketOwner: owner})

@@ -27,8 +27,8 @@ type resultDoc struct {
 	Sample []Refusal `json:"sample,omitempty"`
 	// Rows are the blobs with the rows.
 	Rows []string `json:"rows,omitempty"`
-	// Copies: objects were moved by copying.
-	Copies bool `json:"copies,omitempty"`
+	// Noted: objects were moved by a method that has notes for the report.
+	Noted bool `json:"copies,omitempty"`
 	// Concurrency is how many objects of the bucket the worker worked on at once in
 	// the end, over all its slices.
 	Concurrency int `json:"concurrency,omitempty"`
@@ -41,7 +41,7 @@ func (r *resultDoc) add(o resultDoc) {
 	r.Counts.add(o.Counts)
 	r.Sample = append(r.Sample, o.Sample[:min(len(o.Sample), sampleSize-len(r.Sample))]...)
 	r.Rows = append(r.Rows, o.Rows...)
-	r.Copies = r.Copies || o.Copies
+	r.Noted = r.Noted || o.Noted
 	r.Concurrency = cmp.Or(o.Concurrency, r.Concurrency)
 }
 
@@ -97,12 +97,12 @@ func (e *Engine) work(ctx context.Context, j jobDoc, pass, n int) error {
 	}
 	entries, over := budget(entries, time.Now().Add(sliceBudget))
 	if err := m.run(ctx, entries, r.tally); err != nil {
-		return elsewhere(errors.Join(err, r.leave(ctx)))
+		return sliceTaken(errors.Join(err, r.leave(ctx)))
 	}
 	if over() {
 		r.after = r.counted // it ended before a new key
 		if err := r.save(ctx); err != nil {
-			return elsewhere(err)
+			return sliceTaken(err)
 		}
 		return e.send(ctx, message{Job: j.ID, Pass: pass, Slice: n}, 0)
 	}
@@ -173,7 +173,7 @@ func (e *Engine) begin(ctx context.Context, j jobDoc) error {
 }
 
 // gate returns a function that ends with errNotRunning when a job has stopped
-// running; it looks every gateInterval, and nobody goes on while it looks.
+// running. It looks every gateInterval, and all callers wait while it looks.
 func (e *Engine) gate(job string) func(context.Context) error {
 	turn := make(chan struct{}, 1)
 	looked := time.Now()
@@ -201,8 +201,8 @@ func (e *Engine) gate(job string) func(context.Context) error {
 }
 
 // advance looks whether a group, and with it the pass, is complete, and goes on
-// with the job where it is. Whoever stores a result or ends a plan calls it, so
-// the last of them sees all that there is.
+// with the job where it is. Every worker that stores a result or ends a plan calls it,
+// so the last of them sees all results.
 func (e *Engine) advance(ctx context.Context, job string, pass, group int) error {
 	cut, err := e.planOf(ctx, job, 1)
 	if err != nil {
@@ -220,8 +220,7 @@ func (e *Engine) advance(ctx context.Context, job string, pass, group int) error
 	if err != nil {
 		return err
 	}
-	_, err = e.opt.Store.Put(ctx, totalKey(job, pass, group), &total, "")
-	if err != nil && !errors.Is(err, state.ErrConflict) {
+	if err := e.putFirst(ctx, totalKey(job, pass, group), &total, ""); err != nil {
 		return err
 	}
 	if !cut.Done {
@@ -248,7 +247,7 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 	if err != nil {
 		return err
 	}
-	if j.State != StateRunning || j.Pass != pass { // somebody else saw the end of the pass too
+	if j.State != StateRunning || j.Pass != pass { // another worker saw the end of the pass too
 		return nil
 	}
 	next, cause := afterPass(pass-j.Granted, total.Counts, p.Began.Before(j.NotBefore))
@@ -278,9 +277,18 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 	}
 	// Should this worker end here, its message comes back and finds what is left to do.
 	if next == StateComplete {
-		return e.tell(ctx, j)
+		return e.notify(ctx, j)
 	}
 	return e.sendPlan(ctx, id, time.Now())
+}
+
+// putFirst stores a document as Store.Put does. That another worker was first is no error.
+func (e *Engine) putFirst(ctx context.Context, key string, doc state.Document, etag string) error {
+	_, err := e.opt.Store.Put(ctx, key, doc, etag)
+	if errors.Is(err, state.ErrConflict) {
+		return nil
+	}
+	return err
 }
 
 func (e *Engine) keys(ctx context.Context, prefix string) ([]string, error) {

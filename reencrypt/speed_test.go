@@ -16,10 +16,12 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
@@ -30,11 +32,17 @@ import (
 // and answers after 20 to 60 ms mostly.
 const writesPerSecond = 3500
 
-func modelled() []localaws.Fault {
+// model is S3 with so many requests at once after a pause, as a part of what it
+// allows in a second: how much S3 saves up is not published.
+func model(burst float64) []localaws.Fault {
 	latency := func(service string, least, mean time.Duration) localaws.Fault {
 		return localaws.Fault{Service: service, Effect: localaws.Delay, Latency: localaws.Latency{Min: least, Mean: mean}}
 	}
-	return append([]localaws.Fault{latency("s3", 20*time.Millisecond, 40*time.Millisecond), latency("sqs", 5*time.Millisecond, 10*time.Millisecond)}, localaws.S3Rates()...)
+	faults := localaws.S3Rates()
+	for i := range faults {
+		faults[i].Burst = burst * faults[i].Rate
+	}
+	return append([]localaws.Fault{latency("s3", 20*time.Millisecond, 40*time.Millisecond), latency("sqs", 5*time.Millisecond, 10*time.Millisecond)}, faults...)
 }
 
 // putMany stores n small objects under a prefix, without the SDK: quickly.
@@ -104,20 +112,11 @@ func (m *meter) count() int {
 	return len(m.moved)
 }
 
-// rates returns how many objects per second were moved, and the part of all
-// requests that was throttled, from the first refusal, when what S3 had saved up is
-// spent, to the last tenth of the moves, when there may be too little left to do.
-func (m *meter) rates() (perSecond, throttled float64) {
-	from, to := m.refused[0], m.moved[len(m.moved)*9/10]
-	within := func(times []time.Time) (n float64) {
-		for _, at := range times {
-			if !at.Before(from) && at.Before(to) {
-				n++
-			}
-		}
-		return n
-	}
-	return within(m.moved) / to.Sub(from).Seconds(), within(m.refused) / within(m.asked)
+// outcome says how many objects per second were moved, from the first move to the
+// last, and which part of all requests was throttled.
+func (m *meter) outcome() (perSecond, throttled float64) {
+	n := len(m.moved)
+	return float64(n) / m.moved[n-1].Sub(m.moved[0]).Seconds(), float64(len(m.refused)) / float64(len(m.asked))
 }
 
 // lean is an S3 client whose calls on objects do without the SDK: tens of
@@ -186,10 +185,10 @@ func (w *world) member(ctx context.Context, fleet *sync.WaitGroup, server http.H
 	return e
 }
 
-// modelledRun has a worker for each prefix move as many objects below it, until all
-// are moved. It returns how many objects per second S3 let through, over all
-// prefixes, and the largest part of the requests that a prefix throttled.
-func modelledRun(t *testing.T, objects int, prefixes ...string) (perSecond, throttled float64) {
+// modelledRun has somebody move as many objects below each prefix, until all are
+// moved, and returns how many objects per second that were over all prefixes, and the
+// largest part of the requests that a prefix throttled.
+func modelledRun(t *testing.T, objects int, burst float64, begin func(ctx context.Context, w *world, fleet *sync.WaitGroup, server http.Handler, prefix string), prefixes ...string) (perSecond, throttled float64) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		defer w.aws.Close()
@@ -200,13 +199,11 @@ func modelledRun(t *testing.T, objects int, prefixes ...string) (perSecond, thro
 			m := &meter{server: server, prefix: "/" + bucket + "/" + prefix}
 			server, meters = m, append(meters, m)
 		}
-		w.aws.SetFaults(modelled()...)
+		w.aws.SetFaults(model(burst)...)
 		ctx, stop := context.WithCancel(t.Context())
 		var fleet sync.WaitGroup
 		for _, prefix := range prefixes {
-			e := w.member(ctx, &fleet, server, strings.Trim(prefix, "/"))
-			_, err := e.Start(ctx, Move{AliasARN: aliasARN + prefix, From: []string{w.a}, To: w.b, At: time.Now(), Scope: []Scope{{bucket, prefix}}})
-			w.must(err)
+			begin(ctx, w, &fleet, server, prefix)
 		}
 		began := time.Now()
 		for _, m := range meters {
@@ -217,34 +214,102 @@ func modelledRun(t *testing.T, objects int, prefixes ...string) (perSecond, thro
 		stop() // without the verifying pass
 		fleet.Wait()
 		for _, m := range meters {
-			if len(m.moved) != objects || len(m.refused) == 0 {
-				t.Fatalf("%d objects moved below %s, %d requests throttled", len(m.moved), m.prefix, len(m.refused))
+			if len(m.moved) != objects {
+				t.Fatalf("%d objects moved below %s", len(m.moved), m.prefix)
 			}
-			n, part := m.rates()
-			t.Logf("%s: %.0f objects per second, %.2f %% of the requests throttled; all %d moves took %s", m.prefix, n, 100*part, objects, m.moved[objects-1].Sub(m.moved[0]))
+			n, part := m.outcome()
 			perSecond, throttled = perSecond+n, max(throttled, part)
 		}
 	})
 	return perSecond, throttled
 }
 
-// TestWorkersReachWhatS3Allows: in modelled time one worker moves 95 % of what S3
-// lets through to a prefix, and has 1 % of its requests throttled at most; two
-// workers on two prefixes move 1.9 times as much, which takes half a minute to show
-// and is left to make bench-scale.
+// workerMoves has a worker of its own move what is below a prefix.
+func workerMoves(ctx context.Context, w *world, fleet *sync.WaitGroup, server http.Handler, prefix string) {
+	e := w.member(ctx, fleet, server, strings.Trim(prefix, "/"))
+	_, err := e.Start(ctx, Move{AliasARN: aliasARN + prefix, From: []string{w.a}, To: w.b, At: time.Now(), Scope: []Scope{{bucket, prefix}}})
+	w.must(err)
+}
+
+// loopMoves has a plain loop do it, with so many objects at once, which waits as
+// the SDK does where it is throttled.
+func loopMoves(width int) func(context.Context, *world, *sync.WaitGroup, http.Handler, string) {
+	return func(ctx context.Context, w *world, fleet *sync.WaitGroup, server http.Handler, prefix string) {
+		client := lean{s3.NewFromConfig(inprocess.Config(server, "us-east-1", "worker"), func(o *s3.Options) { o.UsePathStyle = true }), server}
+		backoff := retry.NewExponentialJitterBackoff(retry.DefaultMaxBackoff)
+		patiently := func(call func() error) {
+			for attempt := 0; ; attempt++ {
+				err := call()
+				if err == nil || ctx.Err() != nil {
+					return
+				}
+				wait, err := backoff.BackoffDelay(attempt, err)
+				w.must(err)
+				time.Sleep(wait)
+			}
+		}
+		fleet.Go(func() {
+			var g errgroup.Group
+			g.SetLimit(width)
+			pages := s3.NewListObjectsV2Paginator(client, &s3.ListObjectsV2Input{Bucket: aws.String(bucket), Prefix: &prefix})
+			for pages.HasMorePages() {
+				page, err := pages.NextPage(ctx)
+				w.must(err)
+				for _, o := range page.Contents {
+					g.Go(func() error {
+						patiently(func() error {
+							_, err := client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: aws.String(bucket), Key: o.Key})
+							return err
+						})
+						patiently(func() error {
+							_, err := client.UpdateObjectEncryption(ctx, &s3.UpdateObjectEncryptionInput{
+								Bucket: aws.String(bucket), Key: o.Key, ObjectEncryption: encryptionUnder(w.b, false),
+							})
+							return err
+						})
+						return nil
+					})
+				}
+			}
+			w.must(g.Wait())
+		})
+	}
+}
+
+// TestWorkersReachWhatS3Allows: in modelled time one worker moves 35,000 objects at
+// 94 % of what S3 lets through to a prefix, from the first write to the last, the
+// search for the right width included, and has 1 % of its requests throttled at
+// most. What takes longer is left to make bench-scale: that no fixed width of a plain
+// loop is faster by 1 %, whether S3 saves up the requests of a tenth of a second or of
+// a whole one, and that two workers on two prefixes move twice as much.
 func TestWorkersReachWhatS3Allows(t *testing.T) {
-	const objects = 36_000
-	one, throttled := modelledRun(t, objects, "p/")
-	if one < 0.95*writesPerSecond || throttled > 0.01 {
-		t.Errorf("one worker: %.0f objects per second of %d, %.2f %% of the requests throttled", one, writesPerSecond, 100*throttled)
+	const objects = 35_000
+	soak := os.Getenv("CMKEEPER_SOAK") != ""
+	bursts := []float64{0.1, 1}
+	if !soak {
+		bursts = bursts[:1]
 	}
-	if os.Getenv("CMKEEPER_SOAK") == "" {
-		return
-	}
-	two, throttled := modelledRun(t, objects, "p/", "q/")
-	t.Logf("two workers: %.2f times the %.0f objects per second of one", two/one, one)
-	if two < 1.9*one || throttled > 0.01 {
-		t.Errorf("two workers: %.2f times the %.0f objects per second of one, %.2f %% of the requests throttled", two/one, one, 100*throttled)
+	for _, burst := range bursts {
+		one, throttled := modelledRun(t, objects, burst, workerMoves, "p/")
+		t.Logf("burst %g s: one worker moves %.0f objects per second, %.1f %% of S3's limit, %.2f %% of its requests throttled", burst, one, 100*one/writesPerSecond, 100*throttled)
+		if one < 0.94*writesPerSecond || throttled > 0.01 {
+			t.Error("that is too slow, or throttled too often")
+		}
+		if !soak {
+			return
+		}
+		for _, width := range []int{252, 280, 308, 322, 336} {
+			plain, throttled := modelledRun(t, objects, burst, loopMoves(width), "p/")
+			t.Logf("burst %g s: a plain loop at %d moves %.0f objects per second, %.1f %% of S3's limit, %.2f %% of its requests throttled", burst, width, plain, 100*plain/writesPerSecond, 100*throttled)
+			if plain > 1.01*one { // some width spends what S3 has saved up exactly over this job
+				t.Errorf("a plain loop at %d is faster", width)
+			}
+		}
+		two, throttled := modelledRun(t, objects, burst, workerMoves, "p/", "q/")
+		t.Logf("burst %g s: two workers move %.2f times as much, %.2f %% of a prefix's requests throttled", burst, two/one, 100*throttled)
+		if two < 1.9*one || throttled > 0.01 {
+			t.Error("that is too slow, or throttled too often")
+		}
 	}
 }
 
@@ -266,7 +331,7 @@ func fleetOfFour(t *testing.T, sliceSize int) {
 	defer w.aws.Close()
 	w.putMany("p/", objects)
 	m := &meter{server: w.aws, prefix: "/" + bucket + "/p/"}
-	w.aws.SetFaults(modelled()...)
+	w.aws.SetFaults(model(1)...)
 	ctx, stop := context.WithCancel(t.Context())
 	var fleet sync.WaitGroup
 	var e *Engine

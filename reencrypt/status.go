@@ -131,7 +131,7 @@ func (w *Watch) Look(ctx context.Context) (Status, error) {
 	if w.pass != j.Pass {
 		w.pass, w.groups = j.Pass, map[int]*seenGroup{}
 	}
-	counts, err := w.look(ctx, j, &s)
+	counts, err := w.sum(ctx, j, &s)
 	if err != nil {
 		return s, err
 	}
@@ -143,8 +143,8 @@ func (w *Watch) Look(ctx context.Context) (Status, error) {
 	return s, err
 }
 
-// look sums up the pass so far.
-func (w *Watch) look(ctx context.Context, j jobDoc, s *Status) (Counts, error) {
+// sum adds up the pass so far.
+func (w *Watch) sum(ctx context.Context, j jobDoc, s *Status) (Counts, error) {
 	totals, err := w.e.keys(ctx, totalsPrefix(j.ID, j.Pass))
 	if err != nil {
 		return Counts{}, err

@@ -36,7 +36,8 @@ type Group struct {
 	Lock string `json:"lock,omitempty"`
 	// Size is a class of sizes: see sizeClass.
 	Size string `json:"size"`
-	// Action is what a move does with them: skip, refuse, update, copy or copy-parts.
+	// Action is what a move does with them: skip, refuse, or the method's way to move
+	// them (update, copy, copy-parts).
 	Action string `json:"action"`
 	// Reason is why they are skipped or refused.
 	Reason Reason `json:"reason,omitempty"`
@@ -45,26 +46,23 @@ type Group struct {
 	Bytes    int64 `json:"bytes"`
 }
 
-// actionNames are those of Group.Action.
-var actionNames = map[action]string{skip: "skip", refuse: "refuse", update: "update", copyWhole: "copy", copyParts: "copy-parts"}
-
 // Survey reads which keys a bucket's object versions are under, all of them, and
 // writes nothing. In a Group that is under keyARN the reason is ReasonOnTarget.
 // seen, where not nil, is called now and then with how many were read.
 func (e *Engine) Survey(ctx context.Context, scope Scope, keyARN string, seen func(int64)) (Survey, error) {
-	f, err := e.bucketFacts(ctx, scope.Bucket, false)
+	versioned, err := e.versioned(ctx, scope.Bucket)
 	if err != nil {
 		return Survey{}, err
 	}
 	m := &mover{
 		spec: spec{Bucket: scope.Bucket, Prefix: scope.Prefix, To: keyARN, Versions: VersionsAll},
-		e:    e, facts: f, pace: e.paces.bucket(scope.Bucket), rules: rules{to: keyARN, update: true, maxCopy: e.opt.MaxCopySize, now: time.Now()},
+		e:    e, facts: facts{versioned: versioned}, limiter: e.limiters.bucket(scope.Bucket), rules: rules{to: keyARN, method: updateMethod{}, maxCopy: e.opt.MaxCopySize, now: time.Now()},
 	}
 	return m.survey(ctx, 0, seen)
 }
 
 // survey reads the scope, or a random sample of it where sample is not 0, at the
-// pace that the bucket bears.
+// rate that the bucket takes.
 func (m *mover) survey(ctx context.Context, sample int, seen func(int64)) (Survey, error) {
 	var s Survey
 	count := &census{groups: map[Group]*Group{}, seen: seen}
@@ -131,7 +129,7 @@ func (m *mover) visit(ctx context.Context, g *errgroup.Group, sample int, listed
 // deleted meanwhile is skipped as gone, and one that could not be read is refused
 // as an error.
 func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
-	group := Group{StorageClass: string(types.StorageClassStandard), Size: sizeClass(0), Action: actionNames[skip]}
+	group := Group{StorageClass: string(types.StorageClassStandard), Size: sizeClass(0), Action: string(skip)}
 	var h *s3.HeadObjectOutput
 	err := m.patiently(ctx, func() (err error) {
 		h, err = m.head(ctx, en.key, en.version)
@@ -146,21 +144,21 @@ func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 			group.Reason = ReasonDeleteMarker
 			return group, 0, nil
 		case faultRejected:
-			group.Action, group.Reason = actionNames[refuse], ReasonUnreadableHead
+			group.Action, group.Reason = string(refuse), ReasonUnreadableHead
 			return group, 0, nil
 		case faultTransient:
-			group.Action, group.Reason = actionNames[refuse], ReasonError
+			group.Action, group.Reason = string(refuse), ReasonError
 			return group, 0, ctx.Err() // which reads as one, too
 		default:
 			return group, 0, bucketError("HeadObject", m.Bucket, err)
 		}
 	}
-	o, err := m.look(ctx, en, h)
+	o, err := m.describe(ctx, en, h)
 	if err != nil {
 		return group, 0, err
 	}
 	d := decide(o, m.rules)
-	group.Key, group.Encryption, group.Action, group.Reason = o.keyARN, o.encryption, actionNames[d.action], d.reason
+	group.Key, group.Encryption, group.Action, group.Reason = o.keyARN, o.encryption, string(d.action), d.reason
 	group.StorageClass, group.Size = cmp.Or(o.storageClass, group.StorageClass), sizeClass(o.size)
 	switch {
 	case o.held:
@@ -193,8 +191,8 @@ type census struct {
 	seen   func(int64)
 }
 
-// add counts an object version. Its error says that the service is ill: what
-// could not be read is more than chance.
+// add counts an object version. Its error says that the service is failing: too
+// many could not be read.
 func (c *census) add(g Group, size int64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

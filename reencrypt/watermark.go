@@ -21,9 +21,9 @@ const (
 	// to the queue: no message is held for hours, and a stopping worker's share of
 	// a slow slice is small.
 	sliceBudget = 5 * time.Minute
-	// elsewhereWait is how long a worker leaves a slice to another one that it has
-	// met there.
-	elsewhereWait = 30 * time.Second
+	// sliceTakenWait is how long a worker leaves a slice to another one that works on
+	// it.
+	sliceTakenWait = 30 * time.Second
 	// maxAhead is how many object versions of a slice may be done, or in work,
 	// behind one that is not: it bounds memory where one object takes hours.
 	maxAhead = 10_000
@@ -55,19 +55,19 @@ type turn struct {
 	done bool
 }
 
-// order hands on verdicts, which come as the work is done, in the order in which
+// order releases verdicts, which arrive as the work is done, in the order in which
 // the entries were listed.
 type order struct {
 	room chan struct{} // one value for each entry that waits
-	// settle is given each verdict in its turn; never concurrently. last says that
-	// it is known to be the last of its key. Its error is returned by done.
-	settle func(ctx context.Context, en entry, v verdict, last bool) error
+	// release takes each verdict in its turn; never concurrently. last says that it is
+	// known to be the last of its key. done returns its error.
+	release func(ctx context.Context, en entry, v verdict, last bool) error
 
 	mu      sync.Mutex
 	waiting []*turn
-	// settling says that somebody hands on verdicts, or that nobody may any more
-	// because one could not be handed on.
-	settling bool
+	// releasing says that a goroutine releases verdicts, or that one failed to and no
+	// more are released.
+	releasing bool
 }
 
 // next gives the next entry of the listing its turn. It waits while too many do.
@@ -84,31 +84,30 @@ func (o *order) next(ctx context.Context, en entry) (*turn, error) {
 	return t, nil
 }
 
-// done hands on a verdict when its turn has come, and those that waited for it.
-// Nobody waits for another one's settle, which may record the progress. After an
-// error of it nothing is handed on any more: what comes behind would be counted
-// without what is missing.
+// done releases a verdict when its turn has come, and those that waited for it. No
+// goroutine waits while another one releases, which may record the progress. After an
+// error nothing more is released: later verdicts would be counted without the missing one.
 func (o *order) done(ctx context.Context, t *turn, v verdict) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	t.v, t.done = v, true
-	if o.settling {
+	if o.releasing {
 		return nil
 	}
-	o.settling = true
+	o.releasing = true
 	for len(o.waiting) > 0 && o.waiting[0].done {
 		first := o.waiting[0]
 		o.waiting = o.waiting[1:]
 		<-o.room
 		last := len(o.waiting) > 0 && o.waiting[0].en.key != first.en.key
 		o.mu.Unlock()
-		err := o.settle(ctx, first.en, first.v, last)
+		err := o.release(ctx, first.en, first.v, last)
 		o.mu.Lock()
 		if err != nil {
 			return err
 		}
 	}
-	o.settling = false
+	o.releasing = false
 	return nil
 }
 
@@ -125,7 +124,7 @@ type record struct {
 	rows   []string
 	named  int
 	bucket string
-	copies bool
+	noted  bool
 	saved  time.Time
 	since  int // object versions counted since then
 	// after is the last key known to have all versions counted, and counted the key
@@ -145,14 +144,14 @@ func (e *Engine) resumeSlice(ctx context.Context, key string, m *mover, spill fu
 	}
 	r := &record{
 		e: e, key: key, etag: etag, after: p.After, rows: p.Rows, named: len(p.Rows),
-		bucket: m.Bucket, copies: !m.rules.update || p.Copies, whole: true, saved: time.Now(),
+		bucket: m.Bucket, noted: len(m.rules.method.traits().notes) > 0 || p.Noted, whole: true, saved: time.Now(),
 	}
 	r.tally = &tally{counts: p.Counts, sample: p.Sample, spill: func(ctx context.Context, rows []Refusal) error {
 		blob, err := spill(ctx, len(r.rows), rows)
 		r.rows = append(r.rows, blob) // also where it failed: it may be there
 		return err
 	}}
-	r.order = &order{room: make(chan struct{}, maxAhead), settle: r.count}
+	r.order = &order{room: make(chan struct{}, maxAhead), release: r.count}
 	r.tally.order = r.order
 	return r, nil
 }
@@ -206,14 +205,14 @@ func (r *record) leave(ctx context.Context) error {
 
 // result is what has been counted so far.
 func (r *record) result() resultDoc {
-	return resultDoc{Counts: r.tally.counts, Sample: r.tally.sample, Rows: r.rows, Copies: r.copies, Concurrency: r.e.Concurrency(r.bucket)}
+	return resultDoc{Counts: r.tally.counts, Sample: r.tally.sample, Rows: r.rows, Noted: r.noted, Concurrency: r.e.Concurrency(r.bucket)}
 }
 
-// elsewhere makes a wait of meeting another worker in a slice. Of the two the one
+// sliceTaken turns a conflict with another worker on a slice into a wait. The worker
 // that records first goes on; should it die, this one's message comes back.
-func elsewhere(err error) error {
+func sliceTaken(err error) error {
 	if errors.Is(err, state.ErrConflict) {
-		return outcome.RetryAfter(elsewhereWait, fmt.Errorf("another worker is at the slice: %w", err))
+		return outcome.RetryAfter(sliceTakenWait, fmt.Errorf("another worker is working on the slice: %w", err))
 	}
 	return err
 }

@@ -22,7 +22,7 @@ import (
 
 func TestOrderHandsOnInTheOrderOfTheListing(t *testing.T) {
 	var got []string
-	o := &order{room: make(chan struct{}, 3), settle: func(_ context.Context, en entry, _ verdict, last bool) error {
+	o := &order{room: make(chan struct{}, 3), release: func(_ context.Context, en entry, _ verdict, last bool) error {
 		got = append(got, fmt.Sprint(en.key, en.version, last))
 		return nil
 	}}
@@ -56,12 +56,12 @@ func TestOrderHandsOnInTheOrderOfTheListing(t *testing.T) {
 
 	// After an error nothing is counted: it would be counted without what failed.
 	failed := errors.New("no")
-	o.settle = func(context.Context, entry, verdict, bool) error { got = nil; return failed }
+	o.release = func(context.Context, entry, verdict, bool) error { got = nil; return failed }
 	c, d := expect("c", "1"), expect("d", "1")
 	if err := o.done(t.Context(), c, verdict{}); !errors.Is(err, failed) {
 		t.Errorf("error %v", err)
 	}
-	o.settle = func(context.Context, entry, verdict, bool) error { t.Error("counted after an error"); return nil }
+	o.release = func(context.Context, entry, verdict, bool) error { t.Error("counted after an error"); return nil }
 	done(d)
 }
 
@@ -155,7 +155,7 @@ func TestKilledSliceGoesOn(t *testing.T) {
 			t.Errorf("status in the middle: %+v", s)
 		}
 
-		_, err = second.useUpdate(t.Context(), spec{To: w.b, Method: MethodUpdate}) // the probe reads, too
+		_, err = second.methodOf(t.Context(), spec{To: w.b, Method: MethodUpdate}) // the probe reads, too
 		w.must(err)
 		reads := w.aws.Requests("s3", "HeadObject")
 		w.must(second.Handle(t.Context(), sliceMessage(job, 0)))

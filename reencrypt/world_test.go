@@ -318,14 +318,14 @@ func (f *fleet) work() {
 				if f.cancel != nil {
 					f.cancel(n, cancel)
 				}
-				f.settle(*m.Body, *m.ReceiptHandle, f.engines[i%len(f.engines)].Handle(ctx, []byte(*m.Body)))
+				f.finish(*m.Body, *m.ReceiptHandle, f.engines[i%len(f.engines)].Handle(ctx, []byte(*m.Body)))
 			})
 		}
 		g.Wait()
 	}
 }
 
-func (f *fleet) settle(body, receipt string, err error) {
+func (f *fleet) finish(body, receipt string, err error) {
 	ctx := f.t.Context()
 	switch d := outcome.Of(err); d.Action {
 	case outcome.Delete:

@@ -2,9 +2,11 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -12,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/cmkeeper/cmkeeper/alert"
@@ -36,13 +39,21 @@ type byHand struct {
 
 // newByHand makes the clients for so many calls at once.
 func newByHand(ctx context.Context, p *process, settings Common, connections int) (byHand, error) {
+	return newByHandIn(ctx, p, settings, connections, "")
+}
+
+// newByHandIn is newByHand for an account; where that is not "", STS is not asked for
+// it, and caller is "".
+func newByHandIn(ctx context.Context, p *process, settings Common, connections int, account string) (byHand, error) {
 	cfg, err := awsclient.Load(ctx, connections)
 	if err != nil {
 		return byHand{}, err
 	}
-	caller, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-	if err != nil {
-		return byHand{}, fmt.Errorf("ask AWS who we are: %w", err)
+	caller := &sts.GetCallerIdentityOutput{Account: &account}
+	if account == "" {
+		if caller, err = sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}); err != nil {
+			return byHand{}, fmt.Errorf("ask AWS who we are: %w", err)
+		}
 	}
 	b := byHand{
 		account: aws.ToString(caller.Account), caller: aws.ToString(caller.Arn), region: cfg.Region, settings: settings,
@@ -81,6 +92,51 @@ func (b byHand) engine(stateBucket string, concurrency int, rate float64) (*reen
 		FixBucketDefault: b.settings.ReencryptFixBucketDefault,
 		Concurrency:      concurrency, Rate: rate, Logger: b.settings.logger(b.stderr),
 	})
+}
+
+// moveFlags are what reencrypt run and plan have in common.
+type moveFlags struct {
+	account, stateBucket string
+	concurrency          int
+	rate                 float64
+}
+
+func (f *moveFlags) add(c *cobra.Command, p *process, rate float64) {
+	flags := c.Flags()
+	flags.IntVar(&f.concurrency, "concurrency", 64, "objects worked on at once")
+	flags.Float64Var(&f.rate, "rate", rate, "objects per second at most; 0 is unlimited")
+	flags.StringVar(&f.stateBucket, "state-bucket", p.environment[envPrefix+"STATE_BUCKET"], "`bucket` for scratch objects, by default CMKEEPER_STATE_BUCKET; the method copy needs none")
+	flags.StringVar(&f.account, "account", "", "12-digit `account` that owns the buckets; by default STS is asked for the caller's")
+}
+
+// check returns what is wrong with the flags, for a method.
+func (f *moveFlags) check(method reencrypt.Method) error {
+	switch {
+	case f.concurrency < 1 || f.rate < 0:
+		return errors.New("--concurrency must be at least 1 and --rate not negative")
+	case f.account != "" && (len(f.account) != 12 || strings.Trim(f.account, "0123456789") != ""):
+		return fmt.Errorf("--account %q is not an account's 12 digits", f.account)
+	case f.stateBucket == "" && method.Probed():
+		return fmt.Errorf("--method %s tries UpdateObjectEncryption on a scratch object first: name a bucket for it with --state-bucket or %sSTATE_BUCKET, or choose --method copy", method, envPrefix)
+	}
+	return nil
+}
+
+// engine returns the clients and an engine without jobs.
+func (f *moveFlags) engine(ctx context.Context, p *process) (byHand, *reencrypt.Engine, error) {
+	settings, err := loadForDesk[Common](ctx, p.environment)
+	if err != nil {
+		return byHand{}, nil, err
+	}
+	hand, err := newByHandIn(ctx, p, settings, f.concurrency, f.account)
+	if err != nil {
+		if f.account == "" {
+			err = fmt.Errorf("%w; where there is no STS, name the account that owns the buckets with --account", err)
+		}
+		return hand, nil, err
+	}
+	e, err := hand.engine(f.stateBucket, f.concurrency, f.rate)
+	return hand, e, err
 }
 
 // printFindings writes what a preflight found, for people.

@@ -47,12 +47,12 @@ type Config struct {
 
 	ReencryptConcurrency int    `env:"REENCRYPT_CONCURRENCY, default=64" about:"Objects that this process works on at once; 1 to 1024."`
 	ReencryptRate        int    `env:"REENCRYPT_RATE, default=500" about:"Objects per second over the whole fleet; 0 is unlimited."`
-	ReencryptMethod      string `env:"REENCRYPT_METHOD, default=auto" about:"auto, update or copy."`
+	ReencryptMethod      string `env:"REENCRYPT_METHOD, default=auto" about:"{methods}."`
 
 	AlertGroupWait     time.Duration `env:"ALERT_GROUP_WAIT, default=30s" about:"How long the first alert below high of an actor waits for others, to be sent with them in one digest."`
 	AlertGroupInterval time.Duration `env:"ALERT_GROUP_INTERVAL, default=60s" about:"How long all further alerts of an actor are collected, to be sent in one digest; at most 10m. 0 sends each alert at once, and then there are no incidents."`
 
-	ReencryptEngine string `env:"REENCRYPT_ENGINE, default=fleet" about:"fleet, batch or auto: who moves the objects, the workers or S3 Batch Operations; the workers prove it in any case. auto leaves to S3 what is larger than BATCH_THRESHOLD."`
+	ReencryptEngine string `env:"REENCRYPT_ENGINE, default=fleet" about:"{executors}: who moves the objects, the workers or S3 Batch Operations; the workers prove it in any case. auto leaves to S3 what is larger than BATCH_THRESHOLD."`
 	BatchRoleARN    string `env:"BATCH_ROLE_ARN" about:"IAM role that S3 Batch Operations take. Required by REENCRYPT_ENGINE=batch and auto."`
 	BatchThreshold  int    `env:"BATCH_THRESHOLD, default=10000000" about:"Object versions of a bucket that REENCRYPT_ENGINE=auto leaves to the workers."`
 
@@ -168,9 +168,9 @@ var checks = map[string]func(string) error{
 	"REENCRYPT_SCOPE":              func(s string) error { _, err := parseScope(s); return err },
 	"REENCRYPT_CONCURRENCY":        between(1, 1024),
 	"REENCRYPT_RATE":               between(0, 1_000_000),
-	"REENCRYPT_METHOD":             oneOf("auto", "update", "copy"),
+	"REENCRYPT_METHOD":             oneOf(reencrypt.Methods()...),
 	"REENCRYPT_FIX_BUCKET_DEFAULT": boolean,
-	"REENCRYPT_ENGINE":             oneOf("fleet", "batch", "auto"),
+	"REENCRYPT_ENGINE":             oneOf(reencrypt.Executors()...),
 	"BATCH_ROLE_ARN":               matching(`^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$`, "an IAM role's ARN, arn:aws:iam::ACCOUNT:role/NAME"),
 	"BATCH_THRESHOLD":              between(0, 1_000_000_000_000),
 	"EVENTS_CONCURRENCY":           between(1, 1000),
@@ -263,11 +263,11 @@ func (c Config) missing() error {
 	if c.ReencryptMode == "enforce" && len(c.ReencryptAliases) == 0 {
 		problems = append(problems, fmt.Errorf("%sREENCRYPT_ALIASES is not set, and %sREENCRYPT_MODE=enforce needs it: list the aliases whose moves may move data, such as alias/app-*, or * for all", envPrefix, envPrefix))
 	}
-	if c.ReencryptEngine != "fleet" {
+	if reencrypt.Executor(c.ReencryptEngine).NeedsRole() {
 		problems = append(problems, need(c.BatchRoleARN, "BATCH_ROLE_ARN", "REENCRYPT_ENGINE="+c.ReencryptEngine+" needs the role that S3 Batch Operations take, see docs/reencryption.md"))
 	}
-	if c.ReencryptEngine == "batch" && c.ReencryptMethod == "copy" {
-		problems = append(problems, fmt.Errorf("%sREENCRYPT_ENGINE=batch and %sREENCRYPT_METHOD=copy contradict each other: S3 Batch Operations change objects in place", envPrefix, envPrefix))
+	if why := reencrypt.Executor(c.ReencryptEngine).Refuses(reencrypt.Method(c.ReencryptMethod)); why != "" {
+		problems = append(problems, fmt.Errorf("%sREENCRYPT_ENGINE=%s and %sREENCRYPT_METHOD=%s contradict each other: %s", envPrefix, c.ReencryptEngine, envPrefix, c.ReencryptMethod, why))
 	}
 	return errors.Join(problems...)
 }
@@ -346,6 +346,9 @@ type variable struct {
 	field                []int
 }
 
+// lists puts names that other packages define into the documentation of variables.
+var lists = strings.NewReplacer("{methods}", joined(", ", reencrypt.Methods()), "{executors}", joined(", ", reencrypt.Executors()))
+
 // variables returns the rows of the configuration table in the order of Config's fields.
 func variables() []variable {
 	var list []variable
@@ -355,18 +358,27 @@ func variables() []variable {
 		}
 		name, options, _ := strings.Cut(f.Tag.Get("env"), ",")
 		_, value, _ := strings.Cut(options, "default=")
-		list = append(list, variable{Name: name, Default: value, About: f.Tag.Get("about"), field: f.Index})
+		list = append(list, variable{Name: name, Default: value, About: lists.Replace(f.Tag.Get("about")), field: f.Index})
 	}
 	return list
 }
 
-func oneOf(allowed ...string) func(string) error {
+func oneOf[T ~string](allowed ...T) func(string) error {
 	return func(s string) error {
-		if !slices.Contains(allowed, s) {
-			return fmt.Errorf("must be %s", strings.Join(allowed, ", "))
+		if !slices.Contains(allowed, T(s)) {
+			return fmt.Errorf("must be %s", joined(", ", allowed))
 		}
 		return nil
 	}
+}
+
+// joined joins names.
+func joined[T ~string](separator string, names []T) string {
+	var all []string
+	for _, name := range names {
+		all = append(all, string(name))
+	}
+	return strings.Join(all, separator)
 }
 
 func between(low, high int) func(string) error {

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -22,22 +21,20 @@ import (
 )
 
 type reencryptRunCommand struct {
-	options     reencrypt.RunOptions
-	concurrency int
-	rate        float64
-	stateBucket string
-	report      string
-	json        bool
+	moveFlags
+	options reencrypt.RunOptions
+	report  string
+	json    bool
 }
 
 func newReencryptCommand(p *process) *cobra.Command {
 	command := &cobra.Command{Use: "reencrypt", Short: "Move S3 objects from one KMS key to another"}
 	command.AddCommand(newReencryptRunCommand(p), newReencryptPlanCommand(p))
 	command.AddCommand(newReencryptStartCommand(p), newReencryptListCommand(p), newReencryptStatusCommand(p), newReencryptWatchCommand(p),
-		newReencryptControlCommand(p, "pause", "Let the fleet do nothing for a job until it is resumed",
-			"Lets the fleet do nothing for a job until it is resumed. Workers notice within seconds, and what they have done by then counts.", (*reencrypt.Engine).Pause),
-		newReencryptControlCommand(p, "resume", "Let a paused or stopped job go on",
-			"Lets a paused job go on, or one that stopped and whose cause is mended. The work of a running job is sent again, which does no harm.", (*reencrypt.Engine).Continue),
+		newReencryptControlCommand(p, "pause", "Stop work on a job until it is resumed",
+			"Stops the fleet's work on a job until it is resumed. Workers notice within seconds, and what they have done by then counts.", (*reencrypt.Engine).Pause),
+		newReencryptControlCommand(p, "resume", "Continue a paused or stopped job",
+			"Continues a paused job, or one that stopped and whose cause is fixed. The work of a running job is sent again, which does no harm.", (*reencrypt.Engine).Continue),
 		newReencryptControlCommand(p, "cancel", "End a job; what was moved stays moved",
 			"Ends a job for good. What was moved stays moved, and the rest stays under the old keys.", (*reencrypt.Engine).Cancel),
 		newReencryptReportCommand(p), newReencryptRetryCommand(p))
@@ -50,6 +47,8 @@ func newReencryptRunCommand(p *process) *cobra.Command {
 		Use: "run --bucket BUCKET --from KEY --to KEY", Short: "Move one bucket, in this process",
 		Long: `Moves one bucket, in this process. Keys are ids, ARNs or aliases.
 
+A server that has S3 but neither STS nor KMS takes --account and the ARNs of the keys.
+
 It goes through the bucket until a whole pass finds nothing left to move, so it can be interrupted and run again at any time. Exit code 0 says that every version under the old keys is under the new one; 1 that some are not: the summary and --report say which and why.`,
 		Args: cobra.NoArgs,
 		RunE: p.action(c.run),
@@ -59,12 +58,8 @@ It goes through the bucket until a whole pass finds nothing left to move, so it 
 	flags.StringVar(&c.options.Prefix, "prefix", "", "move only the keys that begin with this")
 	flags.StringArrayVar(&c.options.From, "from", nil, "`key` to move from; repeat it for several")
 	flags.StringVar(&c.options.To, "to", "", "`key` to move to")
-	c.options.Versions, c.options.Method = reencrypt.VersionsAll, reencrypt.MethodAuto
-	flags.Var(choice{(*string)(&c.options.Versions), []string{"all", "current"}}, "versions", "versions to move")
-	flags.Var(choice{(*string)(&c.options.Method), []string{"auto", "update", "copy"}}, "method", "how: update changes the key in place, copy copies, auto takes update where a probe proves it")
-	flags.IntVar(&c.concurrency, "concurrency", 64, "objects worked on at once")
-	flags.Float64Var(&c.rate, "rate", 0, "objects per second at most; 0 is unlimited")
-	flags.StringVar(&c.stateBucket, "state-bucket", p.environment[envPrefix+"STATE_BUCKET"], "`bucket` for the scratch object of the probe, by default CMKEEPER_STATE_BUCKET; the method copy needs none")
+	howFlags(command, &c.options.Versions, &c.options.Method)
+	c.add(command, p, 0)
 	flags.StringVar(&c.report, "report", "", "write each version that did not move, and why, to this `file`, one JSON object per line")
 	flags.BoolVar(&c.options.DryRun, "dry-run", false, "decide and count, and change nothing")
 	flags.BoolVar(&c.json, "json", false, "print the summary as one JSON object")
@@ -74,37 +69,38 @@ It goes through the bucket until a whole pass finds nothing left to move, so it 
 	return command
 }
 
-// choice is a flag whose value is one of a few. It is a pflag.Value.
-type choice struct {
-	value   *string
-	allowed []string
+// howFlags adds the flags that say which versions are moved, and how.
+func howFlags(command *cobra.Command, versions *reencrypt.Versions, method *reencrypt.Method) {
+	*versions, *method = reencrypt.VersionsAll, reencrypt.MethodAuto
+	flags := command.Flags()
+	flags.Var(choice[reencrypt.Versions]{versions, []reencrypt.Versions{reencrypt.VersionsAll, reencrypt.VersionsCurrent}}, "versions", "versions to move")
+	flags.Var(choice[reencrypt.Method]{method, reencrypt.Methods()}, "method", "how to move them: "+reencrypt.MethodHelp())
 }
 
-func (c choice) String() string { return *c.value }
+// choice is a flag whose value is one of a few. It is a pflag.Value.
+type choice[T ~string] struct {
+	value   *T
+	allowed []T
+}
 
-func (c choice) Type() string { return strings.Join(c.allowed, "|") }
+func (c choice[T]) String() string { return string(*c.value) }
 
-func (c choice) Set(s string) error {
+func (c choice[T]) Type() string { return joined("|", c.allowed) }
+
+func (c choice[T]) Set(s string) error {
 	if err := oneOf(c.allowed...)(s); err != nil {
 		return err
 	}
-	*c.value = s
+	*c.value = T(s)
 	return nil
 }
 
 // run moves the bucket and prints what it came to.
 func (c *reencryptRunCommand) run(ctx context.Context, p *process) (err error) {
-	if c.stateBucket == "" && c.options.Method != reencrypt.MethodCopy {
-		return usageError{fmt.Errorf("--method %s proves UpdateObjectEncryption on a scratch object first: name a bucket for it with --state-bucket or %sSTATE_BUCKET, or choose --method copy", c.options.Method, envPrefix)}
+	if err := c.check(c.options.Method); err != nil {
+		return usageError{err}
 	}
-	if c.concurrency < 1 || c.rate < 0 {
-		return usageError{errors.New("--concurrency must be at least 1 and --rate not negative")}
-	}
-	hand, err := loadByHand(ctx, p, c.concurrency)
-	if err != nil {
-		return err
-	}
-	engine, err := hand.engine(c.stateBucket, c.concurrency, c.rate)
+	_, engine, err := c.engine(ctx, p)
 	if err != nil {
 		return err
 	}

@@ -21,12 +21,10 @@ import (
 type reencryptPlanCommand struct {
 	buckets       []string
 	prefix, alias string
-	options       reencrypt.RunOptions
-	sample        int
-	concurrency   int
-	rate          float64
-	stateBucket   string
-	json          bool
+	moveFlags
+	options reencrypt.RunOptions
+	sample  int
+	json    bool
 }
 
 func newReencryptPlanCommand(p *process) *cobra.Command {
@@ -47,13 +45,9 @@ Every object version is asked for its key, or with --sample that many of each bu
 	flags.StringVar(&c.prefix, "prefix", "", "move only the keys that begin with this")
 	flags.StringArrayVar(&c.options.From, "from", nil, "`key` to move from; repeat it for several; by default the one that --alias points to")
 	flags.StringVar(&c.options.To, "to", "", "`key` to move to; by default the one that --alias points to")
-	c.options.Versions, c.options.Method = reencrypt.VersionsAll, reencrypt.MethodAuto
-	flags.Var(choice{(*string)(&c.options.Versions), []string{"all", "current"}}, "versions", "versions to move")
-	flags.Var(choice{(*string)(&c.options.Method), []string{"auto", "update", "copy"}}, "method", "how to move them")
+	howFlags(command, &c.options.Versions, &c.options.Method)
 	flags.IntVar(&c.sample, "sample", 0, "ask only this many versions of each bucket for their key, at random, and scale up; 0 asks all")
-	flags.IntVar(&c.concurrency, "concurrency", 64, "objects asked at once")
-	flags.Float64Var(&c.rate, "rate", 500, "objects per second that the move would run at; 0 is unlimited")
-	flags.StringVar(&c.stateBucket, "state-bucket", p.environment[envPrefix+"STATE_BUCKET"], "`bucket` for scratch objects, by default CMKEEPER_STATE_BUCKET; the method copy needs none")
+	c.add(command, p, 500)
 	flags.BoolVar(&c.json, "json", false, "print the plan as one JSON object, which reencrypt start --plan takes")
 	command.MarkFlagsMutuallyExclusive("alias", "bucket")
 	command.MarkFlagsOneRequired("alias", "bucket")
@@ -62,18 +56,16 @@ Every object version is asked for its key, or with --sample that many of each bu
 
 func (c *reencryptPlanCommand) check() error {
 	switch {
-	case c.concurrency < 1, c.rate < 0, c.sample < 0:
-		return errors.New("--concurrency must be at least 1, and --rate and --sample not negative")
+	case c.sample < 0:
+		return errors.New("--sample must not be negative")
 	case c.alias == "" && (len(c.options.From) == 0 || c.options.To == ""):
 		return errors.New("--bucket needs --from and --to")
 	case c.alias != "" && len(c.options.From) == 0 && c.options.To == "":
 		return errors.New("--alias needs --to before the alias moves, or --from after it moved")
 	case c.alias != "" && c.prefix != "":
 		return errors.New("--prefix goes with --bucket: the places of an alias have their own")
-	case c.stateBucket == "" && c.options.Method != reencrypt.MethodCopy:
-		return fmt.Errorf("--method %s proves UpdateObjectEncryption on a scratch object first: name a bucket for it with --state-bucket or %sSTATE_BUCKET, or choose --method copy", c.options.Method, envPrefix)
 	}
-	return nil
+	return c.moveFlags.check(c.options.Method)
 }
 
 // run plans and prints.
@@ -81,11 +73,7 @@ func (c *reencryptPlanCommand) run(ctx context.Context, p *process) error {
 	if err := c.check(); err != nil {
 		return usageError{err}
 	}
-	hand, err := loadByHand(ctx, p, c.concurrency)
-	if err != nil {
-		return err
-	}
-	engine, err := hand.engine(c.stateBucket, c.concurrency, c.rate)
+	hand, engine, err := c.engine(ctx, p)
 	if err != nil {
 		return err
 	}

@@ -22,12 +22,12 @@ type reencryptStartCommand struct {
 }
 
 func newReencryptStartCommand(p *process) *cobra.Command {
-	c := reencryptStartCommand{order: reencrypt.Order{Versions: reencrypt.VersionsAll, Method: reencrypt.MethodAuto}}
+	var c reencryptStartCommand
 	command := &cobra.Command{
-		Use: "start {--plan FILE | --bucket BUCKET --from KEY --to KEY}", Short: "Have the fleet move buckets",
-		Long: `Has the fleet move a bucket, or the buckets of a plan, as an alias that moves does.
+		Use: "start {--plan FILE | --bucket BUCKET --from KEY --to KEY}", Short: "Start jobs of the fleet that move buckets",
+		Long: `Starts a job of the fleet for a bucket, or for each bucket of a plan, as an alias move does.
 
-The same plan is the same jobs, however often it is started. Without a plan, a bucket that an open job moves in the same way is that job. Where an open job moves the bucket somewhere else, nothing is started.`,
+The same plan is the same jobs, however often it is started. Without a plan, a bucket that an open job moves in the same way is that job. Where an open job moves the bucket to another key, nothing is started.`,
 		Args: cobra.NoArgs,
 		RunE: p.action(c.run),
 	}
@@ -37,8 +37,7 @@ The same plan is the same jobs, however often it is started. Without a plan, a b
 	flags.StringVar(&c.order.Prefix, "prefix", "", "move only the keys that begin with this")
 	flags.StringArrayVar(&c.order.From, "from", nil, "`key` to move from; repeat it for several")
 	flags.StringVar(&c.order.To, "to", "", "`key` to move to")
-	flags.Var(choice{(*string)(&c.order.Versions), []string{"all", "current"}}, "versions", "versions to move")
-	flags.Var(choice{(*string)(&c.order.Method), []string{"auto", "update", "copy"}}, "method", "update changes the key in place, copy copies, auto takes update where a probe proves it;")
+	howFlags(command, &c.order.Versions, &c.order.Method)
 	c.add(command, "the jobs")
 	command.MarkFlagsOneRequired("plan", "bucket")
 	command.MarkFlagsMutuallyExclusive("plan", "bucket")

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -136,6 +138,65 @@ func TestReencryptRun(t *testing.T) {
 		}
 		a.expectUnder("app-data", newKey, objects)
 	})
+}
+
+// TestReencryptRunWithoutSTSAndKMS runs against a server that has S3 without ownership
+// controls, and neither STS nor KMS.
+func TestReencryptRunWithoutSTSAndKMS(t *testing.T) {
+	a := newAccount(t)
+	a.enter()
+	oldKey, newKey := a.newKey(appAlias), a.newKey("")
+	a.fill("app-data", appAlias, 3)
+	for name, answer := range map[string]struct {
+		status int
+		kms    string
+	}{
+		"unknown":        {http.StatusNotImplemented, `{"__type":"NotImplemented"}`},
+		"refused":        {http.StatusForbidden, `{"__type":"AccessDenied"}`},
+		"not understood": {http.StatusBadRequest, `{"__type":"UnknownOperationException"}`},
+		"in S3's words":  {http.StatusMethodNotAllowed, "<Error><Code>MethodNotAllowed</Code></Error>"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				scope := r.Header.Get("Authorization")
+				switch {
+				case r.URL.Query().Has("ownershipControls"):
+					w.WriteHeader(http.StatusNotImplemented)
+					fmt.Fprint(w, "<Error><Code>NotImplemented</Code><Message>A header you provided implies functionality that is not implemented</Message></Error>")
+				case strings.Contains(scope, "/sts/aws4_request"):
+					w.WriteHeader(answer.status)
+					fmt.Fprint(w, "<ErrorResponse><Error><Code>NotImplemented</Code></Error></ErrorResponse>")
+				case strings.Contains(scope, "/kms/aws4_request"):
+					w.WriteHeader(answer.status)
+					fmt.Fprint(w, answer.kms)
+				default:
+					a.box.AWS.ServeHTTP(w, r)
+				}
+			}))
+			defer server.Close()
+			t.Setenv("AWS_ENDPOINT_URL", server.URL)
+			t.Setenv("AWS_MAX_ATTEMPTS", "1")
+			run := func(from, to string, more ...string) (int, string, string) {
+				return a.command(append([]string{"reencrypt", "run", "--bucket", "app-data", "--from", from, "--to", to, "--method", "copy"}, more...)...)
+			}
+			if code, _, errs := run(oldKey, newKey); code != exitError || !strings.Contains(errs, "--account") {
+				t.Errorf("without an account: exit code %d, %s", code, errs)
+			}
+			if code, _, errs := run(oldKey, newKey, "--account", "me"); code != exitUsage || !strings.Contains(errs, "12 digits") {
+				t.Errorf("with a wrong account: exit code %d, %s", code, errs)
+			}
+			if code, _, errs := run(appAlias, newKey, "--account", sandbox.Account); code != exitError || !strings.Contains(errs, "name the key by its ARN") {
+				t.Errorf("with an alias: exit code %d, %s", code, errs)
+			}
+			for _, method := range []string{"copy", "update"} {
+				code, out, errs := run(oldKey, newKey, "--account", sandbox.Account, "--method", method)
+				if code != exitOK || !strings.Contains(out, "3 moved") {
+					t.Errorf("by %s: exit code %d, %s%s", method, code, out, errs)
+				}
+				oldKey, newKey = newKey, oldKey
+			}
+		})
+	}
 }
 
 // TestReencryptRunLeavesSome has objects that cannot be moved.

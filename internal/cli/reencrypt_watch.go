@@ -76,7 +76,7 @@ func (c *reencryptWatchCommand) run(ctx context.Context, p *process, e *reencryp
 	}
 }
 
-// ended reports whether a job does no more work without being told to.
+// ended reports whether a job does no more work unless it is resumed.
 func ended(s reencrypt.State) bool {
 	return s != reencrypt.StateRunning && s != reencrypt.StatePaused
 }

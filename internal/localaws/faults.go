@@ -1,6 +1,7 @@
 package localaws
 
 import (
+	"cmp"
 	"encoding/xml"
 	"math/rand/v2"
 	"net/http"
@@ -61,9 +62,10 @@ type Fault struct {
 	Count int
 	// Latency is Delay's distribution.
 	Latency Latency
-	// Rate is how many requests per second Throttle lets pass, and at once after
-	// a pause of a second.
+	// Rate is how many requests per second Throttle lets pass.
 	Rate float64
+	// Burst is how many it lets pass at once after a pause; zero is a second's worth.
+	Burst float64
 	// PerPrefix makes Throttle count each prefix of S3 keys, up to the last
 	// slash, on its own, and a bucket's own operations with its top level.
 	PerPrefix bool
@@ -211,14 +213,14 @@ type runningFault struct {
 	buckets  map[string]*tokens // by prefix
 }
 
-// tokens is a token bucket that holds a second's worth.
+// tokens is a token bucket.
 type tokens struct {
 	left float64
 	at   time.Time
 }
 
-func (t *tokens) take(rate float64, now time.Time) bool {
-	t.left = min(max(rate, 1), t.left+rate*now.Sub(t.at).Seconds())
+func (t *tokens) take(rate, burst float64, now time.Time) bool {
+	t.left = min(burst, t.left+rate*now.Sub(t.at).Seconds())
 	t.at = now
 	if t.left < 1 {
 		return false
@@ -292,12 +294,13 @@ func (f *runningFault) pass(r *http.Request, now time.Time) bool {
 			prefix = prefix[:slash]
 		}
 	}
+	burst := max(1, cmp.Or(f.Burst, f.Rate))
 	bucket := f.buckets[prefix]
 	if bucket == nil {
-		bucket = &tokens{left: max(f.Rate, 1), at: now}
+		bucket = &tokens{left: burst, at: now}
 		f.buckets[prefix] = bucket
 	}
-	return bucket.take(f.Rate, now)
+	return bucket.take(f.Rate, burst, now)
 }
 
 func throttled(service string) *wire.Error {
