@@ -98,13 +98,10 @@ func (f fleetMember) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if f.config.runsEvents() {
-		// Without the snapshot the first alias that moves would have no old key.
-		if err := w.router.Snapshot(ctx); err != nil {
-			return fmt.Errorf("take the alias snapshot: %w", err)
-		}
-	}
 	g, ctx := errgroup.WithContext(ctx)
+	if f.config.runsEvents() {
+		g.Go(func() error { return w.takeSnapshot(ctx) })
+	}
 	if w.protection != nil {
 		g.Go(func() error { w.protection.Run(ctx); return nil })
 	}
@@ -122,6 +119,11 @@ func (f fleetMember) run(ctx context.Context) error {
 		isReady.Store(true)
 		f.log.Info("ready")
 		if f.config.runsEvents() { // a member that only moves data may not be able to guard keys
+			select {
+			case <-w.known:
+			case <-ctx.Done():
+				return nil
+			}
 			f.startupSweep(ctx, w.router)
 		}
 		// What the start and the sweep needed, and an idle worker would keep: it makes
@@ -154,6 +156,28 @@ type wired struct {
 	router     *handlers.Router
 	pools      []*worker.Pool
 	protection *worker.Protection // nil outside ECS
+	// known is closed when the alias snapshot is taken, before the first event is handled.
+	known chan struct{}
+}
+
+// takeSnapshot notes the aliases: without it the first one that moves would have no old
+// key. Events are received meanwhile, and handled afterwards.
+func (w *wired) takeSnapshot(ctx context.Context) error {
+	if err := w.router.Snapshot(ctx); err != nil {
+		return fmt.Errorf("take the alias snapshot: %w", err)
+	}
+	close(w.known)
+	return nil
+}
+
+// handle handles an event.
+func (w *wired) handle(ctx context.Context, body []byte) error {
+	select {
+	case <-w.known:
+		return w.router.Handle(ctx, body)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // wire checks what the configuration names and connects everything to it.
@@ -223,7 +247,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 
 	log.Info("starting", "version", versionString(), "identity", aws.ToString(caller.Arn), "region", cfg.Region, "config", c)
 
-	w := &wired{router: router}
+	w := &wired{router: router, known: make(chan struct{})}
 	inFlight := func(int) {}
 	if f.ecsAgent != "" {
 		w.protection = worker.NewProtection(f.ecsAgent, http.DefaultClient, log)
@@ -238,7 +262,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		return err
 	}
 	if c.runsEvents() {
-		if err := pool(c.eventsPool(), router.Handle); err != nil {
+		if err := pool(c.eventsPool(), w.handle); err != nil {
 			return nil, err
 		}
 	}
