@@ -57,13 +57,15 @@ func TestAliasHistory(t *testing.T) {
 	}{
 		{"first", []Target{at("A", 1)}, "A", ""},
 		{"move", []Target{at("A", 1), at("B", 2)}, "A B", "[A]"},
-		{"the same again", []Target{at("A", 1), at("A", 2)}, "A", ""},
+		{"the same again", []Target{at("A", 1), at("A", 2)}, "A A", ""},
+		{"the same again and again", []Target{at("A", 1), at("A", 3), at("A", 2), at("A", 4)}, "A A", ""},
+		{"there and back, which is known first", []Target{at("A", 1), at("A", 3), at("B", 2)}, "A B A", "[B]"},
 		{"two moves, none dealt with", []Target{at("A", 1), at("B", 2), at("C", 3)}, "A B C", "[A B]"},
 		{"out of order", []Target{at("A", 1), at("C", 3), at("B", 2)}, "A B C", "[A B]"},
 		{"there and back", []Target{at("A", 1), at("B", 2), at("A", 3)}, "A B A", "[B]"},
 		{"delete and create", []Target{at("A", 1), gone("A", 2), at("B", 3)}, "A A- B", "[A]"},
 		{"delete and create, reversed", []Target{at("A", 1), at("B", 3), gone("A", 2)}, "A A- B", "[A]"},
-		{"deleted", []Target{at("A", 1), gone("", 2)}, "A A-", ""},
+		{"deleted", []Target{at("A", 1), gone("", 2)}, "A -", ""},
 		{"deleted before we knew it, then made", []Target{gone("A", 1), at("B", 2)}, "A- B", "[A]"},
 	}
 	for _, tt := range tests {
