@@ -300,3 +300,23 @@ func TestNoteCause(t *testing.T) {
 		})
 	}
 }
+
+// TestConfirmTwice: the answer to the write may be lost, and another worker's answer
+// have taken the intent.
+func TestConfirmTwice(t *testing.T) {
+	var k Key
+	r := Repair{Reaction: ReactionDeletion, By: "e", At: noon}
+	k.Intend("EnableKey", r)
+	for _, id := range []string{"r1", "r2"} {
+		for range 2 {
+			k.Confirm("EnableKey", r, []string{id}, true)
+		}
+	}
+	var ids [][]string
+	for _, c := range k.Calls {
+		ids = append(ids, c.RequestIDs)
+	}
+	if diff := cmp.Diff([][]string{{"r1"}, {"r2"}}, ids); diff != "" {
+		t.Errorf("calls that are known (-want +got):\n%s", diff)
+	}
+}

@@ -64,7 +64,8 @@ func (k *Key) openCall(operation, by string) *Call {
 func (k *Key) Confirm(operation string, r Repair, ids []string, known bool) {
 	if c := k.openCall(operation, r.By); c != nil {
 		c.RequestIDs, c.Known = ids, known
-	} else { // two workers had the same event: the other one's answer took the intent
+	} else if !slices.ContainsFunc(k.Calls, func(c Call) bool { return c.Operation == operation && slices.Equal(c.RequestIDs, ids) }) {
+		// Two workers had the same event: the other one's answer took the intent.
 		k.Calls = last(append(k.Calls, Call{Operation: operation, By: r.By, At: r.At, RequestIDs: ids, Known: known}), maxCalls)
 	}
 	if mine := k.RepairOf(r.Reaction, r.By); mine != nil {
