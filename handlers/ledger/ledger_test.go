@@ -320,3 +320,18 @@ func TestConfirmTwice(t *testing.T) {
 		t.Errorf("calls that are known (-want +got):\n%s", diff)
 	}
 }
+
+// TestShutOutByOlderRead: a read from before we were shut out does not say that we may
+// read the key again.
+func TestShutOutByOlderRead(t *testing.T) {
+	var k Key
+	k.NoteShutOut(after(time.Minute))
+	k.See("arn", "", StateEnabled, noon, false)
+	if !k.ShutOut.Equal(after(time.Minute)) {
+		t.Error("an older read ended it")
+	}
+	k.See("arn", "", StateEnabled, after(2*time.Minute), false)
+	if !k.ShutOut.IsZero() {
+		t.Error("a later read did not end it")
+	}
+}
