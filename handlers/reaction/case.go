@@ -115,12 +115,16 @@ func (f *fact[T]) get(ctx context.Context, name string, read func(context.Contex
 	return f.value, f.err
 }
 
-// again reads the fact anew.
+// again reads the fact anew. Where that fails, nothing is known of it any more, and it
+// is read once more when somebody asks for it: what one reaction failed to check must
+// not keep another one from acting.
 func (f *fact[T]) again(ctx context.Context, name string, read func(context.Context, string) (T, error)) (T, error) {
 	f.mu.Lock()
-	f.known = false
-	f.mu.Unlock()
-	return f.get(ctx, name, read)
+	defer f.mu.Unlock()
+	f.at = ledger.Now()
+	f.value, f.err = read(ctx, name)
+	f.known = f.err == nil
+	return f.value, f.err
 }
 
 // set makes something that was read elsewhere the fact.

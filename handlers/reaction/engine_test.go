@@ -643,6 +643,28 @@ func TestFactsThatCannotBeRead(t *testing.T) {
 	})
 }
 
+// TestReadAgainThatFails: one reaction could not read back what it did; the next one
+// reads for itself.
+func TestReadAgainThatFails(t *testing.T) {
+	inLab(t, func(l *lab) {
+		c := l.NewCase(l.event())
+		if _, err := c.Key(l.ctx); err != nil {
+			t.Fatal(err)
+		}
+		l.before = func(string, *http.Request) int { return http.StatusForbidden }
+		if key, err := c.KeyAgain(l.ctx); err == nil || key.ARN != "" {
+			t.Errorf("it is read again as %+v, %v", key, err)
+		}
+		l.before = nil
+		if key, err := c.Key(l.ctx); err != nil || key.ARN != l.key {
+			t.Errorf("it is then read as %+v, %v", key, err)
+		}
+		if n := l.count["DescribeKey"]; n != 3 {
+			t.Errorf("the key was asked for %d times", n)
+		}
+	})
+}
+
 // TestPerform: what became of a call decides what its intent becomes.
 func TestPerform(t *testing.T) {
 	lost := errors.New("connection reset")
