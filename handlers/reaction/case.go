@@ -217,53 +217,51 @@ func (c *Case) Buckets(ctx context.Context) ([]inventory.Bucket, error) {
 	return c.account.buckets.get(ctx, "", func(ctx context.Context, _ string) ([]inventory.Bucket, error) { return c.Facts.Buckets(ctx) })
 }
 
-// document is a stored document's working copy, opened when it is first asked for.
+// document is the draft of a stored document, opened when it is first asked for.
 type document[T any, P interface {
 	*T
 	state.Document
 }] struct {
-	draft *state.Draft[T, P]
-	err   error
+	fact[*state.Draft[T, P]]
 }
 
 func (d *document[T, P]) open(ctx context.Context, s *state.Store, name, what string) (P, error) {
-	if d.draft == nil && d.err == nil {
+	draft, err := d.get(ctx, name, func(ctx context.Context, name string) (*state.Draft[T, P], error) {
 		draft, err := state.Open[T, P](ctx, s, name)
 		if err != nil {
-			d.err = fmt.Errorf("read document of %s: %w", what, err)
-		} else {
-			d.draft = draft
+			return nil, fmt.Errorf("read document of %s: %w", what, err)
 		}
+		return draft, nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	if d.err != nil {
-		return nil, d.err
-	}
-	return d.draft.Doc(), nil
+	return draft.Doc(), nil
 }
 
 func (d *document[T, P]) save(ctx context.Context) error {
-	if d.draft == nil {
+	if d.value == nil {
 		return nil
 	}
-	return d.draft.Save(ctx)
+	return d.value.Save(ctx)
 }
 
 // Reload implements what state.Retry asks for.
 func (d *document[T, P]) Reload(ctx context.Context) error {
-	if d.draft == nil {
+	if d.value == nil {
 		return nil
 	}
-	return d.draft.Reload(ctx)
+	return d.value.Reload(ctx)
 }
 
 func (d *document[T, P]) update(ctx context.Context, change func(P)) error {
 	if change == nil {
 		return nil
 	}
-	if d.draft == nil {
+	if d.value == nil {
 		return errors.New("the document was not opened")
 	}
-	return d.draft.Update(ctx, change)
+	return d.value.Update(ctx, change)
 }
 
 // Ledger is the working copy of the document of the event's key. Deciding changes it.
@@ -281,10 +279,10 @@ func (c *Case) open(ctx context.Context) (*ledger.Key, error) {
 // Known is the key's document as it is at hand: a zero one where it could not be
 // read. It is for texts, never for a decision.
 func (c *Case) Known() *ledger.Key {
-	if c.ledger.draft == nil {
+	if c.ledger.value == nil {
 		return new(ledger.Key)
 	}
-	return c.ledger.draft.Doc()
+	return c.ledger.value.Doc()
 }
 
 // Update changes the document of the event's key and stores it. change must be safe

@@ -665,6 +665,27 @@ func TestReadAgainThatFails(t *testing.T) {
 	})
 }
 
+// TestReadCutShort: a read that ran out of time says nothing about the fact.
+func TestReadCutShort(t *testing.T) {
+	inLab(t, func(l *lab) {
+		e := l.event()
+		e.Alias = "alias/x"
+		c := l.NewCase(e)
+		for name, read := range reads(c) {
+			l.before = func(_ string, r *http.Request) int { <-r.Context().Done(); return http.StatusForbidden }
+			ctx, cancel := context.WithTimeout(l.ctx, time.Second)
+			if _, err := read(ctx); err == nil {
+				t.Errorf("%s is known without an answer", name)
+			}
+			cancel()
+			l.before = nil
+			if _, err := read(l.ctx); err != nil {
+				t.Errorf("%s is not read again: %v", name, err)
+			}
+		}
+	})
+}
+
 // TestPerform: what became of a call decides what its intent becomes.
 func TestPerform(t *testing.T) {
 	lost := errors.New("connection reset")
