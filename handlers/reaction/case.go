@@ -127,8 +127,8 @@ func (f *fact[T]) again(ctx context.Context, name string, read func(context.Cont
 	return f.value, f.err
 }
 
-// set makes something that was read elsewhere the fact.
-func (f *fact[T]) set(value T) { f.known, f.value, f.err, f.at = true, value, nil, ledger.Now() }
+// set makes something that was read elsewhere, at that time, the fact.
+func (f *fact[T]) set(value T, at time.Time) { f.known, f.value, f.err, f.at = true, value, nil, at }
 
 // readAt is when the fact was read.
 func (f *fact[T]) readAt() time.Time {
@@ -177,8 +177,10 @@ func (c *Case) KeyAliases(ctx context.Context) ([]inventory.Alias, error) {
 	return c.aliases.get(ctx, c.Event.KeyARN, c.Facts.AliasesOf)
 }
 
-// SetKeyAliases makes aliases from a list of all aliases those of the key.
-func (c *Case) SetKeyAliases(aliases []inventory.Alias) { c.aliases.set(aliases) }
+// SetKeyAliases makes aliases out of Aliases those of the key.
+func (c *Case) SetKeyAliases(aliases []inventory.Alias) {
+	c.aliases.set(aliases, c.account.aliases.readAt())
+}
 
 // Tags are the key's tags. Errors as for Key.
 func (c *Case) Tags(ctx context.Context) (map[string]string, error) {

@@ -643,6 +643,27 @@ func TestFactsThatCannotBeRead(t *testing.T) {
 	})
 }
 
+// TestReadCutShort: a read that ran out of time says nothing about the fact.
+func TestReadCutShort(t *testing.T) {
+	inLab(t, func(l *lab) {
+		e := l.event()
+		e.Alias = "alias/x"
+		c := l.NewCase(e)
+		for name, read := range reads(c) {
+			l.before = func(_ string, r *http.Request) int { <-r.Context().Done(); return http.StatusForbidden }
+			ctx, cancel := context.WithTimeout(l.ctx, time.Second)
+			if _, err := read(ctx); err == nil {
+				t.Errorf("%s is known without an answer", name)
+			}
+			cancel()
+			l.before = nil
+			if _, err := read(l.ctx); err != nil {
+				t.Errorf("%s is not read again: %v", name, err)
+			}
+		}
+	})
+}
+
 // TestReadAgainThatFails: one reaction could not read back what it did; the next one
 // reads for itself.
 func TestReadAgainThatFails(t *testing.T) {
@@ -665,23 +686,25 @@ func TestReadAgainThatFails(t *testing.T) {
 	})
 }
 
-// TestReadCutShort: a read that ran out of time says nothing about the fact.
-func TestReadCutShort(t *testing.T) {
+// TestSetKeyAliases: alerts say when the list was read that the aliases are from.
+func TestSetKeyAliases(t *testing.T) {
 	inLab(t, func(l *lab) {
-		e := l.event()
-		e.Alias = "alias/x"
-		c := l.NewCase(e)
-		for name, read := range reads(c) {
-			l.before = func(_ string, r *http.Request) int { <-r.Context().Done(); return http.StatusForbidden }
-			ctx, cancel := context.WithTimeout(l.ctx, time.Second)
-			if _, err := read(ctx); err == nil {
-				t.Errorf("%s is known without an answer", name)
-			}
-			cancel()
-			l.before = nil
-			if _, err := read(l.ctx); err != nil {
-				t.Errorf("%s is not read again: %v", name, err)
-			}
+		whole := l.NewCase(l.SweepEvent("s", time.Now()))
+		if _, err := l.kms.CreateAlias(l.ctx, &kms.CreateAliasInput{AliasName: aws.String("alias/x"), TargetKeyId: &l.key}); err != nil {
+			t.Fatal(err)
+		}
+		aliases, err := whole.Aliases(l.ctx)
+		if err != nil || len(aliases) != 1 {
+			t.Fatalf("aliases %+v, %v", aliases, err)
+		}
+		read := ledger.Now()
+		time.Sleep(time.Minute)
+		c := whole.Part(l.event())
+		c.SetKeyAliases(aliases)
+		got := c.aliasFact(l.ctx)
+		l.same("the fact", alert.Fact{Name: "aliases", Source: "KMS ListAliases, " + TimeText(read), Values: []string{"alias/x"}}, got)
+		if n := l.count["ListAliases"]; n != 1 {
+			t.Errorf("aliases were listed %d times", n)
 		}
 	})
 }
