@@ -42,6 +42,7 @@ type Case struct {
 	bucket   document[ledger.Bucket, *ledger.Bucket]
 	unstored error     // why the working copies cannot be stored
 	shutOut  time.Time // ledger.Key.ShutOut, before the key was read
+	unread   bool      // something of the key may still not be read
 }
 
 // account is what is known of the account. All cases of a sweep share it.
@@ -386,6 +387,9 @@ func (c *Case) See(doc *ledger.Key, key inventory.Key) {
 
 func (c *Case) see(doc *ledger.Key, key inventory.Key, at time.Time) {
 	doc.See(key.ARN, key.Description, key.State, at, c.Config.Deletion != Enforce)
+	if c.unread {
+		doc.NoteShutOut(c.shutOut)
+	}
 }
 
 // KeyRead is the key as it was last read; a zero one where it was not.

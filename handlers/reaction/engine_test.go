@@ -830,3 +830,62 @@ func TestEach(t *testing.T) {
 		}
 	})
 }
+
+// TestShutOut: what a sweep may not read is one alert, however many reactions can read
+// the rest of the key, and another one when it happens again.
+func TestShutOut(t *testing.T) {
+	inLab(t, func(l *lab) {
+		see := Reaction{Name: "see", Decide: func(ctx context.Context, c *Case) (*Decision, error) {
+			key, err := c.Key(ctx)
+			if err != nil {
+				return nil, err
+			}
+			doc, err := c.Ledger(ctx)
+			if err != nil {
+				return nil, err
+			}
+			c.See(doc, key)
+			return nil, nil
+		}}
+		policy := Reaction{Name: "policy", Decide: func(ctx context.Context, c *Case) (*Decision, error) {
+			if _, err := c.Policy(ctx); err != nil {
+				return c.Unread(ctx, err)
+			}
+			return nil, nil
+		}}
+		// sweep sweeps an hour later and returns when the key is stored as shut out, and the alert.
+		sweep := func(status int) (since time.Time, id string) {
+			time.Sleep(time.Hour)
+			l.told = nil
+			l.before = func(op string, _ *http.Request) int {
+				if op == "GetKeyPolicy" {
+					return status
+				}
+				return 0
+			}
+			e := l.SweepEvent("s", ledger.Now())
+			e.KeyARN = l.key
+			time.Sleep(time.Second)
+			if err := l.React(l.ctx, l.NewCase(e), see, policy, see); err != nil {
+				t.Error(err)
+			}
+			for _, a := range l.told {
+				id += a.ID
+			}
+			return l.stored().ShutOut, id
+		}
+		first, id := sweep(http.StatusForbidden)
+		if first.IsZero() || !strings.HasSuffix(id, fmt.Sprint("/", first.Unix())) {
+			t.Errorf("it is shut out since %s, and told as %s", first, id)
+		}
+		if again, sameID := sweep(http.StatusForbidden); !again.Equal(first) || sameID != id {
+			t.Errorf("then it is shut out since %s, and told as %s", again, sameID)
+		}
+		if over, none := sweep(0); !over.IsZero() || none != "" {
+			t.Errorf("it can be read again, but is shut out since %s, and told as %s", over, none)
+		}
+		if later, other := sweep(http.StatusForbidden); !later.After(first) || other == id {
+			t.Errorf("it is shut out again since %s, and told as %s", later, other)
+		}
+	})
+}
