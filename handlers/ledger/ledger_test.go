@@ -335,3 +335,16 @@ func TestShutOutByOlderRead(t *testing.T) {
 		t.Error("a later read did not end it")
 	}
 }
+
+// TestRefuseAnotherOne: one worker's call took effect, of which an attempt was not
+// answered, and then the other worker's call was refused.
+func TestRefuseAnotherOne(t *testing.T) {
+	var k Key
+	r := Repair{Reaction: ReactionDeletion, By: "e", At: noon}
+	k.Intend("CancelKeyDeletion", r)
+	k.Confirm("CancelKeyDeletion", r, []string{"r2"}, false)
+	k.Refuse("CancelKeyDeletion", r)
+	if len(k.Calls) != 1 || !k.RepairOf(r.Reaction, r.By).Done {
+		t.Errorf("calls %+v, repairs %+v", k.Calls, k.Repairs)
+	}
+}
