@@ -120,6 +120,13 @@ func (l *lab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.aws.ServeHTTP(w, r)
 }
 
+// answers sets before.
+func (l *lab) answers(before func(operation string, r *http.Request) (status int)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.before = before
+}
+
 func (l *lab) note(what string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -189,10 +196,7 @@ func (l *lab) acting(name string) Reaction {
 		l.note(name + " decides")
 		doc, err := c.Ledger(ctx)
 		if err != nil {
-			return &Decision{
-				Act:  func(context.Context) error { return err },
-				Tell: func() []alert.Alert { return c.Failed(alert.Alert{ID: name, Title: name}, Enforce, "do it", err) },
-			}, nil
+			return fails(c, name, err), nil
 		}
 		mark(name + " intends")(doc)
 		return &Decision{
@@ -201,6 +205,14 @@ func (l *lab) acting(name string) Reaction {
 			Told: Told{Key: mark(name + " told")},
 		}, nil
 	}}
+}
+
+// fails is the decision of a reaction that cannot do what it should.
+func fails(c *Case, name string, cause error) *Decision {
+	return &Decision{
+		Act:  func(context.Context) error { return cause },
+		Tell: func() []alert.Alert { return c.Failed(alert.Alert{ID: name, Title: name}, Enforce, "do it", cause) },
+	}
 }
 
 func (l *lab) tells(titles ...string) func() []alert.Alert {
@@ -282,12 +294,12 @@ func TestFactsAreReadOnce(t *testing.T) {
 func TestReactConflict(t *testing.T) {
 	inLab(t, func(l *lab) {
 		once := sync.OnceFunc(func() { l.another("other") })
-		l.before = func(op string, r *http.Request) int {
+		l.answers(func(_ string, r *http.Request) int {
 			if r.Method == http.MethodPut {
 				once()
 			}
 			return 0
-		}
+		})
 		var saw []string
 		sees := Reaction{Name: "sees", Decide: func(ctx context.Context, c *Case) (*Decision, error) {
 			doc, err := c.Ledger(ctx)
@@ -329,12 +341,12 @@ func TestReactUnstored(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inLab(t, func(l *lab) {
 				put := "PUT " + l.doc()
-				l.before = func(op string, _ *http.Request) int {
+				l.answers(func(op string, _ *http.Request) int {
 					if op == put {
 						return broken(l, op)
 					}
 					return 0
-				}
+				})
 				only := Reaction{Name: "only tells", Decide: func(context.Context, *Case) (*Decision, error) {
 					return &Decision{Tell: l.tells("only tells"), Told: Told{Key: mark("lost")}}, nil
 				}}
@@ -362,7 +374,7 @@ func TestReactHoldsNobodyUp(t *testing.T) {
 	broken, slow, unpublished := errors.New("broken"), errors.New("not visible yet"), errors.New("no topic")
 	decides := func(name string, d *Decision, err error) func(*lab) Reaction {
 		return func(l *lab) Reaction {
-			return Reaction{Name: name, Decide: func(ctx context.Context, c *Case) (*Decision, error) {
+			return Reaction{Name: name, Decide: func(context.Context, *Case) (*Decision, error) {
 				if d == nil {
 					return nil, err
 				}
@@ -474,12 +486,12 @@ func TestTold(t *testing.T) {
 		}
 		l.broken["c"] = errors.New("no topic")
 		once := sync.OnceFunc(func() { l.another("other") })
-		l.before = func(op string, _ *http.Request) int {
+		l.answers(func(op string, _ *http.Request) int {
 			if op == "PUT "+l.doc() {
 				once()
 			}
 			return 0
-		}
+		})
 		err := l.React(l.ctx, c,
 			tells("a", Told{Key: mark("a"), Alias: func(a *ledger.Alias) { a.ARN = "x" }, Baseline: func(b *ledger.Baseline) {
 				b.See(ledger.PolicyVersion{Document: "{}", ReadAs: "cmkeeper"}, true)
@@ -557,12 +569,12 @@ func TestRedecide(t *testing.T) {
 			}
 			return &Decision{Act: func(ctx context.Context) error {
 				once := sync.OnceFunc(func() { l.another("other") })
-				l.before = func(op string, _ *http.Request) int {
+				l.answers(func(op string, _ *http.Request) int {
 					if op == "PUT "+l.doc() {
 						once()
 					}
 					return 0
-				}
+				})
 				if _, err := c.KeyAgain(ctx); err != nil {
 					return err
 				}
@@ -620,7 +632,7 @@ func reads(c *Case) map[string]func(context.Context) (zero bool, err error) {
 // asked for again.
 func TestFactsThatCannotBeRead(t *testing.T) {
 	inLab(t, func(l *lab) {
-		l.before = func(string, *http.Request) int { return http.StatusForbidden }
+		l.answers(func(string, *http.Request) int { return http.StatusForbidden })
 		e := l.event()
 		e.Alias = "alias/x"
 		for name, read := range reads(l.NewCase(e)) {
@@ -650,13 +662,13 @@ func TestReadCutShort(t *testing.T) {
 		e.Alias = "alias/x"
 		c := l.NewCase(e)
 		for name, read := range reads(c) {
-			l.before = func(_ string, r *http.Request) int { <-r.Context().Done(); return http.StatusForbidden }
+			l.answers(func(_ string, r *http.Request) int { <-r.Context().Done(); return http.StatusForbidden })
 			ctx, cancel := context.WithTimeout(l.ctx, time.Second)
 			if _, err := read(ctx); err == nil {
 				t.Errorf("%s is known without an answer", name)
 			}
 			cancel()
-			l.before = nil
+			l.answers(nil)
 			if _, err := read(l.ctx); err != nil {
 				t.Errorf("%s is not read again: %v", name, err)
 			}
@@ -672,11 +684,11 @@ func TestReadAgainThatFails(t *testing.T) {
 		if _, err := c.Key(l.ctx); err != nil {
 			t.Fatal(err)
 		}
-		l.before = func(string, *http.Request) int { return http.StatusForbidden }
+		l.answers(func(string, *http.Request) int { return http.StatusForbidden })
 		if key, err := c.KeyAgain(l.ctx); err == nil || key.ARN != "" {
 			t.Errorf("it is read again as %+v, %v", key, err)
 		}
-		l.before = nil
+		l.answers(nil)
 		if key, err := c.Key(l.ctx); err != nil || key.ARN != l.key {
 			t.Errorf("it is then read as %+v, %v", key, err)
 		}
@@ -857,12 +869,12 @@ func TestShutOut(t *testing.T) {
 		sweep := func(status int) (since time.Time, id string) {
 			time.Sleep(time.Hour)
 			l.told = nil
-			l.before = func(op string, _ *http.Request) int {
+			l.answers(func(op string, _ *http.Request) int {
 				if op == "GetKeyPolicy" {
 					return status
 				}
 				return 0
-			}
+			})
 			e := l.SweepEvent("s", ledger.Now())
 			e.KeyARN = l.key
 			time.Sleep(time.Second)
