@@ -81,7 +81,10 @@ const maxStates = 16
 // See notes a key as it was read at the given time. accepted: a state that is
 // first seen now is left alone by mode enforce later (it was seen in another mode).
 func (k *Key) See(arn, description, keyState string, at time.Time, accepted bool) {
-	k.ARN, k.Description, k.ShutOut = arn, description, time.Time{}
+	k.ARN, k.Description = arn, description
+	if !at.Before(k.ShutOut) {
+		k.ShutOut = time.Time{}
+	}
 	if k.IsContained() && keyState == StateEnabled && at.Sub(k.Contained.At) > containmentGrace {
 		k.Contained.Over = at
 	}

@@ -57,13 +57,15 @@ func TestAliasHistory(t *testing.T) {
 	}{
 		{"first", []Target{at("A", 1)}, "A", ""},
 		{"move", []Target{at("A", 1), at("B", 2)}, "A B", "[A]"},
-		{"the same again", []Target{at("A", 1), at("A", 2)}, "A", ""},
+		{"the same again", []Target{at("A", 1), at("A", 2)}, "A A", ""},
+		{"the same again and again", []Target{at("A", 1), at("A", 3), at("A", 2), at("A", 4)}, "A A", ""},
+		{"there and back, which is known first", []Target{at("A", 1), at("A", 3), at("B", 2)}, "A B A", "[B]"},
 		{"two moves, none dealt with", []Target{at("A", 1), at("B", 2), at("C", 3)}, "A B C", "[A B]"},
 		{"out of order", []Target{at("A", 1), at("C", 3), at("B", 2)}, "A B C", "[A B]"},
 		{"there and back", []Target{at("A", 1), at("B", 2), at("A", 3)}, "A B A", "[B]"},
 		{"delete and create", []Target{at("A", 1), gone("A", 2), at("B", 3)}, "A A- B", "[A]"},
 		{"delete and create, reversed", []Target{at("A", 1), at("B", 3), gone("A", 2)}, "A A- B", "[A]"},
-		{"deleted", []Target{at("A", 1), gone("", 2)}, "A A-", ""},
+		{"deleted", []Target{at("A", 1), gone("", 2)}, "A -", ""},
 		{"deleted before we knew it, then made", []Target{gone("A", 1), at("B", 2)}, "A- B", "[A]"},
 	}
 	for _, tt := range tests {
@@ -296,5 +298,53 @@ func TestNoteCause(t *testing.T) {
 				t.Errorf("cause %q, want %q", got, want)
 			}
 		})
+	}
+}
+
+// TestConfirmTwice: the answer to the write may be lost, and another worker's answer
+// have taken the intent.
+func TestConfirmTwice(t *testing.T) {
+	var k Key
+	r := Repair{Reaction: ReactionDeletion, By: "e", At: noon}
+	k.Intend("EnableKey", r)
+	for _, id := range []string{"r1", "r2"} {
+		for range 2 {
+			k.Confirm("EnableKey", r, []string{id}, true)
+		}
+	}
+	var ids [][]string
+	for _, c := range k.Calls {
+		ids = append(ids, c.RequestIDs)
+	}
+	if diff := cmp.Diff([][]string{{"r1"}, {"r2"}}, ids); diff != "" {
+		t.Errorf("calls that are known (-want +got):\n%s", diff)
+	}
+}
+
+// TestShutOutByOlderRead: a read from before we were shut out does not say that we may
+// read the key again.
+func TestShutOutByOlderRead(t *testing.T) {
+	var k Key
+	k.NoteShutOut(after(time.Minute))
+	k.See("arn", "", StateEnabled, noon, false)
+	if !k.ShutOut.Equal(after(time.Minute)) {
+		t.Error("an older read ended it")
+	}
+	k.See("arn", "", StateEnabled, after(2*time.Minute), false)
+	if !k.ShutOut.IsZero() {
+		t.Error("a later read did not end it")
+	}
+}
+
+// TestRefuseAnotherOne: one worker's call took effect, of which an attempt was not
+// answered, and then the other worker's call was refused.
+func TestRefuseAnotherOne(t *testing.T) {
+	var k Key
+	r := Repair{Reaction: ReactionDeletion, By: "e", At: noon}
+	k.Intend("CancelKeyDeletion", r)
+	k.Confirm("CancelKeyDeletion", r, []string{"r2"}, false)
+	k.Refuse("CancelKeyDeletion", r)
+	if len(k.Calls) != 1 || !k.RepairOf(r.Reaction, r.By).Done {
+		t.Errorf("calls %+v, repairs %+v", k.Calls, k.Repairs)
 	}
 }
