@@ -78,7 +78,7 @@ func TestOpponents(t *testing.T) {
 	}
 	d := ledger.Key{Repairs: []ledger.Repair{rep("old", -2*time.Hour), rep("a", -30*time.Minute), rep("", -20*time.Minute), rep("b", -10*time.Minute), rep("a", -time.Minute)}}
 	d.Repairs = append(d.Repairs, ledger.Repair{Reaction: "x", By: "begun", At: after(-time.Second), Against: &ledger.Party{Name: "c"}})
-	want := []string{"a, 2 times", "not known: a sweep noticed it", "b"}
+	want := []string{"a, 2 times", "unknown: a sweep noticed it", "b"}
 	if diff := cmp.Diff(want, opponents(d.RepairsBefore(ledger.Circuit{Reaction: "x", At: noon}))); diff != "" {
 		t.Error(diff)
 	}
