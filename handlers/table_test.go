@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -14,7 +15,9 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
+	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
 // TestEventsDocument keeps docs/events.md true. With UPDATE_DOCS=1 it writes the page.
@@ -126,6 +129,22 @@ func eventsDocument() string {
 		}
 	}
 	return b.String()
+}
+
+// TestPermissionsAreDocumented: docs/operations.md names every operation of KMS that the
+// worker calls.
+func TestPermissionsAreDocumented(t *testing.T) {
+	document, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, client := range []reflect.Type{reflect.TypeFor[inventory.KMS](), reflect.TypeFor[reaction.KMS]()} {
+		for m := range client.Methods() {
+			if !strings.Contains(string(document), "`"+m.Name+"`") && !strings.Contains(string(document), "`kms:"+m.Name+"`") {
+				t.Errorf("docs/operations.md, Permissions: kms:%s is missing", m.Name)
+			}
+		}
+	}
 }
 
 // sections are the tables of the page. Every source is in one of them.
