@@ -90,6 +90,7 @@ func TestJudgeGrant(t *testing.T) {
 		trusted = "arn:aws:iam::111122223333:role/partner"
 		foreign = "arn:aws:iam::999988887777:role/visitor"
 	)
+	found := map[finding.ID]bool{}
 	for _, tt := range []struct {
 		name      string
 		grant     inventory.Grant
@@ -117,12 +118,18 @@ func TestJudgeGrant(t *testing.T) {
 			findings := e.JudgeGrant(tt.grant, tt.byService)
 			var ids []string
 			for _, f := range findings {
+				found[f.ID] = true
 				ids = append(ids, string(f.Severity)+" "+f.ID.String())
 			}
 			if diff := cmp.Diff(tt.findings, ids); diff != "" {
 				t.Errorf("findings (-want +got):\n%s", diff)
 			}
 		})
+	}
+	for _, r := range finding.Rules(finding.OfGrant) {
+		if !found[r.ID] {
+			t.Errorf("no grant has the finding %s", r.ID)
+		}
 	}
 }
 
