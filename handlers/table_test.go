@@ -147,6 +147,17 @@ func TestPermissionsAreDocumented(t *testing.T) {
 	}
 }
 
+// TestOwnCallsAreExpected: in mode enforce, cmkeeper expects the events of all the calls
+// that it can make. Else it would take its own call for somebody else's after a crash.
+func TestOwnCallsAreExpected(t *testing.T) {
+	c := reaction.Config{Rotation: reaction.Enforce, Policy: reaction.Enforce, Deletion: reaction.Enforce, Contain: reaction.Enforce}
+	for m := range reflect.TypeFor[reaction.KMS]().Methods() {
+		if !c.Makes(m.Name) {
+			t.Errorf("Config.Makes does not know %s", m.Name)
+		}
+	}
+}
+
 // sections are the tables of the page. Every source is in one of them.
 var sections = []struct {
 	title   string
