@@ -73,7 +73,7 @@ type deletionDecision struct {
 	wait   time.Duration
 }
 
-// acts reports whether something is to be undone.
+// acts reports whether the decision undoes something.
 func (d deletionDecision) acts() bool { return d.cancel || d.enable }
 
 // decideDeletion decides how the state that a key had before comes back. A key

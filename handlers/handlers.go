@@ -51,7 +51,7 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 // Handle reacts to one message body. nil: everything that had to be done is
 // done, or there is nothing to do. Errors are marked per package outcome: a
 // body that is no event is rejected, an expected wait comes back later, and
-// everything else that failed is to be tried again. Trying again repeats nothing that
+// everything else that failed is tried again. Trying again repeats nothing that
 // was done: repairs look at the key first, and alerts are published once.
 func (r *Router) Handle(ctx context.Context, body []byte) error {
 	if slot, ok := alert.FlushWindow(body); ok {

@@ -80,7 +80,7 @@ type policyCase struct {
 }
 
 // policy judges a key's policy: the live one, and the one that the event set if that
-// is not the live one any more. It restores the good one where that is to be done.
+// is not the live one any more. It restores the good one where decideRestore says so.
 func policy(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	if replica, ok := c.Event.Detail.(events.ReplicateKey); ok {
 		return replicaPolicy(c, replica), nil

@@ -68,12 +68,12 @@ type rotationDecision struct {
 	wait   time.Duration // with settling
 }
 
-// turnsOn reports whether rotation is to be turned on, or its period set, now.
+// turnsOn reports whether the decision turns rotation on, or sets its period.
 func (d rotationDecision) turnsOn() bool {
 	return d.reason == rotationRestore || d.reason == rotationRequired || d.reason == rotationShorten
 }
 
-// verb is what is to be done, in the words before "a period of 365 days".
+// verb says what the decision does, in the words before "a period of 365 days".
 func (d rotationDecision) verb() string {
 	if d.reason == rotationShorten {
 		return "set"
@@ -81,7 +81,7 @@ func (d rotationDecision) verb() string {
 	return "turn rotation on with"
 }
 
-// decideRotation decides what is to be done about a key's rotation.
+// decideRotation decides what to do about a key's rotation.
 func decideRotation(in rotationInput) rotationDecision {
 	var d rotationDecision
 	age := in.now.Sub(in.at)
