@@ -76,6 +76,26 @@ func TestFormatNames(t *testing.T) {
 
 // TestFormatsEscape: no format shows characters from outside that nobody sees, or lines
 // that are not ours.
+// TestFormatsRenderEveryKind: each format has something to say about each recorded
+// example, of which there is one for each kind.
+func TestFormatsRenderEveryKind(t *testing.T) {
+	text, err := os.ReadFile("../internal/cli/examples.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var examples []Alert
+	if err := json.Unmarshal(text, &examples); err != nil || len(examples) == 0 {
+		t.Fatalf("%d examples: %v", len(examples), err)
+	}
+	for _, a := range examples {
+		for _, r := range renderers {
+			if message, err := r.render(a); err != nil || len(message) == 0 {
+				t.Errorf("%v of %s: %q, %v", r.format, a.Kind, message, err)
+			}
+		}
+	}
+}
+
 func TestFormatsEscape(t *testing.T) {
 	a := complete()
 	a.Title += "\nFROM: \x1b[2J\u202e"

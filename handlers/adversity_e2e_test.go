@@ -149,7 +149,7 @@ func TestImportedMaterialIsLost(t *testing.T) {
 		must(w.kms.DeleteImportedKeyMaterial(w.ctx, &kms.DeleteImportedKeyMaterialInput{KeyId: &key}))
 		w.react()
 		a := w.one()
-		if a.Severity != finding.Critical || a.Action.Status != alert.StatusNone || !strings.Contains(a.Action.Description, "cannot bring imported key material back") {
+		if a.Severity != finding.Critical || a.Action.Status != alert.StatusNone || !strings.Contains(a.Action.Description, "cannot restore imported key material") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		expires := time.Now().Add(time.Hour)

@@ -176,7 +176,7 @@ type aliasGoneInput struct {
 	all bool
 }
 
-// decideAliasGone decides whether the end of an alias is told.
+// decideAliasGone decides whether the deletion of an alias is alerted.
 func decideAliasGone(in aliasGoneInput) (aliasGoneReason, finding.Severity) {
 	switch {
 	case len(in.buckets) > 0:
@@ -189,7 +189,7 @@ func decideAliasGone(in aliasGoneInput) (aliasGoneReason, finding.Severity) {
 	return aliasUnused, ""
 }
 
-// aliasGone tells that an alias is no more that somebody needs: buckets whose default
+// aliasGone alerts that an alias that somebody needs was deleted: buckets whose default
 // encryption names it refuse new objects, and one whose moves move data may come back
 // with another key.
 func aliasGone(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
@@ -208,7 +208,7 @@ func aliasGone(ctx context.Context, c *reaction.Case) (*reaction.Decision, error
 		}
 	}
 	reason, severity := decideAliasGone(in)
-	c.Debug(ctx, "end of an alias decided", "alias", alert.Escape(name), "reason", reason)
+	c.Debug(ctx, "deletion of an alias decided", "alias", alert.Escape(name), "reason", reason)
 	if severity == "" {
 		return nil, nil
 	}
@@ -227,16 +227,16 @@ func aliasGone(ctx context.Context, c *reaction.Case) (*reaction.Decision, error
 		a := c.NewAlert(alert.KindAlias, "/gone")
 		a.Severity = severity
 		a.Title = "Alias " + name + " was deleted"
-		a.Summary = fmt.Sprintf("%s called DeleteAlias. The key itself is as it was.", c.Who())
-		a.Risk = "Whatever names the key by this alias fails from now on, and an alias of the same name that points elsewhere would put new data under another key."
+		a.Summary = fmt.Sprintf("%s called DeleteAlias. The key itself is unchanged.", c.Who())
+		a.Risk = "Everything that refers to the key by this alias now fails. If the alias is created again for another key, new data goes under that key."
 		a.Action = alert.Action{Mode: string(c.Config.Reencrypt), Status: alert.StatusNone,
-			Description: "cmkeeper does not make aliases. It has noted the end of this one: if it comes back with another key, that counts as a move."}
-		a.Next = []string{"If it is needed, make it again:",
+			Description: "cmkeeper does not create aliases. If this one is created again for another key, cmkeeper treats that as a move."}
+		a.Next = []string{"If it is needed, create it again:",
 			"aws kms create-alias " + c.InRegion() + " --alias-name " + reaction.Quote(name) + " --target-key-id " + reaction.Quote(target)}
 		if key != nil {
 			a.Key = c.Describe(*key)
 		}
-		a.Facts = append(a.Facts, reaction.LookedAt("buckets that name it", "S3 GetBucketEncryption and GetBucketTagging of this Region's buckets", c.BucketsReadAt(), in.buckets, bucketsErr))
+		a.Facts = append(a.Facts, reaction.LookedAt("buckets that use it", "S3 GetBucketEncryption and GetBucketTagging of this Region's buckets", c.BucketsReadAt(), in.buckets, bucketsErr))
 		return []alert.Alert{a}
 	}}, nil
 }

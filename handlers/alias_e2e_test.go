@@ -367,7 +367,7 @@ func TestAliasMoveToAKeyThatShutsUsOut(t *testing.T) {
 		w.updateAlias("alias/app-orders", b)
 		w.react()
 		w.wantStarted()
-		if got := w.one(); got.Severity != finding.High || !strings.Contains(got.Action.Description, "may not be read") {
+		if got := w.one(); got.Severity != finding.High || !strings.Contains(got.Action.Description, "may not read the new key or its policy") {
 			t.Errorf("alert:\n%s", got.Text())
 		}
 	})

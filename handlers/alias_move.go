@@ -74,15 +74,15 @@ const managerCustomer = "CUSTOMER"
 
 // moveText says a reason in a sentence.
 var moveText = map[moveReason]string{
-	moveNotListed:   "The alias is not among those whose moves may move data (CMKEEPER_REENCRYPT_ALIASES).",
+	moveNotListed:   "CMKEEPER_REENCRYPT_ALIASES does not list the alias.",
 	moveKeyState:    "The new key is not Enabled.",
 	moveManager:     "The new key is not customer managed.",
 	moveNotForS3:    "The new key is not a symmetric encryption key, which S3 needs.",
-	moveOrigin:      "The new key's material does not come from KMS: the one who imported it, or runs its key store, can take it away with the data.",
+	moveOrigin:      "The new key's material does not come from KMS: the owner of the imported material, or the operator of the key store, can make the data unreadable.",
 	moveElsewhere:   "The new key is in another account or Region.",
 	movePolicy:      "The new key's policy has findings of severity high or above.",
-	moveUnreadable:  "The new key or its policy may not be read by cmkeeper, so nothing is known of it.",
-	moveFromUnknown: "Which key the alias pointed to before is not known: the event does not say, and cmkeeper had not seen the alias.",
+	moveUnreadable:  "cmkeeper may not read the new key or its policy, so it cannot check the key.",
+	moveFromUnknown: "The key that the alias pointed to before is not known: the event does not say, and cmkeeper had not seen the alias.",
 	moveNoScope:     "No bucket is known to belong to the alias.",
 }
 
@@ -111,8 +111,8 @@ type moveCase struct {
 	failure    error
 }
 
-// move deals with the pending move of an alias: starts the re-encryption or tells
-// people why not and how to. Only then is the move no longer pending. While the alias
+// move deals with the pending move of an alias: starts the re-encryption or says
+// why not and how to. Only then is the move no longer pending. While the alias
 // points elsewhere it stays pending: the event or sweep that shows that makes it part
 // of the next move.
 func move(ctx context.Context, c *reaction.Case, live inventory.Alias) (*reaction.Decision, error) {
@@ -209,7 +209,7 @@ func (m *moveCase) start(ctx context.Context) error {
 	return m.failure
 }
 
-// tell tells what came of a move.
+// tell composes the alert about the result of a move.
 func (m *moveCase) tell() []alert.Alert {
 	a := m.common()
 	a.Facts = append(a.Facts, m.scopeFacts()...)
@@ -221,12 +221,12 @@ func (m *moveCase) tell() []alert.Alert {
 	case mode != reaction.Enforce:
 		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action.Status = alert.StatusWouldDo
-		a.Action.Description = fmt.Sprintf("Would re-encrypt to the new key what is under the old one, in the places in scope below (%d).", len(m.scope))
+		a.Action.Description = fmt.Sprintf("Would re-encrypt data from the old key to the new one (places in scope: %d, listed below).", len(m.scope))
 		a.Next = append(m.runCommands(), a.Next...)
 	case errors.Is(m.failure, reencrypt.ErrRival):
 		a.ID += "/waits"
 		a.Action.Status = alert.StatusRefused
-		a.Action.Description = fmt.Sprintf("The re-encryption waits: %v. It is started when that job has ended.", m.failure)
+		a.Action.Description = fmt.Sprintf("The re-encryption waits: %v. It starts when that job has ended.", m.failure)
 		a.Next = append([]string{"cmkeeper reencrypt list"}, a.Next...)
 	case m.failure != nil:
 		a.Next = append(m.runCommands(), a.Next...)
@@ -248,11 +248,11 @@ func (m *moveCase) common() alert.Alert {
 		Account: m.Config.Identity.Account, Region: m.Config.Region,
 		Key:      &alert.Key{ARN: m.key.ARN, Aliases: []string{m.live.Name}, Description: m.key.Description, State: m.key.State, DeletionDate: m.key.DeletionDate},
 		Actor:    reaction.AlertActor(m.Actor),
-		Title:    "Alias " + m.live.Name + " points to another key",
+		Title:    "Alias " + m.live.Name + " was moved to key " + arn.KeyID(m.To),
 		Findings: m.findings,
-		Risk:     "New data goes under the new key, while what was written before stays under the old one and is lost if that is deleted.",
+		Risk:     "New data is encrypted under the new key. Existing data stays under the old key and is lost if that key is deleted.",
 	}
-	by := "The sweep noticed it; no event reported it."
+	by := "The sweep noticed the move; no event reported it."
 	if m.Actor != nil {
 		by = m.Actor.Name + " called " + m.EventName + "."
 	}
@@ -274,8 +274,8 @@ func (m *moveCase) tellRefusal(a *alert.Alert) {
 	}
 	a.Action.Description = "No data was moved. " + strings.Join(sentences, " ")
 	if a.Severity == finding.High {
-		a.Risk = "The one who moved the alias may want data under a key that they control. New data goes under that key already."
-		a.Next = append(a.Next, "Check the new key first. Move data only when it is what you want; otherwise point the alias back.")
+		a.Risk = "The actor who moved the alias may want your data under a key that they control. New data already goes under that key."
+		a.Next = append(a.Next, "Check the new key first. Move data only if the new key is intended; otherwise point the alias back to the old key.")
 	}
 	if len(m.From) == 0 {
 		a.Next = append(a.Next, "Find the old key in CloudTrail (the CreateAlias or UpdateAlias before this one):", m.LookupCommand("ResourceName", a.Key.Aliases[0]))

@@ -60,7 +60,7 @@ func decideDefault(in defaultInput) (defaultReason, finding.Severity) {
 	return defaultLeft, finding.Medium
 }
 
-// bucketCase is a bucket as it was read, and what is told of it.
+// bucketCase is a bucket as it was read, and what is alerted about it.
 type bucketCase struct {
 	*reaction.Case
 	inventory.Bucket
@@ -109,7 +109,7 @@ func bucketOf(ctx context.Context, c *reaction.Case) (*bucketCase, error) {
 	return &bucketCase{Case: c, Bucket: b}, nil
 }
 
-// bucketDefault tells when a bucket's default encryption leaves the key that it
+// bucketDefault alerts when a bucket's default encryption leaves the key that it
 // should have. It is judged as it is read now.
 func bucketDefault(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	b, err := bucketOf(ctx, c)
@@ -119,7 +119,7 @@ func bucketDefault(ctx context.Context, c *reaction.Case) (*reaction.Decision, e
 	return b.judge(ctx)
 }
 
-// bucketPolicy tells when a bucket's policy no longer denies uploads for their
+// bucketPolicy alerts when a bucket's policy no longer denies uploads for their
 // encryption.
 func bucketPolicy(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	b, err := bucketOf(ctx, c)
@@ -130,7 +130,7 @@ func bucketPolicy(ctx context.Context, c *reaction.Case) (*reaction.Decision, er
 	return b.judge(ctx)
 }
 
-// bucketTags tells when the tag of a bucket changes that says which aliases' moves
+// bucketTags alerts when the tag of a bucket changes that says which aliases' moves
 // concern it: an actor who sets it has data moved, and one who removes it has it left.
 func bucketTags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	b, err := bucketOf(ctx, c)
@@ -138,14 +138,14 @@ func bucketTags(ctx context.Context, c *reaction.Case) (*reaction.Decision, erro
 		return nil, err
 	}
 	doc, err := c.BucketLedger(ctx, b.Name)
-	if err != nil || slices.Equal(doc.Aliases, b.AliasTags) { // nothing here goes by other tags
+	if err != nil || slices.Equal(doc.Aliases, b.AliasTags) { // other tags have no effect here
 		return nil, err
 	}
 	before := doc.Aliases
 	return &reaction.Decision{Told: b.noted(), Tell: func() []alert.Alert {
 		a := b.common(alert.KindTag, finding.Medium)
-		a.Title = "Bucket " + b.Name + " follows other aliases than before"
-		a.Risk = "The tag " + inventory.AliasTag + " decides whose moves re-encrypt the bucket's objects, and which key its default has to be."
+		a.Title = "Tag " + inventory.AliasTag + " of bucket " + b.Name + " was changed"
+		a.Risk = "The tag decides which aliases' moves re-encrypt the bucket's objects, and which key its default encryption has to use."
 		a.Next = append(a.Next, "aws s3api get-bucket-tagging --bucket "+reaction.Quote(b.Name))
 		a.Facts = append(a.Facts, alert.Fact{Name: "aliases now", Values: []string{reaction.OrNothing(b.AliasTags)}}, alert.Fact{Name: "aliases before", Values: []string{reaction.OrNothing(before)}})
 		return []alert.Alert{a}
@@ -170,12 +170,12 @@ func sweptBucketID(b inventory.Bucket) string {
 // defaultKey is the key of a bucket's default encryption, by ARN where it is known.
 func defaultKey(b inventory.Bucket) string { return cmp.Or(b.DefaultKeyARN, b.DefaultKey) }
 
-// noted notes what was read, once it is told.
+// noted notes what was read, once its alert is published.
 func (b *bucketCase) noted() reaction.Told {
 	return reaction.Told{Bucket: func(doc *ledger.Bucket) { doc.See(b.Name, defaultKey(b.Bucket), b.AliasTags, b.denies, b.At) }}
 }
 
-// judge decides what is told of a bucket that was read, and notes it afterwards, so
+// judge decides what is alerted about a bucket that was read, and notes it afterwards, so
 // that a crash in between loses no difference.
 func (b *bucketCase) judge(ctx context.Context) (*reaction.Decision, error) {
 	doc, err := b.BucketLedger(ctx, b.Name)
@@ -245,21 +245,21 @@ func (b *bucketCase) common(kind alert.Kind, severity finding.Severity) alert.Al
 	if b.IsSweep() {
 		a.Summary = fmt.Sprintf("The sweep found that bucket %s has changed; no event reported the change.", b.Name)
 	}
-	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper changes no bucket because of this."}
+	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper did not change the bucket."}
 	a.Next = []string{"If this is not intended, change it back:"}
 	return a
 }
 
 func (b *bucketCase) defaultAlert(severity finding.Severity) alert.Alert {
 	a, in := b.common(alert.KindEncryption, severity), b.in
-	a.Title = "New objects in bucket " + b.Name + " go under another key"
-	a.Risk = "What is written from now on is under a key that is not the one agreed on, and is lost with it."
+	a.Title = "New objects in bucket " + b.Name + " are encrypted under another key"
+	a.Risk = "New objects are encrypted under a key that is not the expected one, and are lost if that key is lost."
 	switch b.reason {
 	case defaultForeign:
-		a.Title = "New objects in bucket " + b.Name + " go under a key of another account"
-		a.Risk = "The other account can take the key away, and with it everything that is written from now on. This is how data is held to ransom."
+		a.Title = "New objects in bucket " + b.Name + " are encrypted under a key of another account"
+		a.Risk = "The other account can disable or delete the key at any time, and with it everything written from now on. Ransomware attacks work this way."
 	case defaultNone:
-		a.Title = "New objects in bucket " + b.Name + " go under no key of yours"
+		a.Title = "New objects in bucket " + b.Name + " are no longer encrypted under a KMS key of its own"
 	case defaultAstray, defaultLeft, defaultKept, defaultNew:
 	}
 	none := func(key string) string { return cmp.Or(key, "none of its own") }
@@ -269,7 +269,7 @@ func (b *bucketCase) defaultAlert(severity finding.Severity) alert.Alert {
 	}
 	a.Facts = append(a.Facts, alert.Fact{Name: "default key now", Values: []string{none(in.key)}}, alert.Fact{Name: "default key before", Values: []string{before}})
 	if len(in.required) > 0 {
-		a.Facts = append(a.Facts, alert.Fact{Name: "keys of the aliases that the bucket is tagged with", Values: in.required})
+		a.Facts = append(a.Facts, alert.Fact{Name: "keys of the aliases in the bucket's tag", Values: in.required})
 	}
 	key := cmp.Or(append(in.required, in.former, "KEY-ARN")...)
 	a.Next = append(a.Next, "aws s3api put-bucket-encryption --bucket "+reaction.Quote(b.Name)+" "+b.InRegion()+
@@ -283,8 +283,8 @@ func (b *bucketCase) policyAlert() alert.Alert {
 	if len(b.AliasTags) > 0 {
 		a.Severity = finding.High
 	}
-	a.Title = "The policy of bucket " + b.Name + " no longer denies uploads for their encryption"
-	a.Risk = "Objects can be uploaded past the key that they should be under: with S3's own key, or with one of somebody else's."
+	a.Title = "Policy of bucket " + b.Name + " no longer denies uploads with other encryption"
+	a.Risk = "Objects can be uploaded with encryption other than intended: under S3's own key, or under a key of somebody else."
 	a.Next = append(a.Next, "aws s3api get-bucket-policy --bucket "+reaction.Quote(b.Name)+" --query Policy --output text")
 	return a
 }

@@ -30,9 +30,9 @@ const (
 	containUnusable containReason = "unusable" // nobody can use the key as it is
 	containAllowed  containReason = "allowed"  // the actor may open keys
 	containDone     containReason = "done"     // the key was disabled for this event
-	// To be told.
+	// To be alerted.
 	containUndone   containReason = "undone"   // it was, and somebody has enabled it again since
-	containEnabled  containReason = "enabled"  // somebody else than who opened the key enabled it as it is
+	containEnabled  containReason = "enabled"  // the actor who enabled the key, as it is, did not open it
 	containExempt   containReason = "exempt"   // an exemption covers it
 	containFlapping containReason = "flapping" // it was disabled too often
 	containInUse    containReason = "in-use"   // disabling it would harm who uses it
@@ -51,19 +51,19 @@ type containInput struct {
 	contained       *ledger.Containment // the last one of the key
 	mine            *ledger.Repair      // for this event
 	allowed, exempt bool
-	// enabled: the event enabled the key; same: its actor is the one who opened it.
+	// enabled: the event enabled the key; same: its actor also opened it.
 	enabled, same bool
 	// breaker is BreakerClosed where nothing is disabled in this mode.
 	breaker ledger.Breaker
-	// restoring: the former policy is put back first.
+	// restoring: the former policy is restored first.
 	restoring bool
 	// use is empty where it does not matter.
 	use     keyUse
 	at, now time.Time
 }
 
-// decideContain decides whether a key is disabled. It undoes nobody twice: who enables
-// the key again has the last word, unless it is the one who opened it.
+// decideContain decides whether a key is disabled. It does not override the
+// actor who enables the key again, unless the same actor opened it.
 func decideContain(in containInput) containReason {
 	age := in.now.Sub(in.at)
 	enabled := in.state == ledger.StateEnabled
@@ -96,7 +96,7 @@ func decideContain(in containInput) containReason {
 	return containNow
 }
 
-// alerts reports whether the decision is told.
+// alerts reports whether the decision is alerted.
 func (r containReason) alerts() bool {
 	switch r {
 	case containNothing, containSettling, containUnusable, containAllowed, containLater:
@@ -128,7 +128,7 @@ type containCase struct {
 // not trusted, by somebody who may not do that.
 //
 // Only what the event itself says it opened counts, and only while the live policy and
-// grants show it: where the policy reaction puts the former policy back, there is
+// grants show it: where the policy reaction restores the former policy, there is
 // nothing to contain, unless that fails. Not a sweep's work: nobody can say then who
 // it was.
 func contain(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
@@ -165,7 +165,7 @@ func contain(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	d := &reaction.Decision{Gather: k.gather, Tell: k.tell}
 	switch {
 	case k.reason == containSettling:
-		return nil, k.settling()
+		return nil, k.wait()
 	case k.reason == containLater:
 		d.Act = k.afterRestoration
 	case !k.reason.alerts():
@@ -176,8 +176,8 @@ func contain(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	return d, nil
 }
 
-// settling is the wait until live reads show what the event says.
-func (k *containCase) settling() error {
+// wait is the wait until live reads show what the event says.
+func (k *containCase) wait() error {
 	return reaction.WaitForConsistency(k.Event, "how key "+k.Event.KeyARN+" is open")
 }
 
@@ -287,7 +287,7 @@ func (k *containCase) afterRestoration(ctx context.Context) error {
 	k.Debug(ctx, "containment decided", "reason", k.reason)
 	switch {
 	case k.reason == containSettling:
-		return k.settling()
+		return k.wait()
 	case k.reason == containNow && k.Config.Contain == reaction.Enforce:
 		return k.disable(ctx)
 	}
@@ -315,14 +315,14 @@ func (k *containCase) disable(ctx context.Context) error {
 	return err
 }
 
-// gather reads what depends on the key, where it is told at all.
+// gather reads what depends on the key, where there is an alert at all.
 func (k *containCase) gather(ctx context.Context) {
 	if k.reason.alerts() {
 		k.dependents = k.Dependents(ctx, k.key)
 	}
 }
 
-// tell tells what was decided about a key that was opened, and what came of it.
+// tell composes the alert about a key that was opened: what was decided, and the result.
 func (k *containCase) tell() []alert.Alert {
 	mode := k.Config.Contain
 	if k.reason == "" { // it could not be decided
@@ -342,7 +342,7 @@ func (k *containCase) tell() []alert.Alert {
 		case mode == reaction.Enforce:
 			a.Key.State = k.KeyRead().State
 			a.Action.Status = alert.StatusDone
-			a.Action.Description = "cmkeeper disabled the key. It is " + a.Key.State + " now, as read back."
+			a.Action.Description = "cmkeeper disabled the key, and read back that it is " + a.Key.State + "."
 		default:
 			a.ID += "/" + string(alert.StatusWouldDo)
 			a.Action.Status = alert.StatusWouldDo
@@ -372,16 +372,16 @@ func (k *containCase) common() alert.Alert {
 	}
 	a.Findings = finding.WorstFirst(a.Findings)
 	name := reaction.ShortName(a.Key)
-	a.Title = "Key " + name + " was opened to everyone, or to an account that is not trusted"
+	a.Title = "Key " + name + " was opened to everyone or to an untrusted account"
 	if len(a.Findings) > 0 {
 		a.Title = "Key " + name + " was opened: " + strings.TrimSuffix(a.Findings[0].Message, ".")
 	}
-	a.Summary = fmt.Sprintf("%s called %s and is none of the roles that may open keys (CMKEEPER_CONTAIN_ALLOWED_ROLES). How the key is open is in the findings.", k.Who(), k.Event.Name)
+	a.Summary = fmt.Sprintf("%s called %s and is not one of the roles that may open keys (CMKEEPER_CONTAIN_ALLOWED_ROLES). The findings show how the key is open.", k.Who(), k.Event.Name)
 	if k.Event.Name == reaction.EnableKey {
 		a.Title = "Key " + name + " was enabled again while it is still open"
-		a.Summary = fmt.Sprintf("cmkeeper had disabled the key because it was opened. %s enabled it, and it is still open as the findings say.", k.Who())
+		a.Summary = fmt.Sprintf("cmkeeper had disabled the key because it was opened. %s enabled it, but it is still open: see the findings.", k.Who())
 	}
-	a.Risk = "While the key is Enabled, those it was opened to can use it. While it is Disabled nobody can, and nothing encrypted under it can be read."
+	a.Risk = "While the key is Enabled, everyone it was opened to can use it. While it is Disabled, nobody can, and nothing encrypted under it can be read."
 	for _, x := range open {
 		if x.grant != "" {
 			a.Next = append(a.Next, k.KMSCommand("revoke-grant", "--grant-id "+reaction.Quote(x.grant)))
@@ -392,7 +392,7 @@ func (k *containCase) common() alert.Alert {
 	}
 	switch {
 	case k.reason == containNow && k.Config.Contain == reaction.Enforce, k.reason == containDone:
-		a.Next = append(a.Next, "Then undo this: enable the key.", k.KMSCommand("enable-key"))
+		a.Next = append(a.Next, "Then enable the key again:", k.KMSCommand("enable-key"))
 	default:
 		a.Next = append(a.Next, "If nobody needs the key now, disable it until it is closed:", k.KMSCommand("disable-key"))
 	}
@@ -408,19 +408,19 @@ func (k *containCase) text() string {
 	case containDone:
 		when, state := reaction.TimeText(doc.Contained.At), doc.LastState().State
 		if mine == nil || !mine.Done {
-			return fmt.Sprintf("cmkeeper began to disable the key at %s and was interrupted. It is %s now.", when, state)
+			return fmt.Sprintf("cmkeeper was interrupted while it disabled the key at %s. It is %s now.", when, state)
 		}
 		return fmt.Sprintf("cmkeeper disabled the key at %s. It is %s now.", when, state)
 	case containUndone:
-		return "cmkeeper disabled the key at " + reaction.TimeText(mine.At) + ". Somebody has enabled it again since, and it was left so."
+		return "cmkeeper disabled the key at " + reaction.TimeText(mine.At) + ". Somebody has enabled it since then, and cmkeeper left it Enabled."
 	case containEnabled:
-		return left + ": the one who enabled it is not the one who opened it, and has the last word."
+		return left + ": the actor who enabled it is not the one who opened it, and cmkeeper does not override that."
 	case containFlapping:
-		return fmt.Sprintf(left+": it was disabled too often within the hour. cmkeeper leaves it alone until %s.", reaction.TimeText(doc.CircuitOf(ledger.ReactionContain).Closes()))
+		return fmt.Sprintf(left+": the circuit breaker is open, because cmkeeper disabled the key too often within the hour. It does not disable it again before %s.", reaction.TimeText(doc.CircuitOf(ledger.ReactionContain).Closes()))
 	case containInUse:
-		return left + ", because it is in use: " + strings.Join(append(k.use.why, k.use.unknown...), "; ") + ". With CMKEEPER_CONTAIN_IN_USE it would be disabled all the same."
+		return left + ", because it is in use: " + strings.Join(append(k.use.why, k.use.unknown...), "; ") + ". CMKEEPER_CONTAIN_IN_USE=true would disable it anyway."
 	case containUnknown:
-		return left + ", because whether it is in use is not known: " + strings.Join(k.use.unknown, "; ") + ". With CMKEEPER_CONTAIN_IN_USE it would be disabled all the same."
+		return left + ", because it is not known whether it is in use: " + strings.Join(k.use.unknown, "; ") + ". CMKEEPER_CONTAIN_IN_USE=true would disable it anyway."
 	default:
 		return ""
 	}

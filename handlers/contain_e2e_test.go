@@ -189,7 +189,7 @@ func TestContainmentLeavesWhatIsInUse(t *testing.T) {
 		}, "AWSServiceRoleForRDS holds a grant for Decrypt"},
 		"not known": {func(w *world, _ string) {
 			w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return action != "kms:GetKeyLastUsage" })
-		}, "whether it is in use is not known: its last use"},
+		}, "it is not known whether it is in use: its last use"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, containing(t), func(w *world) {
@@ -254,7 +254,7 @@ func TestContainmentIsUndoneByPeople(t *testing.T) {
 		must(w.as("responder").EnableKey(w.ctx, &kms.EnableKeyInput{KeyId: &key}))
 		w.react()
 		w.wantState(key, "Enabled")
-		if a := w.one(); a.Severity != finding.Critical || a.Action.Status != alert.StatusRefused || !strings.Contains(a.Action.Description, "has the last word") {
+		if a := w.one(); a.Severity != finding.Critical || a.Action.Status != alert.StatusRefused || !strings.Contains(a.Action.Description, "cmkeeper does not override that") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		if err := w.handle(body); err != nil { // the first event again

@@ -23,8 +23,8 @@ type exposure struct {
 	grant string
 }
 
-// name tells exposures apart. Grants to one account are one: who has one gains
-// little by another.
+// name tells exposures apart. Grants to one account are one: another one
+// gives that account little more.
 func (x exposure) name() string {
 	if owner := arn.Account(x.Principal); owner != "" && x.grant != "" {
 		return x.ID.String() + " " + owner
@@ -74,8 +74,8 @@ func noteExposures(ctx context.Context, c *reaction.Case) (*reaction.Decision, e
 	return nil, nil
 }
 
-// policyExposures are those of a policy. One that cannot be read is judged by nobody,
-// and told by the policy reaction.
+// policyExposures are those of a policy. For one that cannot be parsed there are none:
+// the policy reaction alerts about it.
 func policyExposures(c *reaction.Case, document string) []exposure {
 	var open []exposure
 	v := c.JudgePolicy(c.Event.KeyARN, document, false)

@@ -152,12 +152,17 @@ func TestLabelledEvents(t *testing.T) {
 		t.Errorf("%d labelled events, want 120 or more", len(corpus))
 	}
 	var right, missed, invented int
-	names := map[string]bool{}
+	names, labels := map[string]bool{}, map[string]bool{}
 	for _, l := range corpus {
 		if names[l.Name] {
 			t.Errorf("%q is there twice", l.Name)
 		}
 		names[l.Name] = true
+		var record struct{ EventName string }
+		if err := json.Unmarshal(l.Event, &record); err != nil {
+			t.Fatal(err)
+		}
+		labels[record.EventName] = true
 		got, want := l.judge(t), verdicts(l.Want)
 		for _, v := range want {
 			if i := slices.Index(got, v); i >= 0 {
@@ -171,6 +176,11 @@ func TestLabelledEvents(t *testing.T) {
 		invented += len(got)
 		for _, v := range got {
 			t.Errorf("%s: told without need: %s (%s)", l.Name, v, l.Why)
+		}
+	}
+	for _, row := range handlers.TableRows() {
+		if row.Kind == events.APICall && !row.Unusable && !labels[row.Name] {
+			t.Errorf("no labelled event is a %s", row.Name)
 		}
 	}
 	t.Logf("%d labelled events, %d alerts: precision %.3f, recall %.3f", len(corpus), right+missed,

@@ -2,8 +2,10 @@ package handlers_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -11,12 +13,15 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
@@ -116,6 +121,40 @@ func TestNoFactIsReadTwice(t *testing.T) {
 		}
 	}
 	t.Logf("| event/reaction, mode | requests to AWS before the first call that changes a key; and after |\n|---|---|\n%s", &table)
+}
+
+// TestCaseReadsEachFactOnce: what a Case says is read once, and what it may not read is
+// an inventory.ErrAccessDenied. Only a read-back, named so, is made again.
+func TestCaseReadsEachFactOnce(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		w.newKey(kms.CreateKeyInput{})
+		e := must(events.Parse([]byte(w.event("CreateKey"))))
+		e.Alias = listed
+		count := &counter{}
+		w.counted(count, enforceAll(), func(*reaction.Deps) {})
+		read := func(c *reaction.Case, m reflect.Method) (requests int, err error) {
+			count.take()
+			out := m.Func.Call([]reflect.Value{reflect.ValueOf(c), reflect.ValueOf(w.ctx)})
+			err, _ = out[1].Interface().(error)
+			return len(count.take()), err
+		}
+		for m := range reflect.TypeFor[*reaction.Case]().Methods() {
+			if m.Type.NumIn() != 2 || m.Type.NumOut() != 2 || m.Type.In(1) != reflect.TypeFor[context.Context]() || strings.HasSuffix(m.Name, "Again") {
+				continue
+			}
+			w.aws.SetIdentityPolicy(keeperKey, nil)
+			c := w.router.NewCase(e)
+			first, err := read(c, m)
+			second, errAgain := read(c, m)
+			if first == 0 || second != 0 || err != nil || errAgain != nil {
+				t.Errorf("%s made %d requests, then %d: %v, %v", m.Name, first, second, err, errAgain)
+			}
+			w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return !strings.HasPrefix(action, "kms:") })
+			if _, err := read(w.router.NewCase(e), m); err != nil && !errors.Is(err, inventory.ErrAccessDenied) {
+				t.Errorf("%s that may not be read: %v", m.Name, err)
+			}
+		}
+	})
 }
 
 // handleOnceMore handles a body as handle does, and calls done after each attempt.

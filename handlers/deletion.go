@@ -73,7 +73,7 @@ type deletionDecision struct {
 	wait   time.Duration
 }
 
-// acts reports whether something is to be undone.
+// acts reports whether the decision undoes something.
 func (d deletionDecision) acts() bool { return d.cancel || d.enable }
 
 // decideDeletion decides how the state that a key had before comes back. A key
@@ -158,16 +158,16 @@ func formerState(in deletionInput) string {
 	return ""
 }
 
-// worthSweeping reports whether a sweep has to act on a key or to tell of it: every
+// worthSweeping reports whether a sweep has to act on a key or to alert about it: every
 // time while enforce has something to do, else once per state.
-func worthSweeping(d deletionDecision, b ledger.Breaker, enforce, told bool) bool {
+func worthSweeping(d deletionDecision, b ledger.Breaker, enforce, alerted bool) bool {
 	switch d.reason {
 	case deletionCancel, deletionEnable, deletionRestore:
-		return enforce || !told
+		return enforce || !alerted
 	case deletionFlapping:
 		return b == ledger.BreakerOpening
 	case deletionFirstSeen, deletionAccepted, deletionApproved, deletionExempt:
-		return !told
+		return !alerted
 	default:
 		return false
 	}
@@ -216,7 +216,7 @@ func deletion(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 	c.Debug(ctx, "deletion decided", "reason", reason, "former", d.decision.former)
 	switch {
 	case reason == deletionSettling:
-		return nil, outcome.RetryAfter(d.decision.wait, fmt.Errorf("key is %s: waiting for KMS to agree with the event", key.State))
+		return nil, outcome.RetryAfter(d.decision.wait, fmt.Errorf("key is %s: waiting for KMS to show what the event says", key.State))
 	case c.IsSweep() && !worthSweeping(d.decision, d.breaker, d.enforce, d.state.By != ""):
 		return nil, nil
 	}
@@ -329,7 +329,7 @@ func (d *deletionCase) gather(ctx context.Context) {
 	d.dependents = d.Dependents(ctx, d.key)
 }
 
-// told notes that people know of the key's state.
+// told notes that the alert about the key's state is published.
 func (d *deletionCase) told(k *ledger.Key) {
 	if names := d.Describe(d.key).Aliases; len(names) > 0 {
 		k.Aliases = names // KMS deletes them with the key

@@ -131,14 +131,14 @@ func (a approval) tell(to *alert.Alert, days int) {
 	case a.record != nil:
 		to.Severity = finding.Medium
 		to.Summary += fmt.Sprintf(" %s approved it at %s with a waiting period of %d days.", a.record.By, reaction.TimeText(a.record.At), a.record.Days)
-		to.Action.Description = "Nothing was undone: cmkeeper retire schedule found the key free and recorded this deletion before it was scheduled."
+		to.Action.Description = "cmkeeper did not undo this: cmkeeper retire schedule checked the key and recorded this deletion before scheduling it."
 		if len(a.record.Accepted) > 0 {
-			to.Facts = append(to.Facts, alert.Fact{Name: "not known, and accepted by the approval", Values: a.record.Accepted})
+			to.Facts = append(to.Facts, alert.Fact{Name: "unknown, and accepted by the approval", Values: a.record.Accepted})
 		}
 	case a.tag == approvalHolds:
 		to.Severity = finding.Info
 		to.Summary += fmt.Sprintf(" The key's tag %s=%s approves it; sweeps have found it since %s.", approvalTag, a.value, reaction.TimeText(a.since))
-		to.Action.Description = "Nothing was undone: the deletion is approved by the key's tag. Nobody checked what depends on the key; that is listed below."
+		to.Action.Description = "cmkeeper did not undo this: the key's tag approves the deletion. cmkeeper did not check that nothing needs the key; what depends on it is listed below."
 	case a.tag != approvalNone:
 		to.Facts = append(to.Facts, alert.Fact{Name: "approval by tag", Values: []string{a.tag.text(a.value, days)}})
 		return
@@ -146,21 +146,21 @@ func (a approval) tell(to *alert.Alert, days int) {
 		return
 	}
 	to.Title += ", as approved"
-	to.Next = append([]string{"Watch CloudTrail for KMSInvalidStateException on this key until then: it shows a use that nobody knew of. To keep the key:"}, to.Next...)
+	to.Next = append([]string{"Watch CloudTrail for KMSInvalidStateException on this key until then: it shows a use that nobody knew about. To keep the key:"}, to.Next...)
 }
 
 // text says why a tag does not hold.
 func (a approvalReason) text(value string, days int) string {
-	set := fmt.Sprintf("%s=%s does not hold: ", approvalTag, value)
+	set := fmt.Sprintf("%s=%s does not approve the deletion: ", approvalTag, value)
 	switch a {
 	case approvalUnread:
-		return "unknown: the key's tags may not be read (kms:ListResourceTags), so none approves its deletion"
+		return "unknown: the key's tags may not be read (kms:ListResourceTags), so no tag approves its deletion"
 	case approvalMalformed:
-		return set + "its value is no day; write it as 2026-03-01"
+		return set + "its value is not a date; write it as 2026-03-01"
 	case approvalFuture:
-		return set + "the day is still to come"
+		return set + "the date is in the future"
 	case approvalExpired:
-		return set + fmt.Sprintf("the day was more than %d days before the deletion was scheduled", days)
+		return set + fmt.Sprintf("the date was more than %d days before the deletion was scheduled", days)
 	case approvalFresh:
 		return set + fmt.Sprintf("a sweep must have found it %d hours before the deletion is scheduled, so that people can notice who set it", int(judgement.Lasts.Hours()))
 	default:

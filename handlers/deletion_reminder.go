@@ -21,7 +21,7 @@ func reminder(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 	key, err := c.Key(ctx)
 	switch {
 	case err != nil:
-		return nil, nil //nolint:nilerr // told by the deletion reaction
+		return nil, nil //nolint:nilerr // the deletion reaction alerts about it
 	case key.PendingDeletion() && key.DeletionDate != nil: // a primary waits for its replicas, and has no date until then
 		return remindOfDeletion(ctx, c, key)
 	case !key.PendingDeletion() && key.MaterialExpires != nil:
@@ -68,9 +68,9 @@ func remindOfDeletion(ctx context.Context, c *reaction.Case, key inventory.Key) 
 		a.Summary = fmt.Sprintf("This is a reminder. KMS will delete the key on %s. It was first seen %s at %s.",
 			reaction.TimeText(*key.DeletionDate), key.State, reaction.TimeText(pending.At))
 		if pending.Of != nil {
-			a.Summary += fmt.Sprintf(" %s scheduled that.", pending.Of.Name)
+			a.Summary += fmt.Sprintf(" It was scheduled by %s.", pending.Of.Name)
 		}
-		a.Action = alert.Action{Mode: string(c.Config.Deletion), Status: alert.StatusNone, Description: "What cmkeeper does about the deletion itself is in the alert about it. The deletion is still pending."}
+		a.Action = alert.Action{Mode: string(c.Config.Deletion), Status: alert.StatusNone, Description: "The deletion is still pending. The alert about the deletion says what cmkeeper did."}
 		a.Next = append(c.UndoCommands(key.State, true), a.Next...)
 		a.Facts = append(a.Facts, dependents...)
 		if exempt {
@@ -98,7 +98,7 @@ func remindOfExpiry(ctx context.Context, c *reaction.Case, key inventory.Key) (*
 		a.Key = c.Describe(key)
 		a.Title = fmt.Sprintf("Imported key material of %s expires in %s", reaction.ShortName(a.Key), span(key.MaterialExpires.Sub(c.At)))
 		a.Summary = fmt.Sprintf("This is a reminder. KMS deletes the key's imported material on %s.", reaction.TimeText(*key.MaterialExpires))
-		a.Risk = "From then on nothing encrypted under the key can be read, until the same material is imported again. AWS has no copy of it."
+		a.Risk = "From then on, nothing encrypted under the key can be read until the same material is imported again. AWS has no copy of it."
 		a.Action = alert.Action{Mode: string(c.Config.Deletion), Status: alert.StatusNone, Description: "cmkeeper has no key material to import."}
 		a.Next = c.ImportAgain()
 		a.Facts = append(a.Facts, dependents...)
@@ -110,16 +110,16 @@ func remindOfExpiry(ctx context.Context, c *reaction.Case, key inventory.Key) (*
 // again what depends on the key.
 func reminding(c *reaction.Case, key inventory.Key, id string, tell func(dependents []alert.Fact) []alert.Alert) *reaction.Decision {
 	var dependents []alert.Fact
-	told := false
+	published := false
 	return &reaction.Decision{
 		Gather: func(ctx context.Context) { dependents = c.Dependents(ctx, key) },
 		Tell: func() []alert.Alert {
 			alerts := tell(dependents)
-			told = len(alerts) > 0
+			published = len(alerts) > 0
 			return alerts
 		},
 		Told: reaction.Told{Key: func(k *ledger.Key) {
-			if told {
+			if published {
 				k.Reminded = id
 			}
 		}},

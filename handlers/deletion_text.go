@@ -13,7 +13,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
-// tell tells what was decided about a key that may be lost, and what came of it.
+// tell composes the alert about a key that may be lost: what was decided, and the result.
 func (d *deletionCase) tell() []alert.Alert {
 	a := d.common()
 	if d.IsSweep() {
@@ -40,7 +40,7 @@ func (d *deletionCase) tell() []alert.Alert {
 		a.Action.Status = alert.StatusWouldDo
 		a.Action.Description = "Would " + undoText(d.decision, "cancel the deletion", "enable the key", "leave it")
 	case d.failure != nil:
-		return d.Failed(a, d.Config.Deletion, "bring the key back", d.failure)
+		return d.Failed(a, d.Config.Deletion, "restore the key", d.failure)
 	default:
 		restored := d.KeyRead()
 		a.Next = next
@@ -70,17 +70,17 @@ func undoText(d deletionDecision, cancel, enable, leave string) string {
 func standText(reason deletionReason) string {
 	switch reason {
 	case deletionFirstSeen:
-		return "Nothing was undone: the key was in this state when cmkeeper first saw it, so it may be intended."
+		return "cmkeeper did not undo this: the key was in this state when cmkeeper first saw it, so it may be intended."
 	case deletionAccepted:
-		return "Nothing was undone: the key was seen in this state in mode observe, so it counts as intended."
+		return "cmkeeper did not undo this: the key was seen in this state in mode observe, so it counts as intended."
 	case deletionWasDisabled:
-		return "Nothing was undone: the key was Disabled before, too."
+		return "cmkeeper did not undo this: the key was already Disabled before."
 	case deletionContained:
-		return "Nothing was undone: cmkeeper itself disabled the key, because it was opened to somebody who is not trusted."
+		return "cmkeeper did not undo this: cmkeeper itself disabled the key, because it was opened to everyone or to an untrusted account."
 	case deletionUnknown:
 		return "The key was left Disabled, because its state before is not known."
 	case deletionMaterial:
-		return "cmkeeper cannot bring imported key material back."
+		return "cmkeeper cannot restore imported key material."
 	default:
 		return ""
 	}
@@ -96,7 +96,7 @@ func (d *deletionCase) tellUndone(a *alert.Alert) {
 	}
 	if n := len(since); n > 0 && since[n-1].Done {
 		a.Action.Status = alert.StatusDone
-		a.Action.Description = fmt.Sprintf("cmkeeper undid it at %s; the key is %s now.", reaction.TimeText(since[n-1].At), d.key.State)
+		a.Action.Description = fmt.Sprintf("cmkeeper undid this at %s. The key is %s now.", reaction.TimeText(since[n-1].At), d.key.State)
 		return
 	}
 	a.Severity = finding.Medium
@@ -125,9 +125,10 @@ func (d *deletionCase) common() alert.Alert {
 	name := reaction.ShortName(a.Key)
 	switch {
 	case isMaterialLoss(e.Name):
-		a.Title = "The imported key material of " + name + " is gone"
+		a.Title = "Imported key material of " + name + " was deleted"
 		a.Summary = d.Who() + " called DeleteImportedKeyMaterial. The key cannot be used until the same material is imported again."
 		if e.Name != "DeleteImportedKeyMaterial" {
+			a.Title = "Imported key material of " + name + " expired"
 			a.Summary = "The material reached its expiry date. The key cannot be used until the same material is imported again."
 			// CloudTrail and KMS itself both report it, each under an id of its own.
 			if m, ok := e.Detail.(events.KeyMaterial); ok {
@@ -137,7 +138,7 @@ func (d *deletionCase) common() alert.Alert {
 		a.Next = d.ImportAgain()
 	case d.IsSweep():
 		a.Title = fmt.Sprintf("Key %s is %s", name, d.key.State)
-		a.Summary = "The sweep found the key in this state; no event said how it came about."
+		a.Summary = "The sweep found the key in this state; no event reported the change."
 		a.Next = []string{d.TrailCommand()}
 	case e.Name == "DisableKey":
 		a.Title = "Key " + name + " was disabled"
@@ -146,11 +147,11 @@ func (d *deletionCase) common() alert.Alert {
 		a.Title = "Deletion of key " + name + " was scheduled"
 		a.Summary = d.Who() + " called ScheduleKeyDeletion." + d.dateText()
 	default:
-		a.Title = fmt.Sprintf("Key %s: %s", name, e.Name)
+		a.Title = fmt.Sprintf("Key %s still exists, despite the event %s", name, e.Name)
 		a.Summary = fmt.Sprintf("An event says %s, but the key still exists and is %s.", e.Name, d.key.State)
 	}
 	if e.Name == "DisableKey" || e.Name == "ScheduleKeyDeletion" {
-		a.Next = []string{fmt.Sprintf("If this was on purpose, agree on it with the key's owner. If not, find out why %s may call kms:%s.", d.Who(), e.Name)}
+		a.Next = []string{fmt.Sprintf("If this was intended, agree on it with the key's owner. If not, find out why %s may call kms:%s.", d.Who(), e.Name)}
 	}
 	a.Risk = "Everything encrypted under this key is unreadable while the key cannot be used. Once the key is deleted it is lost for good; not even AWS can bring it back."
 	return a
@@ -159,9 +160,9 @@ func (d *deletionCase) common() alert.Alert {
 func (d *deletionCase) dateText() string {
 	switch {
 	case d.key.DeletionDate != nil:
-		return fmt.Sprintf(" When it was read, KMS was to delete the key on %s.", reaction.TimeText(*d.key.DeletionDate))
+		return fmt.Sprintf(" The deletion date was %s when the key was read.", reaction.TimeText(*d.key.DeletionDate))
 	case d.key.State == ledger.StatePendingReplicaDeletion:
-		return " KMS would delete the key a waiting period after its last replica is deleted."
+		return " KMS deletes a primary key only after a waiting period that begins after its last replica is deleted."
 	}
 	return ""
 }
@@ -178,13 +179,13 @@ func (d *deletionCase) tellWindow(a *alert.Alert) {
 		return
 	}
 	a.Findings = append(a.Findings, finding.Finding{ID: finding.ShortWindow, Severity: finding.Critical,
-		Message: fmt.Sprintf("The waiting period is %d days, and has to be %d at least: that leaves less time to notice who still needs the key.", days, least)})
+		Message: fmt.Sprintf("The waiting period is %d days, shorter than the required %d (CMKEEPER_DELETION_MIN_WINDOW_DAYS). That leaves less time to notice who still needs the key.", days, least)})
 	if !a.Severity.AtLeast(finding.High) {
 		a.Severity = finding.High
 	}
 }
 
-// gone reacts to an event about a key that does not exist. Deletions are told once per
+// gone reacts to an event about a key that does not exist. Deletions are alerted once per
 // key, whichever of CloudTrail's and KMS's own events come.
 func (d *deletionCase) gone(ctx context.Context) (*reaction.Decision, error) {
 	switch {
@@ -194,11 +195,11 @@ func (d *deletionCase) gone(ctx context.Context) (*reaction.Decision, error) {
 		return d.Gone(ctx, alert.KindDeletion, true)
 	}
 	if _, err := d.Ledger(ctx); err != nil {
-		d.Log().WarnContext(ctx, "what was known of a key that is gone cannot be read", "error", err)
+		d.Log().WarnContext(ctx, "document of a deleted key cannot be read", "error", err)
 	}
 	record, err := d.Approval(ctx)
 	if err != nil {
-		d.Log().WarnContext(ctx, "whether a deletion was approved cannot be read", "error", err)
+		d.Log().WarnContext(ctx, "approval of a deletion cannot be read", "error", err)
 	}
 	return &reaction.Decision{Tell: func() []alert.Alert {
 		doc := d.Known()
@@ -206,7 +207,7 @@ func (d *deletionCase) gone(ctx context.Context) (*reaction.Decision, error) {
 		a.ID = "deleted/" + arn.KeyID(d.Event.KeyARN)
 		a.Severity = finding.Critical
 		a.Title = "Key " + reaction.ShortName(a.Key) + " was deleted"
-		a.Summary = "AWS deleted the key when its waiting period was over. Who scheduled that is in the alert about ScheduleKeyDeletion and in CloudTrail."
+		a.Summary = "AWS deleted the key when its waiting period was over. The alert about ScheduleKeyDeletion and CloudTrail show who scheduled it."
 		a.Risk = "Everything that was encrypted under this key and not re-encrypted before is lost for good."
 		noted, last := notedApproval(doc, d.Config.DeletionApprovalDays), doc.LastState()
 		switch {
@@ -221,7 +222,7 @@ func (d *deletionCase) gone(ctx context.Context) (*reaction.Decision, error) {
 		case last != nil && ledger.IsPending(last.State) && last.Exempt != "":
 			a.Severity = finding.Info
 			a.Title += ", exempt"
-			a.Summary = "AWS deleted the key when its waiting period was over. The deletion had been left alone because it was exempt."
+			a.Summary = "AWS deleted the key when its waiting period was over. cmkeeper had not cancelled the deletion, because it was exempt."
 			a.Facts = append(a.Facts, alert.Fact{Name: "exemption", Values: []string{last.Exempt}})
 		}
 		return []alert.Alert{a}

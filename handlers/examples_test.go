@@ -244,6 +244,11 @@ func checkExamples(t *testing.T, recorded []alert.Alert) {
 	for _, kind := range kinds.Defs.Kind.Enum {
 		missing[kind] = true
 	}
+	for _, row := range handlers.TableRows() {
+		if row.Alert != "" && !missing[row.Alert] {
+			t.Errorf("%s: the schema does not know alerts of kind %s", row.Key, row.Alert)
+		}
+	}
 	for _, a := range recorded {
 		delete(missing, a.Kind)
 		document := must(jsonschema.UnmarshalJSON(bytes.NewReader(must(a.JSON()))))

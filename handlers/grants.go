@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
@@ -49,18 +48,18 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		if c.IsForeign(to) {
 			who = "account " + arn.Account(to)
 		}
-		a.Title = fmt.Sprintf("Grant on %s lets %s %s", reaction.ShortName(a.Key), who, strings.Join(g.Operations, ", "))
-		a.Summary = fmt.Sprintf("%s called CreateGrant. The grant %s lets %s use the key beside its policy.", c.Who(), reaction.OrUnknown(g.ID), to)
-		a.Risk = finding.Risk(findings) + " No key policy shows a grant."
-		a.Action = alert.Action{Mode: string(c.Config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not end grants: what they are for may depend on them."}
+		a.Title = fmt.Sprintf("Grant on %s lets %s %s", reaction.ShortName(a.Key), who, findings[0].Access)
+		a.Summary = fmt.Sprintf("%s called CreateGrant. The grant %s lets %s use the key, in addition to the key policy.", c.Who(), reaction.OrUnknown(g.ID), to)
+		a.Risk = finding.Risk(findings) + " The key policy does not show grants."
+		a.Action = alert.Action{Mode: string(c.Config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not revoke grants, because workloads may depend on them."}
 		a.Next = []string{
-			"If the grant is not intended, end it. What uses the key by it fails then:",
+			"If the grant is not intended, revoke it. Everything that uses the key through this grant then fails:",
 			c.KMSCommand("revoke-grant", "--grant-id", reaction.Quote(g.ID)),
 			c.KMSCommand("list-grants"),
 		}
 		operations := "operations"
 		if i < 0 {
-			operations = "operations, from the event: the grant is not among the live ones (any more, yet, or they may not be listed)"
+			operations = "operations, from the event (the grant was not found among the live ones, or those may not be listed)"
 		}
 		a.Facts = append(a.Facts, alert.Fact{Name: operations, Values: g.Operations})
 	})
@@ -79,7 +78,7 @@ func byService(e events.Event) bool {
 	return e.Actor.Type == "AWSService" || reaction.IsService(e.Actor.InvokedBy)
 }
 
-// grantEnded tells that a person ended a grant, since a volume, a table or a backup may
+// grantEnded alerts that a person ended a grant, since a volume, a table or a backup may
 // depend on it. What services end they are done with, and a grantee who retires a grant
 // gives up what is theirs.
 func grantEnded(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
@@ -90,10 +89,10 @@ func grantEnded(ctx context.Context, c *reaction.Case) (*reaction.Decision, erro
 	}
 	return c.AboutKey(ctx, alert.KindGrant, "", func(a *alert.Alert) {
 		a.Severity = finding.Low
-		a.Title = "A grant on key " + reaction.ShortName(a.Key) + " was revoked"
+		a.Title = "Grant on " + reaction.ShortName(a.Key) + " was revoked"
 		a.Summary = fmt.Sprintf("%s called RevokeGrant for grant %s.", c.Who(), reaction.OrUnknown(removed.GrantID))
-		a.Risk = "What used the key by this grant fails now, such as an encrypted volume the next time it is attached. Who held it is in CloudTrail's record of its CreateGrant."
-		a.Action = alert.Action{Mode: string(c.Config.Policy), Status: alert.StatusNone, Description: "A grant cannot be brought back; the one who needs it makes another."}
-		a.Next = []string{"If something fails since, look up what the grant was for:", c.TrailCommand()}
+		a.Risk = "Everything that used the key through this grant now fails, for example an encrypted volume when it is attached next. CloudTrail's record of CreateGrant shows who held the grant."
+		a.Action = alert.Action{Mode: string(c.Config.Policy), Status: alert.StatusNone, Description: "A revoked grant cannot be restored; it has to be created again."}
+		a.Next = []string{"If something has failed since then, look up what the grant was for:", c.TrailCommand()}
 	})
 }

@@ -8,7 +8,7 @@
 //   - An event is a hint. The reaction reads the key before it decides, so that
 //     duplicates, disorder, delay and forgery do no harm.
 //   - A decision is a pure function with a named reason; acting on it is
-//     something else. In mode observe the same decision is told, not done.
+//     something else. In mode observe the same decision is published, not carried out.
 //   - What is about to be done is stored before it is done, in the key's or the
 //     alias's document, so that a crash in between is finished, not forgotten.
 //   - A reaction is over when its alert is published. The error that it returns
@@ -51,7 +51,7 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 // Handle reacts to one message body. nil: everything that had to be done is
 // done, or there is nothing to do. Errors are marked per package outcome: a
 // body that is no event is rejected, an expected wait comes back later, and
-// everything else that failed is to be tried again. Trying again repeats nothing that
+// everything else that failed is tried again. Trying again repeats nothing that
 // was done: repairs look at the key first, and alerts are published once.
 func (r *Router) Handle(ctx context.Context, body []byte) error {
 	if slot, ok := alert.FlushWindow(body); ok {
@@ -72,20 +72,20 @@ func (r *Router) Handle(ctx context.Context, body []byte) error {
 		return r.React(ctx, c, reaction.Reaction{Name: "refused", Decide: refused(w.refused, concerned(c, w))})
 	case e.Failed() && (!isUnusable(e) || len(w.reactions) == 0):
 		// A call that failed changed nothing, so there is nothing to repair. One that
-		// failed because its key cannot be used tells who needs the key.
+		// failed because its key cannot be used shows who needs the key.
 		c.Debug(ctx, "event ignored", "reason", "the call failed", "code", e.ErrorCode)
 		return nil
 	case e.Kind == events.Scheduled:
 		return r.Sweep(ctx)
 	}
-	whose, err := originOf(ctx, c)
+	by, err := originOf(ctx, c)
 	if err != nil {
 		return err
 	}
 	var reactions []reaction.Reaction
-	switch whose {
+	switch by {
 	case byEcho:
-		c.Debug(ctx, "event ignored", "reason", "it is the echo of our own call")
+		c.Debug(ctx, "event ignored", "reason", "it is the record of our own call")
 		return nil
 	case byImpostor:
 		if r.Config.Makes(e.Name) {
@@ -120,7 +120,7 @@ func (w watch) reactTo(ctx context.Context, c *reaction.Case) (reactions []react
 // flushAlerts publishes what was collected. The message is our own and no event.
 func (r *Router) flushAlerts(ctx context.Context, slot string) error {
 	if r.Digests == nil {
-		return outcome.Reject(fmt.Errorf("message reminds of slot %s of alerts, and nothing here publishes those", slot))
+		return outcome.Reject(fmt.Errorf("message is about window %s of collected alerts, but this worker does not collect alerts", slot))
 	}
 	if err := r.Digests.Flush(ctx, slot); err != nil {
 		return fmt.Errorf("publish collected alerts: %w", err)
@@ -150,7 +150,7 @@ const (
 	byImpostor origin = "impostor" // our role, but not a call that we made
 )
 
-// decideOrigin tells our own calls from everybody else's. calls are those of
+// decideOrigin distinguishes our own calls from everybody else's. calls are those of
 // the key's document.
 func decideOrigin(e events.Event, c reaction.Config, calls []ledger.Call) origin {
 	if !c.Identity.Is(e.Actor) {
@@ -240,7 +240,7 @@ func concerned(c *reaction.Case, w watch) bool {
 	return slices.ContainsFunc(w.reactions, func(re react) bool { return re.skip(c) == "" })
 }
 
-// impostor tells that somebody else acts with our role.
+// impostor alerts that somebody else acts with our role.
 func impostor(_ context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	return &reaction.Decision{Tell: func() []alert.Alert {
 		us, request := c.Config.Identity, reaction.OrUnknown(c.Event.RequestID)
@@ -249,7 +249,7 @@ func impostor(_ context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		a.Title = fmt.Sprintf("%s was called with cmkeeper's own %s, but not by cmkeeper", c.Event.Name, us.Noun())
 		a.Summary = fmt.Sprintf("CloudTrail shows a successful %s by %s. cmkeeper runs as this %s and has no record of making this call (request id %s).",
 			c.Event.Name, c.Event.Actor, us.Noun(), request)
-		a.Risk = "Somebody else holds cmkeeper's credentials, or shares its role. They may do what the role may do: switch rotation, cancel deletions, and where it re-encrypts, read and rewrite data."
+		a.Risk = "Somebody else holds cmkeeper's credentials, or shares its role. They can do everything that the role can: for example turn on rotation, cancel deletions, and where it re-encrypts, read and rewrite data."
 		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper did not touch its own role. The call itself is still checked like any other."}
 		a.Next = []string{
 			"Find out who used the role: compare the source address, user agent and session above with cmkeeper's tasks.",

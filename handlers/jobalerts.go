@@ -15,7 +15,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
-// JobAlerts tells how re-encryption jobs end, or that they do not. It is a
+// JobAlerts alerts how re-encryption jobs end, or that they do not. It is a
 // reencrypt.Observer, and needs no Router: it works where only jobs are handled.
 type JobAlerts struct {
 	Alerts          alert.Sink
@@ -24,14 +24,14 @@ type JobAlerts struct {
 	StateBucket string
 }
 
-// Warned tells what the preflight of a job warns of, once per job.
+// Warned alerts what the preflight of a job warns of, once per job.
 func (j JobAlerts) Warned(ctx context.Context, s reencrypt.Summary) error {
 	a := j.alert(s, "preflight")
 	a.Time, a.Severity = s.Started, finding.Medium
-	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s begins with warnings", s.Bucket, s.Prefix)
-	a.Summary = "Before its first write the job found what people have to know or do. It goes on meanwhile."
-	a.Action.Status, a.Action.Description = alert.StatusNone, "Nothing was moved yet when this was found."
-	a.Risk = "What is named below may stay under an old key, or come under it again, and is lost if that is deleted."
+	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s started with warnings", s.Bucket, s.Prefix)
+	a.Summary = "The preflight check found problems that need attention. The job continues."
+	a.Action.Status, a.Action.Description = alert.StatusNone, "The job had not moved anything when it found this."
+	a.Risk = "The data described below may stay under an old key, or be written under it again, and is lost if that key is deleted."
 	for _, f := range s.Preflight {
 		if f.Severity == reencrypt.SeverityWarn && f.Fix != "" {
 			a.Next = append(a.Next, f.Fix)
@@ -40,32 +40,32 @@ func (j JobAlerts) Warned(ctx context.Context, s reencrypt.Summary) error {
 	return j.publish(ctx, a)
 }
 
-// Completed tells what a job moved and what it did not, once per job.
+// Completed alerts what a job moved and what it did not, once per job.
 func (j JobAlerts) Completed(ctx context.Context, s reencrypt.Summary) error {
 	a := j.alert(s, "complete")
 	a.Time = s.Finished
 	left := s.Refused + s.Failed
 	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s is complete", s.Bucket, s.Prefix)
-	a.Summary = fmt.Sprintf("A verifying pass found every object version in scope on the new key or below with a reason: %d looked at, %d moved, %d refused, %d failed, in %s.",
+	a.Summary = fmt.Sprintf("A verifying pass found every object version in scope either under the new key or listed below with a reason: %d scanned, %d moved, %d refused, %d failed, in %s.",
 		s.Scanned, s.Moved, s.Refused, s.Failed, s.Finished.Sub(s.Started).Round(time.Second))
 	a.Action.Description = fmt.Sprintf("Moved to the new key: %s, %d bytes.", objectVersions(s.Moved), s.Bytes)
 	a.Severity = finding.Info
 	if left > 0 {
 		a.Severity = finding.Medium
-		a.Title += ", but for " + objectVersions(left)
+		a.Title += ", except for " + objectVersions(left)
 		a.Risk = "These object versions are still under an old key and are lost if it is deleted."
 		a.Next = []string{
-			"Keep the old keys until the report is worked through: " + s.Report,
-			"See docs/reencryption.md for what to do about each reason, and then try these alone again:",
+			"Keep the old keys until every entry of the report is resolved: " + s.Report,
+			"See docs/reencryption.md for what to do about each reason. Then retry only these:",
 			"cmkeeper reencrypt retry " + s.Job,
 		}
 	} else {
-		a.Next = []string{"Nothing in this scope needs the old keys any more. Check other uses (EBS, databases, secrets) before you disable them, and disable long before you delete."}
+		a.Next = []string{"Nothing in this scope needs the old keys any more. Check other uses (EBS, databases, secrets) before you disable them, and disable them long before you delete them."}
 	}
 	return j.publish(ctx, a)
 }
 
-// Stalled tells that a job made no progress for 30 minutes, once per hour while that
+// Stalled alerts that a job made no progress for 30 minutes, once per hour while that
 // lasts, or that it stopped, and again while that lasts.
 func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 	at := ledger.Now()
@@ -77,16 +77,16 @@ func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 		a.ID, a.Ongoing = fmt.Sprintf("job/%s/stopped/%d", s.Job, s.Finished.Unix()), true
 	}
 	a.Title = fmt.Sprintf("Re-encryption of s3://%s/%s %s", s.Bucket, s.Prefix, verb)
-	a.Summary = fmt.Sprintf("So far %s looked at, %d moved.", objectVersions(s.Scanned), s.Moved)
+	a.Summary = fmt.Sprintf("So far: %s scanned, %d moved.", objectVersions(s.Scanned), s.Moved)
 	if s.Cause != "" {
-		a.Summary += " The cause: " + s.Cause + "."
+		a.Summary += " Cause: " + s.Cause + "."
 	}
 	a.Action.Status = alert.StatusFailed
-	a.Action.Description = "The job is not complete. What was moved stays moved."
-	a.Risk = "The rest is still under an old key and is lost if that is deleted."
+	a.Action.Description = "The job is not complete. Objects that were moved stay under the new key."
+	a.Risk = "The remaining objects are still under an old key and are lost if it is deleted."
 	a.Next = []string{
-		"Mend the cause, and look at the jobs queue, its dead-letter queue and the workers' logs.",
-		"Then let the job go on:",
+		"Fix the cause. Check the jobs queue, its dead-letter queue and the workers' logs.",
+		"Then resume the job:",
 		"cmkeeper reencrypt resume " + s.Job,
 		"Or move the rest by hand:",
 	}

@@ -52,7 +52,7 @@ func decideKeyStore(in keyStoreInput) (keyStoreReason, finding.Severity) {
 	return keyStoreCutOff, finding.High
 }
 
-// keyStore tells of changes to custom key stores: the material of their keys is
+// keyStore alerts about changes to custom key stores: the material of their keys is
 // outside of KMS, and cutting it off takes all of them out of use at once.
 func keyStore(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	d, _ := c.Event.Detail.(events.KeyStore)
@@ -95,22 +95,22 @@ func tellKeyStore(a *alert.Alert, c *reaction.Case, d events.KeyStore, reason ke
 	switch reason {
 	case keyStoreOffers:
 		a.Title = "Custom key store " + name + " was created"
-		a.Risk = "Keys in it have their material outside of KMS: the one who runs the store can take it away, with everything that is encrypted under them."
+		a.Risk = "Keys in it have their material outside KMS. The operator of the store can make the keys, and everything encrypted under them, unusable."
 		if c.Event.Name == "ConnectCustomKeyStore" {
 			a.Title = "Custom key store " + name + " is being connected"
 			a.Risk = "None: its keys can be used once it is connected."
 		}
 	case keyStoreChanged:
 		a.Title = "Custom key store " + name + " was changed"
-		a.Risk = "Its keys depend on another cluster, proxy or credential now. If it is not the owner's, every use of them passes a stranger."
-		a.Next = append(a.Next, "Check with the store's owner that the cluster or proxy that it names is theirs.")
+		a.Risk = "Its keys now depend on another cluster, proxy or credential. If that belongs to an attacker, every use of the keys goes through them."
+		a.Next = append(a.Next, "Check with the store's owner that the cluster or proxy is theirs.")
 	case keyStoreGone:
 		a.Title = "Custom key store " + name + " was deleted"
-		a.Risk = "KMS deletes a store only without keys. Material that is still in its cluster or behind its proxy has no key any more."
+		a.Risk = "KMS only deletes stores without keys. Material left in its cluster or behind its proxy no longer belongs to any KMS key."
 	case keyStoreCutOff:
 		a.Title = "Custom key store " + name + " is being disconnected"
-		a.Risk = "While it is disconnected none of its keys can be used, and nothing that is encrypted under them can be read."
-		a.Next = append(a.Next, "To bring its keys back:",
+		a.Risk = "While it is disconnected, none of its keys can be used, and nothing encrypted under them can be read."
+		a.Next = append(a.Next, "To connect it again:",
 			"aws kms connect-custom-key-store "+c.InRegion()+" --custom-key-store-id "+reaction.Quote(id))
 	}
 }

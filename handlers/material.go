@@ -14,7 +14,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
-// materialSoon is how near an expiry date has to be to be told as urgent.
+// materialSoon is how near an expiry date has to be to be alerted as urgent.
 const materialSoon = 30 * 24 * time.Hour
 
 // materialReason names a decision about imported key material.
@@ -41,7 +41,7 @@ func decideMaterial(expires *time.Time, said bool, now time.Time) (materialReaso
 	return materialExpires, finding.Medium
 }
 
-// material tells that imported key material expires: at that time KMS deletes it, and
+// material alerts that imported key material expires: at that time KMS deletes it, and
 // nothing under the key can be read until its owner imports it again.
 func material(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	key, _, err := c.Look(ctx)
@@ -56,19 +56,19 @@ func material(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 	}
 	return c.AboutKey(ctx, alert.KindMaterial, "", func(a *alert.Alert) {
 		a.Severity = severity
-		a.Title = "Key material was imported into " + reaction.ShortName(a.Key) + ", and expires"
-		a.Risk = "AWS keeps no copy of imported material that outlives its deletion: the owner's own copy is the only one."
+		a.Title = "Key material imported into " + reaction.ShortName(a.Key) + " will expire"
+		a.Risk = "AWS keeps no copy of imported material after its deletion; only the owner's own copy remains."
 		a.Action = alert.Action{Mode: string(c.Config.Deletion), Status: alert.StatusNone, Description: "cmkeeper does not touch key material."}
-		a.Next = []string{"Make sure that this material is the one that was agreed on, and that there is a copy of it outside of AWS."}
+		a.Next = []string{"Make sure that this is the intended material, and that there is a copy of it outside AWS."}
 		switch reason {
 		case materialStays:
 		case materialExpires, materialSoonest:
 			until := reaction.TimeText(*key.MaterialExpires)
-			a.Summary = fmt.Sprintf("%s called ImportKeyMaterial. KMS deletes the material on %s; from then on nothing under the key can be read until the same material is imported again.", c.Who(), until)
+			a.Summary = fmt.Sprintf("%s called ImportKeyMaterial. KMS deletes the material on %s. From then on, nothing encrypted under the key can be read until the same material is imported again.", c.Who(), until)
 			a.Next = append(a.Next, "If the key is to stay, import it again before "+until+", without an expiry date:")
 			a.Next = append(a.Next, c.ImportAgain()...)
 		case materialDoubt:
-			a.Summary = fmt.Sprintf("%s called ImportKeyMaterial with an expiry date. KMS does not show the date now: it was imported again since, or the key may not be read.", c.Who())
+			a.Summary = fmt.Sprintf("%s called ImportKeyMaterial with an expiry date. KMS does not show the date now: material was imported again since, or cmkeeper may not read the key.", c.Who())
 			a.Next = append(a.Next, c.KMSCommand("describe-key"))
 		}
 	})

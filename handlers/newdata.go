@@ -15,7 +15,7 @@ type newDataReason string
 
 const (
 	newDataFine      newDataReason = "fine"
-	newDataOfCluster newDataReason = "of-cluster" // its cluster's encryption is told with the cluster
+	newDataOfCluster newDataReason = "of-cluster" // its cluster's encryption is alerted with the cluster
 	newDataPlain     newDataReason = "plain"
 	newDataForeign   newDataReason = "foreign"
 	newDataSwitch    newDataReason = "switch" // volumes were encrypted by default
@@ -40,12 +40,12 @@ func decideNewData(in newDataInput) (newDataReason, finding.Severity) {
 	return newDataFine, ""
 }
 
-// newData tells of volumes and databases that are made without encryption or under a
+// newData alerts about volumes and databases that are made without encryption or under a
 // key of somebody else, and of the switch that lets volumes be so.
 func newData(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	var in newDataInput
 	var what string
-	again := "Make it again with encryption before there is data in it."
+	again := "Create it again with encryption before there is data in it."
 	switch d := c.Event.Detail.(type) {
 	case events.Volume:
 		what, in = "volume "+reaction.OrUnknown(d.ID), newDataInput{encrypted: d.Encrypted, foreign: c.IsForeign(d.Key)}
@@ -56,7 +56,7 @@ func newData(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 		if cluster {
 			what = "database cluster " + reaction.OrUnknown(d.Cluster)
 		}
-		again += " Later it takes a snapshot that is copied with a key and restored."
+		again += " Later, encryption takes a snapshot that is copied with a key and restored."
 	case events.DisableEbsEncryptionByDefault:
 		in.switchedOff = true
 	default:
@@ -76,22 +76,22 @@ func newData(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	d.Tell = func() []alert.Alert {
 		a := c.NewAlert(alert.KindEncryption, "")
 		a.Severity = severity
-		a.Summary = fmt.Sprintf("%s called %s. This is what the event says; the present setting was not read.", c.Who(), c.Event.Name)
+		a.Summary = fmt.Sprintf("%s called %s. This is from the event; the current setting was not read.", c.Who(), c.Event.Name)
 		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change volumes and databases."}
 		enable := "aws ec2 enable-ebs-encryption-by-default " + c.InRegion()
 		switch reason {
 		case newDataSwitch:
-			a.Title = "Volumes are no longer encrypted by default"
-			a.Risk = "Every volume that is made from now on without asking for encryption is stored in plain text."
+			a.Title = "New EBS volumes are no longer encrypted by default"
+			a.Risk = "Every new volume is stored in plain text unless its creator asks for encryption."
 			a.Next = []string{"If this is not intended:", enable}
 		case newDataForeign:
-			a.Title = "New " + what + " is under a key of another account"
-			a.Risk = "The other account can take the key away, and the data with it."
+			a.Title = "New " + what + " is encrypted under a key of another account"
+			a.Risk = "The other account can disable or delete the key at any time, and the data with it."
 			a.Next = []string{"Find out whose key it is. Encryption cannot be changed in place: copy the data under a key of yours."}
 		case newDataPlain:
 			a.ID = d.Once
 			a.Title = "New " + what + " is not encrypted"
-			a.Summary += " Further ones of the same actor within the hour have no alert of their own."
+			a.Summary += " Further cases by the same actor within the hour are not alerted."
 			a.Risk = "Its data and its snapshots are stored in plain text, and cannot be encrypted in place."
 			a.Next = []string{again, "To make encryption the default for volumes:", enable}
 		case newDataFine, newDataOfCluster:

@@ -87,7 +87,7 @@ var plays = map[string]play{
 		return key
 	}},
 	"ImportKeyMaterial/rotation": {do: func(w *world) string { return w.importedKey(nil) }},
-	"ImportKeyMaterial/material": {severity: finding.High, title: "expires", do: func(w *world) string {
+	"ImportKeyMaterial/material": {severity: finding.High, title: "will expire", do: func(w *world) string {
 		return w.importedKey(aws.Time(time.Now().Add(time.Hour)))
 	}},
 	"UpdatePrimaryRegion/rotation": {severity: finding.High, title: "is off", live: rotatesEvery(180), do: func(w *world) string {
@@ -106,7 +106,7 @@ var plays = map[string]play{
 		must(w.kms.UpdatePrimaryRegion(w.ctx, &kms.UpdatePrimaryRegionInput{KeyId: &key, PrimaryRegion: aws.String("us-west-2")}))
 		return key
 	}},
-	"RotateKeyOnDemand/rotated": {severity: finding.Medium, title: "again and again", do: func(w *world) string {
+	"RotateKeyOnDemand/rotated": {severity: finding.Medium, title: "at least 3 times within 30 days", do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		for range 3 {
 			must(w.kms.RotateKeyOnDemand(w.ctx, &kms.RotateKeyOnDemandInput{KeyId: &key}))

@@ -20,7 +20,7 @@ type policyReason string
 
 const (
 	policyUnremarkable policyReason = "unremarkable" // nothing found and nothing changed
-	policyBaseline     policyReason = "baseline"     // first seen by a sweep: recorded, not told
+	policyBaseline     policyReason = "baseline"     // first seen by a sweep: recorded, no alert
 	policyChanged      policyReason = "changed"      // no findings, but a difference
 	policyFindings     policyReason = "findings"
 	policyAccepted     policyReason = "accepted" // somebody accepted exactly this policy, and now it is live
@@ -80,7 +80,7 @@ type policyCase struct {
 }
 
 // policy judges a key's policy: the live one, and the one that the event set if that
-// is not the live one any more. It puts the good one back where that is to be done.
+// is not the live one any more. It restores the good one where decideRestore says so.
 func policy(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	if replica, ok := c.Event.Detail.(events.ReplicateKey); ok {
 		return replicaPolicy(c, replica), nil
@@ -120,8 +120,8 @@ func policy(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	return p.judge(ctx, doc)
 }
 
-// judge judges the live policy and decides whether it is told, and whether the good
-// one is put back. It is recorded as judged when its alert is published, so that a
+// judge judges the live policy and decides whether it is alerted, and whether the good
+// one is restored. It is recorded as judged when its alert is published, so that a
 // crash in between loses no difference.
 func (p *policyCase) judge(ctx context.Context, doc *ledger.Key) (*reaction.Decision, error) {
 	p.earlier = doc.Policy
@@ -172,14 +172,14 @@ func (p *policyCase) superseded(doc *ledger.Key) (*reaction.Decision, error) {
 	p.earlier = doc.Policy
 	p.Found = p.JudgePolicy(p.key.ARN, p.sent, p.bypassed).Found
 	for i := range p.Found {
-		p.Found[i].Message += " (in the policy that this event set, which is not the live one any more)"
+		p.Found[i].Message += " (in the policy of this event, which is not the live one any more)"
 	}
 	if taken == nil && undone == nil && len(p.Found) == 0 {
 		return nil, nil
 	}
 	return &reaction.Decision{Tell: func() []alert.Alert {
 		a := p.common(p.NewAlert(alert.KindPolicy, ""))
-		a.Facts = []alert.Fact{{Name: "note", Values: []string{"The policy was changed again since. The findings are of the policy that this event set; the live one is judged by itself."}}}
+		a.Facts = []alert.Fact{{Name: "note", Values: []string{"The policy has been changed again since. The findings are about the policy that this event set; the live one is judged separately."}}}
 		switch {
 		case taken != nil:
 			a.Action.Status = alert.StatusDone
@@ -190,7 +190,7 @@ func (p *policyCase) superseded(doc *ledger.Key) (*reaction.Decision, error) {
 			a.Severity = finding.Medium
 			a.Title = "Key policy of " + reaction.ShortName(a.Key) + ": a harmless change was undone together with a later one"
 			a.Action.Status = alert.StatusDone
-			a.Action.Description = fmt.Sprintf("cmkeeper had not seen this policy when it restored an older one (version %d) at %s, because of a later change. Set it again if it is intended.", undone.Good, reaction.TimeText(undone.At))
+			a.Action.Description = fmt.Sprintf("cmkeeper restored an older policy (version %d) at %s because of a later change, and had not seen this one. Set it again if it is intended.", undone.Good, reaction.TimeText(undone.At))
 		}
 		return []alert.Alert{a}
 	}}, nil
@@ -219,15 +219,15 @@ func replicaPolicy(c *reaction.Case, d events.ReplicateKey) *reaction.Decision {
 		a.Key = &alert.Key{ARN: c.Event.KeyARN}
 		where := reaction.OrUnknown(d.ReplicaRegion)
 		a.Title = fmt.Sprintf("Key %s was replicated to %s", arn.KeyID(c.Event.KeyARN), where)
-		a.Summary = fmt.Sprintf("%s called ReplicateKey. The replica %s has a key policy of its own. The findings are of the policy in the event, because the replica cannot be read from this Region.", c.Who(), reaction.OrUnknown(d.ReplicaKeyARN))
-		a.Risk = "A replica decrypts everything that the primary does. It is guarded only where a cmkeeper runs in its Region."
+		a.Summary = fmt.Sprintf("%s called ReplicateKey. The replica %s has a key policy of its own. The findings are about the policy in the event, because the replica cannot be read from this Region.", c.Who(), reaction.OrUnknown(d.ReplicaKeyARN))
+		a.Risk = "A replica decrypts everything that the primary does. Only a cmkeeper in its Region guards it."
 		a.Action = alert.Action{Mode: string(c.Config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not change policies in other Regions."}
 		a.Next = []string{"Make sure that cmkeeper runs in " + where + "."}
 		return []alert.Alert{a}
 	}}
 }
 
-// tell tells of a policy that is left as it is.
+// tell composes the alert about a policy that is left as it is.
 func (p *policyCase) tell() []alert.Alert {
 	a := p.common(p.judgedAlert())
 	switch {
@@ -255,7 +255,7 @@ func (p *policyCase) judgedAlert() alert.Alert {
 	return a
 }
 
-// common fills in what is told of every policy.
+// common fills in what the alerts about all policies have in common.
 func (p *policyCase) common(a alert.Alert) alert.Alert {
 	a.Key, a.Findings = p.Describe(p.key), p.Found
 	_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
@@ -268,13 +268,13 @@ func (p *policyCase) common(a alert.Alert) alert.Alert {
 			p.TrailCommand(), "The live policy:")
 	default:
 		a.Title = "Key policy of " + name + " was changed"
-		a.Risk = "Nothing was found wrong with the new policy."
+		a.Risk = "None known: the new policy has no findings."
 		a.Next = append(a.Next, p.TrailCommand())
 	}
 	a.Next = append(a.Next, p.KMSCommand("get-key-policy", "--policy-name default", "--output text"))
 	switch {
 	case a.EventName == reaction.SweepName:
-		a.Summary = "The sweep found another key policy than the last one that was recorded; no event reported the change. CloudTrail shows who called PutKeyPolicy."
+		a.Summary = "The sweep found that the key policy differs from the last recorded one; no event reported the change. CloudTrail shows who called PutKeyPolicy."
 	case a.Actor == nil:
 		a.Summary = fmt.Sprintf("Somebody (the event does not say who) called %s. The policy was read and judged.", a.EventName)
 	default:
@@ -332,7 +332,7 @@ func (p *policyCase) byHandCommands(version int) []string {
 	}
 }
 
-// tellAccepted is for a policy that somebody accepted: no alarm, but still told.
+// tellAccepted is for a policy that somebody accepted: no alarm, but still an alert.
 func (p *policyCase) tellAccepted(a *alert.Alert) {
 	v, _ := p.base.Acceptance(p.document)
 	a.ID = fmt.Sprintf("accepted/%s/%d/%s", arn.KeyID(a.Key.ARN), v.Number, v.SHA256)
@@ -360,11 +360,11 @@ func leftText(reason restoreReason, threshold finding.Severity) string {
 	case restoreLockout:
 		return "The policy is left as it is: under the recorded good one nobody in the account could change it any more."
 	case restoreUnread:
-		return "The policy is left as it is: cmkeeper has never read the key as this role under the recorded good one, and might be shut out by it."
+		return "The policy is left as it is: cmkeeper has never read the key with this role under the recorded good one, which might deny it access."
 	case restoreAgain:
-		return "The policy is left as it is: a policy of the same actor, or of one that is not known, was taken away before, and nobody has accepted one since. Manual action required."
+		return "The policy is left as it is: cmkeeper already undid a policy change by the same actor, or by an unknown one, and nobody has accepted a policy since. Manual action required."
 	case restoreOften:
-		return "The policy is left as it is: policies of so many actors were taken away that cmkeeper stops until somebody accepts one. Manual action required."
+		return "The policy is left as it is: cmkeeper already undid policy changes by so many actors that it stops until somebody accepts a policy. Manual action required."
 	case restoreAccepted, restoreGood:
 	}
 	return ""

@@ -159,7 +159,7 @@ func (p *policyCase) restoring(r ledger.Restoration) *reaction.Decision {
 	return &reaction.Decision{Act: s.act, Tell: s.tell, Told: reaction.Told{Key: s.told}}
 }
 
-// act puts the good policy back, unless that is done.
+// act restores the good policy, unless that is done.
 func (s *restoring) act(ctx context.Context) error {
 	s.failure = s.putGood(ctx)
 	if refused, ok := errors.AsType[*types.MalformedPolicyDocumentException](s.failure); ok {
@@ -254,7 +254,7 @@ func (s *restoring) told(k *ledger.Key) {
 	}
 }
 
-// tell tells what was taken away, and what is live instead.
+// tell composes the alert about what was replaced, and what is live instead.
 func (s *restoring) tell() []alert.Alert {
 	if outcome.Of(s.failure).Action == outcome.Delay || s.base == nil {
 		return nil
@@ -273,11 +273,11 @@ func (s *restoring) tell() []alert.Alert {
 	_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
 	id := reaction.Quote(arn.KeyID(s.key.ARN))
 	a.Next = []string{
-		"What was taken away, and what it would have changed:",
+		"The policy that cmkeeper replaced, and what it would have changed:",
 		s.PolicyCommand("diff baseline:%s@%d baseline:%s@%d", id, r.Good, id, taken.Number),
 		"If it was intended, accept exactly that policy and set it again:",
 		s.PolicyCommand("baseline accept %s@%d", id, taken.Number),
-		"If the same actor sets such a policy again, cmkeeper will only send an alert. Once it is clear who it was, let it act again by accepting the policy that is live:",
+		"If the same actor sets such a policy again, cmkeeper will only send an alert. Once it is clear who it was, accept the live policy. cmkeeper then restores it again when necessary:",
 		s.PolicyCommand("baseline accept %s", id),
 		s.TrailCommand(),
 	}
@@ -291,9 +291,9 @@ func (s *restoring) tell() []alert.Alert {
 	case s.failure != nil:
 		return s.Failed(a, s.Config.Policy, "restore the former key policy", s.failure)
 	case !reaction.SameEffect(s.live, good.Document):
-		a.Action.Description = fmt.Sprintf("cmkeeper restored the policy of %s (version %d) at %s. It was changed again since, which is an alert of its own.", reaction.TimeText(good.At), r.Good, reaction.TimeText(r.At))
+		a.Action.Description = fmt.Sprintf("cmkeeper restored the policy of %s (version %d) at %s. It has been changed again since; a separate alert reports that.", reaction.TimeText(good.At), r.Good, reaction.TimeText(r.At))
 	case s.others:
-		a.Action.Description = fmt.Sprintf("The policy of %s (version %d) is live again, as read back. cmkeeper had begun to restore it; its call, that of another worker or somebody else's took effect.", reaction.TimeText(good.At), r.Good)
+		a.Action.Description = fmt.Sprintf("The policy of %s (version %d) is live again, as read back. Either cmkeeper's own call, one of another worker or somebody else's took effect.", reaction.TimeText(good.At), r.Good)
 	}
 	return []alert.Alert{a}
 }

@@ -203,7 +203,7 @@ func TestPolicyOfTheSameActorIsPutBackOnce(t *testing.T) {
 		w.putPolicy(key, takeover)
 		w.react()
 		w.wantPolicy(key, takeover)
-		refused(t, w.one(), "of the same actor")
+		refused(t, w.one(), "by the same actor")
 		w.sweep()
 		w.none()
 
@@ -311,7 +311,7 @@ func TestPutBackBySweep(t *testing.T) {
 		w.events()
 		w.sweep()
 		w.wantPolicy(key, takeover)
-		refused(t, w.one(), "or of one that is not known")
+		refused(t, w.one(), "or by an unknown one")
 		w.sweep()
 		w.none()
 	})
@@ -449,7 +449,7 @@ func TestPutBackByManyWorkers(t *testing.T) {
 		w.none()
 		w.putPolicy(key, takeover)
 		w.react()
-		refused(t, w.one(), "of the same actor")
+		refused(t, w.one(), "by the same actor")
 	})
 }
 
@@ -509,7 +509,7 @@ func TestPutBackAfterTheRoleChanged(t *testing.T) {
 		w.putPolicyAs("bob", key, worse)
 		w.react()
 		w.wantPolicy(key, worse)
-		refused(t, w.one(), "never read the key as this role")
+		refused(t, w.one(), "never read the key with this role")
 		w.putPolicyAs("bob", key, takeover)
 		w.react()
 		w.told.take()

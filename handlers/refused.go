@@ -20,9 +20,9 @@ func isDenied(code string) bool {
 type refusedReason string
 
 const (
-	refusedHarmless refusedReason = "harmless" // nobody is told about attempts at this call
+	refusedHarmless refusedReason = "harmless" // attempts at this call are not alerted
 	refusedForeign  refusedReason = "foreign"  // it was about something that is not guarded here
-	refusedOurs     refusedReason = "ours"     // our own call: the reaction that made it tells
+	refusedOurs     refusedReason = "ours"     // our own call: the reaction that made it alerts
 	refusedImpostor refusedReason = "impostor" // our role, but not a call that we make
 	refusedAttempt  refusedReason = "attempt"  // somebody tried
 )
@@ -34,7 +34,7 @@ type refusedInput struct {
 	ours, made bool
 }
 
-// decideRefused decides whether a refused call is told, and how badly.
+// decideRefused decides whether a refused call is alerted, and with what severity.
 func decideRefused(in refusedInput) (refusedReason, finding.Severity) {
 	switch {
 	case in.ours && in.made:
@@ -49,7 +49,7 @@ func decideRefused(in refusedInput) (refusedReason, finding.Severity) {
 	return refusedAttempt, in.severity
 }
 
-// refused tells of a dangerous call that AWS refused: an actor who tries the doors may
+// refused alerts about a dangerous call that AWS refused: an actor who tries the doors may
 // find one that opens. It is published once an hour for an actor and an operation, so
 // that a loop of attempts is one alert. severity is that of the event's row, "" for none.
 func refused(severity finding.Severity, concerned bool) func(context.Context, *reaction.Case) (*reaction.Decision, error) {
@@ -67,8 +67,8 @@ func refused(severity finding.Severity, concerned bool) func(context.Context, *r
 			a := c.NewAlert(alert.KindAccess, "")
 			a.ID, a.Severity = id, severity
 			a.Title = fmt.Sprintf("%s was denied %s", who, c.Event.Name)
-			a.Summary = fmt.Sprintf("%s called %s, and AWS refused it (%s). Nothing was changed. Further attempts at it by the same actor within the hour have no alert of their own.", who, c.Event.Name, c.Event.ErrorCode)
-			a.Risk = "A refused call is harmless by itself. An actor who tries what they may not is looking for what they may, or holds credentials that are not theirs."
+			a.Summary = fmt.Sprintf("%s called %s, and AWS denied it (%s). Nothing was changed. Further attempts by the same actor within the hour are not alerted.", who, c.Event.Name, c.Event.ErrorCode)
+			a.Risk = "A denied call does no harm by itself. The actor may be probing for what they can do, or may use stolen credentials."
 			a.Action = alert.Action{Status: alert.StatusNone, Description: "There is nothing to repair."}
 			if reason == refusedImpostor {
 				a.Kind = alert.KindGuard
@@ -79,7 +79,7 @@ func refused(severity finding.Severity, concerned bool) func(context.Context, *r
 				a.Key = &alert.Key{ARN: c.Event.KeyARN}
 			}
 			a.Next = []string{
-				"Ask " + who + " what this was for. If nobody knows, take the credentials away and look for what else they did:",
+				"Ask " + who + " what this was for. If nobody knows, revoke the credentials and check what else they did:",
 				c.ActorCommand(),
 			}
 			if c.Event.ErrorMessage != "" {

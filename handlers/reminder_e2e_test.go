@@ -244,10 +244,10 @@ func TestApprovalTagOfAnAttacker(t *testing.T) {
 		"set minutes before": {func(w *world, key string) {
 			w.tagKey(key, "cmkeeper:deletion-approved", time.Now().UTC().Format(time.DateOnly))
 			w.sweepFor(3*time.Hour, countdown(reaction.Enforce))
-		}, "does not hold: a sweep must have found it"},
-		"malformed": {func(w *world, key string) { w.tagKey(key, "cmkeeper:deletion-approved", "yes\x1b[2J") }, "its value is no day"},
+		}, "does not approve the deletion: a sweep must have found it"},
+		"malformed": {func(w *world, key string) { w.tagKey(key, "cmkeeper:deletion-approved", "yes\x1b[2J") }, "its value is not a date"},
 		"expired":   {func(w *world, key string) { w.tagKey(key, "cmkeeper:deletion-approved", "1999-11-01") }, "more than 14 days before"},
-		"future":    {func(w *world, key string) { w.tagKey(key, "cmkeeper:deletion-approved", "2001-01-01") }, "still to come"},
+		"future":    {func(w *world, key string) { w.tagKey(key, "cmkeeper:deletion-approved", "2001-01-01") }, "the date is in the future"},
 		"unread": {func(w *world, key string) {
 			w.tagKey(key, "cmkeeper:deletion-approved", time.Now().UTC().Format(time.DateOnly))
 			w.sweepFor(27*time.Hour, countdown(reaction.Enforce))

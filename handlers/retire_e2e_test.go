@@ -33,7 +33,7 @@ func TestApprovedDeletionIsNotUndone(t *testing.T) {
 		if a.Severity != finding.Medium || a.Action.Status != alert.StatusNone || !strings.Contains(a.Title, "as approved") || !strings.Contains(a.Summary, "user/olga approved it") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
-		if got := facts(a, "not known, and accepted by the approval"); got != "uploads:orders-data" {
+		if got := facts(a, "unknown, and accepted by the approval"); got != "uploads:orders-data" {
 			t.Errorf("accepted %q", got)
 		}
 		for range 3 { // the sweeps leave it alone, too, and it is told already

@@ -30,7 +30,7 @@ const (
 	rotationOn          rotationReason = "on"           // it is on
 	rotationNotRequired rotationReason = "not-required" // never seen rotating, and the operator does not require it
 	rotationSettling    rotationReason = "settling"     // the read may be older than the event
-	// Nothing to do but to tell.
+	// Nothing to do but to alert.
 	rotationRepaired rotationReason = "repaired" // we turned it on again since the event
 	rotationBlocked  rotationReason = "blocked"  // the key cannot rotate, or not now
 	rotationExempt   rotationReason = "exempt"   // an exemption covers it
@@ -59,7 +59,7 @@ type rotationInput struct {
 	period      int       // the configured one
 	required    bool
 	exempt      bool
-	breaker     ledger.Breaker // BreakerClosed where nothing is put back in this mode
+	breaker     ledger.Breaker // BreakerClosed where nothing is restored in this mode
 }
 
 type rotationDecision struct {
@@ -68,12 +68,12 @@ type rotationDecision struct {
 	wait   time.Duration // with settling
 }
 
-// turnsOn reports whether rotation is to be turned on, or its period set, now.
+// turnsOn reports whether the decision turns rotation on, or sets its period.
 func (d rotationDecision) turnsOn() bool {
 	return d.reason == rotationRestore || d.reason == rotationRequired || d.reason == rotationShorten
 }
 
-// verb is what is to be done, in the words before "a period of 365 days".
+// verb says what the decision does, in the words before "a period of 365 days".
 func (d rotationDecision) verb() string {
 	if d.reason == rotationShorten {
 		return "set"
@@ -81,7 +81,7 @@ func (d rotationDecision) verb() string {
 	return "turn rotation on with"
 }
 
-// decideRotation decides what is to be done about a key's rotation.
+// decideRotation decides what to do about a key's rotation.
 func decideRotation(in rotationInput) rotationDecision {
 	var d rotationDecision
 	age := in.now.Sub(in.at)
@@ -156,7 +156,7 @@ func rotation(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 	d := &reaction.Decision{Tell: r.tell}
 	switch r.decision.reason {
 	case rotationSettling:
-		return nil, outcome.RetryAfter(r.decision.wait, errors.New("rotation is not as the event left it: waiting for KMS to agree"))
+		return nil, outcome.RetryAfter(r.decision.wait, errors.New("rotation is not as the event left it yet: waiting for KMS to become consistent"))
 	case rotationOn, rotationNotRequired:
 		return nil, nil
 	case rotationBlocked:
@@ -285,7 +285,7 @@ func (r *rotationCase) enableCommand(period int) string {
 	return r.KMSCommand("enable-key-rotation", fmt.Sprintf("--rotation-period-in-days %d", period))
 }
 
-// tell tells what was decided about a key's rotation, and what came of it.
+// tell composes the alert about a key's rotation: what was decided, and the result.
 func (r *rotationCase) tell() []alert.Alert {
 	a, d := r.common(), r.decision
 	a.Action.Mode = string(r.Config.Rotation)
@@ -308,7 +308,7 @@ func (r *rotationCase) tell() []alert.Alert {
 	return []alert.Alert{a}
 }
 
-// tellTurnedOn tells that rotation was turned on, or that enforce would, or that it
+// tellTurnedOn says that rotation was turned on, or that enforce would, or that it
 // failed.
 func (r *rotationCase) tellTurnedOn(a alert.Alert) []alert.Alert {
 	d, done := r.decision, r.repair
@@ -356,20 +356,20 @@ func (r *rotationCase) common() alert.Alert {
 	case r.harm:
 		a.Title = "Rotation of " + name + " was turned off"
 		a.Summary = fmt.Sprintf("%s called DisableKeyRotation.", r.Who())
-		a.Next = []string{"If this was on purpose, agree on it with the key's owner and exempt the key (CMKEEPER_EXEMPTIONS). If not, find out why " + r.Who() + " may call kms:DisableKeyRotation."}
+		a.Next = []string{"If this was intended, agree on it with the key's owner and exempt the key (CMKEEPER_EXEMPTIONS). If not, find out why " + r.Who() + " may call kms:DisableKeyRotation."}
 	case r.lengthens && reason != rotationRestore && reason != rotationRequired:
 		a.Severity = finding.Medium
 		a.Title = fmt.Sprintf("Rotation period of %s was lengthened to %d days", name, r.set)
-		a.Summary = fmt.Sprintf("%s called EnableKeyRotation with a period of %d days. %d is the longest that is allowed here.", r.Who(), r.set, r.Config.RotationPeriodDays)
-		a.Next = []string{"If this was on purpose, agree on it with the key's owner and raise CMKEEPER_ROTATION_PERIOD_DAYS. If not, find out why " + r.Who() + " may call kms:EnableKeyRotation."}
+		a.Summary = fmt.Sprintf("%s called EnableKeyRotation with a period of %d days. The longest allowed period is %d days (CMKEEPER_ROTATION_PERIOD_DAYS).", r.Who(), r.set, r.Config.RotationPeriodDays)
+		a.Next = []string{"If this was intended, agree on it with the key's owner and raise CMKEEPER_ROTATION_PERIOD_DAYS. If not, find out why " + r.Who() + " may call kms:EnableKeyRotation."}
 	case reason == rotationRequired:
 		a.Severity = finding.Medium
 		a.Title = "Key " + name + " does not rotate"
-		a.Summary = "Rotation is off, was never seen on, and is required here."
-		a.Next = []string{"Turn rotation on where the key is made: in its template, or right after CreateKey."}
+		a.Summary = "Rotation is off and cmkeeper never saw it on, but it is required (CMKEEPER_ROTATION_REQUIRED)."
+		a.Next = []string{"Turn rotation on where the key is created: in its template, or right after CreateKey."}
 	default:
 		a.Title = "Rotation of " + name + " is off"
-		a.Summary = fmt.Sprintf("Rotation was on before and is off now. This was noticed on %s, not by an event of its own.", r.Event.Name)
+		a.Summary = fmt.Sprintf("Rotation was on before and is off now. cmkeeper noticed this when it handled %s; no event reported it.", r.Event.Name)
 		a.Next = []string{r.TrailCommand()}
 	}
 	if doc.Rotation.Period > 0 {
@@ -389,7 +389,7 @@ func (r *rotationCase) tellDone(a *alert.Alert, done ledger.Repair) {
 	a.Action = alert.Action{Mode: string(reaction.Enforce), Status: alert.StatusDone,
 		Description: fmt.Sprintf("Rotation is on%s. cmkeeper set that at %s and read it back.", every, reaction.TimeText(done.At))}
 	if !done.Done {
-		a.Action.Description = fmt.Sprintf("Rotation is on%s. cmkeeper had begun to set that and was interrupted; its call or somebody else's took effect.", every)
+		a.Action.Description = fmt.Sprintf("Rotation is on%s. cmkeeper was interrupted while it set that; either its call or somebody else's took effect.", every)
 	}
 	if period > r.Config.RotationPeriodDays {
 		a.Findings = append(a.Findings, finding.Finding{ID: finding.PeriodTooLong, Severity: finding.Medium,
@@ -405,9 +405,9 @@ func (r *rotationCase) tellBlocked(a *alert.Alert) {
 	a.Action.Description = fmt.Sprintf("Rotation was left as it is: %s.", blockerText(r.key, r.blocker))
 	switch r.blocker {
 	case inventory.BlockedDisabled:
-		a.Next = append(a.Next, "Rotation needs nothing now: it is turned on when the key is enabled again.")
+		a.Next = append(a.Next, "Rotation is checked again when the key is enabled.")
 	case inventory.BlockedPendingDeletion:
-		a.Next = append(a.Next, "Rotation needs nothing now: it is checked again when the deletion is cancelled. AWS itself restores the setting then.")
+		a.Next = append(a.Next, "AWS restores the rotation setting when the deletion is cancelled. Rotation is checked again when the key is enabled.")
 	case inventory.BlockedReplica:
 		a.Next = append(a.Next, "Look at the primary key: "+r.key.PrimaryARN)
 	default: // the kind of a key does not change

@@ -43,7 +43,7 @@ func decideRotated(seen []ledger.OnDemandRotation, at time.Time) rotatedReason {
 }
 
 // rotated notes that a key got new material. That is as it should be; only rotations
-// on demand that come too often are told.
+// on demand that come too often are alerted.
 func rotated(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	c.Log().InfoContext(ctx, "key rotated")
 	doc, err := c.Ledger(ctx)
@@ -58,11 +58,11 @@ func rotated(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	}
 	return c.AboutKey(ctx, alert.KindRotation, "/on-demand", func(a *alert.Alert) {
 		a.Severity = finding.Medium
-		a.Title = "Key " + reaction.ShortName(a.Key) + " is rotated on demand again and again"
-		a.Summary = fmt.Sprintf("%s called RotateKeyOnDemand. Events reported %d rotations on demand of this key so far.", c.Who(), len(c.Known().Rotation.OnDemand))
-		a.Risk = fmt.Sprintf("KMS allows %d rotations on demand in a key's whole life. When they are used up, the key cannot be rotated at once after a leak.", ledger.OnDemandLimit)
+		a.Title = fmt.Sprintf("Key %s was rotated on demand at least %d times within 30 days", reaction.ShortName(a.Key), onDemandOften)
+		a.Summary = fmt.Sprintf("%s called RotateKeyOnDemand. cmkeeper has seen %d on-demand rotations of this key.", c.Who(), len(c.Known().Rotation.OnDemand))
+		a.Risk = fmt.Sprintf("KMS allows %d on-demand rotations per key. Once they are used up, the key cannot be rotated immediately after a leak.", ledger.OnDemandLimit)
 		a.Action = alert.Action{Mode: string(c.Config.Rotation), Status: alert.StatusNone, Description: "A rotation cannot be undone, and does no harm by itself."}
-		a.Next = []string{"If this is a schedule, turn on automatic rotation instead; it has no limit. These were all:", c.KMSCommand("list-key-rotations")}
+		a.Next = []string{"If this is a schedule, turn on automatic rotation instead; it has no limit. All rotations of the key:", c.KMSCommand("list-key-rotations")}
 	})
 }
 
@@ -82,22 +82,22 @@ func decidePrimary(to, here string) (primaryReason, finding.Severity) {
 	return primaryLeft, finding.Medium
 }
 
-// primary tells that another Region has the primary of a key. The call is recorded in
-// both Regions, and told by the fleet that guards each.
+// primary alerts that another Region has the primary of a key. The call is recorded in
+// both Regions, and alerted by the fleet that guards each.
 func primary(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	d, _ := c.Event.Detail.(events.UpdatePrimaryRegion)
 	to := reaction.OrUnknown(d.PrimaryRegion)
 	reason, severity := decidePrimary(d.PrimaryRegion, c.Config.Region)
 	return c.AboutKey(ctx, alert.KindRotation, "/primary", func(a *alert.Alert) {
 		a.Severity = severity
-		a.Title = fmt.Sprintf("The primary of key %s moves to %s", reaction.ShortName(a.Key), to)
+		a.Title = fmt.Sprintf("Primary of multi-Region key %s was moved to %s", reaction.ShortName(a.Key), to)
 		a.Summary = fmt.Sprintf("%s called UpdatePrimaryRegion. Rotation is a setting of the primary key.", c.Who())
-		a.Action = alert.Action{Mode: string(c.Config.Rotation), Status: alert.StatusNone, Description: "cmkeeper does not move primaries."}
+		a.Action = alert.Action{Mode: string(c.Config.Rotation), Status: alert.StatusNone, Description: "cmkeeper does not move primary keys."}
 		a.Risk = "None by itself: the key and its replicas share their material."
 		a.Next = []string{c.KMSCommand("get-key-rotation-status")}
 		if reason == primaryLeft {
-			a.Risk = "From here rotation of this key can be neither seen nor turned on. It is guarded only where a cmkeeper runs in the new primary Region."
-			a.Next = []string{"Make sure that cmkeeper runs in " + to + ".",
+			a.Risk = "cmkeeper in this Region can no longer see or turn on rotation of this key. Only a cmkeeper in the new primary Region guards it."
+			a.Next = []string{"Make sure that cmkeeper runs in " + to + ". To move the primary back:",
 				"aws kms update-primary-region --key-id " + reaction.Quote(arn.KeyID(c.Event.KeyARN)) + " --primary-region " + reaction.Quote(c.Config.Region) + " --region " + reaction.Quote(to)}
 		}
 	})

@@ -171,7 +171,7 @@ func noteKey(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	tags, tagsErr := c.Tags(ctx)
 	if tagsErr != nil {
 		// Everything else is guarded all the same, and tags only ever make it quieter.
-		c.Log().WarnContext(ctx, "a key's tags cannot be noted", "error", tagsErr)
+		c.Log().WarnContext(ctx, "tags of a key cannot be read", "error", tagsErr)
 	}
 	doc, err := c.Ledger(ctx)
 	if err != nil {
@@ -190,7 +190,7 @@ func noteKey(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 func (s sweep) buckets(ctx context.Context) error {
 	buckets, err := s.whole.Buckets(ctx)
 	if err != nil {
-		s.Logger.InfoContext(ctx, "not every bucket can be read, so changes of their encryption may not be recognised", "error", err)
+		s.Logger.InfoContext(ctx, "some buckets cannot be read, so changes of their encryption may be missed", "error", err)
 	}
 	return reaction.Each(ctx, buckets, func(ctx context.Context, b inventory.Bucket) error {
 		c := s.whole.Part(s.SweepEvent(sweptBucketID(b), s.start))
@@ -226,7 +226,7 @@ func (s sweep) guardAlert(id string, severity finding.Severity) alert.Alert {
 	}
 }
 
-// checkOurselves tells when what guards depends on what it guards. The same findings
+// checkOurselves alerts when cmkeeper depends on a key that it guards. The same findings
 // are one alert.
 func (s sweep) checkOurselves(ctx context.Context) error {
 	if s.SelfCheck == nil {
@@ -243,17 +243,17 @@ func (s sweep) checkOurselves(ctx context.Context) error {
 	a.Ongoing = true
 	a.Title = "cmkeeper depends on a key that it guards"
 	a.Summary = "A queue, topic or bucket that cmkeeper needs is encrypted with a customer managed key."
-	a.Risk = "An attacker who disables that key silences the alarm about it."
+	a.Risk = "An attacker who disables that key silences cmkeeper."
 	a.Action.Description = "cmkeeper does not change its own set-up."
 	a.Next = []string{"Encrypt them with SSE-SQS, SSE-S3 or the service's AWS managed key instead."}
 	a.Findings = findings
 	return s.Publish(ctx, a)
 }
 
-// expiryNotice is how many days before its end people are told of an exemption.
+// expiryNotice is how many days before its end an exemption is alerted.
 const expiryNotice = 14
 
-// tellExpiring tells, once each, of the exemptions that are about to expire and of
+// tellExpiring alerts, once each, about the exemptions that are about to expire and
 // those that have.
 func (s sweep) tellExpiring(ctx context.Context) error {
 	var errs []error
@@ -264,17 +264,17 @@ func (s sweep) tellExpiring(ctx context.Context) error {
 		}
 		a := s.guardAlert("", finding.Medium)
 		a.Title = fmt.Sprintf("An exemption expires on %s: %s", x.Until(), x.Covers())
-		a.Summary = fmt.Sprintf("It was given because: %s. %s is the last day on which it holds.", x.Reason, x.Until())
-		a.Risk = "From the next day on what it covers is told as if it had never been exempt, and put back in the modes that put things back."
-		a.Action.Description = "Only the deployment changes CMKEEPER_EXEMPTIONS."
-		a.Next = []string{"Decide whether it is still needed. If so, give it a later day in CMKEEPER_EXEMPTIONS; if not, put right what it covers, and remove it.", "cmkeeper exemptions list"}
+		a.Summary = fmt.Sprintf("Its reason: %s. It is valid until the end of %s.", x.Reason, x.Until())
+		a.Risk = "After that day, cmkeeper alerts on what it covers at full severity, and restores it in mode enforce."
+		a.Action.Description = "cmkeeper does not change exemptions; they are part of its configuration (CMKEEPER_EXEMPTIONS)."
+		a.Next = []string{"Decide whether it is still needed. If so, give it a later date in CMKEEPER_EXEMPTIONS; if not, fix what it covers, and remove it.", "cmkeeper exemptions list"}
 		a.Facts = []alert.Fact{{Name: "exemption", Values: []string{x.String()}}}
 		state := "expires"
 		if left < 0 {
 			state = "expired"
 			a.Title = fmt.Sprintf("An exemption expired on %s: %s", x.Until(), x.Covers())
-			a.Summary = fmt.Sprintf("It was given because: %s. It does not hold any more.", x.Reason)
-			a.Risk = "What it covered is told as if it had never been exempt, and put back in the modes that put things back."
+			a.Summary = fmt.Sprintf("Its reason was: %s. It is no longer valid.", x.Reason)
+			a.Risk = "cmkeeper now alerts on what it covered at full severity, and restores it in mode enforce."
 		}
 		a.ID = fmt.Sprintf("exemption/%x/%s", sha256.Sum256([]byte(x.String())), state)
 		errs = append(errs, s.Publish(ctx, a))

@@ -33,7 +33,7 @@ type react struct {
 	// since it changes nothing itself.
 	mode     func(reaction.Config) reaction.Mode
 	variable string
-	// skip says why an event is none of the reaction's business, or "".
+	// skip says why an event does not concern the reaction, or "".
 	skip   func(*reaction.Case) string
 	decide decider
 }
@@ -46,7 +46,7 @@ type row struct {
 	// severity is the rule for the severity of the alert, "none" where there is none.
 	severity string
 	// refused is the severity of an alert about an attempt at the call that AWS
-	// refused, "" where none is told.
+	// refused, "" where there is none.
 	refused finding.Severity
 	// observe is what is done in mode observe, and enforce what mode enforce does
 	// instead; "" where it does nothing else.
@@ -56,7 +56,7 @@ type row struct {
 // The S3 event that says that a job of S3 Batch Operations has changed.
 const batchStatusChanged = "JobStatusChanged"
 
-// rows is the event table: what is not in it, nothing reacts to.
+// rows is the event table: nothing reacts to an event that is not in it.
 func rows() []row {
 	type config = reaction.Config
 	rotationMode := func(c config) reaction.Mode { return c.Rotation }
@@ -101,87 +101,87 @@ func rows() []row {
 	native := func(name string) route { return route{source: events.SourceNative, kind: events.Native, name: name} }
 
 	const (
-		lost        = "critical; medium where the key is neither pending nor disabled any more, or `cmkeeper retire schedule` approved the deletion; info where its tag does; at least high where the waiting period is too short"
+		lost        = "critical; medium where the key is no longer pending deletion or disabled, or `cmkeeper retire schedule` approved the deletion; info where its tag approves it; at least high where the waiting period is too short"
 		rotationOff = "high; medium where rotation was never seen on and is required"
-		looks       = "looks whether rotation is on that was on before, or is required; tells if not"
-		turnsOn     = "turns rotation on with the key's former period and reads it back"
-		judges      = "judges the live policy, tells findings and what changed in effect"
-		again       = "tells that the material has to be imported again"
-		blinded     = "tells, while it can"
-		records     = "logs it and notes it in the key's document"
-		tagging     = "high where a deletion is approved, else medium; none where the value was known before"
+		checks      = "checks rotation; alerts if it is off and was on before, or is required"
+		turnsOn     = "turns rotation on with the key's former period and verifies it"
+		judges      = "judges the live policy; alerts with its findings and with what changed in effect"
+		again       = "alerts that the material has to be imported again"
+		blinded     = "alerts while it still can"
+		records     = "logs it and records it in the key's document"
+		tagging     = "high where a deletion is approved, else medium; none where the key already had the value"
 		moved       = "medium; high where the new key must not be trusted"
-		notes       = "notes the target, tells of a move and what would be re-encrypted"
+		notes       = "records the target; alerts about a move, with what would be re-encrypted"
 		worst       = "that of the worst finding, else info"
-		opened      = "critical where the event opened the key to everyone or to an account that is not trusted, and the actor may not do that; else none"
+		opened      = "critical where the event opened the key to everyone or to an untrusted account, and the actor may not do that; else none"
 		// wouldContain and contains are about a key that was opened so.
-		wouldContain = "tells what would be done, or that the key is in use"
-		contains     = "disables the key, unless it is in use, and reads it back"
+		wouldContain = "alerts with what would be done, or that the key is in use"
+		contains     = "disables the key, unless it is in use, and verifies that"
 	)
 	all := []row{
 		{on: call("DisableKeyRotation"), reaction: rotation, refused: finding.Medium,
-			severity: "high; critical where it was turned off too often (`CMKEEPER_FLAP_LIMIT`)", observe: "tells what would be done", enforce: turnsOn},
+			severity: "high; critical where the circuit breaker opens (`CMKEEPER_FLAP_LIMIT`)", observe: "alerts with what would be done", enforce: turnsOn},
 		{on: call("EnableKeyRotation"), reaction: rotation,
-			severity: "medium where the period is longer than `CMKEEPER_ROTATION_PERIOD_DAYS`; else none", observe: "tells of a longer period",
-			enforce: "sets the period to `CMKEEPER_ROTATION_PERIOD_DAYS` and reads it back"},
+			severity: "medium where the period is longer than `CMKEEPER_ROTATION_PERIOD_DAYS`; else none", observe: "alerts about a longer period",
+			enforce: "sets the period to `CMKEEPER_ROTATION_PERIOD_DAYS` and verifies it"},
 		{on: call("CreateKey"), reaction: policy, severity: worst, observe: judges},
 		{on: call("CreateKey"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains}, // replicas made in this Region, too
-		{on: call("CreateKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
-		{on: call("CancelKeyDeletion"), reaction: rotation, severity: "none", observe: "notes the key's state; rotation is looked at when the key is enabled, since it is Disabled now"},
-		{on: call("ImportKeyMaterial"), reaction: rotation, severity: "none", observe: "notes the key's state; such keys do not rotate by themselves"},
+		{on: call("CreateKey"), reaction: rotation, severity: rotationOff, observe: checks, enforce: turnsOn},
+		{on: call("CancelKeyDeletion"), reaction: rotation, severity: "none", observe: "records the key's state; rotation is checked when the key is enabled, because it is Disabled now"},
+		{on: call("ImportKeyMaterial"), reaction: rotation, severity: "none", observe: "records the key's state; such keys do not rotate automatically"},
 		{on: call("ImportKeyMaterial"), reaction: material, refused: finding.Medium,
-			severity: "medium where the material expires, high within 30 days, else none", observe: "tells until when the material lasts"},
-		{on: call("UpdatePrimaryRegion"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
+			severity: "medium where the material expires, high within 30 days, else none", observe: "alerts with the expiry date"},
+		{on: call("UpdatePrimaryRegion"), reaction: rotation, severity: rotationOff, observe: checks, enforce: turnsOn},
 		{on: call("UpdatePrimaryRegion"), reaction: primary, refused: finding.Medium,
-			severity: "medium; info where the primary comes to this Region", observe: "tells where rotation has to be guarded from now on"},
-		{on: call("RotateKeyOnDemand"), reaction: rotated, severity: "none; medium from the third within 30 days on", observe: records},
+			severity: "medium; info where the primary moves to this Region", observe: "alerts where rotation has to be guarded from now on"},
+		{on: call("RotateKeyOnDemand"), reaction: rotated, severity: "none; medium from the third time within 30 days", observe: records},
 		{on: service("RotateKey"), reaction: rotated, severity: "none", observe: records},
 		{on: native(events.NativeRotation), reaction: rotated, severity: "none", observe: records},
 
 		{on: call("PutKeyPolicy"), reaction: policy, refused: finding.High, severity: worst, observe: judges,
-			enforce: "where it has a new finding of `CMKEEPER_POLICY_RESTORE_SEVERITY` or worse, puts the recorded good policy back and reads it back"},
+			enforce: "where it has a new finding of `CMKEEPER_POLICY_RESTORE_SEVERITY` or worse, restores the recorded good policy and verifies it"},
 		{on: call("PutKeyPolicy"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains},
 		{on: call("CreateGrant"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains},
 		{on: call("EnableKey"), reaction: contain, severity: "critical where the key was contained and is still open; else none",
-			observe: "tells that it is still open", enforce: "disables it again where the one who opened it enabled it"},
-		{on: call("EnableKey"), reaction: rotation, severity: rotationOff, observe: looks, enforce: turnsOn},
-		{on: call("ReplicateKey"), reaction: policy, refused: finding.Medium, severity: worst, observe: "judges the policy that the replica was made with"},
+			observe: "alerts that it is still open", enforce: "disables it again where the actor who opened it enabled it"},
+		{on: call("EnableKey"), reaction: rotation, severity: rotationOff, observe: checks, enforce: turnsOn},
+		{on: call("ReplicateKey"), reaction: policy, refused: finding.Medium, severity: worst, observe: "judges the policy that the replica was created with"},
 
 		{on: call("ScheduleKeyDeletion"), reaction: deletion, refused: finding.High,
-			severity: lost, observe: "tells the date, what hangs on the key, and what would be done", enforce: "cancels the deletion, and enables the key if it was Enabled before"},
+			severity: lost, observe: "alerts with the date, what depends on the key, and what would be done", enforce: "cancels the deletion, and enables the key if it was Enabled before"},
 		{on: call("DisableKey"), reaction: deletion, refused: finding.High,
-			severity: lost, observe: "tells what hangs on the key, and what would be done", enforce: "enables the key if it was Enabled before"},
-		{on: call("DeleteImportedKeyMaterial"), reaction: deletion, refused: finding.High, severity: "critical; medium where the material is there again", observe: again},
-		{on: service("DeleteExpiredKeyMaterial"), reaction: deletion, severity: "critical; medium where the material is there again", observe: again},
-		{on: native(events.NativeExpiry), reaction: deletion, severity: "critical; medium where the material is there again", observe: again},
-		{on: service("DeleteKey"), reaction: deletion, severity: "critical; medium where the deletion was approved, or the key still exists", observe: "tells that the key is gone, once"},
-		{on: native(events.NativeDeletion), reaction: deletion, severity: "critical; medium where the deletion was approved, or the key still exists", observe: "tells that the key is gone, once"},
+			severity: lost, observe: "alerts with what depends on the key, and what would be done", enforce: "enables the key if it was Enabled before"},
+		{on: call("DeleteImportedKeyMaterial"), reaction: deletion, refused: finding.High, severity: "critical; medium where the material was imported again", observe: again},
+		{on: service("DeleteExpiredKeyMaterial"), reaction: deletion, severity: "critical; medium where the material was imported again", observe: again},
+		{on: native(events.NativeExpiry), reaction: deletion, severity: "critical; medium where the material was imported again", observe: again},
+		{on: service("DeleteKey"), reaction: deletion, severity: "critical; medium where the deletion was approved, or the key still exists", observe: "alerts once that the key is deleted"},
+		{on: native(events.NativeDeletion), reaction: deletion, severity: "critical; medium where the deletion was approved, or the key still exists", observe: "alerts once that the key is deleted"},
 
 		{on: call("CreateGrant"), reaction: grant, refused: finding.Medium,
-			severity: "that of the worst finding: critical where an account that is not trusted may decrypt anything, low where only a constraint is missing; none without findings, and for what AWS services make for themselves",
+			severity: "that of the worst finding: critical where an untrusted account may decrypt anything, low where only a constraint is missing; none without findings, and for grants that AWS services make for themselves",
 			observe:  "judges the live grant"},
-		{on: call("RevokeGrant"), reaction: grantEnd, refused: finding.Medium, severity: "low; none where an AWS service called", observe: "tells that what used the key by it fails now"},
+		{on: call("RevokeGrant"), reaction: grantEnd, refused: finding.Medium, severity: "low; none where an AWS service called", observe: "alerts that uses of the key through the grant now fail"},
 		{on: call("RetireGrant"), reaction: grantEnd, severity: "none", observe: "logs it"},
 
-		{on: call("TagResource"), reaction: tags, refused: finding.Medium, severity: tagging, observe: "tells of tags that cmkeeper goes by: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
-		{on: call("UntagResource"), reaction: tags, refused: finding.Medium, severity: tagging, observe: "tells of tags that cmkeeper goes by: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
+		{on: call("TagResource"), reaction: tags, refused: finding.Medium, severity: tagging, observe: "alerts about tags that have an effect: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
+		{on: call("UntagResource"), reaction: tags, refused: finding.Medium, severity: tagging, observe: "alerts about tags that have an effect: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
 
-		{on: call("CreateCustomKeyStore"), reaction: keyStore, refused: finding.Medium, severity: "medium", observe: "tells"},
-		{on: call("UpdateCustomKeyStore"), reaction: keyStore, refused: finding.High, severity: "high", observe: "tells, with the store's keys"},
-		{on: call("ConnectCustomKeyStore"), reaction: keyStore, severity: "info", observe: "tells, with the store's keys"},
+		{on: call("CreateCustomKeyStore"), reaction: keyStore, refused: finding.Medium, severity: "medium", observe: "alerts"},
+		{on: call("UpdateCustomKeyStore"), reaction: keyStore, refused: finding.High, severity: "high", observe: "alerts, with the store's keys"},
+		{on: call("ConnectCustomKeyStore"), reaction: keyStore, severity: "info", observe: "alerts, with the store's keys"},
 		{on: call("DisconnectCustomKeyStore"), reaction: keyStore, refused: finding.High,
-			severity: "critical where the store has keys, high where that cannot be read, else medium", observe: "tells which keys cannot be used from now on"},
-		{on: call("DeleteCustomKeyStore"), reaction: keyStore, refused: finding.High, severity: "high", observe: "tells"},
+			severity: "critical where the store has keys, high where that cannot be read, else medium", observe: "alerts with the keys that can no longer be used"},
+		{on: call("DeleteCustomKeyStore"), reaction: keyStore, refused: finding.High, severity: "high", observe: "alerts"},
 
 		{on: call("CreateAlias"), reaction: alias, refused: finding.Medium, severity: moved, observe: notes, enforce: "starts the re-encryption"},
 		{on: call("UpdateAlias"), reaction: alias, refused: finding.Medium, severity: moved, observe: notes, enforce: "starts the re-encryption"},
 		{on: call("DeleteAlias"), reaction: alias, refused: finding.Medium,
-			severity: "high where buckets name it, medium where `CMKEEPER_REENCRYPT_ALIASES` lists it, else none", observe: "notes that the alias is gone, so that making it again elsewhere is a move; tells who needs it"},
+			severity: "high where buckets use it, medium where `CMKEEPER_REENCRYPT_ALIASES` lists it, else none", observe: "records the deletion, so that creating the alias again for another key is a move; alerts with the buckets that use it"},
 
 		{on: route{source: events.SourceS3, kind: events.ServiceEvent, name: batchStatusChanged}, reaction: batch,
-			severity: "none", observe: "looks at the batch jobs of our re-encryptions; they tell by themselves"},
+			severity: "none", observe: "checks the S3 Batch Operations jobs of our re-encryptions, which publish their own alerts"},
 		{on: route{kind: events.Scheduled}, reaction: sweep,
-			severity: "as for the events that were missed", observe: "reconciles every key, alias and unfinished job; reminds of deletions and of expiring key material"},
+			severity: "as for the events that were missed", observe: "reconciles every key, alias, bucket and unfinished job; sends reminders of deletions and of expiring key material"},
 	}
 	guard := func(source, severity, observe string, names ...string) {
 		for _, name := range names {
@@ -189,41 +189,41 @@ func rows() []row {
 		}
 	}
 	guard(events.SourceCloudTrail, "critical", blinded, "StopLogging", "DeleteTrail")
-	guard(events.SourceCloudTrail, "medium", "tells, since no more than the trail's name shows", "UpdateTrail")
-	guard(events.SourceCloudTrail, "critical where no event selector takes down changes of KMS keys any more, high where only some of them, else none", "tells what the trail takes down now", "PutEventSelectors")
+	guard(events.SourceCloudTrail, "medium", "alerts; the event shows no more than the trail's name", "UpdateTrail")
+	guard(events.SourceCloudTrail, "critical where no event selector logs changes of KMS keys any more, high where only some are logged, else none", "alerts with what the trail logs now", "PutEventSelectors")
 	guard(events.SourceEventBridge, "critical", blinded, "DisableRule", "DeleteRule", "RemoveTargets")
-	guard(events.SourceEventBridge, "critical where the rule is disabled, else high", "tells state and pattern", "PutRule")
-	guard(events.SourceEventBridge, "medium", "tells", "PutTargets")
+	guard(events.SourceEventBridge, "critical where the rule is disabled, else high", "alerts with state and pattern", "PutRule")
+	guard(events.SourceEventBridge, "medium", "alerts", "PutTargets")
 	guard(events.SourceSQS, "critical", blinded, "DeleteQueue", "PurgeQueue")
-	guard(events.SourceSQS, "high; none where it only tunes visibility, delay and polling", "tells what was set", "SetQueueAttributes")
-	guard(events.SourceSNS, "critical", "tells, while it can", "DeleteTopic")
-	guard(events.SourceSNS, "high; none for the topic's display name", "tells which attribute", "SetTopicAttributes")
-	guard(events.SourceSNS, "high", "tells", "Unsubscribe", "SetSubscriptionAttributes")
+	guard(events.SourceSQS, "high; none where it only tunes visibility, delay and polling", "alerts with what was set", "SetQueueAttributes")
+	guard(events.SourceSNS, "critical", blinded, "DeleteTopic")
+	guard(events.SourceSNS, "high; none for the topic's display name", "alerts with the attribute", "SetTopicAttributes")
+	guard(events.SourceSNS, "high", "alerts", "Unsubscribe", "SetSubscriptionAttributes")
 	for _, name := range []string{"PutBucketEncryption", "DeleteBucketEncryption"} {
 		all = append(all, row{on: other(events.SourceS3, name), reaction: bucketDefault, refused: finding.Medium,
-			severity: "critical for a key of an account that is not trusted; high where it is not that of the alias in the tag `cmkeeper:alias`, or none where there was one; medium for another key than before; else none",
-			observe:  "reads the bucket's default and compares it with the tag and with what it was"})
+			severity: "critical for a key of an untrusted account; high where the key is not that of the alias in the tag `cmkeeper:alias`, or where the bucket had a key and has none now; medium for another key than before; else none",
+			observe:  "compares the bucket's default encryption with the tag and with what it was before"})
 	}
 	for _, name := range []string{"PutBucketPolicy", "DeleteBucketPolicy"} {
 		all = append(all, row{on: other(events.SourceS3, name), reaction: bucketPolicy,
-			severity: "medium, high for a bucket with the tag `cmkeeper:alias`; none where the policy still denies or never did",
-			observe:  "reads whether the policy still denies uploads for their encryption, if it did before"})
+			severity: "medium, high for a bucket with the tag `cmkeeper:alias`; none where the policy still denies such uploads or never did",
+			observe:  "checks whether the policy still denies uploads by their encryption, if it did before"})
 	}
 	for _, name := range []string{"PutBucketTagging", "DeleteBucketTagging"} {
 		all = append(all, row{on: other(events.SourceS3, name), reaction: bucketTags,
-			severity: "medium where the tag `cmkeeper:alias` names other aliases than before, else none", observe: "reads the bucket's tags and tells"})
+			severity: "medium where the tag `cmkeeper:alias` names other aliases than before, else none", observe: "compares the bucket's tag with what it was before"})
 	}
-	plain := "medium where it is not encrypted, once an hour for an actor; high for a key of an account that is not trusted; else none"
+	plain := "medium where it is not encrypted, once an hour for each actor; high for a key of an untrusted account; else none"
 	all = append(all,
-		row{on: other(events.SourceEC2, "CreateVolume"), reaction: newData, severity: plain, observe: "tells what was made how"},
-		row{on: other(events.SourceEC2, "DisableEbsEncryptionByDefault"), reaction: newData, refused: finding.Medium, severity: "high", observe: "tells"},
-		row{on: other(events.SourceRDS, "CreateDBInstance"), reaction: newData, severity: plain, observe: "tells what was made how; an instance of a cluster is told with the cluster"},
-		row{on: other(events.SourceRDS, "CreateDBCluster"), reaction: newData, severity: plain, observe: "tells what was made how"},
+		row{on: other(events.SourceEC2, "CreateVolume"), reaction: newData, severity: plain, observe: "alerts with what was created"},
+		row{on: other(events.SourceEC2, "DisableEbsEncryptionByDefault"), reaction: newData, refused: finding.Medium, severity: "high", observe: "alerts"},
+		row{on: other(events.SourceRDS, "CreateDBInstance"), reaction: newData, severity: plain, observe: "alerts with what was created; for an instance of a cluster, the cluster's alert"},
+		row{on: other(events.SourceRDS, "CreateDBCluster"), reaction: newData, severity: plain, observe: "alerts with what was created"},
 	)
 	for _, name := range uses {
 		all = append(all, row{on: route{source: events.SourceKMS, kind: events.APICall, name: name, unusable: true}, reaction: use,
-			severity: "high where the key's deletion is pending, medium where it is disabled or unavailable; none where it works again",
-			observe:  "tells key, caller and operation, once an hour for a key and a caller"})
+			severity: "high where the key's deletion is pending, medium where it is disabled or unavailable; none where the key works again",
+			observe:  "alerts with key, caller and operation, once an hour for each key and caller"})
 	}
 	return all
 }
@@ -231,7 +231,7 @@ func rows() []row {
 // watch is everything that is done about an event.
 type watch struct {
 	reactions []react
-	// refused is the severity of a refused attempt, "" where none is told.
+	// refused is the severity of the alert about a refused attempt, "" where there is none.
 	refused finding.Severity
 }
 
@@ -258,8 +258,8 @@ func routeOf(e events.Event) route {
 }
 
 // Exemptible are the kinds of occurrences that can be exempt, as exemptions name
-// them: those that the event table has an alert for. What is done to the guard
-// itself, and what it does itself, is not among them.
+// them: those that the event table has an alert for. Alerts about cmkeeper
+// itself and about its own re-encryptions are not among them.
 func Exemptible() []string {
 	var kinds []string
 	for _, w := range rows() {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -14,7 +15,9 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
+	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
 // TestEventsDocument keeps docs/events.md true. With UPDATE_DOCS=1 it writes the page.
@@ -52,7 +55,7 @@ func TestRowsAreComplete(t *testing.T) {
 			t.Errorf("%s is in no section of docs/events.md", w.key())
 		}
 		if (w.enforce != "" || w.severity != "none") && w.reaction.alert == "" && w.reaction.name != "sweep" {
-			t.Errorf("%s acts or tells without a kind of alert", w.key())
+			t.Errorf("%s acts or alerts without a kind of alert", w.key())
 		}
 	}
 }
@@ -65,11 +68,11 @@ func eventsDocument() string {
 	var b strings.Builder
 	b.WriteString("# Events\n\n" +
 		"<!-- Made from the table in handlers/table.go: UPDATE_DOCS=1 go test ./handlers -run EventsDocument -->\n\n" +
-		"What cmkeeper reacts to, and how. An event that is not here is ignored.\n\n" +
-		"An event is a hint: a reaction reads what it is about before it decides. A call that was refused changed nothing and is never repaired. " +
-		"A reaction whose mode is `off` does not exist; what `enforce` does, `observe` tells that it would. " +
+		"The events that cmkeeper reacts to, and how. It ignores all other events.\n\n" +
+		"An event is a hint: a reaction reads the live state before it decides. A call that AWS denied changed nothing and is never repaired. " +
+		"A reaction whose mode is `off` does nothing; in mode `observe` the alert says what `enforce` would do. " +
 		"Events about keys of other accounts and Regions are ignored. " +
-		"The severity here is that of what happened; the key, the actor and the time [raise or lower it](judgement.md).\n")
+		"The severity here is that of the event alone; the key, the actor and the time [raise or lower it](judgement.md).\n")
 	for _, section := range sections {
 		fmt.Fprintf(&b, "\n## %s\n\n| event | reaction | alert | severity | what is done | with `enforce` |\n|---|---|---|---|---|---|\n", section.title)
 		var lines []row
@@ -88,15 +91,15 @@ func eventsDocument() string {
 				names = append(names, w.on.word())
 			}
 			if lines[0].on.unusable {
-				names = append(names, "turned away because the key cannot be used")
+				names = append(names, "failed because the key cannot be used")
 			}
 			fmt.Fprintf(&b, "| %s | %s |\n", strings.Join(names, ", "), lines[0].says())
 			lines = lines[n:]
 		}
 	}
 	b.WriteString("\n## Refused attempts\n\n" +
-		"A call that AWS refused (`AccessDenied` and the like) is told with kind `access`, once an hour for an actor and an operation; " +
-		"with kind `guard` and critical where cmkeeper's own role tried what cmkeeper never does. The severity else:\n\n| severity | calls |\n|---|---|\n")
+		"For a call that AWS denied (`AccessDenied` and the like), there is an alert of kind `access`, once an hour for each actor and operation; " +
+		"it has kind `guard` and severity critical where cmkeeper's own role made a call that cmkeeper never makes. The severity otherwise:\n\n| severity | calls |\n|---|---|\n")
 	for _, severity := range []finding.Severity{finding.High, finding.Medium} {
 		var names []string
 		for _, w := range rows() {
@@ -107,18 +110,18 @@ func eventsDocument() string {
 		fmt.Fprintf(&b, "| %s | %s |\n", severity, strings.Join(names, ", "))
 	}
 	b.WriteString("\n## The rules\n\n" +
-		"Events reach cmkeeper by rules on the default bus whose target is the events queue. CloudTrail events need a trail that logs management events; " +
-		"each Region has its own. The first rule is what cmkeeper is for:\n\n" + fenced(kmsPattern) +
-		"\nThe second one lets through what blinds or bypasses it. Leave out of its names what you do not want to hear of. " +
-		"Calls on trails come in the Region where they are made, so watch the trail's home Region, too:\n\n" + fenced(guardPattern()) +
-		"\nThe third one is for `CMKEEPER_FAILED_USE`. Uses of keys are read-only events, which a rule sees only in state " +
-		"`ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS` (`aws events put-rule --state …`); its pattern lets through those alone that failed:\n\n" + fenced(usePattern()))
+		"Events reach cmkeeper through rules on the default bus whose target is the events queue. CloudTrail events need a trail that logs management events; " +
+		"each Region has its own. The first rule passes the events about keys:\n\n" + fenced(kmsPattern) +
+		"\nThe second rule passes the events that can blind or bypass cmkeeper. Leave out the event names that you do not want alerts about. " +
+		"Calls on trails are recorded in the Region where they are made, so create the rule in the trail's home Region, too:\n\n" + fenced(guardPattern()) +
+		"\nThe third rule is for `CMKEEPER_FAILED_USE`. Uses of keys are read-only events, which a rule matches only in state " +
+		"`ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS` (`aws events put-rule --state …`); its pattern passes only those that failed:\n\n" + fenced(usePattern()))
 	b.WriteString("\n## The modes\n\n| reaction | mode |\n|---|---|\n")
 	told := map[string]bool{}
 	for _, w := range rows() {
 		if name := w.reaction.name; !told[name] {
 			told[name] = true
-			mode := "always on; what it changes is up to the modes of the others"
+			mode := "always on; what it changes depends on the modes of the others"
 			if w.reaction.variable != "" {
 				mode = "`CMKEEPER_" + w.reaction.variable + "`"
 			}
@@ -128,14 +131,41 @@ func eventsDocument() string {
 	return b.String()
 }
 
+// TestPermissionsAreDocumented: docs/operations.md names every operation of KMS that the
+// worker calls.
+func TestPermissionsAreDocumented(t *testing.T) {
+	document, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, client := range []reflect.Type{reflect.TypeFor[inventory.KMS](), reflect.TypeFor[reaction.KMS]()} {
+		for m := range client.Methods() {
+			if !strings.Contains(string(document), "`"+m.Name+"`") && !strings.Contains(string(document), "`kms:"+m.Name+"`") {
+				t.Errorf("docs/operations.md, Permissions: kms:%s is missing", m.Name)
+			}
+		}
+	}
+}
+
+// TestOwnCallsAreExpected: in mode enforce, cmkeeper expects the events of all the calls
+// that it can make. Else it would take its own call for somebody else's after a crash.
+func TestOwnCallsAreExpected(t *testing.T) {
+	c := reaction.Config{Rotation: reaction.Enforce, Policy: reaction.Enforce, Deletion: reaction.Enforce, Contain: reaction.Enforce}
+	for m := range reflect.TypeFor[reaction.KMS]().Methods() {
+		if !c.Makes(m.Name) {
+			t.Errorf("Config.Makes does not know %s", m.Name)
+		}
+	}
+}
+
 // sections are the tables of the page. Every source is in one of them.
 var sections = []struct {
 	title   string
 	sources []string
 }{
 	{"KMS", []string{events.SourceKMS, events.SourceNative}},
-	{"CloudTrail, EventBridge, SQS and SNS: what cmkeeper sees and speaks by", []string{events.SourceCloudTrail, events.SourceEventBridge, events.SourceSQS, events.SourceSNS}},
-	{"S3, EC2 and RDS: what goes around keys", []string{events.SourceS3, events.SourceEC2, events.SourceRDS}},
+	{"CloudTrail, EventBridge, SQS and SNS: how cmkeeper receives events and publishes alerts", []string{events.SourceCloudTrail, events.SourceEventBridge, events.SourceSQS, events.SourceSNS}},
+	{"S3, EC2 and RDS: data that is not under the expected key", []string{events.SourceS3, events.SourceEC2, events.SourceRDS}},
 	{"The schedule", []string{""}},
 }
 
@@ -164,7 +194,7 @@ func (r route) word() string {
 // kmsPattern is the pattern of the rule for keys.
 const kmsPattern = `{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail","AWS Service Event via CloudTrail","KMS CMK Rotation","KMS CMK Deletion","KMS Imported Key Material Expiration"]}`
 
-// guardPattern is the pattern of the rule for what blinds or bypasses the guard.
+// guardPattern is the pattern of the rule for what blinds or bypasses cmkeeper.
 func guardPattern() string {
 	var sources, names []string
 	for _, w := range rows() {
@@ -175,7 +205,7 @@ func guardPattern() string {
 	return fmt.Sprintf(`{"source":%s,"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":%s}}`, jsonList(sources), jsonList(names))
 }
 
-// usePattern is the pattern of the rule for uses of keys that were turned away.
+// usePattern is the pattern of the rule for uses of keys that failed.
 func usePattern() string {
 	return fmt.Sprintf(`{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":%s,"errorCode":["DisabledException","KMSInvalidStateException"]}}`, jsonList(uses))
 }

@@ -24,7 +24,7 @@ const tagPrefix = "cmkeeper:"
 type tagReason string
 
 const (
-	tagsIrrelevant tagReason = "irrelevant" // nothing here goes by them
+	tagsIrrelevant tagReason = "irrelevant" // they have no effect here
 	tagsKnown      tagReason = "known"      // the key had these values before
 	tagsApproved   tagReason = "approved"   // a deletion may follow
 	tagsSteering   tagReason = "steering"   // how the key is judged may change
@@ -33,13 +33,13 @@ const (
 type tagInput struct {
 	set     map[string]string
 	removed []string
-	// steers reports whether something here goes by a tag.
+	// steers reports whether a tag has an effect here.
 	steers func(name string) bool
 	// before are the tags that sweeps have found.
 	before map[string]string
 }
 
-// decideTags decides whether a change of tags is told, and which of them matter.
+// decideTags decides whether a change of tags is alerted, and which of them matter.
 func decideTags(in tagInput) (reason tagReason, severity finding.Severity, changes []string) {
 	reason = tagsIrrelevant
 	for _, name := range slices.Sorted(maps.Keys(in.set)) {
@@ -81,7 +81,7 @@ func decideTags(in tagInput) (reason tagReason, severity finding.Severity, chang
 	return reason, severity, changes
 }
 
-// steers reports whether something here goes by a tag of keys: its own prefix, an
+// steers reports whether a tag of a key has an effect here: its own prefix, an
 // exemption, a rule of judgement, or what the operator said.
 func steers(c reaction.Config) func(name string) bool {
 	return func(name string) bool {
@@ -92,7 +92,7 @@ func steers(c reaction.Config) func(name string) bool {
 	}
 }
 
-// tags tells when tags change that decide how a key is judged: an actor who may tag a
+// tags alerts when tags change that decide how a key is judged: an actor who may tag a
 // key could else make what they do next look harmless.
 func tags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	in := tagInput{steers: steers(c.Config)}
@@ -103,7 +103,7 @@ func tags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		in.removed = d.TagKeys
 	}
 	if reason, _, _ := decideTags(in); reason == tagsIrrelevant {
-		return nil, nil // nothing here goes by most tags, and they cost no read
+		return nil, nil // most tags have no effect here, and cost no read
 	}
 	_, doc, err := c.Look(ctx)
 	switch {
@@ -125,12 +125,12 @@ func tags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	d, err := c.AboutKey(ctx, alert.KindTag, "", func(a *alert.Alert) {
 		a.Severity = severity
 		name := reaction.ShortName(a.Key)
-		a.Title = "A tag of key " + name + " that cmkeeper goes by was changed"
+		a.Title = "Tags of key " + name + " that control its alerts were changed"
 		a.Summary = fmt.Sprintf("%s called %s.", c.Who(), c.Event.Name)
-		a.Risk = "Such tags decide how severe an alert about the key is, and what is left alone."
+		a.Risk = "These tags control how severe alerts about the key are, and which changes cmkeeper leaves alone."
 		if reason == tagsApproved {
-			a.Title = "The deletion of key " + name + " was approved by a tag"
-			a.Risk = "A deletion of the key that follows may not be an alarm and may not be undone. If this approval is not intended, nothing but this alert says so."
+			a.Title = "Deletion of key " + name + " was approved by a tag"
+			a.Risk = "If the key's deletion is scheduled later, cmkeeper may neither alert at full severity nor cancel it. This alert may be the only warning."
 		}
 		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change tags."}
 		a.Next = []string{"If this is not intended, change the tags back:", c.KMSCommand("list-resource-tags")}
@@ -147,7 +147,7 @@ func tags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	return d, err
 }
 
-// tagsNow is what the tags that something goes by are now.
+// tagsNow are the live tags that have an effect.
 func tagsNow(ctx context.Context, c *reaction.Case, steers func(string) bool) alert.Fact {
 	at := ledger.Now()
 	live, err := c.Tags(ctx)

@@ -22,7 +22,7 @@ const (
 	tamperBlinded  tamperReason = "blinded"  // events of KMS do not arrive any more
 	tamperNarrowed tamperReason = "narrowed" // some of them may not
 	tamperMuted    tamperReason = "muted"    // alerts do not arrive any more, or not everywhere
-	tamperChanged  tamperReason = "changed"  // whether everything arrives has to be looked at
+	tamperChanged  tamperReason = "changed"  // whether everything arrives has to be checked
 )
 
 // decideTamper judges a call on a trail, or on a rule, queue or topic of ours,
@@ -144,7 +144,7 @@ func skipOthersSetUp(c *reaction.Case) string {
 		ours = slices.Contains(c.Config.Topics, d.ARN)
 	}
 	if !ours {
-		return "cmkeeper neither listens to it nor publishes by it"
+		return "cmkeeper neither receives events nor publishes alerts through it"
 	}
 	return ""
 }
@@ -152,8 +152,8 @@ func skipOthersSetUp(c *reaction.Case) string {
 // afterLast is what follows the last separator, the whole text where there is none.
 func afterLast(text, separator string) string { return text[strings.LastIndex(text, separator)+1:] }
 
-// tamper tells that somebody changed what cmkeeper hears and publishes by, while it
-// still can.
+// tamper alerts, while it still can, that somebody changed what cmkeeper receives events
+// or publishes alerts through.
 func tamper(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	reason, severity := decideTamper(c.Event)
 	c.Debug(ctx, "tampering decided", "reason", reason)
@@ -164,17 +164,17 @@ func tamper(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		what, check, settings := tampered(c)
 		a := c.NewAlert(alert.KindGuard, "/tamper")
 		a.Severity = severity
-		a.Title = fmt.Sprintf("%s on %s", c.Event.Name, what)
-		a.Summary = fmt.Sprintf("%s called %s on %s. This is what the event says; the present setting was not read.", c.Who(), c.Event.Name, what)
+		a.Title = fmt.Sprintf("%s was called on %s", c.Event.Name, what)
+		a.Summary = fmt.Sprintf("%s called %s on %s. This is from the event; the current setting was not read.", c.Who(), c.Event.Name, what)
 		a.Risk = map[tamperReason]string{
-			tamperBlinded:  "cmkeeper does not hear of changes to keys any more, except from its sweeps. An attacker does this first.",
-			tamperNarrowed: "Some changes to keys may not reach cmkeeper any more, except by its sweeps.",
-			tamperMuted:    "Alerts may not reach people any more.",
-			tamperChanged:  "Check whether everything still arrives.",
+			tamperBlinded:  "cmkeeper no longer receives events about keys; only its sweeps still find changes. Attackers often do this first.",
+			tamperNarrowed: "Some changes to keys may no longer reach cmkeeper, except through its sweeps.",
+			tamperMuted:    "Alerts may no longer reach people.",
+			tamperChanged:  "Some events may no longer reach cmkeeper.",
 		}[reason]
 		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change its own set-up."}
-		a.Next = append([]string{"Look at the present setting, and change it back if this is not intended:"}, check...)
-		a.Next = append(a.Next, "docs/events.md has the patterns of the rules, docs/operations.md the rest of the set-up.", "Look for what else the same actor did:", c.ActorCommand())
+		a.Next = append([]string{"Check the current setting, and change it back if this is not intended:"}, check...)
+		a.Next = append(a.Next, "docs/events.md has the patterns of the rules, docs/operations.md the rest of the set-up.", "Check what else the same actor did:", c.ActorCommand())
 		if len(settings) > 0 {
 			a.Facts = append(a.Facts, alert.Fact{Name: "what was set", Values: settings})
 		}

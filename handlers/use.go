@@ -37,7 +37,7 @@ const (
 	useUnread   useReason = "unread"   // its state cannot be read
 )
 
-// decideUse decides whether a failed use is told, from the key's live state; ""
+// decideUse decides whether a failed use is alerted, from the key's live state; ""
 // where that may not be read.
 func decideUse(state string) (useReason, finding.Severity) {
 	switch {
@@ -53,7 +53,7 @@ func decideUse(state string) (useReason, finding.Severity) {
 	return useOther, finding.Medium
 }
 
-// use tells that somebody needs a key that cannot be used: an unknown user of the key
+// use alerts that somebody needs a key that cannot be used: an unknown user of the key
 // shows now, while the key can still be saved.
 func use(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	id := c.OnceAnHour("use/" + arn.KeyID(c.Event.KeyARN))
@@ -71,18 +71,18 @@ func use(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	}
 	d, err := c.AboutKey(ctx, alert.KindUse, "", func(a *alert.Alert) {
 		a.ID, a.Severity = id, severity
-		a.Title = fmt.Sprintf("Key %s is needed and cannot be used: %s failed", reaction.ShortName(a.Key), c.Event.Name)
-		a.Summary = fmt.Sprintf("%s called %s and was turned away (%s). Further failures of the same caller on this key within the hour have no alert of their own.", c.Who(), c.Event.Name, c.Event.ErrorCode)
-		a.Risk = "An application or a service still depends on the key. Whatever it does with it fails until the key can be used again."
+		a.Title = fmt.Sprintf("%s failed because key %s cannot be used", c.Event.Name, reaction.ShortName(a.Key))
+		a.Summary = fmt.Sprintf("%s called %s, which failed with %s. Further failures of the same caller on this key within the hour are not alerted.", c.Who(), c.Event.Name, c.Event.ErrorCode)
+		a.Risk = "An application or a service still depends on the key. Its calls fail until the key can be used again."
 		if reason == usePending {
-			a.Risk += " When the key is deleted that is for good, and what is encrypted under it is lost."
+			a.Risk += " Once the key is deleted, everything encrypted under it is lost for good."
 		}
 		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper reports failed uses and changes nothing because of them."}
 		a.Next = []string{"Find out what " + c.Who() + " needs the key for. To make it work again:"}
 		a.Next = append(a.Next, c.UndoCommands(key.State, true)...)
 		switch reason {
 		case useOther:
-			a.Next = append(a.Next, "Import the key's material again, or connect its key store; its state says which.")
+			a.Next = append(a.Next, "Import the key's material again, or connect its key store, depending on the key's state.")
 			fallthrough
 		case useUnread:
 			a.Next = append(a.Next, c.KMSCommand("describe-key"))

@@ -366,7 +366,7 @@ func Unreadable(err error) bool {
 }
 
 // Look returns the event's key and what is known of it. A key that may not be read
-// has its ARN only. It is for reactions that only tell. Errors: inventory.ErrNotFound.
+// has its ARN only. It is for reactions that only alert. Errors: inventory.ErrNotFound.
 func (c *Case) Look(ctx context.Context) (inventory.Key, *ledger.Key, error) {
 	key, err := c.Key(ctx)
 	if errors.Is(err, inventory.ErrAccessDenied) {

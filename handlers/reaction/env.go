@@ -10,7 +10,7 @@
 //   - Then all act, closing and disabling first. What is about to be done is stored
 //     before it is done, so that a crash in between is finished, not forgotten.
 //   - What only the text of an alert needs is read after that, in bounded time.
-//   - Only then anything is published. What the alerts settle is stored last, so that
+//   - Alerts are published only then. That they are published is stored last, so that
 //     a crash in between repeats an alert, and never loses one.
 //
 // [Env.React] is this way. A reaction is a function that returns a [Decision].
@@ -99,8 +99,8 @@ type Deps struct {
 	Digests Digests
 	// Moves starts re-encryptions; it may be nil unless Config.Reencrypt is Enforce.
 	Moves Mover
-	// Scans and Trail tell alarms about a key what depends on it; where one is nil,
-	// they say that it is unknown.
+	// Scans and Trail know what depends on a key, for the alerts about it; where one is
+	// nil, the alerts say that it is unknown.
 	Scans Scans
 	Trail Trail
 	// SelfCheck, if set, is asked on each sweep which parts of cmkeeper's own set-up
@@ -144,8 +144,8 @@ func NewEnv(d Deps, c Config) (*Env, error) {
 	}, nil
 }
 
-// hourly remembers what was told within an hour. It spares work, and decides
-// nothing: what it forgot is told once all the same, by its id.
+// hourly remembers what was published within an hour. It saves work, and decides
+// nothing: what it forgot is still published once, because of its id.
 type hourly struct {
 	mu   sync.Mutex
 	hour string
@@ -178,9 +178,9 @@ type Mode string
 const (
 	// Off: the reaction does not exist.
 	Off Mode = ""
-	// Observe: read, decide and tell exactly what Enforce would do.
+	// Observe: read, decide and alert exactly what Enforce would do.
 	Observe Mode = "observe"
-	// Enforce: do it, check that it took effect, and tell.
+	// Enforce: do it, check that it took effect, and alert.
 	Enforce Mode = "enforce"
 )
 
@@ -282,23 +282,23 @@ type Config struct {
 	ReencryptAliases []string
 	// ReencryptScope adds data to the moves of an alias, by its name.
 	ReencryptScope map[string][]reencrypt.Scope
-	// FlapLimit is how often within an hour the same setting of a key is put back,
+	// FlapLimit is how often within an hour the same setting of a key is restored,
 	// 1 to ledger.MaxFlapLimit; 0 means 5.
 	FlapLimit int
 	// Rules say how grave things are in their context.
 	Rules judgement.Rules
-	// Exemptions are left as they are, and told as notes.
+	// Exemptions are left as they are, and alerted with severity info.
 	Exemptions judgement.Exemptions
 	// EventRules are patterns of the names of the EventBridge rules that feed the
 	// events queue, Queues the names of all queues and dead-letter queues, and Topics the
-	// ARNs of the topics that alerts go to: changes to them are told.
+	// ARNs of the topics that alerts go to: changes to them are alerted.
 	EventRules, Queues, Topics []string
 	// FixBucketDefault: re-encryption changes the default encryption of buckets.
 	FixBucketDefault bool
-	// WatchedTags are names of tags whose change is told, beside those that
-	// cmkeeper itself goes by.
+	// WatchedTags are names of tags whose change is alerted, beside those that
+	// cmkeeper itself evaluates.
 	WatchedTags []string
-	// FailedUse tells when somebody needs a key that cannot be used.
+	// FailedUse alerts when somebody needs a key that cannot be used.
 	FailedUse bool
 	// StateBucket is never in scope.
 	StateBucket string

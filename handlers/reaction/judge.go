@@ -18,8 +18,8 @@ import (
 // Exempt returns the exemption that covers what the case shows of its key, if there
 // is one, for an occurrence of a kind that somebody brought about (nil: not known; a
 // sweep has no actor, and an exemption of an actor outlives the event). A reaction asks
-// it before it decides whether to put something back, takes the answer into its
-// decision as a reason of its own, and tells what it left alone by TellExempt.
+// it before it decides whether to restore something, takes the answer into its
+// decision as a reason of its own, and says what it left alone with TellExempt.
 //
 // An error means that the answer is not known now; the reaction fails and is tried
 // again. A tag that may not be read exempts nothing.
@@ -57,7 +57,7 @@ func (c *Case) marks(ctx context.Context, doc *ledger.Key) (marks, error) {
 	for _, err := range []error{aliasErr, tagErr} {
 		switch {
 		case errors.Is(err, inventory.ErrAccessDenied):
-			c.Log().WarnContext(ctx, "what a key is picked by may not be read, so it exempts nothing", "error", err)
+			c.Log().WarnContext(ctx, "aliases or tags of a key may not be read, so they exempt nothing", "error", err)
 		case err != nil && !Unreadable(err):
 			return m, err
 		}
@@ -98,7 +98,7 @@ func TellExempt(a *alert.Alert, x judgement.Exemption, mode Mode) {
 	a.Severity = finding.Info
 	a.Title += ", exempt"
 	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusNone,
-		Description: fmt.Sprintf("It was left as it is: exempt until %s, because: %s.", x.Until(), x.Reason)}
+		Description: fmt.Sprintf("cmkeeper left it as it is: exempt until %s. Reason: %s.", x.Until(), x.Reason)}
 	a.Facts = append(a.Facts, alert.Fact{Name: "exemption", Values: []string{x.String()}})
 }
 
@@ -144,7 +144,7 @@ func (c *Case) marksOf(ctx context.Context, a alert.Alert) marks {
 		m, err = about.marks(ctx, doc)
 	}
 	if err != nil {
-		c.Log().WarnContext(ctx, "an alert is judged without what its key is picked by", "error", err)
+		c.Log().WarnContext(ctx, "alert is judged without the aliases and tags of its key", "error", err)
 		m = marks{}
 	}
 	m.live.Aliases = append(m.live.Aliases, a.Key.Aliases...)

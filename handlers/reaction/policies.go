@@ -49,7 +49,7 @@ func (e *Env) JudgePolicy(keyARN, document string, bypassed bool) Verdict {
 	policy, err := keypolicy.Parse([]byte(document))
 	if err != nil {
 		return Verdict{Found: []finding.Finding{{ID: finding.NotUnderstood, Severity: finding.High,
-			Message: fmt.Sprintf("The policy cannot be judged, because it cannot be read: %v.", err)}}}
+			Message: fmt.Sprintf("The policy cannot be judged, because it cannot be parsed: %v.", err)}}}
 	}
 	return Verdict{Parsed: policy, Found: policy.Findings(e.PolicyContext(keyARN, bypassed))}
 }
@@ -98,22 +98,22 @@ func (e *Env) JudgeGrant(g inventory.Grant, byService bool) []finding.Finding {
 		if !g.Constrained && (passOn || access&finding.Read != 0) {
 			severity = finding.Critical
 		}
-		add(finding.GrantToForeignAccount, severity, g.Grantee, "%s of account %s, which is not trusted, may %s under this key, whatever the key policy says.", g.Grantee, owner, strings.Join(g.Operations, ", "))
+		add(finding.GrantToForeignAccount, severity, g.Grantee, "account %s, which is not trusted, may %s by a grant to %s", owner, strings.Join(g.Operations, ", "), g.Grantee)
 	case owner == "":
-		add(finding.GrantToUnknown, finding.Medium, g.Grantee, "The grantee %q shows no account: a principal that was deleted, or one of another account.", g.Grantee)
+		add(finding.GrantToUnknown, finding.Medium, g.Grantee, "The account of the grantee %q is unknown: it is a deleted principal, or one of another account.", g.Grantee)
 	}
 	if passOn && !toService {
 		severity := finding.Medium
 		if foreign {
 			severity = finding.Critical
 		}
-		add(finding.GrantCanBePassedOn, severity, g.Grantee, "The grantee may make further grants, and so let in anybody.")
+		add(finding.GrantCanBePassedOn, severity, g.Grantee, "The grantee may make further grants, and so give access to anybody.")
 	}
 	if !g.Constrained && !toService && !foreign {
-		add(finding.GrantWithoutConstraint, finding.Low, g.Grantee, "The grant holds for every encryption context, so for everything that is encrypted under the key.")
+		add(finding.GrantWithoutConstraint, finding.Low, g.Grantee, "The grant has no constraint on the encryption context, so it covers everything encrypted under the key.")
 	}
 	if e.IsForeign(g.Retiring) {
-		add(finding.GrantRetiredByForeign, finding.Medium, g.Retiring, "%s of account %s, which is not trusted, may end the grant.", g.Retiring, arn.Account(g.Retiring))
+		add(finding.GrantRetiredByForeign, finding.Medium, g.Retiring, "%s of account %s, which is not trusted, may retire the grant.", g.Retiring, arn.Account(g.Retiring))
 	}
 	dangerous := slices.ContainsFunc(found, func(f finding.Finding) bool {
 		return f.ID == finding.GrantToForeignAccount || f.ID == finding.GrantRetiredByForeign

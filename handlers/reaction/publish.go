@@ -19,7 +19,7 @@ import (
 )
 
 // NewAlert begins an alert about the case: everything that does not depend on the
-// reaction. suffix tells the alerts of one event and kind apart.
+// reaction. suffix distinguishes the alerts of one event and kind.
 func (c *Case) NewAlert(kind alert.Kind, suffix string) alert.Alert {
 	return alert.Alert{
 		ID: c.Event.ID + "/" + string(kind) + suffix, Kind: kind,
@@ -84,10 +84,10 @@ func (c *Case) Failed(a alert.Alert, mode Mode, what string, cause error) []aler
 		a.Severity = finding.High
 	}
 	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusFailed,
-		Description: fmt.Sprintf("cmkeeper could not %s: %v. It keeps trying; after that the message is in the dead-letter queue.", what, cause)}
+		Description: fmt.Sprintf("cmkeeper could not %s: %v. It keeps trying; if no attempt succeeds, the message goes to the dead-letter queue.", what, cause)}
 	if errors.Is(cause, inventory.ErrAccessDenied) || isAccessDenied(cause) {
 		a.Next = append([]string{
-			fmt.Sprintf("Allow the %s what the error names, in its IAM policy and in the key policy. The next try then succeeds.", c.Config.Identity),
+			fmt.Sprintf("Allow the %s the action that the error names, in its IAM policy and in the key policy. The next attempt then succeeds.", c.Config.Identity),
 		}, a.Next...)
 	}
 	return []alert.Alert{a}
@@ -118,14 +118,14 @@ func (c *Case) Gone(ctx context.Context, kind alert.Kind, harm bool) (*Decision,
 		return nil, nil
 	}
 	if _, err := c.Ledger(ctx); err != nil {
-		c.Log().WarnContext(ctx, "what was known of a key that is gone cannot be read", "error", err)
+		c.Log().WarnContext(ctx, "document of a deleted key cannot be read", "error", err)
 	}
 	return &Decision{Tell: func() []alert.Alert {
 		a := c.GoneAlert(kind)
 		a.Severity = finding.High
 		a.Title = fmt.Sprintf("%s on key %s, which does not exist", c.Event.Name, ShortName(a.Key))
 		a.Summary = fmt.Sprintf("%s called %s, and KMS does not know the key now. Either the key was deleted since, or the event is not genuine.", c.Who(), c.Event.Name)
-		a.Risk = "If the key was deleted, everything that was encrypted under it and not re-encrypted before is lost for good."
+		a.Risk = "If the key was deleted, everything encrypted under it and not re-encrypted before is lost for good."
 		return []alert.Alert{a}
 	}}, nil
 }
@@ -138,7 +138,7 @@ func (c *Case) GoneAlert(kind alert.Kind) alert.Alert {
 	a.Action = alert.Action{Status: alert.StatusNone, Description: "There is nothing left to repair."}
 	a.Next = []string{
 		c.TrailCommand(),
-		"Look for data that still names this key: buckets whose default encryption is this key refuse new objects.",
+		"Look for resources that still refer to this key: buckets whose default encryption uses it reject new objects.",
 	}
 	if s := doc.LastState(); s != nil {
 		a.Facts = append(a.Facts, alert.Fact{Name: "last seen", Values: []string{s.State + " since " + TimeText(s.At)}})
@@ -171,14 +171,14 @@ func (c *Case) Unread(ctx context.Context, cause error) (*Decision, error) {
 		a := c.NewAlert(alert.KindGuard, "/shut-out")
 		a.Severity = finding.Critical
 		a.Key = &alert.Key{ARN: c.Event.KeyARN, Aliases: doc.Aliases, Description: doc.Description}
-		a.Title = "cmkeeper may no longer read key " + ShortName(a.Key)
-		a.Summary = fmt.Sprintf("After %s by %s the key cannot be read: %v.", c.Event.Name, c.Who(), cause)
+		a.Title = "cmkeeper can no longer read key " + ShortName(a.Key)
+		a.Summary = fmt.Sprintf("After %s by %s, cmkeeper cannot read the key: %v.", c.Event.Name, c.Who(), cause)
 		if c.IsSweep() {
 			a.ID, a.Ongoing = fmt.Sprintf("sweep/%s/shut-out/%d", arn.KeyID(c.Event.KeyARN), doc.ShutOut.Unix()), true // not on every sweep
 			a.Summary = fmt.Sprintf("The sweep cannot read the key: %v.", cause)
 		}
-		a.Risk = "The key is not guarded: its rotation, its policy and its deletion date cannot be seen. Somebody may have shut out the whole account."
-		a.Action = alert.Action{Status: alert.StatusNone, Description: "Without access cmkeeper can do nothing."}
+		a.Risk = "The key is not guarded: cmkeeper cannot see its rotation, its policy and its deletion date. The whole account may be locked out."
+		a.Action = alert.Action{Status: alert.StatusNone, Description: "Without access cmkeeper can do nothing. Manual action required."}
 		a.Next = []string{
 			c.KMSCommand("get-key-policy", "--policy-name default", "--output text"),
 			fmt.Sprintf("Allow the %s kms:DescribeKey, kms:GetKeyPolicy and kms:GetKeyRotationStatus in the key policy and in its IAM policy.", c.Config.Identity),
@@ -186,15 +186,15 @@ func (c *Case) Unread(ctx context.Context, cause error) (*Decision, error) {
 		}
 		if policy, bypassed := PolicySent(c.Event); policy != "" {
 			a.Findings = c.JudgePolicy(c.Event.KeyARN, policy, bypassed).Found
-			a.Facts = append(a.Facts, alert.Fact{Name: "note", Values: []string{"The findings are of the policy in the event, since the live one cannot be read."}})
+			a.Facts = append(a.Facts, alert.Fact{Name: "note", Values: []string{"The findings are about the policy in the event, because the live one cannot be read."}})
 		}
 		return []alert.Alert{a}
 	}}, nil
 }
 
 // TellFlapping makes an alert the one about a repair that the circuit breaker keeps
-// from being made. The opening is told as critical; after it each event is told as it
-// is, and sweeps say nothing.
+// from being made. The opening is alerted as critical; after it each event is alerted
+// with its own severity, and sweeps say nothing.
 func (c *Case) TellFlapping(a alert.Alert, mode Mode, reaction string, b ledger.Breaker) []alert.Alert {
 	if b == ledger.BreakerOpen && c.IsSweep() {
 		return nil
@@ -203,16 +203,16 @@ func (c *Case) TellFlapping(a alert.Alert, mode Mode, reaction string, b ledger.
 	before := c.Known().RepairsBefore(circuit)
 	a.ID += "/flapping"
 	a.Action = alert.Action{Mode: string(mode), Status: alert.StatusRefused,
-		Description: fmt.Sprintf("cmkeeper put it back %d times within the hour before %s and leaves it alone until %s. The first sweep after that puts it back, if it still has to be.",
+		Description: fmt.Sprintf("The circuit breaker is open: cmkeeper restored this setting %d times within the hour before %s, and does not restore it before %s. The first sweep after that does, if necessary.",
 			len(before), TimeText(circuit.At), TimeText(circuit.Closes()))}
-	a.Facts = append(a.Facts, alert.Fact{Name: "the other party", Values: opponents(before)})
+	a.Facts = append(a.Facts, alert.Fact{Name: "changed by", Values: opponents(before)})
 	if b == ledger.BreakerOpen {
 		return []alert.Alert{a}
 	}
 	a.ID = c.FlappingID(reaction)
 	a.Severity = finding.Critical
-	a.Title += " again and again, and cmkeeper leaves it so for an hour"
-	a.Next = append([]string{"Stop the other party first: a pipeline or a tool that sets it back, or somebody who means harm. It is named below. Put the setting back by hand if it cannot wait:"}, a.Next...)
+	a.Title += ": circuit breaker open for an hour"
+	a.Next = append([]string{"Manual action required: stop the pipeline, tool or attacker that keeps changing the setting (see \"changed by\" below). If the setting cannot wait, restore it by hand:"}, a.Next...)
 	return []alert.Alert{a}
 }
 
@@ -221,12 +221,12 @@ func (c *Case) FlappingID(reaction string) string {
 	return fmt.Sprintf("flapping/%s/%s/%d", arn.KeyID(c.Event.KeyARN), reaction, c.Known().CircuitOf(reaction).At.UnixMilli())
 }
 
-// opponents names whose changes were undone, and how often.
+// opponents names the actors whose changes were undone, and how often.
 func opponents(repairs []ledger.Repair) []string {
 	var names []string
 	times := map[string]int{}
 	for _, r := range repairs {
-		name := "not known: a sweep noticed it"
+		name := "unknown: a sweep noticed it"
 		if r.Against != nil {
 			name = r.Against.Name
 		}
@@ -245,14 +245,14 @@ func opponents(repairs []ledger.Repair) []string {
 // flappingFinding is how many repairs within the hour are a finding.
 const flappingFinding = 2
 
-// Flapping is the finding that a setting was put back n times within the hour; none
+// Flapping is the finding that a setting was restored n times within the hour; none
 // where that is not often.
 func Flapping(n int, what string) []finding.Finding {
 	if n < flappingFinding {
 		return nil
 	}
 	return []finding.Finding{{ID: finding.Flapping, Severity: finding.High,
-		Message: fmt.Sprintf("The key's %s was put back %d times within the hour before this. Two parties keep changing it: another tool, or somebody who tries again.", what, n)}}
+		Message: fmt.Sprintf("cmkeeper restored the key's %s %d times within the hour before this. Another tool, or somebody who keeps trying, changes it again each time.", what, n)}}
 }
 
 // SweepEvent is an occurrence that a sweep makes up.
@@ -276,7 +276,7 @@ func (c *Case) CircuitTold(reaction string, b ledger.Breaker) Told {
 	return Told{Key: func(k *ledger.Key) { k.MarkCircuit(circuit) }}
 }
 
-// AboutKey decides to tell something of the event's key, if that exists: fill completes
+// AboutKey decides to alert about the event's key, if that exists: fill completes
 // an alert that has the key.
 func (c *Case) AboutKey(ctx context.Context, kind alert.Kind, suffix string, fill func(*alert.Alert)) (*Decision, error) {
 	key, _, err := c.Look(ctx)

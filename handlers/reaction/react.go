@@ -38,7 +38,7 @@ type Decision struct {
 	// decision but for Tell undone, and the message comes back.
 	Act func(context.Context) error
 	// Gather reads what only the text of the alert needs, in bounded time. What cannot
-	// be read then is told as unknown.
+	// be read then is shown as unknown.
 	Gather func(context.Context)
 	// Tell returns the alerts, and reads nothing.
 	Tell func() []alert.Alert
@@ -87,9 +87,9 @@ func (e *Env) React(ctx context.Context, c *Case, reactions ...Reaction) error {
 		}
 	}
 	var err error
-	if err = context.Cause(ctx); err == nil { // else the message comes back, and all of it is told then
+	if err = context.Cause(ctx); err == nil { // else the message comes back, and all alerts are published then
 		c.tell(ctx, all)
-		err = c.settle(ctx, all)
+		err = c.recordPublished(ctx, all)
 	}
 	errs := []error{err}
 	for _, t := range all {
@@ -163,8 +163,8 @@ func (c *Case) tell(ctx context.Context, all []*taken) {
 	}
 }
 
-// settle stores what the published alerts have settled, in one write to each document.
-func (c *Case) settle(ctx context.Context, all []*taken) error {
+// recordPublished stores that the alerts are published, in one write to each document.
+func (c *Case) recordPublished(ctx context.Context, all []*taken) error {
 	var key []func(*ledger.Key)
 	var errs []error
 	for _, t := range all {
@@ -279,14 +279,14 @@ func ReadBack(ctx context.Context, what string, seen func(context.Context) (bool
 // read that contradicts it to be believed, else nil.
 func WaitForConsistency(e events.Event, what string) error {
 	if left := ledger.ConsistencyWindow - time.Since(e.Time); left > 0 && left <= ledger.ConsistencyWindow {
-		return outcome.RetryAfter(left, fmt.Errorf("%s: waiting until the event and what is known agree", what))
+		return outcome.RetryAfter(left, fmt.Errorf("%s: waiting for KMS to show what the event says", what))
 	}
 	return nil
 }
 
-// ErrOutdated says that the fleet has read something later than the case did, and found
-// it otherwise: another worker is at the same key.
-var ErrOutdated = errors.New("the key was seen otherwise after it was read")
+// ErrOutdated says that another worker has read the key later than the case did, and
+// found it in another state.
+var ErrOutdated = errors.New("another worker has read the key since, in another state")
 
 // ReadAgain is what becomes of a case that is outdated: an event is handled again with
 // new facts, and a sweep leaves the key to the worker that has read it later.

@@ -78,7 +78,7 @@ func TestOpponents(t *testing.T) {
 	}
 	d := ledger.Key{Repairs: []ledger.Repair{rep("old", -2*time.Hour), rep("a", -30*time.Minute), rep("", -20*time.Minute), rep("b", -10*time.Minute), rep("a", -time.Minute)}}
 	d.Repairs = append(d.Repairs, ledger.Repair{Reaction: "x", By: "begun", At: after(-time.Second), Against: &ledger.Party{Name: "c"}})
-	want := []string{"a, 2 times", "not known: a sweep noticed it", "b"}
+	want := []string{"a, 2 times", "unknown: a sweep noticed it", "b"}
 	if diff := cmp.Diff(want, opponents(d.RepairsBefore(ledger.Circuit{Reaction: "x", At: noon}))); diff != "" {
 		t.Error(diff)
 	}
@@ -90,6 +90,7 @@ func TestJudgeGrant(t *testing.T) {
 		trusted = "arn:aws:iam::111122223333:role/partner"
 		foreign = "arn:aws:iam::999988887777:role/visitor"
 	)
+	found := map[finding.ID]bool{}
 	for _, tt := range []struct {
 		name      string
 		grant     inventory.Grant
@@ -117,12 +118,18 @@ func TestJudgeGrant(t *testing.T) {
 			findings := e.JudgeGrant(tt.grant, tt.byService)
 			var ids []string
 			for _, f := range findings {
+				found[f.ID] = true
 				ids = append(ids, string(f.Severity)+" "+f.ID.String())
 			}
 			if diff := cmp.Diff(tt.findings, ids); diff != "" {
 				t.Errorf("findings (-want +got):\n%s", diff)
 			}
 		})
+	}
+	for _, r := range finding.Rules(finding.OfGrant) {
+		if !found[r.ID] {
+			t.Errorf("no grant has the finding %s", r.ID)
+		}
 	}
 }
 

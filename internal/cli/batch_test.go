@@ -23,7 +23,7 @@ func TestBatchOperationsMoveABucket(t *testing.T) {
 	a.start("REENCRYPT_ENGINE", "batch", "BATCH_ROLE_ARN", "arn:aws:iam::"+sandbox.Account+":role/batch")
 	a.moveAlias(appAlias, newKey)
 	done := a.await("the job is complete", tells(alert.KindReencryption, newKey, alert.StatusDone))
-	if want := fmt.Sprintf("%d looked at, %d moved, 0 refused, 0 failed", objects, objects); !strings.Contains(done.Summary, want) {
+	if want := fmt.Sprintf("%d scanned, %d moved, 0 refused, 0 failed", objects, objects); !strings.Contains(done.Summary, want) {
 		t.Errorf("want %q in %q", want, done.Summary)
 	}
 	facts := slices.IndexFunc(done.Facts, func(f alert.Fact) bool { return f.Name == "jobs of S3 Batch Operations" })

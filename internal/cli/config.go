@@ -107,7 +107,7 @@ type Common struct {
 	PipelineRoles []string `env:"PIPELINE_ROLES" about:"Roles whose work is to change keys; their alerts are one severity down: role/deploy-*, or whole ARNs."`
 	BusinessHours string   `env:"BUSINESS_HOURS" about:"Business hours: Mon-Fri 08:00-18:00 Europe/Berlin. Outside of them medium alerts are high."`
 
-	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is put back. Once that is used up, cmkeeper leaves the setting alone for an hour. 1 to 20."`
+	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is restored. Once that is used up, cmkeeper leaves the setting alone for an hour. 1 to 20."`
 	Exemptions string `env:"EXEMPTIONS" about:"What is reported as info and not repaired, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
 
 	EventRules  []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them make an alert."`

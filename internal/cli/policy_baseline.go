@@ -109,8 +109,8 @@ func newBaselineListCommand(p *process) *cobra.Command {
 	r := &policyReader{process: p}
 	var asJSON bool
 	command := &cobra.Command{
-		Use: "list [KEY]", Short: "List all keys with the policy that is put back, or the recorded policies of one key", Args: cobra.MaximumNArgs(1),
-		Long: "Lists all keys with the policy that is put back, or the recorded policies of one key: the good one, those that it was before, those that were taken away, and those that were accepted and are not live yet.",
+		Use: "list [KEY]", Short: "List all keys with the policy that is restored, or the recorded policies of one key", Args: cobra.MaximumNArgs(1),
+		Long: "Lists all keys with the policy that is restored, or the recorded policies of one key: the good one, those that it was before, those that were taken away, and those that were accepted and are not live yet.",
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.action(func(ctx context.Context, p *process) error {
 				from, err := r.records(ctx)
@@ -173,7 +173,7 @@ func (r records) listVersions(ctx context.Context, w io.Writer, key string, asJS
 		what := "was good"
 		switch {
 		case v.Number == good.Number:
-			what = "good, is put back"
+			what = "good, is restored"
 		case v.Taken:
 			what = "taken away"
 		case v.ReadAs == "" && v.Number > good.Number:
@@ -189,7 +189,7 @@ func (r records) listVersions(ctx context.Context, w io.Writer, key string, asJS
 func newBaselineShowCommand(p *process) *cobra.Command {
 	r := &policyReader{process: p}
 	command := &cobra.Command{
-		Use: "show KEY[@N]", Short: "Print the policy that is put back, or another recorded one, as KMS takes it", Args: cobra.ExactArgs(1),
+		Use: "show KEY[@N]", Short: "Print the policy that is restored, or another recorded one, as KMS takes it", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.action(func(ctx context.Context, p *process) error {
 				from, err := r.records(ctx)
@@ -216,7 +216,7 @@ func newBaselineAcceptCommand(p *process) *cobra.Command {
 		Use: "accept KEY[@N]", Short: "Say that a key's live policy, or a recorded one, is good", Args: cobra.ExactArgs(1),
 		Long: `Says that a key's live policy is good, or, with @N, the recorded one: one that was taken away, say.
 
-It shows what is found in the policy and what it changes from the good one, asks for the key's id, and records who accepted it and when. The acceptance is of exactly this document. The fleet does not take it away, and from when it finds it live, it is the one that is put back. Accepting the live policy also lets the fleet act again on an actor whose policy it took away before.`,
+It shows what is found in the policy and what it changes from the good one, asks for the key's id, and records who accepted it and when. The acceptance is of exactly this document. The fleet does not take it away, and from when it finds it live, it is the one that is restored. Accepting the live policy also lets the fleet act again on an actor whose policy it took away before.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.action(func(ctx context.Context, p *process) error { return r.accept(ctx, p, args[0], yes) })(c, args)
 		},

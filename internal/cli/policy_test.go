@@ -348,7 +348,7 @@ func TestPolicyBaseline(t *testing.T) {
 	if out := baseline("list"); !strings.Contains(out, key) {
 		t.Errorf("list: %s", out)
 	}
-	if out := baseline("list", "alias/orders"); !regexp.MustCompile(`(?m)^1 .* good, is put back `).MatchString(out) || !regexp.MustCompile(`(?m)^2 .* taken away `).MatchString(out) {
+	if out := baseline("list", "alias/orders"); !regexp.MustCompile(`(?m)^1 .* good, is restored `).MatchString(out) || !regexp.MustCompile(`(?m)^2 .* taken away `).MatchString(out) {
 		t.Errorf("list: %s", out)
 	}
 	var recorded ledger.Baseline

@@ -243,7 +243,7 @@ func TestStopInTheMiddle(t *testing.T) {
 
 	a.start()
 	done := a.await("the job is complete", tells(alert.KindReencryption, newKey, alert.StatusDone))
-	for _, want := range []string{fmt.Sprintf("%d looked at", objects), "0 refused, 0 failed"} {
+	for _, want := range []string{fmt.Sprintf("%d scanned", objects), "0 refused, 0 failed"} {
 		if !strings.Contains(done.Summary, want) {
 			t.Errorf("want %q in %q", want, done.Summary)
 		}
@@ -501,7 +501,7 @@ func TestGuardOfTheGuard(t *testing.T) {
 	must(a.sqs.PurgeQueue(t.Context(), &sqs.PurgeQueueInput{QueueUrl: dead}))(t)
 	bus := eventbridge.NewFromConfig(a.box.Config(operator))
 	must(bus.DisableRule(t.Context(), &eventbridge.DisableRuleInput{Name: aws.String("cmkeeper-kms")}))(t)
-	for _, what := range []string{"PurgeQueue on queue cmkeeper-events-dlq", "DisableRule on rule cmkeeper-kms"} {
+	for _, what := range []string{"PurgeQueue was called on queue cmkeeper-events-dlq", "DisableRule was called on rule cmkeeper-kms"} {
 		got := a.await(what, func(told alert.Alert) bool { return told.Title == what })
 		if got.Kind != alert.KindGuard || got.Severity != finding.Critical || got.Actor == nil {
 			t.Errorf("alert: %s", got.Text())

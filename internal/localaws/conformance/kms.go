@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	"github.com/google/go-cmp/cmp"
 )
@@ -779,6 +780,21 @@ func (k kmsSuite) grants(t *testing.T) {
 	}
 	if !found {
 		t.Errorf("retirable: %+v", retirable.Grants)
+	}
+	caller, err := sts.NewFromConfig(k.target.Config).GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.Name, in.RetiringPrincipal = aws.String("three"), caller.Arn
+	third, err := k.client.CreateGrant(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.client.RetireGrant(t.Context(), &kms.RetireGrantInput{KeyId: &arn, GrantId: third.GrantId}); err != nil {
+		t.Error(err)
+	}
+	if got := list(); len(got) != 1 {
+		t.Errorf("after two of three grants ended: %+v", got)
 	}
 }
 
