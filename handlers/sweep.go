@@ -193,7 +193,7 @@ func (s sweep) buckets(ctx context.Context) error {
 		s.Logger.InfoContext(ctx, "not every bucket can be read, so changes of their encryption may not be recognised", "error", err)
 	}
 	return reaction.Each(ctx, buckets, func(ctx context.Context, b inventory.Bucket) error {
-		c := s.whole.Part(s.SweepEvent(sweptBucketID(b), s.start))
+		c := s.whole.Part(s.SweepEvent("sweep/bucket/"+b.Name, s.start))
 		return s.React(ctx, c, reaction.Reaction{Name: "bucket " + b.Name, Decide: sweptBucket(b)})
 	})
 }
