@@ -235,8 +235,8 @@ func (b *bucketCase) common(kind alert.Kind, severity finding.Severity, made boo
 		a.Summary = fmt.Sprintf("%s called %s on bucket %s.", b.Who(), b.Event.Name, b.Name)
 	case b.IsSweep():
 		// The same difference is one alert, even where a crash came before it was noted.
-		now := fmt.Append(nil, defaultKey(b.Bucket), b.AliasTags)
-		a.ID = fmt.Sprintf("%s/%d/%x/%s", b.Event.ID, b.former.At.Unix(), sha256.Sum256(now), kind)
+		a.ID = fmt.Sprintf("%s/%d/%x/%x/%s", b.Event.ID, b.former.At.Unix(), sha256.Sum256([]byte(defaultKey(b.Bucket))),
+			sha256.Sum256([]byte(strings.Join(b.AliasTags, ","))), kind)
 		a.Summary = fmt.Sprintf("The sweep found that bucket %s has changed; no event reported the change.", b.Name)
 	default:
 		a.ID += "/found"
