@@ -168,21 +168,13 @@ func noteKey(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	if err != nil {
 		return nil, err
 	}
-	tags, tagsErr := c.Tags(ctx)
-	if tagsErr != nil {
-		// Everything else is guarded all the same, and tags only ever make it quieter.
-		c.Log().WarnContext(ctx, "a key's tags cannot be noted", "error", tagsErr)
-	}
 	doc, err := c.Ledger(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c.See(doc, key)
 	doc.Aliases = reaction.AliasNames(aliases)
-	if tagsErr == nil {
-		doc.NoteTags(tags, key.Created, c.At)
-	}
-	return nil, nil
+	return sweptTags(ctx, c, doc, key.Created)
 }
 
 // buckets judges the buckets. One that may not be read is left out: nothing is known of

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
@@ -112,22 +113,70 @@ func tags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	case err != nil:
 		return nil, err
 	}
-	in.before = map[string]string{}
-	for _, t := range doc.Tags {
-		in.before[t.Name] = t.Value
+	in.before = tagsBefore(doc)
+	return tellTags(ctx, c, in, "")
+}
+
+// sweptTags tells of such tags that no event has told of, and notes all of them. Those
+// of the first sweep are what later ones are compared with.
+func sweptTags(ctx context.Context, c *reaction.Case, doc *ledger.Key, created time.Time) (*reaction.Decision, error) {
+	live, err := c.Tags(ctx)
+	if err != nil {
+		// Everything else is guarded all the same, and tags only ever make it quieter.
+		c.Log().WarnContext(ctx, "a key's tags cannot be noted", "error", err)
+		return nil, nil
 	}
+	in := tagInput{set: live, steers: steers(c.Config), before: tagsBefore(doc)}
+	for _, t := range doc.Tags {
+		if _, has := live[t.Name]; !has {
+			in.removed = append(in.removed, t.Name)
+		}
+	}
+	note := func(doc *ledger.Key) { doc.NoteTags(live, created, c.At) }
+	if doc.TagsSince.IsZero() {
+		note(doc)
+		return nil, nil
+	}
+	d, err := tellTags(ctx, c, in, "/swept")
+	if d == nil && err == nil {
+		note(doc)
+		return nil, nil
+	}
+	if d != nil {
+		d.Told.Key = note // once it is told, so that a crash in between loses no difference
+	}
+	return d, err
+}
+
+// tagsBefore are the tags that are known of a key.
+func tagsBefore(doc *ledger.Key) map[string]string {
+	before := map[string]string{}
+	for _, t := range doc.Tags {
+		before[t.Name] = t.Value
+	}
+	return before
+}
+
+// tellTags tells of a change of tags that something goes by. What an event told is
+// noted as far as the key shows it, so that the next sweep does not tell it again.
+func tellTags(ctx context.Context, c *reaction.Case, in tagInput, suffix string) (*reaction.Decision, error) {
 	reason, severity, changes := decideTags(in)
 	c.Debug(ctx, "tags decided", "reason", reason)
 	if severity == "" {
 		return nil, nil
 	}
 	var now alert.Fact
-	d, err := c.AboutKey(ctx, alert.KindTag, "", func(a *alert.Alert) {
+	var live map[string]string
+	d, err := c.AboutKey(ctx, alert.KindTag, suffix, func(a *alert.Alert) {
 		a.Severity = severity
 		name := reaction.ShortName(a.Key)
 		a.Title = "A tag of key " + name + " that cmkeeper goes by was changed"
-		a.Summary = fmt.Sprintf("%s called %s.", c.Who(), c.Event.Name)
-		a.Risk = "Such tags decide how severe an alert about the key is, and what is left alone."
+		a.Summary, a.Risk = fmt.Sprintf("%s called %s.", c.Who(), c.Event.Name), "Such tags decide how severe an alert about the key is, and what is left alone."
+		changed := "changed by the call"
+		if c.IsSweep() {
+			changed = "changed since the last sweep"
+			a.Summary = "A sweep found tags that are others than before; no event reported the change."
+		}
 		if reason == tagsApproved {
 			a.Title = "The deletion of key " + name + " was approved by a tag"
 			a.Risk = "A deletion of the key that follows may not be an alarm and may not be undone. If this approval is not intended, nothing but this alert says so."
@@ -135,20 +184,33 @@ func tags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change tags."}
 		a.Next = []string{"If this is not intended, change the tags back:", c.KMSCommand("list-resource-tags")}
 		for _, tag := range slices.Sorted(maps.Keys(in.set)) {
-			if in.steers(tag) {
+			if had, known := in.before[tag]; in.steers(tag) && !(c.IsSweep() && known && had == in.set[tag]) {
 				a.Next = append(a.Next, c.KMSCommand("untag-resource", "--tag-keys", reaction.Quote(tag)))
 			}
 		}
-		a.Facts = append(a.Facts, alert.Fact{Name: "changed by the call", Values: changes}, now)
+		a.Facts = append(a.Facts, alert.Fact{Name: changed, Values: changes}, now)
 	})
 	if d != nil {
-		d.Gather = func(ctx context.Context) { now = tagsNow(ctx, c, in.steers) }
+		d.Gather = func(ctx context.Context) { live, now = tagsNow(ctx, c, in.steers) }
+		d.Told.Key = func(doc *ledger.Key) {
+			for name, value := range in.set {
+				if v, has := live[name]; has && v == value {
+					doc.NoteTag(ledger.Tag{Name: name, Value: value, Since: c.At}, false)
+				}
+			}
+			for _, name := range in.removed {
+				if _, has := live[name]; live != nil && !has {
+					doc.NoteTag(ledger.Tag{Name: name}, true)
+				}
+			}
+		}
 	}
 	return d, err
 }
 
-// tagsNow is what the tags that something goes by are now.
-func tagsNow(ctx context.Context, c *reaction.Case, steers func(string) bool) alert.Fact {
+// tagsNow reads the tags, nil if that fails, and says what those that something goes by
+// are now.
+func tagsNow(ctx context.Context, c *reaction.Case, steers func(string) bool) (live map[string]string, now alert.Fact) {
 	at := ledger.Now()
 	live, err := c.Tags(ctx)
 	var values []string
@@ -157,5 +219,5 @@ func tagsNow(ctx context.Context, c *reaction.Case, steers func(string) bool) al
 			values = append(values, tag+" = "+live[tag])
 		}
 	}
-	return reaction.LookedAt("such tags now", "KMS ListResourceTags", at, values, err)
+	return live, reaction.LookedAt("such tags now", "KMS ListResourceTags", at, values, err)
 }

@@ -3,6 +3,7 @@ package ledger
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/events"
@@ -24,8 +25,8 @@ type Key struct {
 	Calls        []Call        `json:"calls,omitempty"`
 	Repairs      []Repair      `json:"repairs,omitempty"`
 	Circuits     []Circuit     `json:"circuits,omitempty"` // one for each reaction that had one
-	// Tags are those of the last sweep that could read them; TagsSince is when that
-	// was first so, and zero while it never was.
+	// Tags are those of the last sweep that could read them, and what was told of them
+	// since, by name; TagsSince is when that was first so, and zero while it never was.
 	Tags      []Tag     `json:"tags,omitempty"`
 	TagsSince time.Time `json:"tags_since,omitzero"`
 	// Reminded is the ID of the last reminder of the key's end that was published.
@@ -54,7 +55,7 @@ type State struct {
 	Exempt string `json:"exempt,omitempty"`
 }
 
-// Tag is a tag of the key that sweeps have found since a time. A value that
+// Tag is a tag of the key that was found since a time. A value that
 // changed is another tag.
 type Tag struct {
 	Name  string    `json:"name"`
@@ -145,6 +146,24 @@ func (k *Key) NoteTags(tags map[string]string, created, at time.Time) {
 			t.Since = b.Since
 		}
 		k.Tags = append(k.Tags, t)
+	}
+}
+
+// NoteTag notes one tag that was read, and told, between two sweeps; gone: the key
+// does not have it any more. Before the first sweep there is nothing to note it beside.
+func (k *Key) NoteTag(t Tag, gone bool) {
+	if k.TagsSince.IsZero() {
+		return
+	}
+	i, had := slices.BinarySearchFunc(k.Tags, t.Name, func(o Tag, name string) int { return strings.Compare(o.Name, name) })
+	switch {
+	case gone && had:
+		k.Tags = slices.Delete(k.Tags, i, i+1)
+	case gone, had && k.Tags[i].Value == t.Value:
+	case had:
+		k.Tags[i] = t
+	default:
+		k.Tags = slices.Insert(k.Tags, i, t)
 	}
 }
 

@@ -298,3 +298,30 @@ func TestNoteCause(t *testing.T) {
 		})
 	}
 }
+
+func TestNoteTag(t *testing.T) {
+	for name, test := range map[string]struct {
+		since time.Time
+		had   []Tag
+		tag   Tag
+		gone  bool
+		want  []Tag
+	}{
+		"before the first sweep": {tag: Tag{"a", "1", noon}},
+		"a new one keeps the order of names": {
+			since: noon, had: []Tag{{"a", "1", noon}, {"c", "1", noon}}, tag: Tag{"b", "1", after(time.Hour)},
+			want: []Tag{{"a", "1", noon}, {"b", "1", after(time.Hour)}, {"c", "1", noon}}},
+		"another value": {
+			since: noon, had: []Tag{{"a", "1", noon}}, tag: Tag{"a", "2", after(time.Hour)}, want: []Tag{{"a", "2", after(time.Hour)}}},
+		"the same value keeps its age": {
+			since: noon, had: []Tag{{"a", "1", noon}}, tag: Tag{"a", "1", after(time.Hour)}, want: []Tag{{"a", "1", noon}}},
+		"gone":             {since: noon, had: []Tag{{"a", "1", noon}, {"b", "1", noon}}, tag: Tag{Name: "a"}, gone: true, want: []Tag{{"b", "1", noon}}},
+		"gone, never seen": {since: noon, had: []Tag{{"b", "1", noon}}, tag: Tag{Name: "a"}, gone: true, want: []Tag{{"b", "1", noon}}},
+	} {
+		k := Key{Tags: test.had, TagsSince: test.since}
+		k.NoteTag(test.tag, test.gone)
+		if diff := cmp.Diff(test.want, k.Tags); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
