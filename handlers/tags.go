@@ -126,9 +126,10 @@ func sweptTags(ctx context.Context, c *reaction.Case, doc *ledger.Key, created t
 		c.Log().WarnContext(ctx, "a key's tags cannot be noted", "error", err)
 		return nil, nil
 	}
-	in := tagInput{set: live, steers: steers(c.Config), before: tagsBefore(doc)}
+	in := tagInput{set: maps.Clone(live), steers: steers(c.Config), before: tagsBefore(doc)}
+	maps.DeleteFunc(in.set, func(name, value string) bool { return doc.TagTold(ledger.ToldTag{Name: name, Value: value}) })
 	for _, t := range doc.Tags {
-		if _, has := live[t.Name]; !has {
+		if _, has := live[t.Name]; !has && !doc.TagTold(ledger.ToldTag{Name: t.Name, Gone: true}) {
 			in.removed = append(in.removed, t.Name)
 		}
 	}
@@ -158,15 +159,15 @@ func tagsBefore(doc *ledger.Key) map[string]string {
 }
 
 // tellTags tells of a change of tags that something goes by. What an event told is
-// noted as far as the key shows it, so that the next sweep does not tell it again.
+// noted as far as the key shows it: a forged event silences no sweep.
 func tellTags(ctx context.Context, c *reaction.Case, in tagInput, suffix string) (*reaction.Decision, error) {
 	reason, severity, changes := decideTags(in)
 	c.Debug(ctx, "tags decided", "reason", reason)
 	if severity == "" {
 		return nil, nil
 	}
-	var now alert.Fact
 	var live map[string]string
+	var now alert.Fact
 	d, err := c.AboutKey(ctx, alert.KindTag, suffix, func(a *alert.Alert) {
 		a.Severity = severity
 		name := reaction.ShortName(a.Key)
@@ -195,12 +196,12 @@ func tellTags(ctx context.Context, c *reaction.Case, in tagInput, suffix string)
 		d.Told.Key = func(doc *ledger.Key) {
 			for name, value := range in.set {
 				if v, has := live[name]; has && v == value {
-					doc.NoteTag(ledger.Tag{Name: name, Value: value, Since: c.At}, false)
+					doc.NoteToldTag(ledger.ToldTag{Name: name, Value: value})
 				}
 			}
 			for _, name := range in.removed {
 				if _, has := live[name]; live != nil && !has {
-					doc.NoteTag(ledger.Tag{Name: name}, true)
+					doc.NoteToldTag(ledger.ToldTag{Name: name, Gone: true})
 				}
 			}
 		}

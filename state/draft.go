@@ -18,7 +18,7 @@ type Draft[T any, P interface {
 }] struct {
 	store *Store
 	key   string
-	doc   P
+	doc   T
 	etag  string
 	body  []byte // the document as it is stored, encoded without its head
 }
@@ -34,13 +34,14 @@ func Open[T any, P interface {
 }
 
 // Doc is the working copy, to be read and changed. Reload, and a conflict in Update,
-// replace it.
-func (d *Draft[T, P]) Doc() P { return d.doc }
+// change what it points to, so it never becomes outdated.
+func (d *Draft[T, P]) Doc() P { return &d.doc }
 
-// Reload reads the document again and drops what was not saved.
+// Reload reads the document again and drops what was not saved. After an error the
+// draft is as it was.
 func (d *Draft[T, P]) Reload(ctx context.Context) error {
-	doc := P(new(T))
-	etag, err := d.store.Get(ctx, d.key, doc)
+	doc := new(T)
+	etag, err := d.store.Get(ctx, d.key, P(doc))
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
@@ -48,21 +49,21 @@ func (d *Draft[T, P]) Reload(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode document %s: %w", d.store.Address(d.key), err)
 	}
-	d.doc, d.etag, d.body = doc, etag, body
+	d.doc, d.etag, d.body = *doc, etag, body
 	return nil
 }
 
 // Save stores the working copy, unless it is as it is stored. ErrConflict: somebody
 // else wrote the document; Reload, and decide again.
 func (d *Draft[T, P]) Save(ctx context.Context) error {
-	body, err := json.Marshal(d.doc)
+	body, err := json.Marshal(d.Doc())
 	if err != nil {
 		return fmt.Errorf("encode document %s: %w", d.store.Address(d.key), err)
 	}
 	if bytes.Equal(body, d.body) {
 		return nil
 	}
-	etag, err := d.store.Put(ctx, d.key, d.doc, d.etag)
+	etag, err := d.store.Put(ctx, d.key, d.Doc(), d.etag)
 	if err == nil {
 		d.etag, d.body = etag, body
 	}
@@ -74,7 +75,7 @@ func (d *Draft[T, P]) Save(ctx context.Context) error {
 // on nothing but the document it is given, and be safe to apply twice.
 func (d *Draft[T, P]) Update(ctx context.Context, change func(P)) error {
 	return Retry(ctx, func() error {
-		change(d.doc)
+		change(d.Doc())
 		return d.Save(ctx)
 	}, d)
 }

@@ -33,7 +33,7 @@ func Update[T any, P interface {
 		return err
 	}
 	err = Retry(ctx, func() error {
-		if err := change(d.doc, d.etag != ""); err != nil {
+		if err := change(d.Doc(), d.etag != ""); err != nil {
 			return err
 		}
 		return d.Save(ctx)

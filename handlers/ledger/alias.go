@@ -36,6 +36,9 @@ type Target struct {
 	Left bool `json:"left,omitempty"`
 }
 
+// sameAs reports whether two targets are one, at whatever times.
+func (t Target) sameAs(o Target) bool { return t.KeyARN == o.KeyARN && t.Deleted == o.Deleted }
+
 // Candidate is a target that one sweep has seen, at SeenAt.
 type Candidate struct {
 	KeyARN string    `json:"key_arn"`
@@ -90,22 +93,28 @@ func (a *Alias) Left() []string {
 	return keys
 }
 
-// Learn inserts a target where its time puts it. What is known already changes nothing.
+// Learn inserts a target where its time puts it. Which keys are moved from does not
+// depend on the order in which targets are learned: of one target several times in a
+// row the first and the last time stay, since another one may turn up between them.
 func (a *Alias) Learn(t Target) {
 	i := len(a.History)
 	for i > 0 && a.History[i-1].Since.After(t.Since) {
 		i--
 	}
-	same := func(o Target) bool {
-		return o.Deleted == t.Deleted && (o.KeyARN == t.KeyARN || t.Deleted && t.KeyARN == "")
+	for _, next := range a.History[max(i-1, 0):min(i+1, len(a.History))] {
+		if next.sameAs(t) && next.Since.Equal(t.Since) {
+			return
+		}
+		t.Left = t.Left || next.Left && next.KeyARN == t.KeyARN
 	}
-	if i > 0 && same(a.History[i-1]) || i < len(a.History) && same(a.History[i]) {
-		return
+	h := slices.Insert(a.History, i, t)
+	for m := max(i-1, 1); m < min(i+2, len(h)-1); m++ {
+		if h[m].sameAs(h[m-1]) && h[m].sameAs(h[m+1]) {
+			h = slices.Delete(h, m, m+1)
+			break
+		}
 	}
-	if t.Deleted && i > 0 && (t.KeyARN == "" || t.KeyARN == a.History[i-1].KeyARN) {
-		t.KeyARN, t.Left = a.History[i-1].KeyARN, a.History[i-1].Left
-	}
-	a.History = last(slices.Insert(a.History, i, t), maxHistory)
+	a.History = last(h, maxHistory)
 }
 
 // RecordMove records a pending move to the newest target, away from every earlier
@@ -138,10 +147,6 @@ func (a *Alias) RecordMove(m Move) {
 		}
 	}
 	if !fresh && (a.Pending == nil || a.Pending.To == to.KeyARN) {
-		return
-	}
-	if len(from) == 0 {
-		a.Pending = nil // it has come back before anything was moved
 		return
 	}
 	m.From, m.To = from, to.KeyARN

@@ -3,7 +3,6 @@ package ledger
 import (
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/events"
@@ -25,10 +24,12 @@ type Key struct {
 	Calls        []Call        `json:"calls,omitempty"`
 	Repairs      []Repair      `json:"repairs,omitempty"`
 	Circuits     []Circuit     `json:"circuits,omitempty"` // one for each reaction that had one
-	// Tags are those of the last sweep that could read them, and what was told of them
-	// since, by name; TagsSince is when that was first so, and zero while it never was.
+	// Tags are those of the last sweep that could read them; TagsSince is when that
+	// was first so, and zero while it never was.
 	Tags      []Tag     `json:"tags,omitempty"`
 	TagsSince time.Time `json:"tags_since,omitzero"`
+	// TagsTold are the changes of tags that events told of since.
+	TagsTold []ToldTag `json:"tags_told,omitempty"`
 	// Reminded is the ID of the last reminder of the key's end that was published.
 	Reminded string `json:"reminded,omitempty"`
 	// Exposures are how the key was open when that was last read, at ExposuresAt.
@@ -55,12 +56,20 @@ type State struct {
 	Exempt string `json:"exempt,omitempty"`
 }
 
-// Tag is a tag of the key that was found since a time. A value that
+// Tag is a tag of the key that sweeps have found since a time. A value that
 // changed is another tag.
 type Tag struct {
 	Name  string    `json:"name"`
 	Value string    `json:"value"`
 	Since time.Time `json:"since"`
+}
+
+// ToldTag is a change of a tag that was told: the value that it was set to, or that it
+// was removed.
+type ToldTag struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	Gone  bool   `json:"gone,omitempty"`
 }
 
 // Policy is the last key policy that was judged, good or bad: later differences
@@ -82,7 +91,10 @@ const maxStates = 16
 // See notes a key as it was read at the given time. accepted: a state that is
 // first seen now is left alone by mode enforce later (it was seen in another mode).
 func (k *Key) See(arn, description, keyState string, at time.Time, accepted bool) {
-	k.ARN, k.Description, k.ShutOut = arn, description, time.Time{}
+	k.ARN, k.Description = arn, description
+	if !at.Before(k.ShutOut) {
+		k.ShutOut = time.Time{}
+	}
 	if k.IsContained() && keyState == StateEnabled && at.Sub(k.Contained.At) > containmentGrace {
 		k.Contained.Over = at
 	}
@@ -139,7 +151,7 @@ func (k *Key) NoteTags(tags map[string]string, created, at time.Time) {
 		}
 	}
 	before := k.Tags
-	k.Tags = nil
+	k.Tags, k.TagsTold = nil, nil
 	for _, name := range slices.Sorted(maps.Keys(tags)) {
 		t := Tag{Name: name, Value: tags[name], Since: since}
 		if b := where(before, func(b Tag) bool { return b.Name == t.Name && b.Value == t.Value }); b != nil {
@@ -149,23 +161,16 @@ func (k *Key) NoteTags(tags map[string]string, created, at time.Time) {
 	}
 }
 
-// NoteTag notes one tag that was read, and told, between two sweeps; gone: the key
-// does not have it any more. Before the first sweep there is nothing to note it beside.
-func (k *Key) NoteTag(t Tag, gone bool) {
-	if k.TagsSince.IsZero() {
-		return
-	}
-	i, had := slices.BinarySearchFunc(k.Tags, t.Name, func(o Tag, name string) int { return strings.Compare(o.Name, name) })
-	switch {
-	case gone && had:
-		k.Tags = slices.Delete(k.Tags, i, i+1)
-	case gone, had && k.Tags[i].Value == t.Value:
-	case had:
-		k.Tags[i] = t
-	default:
-		k.Tags = slices.Insert(k.Tags, i, t)
-	}
+// NoteToldTag notes what an event told of a tag, so that the next sweep does not tell
+// it again. The tags of the last sweep stay what the key is judged by until then. It
+// keeps the last 50, as many as a key can have.
+func (k *Key) NoteToldTag(t ToldTag) {
+	k.TagsTold = slices.DeleteFunc(k.TagsTold, func(o ToldTag) bool { return o.Name == t.Name })
+	k.TagsTold = last(append(k.TagsTold, t), 50)
 }
+
+// TagTold reports whether the tag's last change that was told is this one.
+func (k *Key) TagTold(t ToldTag) bool { return slices.Contains(k.TagsTold, t) }
 
 // NoteShutOut notes that the key, or its policy, may not be read.
 func (k *Key) NoteShutOut(at time.Time) {

@@ -4,8 +4,10 @@
 // Every transition is pure and safe to apply twice: a document that another worker
 // changed meanwhile is read again, and the transition applied to it once more.
 // Times are those of our own reads, taken before the read that they stand for, so
-// that an older read never replaces a newer one. What an event claims about when
-// something happened is stored only beside its claim ([Actor], [Target]).
+// that a fact is never replaced by a read that is older than it. A fact has the time of
+// the first read that showed it: a later one that shows the same costs no write. What
+// an event claims about when something happened is stored only beside its claim
+// ([Actor], [Target]).
 //
 // The stored JSON is a contract with earlier and later builds of the fleet, which
 // run side by side during a rolling update.

@@ -57,13 +57,15 @@ func TestAliasHistory(t *testing.T) {
 	}{
 		{"first", []Target{at("A", 1)}, "A", ""},
 		{"move", []Target{at("A", 1), at("B", 2)}, "A B", "[A]"},
-		{"the same again", []Target{at("A", 1), at("A", 2)}, "A", ""},
+		{"the same again", []Target{at("A", 1), at("A", 2)}, "A A", ""},
+		{"the same again and again", []Target{at("A", 1), at("A", 3), at("A", 2), at("A", 4)}, "A A", ""},
+		{"there and back, which is known first", []Target{at("A", 1), at("A", 3), at("B", 2)}, "A B A", "[B]"},
 		{"two moves, none dealt with", []Target{at("A", 1), at("B", 2), at("C", 3)}, "A B C", "[A B]"},
 		{"out of order", []Target{at("A", 1), at("C", 3), at("B", 2)}, "A B C", "[A B]"},
 		{"there and back", []Target{at("A", 1), at("B", 2), at("A", 3)}, "A B A", "[B]"},
 		{"delete and create", []Target{at("A", 1), gone("A", 2), at("B", 3)}, "A A- B", "[A]"},
 		{"delete and create, reversed", []Target{at("A", 1), at("B", 3), gone("A", 2)}, "A A- B", "[A]"},
-		{"deleted", []Target{at("A", 1), gone("", 2)}, "A A-", ""},
+		{"deleted", []Target{at("A", 1), gone("", 2)}, "A -", ""},
 		{"deleted before we knew it, then made", []Target{gone("A", 1), at("B", 2)}, "A- B", "[A]"},
 	}
 	for _, tt := range tests {
@@ -299,29 +301,73 @@ func TestNoteCause(t *testing.T) {
 	}
 }
 
-func TestNoteTag(t *testing.T) {
-	for name, test := range map[string]struct {
-		since time.Time
-		had   []Tag
-		tag   Tag
-		gone  bool
-		want  []Tag
-	}{
-		"before the first sweep": {tag: Tag{"a", "1", noon}},
-		"a new one keeps the order of names": {
-			since: noon, had: []Tag{{"a", "1", noon}, {"c", "1", noon}}, tag: Tag{"b", "1", after(time.Hour)},
-			want: []Tag{{"a", "1", noon}, {"b", "1", after(time.Hour)}, {"c", "1", noon}}},
-		"another value": {
-			since: noon, had: []Tag{{"a", "1", noon}}, tag: Tag{"a", "2", after(time.Hour)}, want: []Tag{{"a", "2", after(time.Hour)}}},
-		"the same value keeps its age": {
-			since: noon, had: []Tag{{"a", "1", noon}}, tag: Tag{"a", "1", after(time.Hour)}, want: []Tag{{"a", "1", noon}}},
-		"gone":             {since: noon, had: []Tag{{"a", "1", noon}, {"b", "1", noon}}, tag: Tag{Name: "a"}, gone: true, want: []Tag{{"b", "1", noon}}},
-		"gone, never seen": {since: noon, had: []Tag{{"b", "1", noon}}, tag: Tag{Name: "a"}, gone: true, want: []Tag{{"b", "1", noon}}},
-	} {
-		k := Key{Tags: test.had, TagsSince: test.since}
-		k.NoteTag(test.tag, test.gone)
-		if diff := cmp.Diff(test.want, k.Tags); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
+// TestConfirmTwice: the answer to the write may be lost, and another worker's answer
+// have taken the intent.
+func TestConfirmTwice(t *testing.T) {
+	var k Key
+	r := Repair{Reaction: ReactionDeletion, By: "e", At: noon}
+	k.Intend("EnableKey", r)
+	for _, id := range []string{"r1", "r2"} {
+		for range 2 {
+			k.Confirm("EnableKey", r, []string{id}, true)
 		}
+	}
+	var ids [][]string
+	for _, c := range k.Calls {
+		ids = append(ids, c.RequestIDs)
+	}
+	if diff := cmp.Diff([][]string{{"r1"}, {"r2"}}, ids); diff != "" {
+		t.Errorf("calls that are known (-want +got):\n%s", diff)
+	}
+}
+
+// TestShutOutByOlderRead: a read from before we were shut out does not say that we may
+// read the key again.
+func TestShutOutByOlderRead(t *testing.T) {
+	var k Key
+	k.NoteShutOut(after(time.Minute))
+	k.See("arn", "", StateEnabled, noon, false)
+	if !k.ShutOut.Equal(after(time.Minute)) {
+		t.Error("an older read ended it")
+	}
+	k.See("arn", "", StateEnabled, after(2*time.Minute), false)
+	if !k.ShutOut.IsZero() {
+		t.Error("a later read did not end it")
+	}
+}
+
+// TestRefuseAnotherOne: one worker's call took effect, of which an attempt was not
+// answered, and then the other worker's call was refused.
+func TestRefuseAnotherOne(t *testing.T) {
+	var k Key
+	r := Repair{Reaction: ReactionDeletion, By: "e", At: noon}
+	k.Intend("CancelKeyDeletion", r)
+	k.Confirm("CancelKeyDeletion", r, []string{"r2"}, false)
+	k.Refuse("CancelKeyDeletion", r)
+	if len(k.Calls) != 1 || !k.RepairOf(r.Reaction, r.By).Done {
+		t.Errorf("calls %+v, repairs %+v", k.Calls, k.Repairs)
+	}
+}
+
+func TestNoteToldTag(t *testing.T) {
+	k := Key{Tags: []Tag{{"a", "1", noon}}}
+	set, gone := ToldTag{Name: "a", Value: "2"}, ToldTag{Name: "a", Gone: true}
+	k.NoteToldTag(set)
+	if !k.TagTold(set) || k.TagTold(gone) {
+		t.Errorf("told %+v", k.TagsTold)
+	}
+	k.NoteToldTag(gone)
+	if k.TagTold(set) || !k.TagTold(gone) {
+		t.Errorf("told %+v; only the last change of a tag counts", k.TagsTold)
+	}
+	for i := range 60 {
+		k.NoteToldTag(ToldTag{Name: fmt.Sprint(i)})
+	}
+	if len(k.TagsTold) != 50 || k.Tags[0].Value != "1" {
+		t.Errorf("%d told, tags %+v", len(k.TagsTold), k.Tags)
+	}
+	k.NoteTags(nil, noon, noon)
+	if k.TagsTold != nil {
+		t.Errorf("after a sweep %d told", len(k.TagsTold))
 	}
 }

@@ -194,6 +194,10 @@ func AcceptPolicy(ctx context.Context, store *state.Store, keyARN, document, by 
 	at := Now()
 	var accepted PolicyVersion
 	err := state.Update(ctx, store, BaselineName(keyARN), func(b *Baseline, _ bool) error {
+		var ok bool
+		if accepted, ok = b.latest(func(v PolicyVersion) bool { return v.AcceptedBy == by && v.At.Equal(at) }); ok {
+			return state.ErrUnchanged // the answer to the write was lost
+		}
 		b.Key = keyARN
 		b.Acceptances++
 		accepted = b.add(PolicyVersion{Document: document, At: at, AcceptedBy: by})

@@ -43,7 +43,7 @@ const (
 // Intend notes a call that is about to be made and, for the first call of a
 // reaction to an occurrence, the repair that it belongs to.
 func (k *Key) Intend(operation string, r Repair) {
-	if k.openCall(operation, r.By) == nil {
+	if k.openCall(operation, r.By) < 0 {
 		k.Calls = last(append(k.Calls, Call{Operation: operation, By: r.By, At: r.At}), maxCalls)
 	}
 	switch earlier := k.RepairOf(r.Reaction, r.By); {
@@ -54,17 +54,20 @@ func (k *Key) Intend(operation string, r Repair) {
 	}
 }
 
-// openCall is the intent of a call that was not answered yet, nil for none.
-func (k *Key) openCall(operation, by string) *Call {
-	return where(k.Calls, func(c Call) bool { return c.Operation == operation && c.By == by && !c.Known })
+// openCall is where the intent of a call is that was not answered yet, -1 for none.
+func (k *Key) openCall(operation, by string) int {
+	return slices.IndexFunc(k.Calls, func(c Call) bool {
+		return c.Operation == operation && c.By == by && !c.Known && len(c.RequestIDs) == 0
+	})
 }
 
 // Confirm notes the request ids of a call that AWS confirmed; known: every attempt
 // of it was answered.
 func (k *Key) Confirm(operation string, r Repair, ids []string, known bool) {
-	if c := k.openCall(operation, r.By); c != nil {
-		c.RequestIDs, c.Known = ids, known
-	} else { // two workers had the same event: the other one's answer took the intent
+	if i := k.openCall(operation, r.By); i >= 0 {
+		k.Calls[i].RequestIDs, k.Calls[i].Known = ids, known
+	} else if !slices.ContainsFunc(k.Calls, func(c Call) bool { return c.Operation == operation && slices.Equal(c.RequestIDs, ids) }) {
+		// Two workers had the same event: the other one's answer took the intent.
 		k.Calls = last(append(k.Calls, Call{Operation: operation, By: r.By, At: r.At, RequestIDs: ids, Known: known}), maxCalls)
 	}
 	if mine := k.RepairOf(r.Reaction, r.By); mine != nil {
@@ -74,7 +77,7 @@ func (k *Key) Confirm(operation string, r Repair, ids []string, known bool) {
 
 // Refuse notes that AWS refused a call, so that it never happened.
 func (k *Key) Refuse(operation string, r Repair) {
-	if i := slices.IndexFunc(k.Calls, func(c Call) bool { return c.Operation == operation && c.By == r.By && !c.Known }); i >= 0 {
+	if i := k.openCall(operation, r.By); i >= 0 {
 		k.Calls = slices.Delete(k.Calls, i, i+1)
 	}
 	if i := slices.IndexFunc(k.Repairs, r.sameAs); i >= 0 && !k.Repairs[i].Done {

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -153,5 +154,54 @@ func hollowOut(v reflect.Value) {
 			hollowOut(member)
 		}
 	default:
+	}
+}
+
+// answerLost is an S3 whose first write takes effect, is replaced by another writer,
+// and is then sent again by the SDK, because its answer was lost.
+type answerLost struct {
+	state.S3
+	replace func()
+}
+
+func (l *answerLost) PutObject(ctx context.Context, in *s3.PutObjectInput, options ...func(*s3.Options)) (*s3.PutObjectOutput, error) {
+	out, err := l.S3.PutObject(ctx, in, options...)
+	if replace := l.replace; replace != nil && err == nil {
+		l.replace = nil
+		replace()
+		if _, err := in.Body.(io.Seeker).Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+		return l.S3.PutObject(ctx, in, options...)
+	}
+	return out, err
+}
+
+// TestAcceptPolicyOnce: an acceptance whose answer was lost is one acceptance.
+func TestAcceptPolicyOnce(t *testing.T) {
+	server := localaws.New(localaws.Options{})
+	defer server.Close()
+	client := s3.NewFromConfig(inprocess.Config(server, "us-east-1", "AKIATEST"), func(o *s3.Options) { o.UsePathStyle = true })
+	if _, err := client.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("ledger")}); err != nil {
+		t.Fatal(err)
+	}
+	const key = "arn:aws:kms:us-east-1:000000000000:key/k"
+	store := state.New(client, "ledger", "", "")
+	lost := &answerLost{S3: client, replace: func() {
+		err := state.Update(t.Context(), store, BaselineName(key), func(b *Baseline, _ bool) error {
+			b.Take("{}", Restoration{By: "e", Taken: Hash("{}")})
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}}
+	accepted, err := AcceptPolicy(t.Context(), state.New(lost, "ledger", "", ""), key, policyOf("a"), "alice")
+	if err != nil || accepted.Number != 1 {
+		t.Errorf("accepted is %+v, %v", accepted, err)
+	}
+	b, err := ReadBaseline(t.Context(), store, key)
+	if err != nil || b.Acceptances != 1 || len(b.Versions) != 2 || !b.Accepts(policyOf("a")) {
+		t.Errorf("recorded is %+v, %v", b, err)
 	}
 }

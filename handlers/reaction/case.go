@@ -42,6 +42,7 @@ type Case struct {
 	bucket   document[ledger.Bucket, *ledger.Bucket]
 	unstored error     // why the working copies cannot be stored
 	shutOut  time.Time // ledger.Key.ShutOut, before the key was read
+	unread   bool      // something of the key may still not be read
 }
 
 // account is what is known of the account. All cases of a sweep share it.
@@ -115,16 +116,20 @@ func (f *fact[T]) get(ctx context.Context, name string, read func(context.Contex
 	return f.value, f.err
 }
 
-// again reads the fact anew.
+// again reads the fact anew. Where that fails, nothing is known of it any more, and it
+// is read once more when somebody asks for it: what one reaction failed to check must
+// not keep another one from acting.
 func (f *fact[T]) again(ctx context.Context, name string, read func(context.Context, string) (T, error)) (T, error) {
 	f.mu.Lock()
-	f.known = false
-	f.mu.Unlock()
-	return f.get(ctx, name, read)
+	defer f.mu.Unlock()
+	f.at = ledger.Now()
+	f.value, f.err = read(ctx, name)
+	f.known = f.err == nil
+	return f.value, f.err
 }
 
-// set makes something that was read elsewhere the fact.
-func (f *fact[T]) set(value T) { f.known, f.value, f.err, f.at = true, value, nil, ledger.Now() }
+// set makes something that was read elsewhere, at that time, the fact.
+func (f *fact[T]) set(value T, at time.Time) { f.known, f.value, f.err, f.at = true, value, nil, at }
 
 // readAt is when the fact was read.
 func (f *fact[T]) readAt() time.Time {
@@ -173,8 +178,10 @@ func (c *Case) KeyAliases(ctx context.Context) ([]inventory.Alias, error) {
 	return c.aliases.get(ctx, c.Event.KeyARN, c.Facts.AliasesOf)
 }
 
-// SetKeyAliases makes aliases from a list of all aliases those of the key.
-func (c *Case) SetKeyAliases(aliases []inventory.Alias) { c.aliases.set(aliases) }
+// SetKeyAliases makes aliases out of Aliases those of the key.
+func (c *Case) SetKeyAliases(aliases []inventory.Alias) {
+	c.aliases.set(aliases, c.account.aliases.readAt())
+}
 
 // Tags are the key's tags. Errors as for Key.
 func (c *Case) Tags(ctx context.Context) (map[string]string, error) {
@@ -213,53 +220,51 @@ func (c *Case) Buckets(ctx context.Context) ([]inventory.Bucket, error) {
 	return c.account.buckets.get(ctx, "", func(ctx context.Context, _ string) ([]inventory.Bucket, error) { return c.Facts.Buckets(ctx) })
 }
 
-// document is a stored document's working copy, opened when it is first asked for.
+// document is the draft of a stored document, opened when it is first asked for.
 type document[T any, P interface {
 	*T
 	state.Document
 }] struct {
-	draft *state.Draft[T, P]
-	err   error
+	fact[*state.Draft[T, P]]
 }
 
 func (d *document[T, P]) open(ctx context.Context, s *state.Store, name, what string) (P, error) {
-	if d.draft == nil && d.err == nil {
+	draft, err := d.get(ctx, name, func(ctx context.Context, name string) (*state.Draft[T, P], error) {
 		draft, err := state.Open[T, P](ctx, s, name)
 		if err != nil {
-			d.err = fmt.Errorf("read document of %s: %w", what, err)
-		} else {
-			d.draft = draft
+			return nil, fmt.Errorf("read document of %s: %w", what, err)
 		}
+		return draft, nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	if d.err != nil {
-		return nil, d.err
-	}
-	return d.draft.Doc(), nil
+	return draft.Doc(), nil
 }
 
 func (d *document[T, P]) save(ctx context.Context) error {
-	if d.draft == nil {
+	if d.value == nil {
 		return nil
 	}
-	return d.draft.Save(ctx)
+	return d.value.Save(ctx)
 }
 
 // Reload implements what state.Retry asks for.
 func (d *document[T, P]) Reload(ctx context.Context) error {
-	if d.draft == nil {
+	if d.value == nil {
 		return nil
 	}
-	return d.draft.Reload(ctx)
+	return d.value.Reload(ctx)
 }
 
 func (d *document[T, P]) update(ctx context.Context, change func(P)) error {
 	if change == nil {
 		return nil
 	}
-	if d.draft == nil {
+	if d.value == nil {
 		return errors.New("the document was not opened")
 	}
-	return d.draft.Update(ctx, change)
+	return d.value.Update(ctx, change)
 }
 
 // Ledger is the working copy of the document of the event's key. Deciding changes it.
@@ -277,10 +282,10 @@ func (c *Case) open(ctx context.Context) (*ledger.Key, error) {
 // Known is the key's document as it is at hand: a zero one where it could not be
 // read. It is for texts, never for a decision.
 func (c *Case) Known() *ledger.Key {
-	if c.ledger.draft == nil {
+	if c.ledger.value == nil {
 		return new(ledger.Key)
 	}
-	return c.ledger.draft.Doc()
+	return c.ledger.value.Doc()
 }
 
 // Update changes the document of the event's key and stores it. change must be safe
@@ -382,6 +387,9 @@ func (c *Case) See(doc *ledger.Key, key inventory.Key) {
 
 func (c *Case) see(doc *ledger.Key, key inventory.Key, at time.Time) {
 	doc.See(key.ARN, key.Description, key.State, at, c.Config.Deletion != Enforce)
+	if c.unread {
+		doc.NoteShutOut(c.shutOut)
+	}
 }
 
 // KeyRead is the key as it was last read; a zero one where it was not.

@@ -163,7 +163,8 @@ func (c *Case) Unread(ctx context.Context, cause error) (*Decision, error) {
 	case err != nil:
 		return nil, err
 	default:
-		doc.NoteShutOut(cmp.Or(c.shutOut, c.Event.Time))
+		c.shutOut, c.unread = cmp.Or(c.shutOut, c.Event.Time), true
+		doc.NoteShutOut(c.shutOut)
 	}
 	return &Decision{Tell: func() []alert.Alert {
 		doc := c.Known()
