@@ -28,8 +28,6 @@ type Key struct {
 	// was first so, and zero while it never was.
 	Tags      []Tag     `json:"tags,omitempty"`
 	TagsSince time.Time `json:"tags_since,omitzero"`
-	// TagsTold are the changes of tags that events told of since.
-	TagsTold []ToldTag `json:"tags_told,omitempty"`
 	// Reminded is the ID of the last reminder of the key's end that was published.
 	Reminded string `json:"reminded,omitempty"`
 	// Exposures are how the key was open when that was last read, at ExposuresAt.
@@ -37,6 +35,8 @@ type Key struct {
 	ExposuresAt time.Time  `json:"exposures_at,omitzero"`
 	// ShutOut is since when we may not read the key; zero while we may.
 	ShutOut time.Time `json:"shut_out,omitzero"`
+	// TagsTold are the changes of Tags that events told of since the last sweep.
+	TagsTold []ToldTag `json:"tags_told,omitempty"`
 }
 
 // Schema implements state.Document.
