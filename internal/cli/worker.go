@@ -196,7 +196,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		keys   = kms.NewFromConfig(cfg)
 		bucket = c.s3(cfg)
 	)
-	check := dependencies{config: c, caller: whoWeAre, sqs: queues, sns: topics, s3: bucket}
+	check := dependencies{config: c, region: cfg.Region, caller: whoWeAre, sqs: queues, sns: topics, s3: bucket}
 	found, problems := check.check(ctx)
 	caller, err := whoWeAre()
 	if err != nil {
