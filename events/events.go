@@ -103,6 +103,21 @@ type Event struct {
 	Detail Detail
 }
 
+// sendingDelay is how much later than its event a message may say the event happened:
+// the clocks of two AWS services need not agree.
+const sendingDelay = time.Minute
+
+// SentAt returns the event with a Time that its message can have: one more than a minute
+// after sent, when SQS took the message, becomes sent, in whole seconds. Times in records are claims, and
+// one from the future would be newer than whatever happens next. The zero time, unknown,
+// changes nothing.
+func (e Event) SentAt(sent time.Time) Event {
+	if !sent.IsZero() && e.Time.After(sent.Add(sendingDelay)) {
+		e.Time = sent.UTC().Truncate(time.Second)
+	}
+	return e
+}
+
 // Failed reports whether the call was refused and so changed nothing.
 func (e Event) Failed() bool { return e.ErrorCode != "" }
 

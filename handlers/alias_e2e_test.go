@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -88,7 +89,7 @@ func TestAliasMoveWaitsForAnotherJob(t *testing.T) {
 		w.moves.rival = true
 		w.updateAlias("alias/app-orders", b)
 		event := w.event("UpdateAlias")
-		if d := outcome.Of(w.router.Handle(w.ctx, []byte(event))); d.Action != outcome.Delay {
+		if d := outcome.Of(w.router.Handle(w.ctx, []byte(event), time.Time{})); d.Action != outcome.Delay {
 			t.Errorf("the message is %v", d)
 		}
 		if got := w.one(); got.Action.Status != alert.StatusRefused || !strings.Contains(got.Action.Description, "job 7") {
@@ -253,13 +254,70 @@ func TestAliasEventThatKMSDoesNotShowYet(t *testing.T) {
 			t.Fatalf("time not found in %s", body)
 		}
 		time.Sleep(11 * time.Minute)
-		if d := outcome.Of(w.router.Handle(w.ctx, []byte(future))); d.Action != outcome.Delay {
+		if d := outcome.Of(w.router.Handle(w.ctx, []byte(future), time.Time{})); d.Action != outcome.Delay {
 			t.Errorf("outcome %v, want a wait", d.Action)
 		}
 		if err := w.handle(future); err != nil {
 			t.Fatal(err)
 		}
 		w.wantStarted()
+	})
+}
+
+// Times in records are claims: an event from the future is not newer than what happens
+// after its message was sent, and does not wait for its time to come.
+func TestAliasEventFromTheFuture(t *testing.T) {
+	forge := func(w *world, body, name string) string {
+		forged := regexp.MustCompile(`"(eventTime|time)":"2000-`).ReplaceAllString(body, `"$1":"2099-`)
+		forged = strings.ReplaceAll(forged, `"eventName":"CreateAlias"`, `"eventName":"`+name+`"`)
+		if forged == body || !strings.Contains(forged, name) {
+			w.t.Fatalf("nothing to forge in %s", body)
+		}
+		return forged
+	}
+	t.Run("a DeleteAlias of an alias that is made later", func(t *testing.T) {
+		inWorld(t, enforceAll(), func(w *world) {
+			a, b := w.newKey(kms.CreateKeyInput{}), w.newKey(kms.CreateKeyInput{})
+			w.react()
+			w.createAlias("alias/app-orders", a)
+			created := w.event("CreateAlias")
+			must(w.kms.DeleteAlias(w.ctx, &kms.DeleteAliasInput{AliasName: aws.String("alias/app-orders")}))
+			w.events()
+			if err := w.router.Handle(w.ctx, []byte(forge(w, created, "DeleteAlias")), time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			w.told.take()
+			time.Sleep(time.Minute)
+			w.createAlias("alias/app-orders", a)
+			w.react()
+			w.bucket("orders-data", a)
+			w.updateAlias("alias/app-orders", b)
+			w.react()
+			w.wantStarted("app-orders " + short(a) + " -> " + short(b) + " in [{orders-data }]")
+		})
+	})
+	t.Run("an UpdateAlias", func(t *testing.T) {
+		inWorld(t, enforceAll(), func(w *world) {
+			a, b := w.knownKey("alias/app-orders"), w.newKey(kms.CreateKeyInput{})
+			w.react()
+			w.updateAlias("alias/app-orders", b)
+			body := w.event("UpdateAlias")
+			w.updateAlias("alias/app-orders", a)
+			w.events()
+			time.Sleep(time.Minute)
+			forged, sent := []byte(forge(w, body, "UpdateAlias")), time.Now()
+			for time.Since(sent) < 14*time.Minute {
+				if d := outcome.Of(w.router.Handle(w.ctx, forged, sent)); d.Action != outcome.Delay {
+					t.Fatalf("outcome %v after %s, want a wait", d.Action, time.Since(sent))
+				}
+				time.Sleep(time.Minute)
+			}
+			time.Sleep(2 * time.Minute)
+			if err := w.router.Handle(w.ctx, forged, sent); err != nil {
+				t.Errorf("it still waits: %v", err)
+			}
+			w.wantStarted()
+		})
 	})
 }
 

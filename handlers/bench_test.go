@@ -3,6 +3,7 @@ package handlers_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
@@ -26,7 +27,7 @@ func BenchmarkParseAndRoute(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := router.Handle(ctx, body); err != nil {
+				if err := router.Handle(ctx, body, time.Time{}); err != nil {
 					b.Fatal(err)
 				}
 			}

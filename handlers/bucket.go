@@ -64,9 +64,13 @@ func decideDefault(in defaultInput) (defaultReason, finding.Severity) {
 type bucketCase struct {
 	*reaction.Case
 	inventory.Bucket
-	denies *bool // whether its policy denies uploads for their encryption; nil: not read
+	denies *bool          // whether its policy denies uploads for their encryption; nil: not read
+	former *ledger.Bucket // as it was last read
+	unread bool           // only the event says how it is: that is told, and not noted
 	in     defaultInput
 	reason defaultReason
+	// sets and tags say that the event set the default encryption, or the tags.
+	sets, tags bool
 }
 
 // bucketName is the bucket that an event is about, "" for none.
@@ -99,7 +103,7 @@ func bucketOf(ctx context.Context, c *reaction.Case) (*bucketCase, error) {
 	case errors.Is(err, inventory.ErrAccessDenied) && set:
 		// What was sent is all that there is to judge.
 		c.Log().WarnContext(ctx, "bucket cannot be read, so its encryption is judged by the event", "error", err)
-		return &bucketCase{Case: c, Bucket: inventory.Bucket{Name: d.Bucket, DefaultKey: d.Key}}, nil
+		return &bucketCase{Case: c, unread: true, Bucket: inventory.Bucket{Name: d.Bucket, DefaultKey: d.Key}}, nil
 	case reaction.Unreadable(err):
 		c.Log().InfoContext(ctx, "event ignored", "reason", "its bucket cannot be read", "error", err)
 		return nil, nil
@@ -109,9 +113,9 @@ func bucketOf(ctx context.Context, c *reaction.Case) (*bucketCase, error) {
 	return &bucketCase{Case: c, Bucket: b}, nil
 }
 
-// bucketDefault alerts when a bucket's default encryption leaves the key that it
-// should have. It is judged as it is read now.
-func bucketDefault(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+// bucketSettings alerts when a bucket's default encryption leaves the key that it should
+// have, and when the bucket follows other aliases. It is judged as it is read now.
+func bucketSettings(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	b, err := bucketOf(ctx, c)
 	if b == nil || err != nil {
 		return nil, err
@@ -130,28 +134,6 @@ func bucketPolicy(ctx context.Context, c *reaction.Case) (*reaction.Decision, er
 	return b.judge(ctx)
 }
 
-// bucketTags alerts when the tag of a bucket changes that says which aliases' moves
-// concern it: an actor who sets it has data moved, and one who removes it has it left.
-func bucketTags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
-	b, err := bucketOf(ctx, c)
-	if b == nil || err != nil {
-		return nil, err
-	}
-	doc, err := c.BucketLedger(ctx, b.Name)
-	if err != nil || slices.Equal(doc.Aliases, b.AliasTags) { // other tags have no effect here
-		return nil, err
-	}
-	before := doc.Aliases
-	return &reaction.Decision{Told: b.noted(), Tell: func() []alert.Alert {
-		a := b.common(alert.KindTag, finding.Medium)
-		a.Title = "Tag " + inventory.AliasTag + " of bucket " + b.Name + " was changed"
-		a.Risk = "The tag decides which aliases' moves re-encrypt the bucket's objects, and which key its default encryption has to use."
-		a.Next = append(a.Next, "aws s3api get-bucket-tagging --bucket "+reaction.Quote(b.Name))
-		a.Facts = append(a.Facts, alert.Fact{Name: "aliases now", Values: []string{reaction.OrNothing(b.AliasTags)}}, alert.Fact{Name: "aliases before", Values: []string{reaction.OrNothing(before)}})
-		return []alert.Alert{a}
-	}}, nil
-}
-
 // sweptBucket judges a bucket whose settings for new objects are others than when they
 // were last read, and notes it, so that an event has something to be compared with.
 func sweptBucket(b inventory.Bucket) func(context.Context, *reaction.Case) (*reaction.Decision, error) {
@@ -160,11 +142,6 @@ func sweptBucket(b inventory.Bucket) func(context.Context, *reaction.Case) (*rea
 		swept.readPolicy(ctx)
 		return swept.judge(ctx)
 	}
-}
-
-// sweptBucketID names what a sweep finds of a bucket.
-func sweptBucketID(b inventory.Bucket) string {
-	return fmt.Sprintf("sweep/bucket/%s/%x", b.Name, sha256.Sum256([]byte(defaultKey(b))))
 }
 
 // defaultKey is the key of a bucket's default encryption, by ARN where it is known.
@@ -182,6 +159,7 @@ func (b *bucketCase) judge(ctx context.Context) (*reaction.Decision, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.former = doc
 	key := defaultKey(b.Bucket)
 	b.in = defaultInput{key: key, former: doc.Key, known: doc.Seen, foreign: b.IsForeign(key)}
 	if err := b.require(ctx); err != nil {
@@ -190,14 +168,24 @@ func (b *bucketCase) judge(ctx context.Context) (*reaction.Decision, error) {
 	reason, severity := decideDefault(b.in)
 	b.reason = reason
 	b.Debug(ctx, "default encryption decided", "bucket", b.Name, "reason", reason)
-	_, set := b.Event.Detail.(events.BucketEncryption)
-	changed := severity != "" && (set || b.IsSweep() && doc.Seen && doc.Key != key)
+	_, b.sets = b.Event.Detail.(events.BucketEncryption)
+	_, b.tags = b.Event.Detail.(events.BucketTags)
+	// Whoever reads a change first tells it, whichever event or sweep that is: what is
+	// noted here is what the next one compares with.
+	changed := severity != "" && (b.sets || doc.Seen && doc.Key != key)
+	follows := !b.unread && (b.tags || doc.Seen) && !slices.Equal(doc.Aliases, b.AliasTags)
 	opened := doc.Denies && b.denies != nil && !*b.denies
-	d := &reaction.Decision{Told: b.noted()}
-	if changed || opened {
+	d := &reaction.Decision{}
+	if !b.unread {
+		d.Told = b.noted()
+	}
+	if changed || follows || opened {
 		d.Tell = func() (alerts []alert.Alert) {
 			if changed {
 				alerts = append(alerts, b.defaultAlert(severity))
+			}
+			if follows {
+				alerts = append(alerts, b.tagAlert())
 			}
 			if opened {
 				alerts = append(alerts, b.policyAlert())
@@ -234,16 +222,26 @@ func (b *bucketCase) require(ctx context.Context) error {
 	return nil
 }
 
-// common is what the alerts about a bucket have in common.
-func (b *bucketCase) common(kind alert.Kind, severity finding.Severity) alert.Alert {
+// common is what the alerts about a bucket have in common; made says that the event
+// makes such a change, if it is one.
+func (b *bucketCase) common(kind alert.Kind, severity finding.Severity, made bool) alert.Alert {
 	a := b.NewAlert(kind, "")
 	a.Severity = severity
 	if b.DefaultKeyARN != "" {
 		a.Key = &alert.Key{ARN: b.DefaultKeyARN}
 	}
-	a.Summary = fmt.Sprintf("%s called %s on bucket %s.", b.Who(), b.Event.Name, b.Name)
-	if b.IsSweep() {
+	switch {
+	case made:
+		a.Summary = fmt.Sprintf("%s called %s on bucket %s.", b.Who(), b.Event.Name, b.Name)
+	case b.IsSweep():
+		// The same difference is one alert, even where a crash came before it was noted.
+		a.ID = fmt.Sprintf("%s/%d/%x/%x/%s", b.Event.ID, b.former.At.Unix(), sha256.Sum256([]byte(defaultKey(b.Bucket))),
+			sha256.Sum256([]byte(strings.Join(b.AliasTags, ","))), kind)
 		a.Summary = fmt.Sprintf("The sweep found that bucket %s has changed; no event reported the change.", b.Name)
+	default:
+		a.ID += "/found"
+		a.Actor = nil
+		a.Summary = fmt.Sprintf("Bucket %s has changed since it was last read, and no event has reported it yet. It was found because %s called %s on the bucket.", b.Name, b.Who(), b.Event.Name)
 	}
 	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper did not change the bucket."}
 	a.Next = []string{"If this is not intended, change it back:"}
@@ -251,7 +249,7 @@ func (b *bucketCase) common(kind alert.Kind, severity finding.Severity) alert.Al
 }
 
 func (b *bucketCase) defaultAlert(severity finding.Severity) alert.Alert {
-	a, in := b.common(alert.KindEncryption, severity), b.in
+	a, in := b.common(alert.KindEncryption, severity, b.sets), b.in
 	a.Title = "New objects in bucket " + b.Name + " are encrypted under another key"
 	a.Risk = "New objects are encrypted under a key that is not the expected one, and are lost if that key is lost."
 	switch b.reason {
@@ -277,8 +275,21 @@ func (b *bucketCase) defaultAlert(severity finding.Severity) alert.Alert {
 	return a
 }
 
+// tagAlert is about the tag that says which aliases' moves concern the bucket: an actor
+// who sets it has data moved, and one who removes it has it left.
+func (b *bucketCase) tagAlert() alert.Alert {
+	a := b.common(alert.KindTag, finding.Medium, b.tags)
+	a.Title = "Tag " + inventory.AliasTag + " of bucket " + b.Name + " was changed"
+	a.Risk = "The tag decides which aliases' moves re-encrypt the bucket's objects, and which key its default encryption has to use."
+	a.Next = append(a.Next, "aws s3api get-bucket-tagging --bucket "+reaction.Quote(b.Name))
+	a.Facts = append(a.Facts, alert.Fact{Name: "aliases now", Values: []string{reaction.OrNothing(b.AliasTags)}},
+		alert.Fact{Name: "aliases before", Values: []string{reaction.OrNothing(b.former.Aliases)}})
+	return a
+}
+
 func (b *bucketCase) policyAlert() alert.Alert {
-	a := b.common(alert.KindEncryption, finding.Medium)
+	_, policy := b.Event.Detail.(events.BucketPolicy)
+	a := b.common(alert.KindEncryption, finding.Medium, policy)
 	a.ID += "/policy"
 	if len(b.AliasTags) > 0 {
 		a.Severity = finding.High

@@ -1,8 +1,10 @@
 package handlers_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -82,4 +84,77 @@ func TestOwnChangeOfABucketIsAnEcho(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever reads a change of a bucket first tells it, and the other one does not tell it
+// again: what a sweep or another event notes would else silence the event about it.
+func TestBucketChangesAreToldByWhoeverReadsThemFirst(t *testing.T) {
+	tag := func(w *world, alias string) {
+		w.tag("orders-data", alias)
+		w.record("s3", "PutBucketTagging", `"requestParameters":{"bucketName":"orders-data","tagging":""}`)
+	}
+	follow := func(w *world) { tag(w, "alias/other") }
+	leave := func(w *world) { w.setDefault(strangersKey) }
+	react := func(w *world, body string) {
+		if err := w.handle(body); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	for name, test := range map[string]struct {
+		change func(*world)
+		event  string
+		first  func(*world)
+		title  string
+	}{
+		"tag, sweep": {follow, "PutBucketTagging", func(w *world) { w.sweep() }, "Tag cmkeeper:alias of bucket orders-data was changed"},
+		"tag, event about its policy": {follow, "PutBucketTagging", func(w *world) {
+			must(w.s3.DeleteBucketPolicy(w.ctx, &s3.DeleteBucketPolicyInput{Bucket: aws.String("orders-data")}))
+			react(w, w.event("DeleteBucketPolicy"))
+		}, "Tag cmkeeper:alias of bucket orders-data was changed"},
+		"default, event about its tags": {leave, "PutBucketEncryption", func(w *world) {
+			tag(w, "")
+			react(w, w.event("PutBucketTagging"))
+		}, "are encrypted under a key of another account"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, playConfig(reaction.Enforce, play{}), func(w *world) {
+				w.sealedBucket()
+				w.sweep()
+				test.change(w)
+				body := w.event(test.event)
+				w.told.take()
+				test.first(w)
+				told := w.told.take()
+				if i := slices.IndexFunc(told, func(a alert.Alert) bool { return strings.Contains(a.Title, test.title) }); i < 0 || told[i].Actor != nil {
+					t.Errorf("the first one told:\n%s", texts(told)) // it does not know who did it
+				}
+				w.events()
+				react(w, body)
+				if told := texts(w.told.take()); test.event == "PutBucketTagging" && told != "" {
+					t.Errorf("told again:\n%s", told)
+				}
+			})
+		})
+	}
+}
+
+// A tag that goes away and comes back is told each time that a sweep finds it.
+func TestSweepTellsOfABucketThatChangesToAndFro(t *testing.T) {
+	inWorld(t, playConfig(reaction.Enforce, play{}), func(w *world) {
+		w.sealedBucket()
+		w.sweep()
+		for range 2 {
+			for _, alias := range []string{"alias/other", ""} {
+				w.tag("orders-data", alias)
+				w.events() // lost
+				time.Sleep(time.Minute)
+				w.sweep()
+				if a := w.one(); a.Kind != alert.KindTag || a.Severity != finding.Medium || a.Actor != nil {
+					t.Errorf("alert:\n%s", a.Text())
+				}
+				w.sweep()
+				w.none()
+			}
+		}
+	})
 }

@@ -412,7 +412,7 @@ func TestTwoWorkersContainOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
-				if d := outcome.Of(w.newRouter(containing(t)).Handle(w.ctx, []byte(body))); d.Action != outcome.Delete && d.Action != outcome.Delay {
+				if d := outcome.Of(w.newRouter(containing(t)).Handle(w.ctx, []byte(body), time.Time{})); d.Action != outcome.Delete && d.Action != outcome.Delay {
 					t.Errorf("outcome %v: %v", d.Action, d.Err)
 				}
 			})

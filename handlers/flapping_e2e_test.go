@@ -181,7 +181,7 @@ func TestCircuitOpensOnceOverAKill(t *testing.T) {
 				if bySweep {
 					_ = doomed.Sweep(ctx)
 				} else {
-					_ = doomed.Handle(ctx, []byte(body))
+					_ = doomed.Handle(ctx, []byte(body), time.Time{})
 				}
 				killed = ctx.Err() != nil
 				time.Sleep(10 * time.Minute)

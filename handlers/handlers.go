@@ -48,12 +48,13 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 	return &Router{Env: env, table: table()}, nil
 }
 
-// Handle reacts to one message body. nil: everything that had to be done is
+// Handle reacts to one message body that SQS took at the time sent, the zero time where
+// that is unknown: no event is from later than its message. nil: everything that had to be done is
 // done, or there is nothing to do. Errors are marked per package outcome: a
 // body that is no event is rejected, an expected wait comes back later, and
 // everything else that failed is tried again. Trying again repeats nothing that
 // was done: repairs look at the key first, and alerts are published once.
-func (r *Router) Handle(ctx context.Context, body []byte) error {
+func (r *Router) Handle(ctx context.Context, body []byte, sent time.Time) error {
 	if slot, ok := alert.FlushWindow(body); ok {
 		return r.flushAlerts(ctx, slot)
 	}
@@ -61,6 +62,7 @@ func (r *Router) Handle(ctx context.Context, body []byte) error {
 	if err != nil {
 		return outcome.Reject(err)
 	}
+	e = e.SentAt(sent)
 	w := r.table[routeOf(e)]
 	if len(w.reactions) == 0 && !e.IsKMS() {
 		r.Logger.DebugContext(ctx, "event ignored", "event", e.Name, "event_id", e.ID, "reason", "nothing reacts to it", "source", e.Source)

@@ -243,7 +243,7 @@ func (w *world) event(name string) string {
 func (w *world) handle(body string) error {
 	w.t.Helper()
 	for range 100 {
-		d := outcome.Of(w.router.Handle(w.ctx, []byte(body)))
+		d := outcome.Of(w.router.Handle(w.ctx, []byte(body), time.Time{}))
 		if d.Action != outcome.Delay {
 			return d.Err
 		}

@@ -109,7 +109,7 @@ func (s *storm) start(ctx context.Context) (kill func()) {
 		d.Alerts, d.Digests = p, p
 	})
 	pool := must(worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
-		return router.Handle(ctx, []byte(m.Body))
+		return router.Handle(ctx, []byte(m.Body), m.Sent)
 	}), worker.Options{QueueURL: s.queue, Concurrency: 16}))
 	ctx, cancel := context.WithCancel(ctx)
 	s.wg.Go(func() { _ = pool.Run(ctx) })

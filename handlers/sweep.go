@@ -168,21 +168,13 @@ func noteKey(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	if err != nil {
 		return nil, err
 	}
-	tags, tagsErr := c.Tags(ctx)
-	if tagsErr != nil {
-		// Everything else is guarded all the same, and tags only ever make it quieter.
-		c.Log().WarnContext(ctx, "tags of a key cannot be read", "error", tagsErr)
-	}
 	doc, err := c.Ledger(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c.See(doc, key)
 	doc.Aliases = reaction.AliasNames(aliases)
-	if tagsErr == nil {
-		doc.NoteTags(tags, key.Created, c.At)
-	}
-	return nil, nil
+	return sweptTags(ctx, c, doc, key.Created)
 }
 
 // buckets judges the buckets. One that may not be read is left out: nothing is known of
@@ -193,7 +185,7 @@ func (s sweep) buckets(ctx context.Context) error {
 		s.Logger.InfoContext(ctx, "some buckets cannot be read, so changes of their encryption may be missed", "error", err)
 	}
 	return reaction.Each(ctx, buckets, func(ctx context.Context, b inventory.Bucket) error {
-		c := s.whole.Part(s.SweepEvent(sweptBucketID(b), s.start))
+		c := s.whole.Part(s.SweepEvent("sweep/bucket/"+b.Name, s.start))
 		return s.React(ctx, c, reaction.Reaction{Name: "bucket " + b.Name, Decide: sweptBucket(b)})
 	})
 }

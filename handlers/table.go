@@ -85,9 +85,9 @@ func rows() []row {
 		tags          = react{"tags", alert.KindTag, nil, "", skipForeign, tags}
 		keyStore      = react{"key-store", alert.KindKeyStore, nil, "", skipElsewhere, keyStore}
 		tamper        = react{"tamper", alert.KindGuard, nil, "", skipOthersSetUp, tamper}
-		bucketDefault = react{"defaults", alert.KindEncryption, nil, "", skipNoBucket, bucketDefault}
+		bucketDefault = react{"defaults", alert.KindEncryption, nil, "", skipNoBucket, bucketSettings}
 		bucketPolicy  = react{"defaults", alert.KindEncryption, nil, "", skipNoBucket, bucketPolicy}
-		bucketTags    = react{"bucket-tags", alert.KindTag, nil, "", skipNoBucket, bucketTags}
+		bucketTags    = react{"bucket-tags", alert.KindTag, nil, "", skipNoBucket, bucketSettings}
 		newData       = react{"new-data", alert.KindEncryption, nil, "", skipElsewhere, newData}
 		batch         = react{"batch", alert.KindReencryption, nil, "", skipNothing, batchChanged}
 		sweep         = react{"sweep", "", nil, "", skipNothing, nil} // Router.Sweep: each part of it obeys its own mode

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
@@ -112,22 +113,72 @@ func tags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	case err != nil:
 		return nil, err
 	}
-	in.before = map[string]string{}
-	for _, t := range doc.Tags {
-		in.before[t.Name] = t.Value
+	in.before = tagsBefore(doc)
+	return tellTags(ctx, c, in, "")
+}
+
+// sweptTags alerts on such tags that no event has told of, and notes all of them. Those
+// of the first sweep are what later ones are compared with.
+func sweptTags(ctx context.Context, c *reaction.Case, doc *ledger.Key, created time.Time) (*reaction.Decision, error) {
+	live, err := c.Tags(ctx)
+	if err != nil {
+		// Everything else is guarded all the same, and tags only ever make it quieter.
+		c.Log().WarnContext(ctx, "tags of a key cannot be read", "error", err)
+		return nil, nil
 	}
+	in := tagInput{set: maps.Clone(live), steers: steers(c.Config), before: tagsBefore(doc)}
+	maps.DeleteFunc(in.set, func(name, value string) bool { return doc.TagTold(ledger.ToldTag{Name: name, Value: value}) })
+	for _, t := range doc.Tags {
+		if _, has := live[t.Name]; !has && !doc.TagTold(ledger.ToldTag{Name: t.Name, Gone: true}) {
+			in.removed = append(in.removed, t.Name)
+		}
+	}
+	note := func(doc *ledger.Key) { doc.NoteTags(live, created, c.At) }
+	if doc.TagsSince.IsZero() {
+		note(doc)
+		return nil, nil
+	}
+	d, err := tellTags(ctx, c, in, "/swept")
+	if d == nil && err == nil {
+		note(doc)
+		return nil, nil
+	}
+	if d != nil {
+		d.Told.Key = note // once it is told, so that a crash in between loses no difference
+	}
+	return d, err
+}
+
+// tagsBefore are the tags that are known of a key.
+func tagsBefore(doc *ledger.Key) map[string]string {
+	before := map[string]string{}
+	for _, t := range doc.Tags {
+		before[t.Name] = t.Value
+	}
+	return before
+}
+
+// tellTags alerts on a change of tags that have an effect. What an event told is
+// noted as far as the key shows it: a forged event silences no sweep.
+func tellTags(ctx context.Context, c *reaction.Case, in tagInput, suffix string) (*reaction.Decision, error) {
 	reason, severity, changes := decideTags(in)
 	c.Debug(ctx, "tags decided", "reason", reason)
 	if severity == "" {
 		return nil, nil
 	}
+	var live map[string]string
 	var now alert.Fact
-	d, err := c.AboutKey(ctx, alert.KindTag, "", func(a *alert.Alert) {
+	d, err := c.AboutKey(ctx, alert.KindTag, suffix, func(a *alert.Alert) {
 		a.Severity = severity
 		name := reaction.ShortName(a.Key)
 		a.Title = "Tags of key " + name + " that control its alerts were changed"
 		a.Summary = fmt.Sprintf("%s called %s.", c.Who(), c.Event.Name)
 		a.Risk = "These tags control how severe alerts about the key are, and which changes cmkeeper leaves alone."
+		changed := "changed by the call"
+		if c.IsSweep() {
+			changed = "changed since the last sweep"
+			a.Summary = "The sweep found changed tags; no event reported the change."
+		}
 		if reason == tagsApproved {
 			a.Title = "Deletion of key " + name + " was approved by a tag"
 			a.Risk = "If the key's deletion is scheduled later, cmkeeper may neither alert at full severity nor cancel it. This alert may be the only warning."
@@ -135,20 +186,33 @@ func tags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change tags."}
 		a.Next = []string{"If this is not intended, change the tags back:", c.KMSCommand("list-resource-tags")}
 		for _, tag := range slices.Sorted(maps.Keys(in.set)) {
-			if in.steers(tag) {
+			if had, known := in.before[tag]; in.steers(tag) && !(c.IsSweep() && known && had == in.set[tag]) {
 				a.Next = append(a.Next, c.KMSCommand("untag-resource", "--tag-keys", reaction.Quote(tag)))
 			}
 		}
-		a.Facts = append(a.Facts, alert.Fact{Name: "changed by the call", Values: changes}, now)
+		a.Facts = append(a.Facts, alert.Fact{Name: changed, Values: changes}, now)
 	})
 	if d != nil {
-		d.Gather = func(ctx context.Context) { now = tagsNow(ctx, c, in.steers) }
+		d.Gather = func(ctx context.Context) { live, now = tagsNow(ctx, c, in.steers) }
+		d.Told.Key = func(doc *ledger.Key) {
+			for name, value := range in.set {
+				if v, has := live[name]; has && v == value {
+					doc.NoteToldTag(ledger.ToldTag{Name: name, Value: value})
+				}
+			}
+			for _, name := range in.removed {
+				if _, has := live[name]; live != nil && !has {
+					doc.NoteToldTag(ledger.ToldTag{Name: name, Gone: true})
+				}
+			}
+		}
 	}
 	return d, err
 }
 
-// tagsNow are the live tags that have an effect.
-func tagsNow(ctx context.Context, c *reaction.Case, steers func(string) bool) alert.Fact {
+// tagsNow reads the tags, nil if that fails, and says what those that have an effect are
+// now.
+func tagsNow(ctx context.Context, c *reaction.Case, steers func(string) bool) (live map[string]string, now alert.Fact) {
 	at := ledger.Now()
 	live, err := c.Tags(ctx)
 	var values []string
@@ -157,5 +221,5 @@ func tagsNow(ctx context.Context, c *reaction.Case, steers func(string) bool) al
 			values = append(values, tag+" = "+live[tag])
 		}
 	}
-	return reaction.LookedAt("such tags now", "KMS ListResourceTags", at, values, err)
+	return live, reaction.LookedAt("such tags now", "KMS ListResourceTags", at, values, err)
 }

@@ -106,17 +106,25 @@ func (p *Pool) finish(ctx context.Context, d *delivery, err error, took time.Dur
 	}
 }
 
-// decide interprets the handler's error for this message: a wait that has gone
-// on for longer than the queue keeps messages ends in the dead-letter queue,
-// because each copy is kept anew and it would otherwise never end.
+// decide interprets the handler's error for this message. A wait ends in the
+// dead-letter queue when it has gone on for longer than the queue keeps messages, or
+// when a copy has no room for the time of its first sending: each copy is kept anew, so
+// it would otherwise never end.
 func (p *Pool) decide(d *delivery, err error) outcome.Decision {
 	decision := outcome.Of(err)
+	if decision.Action != outcome.Delay {
+		return decision
+	}
+	deadLetter := func(err error) outcome.Decision {
+		return outcome.Decision{Action: outcome.DeadLetter, Err: err}
+	}
 	retention := p.queue.Load().retention
-	if decision.Action == outcome.Delay && retention > 0 && !d.Sent.IsZero() && time.Since(d.Sent) > retention {
-		return outcome.Decision{
-			Action: outcome.DeadLetter,
-			Err:    fmt.Errorf("waited longer than the queue's retention of %s: %w", retention, err),
-		}
+	if retention > 0 && !d.Sent.IsZero() && time.Since(d.Sent) > retention {
+		return deadLetter(fmt.Errorf("waited longer than the queue's retention of %s: %w", retention, err))
+	}
+	if _, all := copyAttributes(d.raw, firstSent(d)); !all {
+		return deadLetter(fmt.Errorf("cannot wait: a copy has no room for the attribute %s beside the message's body and its %d attributes: %w",
+			AttributeFirstSent, len(d.raw.MessageAttributes), err))
 	}
 	return decision
 }
@@ -223,11 +231,11 @@ func (p *Pool) send(ctx context.Context, d *delivery, url string, delay time.Dur
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	in := &sqs.SendMessageInput{
-		QueueUrl:          aws.String(url),
-		MessageBody:       d.raw.Body,
-		DelaySeconds:      int32(delay.Round(time.Second) / time.Second),
-		MessageAttributes: copyAttributes(d.raw, own),
+		QueueUrl:     aws.String(url),
+		MessageBody:  d.raw.Body,
+		DelaySeconds: int32(delay.Round(time.Second) / time.Second),
 	}
+	in.MessageAttributes, _ = copyAttributes(d.raw, own)
 	if group, ok := d.raw.Attributes[string(types.MessageSystemAttributeNameMessageGroupId)]; ok {
 		in.MessageGroupId = aws.String(group)
 	}
@@ -238,9 +246,9 @@ func (p *Pool) send(ctx context.Context, d *delivery, url string, delay time.Dur
 }
 
 // copyAttributes returns the attributes of a message's copy: the original's, and as
-// many of our own as there is room for.
-func copyAttributes(m *types.Message, own []attribute) map[string]types.MessageAttributeValue {
-	attributes := make(map[string]types.MessageAttributeValue, len(m.MessageAttributes)+len(own))
+// many of our own as there is room for; all says that this was every one.
+func copyAttributes(m *types.Message, own []attribute) (attributes map[string]types.MessageAttributeValue, all bool) {
+	attributes = make(map[string]types.MessageAttributeValue, len(m.MessageAttributes)+len(own))
 	maps.Copy(attributes, m.MessageAttributes)
 	for _, name := range []string{AttributeFirstSent, AttributeReason, AttributeQueue, AttributeReceiveCount} {
 		delete(attributes, name) // of an earlier copy
@@ -252,11 +260,11 @@ func copyAttributes(m *types.Message, own []attribute) map[string]types.MessageA
 	for _, a := range own {
 		size += len(a.name) + len(a.dataType) + len(a.value)
 		if len(attributes) == maxAttributes || size > maxBytes {
-			break
+			return attributes, false
 		}
 		attributes[a.name] = types.MessageAttributeValue{DataType: aws.String(a.dataType), StringValue: aws.String(a.value)}
 	}
-	return attributes
+	return attributes, true
 }
 
 // printable returns s as at most limit bytes of printable text, which SQS

@@ -94,13 +94,16 @@ func TestCopyAttributes(t *testing.T) {
 		"no room for one":    {strings.Repeat("x", maxBytes-len(AttributeReason+"Stringreason")+1), nil, nil},
 		"attributes count":   {strings.Repeat("x", maxBytes-len(AttributeReason+"Stringreason")-len("0Stringv")+1), text(1), []string{"0"}},
 	} {
-		got := copyAttributes(&types.Message{Body: &test.body, MessageAttributes: test.attributes}, own)
+		got, all := copyAttributes(&types.Message{Body: &test.body, MessageAttributes: test.attributes}, own)
 		names := slices.Sorted(maps.Keys(got))
 		if diff := cmp.Diff(test.want, names); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 		if v, ok := got[AttributeReason]; ok && *v.StringValue != "reason" {
 			t.Errorf("%s: reason %q", name, *v.StringValue)
+		}
+		if _, last := got[AttributeQueue]; all != last {
+			t.Errorf("%s: all %v", name, all)
 		}
 	}
 }

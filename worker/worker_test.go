@@ -492,6 +492,39 @@ func TestDelayEnds(t *testing.T) {
 	}, "MessageRetentionPeriod", "3600")
 }
 
+// TestDelayWithoutRoom has messages that could wait for ever, since no copy of them can
+// say when the first one was sent.
+func TestDelayWithoutRoom(t *testing.T) {
+	full := map[string]types.MessageAttributeValue{}
+	for i := range 10 {
+		full[strconv.Itoa(i)] = types.MessageAttributeValue{DataType: aws.String("String"), StringValue: aws.String("v")}
+	}
+	for name, in := range map[string]sqs.SendMessageInput{
+		"ten attributes": {MessageBody: aws.String("x"), MessageAttributes: full},
+		"a full body":    {MessageBody: aws.String(strings.Repeat("x", 1<<20))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f fixture) {
+				calls := 0
+				f.start(f.client, func(context.Context, worker.Message) error {
+					calls++
+					return outcome.RetryAfter(30*time.Second, errors.New("alias not seen yet"))
+				}, worker.Options{})
+				in.QueueUrl = &f.queue
+				if _, err := f.client.SendMessage(t.Context(), &in); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				f.wantCounts(f.queue, 0, 0, 0)
+				f.wantCounts(f.dead, 1, 0, 0)
+				if got := f.log.with("ERROR", "outcome=dead-letter", "a copy has no room for the attribute cmkeeper-first-sent"); calls != 1 || len(got) != 1 {
+					t.Errorf("%d calls, logged %q", calls, f.log.lines)
+				}
+			})
+		})
+	}
+}
+
 func TestReject(t *testing.T) {
 	bubble(t, func(t *testing.T, f fixture) {
 		f.start(f.client, func(_ context.Context, m worker.Message) error {

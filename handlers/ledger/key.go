@@ -35,6 +35,8 @@ type Key struct {
 	ExposuresAt time.Time  `json:"exposures_at,omitzero"`
 	// ShutOut is since when we may not read the key; zero while we may.
 	ShutOut time.Time `json:"shut_out,omitzero"`
+	// TagsTold are the changes of Tags that events told of since the last sweep.
+	TagsTold []ToldTag `json:"tags_told,omitempty"`
 }
 
 // Schema implements state.Document.
@@ -60,6 +62,14 @@ type Tag struct {
 	Name  string    `json:"name"`
 	Value string    `json:"value"`
 	Since time.Time `json:"since"`
+}
+
+// ToldTag is a change of a tag that was told: the value that it was set to, or that it
+// was removed.
+type ToldTag struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	Gone  bool   `json:"gone,omitempty"`
 }
 
 // Policy is the last key policy that was judged, good or bad: later differences
@@ -141,7 +151,7 @@ func (k *Key) NoteTags(tags map[string]string, created, at time.Time) {
 		}
 	}
 	before := k.Tags
-	k.Tags = nil
+	k.Tags, k.TagsTold = nil, nil
 	for _, name := range slices.Sorted(maps.Keys(tags)) {
 		t := Tag{Name: name, Value: tags[name], Since: since}
 		if b := where(before, func(b Tag) bool { return b.Name == t.Name && b.Value == t.Value }); b != nil {
@@ -150,6 +160,17 @@ func (k *Key) NoteTags(tags map[string]string, created, at time.Time) {
 		k.Tags = append(k.Tags, t)
 	}
 }
+
+// NoteToldTag notes what an event told of a tag, so that the next sweep does not tell
+// it again. The tags of the last sweep stay what the key is judged by until then. It
+// keeps the last 50, as many as a key can have.
+func (k *Key) NoteToldTag(t ToldTag) {
+	k.TagsTold = slices.DeleteFunc(k.TagsTold, func(o ToldTag) bool { return o.Name == t.Name })
+	k.TagsTold = last(append(k.TagsTold, t), 50)
+}
+
+// TagTold reports whether the tag's last change that was told is this one.
+func (k *Key) TagTold(t ToldTag) bool { return slices.Contains(k.TagsTold, t) }
 
 // NoteShutOut notes that the key, or its policy, may not be read.
 func (k *Key) NoteShutOut(at time.Time) {

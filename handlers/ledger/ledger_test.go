@@ -348,3 +348,26 @@ func TestRefuseAnotherOne(t *testing.T) {
 		t.Errorf("calls %+v, repairs %+v", k.Calls, k.Repairs)
 	}
 }
+
+func TestNoteToldTag(t *testing.T) {
+	k := Key{Tags: []Tag{{"a", "1", noon}}}
+	set, gone := ToldTag{Name: "a", Value: "2"}, ToldTag{Name: "a", Gone: true}
+	k.NoteToldTag(set)
+	if !k.TagTold(set) || k.TagTold(gone) {
+		t.Errorf("told %+v", k.TagsTold)
+	}
+	k.NoteToldTag(gone)
+	if k.TagTold(set) || !k.TagTold(gone) {
+		t.Errorf("told %+v; only the last change of a tag counts", k.TagsTold)
+	}
+	for i := range 60 {
+		k.NoteToldTag(ToldTag{Name: fmt.Sprint(i)})
+	}
+	if len(k.TagsTold) != 50 || k.Tags[0].Value != "1" {
+		t.Errorf("%d told, tags %+v", len(k.TagsTold), k.Tags)
+	}
+	k.NoteTags(nil, noon, noon)
+	if k.TagsTold != nil {
+		t.Errorf("after a sweep %d told", len(k.TagsTold))
+	}
+}

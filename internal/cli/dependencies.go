@@ -14,12 +14,15 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/worker"
 )
 
 // dependencies are the resources that the configuration names.
 type dependencies struct {
 	config Config
+	// region is the one whose keys this member guards.
+	region string
 	// caller asks AWS who this is; it is asked once.
 	caller func() (*sts.GetCallerIdentityOutput, error)
 	sqs    *sqs.Client
@@ -103,6 +106,12 @@ func (d dependencies) checkQueue(ctx context.Context, variable, url string) (f f
 	if err != nil {
 		return f, fmt.Errorf("%s%s: %w", envPrefix, variable, err)
 	}
+	// Events of another Region are ignored, one by one: a member that gets nothing else
+	// looks healthy and guards nothing.
+	if at := arn.Parse(q.ARN).Region; at != "" && at != d.region {
+		return f, fmt.Errorf("%s%s: queue %s is in %s, and this member guards the keys of %s; set AWS_REGION to %s, or name a queue in %s",
+			envPrefix, variable, q.Name, at, d.region, at, d.region)
+	}
 	f.queues = []*worker.Queue{q}
 	for _, q := range []*worker.Queue{q, q.DeadLetter} {
 		f.encrypted("queue "+q.ARN, q.Key)
@@ -110,12 +119,12 @@ func (d dependencies) checkQueue(ctx context.Context, variable, url string) (f f
 	return f, nil
 }
 
-func (d dependencies) checkTopic(ctx context.Context, variable, arn string) (f found, err error) {
-	topic, err := d.sns.GetTopicAttributes(ctx, &sns.GetTopicAttributesInput{TopicArn: &arn})
+func (d dependencies) checkTopic(ctx context.Context, variable, name string) (f found, err error) {
+	topic, err := d.sns.GetTopicAttributes(ctx, &sns.GetTopicAttributesInput{TopicArn: &name})
 	if err != nil {
-		return f, fmt.Errorf("%s%s: topic %s cannot be read: create it, or grant sns:GetTopicAttributes and sns:Publish: %w", envPrefix, variable, arn, err)
+		return f, fmt.Errorf("%s%s: topic %s cannot be read: create it, or grant sns:GetTopicAttributes and sns:Publish: %w", envPrefix, variable, name, err)
 	}
-	f.encrypted("topic "+arn, topic.Attributes["KmsMasterKeyId"])
+	f.encrypted("topic "+name, topic.Attributes["KmsMasterKeyId"])
 	return f, nil
 }
 

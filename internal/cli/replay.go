@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
@@ -84,7 +85,7 @@ func (c *replayCommand) run(ctx context.Context, p *process) error {
 			if !c.json {
 				fmt.Fprintf(p.stdout, "── %s by %s, key %s, %s\n", alert.Escape(e.Name), alert.Escape(e.Actor.String()), alert.Escape(e.KeyARN), e.Time)
 			}
-			err = router.Handle(ctx, body)
+			err = router.Handle(ctx, body, time.Time{})
 		}
 		switch d := outcome.Of(err); d.Action {
 		case outcome.Delete:

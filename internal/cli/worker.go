@@ -171,10 +171,10 @@ func (w *wired) takeSnapshot(ctx context.Context) error {
 }
 
 // handle handles an event.
-func (w *wired) handle(ctx context.Context, body []byte) error {
+func (w *wired) handle(ctx context.Context, m worker.Message) error {
 	select {
 	case <-w.known:
-		return w.router.Handle(ctx, body)
+		return w.router.Handle(ctx, []byte(m.Body), m.Sent)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -196,7 +196,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		keys   = kms.NewFromConfig(cfg)
 		bucket = c.s3(cfg)
 	)
-	check := dependencies{config: c, caller: whoWeAre, sqs: queues, sns: topics, s3: bucket}
+	check := dependencies{config: c, region: cfg.Region, caller: whoWeAre, sqs: queues, sns: topics, s3: bucket}
 	found, problems := check.check(ctx)
 	caller, err := whoWeAre()
 	if err != nil {
@@ -253,11 +253,9 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		w.protection = worker.NewProtection(f.ecsAgent, http.DefaultClient, log)
 		inFlight = w.protection.InFlight
 	}
-	pool := func(o worker.Options, handle func(context.Context, []byte) error) error {
+	pool := func(o worker.Options, handle worker.HandlerFunc) error {
 		o.Queue, o.Logger, o.InFlight = found.queue(o.QueueURL), log, inFlight
-		p, err := worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
-			return handle(ctx, []byte(m.Body))
-		}), o)
+		p, err := worker.New(ctx, queues, handle, o)
 		w.pools = append(w.pools, p)
 		return err
 	}
@@ -267,7 +265,9 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		}
 	}
 	if c.runsJobs() {
-		if err := pool(c.jobsPool(), engine.Handle); err != nil {
+		if err := pool(c.jobsPool(), func(ctx context.Context, m worker.Message) error {
+			return engine.Handle(ctx, []byte(m.Body))
+		}); err != nil {
 			return nil, err
 		}
 	}

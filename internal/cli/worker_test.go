@@ -355,6 +355,18 @@ func TestStartWithoutWhatItNeeds(t *testing.T) {
 	}
 }
 
+// A worker in another Region than its queue would ignore every event, and look healthy.
+func TestStartInAnotherRegionThanTheQueue(t *testing.T) {
+	t.Parallel()
+	f := newAccount(t).fleetMember(sandbox.WorkerKey, io.Discard)
+	f.aws.Region = "eu-west-1"
+	err := f.run(t.Context())
+	want := "CMKEEPER_EVENTS_QUEUE_URL: queue cmkeeper-events is in us-east-1, and this member guards the keys of eu-west-1; set AWS_REGION to us-east-1"
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v\nwant: %s", err, want)
+	}
+}
+
 func TestQueueUnderAGuardedKey(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t)
