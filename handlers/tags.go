@@ -186,7 +186,7 @@ func tellTags(ctx context.Context, c *reaction.Case, in tagInput, suffix string)
 		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change tags."}
 		a.Next = []string{"If this is not intended, change the tags back:", c.KMSCommand("list-resource-tags")}
 		for _, tag := range slices.Sorted(maps.Keys(in.set)) {
-			if had, known := in.before[tag]; in.steers(tag) && !(c.IsSweep() && known && had == in.set[tag]) {
+			if had, known := in.before[tag]; in.steers(tag) && (!c.IsSweep() || !known || had != in.set[tag]) {
 				a.Next = append(a.Next, c.KMSCommand("untag-resource", "--tag-keys", reaction.Quote(tag)))
 			}
 		}

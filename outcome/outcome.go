@@ -100,15 +100,38 @@ func Of(err error) Decision {
 		case *rejected:
 			return Decision{Action: DeadLetter, Err: err}
 		case *delayed:
-			return Decision{Action: Delay, After: min(max(m.after, time.Second), MaxDelay), Err: err}
+			return Decision{Action: Delay, After: wait(m.after), Err: err}
 		}
 	}
-	// A joined error (errors.Join) has several branches. A rejection in one of them
-	// must not end what another could still do, so only a wait counts.
-	if d, ok := errors.AsType[*delayed](err); ok {
-		return Decision{Action: Delay, After: min(max(d.after, time.Second), MaxDelay), Err: err}
+	if after, ok := shortestWait(err); ok {
+		return Decision{Action: Delay, After: wait(after), Err: err}
 	}
 	return Decision{Action: Retry, Err: err}
+}
+
+// wait is a wait as SQS can make it.
+func wait(d time.Duration) time.Duration { return min(max(d, time.Second), MaxDelay) }
+
+// shortestWait returns the outermost wait of an error. A joined error (errors.Join) has
+// several branches: no branch waits for another, so the shortest wait counts. A
+// rejection in one of them must not end what another could still do, so it counts
+// nothing.
+func shortestWait(err error) (shortest time.Duration, ok bool) {
+	switch e := err.(type) { //nolint:errorlint // walks the tree itself
+	case *rejected:
+		return 0, false
+	case *delayed:
+		return e.after, true
+	case interface{ Unwrap() []error }:
+		for _, branch := range e.Unwrap() {
+			if after, waits := shortestWait(branch); waits && (!ok || after < shortest) {
+				shortest, ok = after, true
+			}
+		}
+	case interface{ Unwrap() error }:
+		return shortestWait(e.Unwrap())
+	}
+	return shortest, ok
 }
 
 // Backoff returns how long a failed message stays invisible after it was

@@ -26,6 +26,8 @@ func TestOf(t *testing.T) {
 		"the outermost mark counts: wait":   {outcome.RetryAfter(time.Minute, outcome.Reject(boom)), outcome.Delay, time.Minute},
 		"the outermost mark counts: reject": {outcome.Reject(outcome.RetryAfter(time.Minute, boom)), outcome.DeadLetter, 0},
 		"joined: a wait is honoured":        {errors.Join(boom, outcome.RetryAfter(time.Minute, boom)), outcome.Delay, time.Minute},
+		"joined: the shortest wait counts":  {errors.Join(outcome.RetryAfter(time.Minute, boom), fmt.Errorf("x: %w", errors.Join(boom, outcome.RetryAfter(2*time.Second, boom)))), outcome.Delay, 2 * time.Second},
+		"joined: a wait that was rejected":  {errors.Join(outcome.Reject(outcome.RetryAfter(time.Second, boom)), boom), outcome.Retry, 0},
 		"joined: a rejection is not":        {errors.Join(boom, outcome.Reject(boom)), outcome.Retry, 0},
 		"marking nil stays nil":             {errors.Join(outcome.Reject(nil), outcome.RetryAfter(1, nil)), outcome.Delete, 0},
 	}
