@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -239,7 +238,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	router, err := handlers.New(reaction.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: selfCheck, Logger: log,
-		Scans: engine, Trail: cloudtrail.NewFromConfig(cfg),
+		Scans: engine, Trail: awsclient.CloudTrail(cfg),
 	}, reactions)
 	if err != nil {
 		return nil, err
