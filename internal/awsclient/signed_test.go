@@ -15,10 +15,12 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail/types"
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3control"
 	"github.com/aws/smithy-go"
 	smithyendpoints "github.com/aws/smithy-go/endpoints"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -87,6 +89,8 @@ func TestAnswersAreThoseOfTheSDK(t *testing.T) {
 			_, want := cloudtrail.NewFromConfig(cfg).LookupEvents(t.Context(), &cloudtrail.LookupEventsInput{MaxResults: aws.Int32(int32(most))})
 			sameError(t, CloudTrail(cfg).Call(t.Context(), "LookupEvents", lookup{nil, most}, nil), want)
 		}
+		_, wantErr := s3control.NewFromConfig(cfg).DescribeJob(t.Context(), &s3control.DescribeJobInput{AccountId: aws.String("111122223333"), JobId: aws.String("x")})
+		sameError(t, S3Control(cfg, "111122223333").Call(t.Context(), http.MethodGet, "/v20180820/jobs/x", nil, nil), wantErr)
 	})
 }
 
@@ -190,6 +194,10 @@ func TestEndpointsOfSignedRequests(t *testing.T) {
 				cfg := loaded(t)
 				trail, trailErr := cloudtrail.NewDefaultEndpointResolverV2().ResolveEndpoint(t.Context(), cloudtrail.EndpointParameters{Region: &region, UseFIPS: &fips, UseDualStack: &dualStack})
 				sameEndpoint(t, CloudTrail(cfg).service, trail, trailErr)
+				control, controlErr := s3control.NewDefaultEndpointResolverV2().ResolveEndpoint(t.Context(), s3control.EndpointParameters{
+					Region: &region, UseFIPS: &fips, UseDualStack: &dualStack, AccountId: aws.String("111122223333"), RequiresAccountId: aws.Bool(true),
+				})
+				sameEndpoint(t, S3Control(cfg, "111122223333").service, control, controlErr)
 			})
 		}
 	}
@@ -241,6 +249,7 @@ func TestCustomEndpoints(t *testing.T) {
 			for id, want := range map[string]*string{
 				"CloudTrail":  cloudtrail.NewFromConfig(cfg).Options().BaseEndpoint,
 				"EventBridge": eventbridge.NewFromConfig(cfg).Options().BaseEndpoint,
+				"S3 Control":  s3control.NewFromConfig(cfg).Options().BaseEndpoint,
 			} {
 				if d := cmp.Diff(want, customEndpoint(cfg, id)); d != "" {
 					t.Errorf("%s: %s", id, d)
@@ -248,6 +257,55 @@ func TestCustomEndpoints(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSignature signs again what was sent: a request that AWS would refuse does not pass.
+// The clock of AWS is a day ahead, and the second attempt is signed by it.
+func TestSignature(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const lead = 24 * time.Hour
+		cfg := inprocess.Config(nil, "eu-central-1", "ada")
+		cfg.BaseEndpoint = aws.String("https://aws.example/base/")
+		attempts := 0
+		cfg.HTTPClient = clientFunc(func(r *http.Request) (*http.Response, error) {
+			attempts++
+			now := time.Now().Add(lead)
+			at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer := func(status int, body string) (*http.Response, error) {
+				header := http.Header{"Date": {now.UTC().Format(http.TimeFormat)}}
+				return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(body))}, nil
+			}
+			if now.Sub(at).Abs() > 5*time.Minute {
+				return answer(http.StatusForbidden, `<ErrorResponse><Error><Code>RequestTimeTooSkewed</Code></Error></ErrorResponse>`)
+			}
+			again := r.Clone(r.Context())
+			again.Header.Del("Authorization")
+			credentials, _ := cfg.Credentials.Retrieve(r.Context())
+			if err := v4.NewSigner().SignHTTP(r.Context(), credentials, again, r.Header.Get("X-Amz-Content-Sha256"), "s3", "eu-central-1", at); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := r.Header.Get("Authorization"), again.Header.Get("Authorization"); got != want || got == "" {
+				t.Errorf("Authorization %s, want %s", got, want)
+			}
+			if want := "https://aws.example/base/v20180820/jobs/x/status?statusUpdateReason=a%20b"; r.URL.String() != want {
+				t.Errorf("sent to %s, want %s", r.URL, want)
+			}
+			return answer(http.StatusOK, "<Answer><Status>Cancelled</Status></Answer>")
+		})
+		client := S3Control(cfg, "111122223333")
+		for range 2 {
+			var out struct{ Status string }
+			if err := client.Call(t.Context(), http.MethodPost, "/v20180820/jobs/x/status?statusUpdateReason=a+b", nil, &out); err != nil || out.Status != "Cancelled" {
+				t.Fatalf("%+v, %v", out, err)
+			}
+		}
+		if attempts != 3 {
+			t.Errorf("%d attempts, want 3: only the first is signed by our clock", attempts)
+		}
+	})
 }
 
 // TestAnswersThatAreNoDocuments: what a proxy says is an error with its status.
@@ -260,6 +318,7 @@ func TestAnswersThatAreNoDocuments(t *testing.T) {
 		var out struct{ Job struct{} }
 		for _, err := range []error{
 			CloudTrail(cfg).Call(t.Context(), "LookupEvents", json.RawMessage("{}"), &out),
+			S3Control(cfg, "111122223333").Call(t.Context(), http.MethodGet, "/", nil, &out),
 		} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%d: %v, want %s", status, err, want)

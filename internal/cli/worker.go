@@ -220,7 +220,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		S3: bucket, Resolver: facts, KMS: keys, Account: account, Store: store, SQS: queues,
 		// The client is there even where CMKEEPER_REENCRYPT_ENGINE is fleet: batch jobs that
 		// others have begun have to be ended, too.
-		Batch:    awsclient.S3Control(cfg),
+		Batch:    awsclient.S3Control(cfg, account),
 		Observer: handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region, StateBucket: c.StateBucket},
 		Ties:     f.ties(retire.Checker{S3: bucket, Facts: facts, Account: account}),
 		Logger:   log,
