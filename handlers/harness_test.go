@@ -17,7 +17,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
-	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 	eventbridgetypes "github.com/aws/aws-sdk-go-v2/service/eventbridge/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -29,6 +28,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
@@ -172,7 +172,7 @@ func (w *world) newRouterWith(c reaction.Config, change func(*reaction.Deps)) *h
 	deps := reaction.Deps{
 		KMS: keys, Facts: inventory.New(keys, buckets, account, region),
 		State:  state.New(buckets, stateBucket, "cmkeeper/", account),
-		Alerts: w.told, Moves: w.moves, Trail: cloudtrail.NewFromConfig(keeper),
+		Alerts: w.told, Moves: w.moves, Trail: awsclient.CloudTrail(keeper),
 	}
 	if w.untraced {
 		deps.Trail = nil

@@ -6,25 +6,34 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/s3control"
-	"github.com/aws/aws-sdk-go-v2/service/s3control/types"
 
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
-// Batch is what an Engine calls of S3 Batch Operations; *s3control.Client has it.
+// Batch is the API of S3 Batch Operations for the account. Call sends a request to a
+// path, which may have a query: it encodes in as XML, unless that is nil, and decodes
+// the answer into out, unless that is nil. An error of S3 is a [smithy.APIError].
 type Batch interface {
-	CreateJob(context.Context, *s3control.CreateJobInput, ...func(*s3control.Options)) (*s3control.CreateJobOutput, error)
-	DescribeJob(context.Context, *s3control.DescribeJobInput, ...func(*s3control.Options)) (*s3control.DescribeJobOutput, error)
-	UpdateJobStatus(context.Context, *s3control.UpdateJobStatusInput, ...func(*s3control.Options)) (*s3control.UpdateJobStatusOutput, error)
+	Call(ctx context.Context, method, path string, in, out any) error
 }
+
+const batchPath = "/v20180820/jobs"
+
+// The statuses of S3's that count here.
+const (
+	batchNew        = "New"
+	batchComplete   = "Complete"
+	batchFailed     = "Failed"
+	batchCancelling = "Cancelling"
+	batchCancelled  = "Cancelled"
+)
 
 // BatchJob is a job of S3 Batch Operations that does a part of a job: the objects
 // under one from-key, with a bucket key or without. UpdateObjectEncryption sets
@@ -63,7 +72,7 @@ const batchRefused = "refused"
 
 func (b BatchJob) ended() bool {
 	switch b.Status {
-	case batchRefused, string(types.JobStatusComplete), string(types.JobStatusFailed), string(types.JobStatusCancelled):
+	case batchRefused, batchComplete, batchFailed, batchCancelled:
 		return true
 	}
 	return false
@@ -72,7 +81,7 @@ func (b BatchJob) ended() bool {
 // empty reports whether it failed because there was nothing to do, which S3 calls
 // a failure ("Troubleshooting replication" in its User Guide has the text).
 func (b BatchJob) empty() bool {
-	return b.Status == string(types.JobStatusFailed) && b.Tasks == 0 &&
+	return b.Status == batchFailed && b.Tasks == 0 &&
 		slices.ContainsFunc(b.Causes, func(c string) bool { return strings.Contains(strings.ToLower(c), "no keys matching") })
 }
 
@@ -265,34 +274,52 @@ func batchJobs(id string, s spec, attempt int) []BatchJob {
 	return jobs
 }
 
+// createJob is the request for a batch job.
+type createJob struct {
+	XMLName              struct{} `xml:"http://awss3control.amazonaws.com/doc/2018-08-20/ CreateJobRequest"`
+	ClientRequestToken   string
+	ConfirmationRequired bool
+	Description          string
+	Manifest             struct {
+		EnableManifestOutput bool
+		ExpectedBucketOwner  string
+		Prefix               *string `xml:"Filter>KeyNameConstraint>MatchAnyPrefix>member"`
+		BucketKeyEnabled     bool    `xml:"Filter>MatchAnyObjectEncryption>ObjectEncryption>SSE-KMS>BucketKeyEnabled"`
+		KMSKeyARN            string  `xml:"Filter>MatchAnyObjectEncryption>ObjectEncryption>SSE-KMS>KmsKeyArn"`
+		SourceBucket         string
+	} `xml:"ManifestGenerator>S3JobManifestGenerator"`
+	BucketKeyEnabled bool   `xml:"Operation>S3UpdateObjectEncryption>ObjectEncryption>SSE-KMS>BucketKeyEnabled"`
+	KMSKeyARN        string `xml:"Operation>S3UpdateObjectEncryption>ObjectEncryption>SSE-KMS>KMSKeyArn"`
+	Priority         int
+	Report           struct {
+		Bucket              string
+		Enabled             bool
+		ExpectedBucketOwner string
+		Format              string
+		Prefix              string
+		ReportScope         string
+	}
+	RoleARN string `xml:"RoleArn"`
+}
+
 // batchInput is the request for a batch job. It is the same each time, as its
 // token demands.
-func (e *Engine) batchInput(j *jobDoc, b BatchJob) *s3control.CreateJobInput {
-	bucketARN := func(bucket string) *string {
-		return aws.String(arn.ARN{Partition: arn.Parse(j.To).Partition, Service: "s3", Resource: bucket}.String())
+func (e *Engine) batchInput(j *jobDoc, b BatchJob) createJob {
+	bucketARN := func(bucket string) string {
+		return arn.ARN{Partition: arn.Parse(j.To).Partition, Service: "s3", Resource: bucket}.String()
 	}
-	filter := &types.JobManifestGeneratorFilter{
-		MatchAnyObjectEncryption: []types.ObjectEncryptionFilter{&types.ObjectEncryptionFilterMemberSSEKMS{
-			Value: types.SSEKMSFilter{KmsKeyArn: &b.From, BucketKeyEnabled: &b.BucketKey},
-		}},
+	in := createJob{
+		ClientRequestToken: b.Token, Description: "cmkeeper job " + j.ID, Priority: 10, RoleARN: j.Batch.Role,
+		KMSKeyARN: j.To, BucketKeyEnabled: b.BucketKey,
 	}
+	in.Manifest.SourceBucket, in.Manifest.ExpectedBucketOwner = bucketARN(j.Bucket), e.opt.Account
+	in.Manifest.KMSKeyARN, in.Manifest.BucketKeyEnabled = b.From, b.BucketKey
 	if j.Prefix != "" {
-		filter.KeyNameConstraint = &types.KeyNameConstraint{MatchAnyPrefix: []string{j.Prefix}}
+		in.Manifest.Prefix = &j.Prefix
 	}
-	return &s3control.CreateJobInput{
-		AccountId: &e.opt.Account, ClientRequestToken: &b.Token, RoleArn: &j.Batch.Role,
-		Priority: aws.Int32(10), ConfirmationRequired: aws.Bool(false), Description: aws.String("cmkeeper job " + j.ID),
-		Operation: &types.JobOperation{S3UpdateObjectEncryption: &types.S3UpdateObjectEncryptionOperation{
-			ObjectEncryption: &types.ObjectEncryption{SSEKMS: &types.S3UpdateObjectEncryptionSSEKMS{KMSKeyArn: &j.To, BucketKeyEnabled: &b.BucketKey}},
-		}},
-		ManifestGenerator: &types.JobManifestGeneratorMemberS3JobManifestGenerator{Value: types.S3JobManifestGenerator{
-			SourceBucket: bucketARN(j.Bucket), ExpectedBucketOwner: &e.opt.Account, EnableManifestOutput: false, Filter: filter,
-		}},
-		Report: &types.JobReport{
-			Enabled: true, Bucket: bucketARN(e.opt.StateBucket), ExpectedBucketOwner: &e.opt.Account, Prefix: aws.String(e.opt.StatePrefix + batchReports(j.ID)),
-			Format: types.JobReportFormatReportCsv20180820, ReportScope: types.JobReportScopeFailedTasksOnly,
-		},
-	}
+	in.Report.Enabled, in.Report.Format, in.Report.ReportScope = true, "Report_CSV_20180820", "FailedTasksOnly"
+	in.Report.Bucket, in.Report.ExpectedBucketOwner, in.Report.Prefix = bucketARN(e.opt.StateBucket), e.opt.Account, e.opt.StatePrefix+batchReports(j.ID)
+	return in
 }
 
 // batchCreate creates the batch jobs whose ids are not known. What a crash has
@@ -302,7 +329,10 @@ func (e *Engine) batchCreate(ctx context.Context, j *jobDoc) error {
 		if b.ID != "" || b.ended() {
 			continue
 		}
-		out, err := e.opt.Batch.CreateJob(ctx, e.batchInput(j, b))
+		var out struct {
+			ID string `xml:"JobId"`
+		}
+		err := e.opt.Batch.Call(ctx, http.MethodPost, batchPath, e.batchInput(j, b), &out)
 		stop := batchError("CreateJob", "s3:CreateJob, and iam:PassRole on "+j.Batch.Role, err)
 		_, refused := errors.AsType[*stopError](stop)
 		if stop != nil && !refused {
@@ -319,7 +349,7 @@ func (e *Engine) batchCreate(ctx context.Context, j *jobDoc) error {
 			}))
 		}
 		err = e.changeBatch(ctx, j, b.Token, func(now *BatchJob) {
-			now.ID, now.Status = aws.ToString(out.JobId), string(types.JobStatusNew)
+			now.ID, now.Status = out.ID, batchNew
 		})
 		if err != nil {
 			return err
@@ -399,8 +429,9 @@ func (e *Engine) batchLook(ctx context.Context, j *jobDoc) error {
 		if b.ended() {
 			continue
 		}
-		out, err := e.opt.Batch.DescribeJob(ctx, &s3control.DescribeJobInput{AccountId: &e.opt.Account, JobId: &b.ID})
-		if b.Status == string(types.JobStatusNew) && (hasCode(err, "NoSuchJobException") || hasCode(err, "NotFoundException")) {
+		var out struct{ Job *jobDescriptor }
+		err := e.opt.Batch.Call(ctx, http.MethodGet, batchPath+"/"+b.ID, nil, &out)
+		if b.Status == batchNew && (hasCode(err, "NoSuchJobException") || hasCode(err, "NotFoundException")) {
 			continue // S3 does not show a new job everywhere at once
 		}
 		if err == nil && out.Job == nil {
@@ -410,11 +441,9 @@ func (e *Engine) batchLook(ctx context.Context, j *jobDoc) error {
 			return err
 		}
 		now := described(b, out.Job)
-		if j.State != StateRunning && !now.ended() && now.Status != string(types.JobStatusCancelling) {
-			_, err := e.opt.Batch.UpdateJobStatus(ctx, &s3control.UpdateJobStatusInput{
-				AccountId: &e.opt.Account, JobId: &b.ID, RequestedJobStatus: types.RequestedJobStatusCancelled,
-				StatusUpdateReason: aws.String("cmkeeper job " + j.ID + " is " + string(j.State)),
-			})
+		if j.State != StateRunning && !now.ended() && now.Status != batchCancelling {
+			query := url.Values{"requestedJobStatus": {batchCancelled}, "statusUpdateReason": {"cmkeeper job " + j.ID + " is " + string(j.State)}}
+			err := e.opt.Batch.Call(ctx, http.MethodPost, batchPath+"/"+b.ID+"/status?"+query.Encode(), nil, nil)
 			if err := batchError("UpdateJobStatus", "s3:UpdateJobStatus", err); err != nil && !hasCode(err, "JobStatusException") {
 				return err
 			}
@@ -427,14 +456,28 @@ func (e *Engine) batchLook(ctx context.Context, j *jobDoc) error {
 	return nil
 }
 
+// jobDescriptor is what S3 says of a batch job.
+type jobDescriptor struct {
+	Status   string
+	Progress *struct {
+		Total     int64 `xml:"TotalNumberOfTasks"`
+		Succeeded int64 `xml:"NumberOfTasksSucceeded"`
+		Failed    int64 `xml:"NumberOfTasksFailed"`
+	} `xml:"ProgressSummary"`
+	Failures []struct {
+		Code   string `xml:"FailureCode"`
+		Reason string `xml:"FailureReason"`
+	} `xml:"FailureReasons>member"`
+}
+
 // described is a batch job as S3 describes it.
-func described(b BatchJob, d *types.JobDescriptor) BatchJob {
-	b.Status, b.Causes = string(d.Status), nil
-	if p := d.ProgressSummary; p != nil {
-		b.Tasks, b.Succeeded, b.Failed = aws.ToInt64(p.TotalNumberOfTasks), aws.ToInt64(p.NumberOfTasksSucceeded), aws.ToInt64(p.NumberOfTasksFailed)
+func described(b BatchJob, d *jobDescriptor) BatchJob {
+	b.Status, b.Causes = d.Status, nil
+	if p := d.Progress; p != nil {
+		b.Tasks, b.Succeeded, b.Failed = p.Total, p.Succeeded, p.Failed
 	}
-	for _, f := range d.FailureReasons {
-		b.Causes = append(b.Causes, strings.TrimPrefix(aws.ToString(f.FailureCode)+": "+aws.ToString(f.FailureReason), ": "))
+	for _, f := range d.Failures {
+		b.Causes = append(b.Causes, strings.TrimPrefix(f.Code+": "+f.Reason, ": "))
 	}
 	return b
 }
@@ -446,11 +489,11 @@ func described(b BatchJob, d *types.JobDescriptor) BatchJob {
 func batchCause(jobs []BatchJob) string {
 	for _, b := range jobs {
 		switch b.Status {
-		case string(types.JobStatusFailed):
+		case batchFailed:
 			if b.empty() {
 				continue
 			}
-		case string(types.JobStatusCancelled):
+		case batchCancelled:
 			if b.Ours {
 				continue
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -22,16 +23,18 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
 const batchRole = "arn:aws:iam::" + account + ":role/batch"
 
 // batchClient signs as the workers do.
-func (w *world) batchClient() *s3control.Client {
-	return s3control.NewFromConfig(inprocess.Config(w.aws, "us-east-1", "worker"))
+func (w *world) batchClient() Batch {
+	return awsclient.S3Control(inprocess.Config(w.aws, "us-east-1", "worker"), account)
 }
 
 // by returns options of an engine that moves by S3 Batch Operations.
@@ -48,7 +51,7 @@ func (w *world) deny(action string) {
 // batchJobs lists what S3 Batch Operations have, by status.
 func (w *world) batchJobs() map[string]int {
 	w.t.Helper()
-	out, err := w.batchClient().ListJobs(w.t.Context(), &s3control.ListJobsInput{AccountId: aws.String(account)})
+	out, err := s3control.NewFromConfig(inprocess.Config(w.aws, "us-east-1", "worker")).ListJobs(w.t.Context(), &s3control.ListJobsInput{AccountId: aws.String(account)})
 	w.must(err)
 	statuses := map[string]int{}
 	for _, j := range out.Jobs {
@@ -450,11 +453,11 @@ type lateClient struct {
 	left atomic.Int64
 }
 
-func (c *lateClient) DescribeJob(ctx context.Context, in *s3control.DescribeJobInput, o ...func(*s3control.Options)) (*s3control.DescribeJobOutput, error) {
-	if c.left.Add(-1) >= 0 {
-		return nil, answer(http.StatusNotFound, "NoSuchJobException")
+func (c *lateClient) Call(ctx context.Context, method, path string, in, out any) error {
+	if method == http.MethodGet && c.left.Add(-1) >= 0 {
+		return answer(http.StatusNotFound, "NoSuchJobException")
 	}
-	return c.Batch.DescribeJob(ctx, in, o...)
+	return c.Batch.Call(ctx, method, path, in, out)
 }
 
 func TestNewBatchJobMayNotBeShownYet(t *testing.T) {
@@ -596,11 +599,86 @@ func TestBatchRequestIsTheSameEachTime(t *testing.T) {
 	if len(tokens) != 8 {
 		t.Errorf("tokens: %v", slices.Sorted(maps.Keys(tokens)))
 	}
-	in := e.batchInput(&j, j.Batch.Jobs[0])
-	g := in.ManifestGenerator.(*types.JobManifestGeneratorMemberS3JobManifestGenerator).Value
-	filter := g.Filter.MatchAnyObjectEncryption[0].(*types.ObjectEncryptionFilterMemberSSEKMS).Value
-	if *filter.KmsKeyArn != w.a || !*filter.BucketKeyEnabled || !slices.Equal(g.Filter.KeyNameConstraint.MatchAnyPrefix, []string{"p/"}) ||
-		!*in.Operation.S3UpdateObjectEncryption.ObjectEncryption.SSEKMS.BucketKeyEnabled || *in.ConfirmationRequired {
-		t.Errorf("request: %+v", in)
+}
+
+// sentRequest is what of a request S3 acts on.
+type sentRequest struct{ method, url, account, contentType, body string }
+
+// sent records a request and answers with an empty document.
+func sent(to *[]sentRequest) aws.Config {
+	cfg := inprocess.Config(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			panic(err)
+		}
+		*to = append(*to, sentRequest{r.Method, "https://" + r.Host + r.URL.RequestURI(), r.Header.Get("X-Amz-Account-Id"), r.Header.Get("Content-Type"), string(body)})
+		_, _ = rw.Write([]byte("<Answer><Job><Status>Active</Status></Job><JobId>id</JobId></Answer>"))
+	}), "us-east-1", "worker")
+	cfg.BaseEndpoint = nil
+	return cfg
+}
+
+// TestBatchRequestsAreThoseOfTheSDK holds every request beside that of the SDK's client.
+func TestBatchRequestsAreThoseOfTheSDK(t *testing.T) {
+	for name, prefix := range map[string]string{"a prefix": "p/<&\n\"é ", "none": ""} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			defer w.aws.Close()
+			var ours, theirs []sentRequest
+			e := w.engine(w.by(ExecutorBatch), func(o *Options) { o.Batch = awsclient.S3Control(sent(&ours), account) })
+			sdk := s3control.NewFromConfig(sent(&theirs))
+			j := jobDoc{ID: strings.Repeat("a", 24), State: StateRunning, spec: spec{Bucket: bucket, Prefix: prefix, From: []string{w.a}, To: w.b}}
+			j.Batch = &batchWork{Role: batchRole, Jobs: batchJobs(j.ID, j.spec, 0)}
+			for _, b := range j.Batch.Jobs {
+				w.must(state.Update(t.Context(), e.opt.Store, j.key(), func(now *jobDoc, _ bool) error { *now = j; return nil }))
+				w.must(e.opt.Batch.Call(t.Context(), http.MethodPost, batchPath, e.batchInput(&j, b), nil))
+				_, err := sdk.CreateJob(t.Context(), sdkInput(&j, b))
+				w.must(err)
+			}
+			j.State = StatePaused
+			for i := range j.Batch.Jobs {
+				j.Batch.Jobs[i].ID, j.Batch.Jobs[i].Status = "id", batchNew
+			}
+			w.must(state.Update(t.Context(), e.opt.Store, j.key(), func(now *jobDoc, _ bool) error { *now = j; return nil }))
+			w.must(e.batchLook(t.Context(), &j))
+			for range j.Batch.Jobs {
+				_, err := sdk.DescribeJob(t.Context(), &s3control.DescribeJobInput{AccountId: aws.String(account), JobId: aws.String("id")})
+				w.must(err)
+				_, err = sdk.UpdateJobStatus(t.Context(), &s3control.UpdateJobStatusInput{
+					AccountId: aws.String(account), JobId: aws.String("id"), RequestedJobStatus: types.RequestedJobStatusCancelled,
+					StatusUpdateReason: aws.String("cmkeeper job " + j.ID + " is paused"),
+				})
+				w.must(err)
+			}
+			if d := cmp.Diff(theirs, ours, cmp.AllowUnexported(sentRequest{})); d != "" || len(ours) != 6 {
+				t.Errorf("%d requests; the SDK's, and ours:\n%s", len(ours), d)
+			}
+		})
+	}
+}
+
+// sdkInput is the request for a batch job as the SDK's client takes it.
+func sdkInput(j *jobDoc, b BatchJob) *s3control.CreateJobInput {
+	filter := &types.JobManifestGeneratorFilter{
+		MatchAnyObjectEncryption: []types.ObjectEncryptionFilter{&types.ObjectEncryptionFilterMemberSSEKMS{
+			Value: types.SSEKMSFilter{KmsKeyArn: &b.From, BucketKeyEnabled: &b.BucketKey},
+		}},
+	}
+	if j.Prefix != "" {
+		filter.KeyNameConstraint = &types.KeyNameConstraint{MatchAnyPrefix: []string{j.Prefix}}
+	}
+	return &s3control.CreateJobInput{
+		AccountId: aws.String(account), ClientRequestToken: &b.Token, RoleArn: aws.String(batchRole),
+		Priority: aws.Int32(10), ConfirmationRequired: aws.Bool(false), Description: aws.String("cmkeeper job " + j.ID),
+		Operation: &types.JobOperation{S3UpdateObjectEncryption: &types.S3UpdateObjectEncryptionOperation{
+			ObjectEncryption: &types.ObjectEncryption{SSEKMS: &types.S3UpdateObjectEncryptionSSEKMS{KMSKeyArn: &j.To, BucketKeyEnabled: &b.BucketKey}},
+		}},
+		ManifestGenerator: &types.JobManifestGeneratorMemberS3JobManifestGenerator{Value: types.S3JobManifestGenerator{
+			SourceBucket: aws.String("arn:aws:s3:::" + bucket), ExpectedBucketOwner: aws.String(account), EnableManifestOutput: false, Filter: filter,
+		}},
+		Report: &types.JobReport{
+			Enabled: true, Bucket: aws.String("arn:aws:s3:::" + stateBucket), ExpectedBucketOwner: aws.String(account), Prefix: aws.String("cmkeeper/jobs/" + j.ID + "/batch"),
+			Format: types.JobReportFormatReportCsv20180820, ReportScope: types.JobReportScopeFailedTasksOnly,
+		},
 	}
 }

@@ -9,10 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
-	"github.com/aws/aws-sdk-go-v2/service/cloudtrail/types"
-
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -183,19 +179,31 @@ func (c *Case) callerFact(ctx context.Context) alert.Fact {
 	if err := c.lookups.Wait(ctx); err != nil {
 		return found(nil, fmt.Errorf("wait for a lookup in CloudTrail: %w", err))
 	}
-	out, err := c.Trail.LookupEvents(ctx, &cloudtrail.LookupEventsInput{
-		LookupAttributes: []types.LookupAttribute{{AttributeKey: types.LookupAttributeKeyResourceName, AttributeValue: &c.Event.KeyARN}},
-		MaxResults:       aws.Int32(lookupPage),
-	})
-	if err != nil {
+	var out struct{ Events []trailEvent }
+	if err := c.Trail.Call(ctx, "LookupEvents", lookup(c.Event.KeyARN), &out); err != nil {
 		return found(nil, fmt.Errorf("look up events: %w", err))
 	}
 	return found(callers(out.Events, c.Config.Identity), nil)
 }
 
+// lookup asks for the last events about a key.
+func lookup(keyARN string) any {
+	type attribute struct{ AttributeKey, AttributeValue string }
+	return struct {
+		LookupAttributes []attribute
+		MaxResults       int
+	}{[]attribute{{"ResourceName", keyARN}}, lookupPage}
+}
+
+// trailEvent is an event as LookupEvents answers with it.
+type trailEvent struct {
+	EventName, Username, CloudTrailEvent string
+	EventTime                            float64 // seconds since 1970
+}
+
 // callers sums up events, the newest first, by who called what. Our own reads are only
 // counted: they would bury the others.
-func callers(found []types.Event, us Identity) []string {
+func callers(found []trailEvent, us Identity) []string {
 	type call struct{ who, operation string }
 	type sum struct {
 		call
@@ -206,8 +214,8 @@ func callers(found []types.Event, us Identity) []string {
 	var sums []*sum
 	ours := 0
 	for _, f := range found {
-		c, refused := call{aws.ToString(f.Username), aws.ToString(f.EventName)}, ""
-		if e, err := events.Parse([]byte(aws.ToString(f.CloudTrailEvent))); err == nil {
+		c, refused := call{f.Username, f.EventName}, ""
+		if e, err := events.Parse([]byte(f.CloudTrailEvent)); err == nil {
 			if us.Is(e.Actor) {
 				ours++
 				continue
@@ -217,7 +225,7 @@ func callers(found []types.Event, us Identity) []string {
 		i := slices.IndexFunc(sums, func(s *sum) bool { return s.call == c })
 		if i < 0 {
 			i = len(sums)
-			sums = append(sums, &sum{call: c, last: aws.ToTime(f.EventTime)})
+			sums = append(sums, &sum{call: c, last: time.Unix(int64(f.EventTime), 0)})
 		}
 		sums[i].n++
 		if refused != "" && !slices.Contains(sums[i].refused, refused) {

@@ -25,7 +25,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"golang.org/x/time/rate"
 
@@ -59,9 +58,10 @@ type KMS interface {
 	DisableKey(context.Context, *kms.DisableKeyInput, ...func(*kms.Options)) (*kms.DisableKeyOutput, error)
 }
 
-// Trail is asked who called for a key; *cloudtrail.Client has it.
+// Trail is CloudTrail, which is asked who called for a key. Call calls an operation of
+// its API: in is encoded as JSON, and the answer decoded into out.
 type Trail interface {
-	LookupEvents(context.Context, *cloudtrail.LookupEventsInput, ...func(*cloudtrail.Options)) (*cloudtrail.LookupEventsOutput, error)
+	Call(ctx context.Context, operation string, in, out any) error
 }
 
 // Scans knows what re-encryptions have found in buckets; *reencrypt.Engine does.

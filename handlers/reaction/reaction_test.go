@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/cloudtrail/types"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/finding"
@@ -152,31 +150,31 @@ func TestHourly(t *testing.T) {
 }
 
 // lookedUp is an event as LookupEvents returns it.
-func lookedUp(role, operation, refused string, at time.Time) types.Event {
+func lookedUp(role, operation, refused string, at time.Time) trailEvent {
 	record := fmt.Sprintf(`{"eventVersion":"1.11","eventID":"e-%s","eventType":"AwsApiCall","eventSource":"kms.amazonaws.com","eventName":%q,"eventTime":%q,"awsRegion":"us-east-1","recipientAccountId":"444455556666","errorCode":%q,
 		"userIdentity":{"type":"AssumedRole","arn":"arn:aws:sts::444455556666:assumed-role/%s/s-1","accountId":"444455556666"}}`,
 		at.Format("150405"), operation, at.Format(time.RFC3339), refused, role)
-	return types.Event{EventName: &operation, EventTime: &at, Username: aws.String("s-1"), CloudTrailEvent: &record}
+	return trailEvent{EventName: operation, EventTime: float64(at.Unix()), Username: "s-1", CloudTrailEvent: record}
 }
 
 func TestCallers(t *testing.T) {
 	us := Identity{Account: "444455556666", Name: "cmkeeper", Role: true}
 	app := lookedUp("app", "Decrypt", "", after(time.Minute))
-	unread := types.Event{EventName: aws.String("Decrypt"), EventTime: aws.Time(noon), Username: aws.String("someone"), CloudTrailEvent: aws.String("{")}
+	unread := trailEvent{EventName: "Decrypt", EventTime: float64(noon.Unix()), Username: "someone", CloudTrailEvent: "{"}
 	tests := []struct {
 		name  string
-		found []types.Event
+		found []trailEvent
 		want  []string
 	}{
 		{name: "none"},
-		{name: "one", found: []types.Event{app}, want: []string{"app/s-1 (role session in 444455556666): Decrypt once, at 2026-03-01 12:01:00 UTC"}},
+		{name: "one", found: []trailEvent{app}, want: []string{"app/s-1 (role session in 444455556666): Decrypt once, at 2026-03-01 12:01:00 UTC"}},
 		{
 			name:  "some were refused",
-			found: []types.Event{app, lookedUp("app", "Decrypt", "DisabledException", noon), lookedUp("app", "Decrypt", "DisabledException", noon)},
+			found: []trailEvent{app, lookedUp("app", "Decrypt", "DisabledException", noon), lookedUp("app", "Decrypt", "DisabledException", noon)},
 			want:  []string{"app/s-1 (role session in 444455556666): Decrypt 3 times, last at 2026-03-01 12:01:00 UTC; refused with DisabledException"},
 		},
-		{name: "ours are counted", found: []types.Event{lookedUp("cmkeeper", "DescribeKey", "", noon), lookedUp("cmkeeper", "GetKeyPolicy", "", noon)}, want: []string{"2 of these events are cmkeeper's own"}},
-		{name: "a record that cannot be read", found: []types.Event{unread}, want: []string{"someone: Decrypt once, at 2026-03-01 12:00:00 UTC"}},
+		{name: "ours are counted", found: []trailEvent{lookedUp("cmkeeper", "DescribeKey", "", noon), lookedUp("cmkeeper", "GetKeyPolicy", "", noon)}, want: []string{"2 of these events are cmkeeper's own"}},
+		{name: "a record that cannot be read", found: []trailEvent{unread}, want: []string{"someone: Decrypt once, at 2026-03-01 12:00:00 UTC"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -185,7 +183,7 @@ func TestCallers(t *testing.T) {
 			}
 		})
 	}
-	var many []types.Event
+	var many []trailEvent
 	for i := range lookupPage {
 		many = append(many, lookedUp(fmt.Sprintf("role-%d", i), "Decrypt", "", noon))
 	}

@@ -21,7 +21,6 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/s3control"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	smithyendpoints "github.com/aws/smithy-go/endpoints"
 )
@@ -85,25 +84,6 @@ func SQS(cfg aws.Config) *sqs.Client {
 	return sqs.NewFromConfig(cfg, func(o *sqs.Options) {
 		o.DisableMessageChecksumValidation = o.BaseEndpoint == nil || strings.HasPrefix(*o.BaseEndpoint, "https://")
 	})
-}
-
-// S3Control returns a client for S3 Batch Operations made from cfg. On a custom
-// endpoint it leaves out the account that the SDK puts before the host: few local
-// servers answer to such names, and an address such as 127.0.0.1 has none.
-func S3Control(cfg aws.Config) *s3control.Client {
-	return s3control.NewFromConfig(cfg, func(o *s3control.Options) {
-		o.EndpointResolverV2 = withoutAccount{s3control.NewDefaultEndpointResolverV2()}
-	})
-}
-
-type withoutAccount struct{ next s3control.EndpointResolverV2 }
-
-func (w withoutAccount) ResolveEndpoint(ctx context.Context, p s3control.EndpointParameters) (smithyendpoints.Endpoint, error) {
-	e, err := w.next.ResolveEndpoint(ctx, p)
-	if err == nil && p.Endpoint != nil {
-		e.URI.Host = strings.TrimPrefix(e.URI.Host, aws.ToString(p.AccountId)+".")
-	}
-	return e, err
 }
 
 // Shield returns a client that sends requests through c and hides the WriteTo

@@ -346,9 +346,6 @@ type variable struct {
 	field                []int
 }
 
-// lists puts names that other packages define into the documentation of variables.
-var lists = strings.NewReplacer("{methods}", joined(", ", reencrypt.Methods()), "{executors}", joined(", ", reencrypt.Executors()))
-
 // variables returns the rows of the configuration table in the order of Config's fields.
 func variables() []variable {
 	var list []variable
@@ -358,7 +355,7 @@ func variables() []variable {
 		}
 		name, options, _ := strings.Cut(f.Tag.Get("env"), ",")
 		_, value, _ := strings.Cut(options, "default=")
-		list = append(list, variable{Name: name, Default: value, About: lists.Replace(f.Tag.Get("about")), field: f.Index})
+		list = append(list, variable{Name: name, Default: value, About: f.Tag.Get("about"), field: f.Index})
 	}
 	return list
 }

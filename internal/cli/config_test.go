@@ -298,6 +298,9 @@ func TestConfigurationDocument(t *testing.T) {
 	}
 }
 
+// lists puts names that other packages define into the documentation of variables.
+var lists = strings.NewReplacer("{methods}", joined(", ", reencrypt.Methods()), "{executors}", joined(", ", reencrypt.Executors()))
+
 func configurationDocument() string {
 	var b strings.Builder
 	b.WriteString("# Configuration\n\n" +
@@ -310,7 +313,7 @@ func configurationDocument() string {
 		if v.Default != "" {
 			value = "`" + v.Default + "`"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", v.Name, value, v.About)
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", v.Name, value, lists.Replace(v.About))
 	}
 	return b.String()
 }

@@ -58,11 +58,11 @@ func (f *policyFlags) prepare(ctx context.Context, p *process) (keypolicy.Contex
 		problems = append(problems, fmt.Errorf("--fail-on %q: must be low, medium, high, critical or none", f.failOn))
 	}
 	for _, account := range append([]string{f.account}, f.trusted...) {
-		if account != "" && !accountID.MatchString(account) {
+		if account != "" && !accountID().MatchString(account) {
 			problems = append(problems, fmt.Errorf("account %q: must have twelve digits", account))
 		}
 	}
-	if f.keyARN != "" && !keyARN.MatchString(f.keyARN) {
+	if f.keyARN != "" && !keyARN().MatchString(f.keyARN) {
 		problems = append(problems, fmt.Errorf("--key-arn %q: must be arn:aws:kms:REGION:ACCOUNT:key/ID", f.keyARN))
 	}
 	settings, err := loadForDesk[Common](ctx, p.environment)

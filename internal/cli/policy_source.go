@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/cmkeeper/cmkeeper/internal/arn"
@@ -125,10 +126,14 @@ type policyReader struct {
 const baselinePrefix = "baseline:"
 
 // keyName matches what names a key: its id, its ARN, an alias or an alias's ARN.
-var keyName = regexp.MustCompile(`^(arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:(key|alias)/.+|alias/.+|mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
+var keyName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:(key|alias)/.+|alias/.+|mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
+})
 
 // keyARN matches a key's ARN.
-var keyARN = regexp.MustCompile(`^arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:key/[\w-]+$`)
+var keyARN = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:key/[\w-]+$`)
+})
 
 // read reads and parses the policy that is named: a file, "-" for standard
 // input, a key whose policy is live, or a recorded one, baseline:KEY or baseline:KEY@N.
@@ -144,7 +149,7 @@ func (r *policyReader) read(ctx context.Context, name string) (policySource, err
 	default:
 		s.document, err = readFile(name)
 		s.file = err == nil
-		if errors.Is(err, fs.ErrNotExist) && keyName.MatchString(name) {
+		if errors.Is(err, fs.ErrNotExist) && keyName().MatchString(name) {
 			err = r.readKey(ctx, &s, name)
 		} else if errors.Is(err, fs.ErrNotExist) {
 			err = errors.New("there is no such file, and it is no key's id, ARN or alias (alias/…) either")
@@ -233,7 +238,7 @@ func (s policySource) accountOf(trusted []string) (account, how string, err erro
 	var roots []string
 	for _, st := range s.policy.Statements {
 		for _, p := range st.Principals {
-			if p.Type == "AWS" && accountID.MatchString(p.ID) && !st.Deny && !st.NotPrincipal && !slices.Contains(trusted, p.ID) && !slices.Contains(roots, p.ID) {
+			if p.Type == "AWS" && accountID().MatchString(p.ID) && !st.Deny && !st.NotPrincipal && !slices.Contains(trusted, p.ID) && !slices.Contains(roots, p.ID) {
 				roots = append(roots, p.ID)
 			}
 		}
@@ -247,4 +252,6 @@ func (s policySource) accountOf(trusted []string) (account, how string, err erro
 	return "", "", fmt.Errorf("%s: the key's account is unknown, since the policy names the roots of several accounts (%s): give --account, and --trusted-account for the others", s.name, strings.Join(roots, ", "))
 }
 
-var accountID = regexp.MustCompile(`^\d{12}$`)
+var accountID = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^\d{12}$`)
+})

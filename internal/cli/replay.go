@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -160,7 +159,7 @@ func observer(ctx context.Context, c replaySettings, cfg aws.Config, alerts aler
 		KMS:    unwritableKMS{},
 		Facts:  inventory.New(kms.NewFromConfig(cfg), live, account, cfg.Region),
 		State:  c.store(store, bucket, account),
-		Alerts: alerts, Trail: cloudtrail.NewFromConfig(cfg), Logger: log,
+		Alerts: alerts, Trail: awsclient.CloudTrail(cfg), Logger: log,
 	}, reactions)
 	return router, memory.Close, err
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -221,7 +220,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		S3: bucket, Resolver: facts, KMS: keys, Account: account, Store: store, SQS: queues,
 		// The client is there even where CMKEEPER_REENCRYPT_ENGINE is fleet: batch jobs that
 		// others have begun have to be ended, too.
-		Batch:    awsclient.S3Control(cfg),
+		Batch:    awsclient.S3Control(cfg, account),
 		Observer: handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region, StateBucket: c.StateBucket},
 		Ties:     f.ties(retire.Checker{S3: bucket, Facts: facts, Account: account}),
 		Logger:   log,
@@ -239,7 +238,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	router, err := handlers.New(reaction.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: selfCheck, Logger: log,
-		Scans: engine, Trail: cloudtrail.NewFromConfig(cfg),
+		Scans: engine, Trail: awsclient.CloudTrail(cfg),
 	}, reactions)
 	if err != nil {
 		return nil, err

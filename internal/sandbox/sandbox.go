@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -149,7 +148,7 @@ const BatchEventPattern = `{"source":["aws.s3"],"detail-type":["AWS Service Even
 
 func (s *Sandbox) create(ctx context.Context) error {
 	cfg := s.Config("sandbox")
-	queues, topics := sqs.NewFromConfig(cfg), sns.NewFromConfig(cfg)
+	queues, topics, rules := sqs.NewFromConfig(cfg), sns.NewFromConfig(cfg), awsclient.EventBridge(cfg)
 	var err error
 	queue := func(name, timeout, source, service string, deadLetters bool) (url string) {
 		if err != nil {
@@ -198,49 +197,23 @@ func (s *Sandbox) create(ctx context.Context) error {
 		{"Name": "cmkeeper-guard", "EventPattern": GuardEventPattern, "State": "DISABLED"},
 	} {
 		targets := map[string]any{"Rule": rule["Name"], "Targets": []map[string]string{{"Id": "cmkeeper-events", "Arn": "arn:aws:sqs" + arnPrefix + "cmkeeper-events"}}}
-		if err := errors.Join(s.eventBridge(ctx, "PutRule", rule), s.eventBridge(ctx, "PutTargets", targets)); err != nil {
-			return err
+		var put struct {
+			FailedEntries []struct{ ErrorMessage string }
+		}
+		if err := errors.Join(rules.Call(ctx, "PutRule", rule, nil), rules.Call(ctx, "PutTargets", targets, &put)); err != nil {
+			return fmt.Errorf("create rule %s: %w", rule["Name"], err)
+		}
+		if len(put.FailedEntries) > 0 {
+			return fmt.Errorf("create rule %s: its target: %s", rule["Name"], put.FailedEntries[0].ErrorMessage)
 		}
 	}
-	if err := s.eventBridge(ctx, "EnableRule", map[string]string{"Name": "cmkeeper-guard"}); err != nil {
-		return err
+	if err := rules.Call(ctx, "EnableRule", map[string]string{"Name": "cmkeeper-guard"}, nil); err != nil {
+		return fmt.Errorf("enable rule cmkeeper-guard: %w", err)
 	}
 
 	buckets := awsclient.S3(cfg, nil)
 	if _, err := buckets.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: aws.String(StateBucket)}); err != nil {
 		return fmt.Errorf("create state bucket: %w", err)
-	}
-	return nil
-}
-
-// eventBridge makes a call of EventBridge's API. Its SDK client would be in every
-// binary for these few, with half a megabyte of memory and half a millisecond at the
-// start of each command.
-func (s *Sandbox) eventBridge(ctx context.Context, operation string, in any) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Endpoint, strings.NewReader(mustJSON(in)))
-	if err != nil {
-		return fmt.Errorf("%s: %w", operation, err)
-	}
-	r.Header.Set("Content-Type", "application/x-amz-json-1.1")
-	r.Header.Set("X-Amz-Target", "AWSEvents."+operation)
-	r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=sandbox/20260101/"+Region+"/events/aws4_request")
-	response, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return fmt.Errorf("%s: %w", operation, err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	var answer struct {
-		FailedEntries []struct{ ErrorMessage string }
-	}
-	text, err := io.ReadAll(response.Body)
-	if err == nil && len(text) > 0 {
-		err = json.Unmarshal(text, &answer)
-	}
-	if err == nil && (response.StatusCode != http.StatusOK || len(answer.FailedEntries) > 0) {
-		err = fmt.Errorf("%s: %s", response.Status, text)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", operation, err)
 	}
 	return nil
 }

@@ -151,13 +151,15 @@ const maxTrails = 5
 
 // trailName matches a trail's name but for its greatest length: an expression that
 // counts is as large as what it counts to.
-var trailName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{2,}$`)
+var trailName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{2,}$`)
+})
 
 const maxTrailName = 128
 
 // createTrail makes a trail, which logs nothing until it is told to start.
 func (s *Service) createTrail(ctx context.Context, in trailInput) (out trailOutput, _ error) {
-	if !trailName.MatchString(in.Name) || len(in.Name) > maxTrailName {
+	if !trailName().MatchString(in.Name) || len(in.Name) > maxTrailName {
 		return out, wire.Errorf(400, "InvalidTrailNameException", "Trail name or ARN can only contain uppercase letters, lowercase letters, numbers, periods, hyphens and underscores, and has from 3 to 128 of them.")
 	}
 	if in.S3BucketName == "" {

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Parse reads a resource policy. Its error says what is wrong with the document
@@ -162,7 +163,9 @@ var errPrincipal = errors.New("policy contains a statement with one or more inva
 
 // A principal of type AWS: an account, the parts of IAM and STS that can call,
 // or the unique id that IAM puts where a named user or role was deleted.
-var principalARN = regexp.MustCompile(`^arn:aws[a-z-]*:(iam::\d{12}:(root|(user|role)/[\w+=,.@/-]+)|sts::\d{12}:(assumed-role/[\w+=,.@-]+/[\w+=,.@-]+|federated-user/[\w+=,.@-]+))$|^A(IDA|ROA)[A-Z0-9]+$`)
+var principalARN = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^arn:aws[a-z-]*:(iam::\d{12}:(root|(user|role)/[\w+=,.@/-]+)|sts::\d{12}:(assumed-role/[\w+=,.@-]+/[\w+=,.@-]+|federated-user/[\w+=,.@-]+))$|^A(IDA|ROA)[A-Z0-9]+$`)
+})
 
 func isAccount(s string) bool {
 	return len(s) == 12 && strings.Trim(s, "0123456789") == ""
@@ -199,7 +202,7 @@ func parsePrincipals(is, not json.RawMessage) (principals, error) {
 		switch kind {
 		case "AWS":
 			for _, n := range names {
-				if n != "*" && !isAccount(n) && !principalARN.MatchString(n) {
+				if n != "*" && !isAccount(n) && !principalARN().MatchString(n) {
 					return p, errPrincipal
 				}
 				p.everyone = p.everyone || n == "*"

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
@@ -17,7 +18,9 @@ type alias struct {
 
 // aliasName matches an alias's name but for its length, maxAliasName: an expression
 // that counts is as large as what it counts to.
-var aliasName = regexp.MustCompile(`^alias/[a-zA-Z0-9/_-]+$`)
+var aliasName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^alias/[a-zA-Z0-9/_-]+$`)
+})
 
 const maxAliasName = 256
 
@@ -49,7 +52,7 @@ func checkName(name string) error {
 	switch {
 	case !strings.HasPrefix(name, "alias/"):
 		return invalid("Alias must start with the prefix \"alias/\".")
-	case !aliasName.MatchString(name) || len(name) > maxAliasName:
+	case !aliasName().MatchString(name) || len(name) > maxAliasName:
 		return invalid("1 validation error detected: Value '%s' at 'aliasName' failed to satisfy constraint: Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$", name)
 	case strings.HasPrefix(name, "alias/aws/"):
 		return wire.Errorf(400, "InvalidAliasNameException", "Alias names that begin with alias/aws/ are reserved.")

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
@@ -22,12 +23,14 @@ const (
 
 // bucketName matches a bucket's name but for its greatest length: an expression that
 // counts is as large as what it counts to.
-var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]+[a-z0-9]$`)
+var bucketName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9][a-z0-9.-]+[a-z0-9]$`)
+})
 
 const maxBucketName = 63
 
 func (s *Service) createBucket(c *call) error {
-	if !bucketName.MatchString(c.name) || len(c.name) > maxBucketName || strings.Contains(c.name, "..") {
+	if !bucketName().MatchString(c.name) || len(c.name) > maxBucketName || strings.Contains(c.name, "..") {
 		return &wire.Error{Code: "InvalidBucketName", Message: "The specified bucket is not valid.", Status: 400, Fields: map[string]string{"BucketName": c.name}}
 	}
 	var in struct {

@@ -1,0 +1,328 @@
+package awsclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
+	"github.com/aws/aws-sdk-go-v2/service/cloudtrail/types"
+	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3control"
+	"github.com/aws/smithy-go"
+	smithyendpoints "github.com/aws/smithy-go/endpoints"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+)
+
+type attribute struct{ AttributeKey, AttributeValue string }
+
+type lookup struct {
+	LookupAttributes []attribute
+	MaxResults       int
+}
+
+// TestAnswersAreThoseOfTheSDK makes the same calls by a signed request and by the SDK's client.
+func TestAnswersAreThoseOfTheSDK(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := localaws.New(localaws.Options{})
+		defer server.Close()
+		cfg := inprocess.Config(server, "us-east-1", "ada")
+		keys := kms.NewFromConfig(cfg)
+		key, err := keys.CreateKey(t.Context(), &kms.CreateKeyInput{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		arn := *key.KeyMetadata.Arn
+		for range 3 {
+			if _, err := keys.Encrypt(t.Context(), &kms.EncryptInput{KeyId: &arn, Plaintext: []byte("x")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Hour) // fake: the history of events lags behind
+		sdk, ours := cloudtrail.NewFromConfig(cfg), CloudTrail(cfg)
+
+		want, err := sdk.LookupEvents(t.Context(), &cloudtrail.LookupEventsInput{
+			LookupAttributes: []types.LookupAttribute{{AttributeKey: types.LookupAttributeKeyResourceName, AttributeValue: &arn}}, MaxResults: aws.Int32(2),
+		})
+		if err != nil || len(want.Events) != 2 || want.NextToken == nil { // which is ignored
+			t.Fatalf("the SDK: %+v, %v", want, err)
+		}
+		var got struct {
+			Events []struct {
+				EventName, Username, CloudTrailEvent string
+				EventTime                            float64
+			}
+		}
+		if err := ours.Call(t.Context(), "LookupEvents", lookup{[]attribute{{"ResourceName", arn}}, 2}, &got); err != nil {
+			t.Fatal(err)
+		}
+		var theirs, our [][]string
+		for _, e := range want.Events {
+			theirs = append(theirs, []string{*e.EventName, *e.Username, *e.CloudTrailEvent, e.EventTime.UTC().String()})
+		}
+		for _, e := range got.Events {
+			our = append(our, []string{e.EventName, e.Username, e.CloudTrailEvent, time.Unix(int64(e.EventTime), 0).UTC().String()})
+		}
+		if d := cmp.Diff(theirs, our); d != "" {
+			t.Error(d)
+		}
+
+		server.SetIdentityPolicy("eve", func(string, string) bool { return false })
+		for caller, most := range map[string]int{"ada": 51, "eve": 50} { // refused, denied
+			cfg := inprocess.Config(server, "us-east-1", caller)
+			_, want := cloudtrail.NewFromConfig(cfg).LookupEvents(t.Context(), &cloudtrail.LookupEventsInput{MaxResults: aws.Int32(int32(most))})
+			sameError(t, CloudTrail(cfg).Call(t.Context(), "LookupEvents", lookup{nil, most}, nil), want)
+		}
+		_, wantErr := s3control.NewFromConfig(cfg).DescribeJob(t.Context(), &s3control.DescribeJobInput{AccountId: aws.String("111122223333"), JobId: aws.String("x")})
+		sameError(t, S3Control(cfg, "111122223333").Call(t.Context(), http.MethodGet, "/v20180820/jobs/x", nil, nil), wantErr)
+	})
+}
+
+// sameError compares what callers look at in errors.
+func sameError(t *testing.T, got, want error) {
+	t.Helper()
+	type seen struct {
+		code, message string
+		status        int
+		identified    bool
+	}
+	look := func(err error) (s seen) {
+		if e, ok := errors.AsType[smithy.APIError](err); ok {
+			s.code, s.message = e.ErrorCode(), e.ErrorMessage()
+		}
+		if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
+			s.status = e.HTTPStatusCode()
+		}
+		if e, ok := errors.AsType[interface {
+			error
+			ServiceRequestID() string
+		}](err); ok {
+			s.identified = e.ServiceRequestID() != ""
+		}
+		return s
+	}
+	if g, w := look(got), look(want); g != w || g.code == "" {
+		t.Errorf("error %v: %+v; the SDK's %+v", got, g, w)
+	}
+}
+
+// TestRetries lets calls fail and counts the requests, beside those of the SDK's client.
+func TestRetries(t *testing.T) {
+	for name, c := range map[string]struct {
+		fault localaws.Fault
+		tries int
+	}{
+		"failed":    {localaws.Fault{Effect: localaws.FailAfter, Count: 2}, 3},
+		"no answer": {localaws.Fault{Effect: localaws.DropAfter, Count: 2}, 3},
+		"throttled": {localaws.Fault{Effect: localaws.Throttle, Rate: 1e-3}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				requests := func(call func(aws.Config) error) (int, error) {
+					server := localaws.New(localaws.Options{})
+					defer server.Close()
+					c.fault.Service = "cloudtrail"
+					server.SetFaults(c.fault)
+					cfg, before := inprocess.Config(server, "us-east-1", "ada"), 0
+					if c.fault.Effect == localaws.Throttle { // one request passes
+						if err := call(cfg); err != nil {
+							t.Fatal(err)
+						}
+						before = 1
+					}
+					err := call(cfg)
+					return server.Requests("cloudtrail", "LookupEvents") - before, err
+				}
+				theirs, want := requests(func(cfg aws.Config) error {
+					_, err := cloudtrail.NewFromConfig(cfg).LookupEvents(t.Context(), &cloudtrail.LookupEventsInput{})
+					return err
+				})
+				ours, got := requests(func(cfg aws.Config) error { return CloudTrail(cfg).Call(t.Context(), "LookupEvents", struct{}{}, nil) })
+				if ours != theirs || ours != c.tries || (got == nil) != (want == nil) {
+					t.Errorf("%d requests, %v; the SDK %d, %v", ours, got, theirs, want)
+				}
+			})
+		})
+	}
+}
+
+// TestRetriesEndWithTheContext: a wait for the next attempt is not sat out.
+func TestRetriesEndWithTheContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := localaws.New(localaws.Options{})
+		defer server.Close()
+		server.SetFaults(localaws.Fault{Service: "cloudtrail", Effect: localaws.Throttle, Rate: 1e-3})
+		client := CloudTrail(inprocess.Config(server, "us-east-1", "ada"))
+		if err := client.Call(t.Context(), "LookupEvents", struct{}{}, nil); err != nil { // one request passes
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		err := client.Call(ctx, "LookupEvents", struct{}{}, nil)
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Millisecond {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+	})
+}
+
+// TestEndpointsOfSignedRequests: the endpoints are those of the SDK's packages.
+func TestEndpointsOfSignedRequests(t *testing.T) {
+	for _, region := range []string{"us-east-1", "eu-central-1", "mx-central-1", "cn-north-1", "us-gov-west-1", "us-gov-east-1", "us-iso-east-1", "us-isob-east-1", "eusc-de-east-1"} {
+		for i := range 4 {
+			fips, dualStack := i%2 == 1, i > 1
+			t.Run(region+" fips "+strconv.FormatBool(fips)+" dual-stack "+strconv.FormatBool(dualStack), func(t *testing.T) {
+				t.Setenv("AWS_REGION", region)
+				t.Setenv("AWS_USE_FIPS_ENDPOINT", strconv.FormatBool(fips))
+				t.Setenv("AWS_USE_DUALSTACK_ENDPOINT", strconv.FormatBool(dualStack))
+				cfg := loaded(t)
+				trail, trailErr := cloudtrail.NewDefaultEndpointResolverV2().ResolveEndpoint(t.Context(), cloudtrail.EndpointParameters{Region: &region, UseFIPS: &fips, UseDualStack: &dualStack})
+				sameEndpoint(t, CloudTrail(cfg).service, trail, trailErr)
+				control, controlErr := s3control.NewDefaultEndpointResolverV2().ResolveEndpoint(t.Context(), s3control.EndpointParameters{
+					Region: &region, UseFIPS: &fips, UseDualStack: &dualStack, AccountId: aws.String("111122223333"), RequiresAccountId: aws.Bool(true),
+				})
+				sameEndpoint(t, S3Control(cfg, "111122223333").service, control, controlErr)
+			})
+		}
+	}
+}
+
+func sameEndpoint(t *testing.T, s service, want smithyendpoints.Endpoint, wantErr error) {
+	t.Helper()
+	got, err := s.endpoint()
+	if (err == nil) != (wantErr == nil) || err == nil && got.String() != want.URI.String() {
+		t.Errorf("%s: %v, %v; the SDK says %v, %v", s.id, got, err, want.URI.String(), wantErr)
+	}
+}
+
+func loaded(t *testing.T) aws.Config {
+	t.Helper()
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	t.Setenv("AWS_ACCESS_KEY_ID", "a")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "b")
+	cfg, err := Load(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// TestCustomEndpoints: they are found where the SDK's packages find them.
+func TestCustomEndpoints(t *testing.T) {
+	shared := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(shared, []byte("[default]\nservices = local\n[services local]\ncloudtrail =\n  endpoint_url = http://shared\ns3_control =\n  endpoint_url = http://shared-control\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, environment := range map[string]map[string]string{
+		"none":              {},
+		"all":               {"AWS_ENDPOINT_URL": "http://all"},
+		"own":               {"AWS_ENDPOINT_URL_CLOUDTRAIL": "http://own", "AWS_ENDPOINT_URL_EVENTBRIDGE": "http://bus", "AWS_ENDPOINT_URL_S3_CONTROL": "http://control"},
+		"all and own":       {"AWS_ENDPOINT_URL": "http://all", "AWS_ENDPOINT_URL_CLOUDTRAIL": "http://own", "AWS_ENDPOINT_URL_S3_CONTROL": "http://control"},
+		"ignored":           {"AWS_ENDPOINT_URL": "http://all", "AWS_ENDPOINT_URL_CLOUDTRAIL": "http://own", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+		"another":           {"AWS_ENDPOINT_URL_SQS": "http://queues", "AWS_ENDPOINT_URL_S3": "http://buckets"},
+		"shared":            {"AWS_CONFIG_FILE": shared},
+		"all and shared":    {"AWS_CONFIG_FILE": shared, "AWS_ENDPOINT_URL": "http://all"},
+		"own before shared": {"AWS_CONFIG_FILE": shared, "AWS_ENDPOINT_URL_CLOUDTRAIL": "http://own"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("AWS_REGION", "us-east-1")
+			for variable, value := range environment {
+				t.Setenv(variable, value)
+			}
+			cfg := loaded(t)
+			for id, want := range map[string]*string{
+				"CloudTrail":  cloudtrail.NewFromConfig(cfg).Options().BaseEndpoint,
+				"EventBridge": eventbridge.NewFromConfig(cfg).Options().BaseEndpoint,
+				"S3 Control":  s3control.NewFromConfig(cfg).Options().BaseEndpoint,
+			} {
+				if d := cmp.Diff(want, customEndpoint(cfg, id)); d != "" {
+					t.Errorf("%s: %s", id, d)
+				}
+			}
+		})
+	}
+}
+
+// TestSignature signs again what was sent: a request that AWS would refuse does not pass.
+// The clock of AWS is a day ahead, and the second attempt is signed by it.
+func TestSignature(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const lead = 24 * time.Hour
+		cfg := inprocess.Config(nil, "eu-central-1", "ada")
+		cfg.BaseEndpoint = aws.String("https://aws.example/base/")
+		attempts := 0
+		cfg.HTTPClient = clientFunc(func(r *http.Request) (*http.Response, error) {
+			attempts++
+			now := time.Now().Add(lead)
+			at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer := func(status int, body string) (*http.Response, error) {
+				header := http.Header{"Date": {now.UTC().Format(http.TimeFormat)}}
+				return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(body))}, nil
+			}
+			if now.Sub(at).Abs() > 5*time.Minute {
+				return answer(http.StatusForbidden, `<ErrorResponse><Error><Code>RequestTimeTooSkewed</Code></Error></ErrorResponse>`)
+			}
+			again := r.Clone(r.Context())
+			again.Header.Del("Authorization")
+			credentials, _ := cfg.Credentials.Retrieve(r.Context())
+			if err := v4.NewSigner().SignHTTP(r.Context(), credentials, again, r.Header.Get("X-Amz-Content-Sha256"), "s3", "eu-central-1", at); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := r.Header.Get("Authorization"), again.Header.Get("Authorization"); got != want || got == "" {
+				t.Errorf("Authorization %s, want %s", got, want)
+			}
+			if want := "https://aws.example/base/v20180820/jobs/x/status?statusUpdateReason=a%20b"; r.URL.String() != want {
+				t.Errorf("sent to %s, want %s", r.URL, want)
+			}
+			return answer(http.StatusOK, "<Answer><Status>Cancelled</Status></Answer>")
+		})
+		client := S3Control(cfg, "111122223333")
+		for range 2 {
+			var out struct{ Status string }
+			if err := client.Call(t.Context(), http.MethodPost, "/v20180820/jobs/x/status?statusUpdateReason=a+b", nil, &out); err != nil || out.Status != "Cancelled" {
+				t.Fatalf("%+v, %v", out, err)
+			}
+		}
+		if attempts != 3 {
+			t.Errorf("%d attempts, want 3: only the first is signed by our clock", attempts)
+		}
+	})
+}
+
+// TestAnswersThatAreNoDocuments: what a proxy says is an error with its status.
+func TestAnswersThatAreNoDocuments(t *testing.T) {
+	for status, want := range map[int]string{http.StatusOK: "decode the answer", http.StatusForbidden: "UnknownError"} {
+		cfg := inprocess.Config(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, "<html>a proxy")
+		}), "us-east-1", "ada")
+		var out struct{ Job struct{} }
+		for _, err := range []error{
+			CloudTrail(cfg).Call(t.Context(), "LookupEvents", json.RawMessage("{}"), &out),
+			S3Control(cfg, "111122223333").Call(t.Context(), http.MethodGet, "/", nil, &out),
+		} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%d: %v, want %s", status, err, want)
+			}
+		}
+	}
+}
