@@ -67,8 +67,9 @@ type Alert struct {
 	// Risk is what is at risk, in sentences.
 	Risk string `json:"risk,omitempty"`
 	// Next is what to do next, in order: sentences, or commands. An entry that
-	// begins with "aws " or "cmkeeper " is a command: it is shown on one line, to be
-	// copied, so the code that builds it quotes values from outside for the shell.
+	// begins with "aws " or "cmkeeper " is a command, made by package command: it is
+	// shown on one line and as it is, to be pasted. One that is not safe to paste is left
+	// out of every rendering.
 	Next []string `json:"next,omitempty"`
 	// Findings are what is wrong, the worst first.
 	Findings []finding.Finding `json:"findings,omitempty"`

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/cmkeeper/cmkeeper/internal/command"
 )
 
 // What a chat message holds. The first two are the service's limits, as far as
@@ -173,11 +175,11 @@ func (a Alert) chatDescription() string {
 // chatSteps are the next steps. A command is whole or not there at all.
 func (a Alert) chatSteps() []string {
 	var steps []string
-	for i, n := range a.Next {
+	for i, n := range a.steps() {
 		switch {
 		case i == chatSteps:
 			return append(steps, fmt.Sprintf("… and %d more, in the mail and in the JSON", len(a.Next)-i))
-		case !isCommand(n):
+		case !command.Is(n):
 			steps = append(steps, cutRunes(plainChat(n), chatStep))
 		case utf8.RuneCountInString(n) > chatStep:
 			steps = append(steps, "A command that is too long for a chat: see the mail or the JSON")

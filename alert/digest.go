@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 )
 
 // undoLimit is how many commands that undo something a digest or an incident has.
@@ -162,6 +163,7 @@ func undoCommands(items []item, known []string) []string {
 // isUndo reports whether a next step is a command that changes a key.
 func isUndo(next string) bool {
 	operation, ok := strings.CutPrefix(next, "aws kms ")
+	ok = ok && command.Safe(next)
 	for _, reading := range []string{"get-", "describe-", "list-"} {
 		ok = ok && !strings.HasPrefix(operation, reading)
 	}

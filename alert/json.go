@@ -28,6 +28,7 @@ func (a Alert) byProtocol() ([]byte, error) {
 func (a Alert) JSON() ([]byte, error) {
 	a.Title = a.headline()
 	a.Action.Status = cmp.Or(a.Action.Status, StatusNone)
+	a.Next = a.steps()
 	raw, err := encode(struct {
 		Schema string `json:"schema"`
 		Alert

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -249,7 +250,7 @@ func (a Alert) cut(l limits, whole string) Alert {
 	a.Title, a.Summary, a.Risk = l.text(a.Title), l.text(a.Summary), l.text(a.Risk)
 	a.Action.Mode, a.Action.Description = l.text(a.Action.Mode), l.text(a.Action.Description)
 	a.Action.Status = Status(l.text(string(a.Action.Status)))
-	a.Next = l.list(a.Next)
+	a.Next = l.steps(a.Next)
 	if a.Key != nil {
 		k := *a.Key
 		k.ARN, k.Description, k.State, k.Aliases = l.text(k.ARN), l.text(k.Description), l.text(k.State), l.list(k.Aliases)
@@ -291,6 +292,18 @@ func (a Alert) cut(l limits, whole string) Alert {
 }
 
 func (l limits) text(s string) string { return shorten(s, l.chars) }
+
+// steps are list for next steps: half a command may be another one.
+func (l limits) steps(all []string) []string {
+	list := slices.Clone(all[:min(l.rows, len(all))])
+	for i, s := range list {
+		if command.Is(s) && len(s) > l.chars {
+			s = "A command is left out here, because it is too long. The full alert has it."
+		}
+		list[i] = l.text(s)
+	}
+	return list
+}
 
 func (l limits) list(all []string) []string {
 	list := slices.Clone(all[:min(l.rows, len(all))])

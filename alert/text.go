@@ -3,12 +3,14 @@ package alert
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 )
 
 const (
@@ -84,10 +86,10 @@ func (a Alert) Text() string {
 	t.section("What is at risk")
 	t.paragraph(a.Risk)
 	t.section("What to do next")
-	for i, n := range a.Next {
+	for i, n := range a.steps() {
 		number := fmt.Sprintf("  %d. ", i+1)
-		if isCommand(n) {
-			t.raw(number + Escape(n))
+		if command.Is(n) {
+			t.raw(number + n)
 			continue
 		}
 		t.line(number, strings.Repeat(" ", len(number)), n)
@@ -119,9 +121,16 @@ func (a Alert) Text() string {
 	return t.b.String()
 }
 
-// isCommand reports whether a next step is to be copied, not read.
-func isCommand(next string) bool {
-	return strings.HasPrefix(next, "aws ") || strings.HasPrefix(next, "cmkeeper ")
+// steps are what to do next. A command is one that can be pasted, whoever made it: an
+// alert may have been stored by an older version.
+func (a Alert) steps() []string {
+	steps := slices.Clone(a.Next)
+	for i, n := range steps {
+		if command.Is(n) && !command.Safe(n) {
+			steps[i] = "A command is left out here: it contains characters that cannot be pasted safely."
+		}
+	}
+	return steps
 }
 
 // calls is the table of a digest.

@@ -17,6 +17,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -281,7 +282,9 @@ func (r *policyReader) accept(ctx context.Context, p *process, name string, yes 
 	}
 	fmt.Fprintf(p.stderr, "\nAccepted as version %d by %s.\n", v.Number, from.hand.caller)
 	if number > 0 {
-		fmt.Fprintf(p.stderr, "To set it: cmkeeper policy baseline show %s@%d --state-bucket %s > accepted.json && aws kms put-key-policy --key-id %s --policy-name default --policy file://accepted.json\n", id, v.Number, r.stateBucket, id)
+		fmt.Fprintf(p.stderr, "To set it:\n  %s\n  %s\n",
+			command.Line("cmkeeper policy baseline show %s --state-bucket %s > accepted.json", command.BaselineOf(command.KeyID(id), v.Number), command.Bucket(r.stateBucket)),
+			command.Line("aws kms put-key-policy --key-id %s --policy-name default --policy file://accepted.json", command.KeyID(id)))
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/retire"
 )
 
@@ -154,7 +155,7 @@ func (s *retireScheduleCommand) run(ctx context.Context, p *process, key string)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(p.stderr, "The key will be deleted on %s. Until then: aws kms cancel-key-deletion --key-id %s\n", date.UTC().Format(time.DateTime+" MST"), id)
+	fmt.Fprintf(p.stderr, "The key will be deleted on %s. Until then: %s\n", date.UTC().Format(time.DateTime+" MST"), command.Line("aws kms cancel-key-deletion --key-id %s", command.KeyID(id)))
 	return nil
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
@@ -299,7 +300,7 @@ func (f fleetMember) ties(c retire.Checker) func(context.Context, string) []stri
 		return c.Short
 	}
 	return func(_ context.Context, keyARN string) []string {
-		return []string{"Before the old key goes, look for what else holds on to it: cmkeeper retire check " + keyARN}
+		return []string{"Before the old key goes, look for what else holds on to it: " + command.Line("cmkeeper retire check %s", command.Key(keyARN))}
 	}
 }
 
