@@ -136,7 +136,7 @@ func (l *alertsListCommand) run(ctx context.Context, p *process) error {
 		}
 	}
 	if l.json {
-		return json.NewEncoder(p.stdout).Encode(w)
+		return printJSON(p.stdout, w)
 	}
 	for _, u := range w.Undelivered {
 		fmt.Fprintf(p.stdout, "undelivered since %s  %s  %s\n    id %s\n    %s\n",

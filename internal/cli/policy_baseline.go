@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -140,7 +139,7 @@ func (r records) listKeys(ctx context.Context, w io.Writer, asJSON bool) error {
 			return err
 		}
 		if asJSON {
-			if err := json.NewEncoder(w).Encode(b); err != nil {
+			if err := printJSON(w, b); err != nil {
 				return err
 			}
 			continue
@@ -164,7 +163,7 @@ func (r records) listVersions(ctx context.Context, w io.Writer, key string, asJS
 		return err
 	}
 	if asJSON {
-		return json.NewEncoder(w).Encode(b)
+		return printJSON(w, b)
 	}
 	good, _ := b.Good()
 	fmt.Fprintln(w, b.Key)

@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -80,7 +79,7 @@ func newReencryptListCommand(p *process) *cobra.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(p.stdout).Encode(struct {
+				return printJSON(p.stdout, struct {
 					Jobs []reencrypt.Summary `json:"jobs"`
 				}{append([]reencrypt.Summary{}, jobs...)})
 			}
@@ -116,7 +115,7 @@ func (f *jobFlags) show(ctx context.Context, w io.Writer, e *reencrypt.Engine, j
 		return err
 	}
 	if f.json {
-		return json.NewEncoder(w).Encode(s)
+		return printJSON(w, s)
 	}
 	return printStatus(w, s)
 }

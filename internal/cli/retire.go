@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -172,7 +171,7 @@ func ask(in io.Reader, out io.Writer, question string) (string, error) {
 // print writes a result, for people or as JSON.
 func (f *retireFlags) print(w io.Writer, r retire.Result) error {
 	if f.json {
-		return json.NewEncoder(w).Encode(r)
+		return printJSON(w, r)
 	}
 	fmt.Fprintf(w, "%s (%s)\n", r.Key, r.State)
 	ties := func(title string, ties []retire.Tie) {
