@@ -90,6 +90,8 @@ type Key struct {
 	ARN         string   `json:"arn"`
 	Aliases     []string `json:"aliases,omitempty"`
 	Description string   `json:"description,omitempty"`
+	// Sensitive: the operator's rules call it so.
+	Sensitive bool `json:"sensitive,omitempty"`
 	// State is KMS's KeyState ("PendingDeletion").
 	State        string     `json:"state,omitempty"`
 	DeletionDate *time.Time `json:"deletion_date,omitempty"`
@@ -156,9 +158,12 @@ type Digest struct {
 	Until time.Time `json:"until,omitzero"`
 	// Keys is how many different keys the calls are about.
 	Keys int `json:"keys"`
-	// Calls are what happened, the worst first.
+	// Calls are what happened, the worst first: what is about sensitive keys, then about
+	// keys with aliases, then what is not undone.
 	Calls []Call `json:"calls"`
-	// Alerts is where the alerts are stored whole, one object each.
+	// All is how many there are, where Calls has not all of them.
+	All int `json:"all,omitempty"`
+	// Alerts is where the alerts are stored, one object each.
 	Alerts string `json:"alerts,omitempty"`
 }
 
@@ -172,6 +177,8 @@ type Call struct {
 	// Key is the key's ARN, Alias its first alias.
 	Key   string `json:"key,omitempty"`
 	Alias string `json:"alias,omitempty"`
+	// Sensitive is the key's.
+	Sensitive bool `json:"sensitive,omitempty"`
 	// Session and SourceIP are the actor's.
 	Session  string `json:"session,omitempty"`
 	SourceIP string `json:"source_ip,omitempty"`

@@ -130,12 +130,15 @@ func (a Alert) chatDescription() string {
 		line("By", code(d.Group))
 		for i, c := range d.Calls {
 			if i == chatRows {
-				lines = append(lines, fmt.Sprintf("… and %d more calls, in the mail and in the JSON", len(d.Calls)-i))
+				lines = append(lines, fmt.Sprintf("… and %d more calls, in the mail and in the JSON", d.all()-i))
 				break
 			}
 			row := fmt.Sprintf("• %s %s %s", c.Time.UTC().Format("15:04:05"), text(strings.ToUpper(string(c.Severity))), code(c.EventName))
 			if key := c.key(); key != "" {
 				row += " on " + code(key)
+			}
+			if c.Sensitive {
+				row += ", a sensitive key"
 			}
 			lines = append(lines, row+": "+text(c.Status.words()))
 		}

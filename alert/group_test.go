@@ -172,10 +172,10 @@ func TestResponseSteps(t *testing.T) {
 }
 
 func TestDigestWords(t *testing.T) {
-	items := func(alerts ...Alert) []item {
-		var all []item
+	items := func(alerts ...Alert) *gathered {
+		all := &gathered{}
 		for _, a := range alerts {
-			all = append(all, item{Alert: a, Name: a.ID})
+			all.add(item{Alert: a, Name: a.ID})
 		}
 		return all
 	}

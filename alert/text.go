@@ -114,7 +114,7 @@ func (a Alert) Text() string {
 		}
 		t.paragraph(fmt.Sprintf("This alert was too large to be sent whole and is shortened. It has %s%d findings and %d facts with %d values.",
 			calls, c.Findings, c.Facts, c.Values))
-		t.table("  ", row{"Full alert", cmp.Or(c.Whole, "could not be stored")})
+		t.table("  ", row{"Full alert", cmp.Or(c.Whole, "is not stored")})
 	}
 	t.heading = "\n"
 	t.line("-- ", "   ", Schema+" "+a.ID)
@@ -139,7 +139,7 @@ func (a Alert) calls(t *text) {
 	if d == nil {
 		return
 	}
-	t.section(fmt.Sprintf("Calls (%d)", len(d.Calls)))
+	t.section(fmt.Sprintf("Calls (%d)", d.all()))
 	t.table("  ", row{"By", d.Group}, row{"From", moment(&d.From)}, row{"Until", moment(&d.Until)}, row{"Incident", a.Incident}, row{"Full alerts", d.Alerts})
 	const indent = "            "
 	for _, c := range d.Calls {
@@ -147,8 +147,14 @@ func (a Alert) calls(t *text) {
 		if key := c.key(); key != "" {
 			line += " on " + key
 		}
+		if c.Sensitive {
+			line += ", a sensitive key"
+		}
 		t.line(fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(c.Severity)), 20))), indent, fmt.Sprintf("%s %s: %s", c.Time.UTC().Format("15:04:05"), line, c.Status.words()))
 		t.line(indent, indent, c.Title)
+	}
+	if more := d.all() - len(d.Calls); more > 0 {
+		t.line("  ", "  ", fmt.Sprintf("… and %d more", more))
 	}
 }
 

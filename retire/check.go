@@ -17,6 +17,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
 // KMS is what Schedule calls; *kms.Client has it.
@@ -203,7 +204,7 @@ func (c Checker) verified(ctx context.Context, keyARN string) (map[string]reencr
 		return found, nil
 	}
 	jobs, err := c.Reports.Jobs(ctx, true)
-	if err != nil {
+	if err != nil && !errors.Is(err, state.ErrUnreadable) { // without its report a bucket is scanned
 		return nil, err
 	}
 	for _, j := range jobs { // the newest first

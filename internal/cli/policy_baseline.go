@@ -134,9 +134,11 @@ func (r records) listKeys(ctx context.Context, w io.Writer, asJSON bool) error {
 	if !asJSON {
 		fmt.Fprintln(table, "KEY\tGOOD VERSION\tSINCE\tSET BY\tACCEPTED BY")
 	}
+	var errs []error
 	for b, err := range ledger.Baselines(ctx, r.store) {
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		if asJSON {
 			if err := printJSON(w, b); err != nil {
@@ -150,7 +152,7 @@ func (r records) listKeys(ctx context.Context, w io.Writer, asJSON bool) error {
 		}
 		fmt.Fprintf(table, "%s\t%s\n", alert.Escape(b.Key), good)
 	}
-	return table.Flush()
+	return errors.Join(append(errs, table.Flush())...)
 }
 
 func (r records) listVersions(ctx context.Context, w io.Writer, key string, asJSON bool) error {
