@@ -150,8 +150,8 @@ func decideSchedule(a Alert, m marks) scheduleDecision {
 		after[name] = true
 	}
 	incident := !m[markIncident] && isDangerous(a) && (after.count(markDanger) >= incidentEvents || after.count(markKey) >= incidentKeys)
-	unnamed := false
-	if a.Key != nil && a.Key.Sensitive && a.Severity.AtLeast(finding.Critical) && a.Action.Status != StatusDone {
+	unnamed, atOnce := false, m.count(markSensitive)
+	if atOnce <= sensitiveAtOnce && a.Key != nil && a.Key.Sensitive && a.Severity.AtLeast(finding.Critical) && a.Action.Status != StatusDone {
 		named := markNamed + state.Segment(a.Key.ARN)
 		if unnamed = !m[named]; unnamed {
 			notes = append(notes, named)
@@ -166,8 +166,8 @@ func decideSchedule(a Alert, m marks) scheduleDecision {
 	if incident {
 		return scheduleDecision{reason: scheduleIncident, notes: notes}
 	}
-	if n := m.count(markSensitive); unnamed && n <= sensitiveAtOnce {
-		return scheduleDecision{reason: scheduleFirst, last: n == sensitiveAtOnce, claim: markSensitive + strconv.Itoa(n+1), notes: notes}
+	if unnamed {
+		return scheduleDecision{reason: scheduleFirst, last: atOnce == sensitiveAtOnce, claim: markSensitive + strconv.Itoa(atOnce+1), notes: notes}
 	}
 	return scheduleDecision{reason: scheduleCollect, notes: notes}
 }

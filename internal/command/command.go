@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Format is a command with a %s in the place of each value. It is a constant: what is
@@ -37,13 +38,13 @@ func (v Value) Or(placeholder Format) Value {
 
 // of returns what makes values of a form.
 func of(what, pattern string) func(string) Value {
-	whole := regexp.MustCompile(`\A(?:` + pattern + `)\z`)
+	whole := sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\A(?:` + pattern + `)\z`) })
 	return func(s string) Value {
 		switch {
 		case s == "":
 			return Value{why: what + " is not known"}
 		// The AWS CLI loads a value that is an address.
-		case !whole.MatchString(s), strings.Contains(s, "://") && !strings.HasPrefix(pattern, "https://"):
+		case !whole().MatchString(s), strings.Contains(s, "://") && !strings.HasPrefix(pattern, "https://"):
 			return Value{text: s, why: fmt.Sprintf("%s is not of the form of %s that can be pasted safely", brief(s), what)}
 		}
 		return Value{text: s}
