@@ -14,9 +14,10 @@ import (
 const (
 	// digestRows is how many rows a digest or an incident has, the worst first.
 	digestRows = 1000
-	// undoLimit is how many commands that undo something it has, and undoLength how long
-	// each is at most.
+	// undoLimit is how many commands that undo something it has, undoOfRow how many of one
+	// alert, and undoLength how long each is at most.
 	undoLimit  = 200
+	undoOfRow  = 10
 	undoLength = 500
 )
 
@@ -77,7 +78,7 @@ func (g *gathered) add(i item) {
 	}
 	r.call = rowLimits.call(r.call)
 	for _, n := range a.Next {
-		if isUndo(n) && len(n) <= undoLength {
+		if isUndo(n) && len(n) <= undoLength && len(r.undo) < undoOfRow {
 			r.undo = append(r.undo, n)
 		}
 	}
@@ -115,15 +116,14 @@ func (g *gathered) prune() {
 	seen := map[sort]bool{}
 	var only, others []gatheredRow
 	for _, r := range g.rows {
-		if of := (sort{r.call.Severity, r.call.Kind, r.call.EventName}); !seen[of] {
+		if of := (sort{r.call.Severity, r.call.Kind, r.call.EventName}); !seen[of] && len(only) < digestRows/10 {
 			seen[of] = true
 			only = append(only, r)
 		} else {
 			others = append(others, r)
 		}
 	}
-	only = only[:min(len(only), 100)]
-	g.rows = append(only, others[:digestRows-len(only)]...)
+	g.rows = slices.Concat(only, others[:digestRows-len(only)])
 	slices.SortFunc(g.rows, gatheredRow.order)
 }
 

@@ -112,7 +112,7 @@ func TestNewerInWindow(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.put(t, win.items()+"00000-newer.json", `{"schema":"cmkeeper.grouped-alert.v2"}`)
-		time.Sleep(win.due().Sub(time.Now()) + time.Minute)
+		time.Sleep(time.Until(win.due()) + time.Minute)
 		if err := w.Flush(t.Context(), ids[0]); err == nil {
 			t.Error("a window with a newer alert was published")
 		}
@@ -226,6 +226,14 @@ func TestGatheredRows(t *testing.T) {
 	}
 	if d.Severity != finding.Critical || d.Key.ARN != prod.Key.ARN || !strings.Contains(d.Title, fmt.Sprint(5*digestRows+2, " calls")) {
 		t.Errorf("severity %s, key %s, title %q", d.Severity, d.Key.ARN, d.Title)
+	}
+
+	odds := &gathered{} // each of another event, as no build stores them
+	for i := range digestRows + 1 {
+		odds.add(item{Alert: call(fmt.Sprint("Event", i), finding.Low, fmt.Sprint(i)), Name: fmt.Sprint(i)})
+	}
+	if d := odds.digest("", ""); len(d.Calls) != digestRows || d.All != digestRows+1 {
+		t.Errorf("%d rows of %d", len(d.Calls), d.All)
 	}
 }
 
