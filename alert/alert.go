@@ -67,8 +67,9 @@ type Alert struct {
 	// Risk is what is at risk, in sentences.
 	Risk string `json:"risk,omitempty"`
 	// Next is what to do next, in order: sentences, or commands. An entry that
-	// begins with "aws " or "cmkeeper " is a command: it is shown on one line, to be
-	// copied, so the code that builds it quotes values from outside for the shell.
+	// begins with "aws " or "cmkeeper " is a command, made by package command: it is
+	// shown on one line and as it is, to be pasted. One that is not safe to paste is left
+	// out of every rendering.
 	Next []string `json:"next,omitempty"`
 	// Findings are what is wrong, the worst first.
 	Findings []finding.Finding `json:"findings,omitempty"`
@@ -89,6 +90,8 @@ type Key struct {
 	ARN         string   `json:"arn"`
 	Aliases     []string `json:"aliases,omitempty"`
 	Description string   `json:"description,omitempty"`
+	// Sensitive: the operator's rules call it so.
+	Sensitive bool `json:"sensitive,omitempty"`
 	// State is KMS's KeyState ("PendingDeletion").
 	State        string     `json:"state,omitempty"`
 	DeletionDate *time.Time `json:"deletion_date,omitempty"`
@@ -155,9 +158,12 @@ type Digest struct {
 	Until time.Time `json:"until,omitzero"`
 	// Keys is how many different keys the calls are about.
 	Keys int `json:"keys"`
-	// Calls are what happened, the worst first.
+	// Calls are what happened, the worst first: what is about sensitive keys, then about
+	// keys with aliases, then what is not undone.
 	Calls []Call `json:"calls"`
-	// Alerts is where the alerts are stored whole, one object each.
+	// All is how many there are, where Calls has not all of them.
+	All int `json:"all,omitempty"`
+	// Alerts is where the alerts are stored, one object each.
 	Alerts string `json:"alerts,omitempty"`
 }
 
@@ -171,6 +177,8 @@ type Call struct {
 	// Key is the key's ARN, Alias its first alias.
 	Key   string `json:"key,omitempty"`
 	Alias string `json:"alias,omitempty"`
+	// Sensitive is the key's.
+	Sensitive bool `json:"sensitive,omitempty"`
 	// Session and SourceIP are the actor's.
 	Session  string `json:"session,omitempty"`
 	SourceIP string `json:"source_ip,omitempty"`

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/cmkeeper/cmkeeper/internal/command"
 )
 
 // What a chat message holds. The first two are the service's limits, as far as
@@ -128,12 +130,15 @@ func (a Alert) chatDescription() string {
 		line("By", code(d.Group))
 		for i, c := range d.Calls {
 			if i == chatRows {
-				lines = append(lines, fmt.Sprintf("… and %d more calls, in the mail and in the JSON", len(d.Calls)-i))
+				lines = append(lines, fmt.Sprintf("… and %d more calls, in the mail and in the JSON", d.all()-i))
 				break
 			}
 			row := fmt.Sprintf("• %s %s %s", c.Time.UTC().Format("15:04:05"), text(strings.ToUpper(string(c.Severity))), code(c.EventName))
 			if key := c.key(); key != "" {
 				row += " on " + code(key)
+			}
+			if c.Sensitive {
+				row += ", a sensitive key"
 			}
 			lines = append(lines, row+": "+text(c.Status.words()))
 		}
@@ -173,11 +178,11 @@ func (a Alert) chatDescription() string {
 // chatSteps are the next steps. A command is whole or not there at all.
 func (a Alert) chatSteps() []string {
 	var steps []string
-	for i, n := range a.Next {
+	for i, n := range a.steps() {
 		switch {
 		case i == chatSteps:
 			return append(steps, fmt.Sprintf("… and %d more, in the mail and in the JSON", len(a.Next)-i))
-		case !isCommand(n):
+		case !command.Is(n):
 			steps = append(steps, cutRunes(plainChat(n), chatStep))
 		case utf8.RuneCountInString(n) > chatStep:
 			steps = append(steps, "A command that is too long for a chat: see the mail or the JSON")

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"maps"
+	"strconv"
 	"strings"
 	"time"
 
@@ -99,11 +100,21 @@ const (
 	markCritical = "critical/"
 	markDanger   = "danger/"
 	markKey      = "key/"
-	markIncident = "incident"
+	// markSensitive numbers the sensitive keys of which an alert was published at once
+	// because they are, markNamed names them.
+	markSensitive = "sensitive/"
+	markNamed     = "sensitive-key/"
+	markIncident  = "incident"
 )
+
+// sensitiveAtOnce is how many sensitive keys of a period are told at once.
+const sensitiveAtOnce = 5
 
 type scheduleDecision struct {
 	reason schedule
+	// last: it is the one alert about a sensitive key beyond sensitiveAtOnce, and says that
+	// further ones are in the table of the digest.
+	last bool
 	// claim is the mark that only the alert which is published can set; "" for none.
 	claim string
 	// notes are the marks to be set in any case.
@@ -139,6 +150,13 @@ func decideSchedule(a Alert, m marks) scheduleDecision {
 		after[name] = true
 	}
 	incident := !m[markIncident] && isDangerous(a) && (after.count(markDanger) >= incidentEvents || after.count(markKey) >= incidentKeys)
+	unnamed, atOnce := false, m.count(markSensitive)
+	if atOnce <= sensitiveAtOnce && a.Key != nil && a.Key.Sensitive && a.Severity.AtLeast(finding.Critical) && a.Action.Status != StatusDone {
+		named := markNamed + state.Segment(a.Key.ARN)
+		if unnamed = !m[named]; unnamed {
+			notes = append(notes, named)
+		}
+	}
 	switch {
 	case urgent && !incident:
 		return scheduleDecision{reason: scheduleFirst, claim: own, notes: notes}
@@ -147,6 +165,9 @@ func decideSchedule(a Alert, m marks) scheduleDecision {
 	}
 	if incident {
 		return scheduleDecision{reason: scheduleIncident, notes: notes}
+	}
+	if unnamed {
+		return scheduleDecision{reason: scheduleFirst, last: atOnce == sensitiveAtOnce, claim: markSensitive + strconv.Itoa(atOnce+1), notes: notes}
 	}
 	return scheduleDecision{reason: scheduleCollect, notes: notes}
 }

@@ -151,7 +151,7 @@ func TestResponseSteps(t *testing.T) {
 	}
 	role := steps("arn:aws-cn:sts::111122223333:assumed-role/Admin/mal'lory", "mal'lory")
 	for _, want := range []string{
-		`'AttributeKey=Username,AttributeValue=mal'\''lory'`,
+		`There is no command for "aws cloudtrail lookup-events" here: "mal'lory" is not of the form of a session name that can be pasted safely.`,
 		"aws iam put-role-policy --role-name Admin", `"DateLessThan":{"aws:TokenIssueTime":["2026-11-25T10:00:03Z"]}`, "before 2026-11-25 10:00:03 UTC",
 		`"aws:PrincipalArn":["arn:aws-cn:iam::111122223333:role/Admin","arn:aws-cn:iam::111122223333:role/*/Admin"]`,
 		"--target-id 111122223333",
@@ -172,10 +172,10 @@ func TestResponseSteps(t *testing.T) {
 }
 
 func TestDigestWords(t *testing.T) {
-	items := func(alerts ...Alert) []item {
-		var all []item
+	items := func(alerts ...Alert) *gathered {
+		all := &gathered{}
 		for _, a := range alerts {
-			all = append(all, item{Alert: a, Name: a.ID})
+			all.add(item{Alert: a, Name: a.ID})
 		}
 		return all
 	}

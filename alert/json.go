@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -28,6 +29,7 @@ func (a Alert) byProtocol() ([]byte, error) {
 func (a Alert) JSON() ([]byte, error) {
 	a.Title = a.headline()
 	a.Action.Status = cmp.Or(a.Action.Status, StatusNone)
+	a.Next = a.steps()
 	raw, err := encode(struct {
 		Schema string `json:"schema"`
 		Alert
@@ -35,10 +37,16 @@ func (a Alert) JSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return EscapeJSON(raw), nil
+}
+
+// EscapeJSON returns the same JSON in which each character of a text that is not visible
+// as itself, or that a terminal acts on, is one of JSON's own \u escapes.
+func EscapeJSON(raw []byte) []byte {
 	out := make([]byte, 0, len(raw))
 	for _, r := range string(raw) {
 		switch {
-		case visible(r):
+		case visible(r), r == '\n', r == '\r', r == '\t': // within a text these are escaped already
 			out = utf8.AppendRune(out, r)
 		case r < 0x10000:
 			out = fmt.Appendf(out, `\u%04x`, r)
@@ -47,7 +55,18 @@ func (a Alert) JSON() ([]byte, error) {
 			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
 		}
 	}
-	return out, nil
+	return out
+}
+
+// JSONWriter writes JSON to W as EscapeJSON returns it. Each Write has whole characters,
+// as those of encoding/json and log/slog do.
+type JSONWriter struct{ W io.Writer }
+
+func (w JSONWriter) Write(p []byte) (int, error) {
+	if _, err := w.W.Write(EscapeJSON(p)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // encode returns v as one line of JSON in which <, > and & are themselves.

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -196,7 +197,7 @@ func (p *Publisher) cut(ctx context.Context, log *slog.Logger, t Topic, name str
 		log.WarnContext(ctx, "alert is published shortened, and the whole cannot be stored", "error", err)
 	}
 	var in *sns.PublishInput
-	for _, l := range []limits{{rows: 200, chars: 1000}, {rows: 40, chars: 300}, {rows: 3, chars: 60}} {
+	for _, l := range cutLimits {
 		if in, err = t.message(a.cut(l, address)); err != nil {
 			return nil, err
 		}
@@ -236,11 +237,36 @@ func (a Alert) name() (string, error) {
 // limits bound a cut alert: rows of every list, characters of every text.
 type limits struct{ rows, chars int }
 
+// cutLimits are tried in turn.
+var cutLimits = []limits{{rows: 200, chars: 1000}, {rows: 40, chars: 300}, {rows: 3, chars: 60}}
+
+// storedLimit is how large an alert is stored for later, in bytes.
+const storedLimit = 32 << 10
+
+// bounded returns the alert as it is stored for later: as much of it as storedLimit
+// allows, the worst findings first. A digest is bounded already.
+func (a Alert) bounded() Alert {
+	if a.Digest != nil {
+		return a
+	}
+	b := a
+	for _, l := range cutLimits {
+		if raw, err := b.JSON(); err == nil && len(raw) <= storedLimit {
+			break
+		}
+		b = a.cut(l, "")
+	}
+	return b
+}
+
 // cut returns a copy of the alert within the limits that says where the whole is.
 func (a Alert) cut(l limits, whole string) Alert {
 	c := &Cut{Findings: len(a.Findings), Facts: len(a.Facts), Whole: whole}
 	for _, f := range a.Facts {
 		c.Values += len(f.Values)
+	}
+	if before := a.Cut; before != nil { // it was stored shortened
+		c = &Cut{Findings: before.Findings, Facts: before.Facts, Values: before.Values, Whole: cmp.Or(before.Whole, whole)}
 	}
 	a.Cut = c
 	a.ID, a.EventName, a.EventID = l.text(a.ID), l.text(a.EventName), l.text(a.EventID)
@@ -249,7 +275,7 @@ func (a Alert) cut(l limits, whole string) Alert {
 	a.Title, a.Summary, a.Risk = l.text(a.Title), l.text(a.Summary), l.text(a.Risk)
 	a.Action.Mode, a.Action.Description = l.text(a.Action.Mode), l.text(a.Action.Description)
 	a.Action.Status = Status(l.text(string(a.Action.Status)))
-	a.Next = l.list(a.Next)
+	a.Next = l.steps(a.Next)
 	if a.Key != nil {
 		k := *a.Key
 		k.ARN, k.Description, k.State, k.Aliases = l.text(k.ARN), l.text(k.Description), l.text(k.State), l.list(k.Aliases)
@@ -262,7 +288,8 @@ func (a Alert) cut(l limits, whole string) Alert {
 		}
 		a.Actor = &w
 	}
-	a.Findings = slices.Clone(a.Findings[:min(l.rows, len(a.Findings))])
+	a.Findings = finding.WorstFirst(slices.Clone(a.Findings))
+	a.Findings = slices.Clip(a.Findings[:min(l.rows, len(a.Findings))])
 	for i := range a.Findings {
 		f := &a.Findings[i]
 		f.Severity = finding.Severity(l.text(string(f.Severity)))
@@ -275,22 +302,39 @@ func (a Alert) cut(l limits, whole string) Alert {
 	a.Incident = l.text(a.Incident)
 	if a.Digest != nil {
 		d := *a.Digest
-		c.Calls = len(d.Calls)
+		c.Calls = d.all()
 		d.Group, d.Alerts = l.text(d.Group), l.text(d.Alerts)
 		d.Calls = slices.Clone(d.Calls[:min(l.rows, len(d.Calls))])
-		for i := range d.Calls {
-			row := &d.Calls[i]
-			row.Kind, row.Severity, row.Status = Kind(l.text(string(row.Kind))), finding.Severity(l.text(string(row.Severity))), Status(l.text(string(row.Status)))
-			for _, s := range []*string{&row.ID, &row.EventName, &row.Key, &row.Alias, &row.Session, &row.SourceIP, &row.Title} {
-				*s = l.text(*s)
-			}
+		for i, c := range d.Calls {
+			d.Calls[i] = l.call(c)
 		}
 		a.Digest = &d
 	}
 	return a
 }
 
+// call returns a row within the limits.
+func (l limits) call(c Call) Call {
+	c.Kind, c.Severity, c.Status = Kind(l.text(string(c.Kind))), finding.Severity(l.text(string(c.Severity))), Status(l.text(string(c.Status)))
+	for _, s := range []*string{&c.ID, &c.EventName, &c.Key, &c.Alias, &c.Session, &c.SourceIP, &c.Title} {
+		*s = l.text(*s)
+	}
+	return c
+}
+
 func (l limits) text(s string) string { return shorten(s, l.chars) }
+
+// steps are list for next steps: half a command may be another one.
+func (l limits) steps(all []string) []string {
+	list := slices.Clone(all[:min(l.rows, len(all))])
+	for i, s := range list {
+		if command.Is(s) && len(s) > l.chars {
+			s = "A command is left out here, because it is too long. The full alert has it."
+		}
+		list[i] = l.text(s)
+	}
+	return list
+}
 
 func (l limits) list(all []string) []string {
 	list := slices.Clone(all[:min(l.rows, len(all))])

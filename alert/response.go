@@ -2,22 +2,22 @@ package alert
 
 import (
 	"cmp"
-	"encoding/json"
 	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 )
 
 // responseSteps are what a responder does first about an actor.
 func responseSteps(a Alert) []string {
-	region, account := a.Region, a.Actor.Account
+	account := a.Actor.Account
+	role, user := roleName(a.Actor.ARN), userName(a.Actor.ARN)
 	steps := []string{"Find out whether it was intended: ask the owner of the session, the address and the program. Their other calls:"}
-	if user := cmp.Or(a.Actor.Session, userName(a.Actor.ARN)); user != "" {
-		steps = append(steps, "aws cloudtrail lookup-events --region "+ShellQuote(region)+" --lookup-attributes "+ShellQuote("AttributeKey=Username,AttributeValue="+user))
+	if name := cmp.Or(a.Actor.Session, user); name != "" {
+		steps = append(steps, command.Line("aws cloudtrail lookup-events --region %s --lookup-attributes %s", command.Region(a.Region), command.Lookup("Username", command.Session(name))))
 	}
 	principals := []string{a.Actor.ARN}
-	role := roleName(a.Actor.ARN)
 	if role != "" { // CloudTrail leaves out its path
 		principals = []string{iamARN(a.Actor.ARN, "role/"+role), iamARN(a.Actor.ARN, "role/*/"+role)}
 	}
@@ -26,20 +26,20 @@ func responseSteps(a Alert) []string {
 		steps = append(steps, "If it was not intended, disable the person's access in IAM Identity Center and end their sessions there: Users, Active sessions. The role belongs to Identity Center and cannot be changed in IAM.")
 	case role != "":
 		steps = append(steps, "If it was not intended, end the role's sessions, in account "+account+". This denies everything to sessions that began before "+until.Format(time.DateTime+" MST")+". Anyone who may assume the role can open new ones after that, so check its trust policy, too:",
-			"aws iam put-role-policy --role-name "+ShellQuote(role)+" --policy-name cmkeeper-revoke-sessions --policy-document "+ShellQuote(denyPolicy([]string{"*"}, map[string]map[string][]string{"DateLessThan": {"aws:TokenIssueTime": {until.Format(time.RFC3339)}}})),
-			"aws iam get-role --role-name "+ShellQuote(role)+" --query Role.AssumeRolePolicyDocument")
-	case userName(a.Actor.ARN) != "":
-		user := ShellQuote(userName(a.Actor.ARN))
+			command.Line("aws iam put-role-policy --role-name %s --policy-name cmkeeper-revoke-sessions --policy-document %s", command.Role(role),
+				denyPolicy([]string{"*"}, map[string]map[string][]string{"DateLessThan": {"aws:TokenIssueTime": {until.Format(time.RFC3339)}}})),
+			command.Line("aws iam get-role --role-name %s --query Role.AssumeRolePolicyDocument", command.Role(role)))
+	case user != "":
 		steps = append(steps, "If it was not intended, deny everything to the user, in account "+account+", and check the access keys:",
-			"aws iam put-user-policy --user-name "+user+" --policy-name cmkeeper-freeze --policy-document "+ShellQuote(denyPolicy([]string{"*"}, nil)),
-			"aws iam list-access-keys --user-name "+user)
+			command.Line("aws iam put-user-policy --user-name %s --policy-name cmkeeper-freeze --policy-document %s", command.User(user), denyPolicy([]string{"*"}, nil)),
+			command.Line("aws iam list-access-keys --user-name %s", command.User(user)))
 	default:
 		steps = append(steps, "If it was not intended and it was the account's root user, sign in as root: change the password, delete its access keys, check its MFA devices.")
 	}
 	return append(steps, "To deny it dangerous calls on keys in the whole account, also in new sessions, from the organization's management account (to which such a policy does not apply):",
-		"aws organizations create-policy --type SERVICE_CONTROL_POLICY --name cmkeeper-freeze --description "+ShellQuote("Made by a responder to incident "+a.Time.UTC().Format(time.DateTime))+
-			" --content "+ShellQuote(denyPolicy(frozenActions, map[string]map[string][]string{"ArnLike": {"aws:PrincipalArn": principals}})),
-		"aws organizations attach-policy --policy-id ID-OF-THE-POLICY-JUST-CREATED --target-id "+ShellQuote(cmp.Or(account, "ACCOUNT-ID")))
+		command.Line("aws organizations create-policy --type SERVICE_CONTROL_POLICY --name cmkeeper-freeze --description 'Made by a responder to an incident of cmkeeper' --content %s",
+			denyPolicy(frozenActions, map[string]map[string][]string{"ArnLike": {"aws:PrincipalArn": principals}}, command.Principal(principals[0]))),
+		command.Line("aws organizations attach-policy --policy-id ID-OF-THE-POLICY-JUST-CREATED --target-id %s", command.Account(account).Or("ACCOUNT-ID")))
 }
 
 // frozenActions are the dangerous calls on keys.
@@ -55,13 +55,13 @@ type denyStatement struct {
 	Condition map[string]map[string][]string `json:",omitempty"`
 }
 
-// denyPolicy is an IAM policy that denies actions on everything.
-func denyPolicy(actions []string, condition map[string]map[string][]string) string {
-	b, _ := json.Marshal(struct { // strings
+// denyPolicy is an IAM policy that denies actions on everything. Parts are what comes
+// from outside in its condition.
+func denyPolicy(actions []string, condition map[string]map[string][]string, parts ...command.Value) command.Value {
+	return command.Document(struct {
 		Version   string
 		Statement []denyStatement
-	}{"2012-10-17", []denyStatement{{"Deny", actions, "*", condition}}})
-	return string(b)
+	}{"2012-10-17", []denyStatement{{"Deny", actions, "*", condition}}}, parts...)
 }
 
 // roleName is the name of the role that a session's ARN has, "" for other ARNs.
@@ -87,15 +87,4 @@ func userName(user string) string {
 func iamARN(of, resource string) string {
 	a := arn.Parse(of)
 	return arn.ARN{Partition: a.Partition, Service: "iam", Account: a.Account, Resource: resource}.String()
-}
-
-// ShellQuote makes s one word for a POSIX shell.
-func ShellQuote(s string) string {
-	plain := func(c rune) bool {
-		return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-_./:=@%+,", c)
-	}
-	if s != "" && strings.IndexFunc(s, func(c rune) bool { return !plain(c) }) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

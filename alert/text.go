@@ -3,12 +3,14 @@ package alert
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 )
 
 const (
@@ -84,10 +86,10 @@ func (a Alert) Text() string {
 	t.section("What is at risk")
 	t.paragraph(a.Risk)
 	t.section("What to do next")
-	for i, n := range a.Next {
+	for i, n := range a.steps() {
 		number := fmt.Sprintf("  %d. ", i+1)
-		if isCommand(n) {
-			t.raw(number + Escape(n))
+		if command.Is(n) {
+			t.raw(number + n)
 			continue
 		}
 		t.line(number, strings.Repeat(" ", len(number)), n)
@@ -112,16 +114,23 @@ func (a Alert) Text() string {
 		}
 		t.paragraph(fmt.Sprintf("This alert was too large to be sent whole and is shortened. It has %s%d findings and %d facts with %d values.",
 			calls, c.Findings, c.Facts, c.Values))
-		t.table("  ", row{"Full alert", cmp.Or(c.Whole, "could not be stored")})
+		t.table("  ", row{"Full alert", cmp.Or(c.Whole, "is not stored")})
 	}
 	t.heading = "\n"
 	t.line("-- ", "   ", Schema+" "+a.ID)
 	return t.b.String()
 }
 
-// isCommand reports whether a next step is to be copied, not read.
-func isCommand(next string) bool {
-	return strings.HasPrefix(next, "aws ") || strings.HasPrefix(next, "cmkeeper ")
+// steps are what to do next. A command is one that can be pasted, whoever made it: an
+// alert may have been stored by an older version.
+func (a Alert) steps() []string {
+	steps := slices.Clone(a.Next)
+	for i, n := range steps {
+		if command.Is(n) && !command.Safe(n) {
+			steps[i] = "A command is left out here: it contains characters that cannot be pasted safely."
+		}
+	}
+	return steps
 }
 
 // calls is the table of a digest.
@@ -130,7 +139,7 @@ func (a Alert) calls(t *text) {
 	if d == nil {
 		return
 	}
-	t.section(fmt.Sprintf("Calls (%d)", len(d.Calls)))
+	t.section(fmt.Sprintf("Calls (%d)", d.all()))
 	t.table("  ", row{"By", d.Group}, row{"From", moment(&d.From)}, row{"Until", moment(&d.Until)}, row{"Incident", a.Incident}, row{"Full alerts", d.Alerts})
 	const indent = "            "
 	for _, c := range d.Calls {
@@ -138,8 +147,14 @@ func (a Alert) calls(t *text) {
 		if key := c.key(); key != "" {
 			line += " on " + key
 		}
+		if c.Sensitive {
+			line += ", a sensitive key"
+		}
 		t.line(fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(c.Severity)), 20))), indent, fmt.Sprintf("%s %s: %s", c.Time.UTC().Format("15:04:05"), line, c.Status.words()))
 		t.line(indent, indent, c.Title)
+	}
+	if more := d.all() - len(d.Calls); more > 0 {
+		t.line("  ", "  ", fmt.Sprintf("… and %d more", more))
 	}
 }
 

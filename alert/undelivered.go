@@ -37,7 +37,7 @@ func (u *Undelivered) key() string {
 func (p *Publisher) storeUndelivered(ctx context.Context, log *slog.Logger, name string, a Alert, cause error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	u := &Undelivered{Alert: a, Name: name, Since: p.Store.Now().UTC().Round(0), Cause: cause.Error()}
+	u := &Undelivered{Alert: a.bounded(), Name: name, Since: p.Store.Now().UTC().Round(0), Cause: cause.Error()}
 	_, err := p.Store.Put(ctx, u.key(), u, "")
 	if err != nil && !errors.Is(err, state.ErrConflict) { // a conflict: it is stored already
 		log.WarnContext(ctx, "alert cannot be published, nor stored for a later attempt", "error", err)
@@ -45,42 +45,32 @@ func (p *Publisher) storeUndelivered(ctx context.Context, log *slog.Logger, name
 }
 
 // Undelivered returns the alerts that are still to be published, in no particular order.
+// With an error that is state.ErrUnreadable, which names what cannot be read, come the
+// others.
 func (p *Publisher) Undelivered(ctx context.Context) ([]Undelivered, error) {
-	stored, err := p.readUndelivered(ctx)
-	if err != nil {
-		return nil, err
-	}
 	var list []Undelivered
-	for _, u := range stored {
-		// One that was published since is left for Resume to delete.
-		published, err := p.Store.IsDone(ctx, u.Name+".json")
-		if err != nil {
-			return nil, err
+	var unread []error
+	for u, err := range state.Documents[Undelivered](ctx, p.Store, undeliveredPrefix) {
+		if err == nil {
+			// One that was published since is left for Resume to delete.
+			published, unknown := p.Store.IsDone(ctx, u.Name+".json")
+			if published {
+				continue
+			}
+			if !errors.Is(unknown, state.ErrUnreadable) {
+				err = unknown
+			}
 		}
-		if !published {
+		switch {
+		case err == nil:
 			list = append(list, u)
-		}
-	}
-	return list, nil
-}
-
-func (p *Publisher) readUndelivered(ctx context.Context) ([]Undelivered, error) {
-	var list []Undelivered
-	for key, err := range p.Store.Keys(ctx, undeliveredPrefix) {
-		if err != nil {
+		case errors.Is(err, state.ErrUnreadable):
+			unread = append(unread, err)
+		default:
 			return nil, err
 		}
-		var u Undelivered
-		_, err := p.Store.Get(ctx, key, &u)
-		if errors.Is(err, state.ErrNotFound) {
-			continue // published since it was listed
-		}
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, u)
 	}
-	return list, nil
+	return list, errors.Join(unread...)
 }
 
 // Resend publishes a stored alert, unless that has been done since, and deletes it. The
@@ -96,24 +86,35 @@ func (p *Publisher) Resend(ctx context.Context, u Undelivered) error {
 }
 
 // Resume publishes what was left over: windows whose reminder was lost, and alerts that
-// could not be published. What fails again is logged and stays stored; the error is that
-// it cannot be read.
+// could not be published. What fails again is logged and stays stored. A document that
+// is state.ErrUnreadable is logged and left out; when all others are done, the error names
+// it.
 func (p *Publisher) Resume(ctx context.Context) error {
 	windows, err := p.overdue(ctx)
 	if err != nil {
 		return fmt.Errorf("read windows that are due: %w", err)
 	}
+	var unread []error
+	leftOver := func(err error, what, which string) {
+		if errors.Is(err, state.ErrUnreadable) {
+			unread = append(unread, err)
+		}
+		p.logUnpublished(ctx, err, what, which)
+	}
 	for _, id := range windows {
-		p.logUnpublished(ctx, p.Flush(ctx, id), "slot", id)
+		leftOver(p.Flush(ctx, id), "slot", id)
 	}
-	stored, err := p.readUndelivered(ctx)
-	if err != nil {
-		return fmt.Errorf("read undelivered alerts: %w", err)
+	for u, err := range state.Documents[Undelivered](ctx, p.Store, undeliveredPrefix) {
+		switch {
+		case err == nil:
+			leftOver(p.Resend(ctx, u), "alert", u.Name)
+		case errors.Is(err, state.ErrUnreadable):
+			leftOver(err, "alert", undeliveredPrefix)
+		default:
+			return fmt.Errorf("read undelivered alerts: %w", err)
+		}
 	}
-	for _, u := range stored {
-		p.logUnpublished(ctx, p.Resend(ctx, u), "alert", u.Name)
-	}
-	return context.Cause(ctx)
+	return errors.Join(append(unread, context.Cause(ctx))...)
 }
 
 // logUnpublished logs what still cannot be published. An expected wait is not logged: a

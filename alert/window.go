@@ -7,16 +7,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -31,18 +31,21 @@ import (
 //	groups/due/<slot>.json                 a window that has not been published yet
 //	groups/<group>/<period>/marks/….json   what was published at once, see marks
 //	groups/<group>/<period>/<slot>/….json  the alerts, one object each, the worst first
-const groupsPrefix = "groups/"
+const (
+	groupsPrefix = "groups/"
+	duePrefix    = groupsPrefix + "due/"
+)
 
 const (
 	// windowMargin is how long after its close a window is published, and half of it how late
 	// an alert may still be stored in it. It is far above what S3's clocks differ by.
 	windowMargin = 6 * time.Second
 	// scheduleAttempts bounds how often an alert is scheduled again because another was faster.
-	scheduleAttempts = 5
+	scheduleAttempts = 10
 	// readsAtOnce is how many alerts of a window are read at a time.
 	readsAtOnce = 16
-	// incidentRows is how many alerts an incident lists, the worst first.
-	incidentRows = 1000
+	// upgradeTime is how long a window waits for a newer worker to read what one stored.
+	upgradeTime = 15 * time.Minute
 )
 
 // SQS is what Grouping calls; *sqs.Client has it.
@@ -78,7 +81,7 @@ type window struct {
 func (*window) Schema() (string, int) { return "slot", 1 }
 
 func openKey(g group) string           { return groupsPrefix + "open/" + g.id + ".json" }
-func dueKey(id string) string          { return groupsPrefix + "due/" + state.Segment(id) + ".json" }
+func dueKey(id string) string          { return duePrefix + state.Segment(id) + ".json" }
 func (w *window) period() string       { return groupsPrefix + w.Group + "/" + w.Period + "/" }
 func (w *window) marks() string        { return w.period() + "marks/" }
 func (w *window) mark(m string) string { return w.marks() + m + ".json" }
@@ -86,7 +89,7 @@ func (w *window) items() string        { return w.period() + w.ID + "/" }
 func (w *window) due() time.Time       { return w.Closes.Add(windowMargin) }
 func (w *window) incidentID() string   { return "incident/" + w.Period }
 func (w *window) item(n string, a Alert) string {
-	return w.items() + strconv.Itoa(finding.Critical.Rank()-a.Severity.Rank()) + "-" + strings.TrimPrefix(n, alertsPrefix) + ".json"
+	return w.items() + a.weight() + "-" + strings.TrimPrefix(n, alertsPrefix) + ".json"
 }
 
 // item is an alert in a window.
@@ -132,8 +135,12 @@ func (p *Publisher) publishGrouped(ctx context.Context, name string, a Alert, g 
 			return p.deliver(ctx, scheduled.incidentName, scheduled.incident)
 		case scheduleFirst:
 			err := p.publishOrStore(ctx, bounded, log, name, scheduled.alert)
-			if err != nil {
-				p.deleteMark(ctx, log, scheduled.window.mark(scheduled.claim)) // so that the next attempt is at once, too
+			if err != nil { // the next attempt is at once, too
+				for _, m := range append(scheduled.notes, scheduled.claim) {
+					if m == scheduled.claim || strings.HasPrefix(m, markNamed) {
+						p.deleteMark(ctx, log, scheduled.window.mark(m))
+					}
+				}
 			}
 			return err
 		case scheduleCollect:
@@ -189,6 +196,9 @@ func (p *Publisher) schedule(ctx context.Context, name string, a Alert, g group)
 		if m[markIncident] {
 			out.alert = continued(a, w)
 		}
+		if d.last {
+			out.alert.Summary += " Further sensitive keys of this group are not told one by one: the table of the next digest has them, before all others."
+		}
 		switch err := p.store(ctx, w, name, out.alert, d); {
 		case errors.Is(err, errTooLate):
 			continue
@@ -220,7 +230,7 @@ func (p *Publisher) store(ctx context.Context, w *window, name string, a Alert, 
 	}
 	key := w.item(name, a)
 	err := state.Update(ctx, p.Store, key, func(i *item, _ bool) error { // an earlier attempt may have stored it otherwise
-		*i = item{Alert: a, Name: name, AtOnce: d.reason == scheduleFirst}
+		*i = item{Alert: a.bounded(), Name: name, AtOnce: d.reason == scheduleFirst}
 		return nil
 	})
 	if err != nil {
@@ -342,18 +352,22 @@ func (p *Publisher) makeIncident(ctx context.Context, out *scheduled, last Alert
 	slices.SortStableFunc(keys, func(a, b string) int { // the worst first, whatever their window
 		return strings.Compare(a[strings.LastIndexByte(a, '/'):], b[strings.LastIndexByte(b, '/'):])
 	})
-	items, err := p.read(ctx, keys[:min(len(keys), incidentRows)])
-	if err != nil {
-		return false, err
+	m, all := &mark{}, &gathered{}
+	for i, err := range p.items(ctx, keys[:min(len(keys), digestRows)]) {
+		switch {
+		case errors.Is(err, state.ErrUnreadable): // its window tells
+			continue
+		case err != nil:
+			return false, err
+		}
+		all.add(i)
+		m.Listed = append(m.Listed, i.Name)
 	}
-	out.incident = incident(last, g, w, items, len(keys), p.Store.Address(w.period()))
+	out.incident = incident(last.bounded(), g, w, all, len(keys), p.Store.Address(w.period()))
 	if out.incidentName, err = out.incident.name(); err != nil {
 		return false, err
 	}
-	m := &mark{Incident: &out.incident}
-	for _, i := range items {
-		m.Listed = append(m.Listed, i.Name)
-	}
+	m.Incident = &out.incident
 	_, err = p.Store.Put(ctx, w.mark(markIncident), m, "")
 	if errors.Is(err, state.ErrConflict) {
 		return false, nil
@@ -364,23 +378,30 @@ func (p *Publisher) makeIncident(ctx context.Context, out *scheduled, last Alert
 	return true, nil
 }
 
-// read reads items, some at a time; one that is gone is left out.
-func (p *Publisher) read(ctx context.Context, keys []string) ([]item, error) {
-	all := make([]item, len(keys))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(readsAtOnce)
-	for i, key := range keys {
-		g.Go(func() error {
-			if _, err := p.Store.Get(ctx, key, &all[i]); err != nil && !errors.Is(err, state.ErrNotFound) {
-				return err
+// items reads items, in the order of their keys and some at a time; one that is gone is
+// left out. One that is state.ErrUnreadable does not end the sequence, any other error does.
+func (p *Publisher) items(ctx context.Context, keys []string) iter.Seq2[item, error] {
+	return func(yield func(item, error) bool) {
+		for some := range slices.Chunk(keys, readsAtOnce) {
+			items, errs := make([]item, len(some)), make([]error, len(some))
+			var wg sync.WaitGroup
+			for n, key := range some {
+				wg.Go(func() { _, errs[n] = p.Store.Get(ctx, key, &items[n]) })
 			}
-			return nil
-		})
+			wg.Wait()
+			for n, err := range errs {
+				if errors.Is(err, state.ErrNotFound) {
+					continue
+				}
+				if err != nil {
+					err = fmt.Errorf("read alert of group: %w", err)
+				}
+				if !yield(items[n], err) || err != nil && !errors.Is(err, state.ErrUnreadable) {
+					return
+				}
+			}
+		}
 	}
-	if err := g.Wait(); err != nil {
-		return nil, fmt.Errorf("read alerts of group: %w", err)
-	}
-	return slices.DeleteFunc(all, func(i item) bool { return i.Name == "" }), nil
 }
 
 // Flush publishes the alerts of a window that has closed. A window that is not due yet
@@ -410,20 +431,12 @@ func (p *Publisher) Flush(ctx context.Context, id string) error {
 // flush publishes what a window has: what was to be published at once and was not, and
 // the rest as a digest.
 func (p *Publisher) flush(ctx context.Context, w *window) error {
-	var keys []string
-	for key, err := range p.Store.Keys(ctx, w.items()) {
-		if err != nil {
-			return fmt.Errorf("list alerts: %w", err)
-		}
-		keys = append(keys, key)
-	}
-	items, err := p.read(ctx, keys)
-	if err != nil {
-		return err
-	}
+	var unread []error
 	var m mark
-	_, err = p.Store.Get(ctx, w.mark(markIncident), &m)
-	if err != nil && !errors.Is(err, state.ErrNotFound) {
+	switch _, err := p.Store.Get(ctx, w.mark(markIncident), &m); {
+	case errors.Is(err, state.ErrUnreadable):
+		unread, m = append(unread, err), mark{}
+	case err != nil && !errors.Is(err, state.ErrNotFound):
 		return fmt.Errorf("read incident: %w", err)
 	}
 	if m.Incident != nil {
@@ -435,22 +448,69 @@ func (p *Publisher) flush(ctx context.Context, w *window) error {
 			return err
 		}
 	}
-	var rest []item
-	for _, i := range items {
+	listed := map[string]bool{}
+	for _, name := range m.Listed {
+		listed[name] = true
+	}
+	var keys []string
+	for key, err := range p.Store.Keys(ctx, w.items()) {
+		if err != nil {
+			return fmt.Errorf("list alerts: %w", err)
+		}
+		keys = append(keys, key)
+	}
+	rest := &gathered{}
+	for i, err := range p.items(ctx, keys) {
 		switch {
+		case errors.Is(err, state.ErrUnreadable):
+			unread = append(unread, err)
+		case err != nil:
+			return err
 		case i.AtOnce:
 			if err := p.deliver(ctx, i.Name, i.Alert); err != nil {
 				return err
 			}
-		case !slices.Contains(m.Listed, i.Name):
-			rest = append(rest, i)
+		case !listed[i.Name]:
+			rest.add(i)
 		}
 	}
-	if len(rest) == 0 {
+	if err := errors.Join(unread...); errors.Is(err, state.ErrNewerSchema) && p.Store.Now().Sub(w.due()) < upgradeTime {
+		return outcome.RetryAfter(time.Minute, err)
+	}
+	if len(unread) > 0 {
+		if err := p.tellUnread(ctx, w, unread); err != nil {
+			return err
+		}
+	}
+	if rest.all == 0 {
 		return nil
 	}
 	a := digest(w, rest, m.Incident != nil, p.Store.Address(w.items()))
 	name, err := Alert{ID: "digest/" + w.ID}.name()
+	if err != nil {
+		return err
+	}
+	return p.deliver(ctx, name, a)
+}
+
+// tellUnread tells of alerts that cannot be read, once for a window: they are told nowhere
+// else.
+func (p *Publisher) tellUnread(ctx context.Context, w *window, unread []error) error {
+	p.logger().WarnContext(ctx, "stored alerts cannot be read and are left out of the digest", "slot", w.ID, "alerts", len(unread), "first", unread[0])
+	a := Alert{
+		ID: "unreadable/" + w.ID, Kind: KindGuard, Severity: finding.High, Time: p.Store.Now().UTC(),
+		Title:   fmt.Sprintf("Alerts about %s cannot be read (%d)", w.Short, len(unread)),
+		Summary: fmt.Sprintf("cmkeeper stored alerts about %s for a digest and cannot read them now. The digest is sent without them.", w.Name),
+		Risk:    "What they say reaches people only if somebody reads the stored objects.",
+		Action:  Action{Status: StatusNone, Description: "cmkeeper left the objects as they are."},
+		Next:    []string{"Read the objects below. If workers of different versions run at the same time, finish the upgrade. If not, find out who wrote the objects."},
+	}
+	f := Fact{Name: "what cannot be read"}
+	for _, err := range unread[:min(len(unread), 50)] {
+		f.Values = append(f.Values, err.Error())
+	}
+	a.Facts = []Fact{f}
+	name, err := a.name()
 	if err != nil {
 		return err
 	}
@@ -466,42 +526,38 @@ type Collected struct {
 	Due time.Time `json:"due"`
 }
 
-// Collected returns the windows that are not published yet.
+// Collected returns the windows that are not published yet. With an error that is
+// state.ErrUnreadable, which names what cannot be read, come the others.
 func (p *Publisher) Collected(ctx context.Context) ([]Collected, error) {
-	ids, err := p.overdue(ctx)
-	if err != nil {
-		return nil, err
-	}
 	var list []Collected
-	for _, id := range ids {
-		var w window
-		_, err := p.Store.Get(ctx, dueKey(id), &w)
-		if errors.Is(err, state.ErrNotFound) {
-			continue // published since it was listed
+	var unread []error
+	for w, err := range state.Documents[window](ctx, p.Store, duePrefix) {
+		c := Collected{Group: w.Name, Due: w.due()}
+		if err == nil {
+			for _, err = range p.Store.Keys(ctx, w.items()) {
+				c.Alerts++
+			}
 		}
-		if err != nil {
+		switch {
+		case err == nil:
+			list = append(list, c)
+		case errors.Is(err, state.ErrUnreadable):
+			unread = append(unread, err)
+		default:
 			return nil, err
 		}
-		c := Collected{Group: w.Name, Due: w.due()}
-		for _, err := range p.Store.Keys(ctx, w.items()) {
-			if err != nil {
-				return nil, err
-			}
-			c.Alerts++
-		}
-		list = append(list, c)
 	}
-	return list, nil
+	return list, errors.Join(unread...)
 }
 
 // overdue returns the ids of the windows that are not published yet.
 func (p *Publisher) overdue(ctx context.Context) ([]string, error) {
 	var ids []string
-	for key, err := range p.Store.Keys(ctx, groupsPrefix+"due/") {
+	for key, err := range p.Store.Keys(ctx, duePrefix) {
 		if err != nil {
 			return nil, err
 		}
-		ids = append(ids, strings.TrimSuffix(strings.TrimPrefix(key, groupsPrefix+"due/"), ".json"))
+		ids = append(ids, strings.TrimSuffix(strings.TrimPrefix(key, duePrefix), ".json"))
 	}
 	return ids, nil
 }

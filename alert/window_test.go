@@ -365,7 +365,7 @@ func TestLateAlertFindsAnotherSlot(t *testing.T) {
 	inGroups(t, func(t *testing.T, w *world) {
 		w.publish(t, call("PutKeyPolicy", finding.High, "a"))
 		slow := *w.Publisher
-		slow.Store = state.New(&slowS3{Client: w.bucket, key: "/2-"}, "state", "cmkeeper/", "")
+		slow.Store = state.New(&slowS3{Client: w.bucket, key: "/11112-"}, "state", "cmkeeper/", "")
 		w.pass(t, groupInterval/2)
 		done := make(chan error)
 		b := call("PutKeyPolicy", finding.Medium, "b")

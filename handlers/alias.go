@@ -13,6 +13,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -213,7 +214,7 @@ func aliasGone(ctx context.Context, c *reaction.Case) (*reaction.Decision, error
 		return nil, nil
 	}
 	var key *inventory.Key
-	target := "KEY-ID"
+	target := ""
 	if c.Event.KeyARN != "" {
 		target = arn.KeyID(c.Event.KeyARN)
 		live, _, err := c.Look(ctx)
@@ -232,7 +233,7 @@ func aliasGone(ctx context.Context, c *reaction.Case) (*reaction.Decision, error
 		a.Action = alert.Action{Mode: string(c.Config.Reencrypt), Status: alert.StatusNone,
 			Description: "cmkeeper does not create aliases. If this one is created again for another key, cmkeeper treats that as a move."}
 		a.Next = []string{"If it is needed, create it again:",
-			"aws kms create-alias " + c.InRegion() + " --alias-name " + reaction.Quote(name) + " --target-key-id " + reaction.Quote(target)}
+			command.Line("aws kms create-alias --region %s --alias-name %s --target-key-id %s", c.InRegion(), command.Alias(name), command.KeyID(target).Or("KEY-ID"))}
 		if key != nil {
 			a.Key = c.Describe(*key)
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -278,7 +279,7 @@ func (m *moveCase) tellRefusal(a *alert.Alert) {
 		a.Next = append(a.Next, "Check the new key first. Move data only if the new key is intended; otherwise point the alias back to the old key.")
 	}
 	if len(m.From) == 0 {
-		a.Next = append(a.Next, "Find the old key in CloudTrail (the CreateAlias or UpdateAlias before this one):", m.LookupCommand("ResourceName", a.Key.Aliases[0]))
+		a.Next = append(a.Next, "Find the old key in CloudTrail (the CreateAlias or UpdateAlias before this one):", m.LookupCommand("ResourceName", command.Alias(a.Key.Aliases[0])))
 	}
 	a.Next = append(a.Next, "To move the data by hand:")
 	a.Next = append(a.Next, m.runCommands()...)

@@ -15,6 +15,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -269,9 +270,9 @@ func (b *bucketCase) defaultAlert(severity finding.Severity) alert.Alert {
 	if len(in.required) > 0 {
 		a.Facts = append(a.Facts, alert.Fact{Name: "keys of the aliases in the bucket's tag", Values: in.required})
 	}
-	key := cmp.Or(append(in.required, in.former, "KEY-ARN")...)
-	a.Next = append(a.Next, "aws s3api put-bucket-encryption --bucket "+reaction.Quote(b.Name)+" "+b.InRegion()+
-		" --server-side-encryption-configuration "+reaction.Quote(`{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"aws:kms","KMSMasterKeyID":"`+key+`"},"BucketKeyEnabled":true}]}`))
+	key := cmp.Or(append(in.required, in.former)...)
+	a.Next = append(a.Next, command.Line("aws s3api put-bucket-encryption --bucket %s --region %s --server-side-encryption-configuration %s", command.Bucket(b.Name), b.InRegion(),
+		command.Document(json.RawMessage(`{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"aws:kms","KMSMasterKeyID":"`+cmp.Or(key, "KEY-ARN")+`"},"BucketKeyEnabled":true}]}`), command.BucketKey(key).Or("KEY-ARN"))))
 	return a
 }
 
@@ -281,7 +282,7 @@ func (b *bucketCase) tagAlert() alert.Alert {
 	a := b.common(alert.KindTag, finding.Medium, b.tags)
 	a.Title = "Tag " + inventory.AliasTag + " of bucket " + b.Name + " was changed"
 	a.Risk = "The tag decides which aliases' moves re-encrypt the bucket's objects, and which key its default encryption has to use."
-	a.Next = append(a.Next, "aws s3api get-bucket-tagging --bucket "+reaction.Quote(b.Name))
+	a.Next = append(a.Next, command.Line("aws s3api get-bucket-tagging --bucket %s", command.Bucket(b.Name)))
 	a.Facts = append(a.Facts, alert.Fact{Name: "aliases now", Values: []string{reaction.OrNothing(b.AliasTags)}},
 		alert.Fact{Name: "aliases before", Values: []string{reaction.OrNothing(b.former.Aliases)}})
 	return a
@@ -296,7 +297,7 @@ func (b *bucketCase) policyAlert() alert.Alert {
 	}
 	a.Title = "Policy of bucket " + b.Name + " no longer denies uploads with other encryption"
 	a.Risk = "Objects can be uploaded with encryption other than intended: under S3's own key, or under a key of somebody else."
-	a.Next = append(a.Next, "aws s3api get-bucket-policy --bucket "+reaction.Quote(b.Name)+" --query Policy --output text")
+	a.Next = append(a.Next, command.Line("aws s3api get-bucket-policy --bucket %s --query Policy --output text", command.Bucket(b.Name)))
 	return a
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
@@ -384,11 +385,11 @@ func (k *containCase) common() alert.Alert {
 	a.Risk = "While the key is Enabled, everyone it was opened to can use it. While it is Disabled, nobody can, and nothing encrypted under it can be read."
 	for _, x := range open {
 		if x.grant != "" {
-			a.Next = append(a.Next, k.KMSCommand("revoke-grant", "--grant-id "+reaction.Quote(x.grant)))
+			a.Next = append(a.Next, k.KMSCommand("revoke-grant --grant-id %s", command.GrantID(x.grant)))
 		}
 	}
 	if slices.ContainsFunc(open, func(x exposure) bool { return x.grant == "" }) {
-		a.Next = append(a.Next, "Close the key first: restore its former policy. The live one is:", k.KMSCommand("get-key-policy", "--policy-name default", "--output text"), k.TrailCommand())
+		a.Next = append(a.Next, "Close the key first: restore its former policy. The live one is:", k.KMSCommand("get-key-policy --policy-name default --output text"), k.TrailCommand())
 	}
 	switch {
 	case k.reason == containNow && k.Config.Contain == reaction.Enforce, k.reason == containDone:

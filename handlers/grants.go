@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -54,7 +55,7 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		a.Action = alert.Action{Mode: string(c.Config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not revoke grants, because workloads may depend on them."}
 		a.Next = []string{
 			"If the grant is not intended, revoke it. Everything that uses the key through this grant then fails:",
-			c.KMSCommand("revoke-grant", "--grant-id", reaction.Quote(g.ID)),
+			c.KMSCommand("revoke-grant --grant-id %s", command.GrantID(g.ID)),
 			c.KMSCommand("list-grants"),
 		}
 		operations := "operations"

@@ -30,6 +30,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
@@ -259,7 +260,7 @@ func impostor(_ context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		if us.Role {
 			a.Next = append(a.Next,
 				"If nobody knows the caller, end all sessions of the role: IAM console, the role, Revoke sessions. cmkeeper's tasks get fresh credentials by themselves.",
-				"aws iam get-role --role-name "+reaction.Quote(us.Name)+" --query Role.AssumeRolePolicyDocument")
+				command.Line("aws iam get-role --role-name %s --query Role.AssumeRolePolicyDocument", command.Role(us.Name)))
 		}
 		a.Next = append(a.Next, "If a person or another tool uses the role on purpose, give it a role of its own.")
 		if c.Event.KeyARN != "" {

@@ -12,6 +12,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
@@ -57,7 +58,7 @@ func (j JobAlerts) Completed(ctx context.Context, s reencrypt.Summary) error {
 		a.Next = []string{
 			"Keep the old keys until every entry of the report is resolved: " + s.Report,
 			"See docs/reencryption.md for what to do about each reason. Then retry only these:",
-			"cmkeeper reencrypt retry " + s.Job,
+			command.Line("cmkeeper reencrypt retry %s", command.Job(s.Job)),
 		}
 	} else {
 		a.Next = []string{"Nothing in this scope needs the old keys any more. Check other uses (EBS, databases, secrets) before you disable them, and disable them long before you delete them."}
@@ -87,7 +88,7 @@ func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 	a.Next = []string{
 		"Fix the cause. Check the jobs queue, its dead-letter queue and the workers' logs.",
 		"Then resume the job:",
-		"cmkeeper reencrypt resume " + s.Job,
+		command.Line("cmkeeper reencrypt resume %s", command.Job(s.Job)),
 		"Or move the rest by hand:",
 	}
 	a.Next = append(a.Next, reaction.ReencryptCommands(s.From, s.To, []reencrypt.Scope{{Bucket: s.Bucket, Prefix: s.Prefix}}, j.StateBucket)...)

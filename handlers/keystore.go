@@ -10,6 +10,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
@@ -87,9 +88,9 @@ func tellKeyStore(a *alert.Alert, c *reaction.Case, d events.KeyStore, reason ke
 	}
 	a.Summary = fmt.Sprintf("%s called %s for the custom key store %s (%s).", c.Who(), c.Event.Name, name, id)
 	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change key stores."}
-	show := "aws kms describe-custom-key-stores " + c.InRegion()
+	show := command.Line("aws kms describe-custom-key-stores --region %s", c.InRegion())
 	if d.ID != "" {
-		show += " --custom-key-store-id " + reaction.Quote(d.ID)
+		show = command.Line("aws kms describe-custom-key-stores --region %s --custom-key-store-id %s", c.InRegion(), command.KeyStore(d.ID))
 	}
 	a.Next = []string{show}
 	switch reason {
@@ -111,7 +112,7 @@ func tellKeyStore(a *alert.Alert, c *reaction.Case, d events.KeyStore, reason ke
 		a.Title = "Custom key store " + name + " is being disconnected"
 		a.Risk = "While it is disconnected, none of its keys can be used, and nothing encrypted under them can be read."
 		a.Next = append(a.Next, "To connect it again:",
-			"aws kms connect-custom-key-store "+c.InRegion()+" --custom-key-store-id "+reaction.Quote(id))
+			command.Line("aws kms connect-custom-key-store --region %s --custom-key-store-id %s", c.InRegion(), command.KeyStore(d.ID)))
 	}
 }
 

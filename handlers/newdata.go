@@ -8,6 +8,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 )
 
 // newDataReason names a decision about a volume or a database that was made.
@@ -78,7 +79,7 @@ func newData(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 		a.Severity = severity
 		a.Summary = fmt.Sprintf("%s called %s. This is from the event; the current setting was not read.", c.Who(), c.Event.Name)
 		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change volumes and databases."}
-		enable := "aws ec2 enable-ebs-encryption-by-default " + c.InRegion()
+		enable := command.Line("aws ec2 enable-ebs-encryption-by-default --region %s", c.InRegion())
 		switch reason {
 		case newDataSwitch:
 			a.Title = "New EBS volumes are no longer encrypted by default"

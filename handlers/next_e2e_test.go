@@ -22,6 +22,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/internal/cli"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 )
 
 // nextSteps are the next steps of all alerts that the tests of this package made, one
@@ -61,7 +62,8 @@ func TestCheckNext(t *testing.T) {
 	for next, good := range map[string]bool{
 		"Ask the key's owner.": true,
 		"aws kms cancel-key-deletion --key-id 1 --region us-east-1":                                true,
-		"aws kms put-key-policy --key-id 1 --policy-name default --policy '{\"a\": \"it'\\''s\"}'": true,
+		"aws kms put-key-policy --key-id 1 --policy-name default --policy '{\"a\": \"it'\\''s\"}'": false,
+		"aws kms put-key-policy --key-id 1 --policy-name default --policy '{\"a\": \"b c\"}'":      true,
 		"aws kms cancel-deletion --key-id 1":                                                       false,
 		"aws kms cancel-key-deletion --key 1":                                                      false,
 		"aws kms cancel-key-deletion --key-id":                                                     false,
@@ -94,6 +96,9 @@ func checkNext(next string) error {
 			return errors.New("it hides a command in a sentence, where it cannot be copied")
 		}
 		return nil
+	}
+	if !command.Safe(next) {
+		return errors.New("it is not safe to paste")
 	}
 	words, err := shellWords(next)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
@@ -271,7 +272,7 @@ func (p *policyCase) common(a alert.Alert) alert.Alert {
 		a.Risk = "None known: the new policy has no findings."
 		a.Next = append(a.Next, p.TrailCommand())
 	}
-	a.Next = append(a.Next, p.KMSCommand("get-key-policy", "--policy-name default", "--output text"))
+	a.Next = append(a.Next, p.KMSCommand("get-key-policy --policy-name default --output text"))
 	switch {
 	case a.EventName == reaction.SweepName:
 		a.Summary = "The sweep found that the key policy differs from the last recorded one; no event reported the change. CloudTrail shows who called PutKeyPolicy."
@@ -303,12 +304,12 @@ func (p *policyCase) tellLeft(a *alert.Alert) {
 		a.Action.Description = leftText(p.restore, p.Config.RestoreSeverity)
 		return
 	}
-	id := reaction.Quote(arn.KeyID(a.Key.ARN))
+	id := command.KeyID(arn.KeyID(a.Key.ARN))
 	good, _ := p.base.Good()
 	accept := []string{"If the new policy is intended, accept it. It is then the one that is restored:", p.PolicyCommand("baseline accept %s", id)}
 	if good.Number > 0 {
 		accept = append([]string{"What the live policy changes from the recorded good one, and how to restore that by hand:",
-			p.PolicyCommand("diff baseline:%s@%d %s", id, good.Number, id)},
+			p.PolicyCommand("diff %s %s", command.DiffSource(id, good.Number), id)},
 			append(p.byHandCommands(good.Number), accept...)...)
 	}
 	a.Next = append(accept, a.Next...)
@@ -327,8 +328,8 @@ func (p *policyCase) tellLeft(a *alert.Alert) {
 // byHandCommands restore a recorded policy.
 func (p *policyCase) byHandCommands(version int) []string {
 	return []string{
-		p.PolicyCommand("baseline show %s@%d", reaction.Quote(arn.KeyID(p.key.ARN)), version) + " > good.json",
-		p.KMSCommand("put-key-policy", "--policy-name default", "--policy file://good.json"),
+		p.PolicyCommand("baseline show %s > good.json", command.BaselineOf(command.KeyID(arn.KeyID(p.key.ARN)), version)),
+		p.KMSCommand("put-key-policy --policy-name default --policy file://good.json"),
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
@@ -271,12 +272,12 @@ func (s *restoring) tell() []alert.Alert {
 	})
 	a.Findings = append(a.Findings, reaction.Flapping(s.Known().Flapping(ledger.ReactionPolicy, r.By, r.At), "policy")...)
 	_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
-	id := reaction.Quote(arn.KeyID(s.key.ARN))
+	id := command.KeyID(arn.KeyID(s.key.ARN))
 	a.Next = []string{
 		"The policy that cmkeeper replaced, and what it would have changed:",
-		s.PolicyCommand("diff baseline:%s@%d baseline:%s@%d", id, r.Good, id, taken.Number),
+		s.PolicyCommand("diff %s %s", command.DiffSource(id, r.Good), command.DiffSource(id, taken.Number)),
 		"If it was intended, accept exactly that policy and set it again:",
-		s.PolicyCommand("baseline accept %s@%d", id, taken.Number),
+		s.PolicyCommand("baseline accept %s", command.BaselineOf(id, taken.Number)),
 		"If the same actor sets such a policy again, cmkeeper will only send an alert. Once it is clear who it was, accept the live policy. cmkeeper then restores it again when necessary:",
 		s.PolicyCommand("baseline accept %s", id),
 		s.TrailCommand(),

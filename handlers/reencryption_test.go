@@ -12,12 +12,14 @@ import (
 )
 
 func TestJobAlerts(t *testing.T) {
+	const keys = "arn:aws:kms:" + region + ":" + account + ":key/1b2c3d4e-0000-4000-8000-00000000000"
+	const oldKey, newKey = keys + "1", keys + "2"
 	sink := &memorySink{}
 	jobs := handlers.JobAlerts{Alerts: sink, Account: account, Region: region}
 	start := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	s := reencrypt.Summary{
 		Job: "j1", Alias: "arn:aws:kms:" + region + ":" + account + ":alias/app-orders", Bucket: "orders-data", Prefix: "in voices/",
-		From: []string{"arn:old"}, To: "arn:new", State: reencrypt.StateComplete,
+		From: []string{oldKey}, To: newKey, State: reencrypt.StateComplete,
 		Counts:  reencrypt.Counts{Scanned: 10, Moved: 9, Skipped: 1},
 		Started: start, Finished: start.Add(90 * time.Second),
 	}
@@ -47,7 +49,7 @@ func TestJobAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 	a = sink.take()[0]
-	if a.Severity != finding.High || !strings.Contains(a.Summary, s.Cause) || !strings.Contains(strings.Join(a.Next, "\n"), "cmkeeper reencrypt run --bucket orders-data --prefix 'in voices/' --from arn:old --to arn:new") {
+	if a.Severity != finding.High || !strings.Contains(a.Summary, s.Cause) || !strings.Contains(strings.Join(a.Next, "\n"), "cmkeeper reencrypt run --bucket orders-data --prefix 'in voices/' --from "+oldKey+" --to "+newKey) {
 		t.Errorf("alert:\n%s", a.Text())
 	}
 }

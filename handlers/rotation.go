@@ -17,6 +17,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -282,7 +283,7 @@ func (r *rotationCase) unread(ctx context.Context, err error) (*reaction.Decisio
 const rotationRisk = "Without rotation all data stays under one generation of key material, and compliance checks (CIS, Security Hub KMS.4) fail."
 
 func (r *rotationCase) enableCommand(period int) string {
-	return r.KMSCommand("enable-key-rotation", fmt.Sprintf("--rotation-period-in-days %d", period))
+	return r.KMSCommand("enable-key-rotation --rotation-period-in-days %s", command.Number(period))
 }
 
 // tell composes the alert about a key's rotation: what was decided, and the result.

@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 )
 
 // Rotations on demand are limited in a key's whole life (ledger.OnDemandLimit): the
@@ -98,7 +99,7 @@ func primary(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 		if reason == primaryLeft {
 			a.Risk = "cmkeeper in this Region can no longer see or turn on rotation of this key. Only a cmkeeper in the new primary Region guards it."
 			a.Next = []string{"Make sure that cmkeeper runs in " + to + ". To move the primary back:",
-				"aws kms update-primary-region --key-id " + reaction.Quote(arn.KeyID(c.Event.KeyARN)) + " --primary-region " + reaction.Quote(c.Config.Region) + " --region " + reaction.Quote(to)}
+				command.Line("aws kms update-primary-region --key-id %s --primary-region %s --region %s", command.KeyID(arn.KeyID(c.Event.KeyARN)), c.InRegion(), command.Region(d.PrimaryRegion))}
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/state"
 	"github.com/cmkeeper/cmkeeper/worker"
 )
@@ -34,15 +36,21 @@ import (
 // workers that handle what arrives.
 type storm struct {
 	*world
+	config       reaction.Config
 	topic, inbox string
 	wg           sync.WaitGroup
 }
 
-// inStorm runs a test in a storm's world; AWS takes its time there.
+// inStorm runs a test in a storm's world, in enforce; AWS takes its time there.
 func inStorm(t *testing.T, test func(*storm)) {
 	t.Helper()
-	inWorld(t, enforceAll(), func(w *world) {
-		s := &storm{world: w}
+	inStormOf(t, enforceAll(), test)
+}
+
+func inStormOf(t *testing.T, c reaction.Config, test func(*storm)) {
+	t.Helper()
+	inWorld(t, c, func(w *world) {
+		s := &storm{world: w, config: c}
 		topics := sns.NewFromConfig(inprocess.Config(w.aws, region, "mallory"))
 		s.topic = *must(topics.CreateTopic(w.ctx, &sns.CreateTopicInput{Name: aws.String("alerts")})).TopicArn
 		s.inbox = *must(w.sqs.CreateQueue(w.ctx, &sqs.CreateQueueInput{QueueName: aws.String("inbox"), Attributes: map[string]string{
@@ -98,7 +106,7 @@ func (s *storm) start(ctx context.Context) (kill func()) {
 	client := &mortalClient{next: cfg.HTTPClient}
 	cfg.HTTPClient = client
 	queues := sqs.NewFromConfig(cfg)
-	router := s.newRouterWith(enforceAll(), func(d *reaction.Deps) {
+	router := s.newRouterWith(s.config, func(d *reaction.Deps) {
 		buckets := s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
 		keys := kms.NewFromConfig(cfg)
 		d.KMS, d.Facts, d.State = keys, inventory.New(keys, buckets, account, region), state.New(buckets, stateBucket, "cmkeeper/", account)
@@ -343,4 +351,69 @@ func TestStormKilled(t *testing.T) {
 			t.Errorf("%d messages", len(got))
 		}
 	})
+}
+
+// TestSensitiveInFlood has one user schedule the deletion of many keys that nobody needs,
+// and then of a sensitive one. It is told by its name: at once where it is not undone, and
+// else before all others.
+func TestSensitiveInFlood(t *testing.T) {
+	for mode, throwaway := range map[reaction.Mode]int{reaction.Observe: 420, reaction.Enforce: 120} {
+		t.Run(string(mode), func(t *testing.T) {
+			c := enforceAll()
+			c.Deletion = mode
+			c.Rules.Sensitive = []judgement.Selector{must(judgement.ParseSelector("alias/prod-*"))}
+			inStormOf(t, c, func(s *storm) {
+				ctx, stop := context.WithCancel(s.ctx)
+				for range 3 {
+					s.start(ctx)
+				}
+				prod := s.knownAlias("alias/prod-payments")
+				var keys []string
+				for range throwaway {
+					keys = append(keys, s.newKey(kms.CreateKeyInput{}))
+				}
+				time.Sleep(time.Minute)
+				for _, key := range keys {
+					s.scheduleDeletion(key)
+					time.Sleep(100 * time.Millisecond)
+				}
+				s.scheduleDeletion(prod)
+				scheduled := time.Now()
+				time.Sleep(3 * time.Minute)
+				stop()
+				s.wg.Wait()
+
+				got := s.arrived()
+				t.Logf("the messages:\n%s", titlesOf(got))
+				i := slices.IndexFunc(got, func(a told) bool { return strings.Contains(a.Text(), "alias/prod-payments") })
+				if i < 0 {
+					t.Fatal("no message names the sensitive key")
+				}
+				first := got[i]
+				if mode == reaction.Observe && (first.at.Sub(scheduled) > 5*time.Second || first.Digest != nil || first.Key.ARN != prod) {
+					t.Errorf("the sensitive key was told after %s, by %q", first.at.Sub(scheduled), first.Title)
+				}
+				if mode == reaction.Enforce && (first.Digest == nil || first.Digest.Calls[0].Key != prod || !first.Digest.Calls[0].Sensitive) {
+					t.Errorf("the sensitive key is not the first of %q", first.Title)
+				}
+				if len(got) > 4 {
+					t.Errorf("%d messages", len(got))
+				}
+				names := named(got)
+				for _, key := range keys {
+					if !names[key] {
+						t.Errorf("no message names key %s", key)
+					}
+				}
+			})
+		})
+	}
+}
+
+// knownAlias makes a key with an alias, while workers handle what that makes arrive.
+func (s *storm) knownAlias(alias string) (key string) {
+	s.t.Helper()
+	key = s.newKey(kms.CreateKeyInput{})
+	must(s.kms.CreateAlias(s.ctx, &kms.CreateAliasInput{AliasName: &alias, TargetKeyId: &key}))
+	return key
 }

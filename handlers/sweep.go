@@ -5,6 +5,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
@@ -40,10 +43,15 @@ func (r *Router) Snapshot(ctx context.Context) error {
 		if live.AWSManaged || live.TargetKeyARN == "" {
 			return nil
 		}
-		return state.Update(ctx, r.State, ledger.AliasName(live.Name), func(doc *ledger.Alias, _ bool) error {
+		err := state.Update(ctx, r.State, ledger.AliasName(live.Name), func(doc *ledger.Alias, _ bool) error {
 			doc.Reconcile(live.ARN, live.TargetKeyARN, live.Updated, at)
 			return nil
 		})
+		if errors.Is(err, state.ErrUnreadable) { // the sweep tells
+			r.Logger.WarnContext(ctx, "the history of an alias cannot be read", "error", err)
+			return nil
+		}
+		return err
 	})
 }
 
@@ -68,10 +76,12 @@ func (r *Router) StartupSweep(ctx context.Context) error {
 
 // Sweep reconciles everything that events may have missed: rotation, state and
 // policy of every key, every alias, what buckets encrypt with, and unfinished work.
-// What cannot be done is in the error, key by key; the rest is done all the same.
+// What cannot be done is in the error, key by key; the rest is done all the same. A stored
+// document that cannot be read is no error, since another sweep would find it again: it is
+// left out and told.
 func (r *Router) Sweep(ctx context.Context) error {
 	start := ledger.Now()
-	s := sweep{r, start, r.NewCase(r.SweepEvent("sweep", start))}
+	s := sweep{r, start, r.NewCase(r.SweepEvent("sweep", start)), &unreadable{}}
 	r.Logger.InfoContext(ctx, "sweep began")
 	err := errors.Join(
 		s.aliases(ctx),
@@ -82,6 +92,7 @@ func (r *Router) Sweep(ctx context.Context) error {
 		s.tellExpiring(ctx),
 		s.resumeAlerts(ctx),
 	)
+	err = errors.Join(err, s.tellUnreadable(ctx))
 	r.Logger.InfoContext(ctx, "sweep ended", "duration", time.Since(start), "ok", err == nil)
 	return err
 }
@@ -89,8 +100,63 @@ func (r *Router) Sweep(ctx context.Context) error {
 // sweep is one sweep. Its parts share what is read of the account.
 type sweep struct {
 	*Router
-	start time.Time
-	whole *reaction.Case
+	start      time.Time
+	whole      *reaction.Case
+	unreadable *unreadable
+}
+
+// unreadable collects what the stored documents say that cannot be read.
+type unreadable struct {
+	mu    sync.Mutex
+	found []string
+}
+
+// skip returns what the sweep is to return of an error: nil where a document cannot be
+// read.
+func (u *unreadable) skip(err error) error {
+	if !errors.Is(err, state.ErrUnreadable) {
+		return err
+	}
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		var errs []error
+		for _, err := range joined.Unwrap() {
+			errs = append(errs, u.skip(err))
+		}
+		return errors.Join(errs...)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.found = append(u.found, err.Error())
+	return nil
+}
+
+// each is reaction.Each, without what cannot be read.
+func each[T any](ctx context.Context, s sweep, items []T, do func(context.Context, T) error) error {
+	return reaction.Each(ctx, items, func(ctx context.Context, item T) error { return s.unreadable.skip(do(ctx, item)) })
+}
+
+// tellUnreadable tells of the documents that cannot be read, the same ones once while
+// they are there.
+func (s sweep) tellUnreadable(ctx context.Context) error {
+	found := s.unreadable.found
+	if len(found) == 0 {
+		return nil
+	}
+	slices.Sort(found)
+	s.Logger.WarnContext(ctx, "stored documents cannot be read and were left out", "documents", len(found), "first", found[0])
+	a := s.guardAlert(fmt.Sprintf("unreadable/%x", sha256.Sum256([]byte(strings.Join(found, "\n")))), finding.High)
+	a.Ongoing = true
+	a.Title = fmt.Sprintf("cmkeeper cannot read documents in its state bucket (%d)", len(found))
+	a.Summary = "The sweep left out what they are about. Everything else was checked."
+	a.Risk = "What cmkeeper knew of a key, alias, bucket or job is not used, and changes to it may not be noticed."
+	a.Action.Description = "cmkeeper does not change documents that it cannot read."
+	a.Next = []string{
+		"If a newer version of cmkeeper is being rolled out, finish that: its documents are read by its workers.",
+		"If not, find out who wrote the objects below, and restore their former versions in the state bucket.",
+	}
+	a.Facts = []alert.Fact{{Name: "documents", Values: found[:min(len(found), 50)]}}
+	return s.Publish(ctx, a)
 }
 
 func (s sweep) aliases(ctx context.Context) error {
@@ -101,7 +167,7 @@ func (s sweep) aliases(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return reaction.Each(ctx, aliases, func(ctx context.Context, live inventory.Alias) error {
+	return each(ctx, s, aliases, func(ctx context.Context, live inventory.Alias) error {
 		if live.AWSManaged || live.TargetKeyARN == "" {
 			return nil
 		}
@@ -124,7 +190,7 @@ func (s sweep) keys(ctx context.Context) error {
 	for _, a := range aliases {
 		byKey[a.TargetKeyARN] = append(byKey[a.TargetKeyARN], a)
 	}
-	return reaction.Each(ctx, keys, func(ctx context.Context, key string) error {
+	return each(ctx, s, keys, func(ctx context.Context, key string) error {
 		e := s.SweepEvent(fmt.Sprintf("sweep-%d/%s", s.start.Unix(), arn.KeyID(key)), s.start)
 		e.KeyARN = key
 		c := s.whole.Part(e)
@@ -184,7 +250,7 @@ func (s sweep) buckets(ctx context.Context) error {
 	if err != nil {
 		s.Logger.InfoContext(ctx, "some buckets cannot be read, so changes of their encryption may be missed", "error", err)
 	}
-	return reaction.Each(ctx, buckets, func(ctx context.Context, b inventory.Bucket) error {
+	return each(ctx, s, buckets, func(ctx context.Context, b inventory.Bucket) error {
 		c := s.whole.Part(s.SweepEvent("sweep/bucket/"+b.Name, s.start))
 		return s.React(ctx, c, reaction.Reaction{Name: "bucket " + b.Name, Decide: sweptBucket(b)})
 	})
@@ -194,7 +260,7 @@ func (s sweep) resumeMoves(ctx context.Context) error {
 	if s.Config.Reencrypt != reaction.Enforce {
 		return nil
 	}
-	if err := s.Moves.Resume(ctx, s.start); err != nil {
+	if err := s.unreadable.skip(s.Moves.Resume(ctx, s.start)); err != nil {
 		return fmt.Errorf("resume re-encryptions: %w", err)
 	}
 	return nil
@@ -204,7 +270,7 @@ func (s sweep) resumeAlerts(ctx context.Context) error {
 	if s.Digests == nil {
 		return nil
 	}
-	if err := s.Digests.Resume(ctx); err != nil {
+	if err := s.unreadable.skip(s.Digests.Resume(ctx)); err != nil {
 		return fmt.Errorf("resume alerts: %w", err)
 	}
 	return nil

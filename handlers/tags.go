@@ -14,6 +14,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
@@ -187,7 +188,7 @@ func tellTags(ctx context.Context, c *reaction.Case, in tagInput, suffix string)
 		a.Next = []string{"If this is not intended, change the tags back:", c.KMSCommand("list-resource-tags")}
 		for _, tag := range slices.Sorted(maps.Keys(in.set)) {
 			if had, known := in.before[tag]; in.steers(tag) && (!c.IsSweep() || !known || had != in.set[tag]) {
-				a.Next = append(a.Next, c.KMSCommand("untag-resource", "--tag-keys", reaction.Quote(tag)))
+				a.Next = append(a.Next, c.KMSCommand("untag-resource --tag-keys %s", command.TagKey(tag)))
 			}
 		}
 		a.Facts = append(a.Facts, alert.Fact{Name: changed, Values: changes}, now)

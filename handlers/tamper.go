@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
 
@@ -184,17 +185,17 @@ func tamper(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 
 // tampered names what a call was on, the commands that show it, and what was set.
 func tampered(c *reaction.Case) (what string, check, settings []string) {
-	e, in := c.Event, " "+c.InRegion()
+	e, in := c.Event, c.InRegion()
 	switch d := e.Detail.(type) {
 	case events.Trail:
 		what = "trail " + reaction.OrUnknown(d.Name)
-		check = []string{"aws cloudtrail get-trail-status --name " + reaction.Quote(reaction.OrUnknown(d.Name)) + in}
+		check = []string{command.Line("aws cloudtrail get-trail-status --name %s --region %s", command.Trail(d.Name), in)}
 		if e.Name == "StopLogging" {
-			check = append(check, "aws cloudtrail start-logging --name "+reaction.Quote(reaction.OrUnknown(d.Name))+in)
+			check = append(check, command.Line("aws cloudtrail start-logging --name %s --region %s", command.Trail(d.Name), in))
 		}
 	case events.EventSelectors:
 		what = "trail " + reaction.OrUnknown(d.Trail)
-		check = []string{"aws cloudtrail get-event-selectors --trail-name " + reaction.Quote(reaction.OrUnknown(d.Trail)) + in}
+		check = []string{command.Line("aws cloudtrail get-event-selectors --trail-name %s --region %s", command.Trail(d.Trail), in)}
 		for _, b := range d.Basic {
 			settings = append(settings, fmt.Sprintf("management events %t, %s, without %s", b.Management, b.ReadWriteType, reaction.OrNothing(b.ExcludedSources)))
 		}
@@ -207,9 +208,9 @@ func tampered(c *reaction.Case) (what string, check, settings []string) {
 		}
 	case events.Rule:
 		what = "rule " + d.Name
-		check = []string{"aws events describe-rule --name " + reaction.Quote(d.Name) + in, "aws events list-targets-by-rule --rule " + reaction.Quote(d.Name) + in}
+		check = []string{command.Line("aws events describe-rule --name %s --region %s", command.Rule(d.Name), in), command.Line("aws events list-targets-by-rule --rule %s --region %s", command.Rule(d.Name), in)}
 		if e.Name == "DisableRule" {
-			check = append(check, "aws events enable-rule --name "+reaction.Quote(d.Name)+in)
+			check = append(check, command.Line("aws events enable-rule --name %s --region %s", command.Rule(d.Name), in))
 		}
 		if d.State != "" {
 			settings = append(settings, "state "+d.State)
@@ -219,13 +220,13 @@ func tampered(c *reaction.Case) (what string, check, settings []string) {
 		}
 	case events.Queue:
 		what = "queue " + afterLast(d.URL, "/")
-		check = []string{"aws sqs get-queue-attributes --attribute-names All --queue-url " + reaction.Quote(d.URL) + in}
+		check = []string{command.Line("aws sqs get-queue-attributes --attribute-names All --queue-url %s --region %s", command.Queue(d.URL), in)}
 		for _, name := range slices.Sorted(maps.Keys(d.Attributes)) {
 			settings = append(settings, name+" = "+d.Attributes[name])
 		}
 	case events.Topic:
 		what = "topic " + afterLast(d.ARN, ":")
-		check = []string{"aws sns get-topic-attributes --topic-arn " + reaction.Quote(d.ARN) + in, "aws sns list-subscriptions-by-topic --topic-arn " + reaction.Quote(d.ARN) + in}
+		check = []string{command.Line("aws sns get-topic-attributes --topic-arn %s --region %s", command.Topic(d.ARN), in), command.Line("aws sns list-subscriptions-by-topic --topic-arn %s --region %s", command.Topic(d.ARN), in)}
 		if d.Subscription != "" {
 			settings = append(settings, "subscription "+d.Subscription)
 		}

@@ -140,6 +140,12 @@ func (r Rules) offHours(o Occurrence) bool {
 	return o.Actor.Principal != "" && !o.Actor.Service && !pipeline && !sandbox && !r.Hours.Include(o.At)
 }
 
+// IsSensitive reports whether the key of an occurrence is one of Sensitive.
+func (r Rules) IsSensitive(o Occurrence) bool {
+	_, ok := r.sensitive(o)
+	return ok
+}
+
 func (r Rules) sensitive(o Occurrence) (by string, ok bool) {
 	if by, ok = pickedBy(r.Sensitive, o.Live); ok {
 		return by, true

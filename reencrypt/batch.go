@@ -538,7 +538,7 @@ func (e *Engine) BatchChanged(ctx context.Context) error {
 		return nil
 	}
 	open, err := e.openJobs(ctx)
-	if err != nil {
+	if err != nil && !errors.Is(err, state.ErrUnreadable) {
 		return fmt.Errorf("look for the job of a batch job: %w", err)
 	}
 	for _, j := range open {

@@ -492,22 +492,26 @@ func (e *Engine) WriteManifest(ctx context.Context, id string, w io.Writer) erro
 
 // Jobs returns the jobs, the newest first, with what their own document says of
 // them: open ones, or those that have ended too. Their counts are those of the
-// passes that are over: see Status.
+// passes that are over: see Status. An error that is state.ErrUnreadable names jobs that
+// are left out.
 func (e *Engine) Jobs(ctx context.Context, ended bool) ([]Summary, error) {
 	ids, err := e.jobIDs(ctx, ended)
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", err)
 	}
-	found := make([]*Summary, len(ids))
+	found, unread := make([]*Summary, len(ids)), make([]error, len(ids))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	for i, id := range ids {
 		g.Go(func() error {
 			j, err := e.job(ctx, id)
-			if errors.Is(err, state.ErrNotFound) { // its start broke off
+			switch {
+			case errors.Is(err, state.ErrNotFound): // its start broke off
 				return nil
-			}
-			if err != nil {
+			case errors.Is(err, state.ErrUnreadable):
+				unread[i] = err
+				return nil
+			case err != nil:
 				return err
 			}
 			if s := j.summary(); ended || s.State != StateCancelled {
@@ -526,7 +530,7 @@ func (e *Engine) Jobs(ctx context.Context, ended bool) ([]Summary, error) {
 		}
 	}
 	slices.SortFunc(jobs, func(a, b Summary) int { return cmp.Or(b.Started.Compare(a.Started), cmp.Compare(a.Job, b.Job)) })
-	return jobs, nil
+	return jobs, errors.Join(unread...)
 }
 
 func (e *Engine) jobIDs(ctx context.Context, ended bool) ([]string, error) {

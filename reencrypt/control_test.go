@@ -21,6 +21,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/outcome"
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
 func TestRivals(t *testing.T) {
@@ -377,6 +378,18 @@ func TestMessagesTwiceAndInAnyOrder(t *testing.T) {
 		}
 		if all, err := e.Jobs(t.Context(), true); err != nil || len(all) != 1 {
 			t.Errorf("jobs %+v, %v", all, err)
+		}
+		// A job that cannot be read hides no other, and lets none start that it may be in the
+		// way of.
+		for _, key := range []string{openKey(strings.Repeat("0a", 12)), (&jobDoc{ID: strings.Repeat("0a", 12)}).key()} {
+			_, err := w.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String(stateBucket), Key: aws.String("cmkeeper/" + key), Body: strings.NewReader(`{"schema":"cmkeeper.job.v99"}`)})
+			w.must(err)
+		}
+		if all, err := e.Jobs(t.Context(), true); !errors.Is(err, state.ErrUnreadable) || len(all) != 1 {
+			t.Errorf("with one that cannot be read: jobs %+v, %v", all, err)
+		}
+		if started, err := e.StartOrders(t.Context(), []Order{{Bucket: bucket, From: []string{w.a}, To: w.b}}, time.Now()); !errors.Is(err, state.ErrUnreadable) {
+			t.Errorf("beside a job that cannot be read: started %v, %v", started, err)
 		}
 	})
 }

@@ -253,17 +253,22 @@ func (e *Engine) openIDs(ctx context.Context) ([]string, error) {
 	return keys, err
 }
 
-// openJobs reads the open jobs, in the order of their moves.
+// openJobs reads the open jobs, in the order of their moves. With an error that is
+// state.ErrUnreadable come the others: no job may start then, since it may conflict.
 func (e *Engine) openJobs(ctx context.Context) ([]jobDoc, error) {
 	ids, err := e.openIDs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var jobs []jobDoc
+	var unread []error
 	for _, id := range ids {
 		j, err := e.job(ctx, id)
 		switch {
 		case errors.Is(err, state.ErrNotFound): // a crash between marker and job: the start will be repeated
+			continue
+		case errors.Is(err, state.ErrUnreadable):
+			unread = append(unread, err)
 			continue
 		case err != nil:
 			return nil, err
@@ -271,7 +276,7 @@ func (e *Engine) openJobs(ctx context.Context) ([]jobDoc, error) {
 		jobs = append(jobs, j)
 	}
 	slices.SortFunc(jobs, func(a, b jobDoc) int { return cmp.Or(a.MovedAt.Compare(b.MovedAt), cmp.Compare(a.ID, b.ID)) })
-	return jobs, nil
+	return jobs, errors.Join(unread...)
 }
 
 // message is what the jobs queue carries: ids. Plan asks for the planning of a

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
@@ -207,12 +208,13 @@ func judgeTarget(f settings) []Finding {
 
 // restoreFix says how a key that cannot be used comes back.
 func restoreFix(k keyFacts) string {
-	id := arn.KeyID(k.arn)
+	id := command.KeyID(arn.KeyID(k.arn))
+	enable := command.Line("aws kms enable-key --key-id %s", id)
 	switch k.state {
 	case "Disabled":
-		return "Enable it: aws kms enable-key --key-id " + id
+		return "Enable it: " + enable
 	case "PendingDeletion", "PendingReplicaDeletion":
-		return "Cancel its deletion, and then enable it: aws kms cancel-key-deletion --key-id " + id + " && aws kms enable-key --key-id " + id
+		return "Cancel its deletion, and then enable it: " + command.Line("aws kms cancel-key-deletion --key-id %s", id) + " && " + enable
 	case "PendingImport":
 		return "Import its key material again."
 	case "Unavailable":
@@ -271,7 +273,7 @@ func judgeDefault(f settings) []Finding {
 		}
 		all = append(all, Finding{findingUploads, SeverityWarn,
 			count + " multipart uploads are unfinished. S3 does not show their keys: those begun under an old key become objects under it when they are completed, and are lost with it.",
-			"Complete or abort them before the job ends: aws s3api list-multipart-uploads --bucket " + f.Bucket})
+			"Complete or abort them before the job ends: " + command.Line("aws s3api list-multipart-uploads --bucket %s", command.Bucket(f.Bucket))})
 	}
 	// A bucket key changes the context that policies see, from the object's ARN to the bucket's.
 	if strings.Contains(f.keyPolicy, "kms:EncryptionContext") {

@@ -14,8 +14,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
 // KMS is what Schedule calls; *kms.Client has it.
@@ -82,7 +84,7 @@ func (c Checker) Check(ctx context.Context, key string) (Result, error) {
 // Short says in one line, for the report of a job, what other than objects depends
 // on a key, or why that could not be determined. It reads no object.
 func (c Checker) Short(ctx context.Context, keyARN string) []string {
-	advice := " Before you delete the key, run: cmkeeper retire check " + keyARN
+	advice := " Before you delete the key, run: " + command.Line("cmkeeper retire check %s", command.Key(keyARN))
 	f, err := c.read(ctx, keyARN)
 	if err != nil {
 		return []string{fmt.Sprintf("Old key %s: what else depends on it could not be determined: %v.%s", keyARN, err, advice)}
@@ -202,7 +204,7 @@ func (c Checker) verified(ctx context.Context, keyARN string) (map[string]reencr
 		return found, nil
 	}
 	jobs, err := c.Reports.Jobs(ctx, true)
-	if err != nil {
+	if err != nil && !errors.Is(err, state.ErrUnreadable) { // without its report a bucket is scanned
 		return nil, err
 	}
 	for _, j := range jobs { // the newest first

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -165,7 +166,7 @@ func judgeBucket(b bucketFacts, key string, r *Result, tie, maybe func(id, what,
 			}
 		}
 		if under > 0 {
-			tie("objects:"+b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key (%d bytes).", under, b.Name, bytes), "Move them: cmkeeper reencrypt plan --bucket "+b.Name)
+			tie("objects:"+b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key (%d bytes).", under, b.Name, bytes), "Move them: "+command.Line("cmkeeper reencrypt plan --bucket %s", command.Bucket(b.Name)))
 		}
 		if unreadable > 0 {
 			maybe("unreadable:"+b.Name, fmt.Sprintf("S3 did not return the key of %d object versions in bucket %s, for example because they use customer-provided keys.", unreadable, b.Name), "Check again, or find out what these objects are.")

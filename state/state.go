@@ -53,6 +53,9 @@ var (
 	ErrNotFound = errors.New("document not found")
 	// ErrConflict: the document was changed, created or deleted since it was read.
 	ErrConflict = errors.New("document was changed by somebody else")
+	// ErrUnreadable: there is such a document, and this build cannot read it: it is
+	// malformed, of another kind, or has a newer schema. The error names it.
+	ErrUnreadable = errors.New("document cannot be read")
 	// ErrNewerSchema: a newer build wrote the document, and this build must not change it.
 	ErrNewerSchema = errors.New("document has a newer schema than this build knows")
 )
@@ -101,17 +104,45 @@ func (s *Store) observeClock(answer middleware.Metadata) {
 }
 
 // Get decodes the document at key into doc, which must be a pointer to a zero
-// value, and returns its ETag. Errors: ErrNotFound, ErrNewerSchema, and an error
-// that names the document if it is malformed or of another kind.
+// value, and returns its ETag. Errors: ErrNotFound, ErrUnreadable and, with it,
+// ErrNewerSchema. After an error doc is of no use.
 func (s *Store) Get(ctx context.Context, key string, doc Document) (etag string, err error) {
 	r, err := s.read(ctx, key)
 	if err != nil {
 		return "", err
 	}
 	if err := decode(r.body, doc); err != nil {
-		return "", fmt.Errorf("decode document %s: %w", s.Address(key), err)
+		return "", unreadable{fmt.Errorf("decode document %s: %w", s.Address(key), err)}
 	}
 	return r.etag, nil
+}
+
+// unreadable is ErrUnreadable.
+type unreadable struct{ error }
+
+func (u unreadable) Is(target error) bool { return target == ErrUnreadable }
+func (u unreadable) Unwrap() error        { return u.error }
+
+// Documents reads the documents below a prefix, in the byte order of their keys; one
+// that is deleted meanwhile is left out. A document that is ErrUnreadable does not end
+// the sequence, any other error does.
+func Documents[T any, P interface {
+	*T
+	Document
+}](ctx context.Context, s *Store, prefix string) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for key, err := range s.Keys(ctx, prefix) {
+			var doc, none T
+			if err == nil {
+				_, err = s.Get(ctx, key, P(&doc))
+			}
+			switch {
+			case errors.Is(err, ErrNotFound):
+			case err == nil && !yield(doc, nil), err != nil && (!yield(none, err) || !errors.Is(err, ErrUnreadable)):
+				return
+			}
+		}
+	}
 }
 
 // Put stores doc and returns its new ETag. If etag is "", it creates the document,

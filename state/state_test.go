@@ -479,3 +479,41 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// What cannot be read does not end the sequence, and what cannot be reached does.
+func TestDocuments(t *testing.T) {
+	b := newBucket(t)
+	s := b.store()
+	for key, body := range map[string]string{
+		"d/0": "", "d/1": `{"schema":"cmkeeper.counter.v2"}`, "d/2": `{"schema":"cmkeeper.counter.v3"}`, "d/3": `{"schema":"cmkeeper.alias.v1"}`,
+		"d/4": `{"schema":"cmkeeper.counter.v1","n":`, "d/5": `{"schema":"cmkeeper.counter.v1"}`, "e/1": `{"schema":"cmkeeper.counter.v1"}`,
+	} {
+		if _, err := b.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("state"), Key: aws.String("cmkeeper/" + key), Body: strings.NewReader(body)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	for _, err := range Documents[counter](t.Context(), s, "d/") {
+		switch {
+		case err == nil:
+			got = append(got, "read")
+		case errors.Is(err, ErrUnreadable) && strings.Contains(err.Error(), "s3://state/cmkeeper/d/"):
+			got = append(got, fmt.Sprint("unreadable, newer: ", errors.Is(err, ErrNewerSchema)))
+		default:
+			t.Fatal(err)
+		}
+	}
+	want := []string{"unreadable, newer: false", "read", "unreadable, newer: true", "unreadable, newer: false", "unreadable, newer: false", "read"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("documents (-want +got):\n%s", diff)
+	}
+	n := 0
+	for _, err := range Documents[counter](t.Context(), New(b.client, "elsewhere", "", ""), "d/") {
+		if n++; err == nil || errors.Is(err, ErrUnreadable) {
+			t.Errorf("a bucket that is not there: %v", err)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d errors of a bucket that is not there", n)
+	}
+}

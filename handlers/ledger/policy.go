@@ -170,20 +170,10 @@ func ReadBaseline(ctx context.Context, store *state.Store, keyARN string) (Basel
 	return b, nil
 }
 
-// Baselines reads what is recorded of all keys, in the order of their ids. An
-// error ends the sequence.
+// Baselines reads what is recorded of all keys, in the order of their ids. A
+// document that is state.ErrUnreadable does not end the sequence, any other error does.
 func Baselines(ctx context.Context, store *state.Store) iter.Seq2[Baseline, error] {
-	return func(yield func(Baseline, error) bool) {
-		for name, err := range store.Keys(ctx, baselines) {
-			var b Baseline
-			if err == nil {
-				_, err = store.Get(ctx, name, &b)
-			}
-			if !yield(b, err) || err != nil {
-				return
-			}
-		}
-	}
+	return state.Documents[Baseline](ctx, store, baselines)
 }
 
 // AcceptPolicy records that by, an ARN, says that exactly this document is a good

@@ -75,7 +75,8 @@ func (c *Case) scanFact(ctx context.Context) alert.Fact {
 	if c.Scans == nil {
 		return found([]string{"unknown: reports are not read here"}, nil)
 	}
-	jobs, err := c.Scans.Jobs(ctx, true)
+	jobs, unread := c.Scans.Jobs(ctx, true)
+	var err error
 	var values []string
 	seen := map[string]bool{}
 	for _, j := range jobs { // the newest first
@@ -90,6 +91,9 @@ func (c *Case) scanFact(ctx context.Context) alert.Fact {
 			}
 		}
 		values = append(values, scanText(j, key))
+	}
+	if err == nil {
+		err = unread
 	}
 	if err == nil && len(values) == 0 {
 		values = []string{"unknown: no report names the key"}

@@ -119,11 +119,16 @@ func (c *Case) judge(ctx context.Context, a alert.Alert) alert.Alert {
 			return a
 		}
 	}
-	v := c.Config.Rules.Judge(judgement.Occurrence{
+	o := judgement.Occurrence{
 		Severity: a.Severity, Fixed: fixed(a),
 		Live: m.live, Noted: m.noted, Lasting: m.lasted, Actor: by, At: a.Time,
-	})
+	}
+	v := c.Config.Rules.Judge(o)
 	a.Severity = v.Severity
+	if a.Key != nil && c.Config.Rules.IsSensitive(o) {
+		key := *a.Key
+		key.Sensitive, a.Key = true, &key
+	}
 	if len(v.Reasons) > 0 {
 		a.Facts = append(slices.Clone(a.Facts), alert.Fact{Name: "why this severity", Values: v.Reasons})
 	}

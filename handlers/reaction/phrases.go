@@ -1,18 +1,16 @@
 package reaction
 
 import (
-	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
-
-// Quote quotes a text for the shell.
-var Quote = alert.ShellQuote
 
 // Who names the event's actor in a sentence.
 func (c *Case) Who() string {
@@ -49,39 +47,51 @@ func OrNothing(list []string) string {
 // TimeText is a time as alerts show it.
 func TimeText(t time.Time) string { return t.UTC().Format(time.DateTime + " MST") }
 
-// KMSCommand is a command on the event's key that can be pasted.
-func (c *Case) KMSCommand(operation string, more ...string) string {
-	words := append([]string{"aws kms", operation, "--key-id", Quote(arn.KeyID(c.Event.KeyARN)), c.InRegion()}, more...)
-	return strings.Join(words, " ")
+// KMSCommand is a command on the event's key: an operation, and its options with their
+// values.
+func (c *Case) KMSCommand(operation command.Format, values ...command.Value) string {
+	name, options, more := strings.Cut(string(operation), " ")
+	format := "aws kms " + name + " --key-id %s --region %s"
+	if more {
+		format += " " + options
+	}
+	return command.Line(command.Format(format), append([]command.Value{command.KeyID(arn.KeyID(c.Event.KeyARN)), c.InRegion()}, values...)...)
 }
 
-// InRegion is the flag that names the Region.
-func (e *Env) InRegion() string { return "--region " + Quote(e.Config.Region) }
+// InRegion is the Region of a command.
+func (e *Env) InRegion() command.Value { return command.Region(e.Config.Region) }
 
 // TrailCommand looks up who did what to the event's key.
-func (c *Case) TrailCommand() string { return c.LookupCommand("ResourceName", c.Event.KeyARN) }
+func (c *Case) TrailCommand() string {
+	return c.LookupCommand("ResourceName", command.Key(c.Event.KeyARN))
+}
 
 // LookupCommand looks up in CloudTrail what has a value of an attribute.
-func (e *Env) LookupCommand(attribute, value string) string {
-	return "aws cloudtrail lookup-events " + e.InRegion() + " --lookup-attributes AttributeKey=" + attribute + ",AttributeValue=" + Quote(value)
+func (e *Env) LookupCommand(attribute command.Format, value command.Value) string {
+	return command.Line("aws cloudtrail lookup-events --region %s --lookup-attributes %s", e.InRegion(), command.Lookup(attribute, value))
 }
 
 // ActorCommand looks up what else the event's actor did.
 func (c *Case) ActorCommand() string {
 	switch actor := c.Event.Actor; {
 	case actor.AccessKeyID != "":
-		return c.LookupCommand("AccessKeyId", actor.AccessKeyID)
+		return c.LookupCommand("AccessKeyId", command.AccessKeyID(actor.AccessKeyID))
 	case actor.Session != "":
-		return c.LookupCommand("Username", actor.Session)
+		return c.LookupCommand("Username", command.Session(actor.Session))
 	default:
-		return c.LookupCommand("Username", actor.Name)
+		return c.LookupCommand("Username", command.User(actor.Name))
 	}
 }
 
 // PolicyCommand is one of cmkeeper's own commands, to be pasted where its variables
 // are not set.
-func (e *Env) PolicyCommand(format string, args ...any) string {
-	return "cmkeeper policy " + fmt.Sprintf(format, args...) + " --state-bucket " + Quote(e.Config.StateBucket)
+func (e *Env) PolicyCommand(format command.Format, values ...command.Value) string {
+	words, file, into := strings.Cut("cmkeeper policy "+string(format), " > ")
+	words += " --state-bucket %s"
+	if into {
+		words += " > " + file
+	}
+	return command.Line(command.Format(words), append(slices.Clone(values), command.Bucket(e.Config.StateBucket))...)
 }
 
 // UndoCommands bring a key back that is disabled or pending deletion; enable: also to
@@ -102,7 +112,7 @@ func (c *Case) UndoCommands(keyState string, enable bool) []string {
 func (c *Case) ImportAgain() []string {
 	return []string{
 		"Import the same key material again from your own copy; AWS has none.",
-		c.KMSCommand("get-parameters-for-import", "--wrapping-algorithm RSAES_OAEP_SHA_256 --wrapping-key-spec RSA_4096"),
+		c.KMSCommand("get-parameters-for-import --wrapping-algorithm RSAES_OAEP_SHA_256 --wrapping-key-spec RSA_4096"),
 	}
 }
 
@@ -114,25 +124,30 @@ const ApprovalTag = "cmkeeper:deletion-approved"
 // set. What is not known is a word to be replaced.
 func ReencryptCommands(from []string, to string, scope []reencrypt.Scope, stateBucket string) []string {
 	if len(from) == 0 {
-		from = []string{"OLD-KEY-ARN"}
+		from = []string{""}
 	}
 	if len(scope) == 0 {
-		scope = []reencrypt.Scope{{Bucket: "BUCKET"}}
+		scope = []reencrypt.Scope{{}}
 	}
 	var commands []string
 	for _, s := range scope {
-		c := "cmkeeper reencrypt run --bucket " + Quote(s.Bucket)
+		format := command.Format("cmkeeper reencrypt run --bucket %s")
+		values := []command.Value{command.Bucket(s.Bucket).Or("BUCKET")}
 		if s.Prefix != "" {
-			c += " --prefix " + Quote(s.Prefix)
+			format += " --prefix %s"
+			values = append(values, command.Prefix(s.Prefix))
 		}
 		for _, key := range from {
-			c += " --from " + Quote(key)
+			format += " --from %s"
+			values = append(values, command.Key(key).Or("OLD-KEY-ARN"))
 		}
-		c += " --to " + Quote(to)
+		format += " --to %s"
+		values = append(values, command.Key(to))
 		if stateBucket != "" {
-			c += " --state-bucket " + Quote(stateBucket)
+			format += " --state-bucket %s"
+			values = append(values, command.Bucket(stateBucket))
 		}
-		commands = append(commands, c)
+		commands = append(commands, command.Line(format, values...))
 	}
 	return commands
 }

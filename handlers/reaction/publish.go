@@ -180,7 +180,7 @@ func (c *Case) Unread(ctx context.Context, cause error) (*Decision, error) {
 		a.Risk = "The key is not guarded: cmkeeper cannot see its rotation, its policy and its deletion date. The whole account may be locked out."
 		a.Action = alert.Action{Status: alert.StatusNone, Description: "Without access cmkeeper can do nothing. Manual action required."}
 		a.Next = []string{
-			c.KMSCommand("get-key-policy", "--policy-name default", "--output text"),
+			c.KMSCommand("get-key-policy --policy-name default --output text"),
 			fmt.Sprintf("Allow the %s kms:DescribeKey, kms:GetKeyPolicy and kms:GetKeyRotationStatus in the key policy and in its IAM policy.", c.Config.Identity),
 			"If nobody in the account can change the policy any more, open a case with AWS Support: only AWS can help then.",
 		}

@@ -18,20 +18,6 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func after(d time.Duration) time.Time { return noon.Add(d) }
 
-func TestShellQuote(t *testing.T) {
-	for in, want := range map[string]string{
-		"bucket-1":     "bucket-1",
-		"":             "''",
-		"a b":          "'a b'",
-		"it's; rm -rf": `'it'\''s; rm -rf'`,
-		"$(x)":         "'$(x)'",
-	} {
-		if got := Quote(in); got != want {
-			t.Errorf("Quote(%q) = %s, want %s", in, got, want)
-		}
-	}
-}
-
 func TestParseIdentity(t *testing.T) {
 	tests := []struct {
 		arn  string

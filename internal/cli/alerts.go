@@ -127,16 +127,17 @@ func (l *alertsListCommand) run(ctx context.Context, p *process) error {
 		return err
 	}
 	var w waitingAlerts
-	if w.Undelivered, err = alerts.Undelivered(ctx); err != nil {
+	w.Undelivered, err = alerts.Undelivered(ctx)
+	if !l.undelivered && (err == nil || errors.Is(err, state.ErrUnreadable)) {
+		var more error
+		w.Collected, more = alerts.Collected(ctx)
+		err = errors.Join(err, more)
+	}
+	if err != nil && !errors.Is(err, state.ErrUnreadable) { // the others are listed all the same
 		return err
 	}
-	if !l.undelivered {
-		if w.Collected, err = alerts.Collected(ctx); err != nil {
-			return err
-		}
-	}
 	if l.json {
-		return json.NewEncoder(p.stdout).Encode(w)
+		return errors.Join(err, printJSON(p.stdout, w))
 	}
 	for _, u := range w.Undelivered {
 		fmt.Fprintf(p.stdout, "undelivered since %s  %s  %s\n    id %s\n    %s\n",
@@ -145,10 +146,10 @@ func (l *alertsListCommand) run(ctx context.Context, p *process) error {
 	for _, c := range w.Collected {
 		fmt.Fprintf(p.stdout, "%d alerts of %s, to be sent at %s\n", c.Alerts, alert.Escape(c.Group), c.Due.Format(time.RFC3339))
 	}
-	if len(w.Undelivered)+len(w.Collected) == 0 {
+	if err == nil && len(w.Undelivered)+len(w.Collected) == 0 {
 		fmt.Fprintln(p.stdout, "Every alert was sent.")
 	}
-	return nil
+	return err
 }
 
 func newAlertsResendCommand(p *process) *cobra.Command {
@@ -175,10 +176,10 @@ func resend(ctx context.Context, p *process, ids []string) error {
 		return err
 	}
 	list, err := alerts.Undelivered(ctx)
-	if err != nil {
+	if err != nil && !errors.Is(err, state.ErrUnreadable) {
 		return err
 	}
-	var errs []error
+	errs := []error{err}
 	for _, id := range ids {
 		if !slices.ContainsFunc(list, func(u alert.Undelivered) bool { return u.Alert.ID == id }) {
 			errs = append(errs, fmt.Errorf("alert %q is not an undelivered one: \"cmkeeper alerts list\" lists those", id))

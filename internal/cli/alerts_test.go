@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
@@ -76,6 +79,12 @@ func TestAlertsResend(t *testing.T) {
 	if code, out, errs := a.alerts("resend", "no-such-id"); code != exitError || !strings.Contains(errs, `"no-such-id" is not an undelivered one`) {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
+	bucket, key := aws.String(sandbox.StateBucket), aws.String("cmkeeper/alerts/undelivered/garbled.json")
+	must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: bucket, Key: key, Body: strings.NewReader("{")}))(t)
+	if code, out, errs := a.alerts("list"); code != exitError || !strings.Contains(out, "undelivered since ") || !strings.Contains(errs, "garbled.json") {
+		t.Errorf("beside one that cannot be read: exit code %d: %s%s", code, out, errs)
+	}
+	must(a.s3.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: bucket, Key: key}))(t)
 	_, out, _ := a.alerts("list", "--json")
 	id := decodeJSON[waitingAlerts](t, out).Undelivered[0].Alert.ID
 	if code, out, errs := a.alerts("resend", id); code != exitOK || !strings.HasPrefix(out, "sent: TEST") {

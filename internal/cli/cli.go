@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,8 @@ import (
 	_ "time/tzdata" // CMKEEPER_BUSINESS_HOURS names a zone, and an image may have none
 
 	"github.com/spf13/cobra"
+
+	"github.com/cmkeeper/cmkeeper/alert"
 )
 
 // Exit codes of every command.
@@ -96,3 +99,10 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return exitError
 	}
 }
+
+// newEncoder returns the only encoder of JSON that is printed: what a terminal acts on is
+// escaped.
+func newEncoder(w io.Writer) *json.Encoder { return json.NewEncoder(alert.JSONWriter{W: w}) }
+
+// printJSON prints v as one line of JSON.
+func printJSON(w io.Writer, v any) error { return newEncoder(w).Encode(v) }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"log/slog"
 
@@ -39,7 +38,7 @@ func (c *demoCommand) run(ctx context.Context, p *process) error {
 		return err
 	}
 	if c.json {
-		if err := json.NewEncoder(p.stdout).Encode(summary); err != nil {
+		if err := printJSON(p.stdout, summary); err != nil {
 			return err
 		}
 	}

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -99,7 +98,7 @@ func (c *exemptionsListCommand) run(ctx context.Context, p *process) error {
 		}
 	}
 	if c.json {
-		return json.NewEncoder(p.stdout).Encode(list)
+		return printJSON(p.stdout, list)
 	}
 	list.print(p.stdout)
 	return ctx.Err()

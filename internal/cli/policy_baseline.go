@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -134,12 +134,14 @@ func (r records) listKeys(ctx context.Context, w io.Writer, asJSON bool) error {
 	if !asJSON {
 		fmt.Fprintln(table, "KEY\tGOOD VERSION\tSINCE\tSET BY\tACCEPTED BY")
 	}
+	var errs []error
 	for b, err := range ledger.Baselines(ctx, r.store) {
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		if asJSON {
-			if err := json.NewEncoder(w).Encode(b); err != nil {
+			if err := printJSON(w, b); err != nil {
 				return err
 			}
 			continue
@@ -150,7 +152,7 @@ func (r records) listKeys(ctx context.Context, w io.Writer, asJSON bool) error {
 		}
 		fmt.Fprintf(table, "%s\t%s\n", alert.Escape(b.Key), good)
 	}
-	return table.Flush()
+	return errors.Join(append(errs, table.Flush())...)
 }
 
 func (r records) listVersions(ctx context.Context, w io.Writer, key string, asJSON bool) error {
@@ -163,7 +165,7 @@ func (r records) listVersions(ctx context.Context, w io.Writer, key string, asJS
 		return err
 	}
 	if asJSON {
-		return json.NewEncoder(w).Encode(b)
+		return printJSON(w, b)
 	}
 	good, _ := b.Good()
 	fmt.Fprintln(w, b.Key)
@@ -281,7 +283,9 @@ func (r *policyReader) accept(ctx context.Context, p *process, name string, yes 
 	}
 	fmt.Fprintf(p.stderr, "\nAccepted as version %d by %s.\n", v.Number, from.hand.caller)
 	if number > 0 {
-		fmt.Fprintf(p.stderr, "To set it: cmkeeper policy baseline show %s@%d --state-bucket %s > accepted.json && aws kms put-key-policy --key-id %s --policy-name default --policy file://accepted.json\n", id, v.Number, r.stateBucket, id)
+		fmt.Fprintf(p.stderr, "To set it:\n  %s\n  %s\n",
+			command.Line("cmkeeper policy baseline show %s --state-bucket %s > accepted.json", command.BaselineOf(command.KeyID(id), v.Number), command.Bucket(r.stateBucket)),
+			command.Line("aws kms put-key-policy --key-id %s --policy-name default --policy file://accepted.json", command.KeyID(id)))
 	}
 	return nil
 }

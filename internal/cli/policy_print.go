@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -177,7 +176,7 @@ func printPolicyJSON(w io.Writer, all []judgedPolicy) error {
 		}
 		out.Policies = append(out.Policies, one)
 	}
-	return json.NewEncoder(w).Encode(out)
+	return printJSON(w, out)
 }
 
 // diffJSON is the result of policy diff.
@@ -210,5 +209,5 @@ func printDiffJSON(w io.Writer, d policyDiff) error {
 	for _, c := range d.changes {
 		out.Changes = append(out.Changes, changeJSON(c))
 	}
-	return json.NewEncoder(w).Encode(out)
+	return printJSON(w, out)
 }

@@ -143,7 +143,7 @@ func (c *reencryptRunCommand) run(ctx context.Context, p *process) (err error) {
 // print writes the summary, for people or as JSON.
 func (c *reencryptRunCommand) print(w io.Writer, s reencrypt.Summary) error {
 	if c.json {
-		return json.NewEncoder(w).Encode(s)
+		return printJSON(w, s)
 	}
 	if c.options.DryRun {
 		return printSummary(w, s, "would move")
@@ -232,7 +232,7 @@ func (r *report) begin(pass int) {
 func (r *report) write(row reencrypt.Refusal) {
 	line, err := json.Marshal(row)
 	if err == nil {
-		_, err = r.out.Write(append(line, '\n'))
+		_, err = r.out.Write(append(alert.EscapeJSON(line), '\n'))
 	}
 	if r.err == nil {
 		r.err = err

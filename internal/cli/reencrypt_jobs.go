@@ -3,7 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -17,6 +17,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
 // jobsEngine returns an engine for the controls of the fleet's jobs: it handles no
@@ -76,20 +77,20 @@ func newReencryptListCommand(p *process) *cobra.Command {
 				return err
 			}
 			jobs, err := e.Jobs(ctx, !open)
-			if err != nil {
+			if err != nil && !errors.Is(err, state.ErrUnreadable) { // the others are listed all the same
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(p.stdout).Encode(struct {
+				return errors.Join(err, printJSON(p.stdout, struct {
 					Jobs []reencrypt.Summary `json:"jobs"`
-				}{append([]reencrypt.Summary{}, jobs...)})
+				}{append([]reencrypt.Summary{}, jobs...)}))
 			}
 			w := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "JOB\tSTATE\tPASS\tSTARTED\tPLACE\tALIAS\tTO")
 			for _, s := range jobs {
 				fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", s.Job, s.State, s.Passes, when(s.Started), place(s), cmp.Or(aliasOf(s), "-"), s.To)
 			}
-			return w.Flush()
+			return errors.Join(err, w.Flush())
 		}),
 	}
 	f.add(command, "one object")
@@ -116,7 +117,7 @@ func (f *jobFlags) show(ctx context.Context, w io.Writer, e *reencrypt.Engine, j
 		return err
 	}
 	if f.json {
-		return json.NewEncoder(w).Encode(s)
+		return printJSON(w, s)
 	}
 	return printStatus(w, s)
 }

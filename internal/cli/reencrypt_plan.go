@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -104,7 +103,7 @@ func (c *reencryptPlanCommand) run(ctx context.Context, p *process) error {
 		plan.Buckets = append(plan.Buckets, b)
 	}
 	if c.json {
-		err = json.NewEncoder(p.stdout).Encode(plan)
+		err = printJSON(p.stdout, plan)
 	} else {
 		printPlan(p.stdout, plan, c.rate)
 	}

@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 
 	"github.com/spf13/cobra"
 
@@ -42,12 +41,12 @@ func (c *reencryptReportCommand) run(ctx context.Context, p *process, e *reencry
 	case err != nil:
 		return err
 	case c.json:
-		return json.NewEncoder(p.stdout).Encode(s)
+		return printJSON(p.stdout, s)
 	case !c.lines:
 		return printSummary(p.stdout, s, "moved")
 	}
 	out := bufio.NewWriter(p.stdout)
-	lines := json.NewEncoder(out)
+	lines := newEncoder(out)
 	for row, err := range e.ReportRows(ctx, job) {
 		if err == nil {
 			err = lines.Encode(row)

@@ -63,7 +63,7 @@ func (c *reencryptStartCommand) run(ctx context.Context, p *process) error {
 		return err
 	}
 	if c.json {
-		return json.NewEncoder(p.stdout).Encode(struct {
+		return printJSON(p.stdout, struct {
 			Jobs []string `json:"jobs"`
 		}{ids})
 	}

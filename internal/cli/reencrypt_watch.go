@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -58,7 +57,7 @@ func (c *reencryptWatchCommand) run(ctx context.Context, p *process, e *reencryp
 			return err
 		}
 		if c.json {
-			err = json.NewEncoder(p.stdout).Encode(s)
+			err = printJSON(p.stdout, s)
 		} else {
 			err = out.show(watchText(s, c.rate(s)))
 		}

@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/retire"
 )
 
@@ -154,7 +154,7 @@ func (s *retireScheduleCommand) run(ctx context.Context, p *process, key string)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(p.stderr, "The key will be deleted on %s. Until then: aws kms cancel-key-deletion --key-id %s\n", date.UTC().Format(time.DateTime+" MST"), id)
+	fmt.Fprintf(p.stderr, "The key will be deleted on %s. Until then: %s\n", date.UTC().Format(time.DateTime+" MST"), command.Line("aws kms cancel-key-deletion --key-id %s", command.KeyID(id)))
 	return nil
 }
 
@@ -171,7 +171,7 @@ func ask(in io.Reader, out io.Writer, question string) (string, error) {
 // print writes a result, for people or as JSON.
 func (f *retireFlags) print(w io.Writer, r retire.Result) error {
 	if f.json {
-		return json.NewEncoder(w).Encode(r)
+		return printJSON(w, r)
 	}
 	fmt.Fprintf(w, "%s (%s)\n", r.Key, r.State)
 	ties := func(title string, ties []retire.Tie) {

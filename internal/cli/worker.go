@@ -19,10 +19,12 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
@@ -74,7 +76,7 @@ func (c Common) logger(w io.Writer) *slog.Logger {
 	if c.LogFormat == "text" {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
-	return slog.New(slog.NewJSONHandler(w, options))
+	return slog.New(slog.NewJSONHandler(alert.JSONWriter{W: w}, options))
 }
 
 // connections is how many calls to one host run at once.
@@ -299,7 +301,7 @@ func (f fleetMember) ties(c retire.Checker) func(context.Context, string) []stri
 		return c.Short
 	}
 	return func(_ context.Context, keyARN string) []string {
-		return []string{"Before the old key goes, look for what else holds on to it: cmkeeper retire check " + keyARN}
+		return []string{"Before the old key goes, look for what else holds on to it: " + command.Line("cmkeeper retire check %s", command.Key(keyARN))}
 	}
 }
 
