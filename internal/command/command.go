@@ -38,17 +38,22 @@ func (v Value) Or(placeholder Format) Value {
 
 // of returns what makes values of a form.
 func of(what, pattern string) func(string) Value {
-	whole := sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\A(?:` + pattern + `)\z`) })
+	form := whole(pattern)
 	return func(s string) Value {
 		switch {
 		case s == "":
 			return Value{why: what + " is not known"}
 		// The AWS CLI loads a value that is an address.
-		case !whole().MatchString(s), strings.Contains(s, "://") && !strings.HasPrefix(pattern, "https://"):
+		case !form().MatchString(s), strings.Contains(s, "://") && !strings.HasPrefix(pattern, "https://"):
 			return Value{text: s, why: fmt.Sprintf("%s is not of the form of %s that can be pasted safely", brief(s), what)}
 		}
 		return Value{text: s}
 	}
+}
+
+// whole matches texts that are a pattern from end to end. It is compiled at first use.
+func whole(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\A(?:` + pattern + `)\z`) })
 }
 
 // brief shows a text on one line of printable ASCII.
@@ -189,13 +194,13 @@ const (
 )
 
 var (
-	plainWord = regexp.MustCompile(`\A` + plain + `\z`)
-	safe      = regexp.MustCompile(`\A(?:aws|cmkeeper)(?: (?:` + plain + `|` + quotable + `))+(?: > [a-z]+\.json)?\z`)
+	plainWord = whole(plain)
+	safe      = whole(`(?:aws|cmkeeper)(?: (?:` + plain + `|` + quotable + `))+(?: > [a-z]+\.json)?`)
 )
 
 // word quotes a value that a shell acts on. Safe refuses what quotes do not hold.
 func word(s string) string {
-	if plainWord.MatchString(s) {
+	if plainWord().MatchString(s) {
 		return s
 	}
 	return "'" + s + "'"
@@ -209,4 +214,4 @@ func Is(text string) bool {
 // Safe reports whether a command consists of words alone that every shell leaves as
 // they are, between single quotes or not, with a file at the end that the output goes to
 // or without.
-func Safe(line string) bool { return safe.MatchString(line) }
+func Safe(line string) bool { return safe().MatchString(line) }
