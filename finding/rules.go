@@ -196,9 +196,16 @@ var (
 	// NoEffect: KMS ignores the statement, because its Action or Resource is missing.
 	NoEffect = define(Rule{
 		ID{"no-effect"}, OfPolicy, Medium, lowered, "KMS ignores the statement",
-		"KMS takes a statement without Resource or without Action, and ignores it. A Deny so written (severity medium) denies nothing, and an Allow for the account's root leaves the key without an administrator.",
-		"Add the missing element; Resource is \"*\" in a key policy.",
+		"KMS takes a statement without Resource or without Action, and ignores it; it also takes a condition on a key that its requests never have, such as a key of another service, and the statement never holds. A Deny so written (severity medium) denies nothing, and an Allow for the account's root leaves the key without an administrator.",
+		"Add the missing element; Resource is \"*\" in a key policy. Replace a condition key that requests for the statement's actions do not have.",
 		"A statement that KMS ignores neither allows nor denies what it says.",
+	})
+	// UnknownAction: the statement names an action that KMS does not have.
+	UnknownAction = define(Rule{
+		ID{"unknown-action"}, OfPolicy, Medium, lowered, "The statement names an action that KMS does not have",
+		"KMS takes any name of an action. One with a typing error allows and denies nothing: a Deny so written (severity medium) protects from nothing.",
+		"Correct the name. If KMS has added the action since this version of cmkeeper was made, update cmkeeper.",
+		"A misspelt action is neither allowed nor denied.",
 	})
 	// ServiceWithoutSource: an AWS service may use the key on anybody's behalf
 	// (the confused deputy).

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
@@ -342,6 +343,9 @@ func TestCorpusAgainstEvaluator(t *testing.T) {
 			for _, action := range []string{"kms:Decrypt", "kms:CreateGrant", "kms:PutKeyPolicy"} {
 				requests := calls("888877776666", strangersRole, action)
 				for i := range requests {
+					if !l.Now.IsZero() {
+						requests[i].Context["aws:CurrentTime"] = l.Now.Format(time.RFC3339)
+					}
 					if l.Key != "" {
 						requests[i].Resource = l.Key
 					} else {
