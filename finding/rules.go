@@ -98,7 +98,7 @@ var (
 	PublicPrincipal = define(Rule{
 		ID{"public-principal"}, OfPolicy, Critical, Exposes, "The key is open to every AWS account",
 		"A key policy that allows everyone needs no IAM policy in the key's account: anyone who learns the key's ARN may do what the statement says. Severity critical for reading data or taking the key over, high for other use; a condition that a stranger cannot meet lowers it.",
-		"Name the accounts or roles that need the key in Principal. Where everybody in an organization is meant, add a condition on aws:PrincipalOrgID; where one account is meant, one on kms:CallerAccount.",
+		"Name the accounts or roles that need the key in Principal. Where everybody in your organization is meant, add a condition on aws:PrincipalOrgID and name the organization in the trusted ones (--trusted-org, CMKEEPER_TRUSTED_ORGS); where one account is meant, one on kms:CallerAccount.",
 		"Anyone with an AWS account can {access}.",
 	})
 	// PublicThroughService: any AWS account may use the key, though only through
@@ -230,7 +230,7 @@ var (
 	// GrantToForeignAccount: it is for a principal of an account that is not trusted.
 	GrantToForeignAccount = define(Rule{
 		ID{"grant-to-foreign-account"}, OfGrant, Critical, Exposes | Fixed, "A grant lets in an account that is not trusted",
-		"A grant gives the use of the key whatever the key policy says. Severity critical where the grantee may decrypt anything, or make further grants, high otherwise.",
+		"A grant gives the use of the key whatever the key policy says. Severity critical where the grantee may decrypt anything, or make further grants, medium where it may only look at the key, high otherwise.",
 		"If the account is yours or a partner's, add it to CMKEEPER_TRUSTED_ACCOUNTS. If not, revoke the grant and look in CloudTrail for what the grantee did with the key.",
 		"An account that is not trusted can {access}, whatever the key policy says.",
 	})
