@@ -80,19 +80,19 @@ var tests = map[string]test{
 func (t test) suits(k keyKind) bool {
 	switch t {
 	case exact, folded, wildcard:
-		return k != date && k != deletionGuard
+		return k != date && k != epoch && k != deletionGuard
 	case arnLike:
-		return k == callerARN || k == sourceARN || k == contextPair || k == possession || k == endpointAccount || k == chosen
+		return k == callerARN || k == sourceARN || k == contextPair || k == endpointAccount || k == chosen
 	case address:
 		return k == network
 	case boolean:
 		return k == isService || k == secureTransport || k == mfa || k == grantForAWS
 	case equalNumber:
-		return k == callerAccount || k == sourceAccount || k == resourceAccount || k == date
+		return k == callerAccount || k == sourceAccount || k == endpointAccount || k == resourceAccount || k == epoch
 	case atLeast, atMost:
-		return k == deletionGuard || k == date
+		return k == deletionGuard || k == epoch
 	case equalDate, after, before:
-		return k == date
+		return k == date || k == epoch
 	default:
 		return false
 	}

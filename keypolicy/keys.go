@@ -32,6 +32,7 @@ const (
 	callerType  // root, user, role …
 
 	date
+	epoch           // the date as a number of seconds
 	secureTransport // whether TLS is used, as it always is
 	mfa
 	mfaAge
@@ -95,7 +96,8 @@ var conditionKeys = func() map[string]keyFacts {
 	add(viaService, behindServices, "kms:ViaService aws:CalledVia aws:CalledViaFirst aws:CalledViaLast")
 	add(callerType, everyAction, "aws:PrincipalType")
 
-	add(date, everyAction, "aws:CurrentTime aws:EpochTime")
+	add(date, everyAction, "aws:CurrentTime")
+	add(epoch, everyAction, "aws:EpochTime")
 	add(secureTransport, everyAction, "aws:SecureTransport")
 	add(mfa, everyAction, "aws:MultiFactorAuthPresent")
 	add(mfaAge, everyAction, "aws:MultiFactorAuthAge")

@@ -209,6 +209,10 @@ func (st *statement) named(list []string) []string {
 				if !isAccountID(v) {
 					v = arnAccount(v)
 				}
+			case userID:
+				if !isAccountID(v) {
+					continue
+				}
 			case callerAccount, sourceAccount:
 			default:
 				continue

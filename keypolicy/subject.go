@@ -67,7 +67,7 @@ func subjectOf(who Principal) subject {
 // presence returns whether the subject's calls carry a key of the kind.
 func (s *subject) presence(k keyKind) presence {
 	switch k {
-	case isService, secureTransport, grantForAWS, grantOperation, deletionGuard, resourceAccount, date:
+	case isService, secureTransport, grantForAWS, grantOperation, deletionGuard, resourceAccount, date, epoch:
 		return sure
 	case unseen:
 		return absent
@@ -141,7 +141,7 @@ func (s *subject) hasValue(c *condition, value string, wild bool) chance {
 	case callerARN:
 		return s.callsAs(c, value, wild)
 	case callerType:
-		return s.isA(value, wild)
+		return s.isA(value, wild, c.test == folded)
 	case userID:
 		id, _, _ := strings.Cut(value, ":") // a role's id, before its session's name
 		switch {
@@ -157,6 +157,8 @@ func (s *subject) hasValue(c *condition, value string, wild bool) chance {
 		switch {
 		case s.service && isAccountID(value):
 			return s.isOf(value, false)
+		case s.service && !strings.HasPrefix(value, "arn:"):
+			return open // a name that every account may give
 		case s.service:
 			return s.actsFor(c, value, wild)
 		case s.bare && !isOpen(value):
@@ -176,6 +178,9 @@ func (s *subject) hasValue(c *condition, value string, wild bool) chance {
 		}
 		return s.belongs(c, value)
 	case possession:
+		if wild && value == "o-*" {
+			return always
+		}
 		id, _, _ := strings.Cut(value, "/") // an organization, before its units
 		return s.owns(!isOpen(id))
 	case network:
@@ -190,10 +195,10 @@ func (s *subject) hasValue(c *condition, value string, wild bool) chance {
 		switch {
 		case s.anybody:
 			return unlikely
-		case value == s.who.ID:
+		case value == s.who.ID && !c.negated && !c.forAll: // one of its names; it may have others
 			return always
 		}
-	case date:
+	case date, epoch:
 		return c.isTime(value)
 	case secureTransport:
 		return truth(value, true)
@@ -271,6 +276,9 @@ func (s *subject) belongs(c *condition, organization string) chance {
 // now on.
 func (c *condition) isTime(value string) chance {
 	t, ok := parseTime(value)
+	if _, err := strconv.ParseInt(value, 10, 64); err != nil && c.test >= equalNumber && c.test <= atMost {
+		ok = false
+	}
 	now := c.against.Now
 	switch {
 	case !ok || now.IsZero() || !now.After(t):
@@ -308,7 +316,7 @@ func (s *subject) isOf(account string, wild bool) chance {
 var callerTypes = []string{"Account", "User", "AssumedRole", "FederatedUser"}
 
 // isA returns the chance that a type of caller is the subject's.
-func (s *subject) isA(kind string, wild bool) chance {
+func (s *subject) isA(kind string, wild, fold bool) chance {
 	types := callerTypes
 	switch {
 	case strings.Contains(s.arn, ":user/"):
@@ -322,7 +330,7 @@ func (s *subject) isA(kind string, wild bool) chance {
 	}
 	fits := 0
 	for _, t := range types {
-		if kind == t || wild && like(kind, t, false) {
+		if kind == t || wild && like(kind, t, false) || fold && strings.EqualFold(kind, t) {
 			fits++
 		}
 	}
