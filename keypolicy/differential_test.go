@@ -1,6 +1,8 @@
 package keypolicy
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -296,6 +298,7 @@ func callers(p *Policy) (list []caller) {
 				for _, v := range c.Values {
 					if v := concreteAccount(v); isAccountID(v) && v != own && v != partner && v != foreign {
 						arns = append(arns, "arn:aws:iam::"+v+":role/x")
+						list = append(list, caller{request: iam.Request{Service: snsService}, account: v})
 					}
 				}
 			}
@@ -834,5 +837,67 @@ func TestJudgementAgainstEvaluator(t *testing.T) {
 	t.Logf("%d policies: %+v", policies, seen)
 	if min(seen.calls/10, seen.foreign, seen.plain, seen.public*2, seen.bound*20) < policies/10 {
 		t.Error("the policies are too harmless to show anything")
+	}
+}
+
+// TestDocumentedConditions plays what AWS's documentation says of conditions, each with
+// its page, against the evaluator, and judges a policy with the condition for everyone.
+func TestDocumentedConditions(t *testing.T) {
+	data, err := os.ReadFile("testdata/documented.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []struct {
+		Page, Says, Action, Version string
+		Condition                   json.RawMessage
+		Context                     map[string][]string
+		Holds                       bool
+		// Insider: the context has what only its owner has.
+		Insider bool
+		// Judged is what the policy is: public, bound (for a stranger, to what only
+		// others have), public through a service, for a foreign account, closed, or dead.
+		Judged string
+	}
+	if err := json.Unmarshal(data, &cases); err != nil {
+		t.Fatal(err)
+	}
+	if len(cases) < 50 {
+		t.Errorf("%d cases", len(cases))
+	}
+	const theirs = "888877776666"
+	for _, c := range cases {
+		t.Run(c.Says, func(t *testing.T) {
+			action := cmp.Or(c.Action, "kms:Decrypt")
+			document := `{"Version":"` + cmp.Or(c.Version, "2012-10-17") + `","Statement":[` + root + `,` +
+				`{"Sid":"S","Effect":"Allow","Principal":"*","Action":"` + action + `","Resource":"*","Condition":` + string(c.Condition) + `}]}`
+			evaluated, err := iam.Parse([]byte(document))
+			if err != nil || evaluated.Unmodelled() != nil {
+				t.Fatal(err, evaluated.Unmodelled())
+			}
+			request := principal("arn:aws:iam::" + theirs + ":role/r").request
+			request.Action, request.Resource, request.Several = action, thisKey, c.Context
+			if got := evaluated.Evaluate(request) == iam.Allow; got != c.Holds {
+				t.Errorf("%s: it holds: %v, want %v", c.Page, got, c.Holds)
+			}
+			var got string
+			for _, f := range parsed(t, document).Findings(Context{Account: "111122223333"}) {
+				switch {
+				case f.Statement != "S":
+				case f.ID == finding.PublicPrincipal && f.Bound:
+					got = "bound"
+				case f.ID == finding.PublicPrincipal:
+					got = "public"
+				case f.ID == finding.PublicThroughService:
+					got = "service"
+				case f.ID == finding.ForeignAccount:
+					got = "foreign"
+				case f.ID == finding.NoEffect:
+					got = "dead"
+				}
+			}
+			if got = cmp.Or(got, "closed"); got != c.Judged {
+				t.Errorf("%s: judged as %s, want %s", c.Page, got, c.Judged)
+			}
+		})
 	}
 }

@@ -76,7 +76,7 @@ func (a *analysis) judgeEveryone(st *statement, id finding.ID, who string, held 
 	stranger := subject{who: everyone, anybody: true}
 	free, narrow := a.reach(st, &stranger)
 	if free|narrow != 0 {
-		found = append(found, public(st, id, who, free, narrow))
+		found = public(st, id, who, free, narrow)
 	}
 	letsIn = free|narrow != 0
 	seen := reach{free, narrow}
@@ -218,24 +218,30 @@ func newFinding(id finding.ID, severity finding.Severity, statement, principal s
 	return finding.Finding{ID: id, Severity: severity, Statement: statement, Principal: principal, Access: may.access(), Message: message}
 }
 
-// public says that an Allow is for strangers.
-func public(st *statement, id finding.ID, who string, free, narrow actions) finding.Finding {
-	severity, bound := severityOf(free, st), false
-	under := ""
-	switch narrowed := severityOf(narrow, st).Lower(); {
-	case free == 0 || narrow != 0 && !severity.AtLeast(narrowed):
-		severity, bound, under = narrowed, true, " under conditions that bind it to no account"
+// public says that an Allow is for strangers: freely, under conditions, or both where
+// what the conditions are about is worse.
+func public(st *statement, id finding.ID, who string, free, narrow actions) (found []finding.Finding) {
+	severity, narrowed := severityOf(free, st), severityOf(narrow, st).Lower()
+	all, under := free|narrow, ""
+	if free == 0 || narrow != 0 && !severity.AtLeast(narrowed) {
+		f := newFinding(id, narrowed, st.Label, "*", all, fmt.Sprintf("%s may %s under conditions that bind it to no account", who, describe(st)))
+		f.Bound = true
+		found = append(found, f)
+		if free == 0 {
+			return found
+		}
+		all, under = free, ": "+joinSome(free.names())+" without a condition that keeps anybody out"
+	}
+	switch {
 	case st.throughServices:
-		severity, under = severity.Lower(), " through the services that the condition names"
+		severity, under = severity.Lower(), " through the services that the condition names"+under
 		if id == finding.PublicPrincipal {
 			id = finding.PublicThroughService
 		}
 	case free&reveals != 0:
 		severity = finding.Critical
 	}
-	f := newFinding(id, severity, st.Label, "*", free|narrow, fmt.Sprintf("%s may %s%s", who, describe(st), under))
-	f.Bound = bound
-	return f
+	return append(found, newFinding(id, severity, st.Label, "*", all, fmt.Sprintf("%s may %s%s", who, describe(st), under)))
 }
 
 // severityOf returns how bad it is that strangers have the actions.
