@@ -120,7 +120,7 @@ var (
 	roleARNs = []string{
 		"arn:aws:iam::" + own + ":role/x", "arn:aws:iam::" + foreign + ":role/x", "arn:aws:iam::*:role/x", "arn:aws:iam::" + foreign + ":*",
 		"arn:*:iam::" + own + ":role/x", "arn:aws:iam::" + foreign + ":user/*", "arn:aws:iam::" + foreign + ":root", "arn:aws:iam::*:root", "arn:aws:sts::" + foreign + ":assumed-role/x/s",
-		"arn:aws:iam::" + own + ":Role/x", "arn:aws-cn:iam::" + foreign + ":role/x", "arn:aws:iam:us-east-1:" + foreign + ":role/x", "arn:aws:sts::*:federated-user/*", "arn:aws:iam::22*:role/x", "arn:aws:iam::${aws:PrincipalAccount}:role/x",
+		"arn:aws:iam::" + own + ":Role/x", "arn:aws:iam::*:Role/x", "arn:aws-cn:iam::" + foreign + ":role/x", "arn:aws:iam:us-east-1:" + foreign + ":role/x", "arn:aws:sts::*:federated-user/*", "arn:aws:iam::22*:role/x", "arn:aws:iam::${aws:PrincipalAccount}:role/x",
 	}
 	sourceARNs = []string{
 		"arn:aws:sns:us-east-1:" + own + ":t", "arn:aws:sns:us-east-1:" + foreign + ":t", "arn:aws:sns:*:*:t", "arn:aws:sns:*:" + foreign + ":*",
@@ -294,7 +294,7 @@ func callers(p *Policy) (list []caller) {
 					arns = append(arns, concreteARN(v))
 				}
 			}
-			if strings.Contains(strings.ToLower(c.Key), "account") {
+			if playedKeys[conditionKey(c.Key)].form == account {
 				for _, v := range c.Values {
 					if v := concreteAccount(v); isAccountID(v) && v != own && v != partner && v != foreign {
 						arns = append(arns, "arn:aws:iam::"+v+":role/x")
