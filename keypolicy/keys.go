@@ -1,6 +1,9 @@
 package keypolicy
 
-import "strings"
+import (
+	"strings"
+	"sync"
+)
 
 // keyKind is what a condition key says about a call, and so to what it can bind one.
 type keyKind uint8
@@ -65,7 +68,7 @@ var (
 // conditionKeys has all global condition keys (IAM User Guide, "AWS global condition
 // context keys") and all of KMS (Service Authorization Reference, "AWS Key Management
 // Service"), in lower case. A name that ends in "/" or ":" stands for all that begin so.
-var conditionKeys = func() map[string]keyFacts {
+var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
 	m := map[string]keyFacts{}
 	add := func(kind keyKind, carried actions, names string) {
 		for name := range strings.FieldsSeq(names) {
@@ -140,17 +143,18 @@ var conditionKeys = func() map[string]keyFacts {
 		m[service+":"] = keyFacts{kind: unseen}
 	}
 	return m
-}()
+})
 
 // factsOf returns what is known of a key in the form that compares. One that is not in
 // the table may be a new one, of anything.
 func factsOf(key string) keyFacts {
-	if f, ok := conditionKeys[key]; ok {
+	keys := conditionKeys()
+	if f, ok := keys[key]; ok {
 		return f
 	}
 	for i := range len(key) {
 		if key[i] == '/' || key[i] == ':' {
-			if f, ok := conditionKeys[key[:i+1]]; ok {
+			if f, ok := keys[key[:i+1]]; ok {
 				return f
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -126,10 +127,10 @@ func (s *subject) has(c *condition, value string) chance {
 		return open
 	}
 	// What a variable stands for may be anything.
-	return min(s.hasValue(c, variable.ReplaceAllString(value, "*"), true), open)
+	return min(s.hasValue(c, variable().ReplaceAllString(value, "*"), true), open)
 }
 
-var variable = regexp.MustCompile(`\$\{[^}]*\}`)
+var variable = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\$\{[^}]*\}`) })
 
 // hasValue is has for a value without variables; wild: it has wildcards that count.
 func (s *subject) hasValue(c *condition, value string, wild bool) chance {
@@ -364,7 +365,7 @@ func (s *subject) callsAs(c *condition, arn string, wild bool) chance {
 		if s.administers && wild && strings.HasSuffix(arn, ":*") && c.sameARN(arn, "arn:"+partition+":iam::"+s.account+":*", wild) {
 			return always
 		}
-		for _, form := range callerForms[partition] {
+		for _, form := range callerForms()[partition] {
 			if !(s.delegate && form.root) && form.mayBe(c.test, parts, s.account, wild) {
 				return open
 			}
@@ -384,7 +385,7 @@ type callerForm struct {
 const anAccount = "############"
 
 // callerForms are the forms of each partition.
-var callerForms = func() map[string][]callerForm {
+var callerForms = sync.OnceValue(func() map[string][]callerForm {
 	m := map[string][]callerForm{}
 	for _, partition := range allPartitions {
 		for _, form := range [...]struct{ service, end string }{{"iam", "role/"}, {"iam", "user/"}, {"iam", "roo"}, {"sts", "federated-user/"}} {
@@ -393,7 +394,7 @@ var callerForms = func() map[string][]callerForm {
 		}
 	}
 	return m
-}()
+})
 
 // sameARN reports whether an ARN is the condition's value.
 func (c *condition) sameARN(value, arn string, wild bool) bool {
