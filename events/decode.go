@@ -93,6 +93,8 @@ type record struct {
 	EventTime           string
 	EventID             string
 	SharedEventID       string
+	OriginalEventID     string // of an addendum: what it adds to
+	EventCategory       string
 	RequestID           string
 	AWSRegion           string
 	RecipientAccountID  string
@@ -133,6 +135,10 @@ func (s *scanner) record() (r record) {
 			r.EventID = s.string()
 		case "sharedEventID":
 			r.SharedEventID = s.string()
+		case "addendum":
+			r.OriginalEventID = s.member("originalEventID")
+		case "eventCategory":
+			r.EventCategory = s.string()
 		case "requestID":
 			r.RequestID = s.string()
 		case "awsRegion":
@@ -295,6 +301,9 @@ type parameters struct {
 	AliasName   string
 	TargetKeyID string
 
+	SourceKeyID      string
+	DestinationKeyID string
+
 	PolicyName    string
 	Policy        string
 	ReplicaPolicy string
@@ -345,6 +354,10 @@ func (s *scanner) parameters() (p parameters) {
 			p.AliasName = s.string()
 		case "targetKeyId":
 			p.TargetKeyID = s.string()
+		case "sourceKeyId":
+			p.SourceKeyID = s.string()
+		case "destinationKeyId":
+			p.DestinationKeyID = s.string()
 		case "policyName":
 			p.PolicyName = s.string()
 		case "policy":

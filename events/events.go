@@ -57,8 +57,9 @@ const (
 
 // Event is one occurrence.
 type Event struct {
-	// ID is the identity of the occurrence: sharedEventID, else eventID, else
-	// the envelope's id. Never empty.
+	// ID is the identity of the occurrence: sharedEventID, else the eventID of the
+	// record that this one adds to (addendum), else its own, else the envelope's id.
+	// Never empty.
 	ID string
 	// RequestID is the id that AWS gave the API call; "" elsewhere.
 	RequestID string
@@ -87,6 +88,8 @@ type Event struct {
 	// For ReplicateKey it is the key that was replicated, in the event's own
 	// Region; the new key is in the [ReplicateKey] detail.
 	KeyARN string
+	// OtherKeyARN is the second key of a call that uses two (ReEncrypt), "" elsewhere.
+	OtherKeyARN string
 	// Alias is the alias name ("alias/x") that the call named, or "".
 	Alias string
 	// Actor is who did it.

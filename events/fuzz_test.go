@@ -143,7 +143,7 @@ func encodeRecord(e Event) object {
 		"errorCode":          e.ErrorCode,
 		"errorMessage":       e.ErrorMessage,
 		"readOnly":           e.ReadOnly,
-		"resources":          []object{{"ARN": e.KeyARN}},
+		"resources":          []object{{"ARN": e.KeyARN}, {"ARN": e.OtherKeyARN}},
 		"userIdentity": object{
 			"type":        e.Actor.Type,
 			"principalId": e.Actor.PrincipalID,

@@ -155,6 +155,18 @@ var fixtures = map[string]Event{
 		e.Actor = Actor{Type: "AWSAccount", AccountID: "777788889999", PrincipalID: "AROA7EXAMPLEVISITOR0:job"}
 	}),
 
+	"addendum": with(call(68, "DisableKey", keyA, "", nil), func(e *Event) { e.ID = "e7e17000-0000-4000-8000-000000000014" }), // of disable-key
+	"re-encrypt-unusable": with(call(69, "ReEncrypt", keyB, "", nil), func(e *Event) {
+		e.OtherKeyARN, e.ReadOnly = keyA, true
+		e.ErrorCode, e.ErrorMessage = "DisabledException", keyB+" is disabled."
+	}),
+	// Another account's VPC endpoint, through which our key was named.
+	"network-activity": with(call(70, "DisableKey", "", "", nil), func(e *Event) { e.Account = "777788889999" }),
+	// A bare id means a key of the caller's.
+	"disable-key-of-the-caller": with(call(71, "DisableKey", "arn:aws:kms:eu-central-1:777788889999:key/0a1b2c3d-1111-4222-8333-9e8d7c6b5a40", "", nil), func(e *Event) {
+		e.Actor = Actor{Type: "IAMUser", ARN: "arn:aws:iam::777788889999:user/visitor", AccountID: "777788889999", PrincipalID: "AIDA7EXAMPLE", Name: "visitor"}
+	}),
+
 	"native-rotation":     native(41, Native, NativeRotation, SourceNative, keyA, Rotation{Type: "ON_DEMAND", KeyOrigin: "AWS_KMS", PreviousKeyMaterialID: material1, CurrentKeyMaterialID: material2}),
 	"native-expiry":       native(42, Native, NativeExpiry, SourceNative, keyA, KeyMaterial{ID: material1}),
 	"native-deletion":     native(43, Native, NativeDeletion, SourceNative, keyA, nil),

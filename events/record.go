@@ -9,7 +9,7 @@ import (
 // event types the record; envelope is the zero message where there is none.
 func (r *record) event(envelope *message) (Event, error) {
 	e := Event{
-		ID:           firstOf(r.SharedEventID, r.EventID, envelope.ID),
+		ID:           firstOf(r.SharedEventID, r.OriginalEventID, r.EventID, envelope.ID),
 		RequestID:    r.RequestID,
 		Kind:         APICall,
 		Name:         r.EventName,
@@ -34,13 +34,30 @@ func (r *record) event(envelope *message) (Event, error) {
 		return Event{}, err
 	}
 	e.Detail = r.detail(e.Source, e.Name)
-	if e.Source != SourceKMS {
+	if e.Source != SourceKMS || r.EventCategory == "NetworkActivity" {
+		// What passes a VPC endpoint is recorded for the endpoint's owner, whose keys
+		// it need not be about; the call itself has a record of its own.
 		return e, nil
 	}
 	request, response, details := &r.RequestParameters, &r.ResponseElements, &r.ServiceEventDetails
 	e.Alias = firstOf(aliasName(request.AliasName), aliasName(request.KeyID))
 	e.KeyARN = e.keyOf(r.Resources, request, response, details)
+	if e.Name == "ReEncrypt" {
+		e.KeyARN = firstOf(e.KeyARN, e.keyARN(request.SourceKeyID), e.keyARN(request.DestinationKeyID))
+		e.OtherKeyARN = e.otherKeyOf(r.Resources, request, response)
+	}
 	return e, nil
+}
+
+// otherKeyOf finds the second key of a ReEncrypt. Which of the two is the source does
+// not matter, and the resources are in no fixed order.
+func (e Event) otherKeyOf(resources []string, request, response *parameters) string {
+	for _, id := range append([]string{request.SourceKeyID, request.DestinationKeyID, response.SourceKeyID}, resources...) {
+		if key := e.keyARN(id); key != e.KeyARN && key != "" {
+			return key
+		}
+	}
+	return ""
 }
 
 // keyOf finds the key that a record is about: the answer names it most surely
@@ -74,8 +91,8 @@ func firstKeyARN(resources []string) string {
 }
 
 // keyARN makes an ARN of a key that was named by its ARN or id; "" for an alias
-// and for what is neither. A bare id means a key of the account and Region of
-// the call: KMS takes other accounts' keys by ARN only.
+// and for what is neither. A bare id means a key of the caller's account and of the
+// Region of the call: KMS takes other accounts' keys by ARN only.
 func (e Event) keyARN(id string) string {
 	if isKeyARN(id) {
 		return id
@@ -83,7 +100,7 @@ func (e Event) keyARN(id string) string {
 	if !isKeyID(id) {
 		return ""
 	}
-	key := arn.ARN{Partition: partition(e.Region), Service: "kms", Region: e.Region, Account: e.Account, Resource: "key/" + id}.String()
+	key := arn.ARN{Partition: partition(e.Region), Service: "kms", Region: e.Region, Account: firstOf(e.Actor.AccountID, e.Account), Resource: "key/" + id}.String()
 	if !isKeyARN(key) { // a colon in what should be a Region or an account
 		return ""
 	}

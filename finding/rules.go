@@ -98,7 +98,7 @@ var (
 	PublicPrincipal = define(Rule{
 		ID{"public-principal"}, OfPolicy, Critical, Exposes, "The key is open to every AWS account",
 		"A key policy that allows everyone needs no IAM policy in the key's account: anyone who learns the key's ARN may do what the statement says. Severity critical for reading data or taking the key over, high for other use; a condition that a stranger cannot meet lowers it.",
-		"Name the accounts or roles that need the key in Principal. Where everybody in an organization is meant, add a condition on aws:PrincipalOrgID; where one account is meant, one on kms:CallerAccount.",
+		"Name the accounts or roles that need the key in Principal. Where everybody in your organization is meant, add a condition on aws:PrincipalOrgID and name the organization in the trusted ones (--trusted-org, CMKEEPER_TRUSTED_ORGS); where one account is meant, one on kms:CallerAccount.",
 		"Anyone with an AWS account can {access}.",
 	})
 	// PublicThroughService: any AWS account may use the key, though only through
@@ -196,9 +196,16 @@ var (
 	// NoEffect: KMS ignores the statement, because its Action or Resource is missing.
 	NoEffect = define(Rule{
 		ID{"no-effect"}, OfPolicy, Medium, lowered, "KMS ignores the statement",
-		"KMS takes a statement without Resource or without Action, and ignores it. A Deny so written (severity medium) denies nothing, and an Allow for the account's root leaves the key without an administrator.",
-		"Add the missing element; Resource is \"*\" in a key policy.",
+		"KMS takes a statement without Resource or without Action, and ignores it; it also takes a condition on a key that its requests never have, such as a key of another service, and the statement never holds. A Deny so written (severity medium) denies nothing, and an Allow for the account's root leaves the key without an administrator.",
+		"Add the missing element; Resource is \"*\" in a key policy. Replace a condition key that requests for the statement's actions do not have.",
 		"A statement that KMS ignores neither allows nor denies what it says.",
+	})
+	// UnknownAction: the statement names an action that KMS does not have.
+	UnknownAction = define(Rule{
+		ID{"unknown-action"}, OfPolicy, Medium, lowered, "The statement names an action that KMS does not have",
+		"KMS takes any name of an action. One with a typing error allows and denies nothing: a Deny so written (severity medium) protects from nothing.",
+		"Correct the name. If KMS has added the action since this version of cmkeeper was made, update cmkeeper.",
+		"A misspelt action is neither allowed nor denied.",
 	})
 	// ServiceWithoutSource: an AWS service may use the key on anybody's behalf
 	// (the confused deputy).
@@ -223,7 +230,7 @@ var (
 	// GrantToForeignAccount: it is for a principal of an account that is not trusted.
 	GrantToForeignAccount = define(Rule{
 		ID{"grant-to-foreign-account"}, OfGrant, Critical, Exposes | Fixed, "A grant lets in an account that is not trusted",
-		"A grant gives the use of the key whatever the key policy says. Severity critical where the grantee may decrypt anything, or make further grants, high otherwise.",
+		"A grant gives the use of the key whatever the key policy says. Severity critical where the grantee may decrypt anything, or make further grants, medium where it may only look at the key, high otherwise.",
 		"If the account is yours or a partner's, add it to CMKEEPER_TRUSTED_ACCOUNTS. If not, revoke the grant and look in CloudTrail for what the grantee did with the key.",
 		"An account that is not trusted can {access}, whatever the key policy says.",
 	})

@@ -48,6 +48,8 @@ func TestDecideRotation(t *testing.T) {
 		{name: "period made longer by the event, old, live not", in: rotationInput{on: true, lengthen: true, livePeriod: 180, facts: seen, now: after(2 * time.Minute)}, want: rotationOn},
 		{name: "period set back by our own repair", in: rotationInput{on: true, lengthen: true, livePeriod: 365, facts: seen, mine: true}, want: rotationRepaired},
 		{name: "period long, but not by the event", in: rotationInput{on: true, livePeriod: 730, facts: seen}, want: rotationOn},
+		{name: "period longer than it was, but allowed", in: rotationInput{on: true, longer: true, livePeriod: 300, facts: seen}, want: rotationLonger},
+		{name: "period longer than it was, and set back", in: rotationInput{on: true, longer: true, lengthen: true, livePeriod: 365, facts: seen, mine: true}, want: rotationRepaired},
 		{name: "period made longer, then turned off", in: rotationInput{lengthen: true, facts: seen}, want: rotationRestore, period: 180},
 		{name: "period made longer too often", in: rotationInput{on: true, lengthen: true, livePeriod: 730, facts: seen, breaker: ledger.BreakerOpening}, want: rotationFlapping},
 		{name: "off, seen on, exempt", in: rotationInput{facts: seen, exempt: true}, want: rotationExempt},

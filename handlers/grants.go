@@ -47,7 +47,7 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		to := reaction.OrUnknown(g.Grantee + g.GranteeService)
 		who := to
 		if c.IsForeign(to) {
-			who = "account " + arn.Account(to)
+			who = grantee(to)
 		}
 		a.Title = fmt.Sprintf("Grant on %s lets %s %s", reaction.ShortName(a.Key), who, findings[0].Access)
 		a.Summary = fmt.Sprintf("%s called CreateGrant. The grant %s lets %s use the key, in addition to the key policy.", c.Who(), reaction.OrUnknown(g.ID), to)
@@ -64,6 +64,15 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		}
 		a.Facts = append(a.Facts, alert.Fact{Name: operations, Values: g.Operations})
 	})
+}
+
+// grantee names a principal of another account in a title.
+func grantee(principal string) string {
+	of := "account " + arn.Account(principal)
+	if name := arn.Parse(principal).Resource; name != "" && name != "root" {
+		return name + " of " + of
+	}
+	return of
 }
 
 // byService reports whether an AWS service called, by itself or on behalf of somebody.

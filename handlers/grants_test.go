@@ -20,6 +20,18 @@ func TestByService(t *testing.T) {
 	}
 }
 
+func TestGrantee(t *testing.T) {
+	for principal, want := range map[string]string{
+		"arn:aws:iam::999988887777:role/visitor":           "role/visitor of account 999988887777",
+		"arn:aws:iam::999988887777:root":                   "account 999988887777",
+		"arn:aws:sts::999988887777:assumed-role/visitor/x": "assumed-role/visitor/x of account 999988887777",
+	} {
+		if got := grantee(principal); got != want {
+			t.Errorf("%s: %q, want %q", principal, got, want)
+		}
+	}
+}
+
 func TestDecideTags(t *testing.T) {
 	in := func(set map[string]string, removed ...string) tagInput {
 		return tagInput{

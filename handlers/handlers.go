@@ -64,6 +64,15 @@ func (r *Router) Handle(ctx context.Context, body []byte, sent time.Time) error 
 		return outcome.Reject(err)
 	}
 	e = e.SentAt(sent)
+	if err := r.react(ctx, e); err != nil || e.OtherKeyARN == "" {
+		return err
+	}
+	e.KeyARN = e.OtherKeyARN // what the event means for one key, it may mean for both
+	return r.react(ctx, e)
+}
+
+// react reacts to an event, as far as it is about its KeyARN.
+func (r *Router) react(ctx context.Context, e events.Event) error {
 	w := r.table[routeOf(e)]
 	if len(w.reactions) == 0 && !e.IsKMS() {
 		r.Logger.DebugContext(ctx, "event ignored", "event", e.Name, "event_id", e.ID, "reason", "nothing reacts to it", "source", e.Source)

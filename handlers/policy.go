@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
@@ -14,6 +15,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
+	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
 
 // policyReason names a decision about a key's policy.
@@ -270,6 +272,10 @@ func (p *policyCase) common(a alert.Alert) alert.Alert {
 	default:
 		a.Title = "Key policy of " + name + " was changed"
 		a.Risk = "None known: the new policy has no findings."
+		if i := slices.IndexFunc(p.Changes, func(c keypolicy.Change) bool { return c.Widens }); i >= 0 {
+			a.Title = "Key policy of " + name + " was widened"
+			a.Risk = "The new policy has no findings, but it allows more than the last recorded one: " + p.Changes[i].Text + ". All differences are listed below."
+		}
 		a.Next = append(a.Next, p.TrailCommand())
 	}
 	a.Next = append(a.Next, p.KMSCommand("get-key-policy --policy-name default --output text"))

@@ -18,6 +18,8 @@ const (
 		`{"Sid":"oops","Effect":"Allow","Principal":"*","Action":["kms:Decrypt"],"Resource":"*"}]}`
 	partner = `{"Version":"2012-10-17","Statement":[{"Sid":"root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +
 		`{"Sid":"partner","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::777788889999:root"},"Action":["kms:Decrypt"],"Resource":"*"}]}`
+	appRole = `{"Version":"2012-10-17","Statement":[{"Sid":"root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},` +
+		`{"Sid":"app","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:role/app"},"Action":["kms:Decrypt"],"Resource":"*"}]}`
 	shutOut = `{"Version":"2012-10-17","Statement":[{"Sid":"mallory","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:user/mallory"},"Action":"kms:*","Resource":"*"}]}`
 )
 
@@ -77,6 +79,51 @@ func TestPolicyFindingsAndDifference(t *testing.T) {
 		w.putPolicy(key, strings.ReplaceAll(rootOnly, `"kms:*"`, `["KMS:*"]`))
 		w.react()
 		w.none()
+	})
+}
+
+// TestPolicyThatIsWidened: conditions that are taken out are said to let somebody do
+// more, and who that is, where no finding is about it.
+func TestPolicyThatIsWidened(t *testing.T) {
+	for _, condition := range []string{
+		`{"StringEquals":{"kms:EncryptionContext:app":"orders"}}`,
+		`{"StringEquals":{"kms:ViaService":"s3.eu-central-1.amazonaws.com"}}`,
+		`{"Bool":{"aws:MultiFactorAuthPresent":"true"}}`,
+	} {
+		inWorld(t, enforceAll(), func(w *world) {
+			key := w.knownKey("alias/orders")
+			w.putPolicy(key, strings.Replace(appRole, `"Resource":"*"}]}`, `"Resource":"*","Condition":`+condition+`}]}`, 1))
+			w.react()
+			w.told.take()
+			w.putPolicy(key, appRole)
+			w.react()
+			a := w.one()
+			if len(a.Findings) != 0 || strings.Contains(a.Risk, "has no findings.") || !strings.HasSuffix(a.Title, "was widened") ||
+				!strings.Contains(a.Risk, ":role/app may now kms:Decrypt") {
+				t.Errorf("without %s:\n%s", condition, a.Text())
+			}
+		})
+	}
+}
+
+// TestPolicyTrustsOrganizations: a condition on a trusted organization is no finding.
+func TestPolicyTrustsOrganizations(t *testing.T) {
+	c := enforceAll()
+	c.TrustedOrgs = []string{"o-a1b2c3d4e5"}
+	inWorld(t, c, func(w *world) {
+		key := w.knownKey("alias/orders")
+		members := strings.Replace(public, `"Resource":"*"}]}`, `"Resource":"*","Condition":{"StringEquals":{"aws:PrincipalOrgID":"o-a1b2c3d4e5"}}}]}`, 1)
+		w.putPolicy(key, members)
+		w.react()
+		if a := w.one(); len(a.Findings) != 0 {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		w.router = w.newRouter(enforceAll())
+		w.putPolicy(key, members)
+		w.react()
+		if a := w.one(); !strings.Contains(findingIDs(a), "public-principal") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
 	})
 }
 

@@ -34,6 +34,7 @@ const (
 	// Nothing to do but to alert.
 	rotationRepaired rotationReason = "repaired" // we turned it on again since the event
 	rotationBlocked  rotationReason = "blocked"  // the key cannot rotate, or not now
+	rotationLonger   rotationReason = "longer"   // its period is longer than it was, and what the operator allows or no event set
 	rotationExempt   rotationReason = "exempt"   // an exemption covers it
 	rotationFlapping rotationReason = "flapping" // it was turned on too often
 	// To be turned on.
@@ -53,6 +54,8 @@ type rotationInput struct {
 	harm bool
 	// lengthen: the event itself set a longer period than the operator's.
 	lengthen bool
+	// longer: the reading showed a longer period than the one before.
+	longer bool
 	// mine: we made a repair for this very occurrence, in an earlier try; since: for
 	// others since the event.
 	mine, since bool
@@ -96,6 +99,8 @@ func decideRotation(in rotationInput) rotationDecision {
 		d.reason = rotationRepaired
 	case fine && harm && age >= 0 && age < ledger.ConsistencyWindow:
 		d.reason, d.wait = rotationSettling, ledger.ConsistencyWindow-age
+	case fine && in.longer:
+		d.reason = rotationLonger
 	case fine:
 		d.reason = rotationOn
 	case !in.on && !in.facts.Seen && !in.required:
@@ -170,7 +175,7 @@ func rotation(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 		}
 	case rotationFlapping:
 		d.Told = c.CircuitTold(ledger.ReactionRotation, r.breaker)
-	case rotationRepaired, rotationExempt:
+	case rotationRepaired, rotationExempt, rotationLonger:
 	}
 	return d, nil
 }
@@ -212,9 +217,10 @@ func (r *rotationCase) decide(ctx context.Context) (err error) {
 	}
 	r.decision = decideRotation(rotationInput{
 		blocker: r.blocker, on: r.status.Enabled, livePeriod: r.status.Period, facts: doc.Rotation, harm: r.harm, lengthen: r.lengthens,
-		mine:  doc.RepairOf(ledger.ReactionRotation, r.Event.ID) != nil,
-		since: len(doc.RepairsSince(ledger.ReactionRotation, r.Event.ID, r.Event.Time)) > 0,
-		at:    r.Event.Time, now: r.At, period: r.Config.RotationPeriodDays, required: r.Config.RotationRequired,
+		longer: doc.Rotation.LongerBy == r.Event.ID,
+		mine:   doc.RepairOf(ledger.ReactionRotation, r.Event.ID) != nil,
+		since:  len(doc.RepairsSince(ledger.ReactionRotation, r.Event.ID, r.Event.Time)) > 0,
+		at:     r.Event.Time, now: r.At, period: r.Config.RotationPeriodDays, required: r.Config.RotationRequired,
 		exempt: exempt, breaker: r.breaker,
 	})
 	r.repair = ledger.Repair{
@@ -303,6 +309,9 @@ func (r *rotationCase) tell() []alert.Alert {
 		return r.TellFlapping(a, r.Config.Rotation, ledger.ReactionRotation, r.breaker)
 	case rotationRepaired:
 		r.tellDone(&a, r.earlier())
+	case rotationLonger:
+		a.Action.Status = alert.StatusNone
+		a.Action.Description = "cmkeeper leaves the period as it is."
 	default:
 		return r.tellTurnedOn(a)
 	}
@@ -363,6 +372,15 @@ func (r *rotationCase) common() alert.Alert {
 		a.Title = fmt.Sprintf("Rotation period of %s was lengthened to %d days", name, r.set)
 		a.Summary = fmt.Sprintf("%s called EnableKeyRotation with a period of %d days. The longest allowed period is %d days (CMKEEPER_ROTATION_PERIOD_DAYS).", r.Who(), r.set, r.Config.RotationPeriodDays)
 		a.Next = []string{"If this was intended, agree on it with the key's owner and raise CMKEEPER_ROTATION_PERIOD_DAYS. If not, find out why " + r.Who() + " may call kms:EnableKeyRotation."}
+	case reason == rotationLonger:
+		// A weaker setting, but one that the operator allows: nobody has to wake up for it.
+		a.Severity = finding.Low
+		if doc.Rotation.Period > r.Config.RotationPeriodDays {
+			a.Severity = finding.Medium
+		}
+		a.Title = fmt.Sprintf("Rotation period of %s was lengthened from %d to %d days", name, doc.Rotation.Former, doc.Rotation.Period)
+		a.Summary = fmt.Sprintf("cmkeeper noticed this on %s. The longest allowed period is %d days (CMKEEPER_ROTATION_PERIOD_DAYS).", r.Event.Name, r.Config.RotationPeriodDays)
+		a.Next = []string{"If this was not intended, set the former period again:", r.enableCommand(doc.Rotation.Former)}
 	case reason == rotationRequired:
 		a.Severity = finding.Medium
 		a.Title = "Key " + name + " does not rotate"

@@ -107,6 +107,44 @@ func TestLongerPeriodIsSetBack(t *testing.T) {
 	}
 }
 
+// TestLongerPeriodThatIsAllowedIsTold: once, by the event or by the sweep that shows it
+// first, and nothing is changed.
+func TestLongerPeriodThatIsAllowedIsTold(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		told := func(from, to string) {
+			t.Helper()
+			if a := w.one(); a.Severity != finding.Low || a.Action.Status != alert.StatusNone || !strings.Contains(a.Title, "lengthened from "+from+" to "+to+" days") {
+				t.Errorf("alert:\n%s", a.Text())
+			}
+		}
+		w.enableRotation(key, 200)
+		body := w.event("EnableKeyRotation")
+		for range 2 { // the same event again, too
+			if err := w.handle(body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		told("180", "200")
+		w.sweep()
+		w.none()
+		w.enableRotation(key, 300)
+		late := w.event("EnableKeyRotation")
+		w.sweep()
+		told("200", "300")
+		if err := w.handle(late); err != nil {
+			t.Fatal(err)
+		}
+		w.none()
+		w.enableRotation(key, 180) // shorter is no news
+		w.react()
+		w.none()
+		if got := w.rotation(key); got != 180 {
+			t.Errorf("rotation period %d, want 180", got)
+		}
+	})
+}
+
 // TestLongerPeriodsAreToldForEachKey: the alerts of two keys are two.
 func TestLongerPeriodsAreToldForEachKey(t *testing.T) {
 	inWorld(t, enforceAll(), func(w *world) {

@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"sync"
 	"testing"
@@ -214,5 +215,41 @@ func TestBatchJobsAreLookedAtWhenOneChanges(t *testing.T) {
 			}
 		}
 		w.none()
+	})
+}
+
+// TestRecordsOfWhatWasToldAlready: CloudTrail's addendum to a record, and another
+// account's record of the endpoint that the call went through, are no second incident.
+func TestRecordsOfWhatWasToldAlready(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.scheduleDeletion(key)
+		body := w.event("ScheduleKeyDeletion")
+		again := func(change func(record map[string]any)) string {
+			var envelope map[string]any
+			if err := json.Unmarshal([]byte(body), &envelope); err != nil {
+				t.Fatal(err)
+			}
+			record := envelope["detail"].(map[string]any)
+			change(record)
+			record["eventID"], envelope["id"] = "e-later", "m-later"
+			return string(must(json.Marshal(envelope)))
+		}
+		addendum := again(func(record map[string]any) {
+			record["addendum"] = map[string]any{"reason": "UPDATED_DATA", "originalEventID": record["eventID"]}
+		})
+		endpoint := again(func(record map[string]any) {
+			record["eventType"], record["eventCategory"], record["recipientAccountId"] = "AwsVpceEvent", "NetworkActivity", "999988887777"
+		})
+		for i, body := range []string{body, addendum, endpoint} {
+			if err := w.handle(body); err != nil {
+				t.Fatal(err)
+			}
+			if i > 0 {
+				w.none()
+			} else if len(w.told.take()) == 0 {
+				t.Error("the deletion was not told")
+			}
+		}
 	})
 }

@@ -122,7 +122,7 @@ func rows() []row {
 		{on: call("DisableKeyRotation"), reaction: rotation, refused: finding.Medium,
 			severity: "high; critical where the circuit breaker opens (`CMKEEPER_FLAP_LIMIT`)", observe: "alerts with what would be done", enforce: turnsOn},
 		{on: call("EnableKeyRotation"), reaction: rotation,
-			severity: "medium where the period is longer than `CMKEEPER_ROTATION_PERIOD_DAYS`; else none", observe: "alerts about a longer period",
+			severity: "medium where the period is longer than `CMKEEPER_ROTATION_PERIOD_DAYS`, low where it is longer than it was; else none", observe: "alerts about a longer period",
 			enforce: "sets the period to `CMKEEPER_ROTATION_PERIOD_DAYS` and verifies it"},
 		{on: call("CreateKey"), reaction: policy, severity: worst, observe: judges},
 		{on: call("CreateKey"), reaction: contain, severity: opened, observe: wouldContain, enforce: contains}, // replicas made in this Region, too

@@ -46,6 +46,27 @@ func TestFailedUse(t *testing.T) {
 	})
 }
 
+// TestFailedUseOfTwoKeys: a call that uses two keys is about the one that cannot be
+// used, wherever the record names it.
+func TestFailedUseOfTwoKeys(t *testing.T) {
+	c := enforceAll()
+	c.FailedUse, c.Deletion = true, reaction.Off
+	for _, disabled := range []int{0, 1} {
+		inWorld(t, c, func(w *world) {
+			keys := []string{w.knownKey("alias/orders"), w.knownKey("alias/archive")}
+			must(w.kms.DisableKey(w.ctx, &kms.DisableKeyInput{KeyId: &keys[disabled]}))
+			w.react()
+			w.told.take()
+			w.aws.Record([]byte(`{"eventSource":"kms.amazonaws.com","eventName":"ReEncrypt","errorCode":"DisabledException","readOnly":true,` +
+				`"resources":[{"ARN":"` + keys[0] + `"},{"ARN":"` + keys[1] + `"}]}`))
+			w.react()
+			if a := w.one(); a.Kind != alert.KindUse || a.Key.ARN != keys[disabled] {
+				t.Errorf("alert:\n%s", a.Text())
+			}
+		})
+	}
+}
+
 func TestFailedUseIsNotAskedFor(t *testing.T) {
 	c := enforceAll()
 	c.Deletion = reaction.Off

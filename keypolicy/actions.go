@@ -133,6 +133,23 @@ func granting(kinds finding.Access) (as actions) {
 	return as
 }
 
+// onNoKey are the actions of KMS that are on no key, so that a key policy cannot give
+// them.
+var onNoKey = [...]string{
+	"kms:ConnectCustomKeyStore", "kms:CreateCustomKeyStore", "kms:CreateKey", "kms:DeleteCustomKeyStore", "kms:DescribeCustomKeyStores",
+	"kms:DisconnectCustomKeyStore", "kms:GenerateRandom", "kms:ListAliases", "kms:ListKeys", "kms:ListRetirableGrants", "kms:UpdateCustomKeyStore",
+}
+
+// unknown returns those of the statement's patterns that no action of KMS matches.
+func (s *Statement) unknown() (list []string) {
+	for _, p := range s.Actions {
+		if match(p) == 0 && !slices.ContainsFunc(onNoKey[:], func(name string) bool { return matches(p, name) }) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
 // about returns the actions that the statement is about, and those of its
 // patterns that are about no known one.
 func (s *Statement) about() (as actions, rest []string) {

@@ -36,12 +36,12 @@ type condition struct {
 	test
 	negated, ifExists, forAll, forAny bool
 
-	key    keyKind
+	keyFacts
 	values []string
 	// literal: there are variables among the values, which are taken literally.
 	literal bool
-	// carried are the actions whose requests carry the key; the others never do.
-	carried actions
+	// against is what the policy is judged against; nil where policies are compared.
+	against *Context
 }
 
 // test is what a condition operator does with the key's value.
@@ -50,45 +50,58 @@ type test uint8
 const (
 	unknownTest test = iota
 	exact            // StringEquals
-	wildcard         // StringLike, ArnLike and ArnEquals
+	folded           // StringEqualsIgnoreCase
+	wildcard         // StringLike
+	arnLike          // ArnLike and ArnEquals, which are the same
 	address          // IpAddress
 	boolean
 	null
+	equalNumber
 	atLeast // NumericGreaterThan and such
 	atMost
-	other // known, but not evaluated: dates, numbers, binary
+	equalDate
+	after // DateGreaterThan and such
+	before
+	binary
 )
 
 var tests = map[string]test{
-	"stringequals": exact, "stringequalsignorecase": exact, "stringlike": wildcard,
-	"arnequals": wildcard, "arnlike": wildcard, "ipaddress": address,
-	"bool": boolean, "null": null,
-	"numericgreaterthan": atLeast, "numericgreaterthanequals": atLeast,
+	"stringequals": exact, "stringequalsignorecase": folded, "stringlike": wildcard,
+	"arnequals": arnLike, "arnlike": arnLike, "ipaddress": address,
+	"bool": boolean, "null": null, "binaryequals": binary,
+	"numericequals": equalNumber, "numericgreaterthan": atLeast, "numericgreaterthanequals": atLeast,
 	"numericlessthan": atMost, "numericlessthanequals": atMost,
-	"numericequals": other, "binaryequals": other, "dateequals": other,
-	"dategreaterthan": other, "dategreaterthanequals": other, "datelessthan": other, "datelessthanequals": other,
+	"dateequals": equalDate, "dategreaterthan": after, "dategreaterthanequals": after,
+	"datelessthan": before, "datelessthanequals": before,
 }
 
 // suits reports whether what the test says of such a key is understood. Nobody
 // knows whose account number is less than another.
 func (t test) suits(k keyKind) bool {
 	switch t {
-	case boolean:
-		return k == isService || k == secureTransport || k == mfa || k == grantForAWS
+	case exact, folded, wildcard:
+		return k != date && k != epoch && k != deletionGuard
+	case arnLike:
+		return k == callerARN || k == sourceARN || k == contextPair || k == endpointAccount || k == chosen
 	case address:
 		return k == network
+	case boolean:
+		return k == isService || k == secureTransport || k == mfa || k == grantForAWS
+	case equalNumber:
+		return k == callerAccount || k == sourceAccount || k == endpointAccount || k == resourceAccount || k == epoch
 	case atLeast, atMost:
-		return k == deletionGuard
+		return k == deletionGuard || k == epoch
+	case equalDate, after, before:
+		return k == date || k == epoch
 	default:
-		return t == exact || t == wildcard
+		return false
 	}
 }
 
-// takeApart prepares a condition. Where variables stand for something, own is the
-// key's account.
-func (c Condition) takeApart(variables bool, own string) condition {
+// takeApart prepares a condition. variables: they stand for something.
+func (c Condition) takeApart(variables bool, against *Context) condition {
 	name := strings.ToLower(c.Operator)
-	out := condition{values: c.Values, carried: ^actions(0)}
+	out := condition{keyFacts: factsOf(conditionKey(c.Key)), values: c.Values, against: against}
 	name, out.forAll = strings.CutPrefix(name, "forallvalues:")
 	name, out.forAny = strings.CutPrefix(name, "foranyvalue:")
 	name, out.ifExists = strings.CutSuffix(name, "ifexists")
@@ -96,25 +109,13 @@ func (c Condition) takeApart(variables bool, own string) condition {
 		name, out.negated = before+after, true
 	}
 	out.test = tests[name]
-	key := conditionKey(c.Key)
-	out.key = kinds[key]
-	if as, ok := carriers[key]; ok {
-		out.carried = as | unheardOf
-	}
-	if strings.HasPrefix(key, "kms:encryptioncontext:") {
-		out.key, out.carried = contextPair, contextual|unheardOf
-	}
-	if strings.HasPrefix(key, "kms:recipientattestation:") {
-		out.carried = use | unheardOf
-	}
 	if !slices.ContainsFunc(c.Values, isVariable) {
 		return out
 	}
-	if out.literal = !variables; variables && own != "" {
-		// The key's account is the only variable whose value is known.
+	if out.literal = !variables; variables && against != nil && against.Account != "" {
 		out.values = slices.Clone(c.Values)
 		for i := range out.values {
-			out.values[i] = strings.ReplaceAll(out.values[i], "${aws:ResourceAccount}", own)
+			out.values[i] = strings.ReplaceAll(out.values[i], "${aws:ResourceAccount}", against.Account)
 		}
 	}
 	return out
@@ -127,7 +128,7 @@ func (c *condition) demands() bool { return !c.negated && !c.ifExists && !c.forA
 // namesServices reports whether the condition lets through only what comes
 // through services that it names.
 func (c *condition) namesServices() bool {
-	return c.key == viaService && c.demands() && (c.test == exact || c.test == wildcard) && len(c.values) > 0 &&
+	return c.kind == viaService && c.demands() && (c.test == exact || c.test == folded || c.test == wildcard) && len(c.values) > 0 &&
 		!slices.ContainsFunc(c.values, func(v string) bool {
 			service, _, _ := strings.Cut(v, ".")
 			return service == "" || isOpen(service)
@@ -137,7 +138,7 @@ func (c *condition) namesServices() bool {
 // isForAWSGrants reports whether the condition lets through only grants that AWS
 // services make.
 func (c *condition) isForAWSGrants() bool {
-	return c.key == grantForAWS && c.demands() && c.test == boolean && len(c.values) > 0 &&
+	return c.kind == grantForAWS && c.demands() && c.test == boolean && len(c.values) > 0 &&
 		!slices.ContainsFunc(c.values, func(v string) bool { return !strings.EqualFold(v, "true") })
 }
 
@@ -147,13 +148,10 @@ func (c *condition) holds(s *subject) (carried, others chance) {
 	if c.test == unknownTest {
 		return open, open // it is not understood
 	}
+	presence := s.presence(c.kind)
+	others = c.missing()
 	if c.test == null {
-		// "true" asks for the key to be missing.
-		carried, others = never, always
-		if len(c.values) != 1 || !strings.EqualFold(c.values[0], "true") {
-			carried, others = always, never
-		}
-		return s.presence(c.key).choose(carried, others), others
+		return presence.choose(others.not(), others), others
 	}
 	present := never
 	if len(c.values) == 0 {
@@ -165,20 +163,28 @@ func (c *condition) holds(s *subject) (carried, others chance) {
 	if c.negated {
 		present = present.not()
 	}
-	presence := s.presence(c.key)
-	if presence == sure && (c.ifExists || c.forAll || c.forAny) && !s.administers && c.key != grantOperation && c.key != deletionGuard {
+	if presence == sure && !s.administers && (c.ifExists || c.forAll || c.forAny) &&
+		(c.kind == callerAccount || c.kind == callerARN || c.kind == grantForAWS) {
 		presence = perhaps // so its author says
 	}
-	return presence.choose(present, c.missing()), c.missing()
+	return presence.choose(present, others), others
 }
 
 // missing returns the chance that the condition holds where the key is missing.
 func (c *condition) missing() chance {
 	switch {
-	case c.forAny && c.ifExists:
+	case c.test == unknownTest, c.forAny && c.ifExists:
 		return open // not documented
+	case c.test == null && (len(c.values) != 1 || !strings.EqualFold(c.values[0], "true")):
+		return never
+	case c.test == null:
+		return always
 	case c.forAll || c.ifExists || c.negated && !c.forAny:
 		return always
 	}
 	return never
 }
+
+// isDead reports whether the condition never holds for requests with the actions,
+// because none of them carries its key.
+func (c *condition) isDead(as actions) bool { return as&c.carried == 0 && c.missing() == never }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
@@ -144,50 +145,6 @@ func has(findings []finding.Finding, least finding.Severity, ids ...finding.ID) 
 	})
 }
 
-// TestStrangersAgainstEvaluator: what the evaluator lets strangers do must have
-// been found.
-func TestStrangersAgainstEvaluator(t *testing.T) {
-	const strangersRole = "arn:aws:iam::888877776666:role/r"
-	keys := maps.Clone(choices)
-	for key, values := range identities {
-		keys[key] = append(keys[key], values...)
-	}
-	r := rand.New(rand.NewPCG(3, 1))
-	var public, found, foreigners int
-	for range 400 {
-		document, findings, evaluated := randomCase(t, r, keys)
-		anyhow, directly := false, false
-		for _, action := range []string{"kms:Decrypt", "kms:CreateGrant", "kms:PutKeyPolicy", "kms:Encrypt"} {
-			all, direct := may(evaluated, calls("888877776666", strangersRole, action))
-			anyhow, directly = anyhow || all, directly || direct
-		}
-		theirs := false
-		for _, action := range []string{"kms:Decrypt", "kms:CreateGrant", "kms:PutKeyPolicy"} {
-			for _, name := range []string{"role/x", "role/other", "root"} {
-				all, _ := may(evaluated, calls(foreign, "arn:aws:iam::"+foreign+":"+name, action))
-				theirs = theirs || all
-			}
-		}
-		switch {
-		case directly && !has(findings, finding.High, finding.PublicPrincipal, finding.AllowNotPrincipal):
-			t.Fatalf("a stranger may use the key:\n%s\n%v", document, findings)
-		case anyhow && !has(findings, finding.Medium, classes["public"]...):
-			t.Fatalf("a stranger may use the key through a service:\n%s\n%v", document, findings)
-		case theirs && !has(findings, finding.Medium, append(classes["public"], finding.ForeignAccount)...):
-			t.Fatalf("an untrusted account may use the key:\n%s\n%v", document, findings)
-		}
-		for is, count := range map[*int]bool{&public: directly, &found: has(findings, finding.High, finding.PublicPrincipal, finding.AllowNotPrincipal), &foreigners: theirs} {
-			if count {
-				*is++
-			}
-		}
-	}
-	t.Logf("%d public (%d found so), %d open to an untrusted account", public, found, foreigners)
-	if min(public, foreigners) < 40 {
-		t.Error("the policies are too harmless to show anything")
-	}
-}
-
 // TestAdministrationAgainstEvaluator: where the evaluator lets nobody of the
 // account change the policy, that is a lock-out.
 func TestAdministrationAgainstEvaluator(t *testing.T) {
@@ -212,47 +169,6 @@ func TestAdministrationAgainstEvaluator(t *testing.T) {
 	}
 	t.Logf("%d locked (%d found so)", locked, found)
 	if locked < 40 {
-		t.Error("the policies are too harmless to show anything")
-	}
-}
-
-// TestServicesAgainstEvaluator: what the evaluator lets a service do for strangers
-// must have been found.
-func TestServicesAgainstEvaluator(t *testing.T) {
-	const service = "sns.amazonaws.com"
-	keys := maps.Clone(identities)
-	keys["aws:SourceArn"] = []string{"arn:aws:sns:us-east-1:" + own + ":t", "arn:aws:sns:*:*:t", "arn:aws:sns:us-east-1:" + foreign + ":t"}
-	delete(keys, "kms:ViaService")
-	r := rand.New(rand.NewPCG(9, 10))
-	strangers := 0
-	for range 400 {
-		p := randomPolicyOf(r, keys)
-		for i := range p.Statements {
-			if s := &p.Statements[i]; r.IntN(2) == 0 {
-				s.Principals = append(s.Principals, Principal{"Service", service})
-			}
-		}
-		document, evaluated := evaluate(t, p)
-		theirs := false
-		for _, action := range []string{"kms:Decrypt", "kms:Encrypt", "kms:CreateGrant"} {
-			for _, said := range []bool{true, false} {
-				context := map[string]string{"kms:CallerAccount": "888877776666"}
-				if said {
-					context["aws:SourceAccount"], context["aws:SourceArn"] = "888877776666", "arn:aws:sns:us-east-1:888877776666:t"
-				}
-				d := evaluated.Evaluate(iam.Request{Service: service, Action: action, Resource: thisKey, Context: context})
-				theirs = theirs || d == iam.Allow
-			}
-		}
-		if theirs {
-			strangers++
-			if findings := p.Findings(judged); !has(findings, finding.Low, append(classes["public"], finding.ServiceWithoutSource, finding.FullControl)...) {
-				t.Fatalf("a service may use the key for strangers:\n%s\n%v", document, findings)
-			}
-		}
-	}
-	t.Logf("%d open to strangers through the service", strangers)
-	if strangers < 40 {
 		t.Error("the policies are too harmless to show anything")
 	}
 }
@@ -342,6 +258,9 @@ func TestCorpusAgainstEvaluator(t *testing.T) {
 			for _, action := range []string{"kms:Decrypt", "kms:CreateGrant", "kms:PutKeyPolicy"} {
 				requests := calls("888877776666", strangersRole, action)
 				for i := range requests {
+					if !l.Now.IsZero() {
+						requests[i].Context["aws:CurrentTime"] = l.Now.Format(time.RFC3339)
+					}
 					if l.Key != "" {
 						requests[i].Resource = l.Key
 					} else {

@@ -18,18 +18,14 @@ func (p *Policy) Findings(c Context) []finding.Finding {
 		found = append(found, a.judge(&a.allows[i], &held)...)
 	}
 	found = append(found, a.judgeHoldings(held)...)
-	for i := range p.Statements {
-		if s := &p.Statements[i]; s.ignored() {
-			found = append(found, noEffect(s))
-		}
-	}
+	found = append(found, a.idle...)
 	switch {
 	case !a.administered(false):
 		found = append(found, newFinding(finding.Lockout, finding.Critical, "", "", 0,
 			"nobody in account "+c.Account+" may change this policy (kms:PutKeyPolicy), and only AWS Support can undo that"))
 	case !a.administered(true):
 		found = append(found, newFinding(finding.NoRootDelegation, finding.Medium, "", c.Account, 0,
-			"the policy does not let the root of account "+c.Account+" administer the key, so it cannot be managed once the principals named here are gone"))
+			"the policy does not let IAM policies of account "+c.Account+" give the administration of the key, so it cannot be managed once the principals named here are gone"))
 	}
 	if c.BypassLockoutSafetyCheck {
 		found = append(found, newFinding(finding.LockoutCheckBypassed, finding.Medium, "", "", 0,
@@ -80,36 +76,49 @@ func (a *analysis) judgeEveryone(st *statement, id finding.ID, who string, held 
 	stranger := subject{who: everyone, anybody: true}
 	free, narrow := a.reach(st, &stranger)
 	if free|narrow != 0 {
-		found = append(found, public(st, id, who, free, narrow))
+		found = public(st, id, who, free, narrow)
+	}
+	letsIn = free|narrow != 0
+	seen := reach{free, narrow}
+	members := seen // with those of trusted organizations, where one's own accounts are
+	for _, org := range a.TrustedOrgs {
+		s := subject{who: Principal{"AWS", org}, org: org, anybody: true}
+		if beyond := a.beyond(st, &s, seen); beyond != (reach{}) {
+			found = append(found, a.judgeHeld(st, s, "everyone in organization "+org, beyond.free, beyond.narrow, held)...)
+			letsIn = true
+			members = reach{members.free | beyond.free, members.narrow | beyond.narrow}
+		}
 	}
 	strange := 0
 	for _, account := range a.accounts(st) {
 		s := subject{who: Principal{"AWS", account}, account: account, anybody: true}
-		if strange > mostAccounts && !a.trusts(account) {
+		if strange > mostAccounts && !a.trusts(account) || st.NotPrincipal && slices.Contains(st.Principals, s.who) {
 			continue
 		}
-		some, more := a.reach(st, &s)
-		some, more = some&^(free|narrow), more&^(free|narrow)
-		switch {
-		case some|more == 0 || st.NotPrincipal && slices.Contains(st.Principals, s.who):
+		others := seen
+		if a.trusts(account) {
+			others = members
+		}
+		switch beyond := a.beyond(st, &s, others); {
+		case beyond == reach{}:
 			continue
 		case !a.trusts(account):
 			strange++
-			found = append(found, oneOfMany(strange, foreignAccount(st, s.who, account, some, more)))
+			found = append(found, oneOfMany(strange, foreignAccount(st, s.who, account, beyond.free, beyond.narrow)))
 		default:
-			found = append(found, a.judgeHeld(st, s, "everyone in account "+account, some, more, held)...)
+			found = append(found, a.judgeHeld(st, s, "everyone in account "+account, beyond.free, beyond.narrow, held)...)
 		}
 		letsIn = true
 	}
-	for _, service := range a.exceptedServices() {
-		if free|narrow != 0 || slices.Contains(st.Principals, service) {
+	for _, service := range a.services(st) {
+		if free != 0 || slices.Contains(st.Principals, service) {
 			continue // the finding about everyone includes it, or the statement is not for that service
 		}
 		more, lets := a.judgeService(st, service)
 		found = append(found, more...)
 		letsIn = letsIn || lets
 	}
-	return found, letsIn || free|narrow != 0
+	return found, letsIn
 }
 
 // judgeNamed judges an Allow for one principal, and reports whether it lets it in.
@@ -155,17 +164,23 @@ func (a *analysis) judgeHeld(st *statement, s subject, name string, free, narrow
 func (a *analysis) judgeService(st *statement, who Principal) (found []finding.Finding, letsIn bool) {
 	s := subject{who: who, service: true}
 	free, narrow := a.reach(st, &s)
-	all := free | narrow
+	seen, all := reach{free, narrow}, free|narrow
+	for _, org := range a.TrustedOrgs {
+		s.org = org
+		beyond := a.beyond(st, &s, seen)
+		all |= beyond.free | beyond.narrow
+	}
+	s.org = ""
 	var foreign []finding.Finding
 	for _, account := range a.accounts(st) {
 		if len(foreign) > mostAccounts && !a.trusts(account) {
 			continue
 		}
 		s.account = account
-		some, more := a.reach(st, &s)
-		all |= some | more
-		if (some|more)&^(free|narrow) != 0 && !a.trusts(account) {
-			foreign = append(foreign, oneOfMany(len(foreign)+1, foreignAccount(st, who, account, some, more)))
+		beyond := a.beyond(st, &s, seen)
+		all |= beyond.free | beyond.narrow
+		if beyond != (reach{}) && !a.trusts(account) {
+			foreign = append(foreign, oneOfMany(len(foreign)+1, foreignAccount(st, who, account, beyond.free, beyond.narrow)))
 		}
 	}
 	switch {
@@ -203,24 +218,30 @@ func newFinding(id finding.ID, severity finding.Severity, statement, principal s
 	return finding.Finding{ID: id, Severity: severity, Statement: statement, Principal: principal, Access: may.access(), Message: message}
 }
 
-// public says that an Allow is for strangers.
-func public(st *statement, id finding.ID, who string, free, narrow actions) finding.Finding {
-	severity, bound := severityOf(free, st), false
-	under := ""
-	switch narrowed := severityOf(narrow, st).Lower(); {
-	case free == 0 || narrow != 0 && !severity.AtLeast(narrowed):
-		severity, bound, under = narrowed, true, " under conditions that bind it to no account"
+// public says that an Allow is for strangers: freely, under conditions, or both where
+// what the conditions are about is worse.
+func public(st *statement, id finding.ID, who string, free, narrow actions) (found []finding.Finding) {
+	severity, narrowed := severityOf(free, st), severityOf(narrow, st).Lower()
+	all, under := free|narrow, ""
+	if free == 0 || narrow != 0 && !severity.AtLeast(narrowed) {
+		f := newFinding(id, narrowed, st.Label, "*", all, fmt.Sprintf("%s may %s under conditions that bind it to no account", who, describe(st)))
+		f.Bound = true
+		found = append(found, f)
+		if free == 0 {
+			return found
+		}
+		all, under = free, ": "+joinSome(free.names())+" without a condition that keeps anybody out"
+	}
+	switch {
 	case st.throughServices:
-		severity, under = severity.Lower(), " through the services that the condition names"
+		severity, under = severity.Lower(), " through the services that the condition names"+under
 		if id == finding.PublicPrincipal {
 			id = finding.PublicThroughService
 		}
 	case free&reveals != 0:
 		severity = finding.Critical
 	}
-	f := newFinding(id, severity, st.Label, "*", free|narrow, fmt.Sprintf("%s may %s%s", who, describe(st), under))
-	f.Bound = bound
-	return f
+	return append(found, newFinding(id, severity, st.Label, "*", all, fmt.Sprintf("%s may %s%s", who, describe(st), under)))
 }
 
 // severityOf returns how bad it is that strangers have the actions.
@@ -268,10 +289,31 @@ func noEffect(s *Statement) finding.Finding {
 	if len(s.Actions) == 0 {
 		missing = "Action"
 	}
-	if s.Deny {
-		return newFinding(finding.NoEffect, finding.Medium, s.Label, "", 0, "the statement has no "+missing+", so KMS ignores it: what it is meant to deny is not denied")
+	return idleFinding(s, "the statement has no "+missing+", so KMS ignores it")
+}
+
+// idle returns the findings about what of a statement does nothing.
+func (st *statement) idle() (found []finding.Finding) {
+	if i := slices.IndexFunc(st.conditions, func(c condition) bool { return c.isDead(st.about) }); i >= 0 {
+		found = append(found, idleFinding(st.Statement, "requests for "+describe(st)+" never have the condition key "+st.Conditions[i].Key+", so the statement never holds"))
 	}
-	return newFinding(finding.NoEffect, finding.Low, s.Label, "", 0, "the statement has no "+missing+", so KMS ignores it: what it is meant to allow is not allowed")
+	if unknown := st.unknown(); unknown != nil {
+		severity := finding.Low
+		if st.Deny && !st.NotAction {
+			severity = finding.Medium
+		}
+		found = append(found, newFinding(finding.UnknownAction, severity, st.Label, "", 0,
+			"no action of KMS that is known is called "+joinSome(unknown)+", so the name has no effect"))
+	}
+	return found
+}
+
+// idleFinding says that a statement does nothing, and what follows.
+func idleFinding(s *Statement, why string) finding.Finding {
+	if s.Deny {
+		return newFinding(finding.NoEffect, finding.Medium, s.Label, "", 0, why+": what it is meant to deny is not denied")
+	}
+	return newFinding(finding.NoEffect, finding.Low, s.Label, "", 0, why+": what it is meant to allow is not allowed")
 }
 
 // describe says what a statement is about, in a few words.

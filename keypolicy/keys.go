@@ -1,62 +1,163 @@
 package keypolicy
 
-// keyKind is what a condition key says about a call.
+import (
+	"strings"
+	"sync"
+)
+
+// keyKind is what a condition key says about a call, and so to what it can bind one.
 type keyKind uint8
 
 const (
-	chosen          keyKind = iota // the caller can choose it, or it is not known
-	callerAccount                  // the account of the caller
-	callerARN                      // the user or role of the caller
-	sourceAccount                  // the account for which a service acts
-	sourceARN                      // the resource for which a service acts
-	contextPair                    // encryption context, where services name that resource
-	organization                   // an organization, of the caller or of what it acts for
-	possession                     // a network, or an id, that only its owner has
-	network                        // addresses
-	isService                      // whether an AWS service calls of itself
-	viaService                     // through which service the call comes
-	secureTransport                // whether TLS is used, as it always is
+	chosen keyKind = iota // to nothing: the caller can choose it, or it is not known
+
+	// To an account.
+	callerAccount   // the account of the caller
+	callerARN       // the user or role of the caller
+	sourceAccount   // the account for which a service acts
+	sourceARN       // the resource for which a service acts, or with whose credentials the caller calls
+	contextPair     // encryption context, where services name that resource
+	endpointAccount // the account of the VPC, or of its endpoint, through which the call comes
+	userID          // the unique id of the caller, which is an account's for its root
+	resourceAccount // the account of the key, the same in all calls
+
+	organization         // to an organization, of the caller or of what it acts for
+	resourceOrganization // of the key, the same in all calls
+
+	// To a network, or to what only its owner has.
+	possession
+	network // addresses
+
+	// To a service, or to a kind of caller.
+	isService   // whether an AWS service calls of itself
+	serviceName // which one
+	viaService  // through which service the call comes
+	callerType  // root, user, role …
+
+	date
+	epoch           // the date as a number of seconds
+	secureTransport // whether TLS is used, as it always is
 	mfa
 	mfaAge
 	grantForAWS    // whether an AWS service makes the grant
 	grantBound     // what a grant gives, and to whom
 	grantOperation // the same, and always present
 	deletionGuard  // what delays or forbids a deletion
+
+	unseen // another service's key, which no request to KMS has
 )
 
-var kinds = map[string]keyKind{
-	"kms:calleraccount": callerAccount, "aws:principalaccount": callerAccount, "aws:principalarn": callerARN,
-	"aws:sourceaccount": sourceAccount, "aws:sourcearn": sourceARN,
-	"aws:principalorgid": organization, "aws:principalorgpaths": organization,
-	"aws:sourceorgid": organization, "aws:sourceorgpaths": organization,
-	"aws:sourcevpc": possession, "aws:sourcevpce": possession, "aws:vpceaccount": possession, "aws:vpceorgid": possession,
+// keyFacts is what is known of a condition key.
+type keyFacts struct {
+	kind keyKind
+	// carried are the actions whose requests can have the key.
+	carried actions
+}
+
+// everyAction is those that are not known, too.
+const everyAction = ^actions(0)
+
+var (
+	// contextual are the actions whose requests may have an encryption context.
+	contextual = set("kms:*crypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:*capsulate", "kms:CreateGrant", "kms:RetireGrant")
+	// behindServices are those that services call for somebody: nobody changes a policy so.
+	behindServices = allKnown &^ putKeyPolicy
+	attesting      = set("kms:Decrypt", "kms:DeriveSharedSecret", "kms:GenerateDataKey", "kms:GenerateDataKeyPair")
+)
+
+// conditionKeys has all global condition keys (IAM User Guide, "AWS global condition
+// context keys") and all of KMS (Service Authorization Reference, "AWS Key Management
+// Service"), in lower case. A name that ends in "/" or ":" stands for all that begin so.
+var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
+	m := map[string]keyFacts{}
+	add := func(kind keyKind, carried actions, names string) {
+		for name := range strings.FieldsSeq(names) {
+			m[strings.ToLower(name)] = keyFacts{kind, carried | unheardOf}
+		}
+	}
+	add(callerAccount, everyAction, "kms:CallerAccount aws:PrincipalAccount")
+	add(callerARN, everyAction, "aws:PrincipalArn")
+	add(sourceAccount, behindServices, "aws:SourceAccount aws:SourceOwner")
+	add(sourceARN, behindServices, "aws:SourceArn")
+	add(sourceARN, everyAction, `lambda:SourceFunctionArn ec2:SourceInstanceArn ssm:SourceInstanceArn
+		codebuild:BuildArn codebuild:ProjectArn aws:ChatbotSourceArn`)
+	add(contextPair, contextual, "kms:EncryptionContext:")
+	add(endpointAccount, everyAction, "aws:VpceAccount aws:SourceVpcArn")
+	add(userID, everyAction, "aws:userid")
+	add(resourceAccount, everyAction, "aws:ResourceAccount")
+
+	add(organization, everyAction, "aws:PrincipalOrgID aws:PrincipalOrgPaths")
+	add(organization, behindServices, "aws:SourceOrgID aws:SourceOrgPaths")
+	add(resourceOrganization, everyAction, "aws:ResourceOrgID aws:ResourceOrgPaths")
+
 	// Not aws:VpcSourceIp: everybody numbers their own networks.
-	"aws:sourceip": network, "aws:userid": possession,
-	"aws:principalisawsservice": isService, "kms:viaservice": viaService,
-	"aws:securetransport":        secureTransport,
-	"aws:multifactorauthpresent": mfa, "aws:multifactorauthage": mfaAge,
-	"kms:grantisforawsresource": grantForAWS, "kms:grantoperations": grantOperation,
-	"kms:granteeprincipal": grantBound, "kms:granteeserviceprincipal": grantBound, "kms:grantconstrainttype": grantBound,
-	"kms:schedulekeydeletionpendingwindowindays": deletionGuard, "kms:trailingdayswithoutkeyusage": deletionGuard,
-}
+	add(possession, everyAction, "aws:SourceVpc aws:SourceVpce aws:VpceOrgID aws:VpceOrgPaths aws:Ec2InstanceSourceVpc identitystore:UserId")
+	add(network, everyAction, "aws:SourceIp")
 
-// carriers are the actions whose requests carry a key, for those keys where that
-// makes a difference (KMS developer guide, "AWS KMS condition keys"). PutKeyPolicy
-// has no service in between and no source.
-var carriers = map[string]actions{
-	"kms:grantisforawsresource": grants, "kms:grantoperations": createGrant, "kms:granteeprincipal": createGrant,
-	"kms:granteeserviceprincipal": createGrant, "kms:grantconstrainttype": createGrant, "kms:retiringprincipal": createGrant,
-	"kms:encryptioncontextkeys": contextual,
-	"kms:viaservice":            allKnown &^ putKeyPolicy,
-	"aws:sourceaccount":         allKnown &^ putKeyPolicy, "aws:sourcearn": allKnown &^ putKeyPolicy,
-	"aws:sourceorgid": allKnown &^ putKeyPolicy, "aws:sourceorgpaths": allKnown &^ putKeyPolicy,
-	"kms:schedulekeydeletionpendingwindowindays": set("kms:ScheduleKeyDeletion"), "kms:trailingdayswithoutkeyusage": shutdown,
-	"kms:encryptionalgorithm": use, "kms:signingalgorithm": use, "kms:macalgorithm": use, "kms:messagetype": use,
-	"kms:reencryptonsamekey": use, "kms:datakeypairspec": use, "kms:keyagreementalgorithm": use,
-	"kms:validto": set("kms:ImportKeyMaterial"), "kms:expirationmodel": set("kms:ImportKeyMaterial"),
-	"kms:primaryregion": set("kms:UpdatePrimaryRegion"), "kms:replicaregion": set("kms:ReplicateKey"),
-	"kms:rotationperiodindays": set("kms:EnableKeyRotation"),
-}
+	add(isService, everyAction, "aws:PrincipalIsAWSService")
+	add(serviceName, everyAction, "aws:PrincipalServiceName aws:PrincipalServiceNamesList")
+	add(viaService, behindServices, "kms:ViaService aws:CalledVia aws:CalledViaFirst aws:CalledViaLast")
+	add(callerType, everyAction, "aws:PrincipalType")
 
-// contextual are the actions whose requests may have an encryption context.
-var contextual = use | createGrant | set("kms:RetireGrant")
+	add(date, everyAction, "aws:CurrentTime")
+	add(epoch, everyAction, "aws:EpochTime")
+	add(secureTransport, everyAction, "aws:SecureTransport")
+	add(mfa, everyAction, "aws:MultiFactorAuthPresent")
+	add(mfaAge, everyAction, "aws:MultiFactorAuthAge")
+	add(grantForAWS, grants, "kms:GrantIsForAWSResource")
+	add(grantBound, createGrant, "kms:GranteePrincipal kms:GranteeServicePrincipal kms:GrantConstraintSourceArn")
+	add(grantBound, createGrant|set("kms:RetireGrant"), "kms:GrantConstraintType")
+	add(grantOperation, createGrant, "kms:GrantOperations")
+	add(deletionGuard, set("kms:ScheduleKeyDeletion"), "kms:ScheduleKeyDeletionPendingWindowInDays")
+	add(deletionGuard, shutdown, "kms:TrailingDaysWithoutKeyUsage")
+
+	// What the caller chooses, or what depends on the key.
+	add(chosen, everyAction, `aws:PrincipalTag/ aws:ResourceTag/ aws:username aws:FederatedProvider aws:TokenIssueTime aws:AssumedRoot
+		aws:SourceIdentity aws:ViaAWSService aws:Referer aws:UserAgent aws:RequestedRegion aws:VpcSourceIp
+		aws:Ec2InstanceSourcePrivateIPv4 aws:IsMcpServiceAction ec2:RoleDelivery glue:RoleAssumedBy glue:CredentialIssuingService
+		kms:CustomerMasterKeySpec kms:CustomerMasterKeyUsage kms:KeyOrigin kms:KeySpec kms:KeyUsage
+		kms:MultiRegion kms:MultiRegionKeyType kms:ResourceAliases`)
+	add(chosen, use|set("kms:DescribeKey", "kms:GetPublicKey"), "kms:RequestAlias")
+	add(chosen, set("kms:TagResource"), "aws:RequestTag/")
+	add(chosen, set("kms:TagResource", "kms:UntagResource"), "aws:TagKeys")
+	add(chosen, set("kms:PutKeyPolicy", "kms:ReplicateKey"), "kms:BypassPolicyLockoutSafetyCheck")
+	add(chosen, contextual, "kms:EncryptionContextKeys")
+	add(chosen, set("kms:*crypt", "kms:ReEncrypt*", "kms:GenerateDataKey*"), "kms:EncryptionAlgorithm")
+	add(chosen, set("kms:ReEncrypt*"), "kms:ReEncryptOnSameKey")
+	add(chosen, set("kms:GenerateDataKeyPair*"), "kms:DataKeyPairSpec")
+	add(chosen, set("kms:DeriveSharedSecret"), "kms:KeyAgreementAlgorithm")
+	add(chosen, set("kms:Sign", "kms:Verify"), "kms:SigningAlgorithm kms:MessageType")
+	add(chosen, set("kms:GenerateMac", "kms:VerifyMac"), "kms:MacAlgorithm")
+	add(chosen, attesting, "kms:RecipientAttestation:")
+	add(chosen, createGrant, "kms:RetiringPrincipal kms:RetiringServicePrincipal")
+	add(chosen, set("kms:ImportKeyMaterial"), "kms:ValidTo kms:ExpirationModel")
+	add(chosen, set("kms:GetParametersForImport"), "kms:WrappingAlgorithm kms:WrappingKeySpec")
+	add(chosen, set("kms:UpdatePrimaryRegion"), "kms:PrimaryRegion")
+	add(chosen, set("kms:ReplicateKey"), "kms:ReplicaRegion")
+	add(chosen, set("kms:EnableKeyRotation"), "kms:RotationPeriodInDays")
+
+	// The other services' own keys. Those that sessions carry to KMS are above.
+	for service := range strings.FieldsSeq(`acm apigateway athena autoscaling backup cloudformation cloudfront cloudtrail
+		cloudwatch dynamodb ec2 ecr ecs eks elasticache elasticfilesystem elasticloadbalancing es events firehose glacier glue
+		iam kinesis lambda logs organizations rds redshift route53 s3 secretsmanager ses sns sqs ssm states sts`) {
+		m[service+":"] = keyFacts{kind: unseen}
+	}
+	return m
+})
+
+// factsOf returns what is known of a key in the form that compares. One that is not in
+// the table may be a new one, of anything.
+func factsOf(key string) keyFacts {
+	keys := conditionKeys()
+	if f, ok := keys[key]; ok {
+		return f
+	}
+	for i := range len(key) {
+		if key[i] == '/' || key[i] == ':' {
+			if f, ok := keys[key[:i+1]]; ok {
+				return f
+			}
+		}
+	}
+	return keyFacts{carried: everyAction}
+}

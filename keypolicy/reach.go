@@ -1,11 +1,18 @@
 package keypolicy
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+
+	"github.com/cmkeeper/cmkeeper/finding"
+)
 
 // analysis is a policy prepared for being judged.
 type analysis struct {
 	Context
 	allows, denies []statement
+	// idle are the findings about statements, or parts of them, that do nothing.
+	idle []finding.Finding
 }
 
 // statement is a statement that counts, taken apart.
@@ -24,14 +31,19 @@ func (p *Policy) analyse(c Context) *analysis {
 	a := &analysis{Context: c}
 	for i := range p.Statements {
 		s := &p.Statements[i]
-		if s.ignored() || s.Deny && !s.isSurelyFor(c.KeyARN) || !s.isFor(c.KeyARN) || s.isForNobody() {
+		if s.ignored() {
+			a.idle = append(a.idle, noEffect(s))
+			continue
+		}
+		if s.Deny && !s.isSurelyFor(c.KeyARN) || !s.isFor(c.KeyARN) || s.isForNobody() {
 			continue
 		}
 		st := statement{Statement: s}
 		for _, condition := range s.Conditions {
-			st.conditions = append(st.conditions, condition.takeApart(p.variables(), c.Account))
+			st.conditions = append(st.conditions, condition.takeApart(p.variables(), &a.Context))
 		}
 		st.about, st.rest = s.about()
+		a.idle = append(a.idle, st.idle()...)
 		for i := range st.conditions {
 			st.throughServices = st.throughServices || st.conditions[i].namesServices()
 			st.forAWSGrants = st.forAWSGrants || st.conditions[i].isForAWSGrants()
@@ -77,6 +89,16 @@ func (a *analysis) reach(st *statement, s *subject) (free, narrow actions) {
 	return free, narrow &^ free
 }
 
+// reach is what a subject may do freely, and under conditions that strangers cannot meet.
+type reach struct{ free, narrow actions }
+
+// beyond returns what an Allow lets the subject do beyond what it lets others. What
+// those may do under conditions only, the subject may do freely.
+func (a *analysis) beyond(st *statement, s *subject, others reach) reach {
+	free, narrow := a.reach(st, s)
+	return reach{free &^ others.free, narrow &^ (others.free | others.narrow)}
+}
+
 // spread has the actions for which something holds with at least that chance.
 type spread [always + 1]actions
 
@@ -89,8 +111,8 @@ func (st *statement) holds(s *subject) spread {
 	for i := range st.conditions {
 		c := &st.conditions[i]
 		carrying := c.carried
-		if s.service {
-			carrying = ^actions(0) // what services send is not documented
+		if s.service && c.kind != unseen {
+			carrying = everyAction // what services send is not documented
 		}
 		carried, others := c.holds(s)
 		for k := range sp {
@@ -143,12 +165,30 @@ func (a *analysis) accounts(st *statement) []string {
 	return slices.Compact(list)
 }
 
-// exceptedServices returns the services that Denies leave alone by name.
-func (a *analysis) exceptedServices() (list []Principal) {
+// services returns the services whom a statement for everyone may be meant for: those
+// that its conditions name, or those of a Deny, and those that a Deny leaves alone.
+func (a *analysis) services(st *statement) (list []Principal) {
+	add := func(id string) {
+		if who := (Principal{"Service", id}); !isOpen(id) && !slices.Contains(list, who) {
+			list = append(list, who)
+		}
+	}
+	named := func(st *statement) {
+		for i := range st.conditions {
+			if st.conditions[i].kind == serviceName {
+				for _, id := range st.conditions[i].values {
+					add(id)
+				}
+			}
+		}
+	}
+	named(st)
 	for i := range a.denies {
-		for _, who := range a.denies[i].Principals {
-			if a.denies[i].NotPrincipal && who.Type == "Service" && !slices.Contains(list, who) {
-				list = append(list, who)
+		d := &a.denies[i]
+		named(d)
+		for _, who := range d.Principals {
+			if d.NotPrincipal && who.Type == "Service" {
+				add(who.ID)
 			}
 		}
 	}
@@ -160,12 +200,18 @@ func (st *statement) named(list []string) []string {
 	for i := range st.conditions {
 		c := &st.conditions[i]
 		for _, v := range c.values {
-			switch c.key {
+			switch c.kind {
 			case sourceARN, callerARN:
 				v = arnAccount(v)
+			case endpointAccount:
+				v = cmp.Or(arnAccount(v), v)
 			case contextPair:
 				if !isAccountID(v) {
 					v = arnAccount(v)
+				}
+			case userID:
+				if !isAccountID(v) {
+					continue
 				}
 			case callerAccount, sourceAccount:
 			default:
@@ -179,12 +225,11 @@ func (st *statement) named(list []string) []string {
 	return list
 }
 
-// administered reports whether somebody in the key's account may change the
-// policy; with root, whether the account's root may, and so IAM policies can
-// give that right.
-func (a *analysis) administered(root bool) bool {
+// administered reports whether somebody in the key's account may change the policy;
+// with IAM, whether the policies of IAM can give users and roles that right.
+func (a *analysis) administered(byIAM bool) bool {
 	account := Principal{"AWS", a.Account}
-	rooted := subject{who: account, account: a.Account, insider: true, administers: true}
+	rooted := subject{who: account, account: a.Account, insider: true, administers: true, delegate: byIAM}
 	for i := range a.denies {
 		if d := &a.denies[i]; d.about.has(putKeyPolicy) && d.isAbout(&rooted) && d.holds(&rooted)[always].has(putKeyPolicy) {
 			return false
@@ -206,10 +251,10 @@ func (a *analysis) administered(root bool) bool {
 			switch {
 			case who == everyone:
 				s = rooted
-			case who.Type != "AWS" || s.account != a.Account || root && who != account:
+			case who.Type != "AWS" || s.account != a.Account || byIAM && who != account:
 				continue
 			}
-			s.insider, s.administers = true, true
+			s.insider, s.administers, s.delegate = true, true, byIAM
 			if free, _ := a.reach(st, &s); free.has(putKeyPolicy) {
 				return true
 			}

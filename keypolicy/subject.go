@@ -1,8 +1,12 @@
 package keypolicy
 
 import (
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 )
 
 // presence is whether a call carries a key.
@@ -32,6 +36,9 @@ type subject struct {
 	// account is the subject's, or that for which a service acts; "" is that of
 	// a stranger, whom the policy does not name.
 	account string
+	// org is the trusted organization that the subject is a member of, where that is
+	// all that is known of it.
+	org string
 	// arn is the only user or role that the subject can be, where it is known.
 	arn string
 	// anybody: the subject may be a principal or a service.
@@ -39,6 +46,8 @@ type subject struct {
 	// administers: the question is not whether the subject may do too much, but
 	// whether a principal of the account may do enough.
 	administers bool
+	// delegate: the subject is no account's root.
+	delegate bool
 	// insider: the subject may be in the networks and organizations that
 	// conditions name.
 	insider bool
@@ -59,18 +68,27 @@ func subjectOf(who Principal) subject {
 // presence returns whether the subject's calls carry a key of the kind.
 func (s *subject) presence(k keyKind) presence {
 	switch k {
-	case isService, secureTransport, grantForAWS, grantOperation, deletionGuard:
+	case isService, secureTransport, grantForAWS, grantOperation, deletionGuard, resourceAccount, date, epoch:
 		return sure
+	case unseen:
+		return absent
 	case callerAccount:
 		if !s.service && (!s.anybody || s.account != "") {
 			return sure // a service may have none
 		}
-	case callerARN:
+	case callerARN, callerType, userID:
 		switch {
 		case s.service:
 			return absent
 		case !s.anybody:
 			return sure
+		}
+	case serviceName:
+		switch {
+		case s.service:
+			return sure
+		case !s.anybody:
+			return absent
 		}
 	case viaService, mfaAge:
 		if s.bare {
@@ -83,47 +101,88 @@ func (s *subject) presence(k keyKind) presence {
 
 // has returns the chance that a key has the value in the subject's calls.
 func (s *subject) has(c *condition, value string) chance {
-	wild := c.test == wildcard && strings.ContainsAny(value, "*?")
+	wild := c.test >= wildcard && c.test <= arnLike && strings.ContainsAny(value, "*?")
 	switch {
-	case !c.suits(c.key):
+	case !c.suits(c.kind):
 		return open
 	case wild && strings.Trim(value, "*") == "":
+		if c.test == arnLike {
+			return open // it is no ARN, and what AWS makes of it is not documented
+		}
 		return always
-	case c.literal && isVariable(value) && c.key != chosen && c.key != contextPair:
+	case !isVariable(value):
+		return s.hasValue(c, value, wild)
+	case c.literal && c.kind != chosen && c.kind != contextPair:
 		return never // nothing else is called like a variable
-	case c.test == exact && c.key == callerARN && strings.ContainsAny(value, "*?"):
-		return never // a wildcard is none here, and no ARN has such a character
 	}
-	switch c.key {
+	switch {
+	case c.kind == resourceAccount && value == "${aws:PrincipalAccount}":
+		if s.service {
+			return never // it has no such key
+		}
+		return s.isOf(c.against.Account, false)
+	case c.kind == resourceOrganization && value == "${aws:PrincipalOrgID}", c.kind == organization && value == "${aws:ResourceOrgID}":
+		return s.belongs(c, "")
+	case c.kind == callerAccount || c.kind == sourceAccount || c.kind == organization:
+		return open
+	}
+	// What a variable stands for may be anything.
+	return min(s.hasValue(c, variable().ReplaceAllString(value, "*"), true), open)
+}
+
+var variable = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\$\{[^}]*\}`) })
+
+// hasValue is has for a value without variables; wild: it has wildcards that count.
+func (s *subject) hasValue(c *condition, value string, wild bool) chance {
+	switch c.kind {
 	case callerAccount, sourceAccount:
 		return s.isOf(value, wild)
+	case resourceAccount:
+		return certain(value == c.against.Account || wild && like(value, c.against.Account, false))
 	case callerARN:
+		return s.callsAs(c, value, wild)
+	case callerType:
+		return s.isA(value, wild, c.test == folded)
+	case userID:
+		id, _, _ := strings.Cut(value, ":") // a role's id, before its session's name
 		switch {
-		case s.arn == "" || isVariable(value):
-			return s.callsAs(value, wild)
-		case wild && matches(value, s.arn) || strings.EqualFold(value, s.arn):
-			return always
+		case !isAccountID(id):
+			return s.owns(!isOpen(id))
+		case s.delegate || s.arn != "":
+			return never // it is the root's
 		}
-		return never
+		return min(s.isOf(id, false), open)
 	case sourceARN:
-		return s.actsFor(value, wild)
+		return s.actsFor(c, value, wild)
 	case contextPair:
 		switch {
 		case s.service && isAccountID(value):
 			return s.isOf(value, false)
+		case s.service && !strings.HasPrefix(value, "arn:"):
+			return open // a name that every account may give
 		case s.service:
-			return s.actsFor(value, wild)
+			return s.actsFor(c, value, wild)
 		case s.bare && !isOpen(value):
 			return unlikely
 		}
+	case endpointAccount:
+		if account := arnAccount(value); account != "" {
+			value = account
+		}
+		if s.account != "" && (value == s.account || wild && like(value, s.account, false)) {
+			return open
+		}
+		return s.owns(!isOpen(value))
 	case organization:
-		id, _, _ := strings.Cut(value, "/")
 		if wild && value == "o-*" {
 			return always
 		}
-		return s.owns(id == "${aws:ResourceOrgID}" || !isOpen(id))
+		return s.belongs(c, value)
 	case possession:
-		id, _, _ := strings.Cut(value, ":") // a role's id, before its session's name
+		if wild && value == "o-*" {
+			return always
+		}
+		id, _, _ := strings.Cut(value, "/") // an organization, before its units
 		return s.owns(!isOpen(id))
 	case network:
 		return s.owns(c.test != wildcard && isNarrow(value))
@@ -133,13 +192,18 @@ func (s *subject) has(c *condition, value string) chance {
 			return min(max(truth(value, false), unlikely), likely)
 		}
 		return truth(value, s.service)
+	case serviceName:
+		switch {
+		case s.anybody:
+			return unlikely
+		case value == s.who.ID && !c.negated && !c.forAll: // one of its names; it may have others
+			return always
+		}
+	case date, epoch:
+		return c.isTime(value)
 	case secureTransport:
 		return truth(value, true)
-	case mfa:
-		if s.bare {
-			return truth(value, false)
-		}
-	case grantForAWS:
+	case mfa, grantForAWS:
 		if s.bare {
 			return truth(value, false)
 		}
@@ -155,9 +219,17 @@ func (s *subject) has(c *condition, value string) chance {
 		case c.test == atMost:
 			return likely
 		}
-	case chosen, viaService, mfaAge: // anybody may have any value
+	case chosen, viaService, mfaAge, resourceOrganization, unseen: // anybody may have any value
 	}
 	return open
+}
+
+// certain returns always or never.
+func certain(is bool) chance {
+	if is {
+		return always
+	}
+	return never
 }
 
 // truth returns the chance that a boolean key which has the truth has the value.
@@ -180,60 +252,229 @@ func (s *subject) owns(precise bool) chance {
 	return open
 }
 
-// isOf returns the chance that an account is the subject's.
-func (s *subject) isOf(account string, wild bool) chance {
+// belongs returns the chance that the subject is in an organization, or in one of its
+// units; "" is the organization of the key.
+func (s *subject) belongs(c *condition, organization string) chance {
+	id, _, _ := strings.Cut(organization, "/")
+	trusted := slices.Contains(c.against.TrustedOrgs, id) || organization == "" && len(c.against.TrustedOrgs) > 0
 	switch {
-	case isVariable(account):
+	case isOpen(id), s.insider:
 		return open
-	case wild && s.account == "":
+	case !trusted:
+		return unlikely
+	case s.org != "":
+		if s.org == id || organization == "" {
+			return open
+		}
+		return never
+	case c.against.trusts(s.account):
 		return open
-	case account == s.account, wild && matches(account, s.account):
+	}
+	return never // a member is no stranger
+}
+
+// isTime returns the chance that the time is the value, before it or after it, from
+// now on.
+func (c *condition) isTime(value string) chance {
+	t, ok := parseTime(value)
+	if _, err := strconv.ParseInt(value, 10, 64); err != nil && c.test >= equalNumber && c.test <= atMost {
+		ok = false
+	}
+	now := c.against.Now
+	switch {
+	case !ok || now.IsZero() || !now.After(t):
+		return open
+	case c.test == after || c.test == atLeast:
 		return always
 	}
 	return never
 }
 
-// callsAs returns the chance that an ARN is that of a principal of the subject's
-// account.
-func (s *subject) callsAs(arn string, wild bool) chance {
-	if before, _, _ := strings.Cut(arn, "::"); wild && isOpen(before) {
-		return open // it could reach over the account: paths of roles may hold colons
+func parseTime(value string) (time.Time, bool) {
+	if n, err := strconv.ParseInt(value, 10, 64); err == nil {
+		return time.Unix(n, 0), true
 	}
-	if s.administers && wild && strings.HasSuffix(arn, "::"+s.account+":*") {
-		return always // but for federated users, on whom no account relies
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00", time.DateOnly} {
+		if t, err := time.Parse(layout, value); err == nil {
+			return t, true
+		}
 	}
-	return s.hasARN(accountNamed(arn, wild))
+	return time.Time{}, false
 }
 
-// actsFor returns the chance that a resource is one for which the subject can
-// have a service act.
-func (s *subject) actsFor(arn string, wild bool) chance {
-	account, ok := accountNamed(arn, wild)
-	if ok && account == "" {
-		// A bucket's ARN has no account, and its name is one bucket's.
-		name, _, _ := strings.Cut(arn, "/")
-		return s.owns(!isOpen(name))
-	}
-	return s.hasARN(account, ok)
-}
-
-// hasARN returns the chance that an ARN of the account is the subject's.
-func (s *subject) hasARN(account string, ok bool) chance {
-	if !ok || account == s.account && account != "" {
+// isOf returns the chance that an account is the subject's.
+func (s *subject) isOf(account string, wild bool) chance {
+	switch {
+	case s.account != "":
+		return certain(account == s.account || wild && like(account, s.account, false))
+	case wild && strings.Trim(account, "*?0123456789") == "":
 		return open
 	}
 	return never
 }
 
-// accountNamed returns the account that a condition's ARN names: "" for none. It
-// is not ok where more than one account may be meant.
-func accountNamed(arn string, wild bool) (account string, ok bool) {
-	parts := strings.SplitN(arn, ":", 6)
-	if len(parts) < 6 || !strings.EqualFold(parts[0], "arn") {
-		return "", !wild && !isVariable(arn)
+// callerTypes are the values of aws:PrincipalType for those who can call KMS.
+var callerTypes = []string{"Account", "User", "AssumedRole", "FederatedUser"}
+
+// isA returns the chance that a type of caller is the subject's.
+func (s *subject) isA(kind string, wild, fold bool) chance {
+	types := callerTypes
+	switch {
+	case strings.Contains(s.arn, ":user/"):
+		types = callerTypes[1:2]
+	case strings.Contains(s.arn, ":role/"):
+		types = callerTypes[2:3]
+	case s.arn != "":
+		types = callerTypes[3:]
+	case s.delegate:
+		types = callerTypes[1:]
 	}
-	before := arn[:len(arn)-len(parts[5])]
-	return parts[4], !isVariable(before) && (!wild || !isOpen(parts[4]))
+	fits := 0
+	for _, t := range types {
+		if kind == t || wild && like(kind, t, false) || fold && strings.EqualFold(kind, t) {
+			fits++
+		}
+	}
+	switch fits {
+	case 0:
+		return never
+	case len(types):
+		return always
+	}
+	return open
+}
+
+// callsAs returns the chance that an ARN is the subject's in aws:PrincipalArn. For a
+// session of a role that is the role's.
+func (s *subject) callsAs(c *condition, arn string, wild bool) chance {
+	switch {
+	case s.arn != "":
+		return certain(c.sameARN(arn, s.arn, wild))
+	case !wild && strings.ContainsAny(arn, "*?"):
+		return never // a wildcard is none here, and no ARN has such a character
+	}
+	patterns := [1]string{arn}
+	parts := patterns[:]
+	if c.test == arnLike {
+		if parts = strings.SplitN(arn, ":", 6); len(parts) < 6 {
+			return never
+		}
+	}
+	for _, partition := range c.against.partitions() {
+		// Federated users are none on whom an account relies.
+		if s.administers && wild && strings.HasSuffix(arn, ":*") && c.sameARN(arn, "arn:"+partition+":iam::"+s.account+":*", wild) {
+			return always
+		}
+		for _, form := range callerForms()[partition] {
+			if (!s.delegate || !form.root) && form.mayBe(c.test, parts, s.account, wild) {
+				return open
+			}
+		}
+	}
+	return never
+}
+
+// callerForm is how the ARNs of some of those who call begin: as parts, and as a text.
+// The account is #.
+type callerForm struct {
+	parts [6]string
+	text  string
+	root  bool
+}
+
+const anAccount = "############"
+
+// callerForms are the forms of each partition.
+var callerForms = sync.OnceValue(func() map[string][]callerForm {
+	m := map[string][]callerForm{}
+	for _, partition := range allPartitions {
+		for _, form := range [...]struct{ service, end string }{{"iam", "role/"}, {"iam", "user/"}, {"iam", "roo"}, {"sts", "federated-user/"}} {
+			parts := [6]string{"arn", partition, form.service, "", anAccount, form.end}
+			m[partition] = append(m[partition], callerForm{parts, strings.Join(parts[:], ":"), form.end == "roo"})
+		}
+	}
+	return m
+})
+
+// sameARN reports whether an ARN is the condition's value.
+func (c *condition) sameARN(value, arn string, wild bool) bool {
+	switch {
+	case c.test == folded:
+		return strings.EqualFold(value, arn)
+	case c.test == arnLike:
+		patterns, parts := strings.SplitN(value, ":", 6), strings.SplitN(arn, ":", 6)
+		return slices.EqualFunc(patterns, parts, func(pattern, part string) bool { return like(pattern, part, false) })
+	case wild:
+		return like(value, arn, false)
+	}
+	return value == arn
+}
+
+// mayBe reports whether a condition's value can stand for an ARN of the form: patterns
+// are its parts for ArnLike, else it as a whole. Without an account it is a stranger's;
+// a value that leaves no choice of the digits names an account, and so no stranger's.
+func (f *callerForm) mayBe(t test, patterns []string, account string, wild bool) bool {
+	if t != arnLike {
+		return begins(patterns[0], f.text, account, wild, t == folded)
+	}
+	for i, pattern := range patterns[:4] {
+		if !like(pattern, f.parts[i], false) {
+			return false
+		}
+	}
+	of := subject{account: account}
+	return of.isOf(patterns[4], strings.ContainsAny(patterns[4], "*?")) != never && begins(patterns[5], f.parts[5], account, true, false)
+}
+
+// begins reports whether a pattern can match something longer that begins with the
+// text, in which # are the digits of the account, or of any that the pattern does not
+// name where that is "".
+func begins(pattern, text, account string, wild, fold bool) bool {
+	choice := account != "" || !strings.Contains(text, "#")
+	digit := 0
+	for i := range len(text) {
+		want := text[i]
+		if want == '#' && account != "" {
+			want = account[digit%len(account)]
+			digit++
+		}
+		switch {
+		case i == len(pattern):
+			return false
+		case wild && pattern[i] == '*':
+			return choice || strings.Contains(text[i:], "#")
+		case wild && pattern[i] == '?':
+			choice = choice || want == '#'
+		case want == '#' && '0' <= pattern[i] && pattern[i] <= '9':
+		case pattern[i] != want && (!fold || lower(pattern[i]) != want):
+			return false
+		}
+	}
+	return choice && len(pattern) > len(text)
+}
+
+// actsFor returns the chance that a resource is one for which the subject can
+// have a service act, or with whose credentials it can call.
+func (s *subject) actsFor(c *condition, arn string, wild bool) chance {
+	parts := strings.SplitN(arn, ":", 6)
+	switch {
+	case wild && (len(parts) < 6 || isOpen(parts[4])):
+		if c.test == arnLike && len(parts) < 6 {
+			return never
+		}
+		return open
+	case len(parts) < 6:
+		return s.owns(true)
+	case c.test != folded && !isOpen(parts[0]+parts[1]) && (parts[0] != "arn" || !slices.Contains(c.against.partitions(), parts[1])):
+		return never
+	case parts[4] == "":
+		// A bucket's ARN has no account, and its name is one bucket's.
+		name, _, _ := strings.Cut(parts[5], "/")
+		return s.owns(!isOpen(name))
+	case parts[4] == s.account:
+		return open
+	}
+	return never
 }
 
 // isVariable reports whether a value has a policy variable.

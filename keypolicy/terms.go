@@ -17,13 +17,13 @@ type term struct {
 }
 
 func (c Condition) term(variables bool) term {
-	t := term{condition: c.takeApart(variables, ""), key: conditionKey(c.Key)}
+	t := term{condition: c.takeApart(variables, nil), key: conditionKey(c.Key)}
 	t.values = sorted(c.Values)
 	t.operator = strings.TrimSuffix(strings.ToLower(c.Operator), "ifexists")
 	switch t.test {
 	case boolean, null:
 		t.values = sorted(lowered(c.Values))
-	case wildcard:
+	case wildcard, arnLike:
 		t.operator, t.wild = strings.Replace(t.operator, "like", "equals", 1), true
 	default: // as they are written
 	}
@@ -36,7 +36,7 @@ func (t term) implies(other term) bool {
 		return false
 	}
 	switch t.test {
-	case exact, wildcard, address, boolean:
+	case exact, folded, wildcard, arnLike, address, boolean:
 		// One that wants none of some values wants none of fewer.
 		narrow, wide := t, other
 		if t.negated {
@@ -89,5 +89,5 @@ func (t term) reaches(other term) bool {
 // divisible reports whether the term is the same as one term for each of its
 // values, of which one must hold.
 func (t term) divisible() bool {
-	return len(t.values) > 1 && !t.negated && !t.forAll && (t.test == exact || t.test == wildcard || t.test == address || t.test == boolean)
+	return len(t.values) > 1 && !t.negated && !t.forAll && (t.test >= exact && t.test <= boolean)
 }

@@ -218,6 +218,10 @@ type Rotation struct {
 	Seen bool `json:"seen,omitempty"`
 	// Period in days, from the last live read that showed rotation on; 0 unknown.
 	Period int `json:"period_days,omitempty"`
+	// Former is the period before the last reading that showed a longer one, and
+	// LongerBy the occurrence on which that was read; both are zero for none.
+	Former   int    `json:"former_period_days,omitempty"`
+	LongerBy string `json:"longer_by,omitempty"`
 	// On is the last live reading and At when it was first read.
 	On bool      `json:"on,omitempty"`
 	At time.Time `json:"at,omitzero"`
@@ -259,9 +263,15 @@ func (r *Rotation) See(on bool, period int, at time.Time, by string) {
 		return
 	}
 	r.Seen, r.OffBy, r.Off = true, "", nil
-	if period > 0 {
-		r.Period = period
+	switch {
+	case period <= 0 || period == r.Period:
+		return
+	case r.Period > 0 && period > r.Period:
+		r.Former, r.LongerBy = r.Period, by
+	default:
+		r.Former, r.LongerBy = 0, ""
 	}
+	r.Period = period
 }
 
 // Outdates reports whether rotation was seen on later than a reading at the given

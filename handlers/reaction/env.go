@@ -273,6 +273,8 @@ type Config struct {
 	DeletionApprovalDays int
 	// TrustedAccounts may appear in key policies.
 	TrustedAccounts []string
+	// TrustedOrgs are the organizations (o-…) whose members key policies may let in.
+	TrustedOrgs []string
 	// RestoreSeverity is the least severity of a new finding that makes Policy restore
 	// the good policy; policies with such a finding are never recorded as good by
 	// themselves. "" means critical.

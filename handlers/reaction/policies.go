@@ -7,6 +7,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
@@ -39,7 +40,8 @@ func (v Verdict) Good(limit finding.Severity) bool {
 // PolicyContext is what policies of a key are judged against.
 func (e *Env) PolicyContext(keyARN string, bypassed bool) keypolicy.Context {
 	return keypolicy.Context{
-		Account: e.Config.Identity.Account, TrustedAccounts: e.Config.TrustedAccounts, KeyARN: keyARN, BypassLockoutSafetyCheck: bypassed,
+		Account: e.Config.Identity.Account, TrustedAccounts: e.Config.TrustedAccounts, TrustedOrgs: e.Config.TrustedOrgs,
+		KeyARN: keyARN, BypassLockoutSafetyCheck: bypassed, Now: ledger.Now(),
 	}
 }
 
@@ -95,8 +97,11 @@ func (e *Env) JudgeGrant(g inventory.Grant, byService bool) []finding.Finding {
 	case toService:
 	case foreign:
 		severity := finding.High
-		if !g.Constrained && (passOn || access&finding.Read != 0) {
+		switch {
+		case !g.Constrained && (passOn || access&finding.Read != 0):
 			severity = finding.Critical
+		case access == finding.Metadata:
+			severity = finding.Medium // as for a policy that gives no more
 		}
 		add(finding.GrantToForeignAccount, severity, g.Grantee, "account %s, which is not trusted, may %s by a grant to %s", owner, strings.Join(g.Operations, ", "), g.Grantee)
 	case owner == "":

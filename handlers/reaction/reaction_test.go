@@ -90,6 +90,7 @@ func TestJudgeGrant(t *testing.T) {
 		{"foreign, by a service", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, true, []string{"critical " + finding.GrantToForeignAccount.String()}},
 		{"foreign, constrained", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}, Constrained: true}, false, []string{"high " + finding.GrantToForeignAccount.String()}},
 		{"foreign, to write", inventory.Grant{Grantee: foreign, Operations: []string{"Encrypt"}}, false, []string{"high " + finding.GrantToForeignAccount.String()}},
+		{"foreign, to look at the key", inventory.Grant{Grantee: foreign, Operations: []string{"DescribeKey"}}, false, []string{"medium " + finding.GrantToForeignAccount.String()}},
 		{"foreign, to be passed on", inventory.Grant{Grantee: foreign, Operations: []string{"CreateGrant"}, Constrained: true}, false, []string{"critical " + finding.GrantCanBePassedOn.String(), "high " + finding.GrantToForeignAccount.String()}},
 		{"a unique id", inventory.Grant{Grantee: "AIDA4EXAMPLE", Constrained: true}, false, []string{"medium " + finding.GrantToUnknown.String()}},
 		{"a service principal", inventory.Grant{GranteeService: "backup.amazonaws.com", Operations: []string{"Decrypt"}}, false, nil},

@@ -101,6 +101,7 @@ type Common struct {
 	PolicyRestoreSeverity string `env:"POLICY_RESTORE_SEVERITY, default=critical" about:"low, medium, high or critical: from which severity of a new finding POLICY_MODE=enforce puts the good policy back. A policy with such a finding is recorded as good only if somebody accepts it by hand."`
 
 	TrustedAccounts []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
+	TrustedOrgs     []string `env:"TRUSTED_ORGS" about:"Organization ids (o-…), comma-separated, whose accounts key policies may let in by a condition such as aws:PrincipalOrgID: as a rule your own."`
 
 	SensitiveKeys []string `env:"SENSITIVE_KEYS" about:"Keys whose alerts are one severity up: tag data-classification=restricted, alias/prod-*. See [judgement](judgement.md)."`
 	SandboxKeys   []string `env:"SANDBOX_KEYS" about:"Keys whose alerts are one severity down, unless they are sensitive, too: tag env=sandbox, alias/test-*."`
@@ -154,6 +155,7 @@ var checks = map[string]func(string) error{
 	"CONTAIN_IN_USE":               boolean,
 	"ROTATION_PERIOD_DAYS":         between(90, 2560),
 	"ROTATION_REQUIRED":            boolean,
+	"TRUSTED_ORGS":                 each(matching(organizationForm, "organization ids (o-… with 10 to 32 letters and digits), comma-separated")),
 	"TRUSTED_ACCOUNTS":             each(matching(`^\d{12}$`, "account ids of twelve digits, comma-separated")),
 	"SENSITIVE_KEYS":               eachParsed(judgement.ParseSelector),
 	"SANDBOX_KEYS":                 eachParsed(judgement.ParseSelector),
@@ -306,7 +308,7 @@ func (c Common) reactions(identity reaction.Identity, region string, topics []al
 		Contain: mode(c.ContainMode), ContainAllowed: mayOpen, ContainQuietDays: c.ContainQuietDays, ContainInUse: c.ContainInUse,
 		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
 		RestoreSeverity: finding.Severity(c.PolicyRestoreSeverity),
-		TrustedAccounts: c.TrustedAccounts, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
+		TrustedAccounts: c.TrustedAccounts, TrustedOrgs: c.TrustedOrgs, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
 		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
 		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil

@@ -76,6 +76,7 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		"numbers":            {[]string{"ROTATION_PERIOD_DAYS", "30", "REENCRYPT_CONCURRENCY", "many", "REENCRYPT_RATE", "-1"}, []string{"from 90 to 2560", `"many"`, "from 0 to"}},
 		"drain too long":     {[]string{"DRAIN_TIMEOUT", "5m"}, []string{"1m50s"}},
 		"accounts":           {[]string{"TRUSTED_ACCOUNTS", "111122223333,abc"}, []string{"twelve digits"}},
+		"organizations":      {[]string{"TRUSTED_ORGS", "o-a1b2c3d4e5,ours"}, []string{"organization ids"}},
 		"batch needs a role": {[]string{"REENCRYPT_ENGINE", "auto"}, []string{"CMKEEPER_BATCH_ROLE_ARN is not set"}},
 		"batch never copies": {[]string{"REENCRYPT_ENGINE", "batch", "REENCRYPT_METHOD", "copy", "BATCH_ROLE_ARN", "arn:aws:iam::111122223333:role/b"}, []string{"contradict each other"}},
 		"enforce needs list": {[]string{"REENCRYPT_MODE", "enforce"}, []string{"CMKEEPER_REENCRYPT_ALIASES is not set"}},

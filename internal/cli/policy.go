@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +29,7 @@ func newPolicyCommand(p *process) *cobra.Command {
 type policyFlags struct {
 	json, sarif     bool
 	failOn          string
-	trusted         []string
+	trusted, orgs   []string
 	account, keyARN string
 	stateBucket     string // for recorded policies
 }
@@ -39,6 +40,7 @@ func (f *policyFlags) add(c *cobra.Command, of string) {
 	flags.BoolVar(&f.sarif, "sarif", false, "print SARIF 2.1.0, which code scanning shows in a pull request")
 	flags.StringVar(&f.failOn, "fail-on", string(finding.High), "least `severity` of "+of+" that makes the exit code 1: low, medium, high, critical, or none for never")
 	flags.StringArrayVar(&f.trusted, "trusted-account", nil, "`account` that the policy may name; repeat it for several. CMKEEPER_TRUSTED_ACCOUNTS counts as well")
+	flags.StringArrayVar(&f.orgs, "trusted-org", nil, "`organization` (o-…) whose accounts the policy may let in; repeat it for several. CMKEEPER_TRUSTED_ORGS counts as well")
 	flags.StringVar(&f.account, "account", "", "`account` of the key of a FILE, by default that of --key-arn, or else the one whose root the policy names, if that is only one")
 	flags.StringVar(&f.keyARN, "key-arn", "", "`ARN` of the key of a FILE: statements about other keys then do not count")
 	c.MarkFlagsMutuallyExclusive("json", "sarif")
@@ -62,6 +64,11 @@ func (f *policyFlags) prepare(ctx context.Context, p *process) (keypolicy.Contex
 			problems = append(problems, fmt.Errorf("account %q: must have twelve digits", account))
 		}
 	}
+	for _, org := range f.orgs {
+		if !organizationID().MatchString(org) {
+			problems = append(problems, fmt.Errorf("organization %q: must be o- and 10 to 32 letters and digits", org))
+		}
+	}
 	if f.keyARN != "" && !keyARN().MatchString(f.keyARN) {
 		problems = append(problems, fmt.Errorf("--key-arn %q: must be arn:aws:kms:REGION:ACCOUNT:key/ID", f.keyARN))
 	}
@@ -72,7 +79,9 @@ func (f *policyFlags) prepare(ctx context.Context, p *process) (keypolicy.Contex
 	if err := errors.Join(problems...); err != nil {
 		return keypolicy.Context{}, nil, usageError{err}
 	}
-	return keypolicy.Context{TrustedAccounts: append(settings.TrustedAccounts, f.trusted...)},
+	return keypolicy.Context{
+			TrustedAccounts: append(settings.TrustedAccounts, f.trusted...), TrustedOrgs: append(settings.TrustedOrgs, f.orgs...), Now: time.Now(),
+		},
 		&policyReader{process: p, account: f.account, keyARN: f.keyARN, stateBucket: f.stateBucket}, nil
 }
 

@@ -250,7 +250,10 @@ func (r *policyReader) accept(ctx context.Context, p *process, name string, yes 
 	if err := s.parse(); err != nil {
 		return fmt.Errorf("what cannot be judged is not accepted: %w", err)
 	}
-	against := keypolicy.Context{Account: s.account, TrustedAccounts: from.hand.settings.TrustedAccounts, KeyARN: s.keyARN}
+	settings := from.hand.settings
+	against := keypolicy.Context{
+		Account: s.account, TrustedAccounts: settings.TrustedAccounts, TrustedOrgs: settings.TrustedOrgs, KeyARN: s.keyARN, Now: time.Now(),
+	}
 	err = printPolicies(p.stdout, []judgedPolicy{{policySource: s, findings: s.policy.Findings(against)}})
 	if err != nil {
 		return err

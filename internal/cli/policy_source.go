@@ -255,3 +255,10 @@ func (s policySource) accountOf(trusted []string) (account, how string, err erro
 var accountID = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^\d{12}$`)
 })
+
+// organizationForm is the form of an organization's id (Organizations API Reference).
+const organizationForm = `^o-[a-z0-9]{10,32}$`
+
+var organizationID = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(organizationForm)
+})

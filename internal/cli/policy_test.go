@@ -36,6 +36,8 @@ func TestPolicyExitCodes(t *testing.T) {
 	const worst, best, proposed = policies + "worst.json", policies + "best.json", policies + "proposed.json"
 	roots := writeFile(t, `{"Statement":[{"Effect":"Allow","Principal":{"AWS":["111122223333","999988887777"]},"Action":"kms:*","Resource":"*"}]}`)
 	role := writeFile(t, `{"Statement":{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:role/a"},"Action":"kms:*","Resource":"*"}}`)
+	members := writeFile(t, `{"Statement":[{"Effect":"Allow","Principal":{"AWS":"111122223333"},"Action":"kms:*","Resource":"*"},
+		{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalOrgID":"o-a1b2c3d4e5"}}}]}`)
 	answer := writeFile(t, `{"Policy":"{}","PolicyName":"default"}`)
 	large := writeFile(t, strings.Repeat(" ", maxPolicyFile+1))
 	tests := map[string]struct {
@@ -60,6 +62,9 @@ func TestPolicyExitCodes(t *testing.T) {
 		"two roots":                   {[]string{"check", roots}, exitUsage, "roots of several accounts (111122223333, 999988887777): give --account"},
 		"no root":                     {[]string{"check", role}, exitUsage, "give --account"},
 		"a wrong account":             {[]string{"check", best, "--account", "1234"}, exitUsage, `"1234"`},
+		"a wrong organization":        {[]string{"check", best, "--trusted-org", "ours"}, exitUsage, `"ours"`},
+		"an organization":             {[]string{"check", members, "--fail-on", "low"}, exitError, "public-principal"},
+		"a trusted organization":      {[]string{"check", members, "--fail-on", "low", "--trusted-org", "o-a1b2c3d4e5"}, exitOK, "no findings"},
 		"a wrong key":                 {[]string{"check", best, "--key-arn", "alias/x"}, exitUsage, "--key-arn"},
 		"a wrong severity":            {[]string{"check", best, "--fail-on", "bad"}, exitUsage, "--fail-on"},
 		"two formats":                 {[]string{"check", best, "--json", "--sarif"}, exitUsage, "json sarif"},

@@ -1,7 +1,11 @@
 package iam
 
 import (
+	"bytes"
+	"cmp"
+	"encoding/base64"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +17,8 @@ type condition struct {
 	operator string
 	key      string
 	values   []string
+	// variables: the policy's version has them.
+	variables bool
 }
 
 // operator tests one value of a policy against the request's. A negated one
@@ -34,6 +40,7 @@ var operators = map[string]operator{
 	"ArnNotEquals":              {match: arnLike, negated: true},
 	"ArnNotLike":                {match: arnLike, negated: true},
 	"Bool":                      {match: strings.EqualFold},
+	"BinaryEquals":              {match: sameBytes},
 	"IpAddress":                 {match: inNetwork},
 	"NotIpAddress":              {match: inNetwork, negated: true},
 	"NumericEquals":             {match: numeric(func(c int) bool { return c == 0 })},
@@ -51,34 +58,56 @@ var operators = map[string]operator{
 }
 
 func (c condition) holds(r Request) truth {
-	have, present := r.contextValue(c.key)
-	name := c.operator
-	// A request's key has one value here, so the set operators differ only where it is absent.
-	if rest, ok := strings.CutPrefix(name, "ForAllValues:"); ok {
-		if !present {
-			return yes
-		}
-		name = rest
-	}
-	if rest, ok := strings.CutPrefix(name, "ForAnyValue:"); ok {
-		if !present {
-			return no
-		}
-		name = rest
-	}
+	have := r.contextValues(c.key)
+	name, forAll := strings.CutPrefix(c.operator, "ForAllValues:")
+	name, forAny := strings.CutPrefix(name, "ForAnyValue:")
 	if name == "Null" {
-		return truthOf(slices.ContainsFunc(c.values, func(v string) bool { return strings.EqualFold(v, strconv.FormatBool(!present)) }))
+		return truthOf(slices.ContainsFunc(c.values, func(v string) bool { return strings.EqualFold(v, strconv.FormatBool(have == nil)) }))
 	}
 	name, ifExists := strings.CutSuffix(name, "IfExists")
 	op, known := operators[name]
-	if !known || slices.ContainsFunc(c.values, func(v string) bool { return strings.Contains(v, "${") }) {
+	switch {
+	case !known:
 		return unknown
+	case have == nil && forAny:
+		return no
+	case have == nil:
+		return truthOf(forAll || op.negated || ifExists)
 	}
-	if !present {
-		return truthOf(op.negated || ifExists)
+	accepts := func(value string) bool {
+		return op.negated != slices.ContainsFunc(c.values, func(v string) bool {
+			v, ok := c.substitute(v, r)
+			return ok && op.match(v, value)
+		})
 	}
-	found := slices.ContainsFunc(c.values, func(v string) bool { return op.match(v, have) })
-	return truthOf(found != op.negated)
+	if forAll {
+		return truthOf(!slices.ContainsFunc(have, func(v string) bool { return !accepts(v) }))
+	}
+	return truthOf(slices.ContainsFunc(have, accepts))
+}
+
+var variable = regexp.MustCompile(`\$\{([^},]*)(, *'([^']*)')?\}`)
+
+// substitute puts the request's values in place of the policy variables. It is not ok
+// where the request has no such key: then the value matches nothing.
+func (c condition) substitute(value string, r Request) (text string, ok bool) {
+	ok = true
+	if !c.variables || !strings.Contains(value, "${") {
+		return value, ok
+	}
+	return variable.ReplaceAllStringFunc(value, func(text string) string {
+		parts := variable.FindStringSubmatch(text)
+		switch have := r.contextValues(parts[1]); {
+		case slices.Contains([]string{"*", "?", "$"}, parts[1]):
+			return parts[1]
+		case len(have) == 1:
+			return have[0]
+		case parts[2] != "":
+			return parts[3]
+		}
+		ok = false
+		return ""
+	}), ok
 }
 
 func truthOf(b bool) truth {
@@ -88,28 +117,43 @@ func truthOf(b bool) truth {
 	return no
 }
 
-// contextValue returns the request's value of a condition key.
-func (r Request) contextValue(key string) (string, bool) {
+// contextValues returns the request's values of a condition key, nil for none.
+func (r Request) contextValues(key string) []string {
 	for name, v := range r.Context {
 		if strings.EqualFold(name, key) {
-			return v, true
+			return []string{v}
 		}
+	}
+	for name, values := range r.Several {
+		if strings.EqualFold(name, key) {
+			return values
+		}
+	}
+	one := func(value string) []string {
+		if value == "" {
+			return nil
+		}
+		return []string{value}
 	}
 	switch strings.ToLower(key) {
 	case "aws:principalarn":
-		if r.RoleARN != "" {
-			return r.RoleARN, true
-		}
-		return r.Principal, r.Principal != ""
+		return one(cmp.Or(r.RoleARN, r.Principal))
 	case "aws:principalaccount":
-		return r.Account, r.Account != ""
+		return one(r.Account)
 	case "aws:principalisawsservice":
-		return strconv.FormatBool(r.Service != ""), true
+		return one(strconv.FormatBool(r.Service != ""))
 	}
-	return "", false
+	return nil
 }
 
 func equal(a, b string) bool { return a == b }
+
+// sameBytes compares two texts in base64.
+func sameBytes(a, b string) bool {
+	x, errX := base64.StdEncoding.DecodeString(a)
+	y, errY := base64.StdEncoding.DecodeString(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
 
 // arnLike matches ARNs part by part, so that a * does not reach over a colon
 // outside of the resource.

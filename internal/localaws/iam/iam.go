@@ -34,6 +34,8 @@ type Request struct {
 	// names are compared without regard to case. aws:PrincipalArn,
 	// aws:PrincipalAccount and aws:PrincipalIsAWSService need not be given.
 	Context map[string]string
+	// Several holds those condition keys that have several values.
+	Several map[string][]string
 }
 
 // Decision is a resource policy's answer to a request.
@@ -52,9 +54,21 @@ const (
 	ExplicitDeny
 )
 
-// Evaluate returns the policy's answer. A condition whose operator or policy
-// variable this package does not model can neither be known to hold nor to
-// fail: such a statement never allows and always denies.
+// Unmodelled returns the operators in the policy that this package does not model.
+func (p *Policy) Unmodelled() (names []string) {
+	for _, s := range p.statements {
+		for _, c := range s.conditions {
+			if c.holds(Request{Several: map[string][]string{c.key: {""}}}) == unknown {
+				names = append(names, c.operator)
+			}
+		}
+	}
+	return names
+}
+
+// Evaluate returns the policy's answer. A condition whose operator this package does
+// not model ([Policy.Unmodelled]) can neither be known to hold nor to fail: such a
+// statement never allows and always denies.
 func (p *Policy) Evaluate(r Request) Decision {
 	result := ImplicitDeny
 	for _, s := range p.statements {

@@ -69,10 +69,12 @@ func TestEvaluate(t *testing.T) {
 		{"principal ARN of a session is the role", `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalArn":"` + deploy + `"}}}`, role(), Allow},
 		{"two conditions, one fails", `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalAccount":"111122223333","kms:ViaService":"s3"}}}`, user(alice), ImplicitDeny},
 		{"one of two values", `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalAccount":["1","111122223333"]}}}`, user(alice), Allow},
-		{"unknown operator allows nobody", `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{"BinaryEquals":{"k":"v"}}}`, user(alice), ImplicitDeny},
-		{"unknown operator denies", `{"Effect":"Deny","Principal":"*","Action":"*","Resource":"*","Condition":{"BinaryEquals":{"k":"v"}}}`, user(alice), ExplicitDeny},
-		{"unknown but another fails", `{"Effect":"Deny","Principal":"*","Action":"*","Resource":"*","Condition":{"BinaryEquals":{"k":"v"},"Bool":{"aws:PrincipalIsAWSService":"true"}}}`, user(alice), ImplicitDeny},
-		{"policy variable allows nobody", `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalAccount":"${aws:x}"}}}`, user(alice), ImplicitDeny},
+		{"unknown operator allows nobody", `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{"StringMatches":{"k":"v"}}}`, user(alice), ImplicitDeny},
+		{"unknown operator denies", `{"Effect":"Deny","Principal":"*","Action":"*","Resource":"*","Condition":{"StringMatches":{"k":"v"}}}`, user(alice), ExplicitDeny},
+		{"unknown but another fails", `{"Effect":"Deny","Principal":"*","Action":"*","Resource":"*","Condition":{"StringMatches":{"k":"v"},"Bool":{"aws:PrincipalIsAWSService":"true"}}}`, user(alice), ImplicitDeny},
+		{"policy variable", `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{"StringEquals":{"kms:CallerAccount":"${aws:PrincipalAccount}"}}}`, with(user(alice), "kms:CallerAccount", account), Allow},
+		{"policy variable with a default", `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalAccount":"${aws:x, '111122223333'}"}}}`, user(alice), Allow},
+		{"policy variable of nothing allows nobody", `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalAccount":"${aws:x}"}}}`, user(alice), ImplicitDeny},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p, err := Parse([]byte(`{"Version":"2012-10-17","Id":"t","Statement":[` + tc.statement + `]}`))
@@ -126,6 +128,14 @@ func TestConditions(t *testing.T) {
 		{"ForAnyValue:StringEquals", `"a"`, "-", no},
 		{"ForAllValues:StringEquals", `"a"`, "-", yes},
 		{"ForAllValues:StringEquals", `"a"`, "b", no},
+		{"ForAnyValue:StringEquals", `"b"`, "a,b", yes},
+		{"ForAnyValue:StringNotEquals", `"b"`, "a,b", yes},
+		{"ForAnyValue:StringNotEquals", `["a","b"]`, "a,b", no},
+		{"ForAllValues:StringEquals", `["a","b","c"]`, "a,b", yes},
+		{"ForAllValues:StringEquals", `"b"`, "a,b", no},
+		{"ForAllValues:StringNotEquals", `"b"`, "a,b", no},
+		{"BinaryEquals", `"YQ=="`, "YQ==", yes},
+		{"BinaryEquals", `"YQ=="`, "a", no},
 		{"StringMatches", `"a"`, "a", unknown},
 	} {
 		t.Run(tc.operator+" "+tc.have, func(t *testing.T) {
@@ -135,7 +145,7 @@ func TestConditions(t *testing.T) {
 			}
 			r := Request{}
 			if tc.have != "-" {
-				r = with(r, "k", tc.have)
+				r.Several = map[string][]string{"k": strings.Split(tc.have, ",")}
 			}
 			if got := (condition{operator: tc.operator, key: "K", values: values}).holds(r); got != tc.want {
 				t.Errorf("got %d, want %d", got, tc.want)
