@@ -173,10 +173,11 @@ func TestDigestOfLargeAlerts(t *testing.T) {
 	if _, err := w.Store.Put(t.Context(), dueKey(win.ID), win, ""); err != nil {
 		t.Fatal(err)
 	}
+	stored := a.bounded() // once: they differ in their keys only
 	for i := range alerts {
-		a.Key = &Key{ARN: fmt.Sprintf("arn:aws:kms:us-east-1:111122223333:key/%d", i)}
-		a.ID = fmt.Sprint(i)
-		i := &item{Alert: a.bounded(), Name: fmt.Sprint("alerts/", i)}
+		stored.Key = &Key{ARN: fmt.Sprintf("arn:aws:kms:us-east-1:111122223333:key/%d", i)}
+		stored.ID = fmt.Sprint(i)
+		i := &item{Alert: stored, Name: fmt.Sprint("alerts/", i)}
 		if _, err := w.Store.Put(t.Context(), win.item(i.Name, i.Alert), i, ""); err != nil {
 			t.Fatal(err)
 		}
