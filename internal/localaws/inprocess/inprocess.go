@@ -5,6 +5,7 @@ package inprocess
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -65,8 +66,9 @@ func (c Client) Do(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, ctx.Err()
 	case err := <-done:
+		cancelled := req.Context().Err() // the handler may have returned because of it
 		cancel(nil)
-		if err != nil {
+		if err := cmp.Or(cancelled, err); err != nil {
 			return nil, err
 		}
 	}
