@@ -174,8 +174,8 @@ var playedKeys = func() map[string]played {
 	}}, "aws:SourceIp")
 	add(played{values: vpcs, who: owner}, "aws:SourceVpc", "aws:SourceVpce")
 	add(played{values: vpcs, who: owner, identity: true}, "aws:Ec2InstanceSourceVpc", "identitystore:UserId")
-	add(played{form: account, values: accounts, who: func(c caller, value, policy string) bool { return c.insider || ofAccount(c, value, policy) }}, "aws:VpceAccount")
-	add(played{form: arnForm, values: []string{"arn:aws:ec2:us-east-1:" + own + ":vpc/vpc-1", "arn:aws:ec2:us-east-1:" + foreign + ":vpc/*", "arn:aws:ec2:*:*:vpc/vpc-1"}, who: func(c caller, value, policy string) bool {
+	add(played{form: account, values: accounts, identity: true, who: func(c caller, value, policy string) bool { return c.insider || ofAccount(c, value, policy) }}, "aws:VpceAccount")
+	add(played{form: arnForm, values: []string{"arn:aws:ec2:us-east-1:" + own + ":vpc/vpc-1", "arn:aws:ec2:us-east-1:" + foreign + ":vpc/*", "arn:aws:ec2:*:*:vpc/vpc-1"}, identity: true, who: func(c caller, value, policy string) bool {
 		return c.insider || ofAccount(c, value, policy)
 	}}, "aws:SourceVpcArn")
 	add(played{values: organizations, who: owner}, "aws:VpceOrgID")
@@ -291,7 +291,8 @@ func callers(p *Policy) (list []caller) {
 		for _, c := range s.Conditions {
 			if conditionKey(c.Key) == "aws:principalarn" {
 				for _, v := range c.Values {
-					arns = append(arns, concreteARN(v))
+					// As a text, a star reaches into a path.
+					arns = append(arns, concreteARN(v), strings.ReplaceAll(strings.Replace(v, "::*:", "::"+stranger+":role/p:", 1), "*", "v"))
 				}
 			}
 			if playedKeys[conditionKey(c.Key)].form == account {
@@ -318,12 +319,14 @@ func callers(p *Policy) (list []caller) {
 	elsewhere.org = "o-strange12345"
 	list = append(list, caller{request: iam.Request{Service: snsService}, account: stranger, org: elsewhere.org})
 	for _, org := range []string{theirOrg, "o-other12345"} {
-		for _, name := range []string{"role/x", "user/u", "root"} {
-			insider := principal("arn:aws:iam::" + stranger + ":" + name)
+		for _, name := range []string{"iam::" + stranger + ":role/x", "iam::" + stranger + ":user/u", "iam::" + stranger + ":root", "sts::" + stranger + ":federated-user/f"} {
+			insider := principal("arn:aws:" + name)
 			insider.insider, insider.org = true, org
 			list = append(list, insider)
 		}
-		list = append(list, caller{request: iam.Request{Service: snsService}, account: stranger, insider: true, org: org})
+		for _, service := range []string{snsService, "s3.amazonaws.com"} {
+			list = append(list, caller{request: iam.Request{Service: service}, account: stranger, insider: true, org: org})
+		}
 	}
 	member := principal("arn:aws:iam::123412341234:role/x")
 	member.org = ourOrg
