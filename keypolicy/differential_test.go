@@ -291,7 +291,8 @@ func callers(p *Policy) (list []caller) {
 		for _, c := range s.Conditions {
 			if conditionKey(c.Key) == "aws:principalarn" {
 				for _, v := range c.Values {
-					arns = append(arns, concreteARN(v))
+					// As a text, a star reaches into a path.
+					arns = append(arns, concreteARN(v), strings.ReplaceAll(strings.Replace(v, "::*:", "::"+stranger+":role/p:", 1), "*", "v"))
 				}
 			}
 			if playedKeys[conditionKey(c.Key)].form == account {
@@ -323,7 +324,9 @@ func callers(p *Policy) (list []caller) {
 			insider.insider, insider.org = true, org
 			list = append(list, insider)
 		}
-		list = append(list, caller{request: iam.Request{Service: snsService}, account: stranger, insider: true, org: org})
+		for _, service := range []string{snsService, "s3.amazonaws.com"} {
+			list = append(list, caller{request: iam.Request{Service: service}, account: stranger, insider: true, org: org})
+		}
 	}
 	member := principal("arn:aws:iam::123412341234:role/x")
 	member.org = ourOrg

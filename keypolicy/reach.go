@@ -111,10 +111,10 @@ func (st *statement) holds(s *subject) spread {
 	for i := range st.conditions {
 		c := &st.conditions[i]
 		carrying := c.carried
-		if s.service && c.kind != unseen {
-			carrying = everyAction // what services send is not documented
-		}
 		carried, others := c.holds(s)
+		if s.service && c.kind != unseen {
+			others = either(carried, others) // what services send is not documented
+		}
 		for k := range sp {
 			if carried < chance(k) {
 				sp[k] &^= carrying
