@@ -112,7 +112,7 @@ func TestDecidePlace(t *testing.T) {
 		{"the third event, but harmless", call("RotateKey", finding.Low, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleCollect}},
 		{"something new is no danger", call("CreateKey", finding.High, "k"), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleFirst, claim: "high/policy-CreateKey"}},
 		{"but a grant is", kind(call("CreateGrant", finding.High, "k"), KindGrant), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleIncident, notes: []string{"danger/CreateGrant", "high/grant-CreateGrant"}}},
-		{"whoever needs a dead key did nothing", kind(call("Decrypt", finding.High, "k"), KindUse), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleFirst, claim: "high/use-Decrypt"}},
+		{"a failed use of a key does not count towards an incident", kind(call("Decrypt", finding.High, "k"), KindUse), m("danger/PutKeyPolicy", "danger/UpdateAlias"), scheduleDecision{reason: scheduleFirst, claim: "high/use-Decrypt"}},
 		{"the third key", call("DisableKey", finding.Critical, "c"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), scheduleDecision{reason: scheduleIncident, notes: []string{key("c")}}},
 		{"a key again", call("DisableKey", finding.Critical, "b"), m("critical/policy-DisableKey", "danger/DisableKey", key("a"), key("b")), scheduleDecision{reason: scheduleCollect}},
 		{"a key that AWS refused to disable", kind(call("DisableKey", finding.High, "c"), KindAccess), m("high/access-DisableKey", "danger/DisableKey", key("a"), key("b")), scheduleDecision{reason: scheduleCollect}},

@@ -88,7 +88,7 @@ func complete() Alert {
 
 // sparse is an alert with as little as there can be.
 func sparse() Alert {
-	return Alert{ID: "sweep/guard", Kind: KindGuard, Severity: finding.Info, Title: "The state bucket hangs on a key that is guarded"}
+	return Alert{ID: "sweep/guard", Kind: KindGuard, Severity: finding.Info, Title: "The state bucket is encrypted under a key that cmkeeper guards"}
 }
 
 func golden(t *testing.T, name, got string) {

@@ -121,8 +121,8 @@ func (a Alert) Text() string {
 	return t.b.String()
 }
 
-// steps are what to do next. A command is one that can be pasted, whoever made it: an
-// alert may have been stored by an older version.
+// steps returns the next steps without the commands that are not safe to paste. They are
+// checked here again, because an older version may have stored the alert.
 func (a Alert) steps() []string {
 	steps := slices.Clone(a.Next)
 	for i, n := range steps {

@@ -493,8 +493,8 @@ func (p *Publisher) flush(ctx context.Context, w *window) error {
 	return p.deliver(ctx, name, a)
 }
 
-// tellUnread tells of alerts that cannot be read, once for a window: they are told nowhere
-// else.
+// tellUnread publishes one alert for a window about its stored alerts that cannot be read.
+// Nothing else reports them.
 func (p *Publisher) tellUnread(ctx context.Context, w *window, unread []error) error {
 	p.logger().WarnContext(ctx, "stored alerts cannot be read and are left out of the digest", "slot", w.ID, "alerts", len(unread), "first", unread[0])
 	a := Alert{
