@@ -116,6 +116,8 @@ type Actor struct {
 	InvokedBy string `json:"invoked_by,omitempty"`
 	SourceIP  string `json:"source_ip,omitempty"`
 	UserAgent string `json:"user_agent,omitempty"`
+	// Unconfirmed: nothing but a message on the queue says so; CloudTrail has not shown it.
+	Unconfirmed bool `json:"unconfirmed,omitempty"`
 }
 
 // Status is how an action ended.

@@ -423,7 +423,7 @@ func TestCutAlwaysFits(t *testing.T) {
 		list := []string{s, s, s, s, s, s, s, s}
 		a := Alert{
 			ID: s, Kind: Kind(s), Severity: finding.Severity(s), EventName: s, EventID: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
-			Key: &Key{s, list, s, true, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s}, Next: list,
+			Key: &Key{s, list, s, true, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s, s, s, true}, Action: Action{s, Status(s), s}, Next: list,
 		}
 		a.Incident, a.Digest = s, &Digest{Group: s, Alerts: s}
 		for range list {

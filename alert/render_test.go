@@ -48,7 +48,7 @@ func deletion() Alert {
 			Name: "Admin/mallory (role session in 111122223333)", Type: "AssumedRole",
 			ARN: "arn:aws:sts::111122223333:assumed-role/Admin/mallory", Account: "111122223333", Session: "mallory",
 			Role: "arn:aws:iam::111122223333:role/Admin", MFA: "false",
-			InvokedBy: "cloudformation.amazonaws.com", SourceIP: "203.0.113.7", UserAgent: "aws-cli/2.31 \x1b[2J",
+			InvokedBy: "cloudformation.amazonaws.com", SourceIP: "203.0.113.7", UserAgent: "aws-cli/2.31 \x1b[2J", Unconfirmed: true,
 		},
 		Action: Action{Mode: "observe", Status: StatusWouldDo, Description: "The deletion would be cancelled, and the key enabled again."},
 		Risk:   "Everything that is encrypted under the key is lost with it: 2 buckets use it by default.",
@@ -341,7 +341,7 @@ func FuzzText(f *testing.F) {
 		}
 		a := Alert{
 			ID: s, Kind: Kind(s), Severity: finding.Severity(s), EventName: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
-			Key: &Key{s, same(2), s, true, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s, s, s}, Action: Action{s, Status(s), s},
+			Key: &Key{s, same(2), s, true, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s, s, s, true}, Action: Action{s, Status(s), s},
 			Next: same(2), Findings: []finding.Finding{{ID: id, Severity: finding.Severity(s), Statement: s, Principal: s, Message: s}}, Facts: []Fact{{s, s, same(2)}}, Cut: &Cut{Whole: s},
 			Incident: s, Digest: &Digest{Group: s, Alerts: s, Calls: []Call{{s, Kind(s), finding.Severity(s), s, time.Time{}, s, s, true, s, s, s, Status(s)}}},
 		}

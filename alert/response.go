@@ -13,7 +13,11 @@ import (
 func responseSteps(a Alert) []string {
 	account := a.Actor.Account
 	role, user := roleName(a.Actor.ARN), userName(a.Actor.ARN)
-	steps := []string{"Find out whether it was intended: ask the owner of the session, the address and the program. Their other calls:"}
+	var steps []string
+	if a.Actor.Unconfirmed {
+		steps = append(steps, "Check in CloudTrail that the actor made the calls before you do anything about the actor: so far only messages say so.")
+	}
+	steps = append(steps, "Find out whether it was intended: ask the owner of the session, the address and the program. Their other calls:")
 	if name := cmp.Or(a.Actor.Session, user); name != "" {
 		steps = append(steps, command.Line("aws cloudtrail lookup-events --region %s --lookup-attributes %s", command.Region(a.Region), command.Lookup("Username", command.Session(name))))
 	}

@@ -9,7 +9,12 @@
 // in it came from outside and must be escaped before it is shown.
 package events
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"time"
+)
 
 // Kind is the family that an event belongs to.
 type Kind string
@@ -61,6 +66,14 @@ type Event struct {
 	// record that this one adds to (addendum), else its own, else the envelope's id.
 	// Never empty.
 	ID string
+	// RecordID is the eventID of the CloudTrail record, by which CloudTrail finds it; ""
+	// where there is none.
+	RecordID string
+	// Sent is when SQS took the message that the event came in, the zero time where that
+	// is unknown. See [Event.SentAt].
+	Sent time.Time
+	// Claimed: nothing but a message says what the event says. See [Event.AsClaim].
+	Claimed bool
 	// RequestID is the id that AWS gave the API call; "" elsewhere.
 	RequestID string
 	// Kind is the family, which decides what Name and Source mean.
@@ -110,15 +123,41 @@ type Event struct {
 // the clocks of two AWS services need not agree.
 const sendingDelay = time.Minute
 
-// SentAt returns the event with a Time that its message can have: one more than a minute
-// after sent, when SQS took the message, becomes sent, in whole seconds. Times in records are claims, and
-// one from the future would be newer than whatever happens next. The zero time, unknown,
-// changes nothing.
+// longestDelay is how much earlier than its message an event may be: SQS keeps messages
+// for 14 days at most, and CloudTrail takes less than one.
+const longestDelay = 15 * 24 * time.Hour
+
+// SentAt returns the event with Sent, when SQS took its message, and a Time that such a
+// message can have: one more than a minute later becomes sent, in whole seconds. Times in
+// records are claims, and one from the future would be newer than whatever happens next.
+// The zero time, unknown, changes nothing.
 func (e Event) SentAt(sent time.Time) Event {
-	if !sent.IsZero() && e.Time.After(sent.Add(sendingDelay)) {
+	if e.Sent = sent; !sent.IsZero() && e.Time.After(sent.Add(sendingDelay)) {
 		e.Time = sent.UTC().Truncate(time.Second)
 	}
 	return e
+}
+
+// IsOutdated reports whether the event is older than any queue can hold, which no genuine
+// one is: its Time orders nothing.
+func (e Event) IsOutdated() bool { return !e.Sent.IsZero() && e.Sent.Sub(e.Time) > longestDelay }
+
+// AsClaim returns the event of a message that anybody may have sent. Its ID is one that
+// no other message's event has, so that it never stands for the occurrence that it claims
+// to be.
+func (e Event) AsClaim(body []byte) Event {
+	sum := sha256.Sum256(body)
+	e.Claimed, e.ID = true, e.ID+claimMark+hex.EncodeToString(sum[:6])
+	return e
+}
+
+// claimMark begins what the ID of a claim has more than that of what it claims to be.
+const claimMark = "~"
+
+// Occurrence returns the ID of what an event is, or claims to be, by the event's ID.
+func Occurrence(id string) string {
+	id, _, _ = strings.Cut(id, claimMark)
+	return id
 }
 
 // Failed reports whether the call was refused and so changed nothing.

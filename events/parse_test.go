@@ -48,6 +48,7 @@ var operator = Actor{
 func call(n int, name, key, alias string, d Detail) Event {
 	return Event{
 		ID:        fmt.Sprintf("e7e17000-0000-4000-8000-%012d", n),
+		RecordID:  fmt.Sprintf("e7e17000-0000-4000-8000-%012d", n),
 		RequestID: fmt.Sprintf("b5d1c0de-0000-4000-8000-%012d", n),
 		Kind:      APICall,
 		Name:      name,

@@ -10,6 +10,7 @@ import (
 func (r *record) event(envelope *message) (Event, error) {
 	e := Event{
 		ID:           firstOf(r.SharedEventID, r.OriginalEventID, r.EventID, envelope.ID),
+		RecordID:     r.EventID,
 		RequestID:    r.RequestID,
 		Kind:         APICall,
 		Name:         r.EventName,

@@ -18,6 +18,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
@@ -51,7 +52,7 @@ func TestTwoWorkersOneMessage(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
-				err := w.newRouter(enforceAll()).Handle(w.ctx, []byte(body), time.Time{})
+				err := w.newRouter(enforceAll()).Handle(w.ctx, handlers.Message{Body: []byte(body)})
 				if d := outcome.Of(err); d.Action != outcome.Delete && d.Action != outcome.Delay {
 					t.Errorf("outcome %v: %v", d.Action, err)
 				}
@@ -89,7 +90,7 @@ func TestReadBackIsPolled(t *testing.T) {
 		w.router = w.newRouterWith(enforceAll(), func(d *reaction.Deps) { d.KMS = slow })
 		w.disableRotation(key)
 		body := w.event("DisableKeyRotation")
-		if d := outcome.Of(w.router.Handle(w.ctx, []byte(body), time.Time{})); d.Action != outcome.Delay {
+		if d := outcome.Of(w.router.Handle(w.ctx, handlers.Message{Body: []byte(body)})); d.Action != outcome.Delay {
 			t.Fatalf("outcome %v (%v), want a wait", d.Action, d.Err)
 		}
 		w.none()

@@ -85,14 +85,53 @@ func alias(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	if reason == aliasWait {
 		return nil, outcome.RetryAfter(aliasPause, fmt.Errorf("%s: waiting for KMS to show what the event says", name))
 	}
-	noteAlias(c, doc, live, reason == aliasAgrees)
+	doubted := false
+	switch {
+	case c.Event.IsOutdated():
+	case c.Event.Claimed:
+		doubted = claimedAlias(c, doc, live, reason == aliasAgrees) && !c.Await(ctx, "that "+name+" had key "+c.Event.KeyARN)
+	default:
+		noteAlias(c, doc, live, reason == aliasAgrees)
+	}
+	d := &reaction.Decision{}
 	switch {
 	case exists:
-		return move(ctx, c, live)
+		d, err = move(ctx, c, live)
 	case deleted:
-		return aliasGone(ctx, c)
+		d, err = aliasGone(ctx, c)
 	}
-	return nil, nil
+	if doubted && err == nil {
+		d = withDoubt(c, d, live)
+	}
+	return d, err
+}
+
+// withDoubt adds to a decision that a message claims another key of the alias, which
+// CloudTrail does not show.
+func withDoubt(c *reaction.Case, d *reaction.Decision, live inventory.Alias) *reaction.Decision {
+	if d == nil {
+		d = &reaction.Decision{}
+	}
+	tell := d.Tell
+	d.Tell = func() (alerts []alert.Alert) {
+		if tell != nil {
+			alerts = tell()
+		}
+		a := c.NewAlert(alert.KindAlias, "/unconfirmed")
+		a.Severity = finding.Medium
+		a.Title = fmt.Sprintf("CloudTrail does not show that alias %s ever had key %s, as a message says", c.Event.Alias, arn.KeyID(c.Event.KeyARN))
+		a.Summary = fmt.Sprintf("A message says that %s called %s for this alias and key at %s. Neither KMS nor CloudTrail show that.", c.Who(), c.Event.Name, reaction.TimeText(c.Event.Time))
+		a.Risk = "If the message is forged, somebody can send messages to the events queue, and wants data under that key re-encrypted. If it is genuine, data under that key was not."
+		a.Action = alert.Action{Mode: string(c.Config.Reencrypt), Status: alert.StatusRefused, Description: "cmkeeper moves no data from a key because of a message that CloudTrail does not confirm."}
+		a.Key = &alert.Key{ARN: c.Event.KeyARN}
+		a.Next = []string{"Find out who may send messages to the events queue: its policy has to deny it to everybody but the EventBridge rules and cmkeeper's role (docs/threat-model.md)."}
+		if live.TargetKeyARN != "" {
+			a.Next = append(a.Next, "If the alias did have the key, move the data by hand:")
+			a.Next = append(a.Next, reaction.ReencryptCommands([]string{c.Event.KeyARN}, live.TargetKeyARN, nil, c.Config.StateBucket)...)
+		}
+		return append(alerts, a)
+	}
+	return d
 }
 
 // liveAlias reads the event's alias, and what is known of it.
@@ -114,12 +153,14 @@ func noteAlias(c *reaction.Case, doc *ledger.Alias, live inventory.Alias, agrees
 	if doc.ARN == "" {
 		doc.ARN = aliasARN(c)
 	}
-	t := ledger.Target{KeyARN: e.KeyARN, Since: e.Time, Deleted: e.Name == "DeleteAlias"}
+	t := ledger.Target{KeyARN: e.KeyARN, Since: e.Time, Deleted: e.Name == "DeleteAlias", Known: true}
 	if agrees && !t.Deleted {
 		if !live.Updated.IsZero() {
 			t.Since = live.Updated
 		}
 		doc.Candidate = nil
+	} else if t.Since.Equal(live.Updated) {
+		t.Since = t.Since.Add(-1) // in the same second, and before what is live
 	}
 	doc.Learn(t)
 	m := ledger.MoveOf(e, c.At)
@@ -128,6 +169,23 @@ func noteAlias(c *reaction.Case, doc *ledger.Alias, live inventory.Alias, agrees
 		m.To, m.At = e.KeyARN, t.Since
 		doc.Pending = &m
 	}
+}
+
+// claimedAlias notes of an event that only a message claims what the live alias shows, and
+// reports whether there is more in it: a key that the alias had, which data would be moved
+// from. That is noted when CloudTrail shows the call.
+func claimedAlias(c *reaction.Case, doc *ledger.Alias, live inventory.Alias, agrees bool) (more bool) {
+	deleted := c.Event.Name == "DeleteAlias"
+	newest, known := doc.Newest()
+	switch {
+	case agrees && !deleted:
+		noteAlias(c, doc, live, true)
+		return false
+	case agrees && known && !newest.Deleted:
+		// It is gone, so it was deleted after it was last set.
+		doc.Learn(ledger.Target{KeyARN: newest.KeyARN, Since: newest.Since.Add(1), Deleted: true, Known: true})
+	}
+	return c.Event.KeyARN != "" && !slices.Contains(doc.Keys(), c.Event.KeyARN)
 }
 
 // sweptAlias reconciles an alias with what is known of it, and deals with a move that

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -89,7 +90,7 @@ func TestAliasMoveWaitsForAnotherJob(t *testing.T) {
 		w.moves.rival = true
 		w.updateAlias("alias/app-orders", b)
 		event := w.event("UpdateAlias")
-		if d := outcome.Of(w.router.Handle(w.ctx, []byte(event), time.Time{})); d.Action != outcome.Delay {
+		if d := outcome.Of(w.router.Handle(w.ctx, handlers.Message{Body: []byte(event)})); d.Action != outcome.Delay {
 			t.Errorf("the message is %v", d)
 		}
 		if got := w.one(); got.Action.Status != alert.StatusRefused || !strings.Contains(got.Action.Description, "job 7") {
@@ -254,7 +255,7 @@ func TestAliasEventThatKMSDoesNotShowYet(t *testing.T) {
 			t.Fatalf("time not found in %s", body)
 		}
 		time.Sleep(11 * time.Minute)
-		if d := outcome.Of(w.router.Handle(w.ctx, []byte(future), time.Time{})); d.Action != outcome.Delay {
+		if d := outcome.Of(w.router.Handle(w.ctx, handlers.Message{Body: []byte(future)})); d.Action != outcome.Delay {
 			t.Errorf("outcome %v, want a wait", d.Action)
 		}
 		if err := w.handle(future); err != nil {
@@ -283,7 +284,7 @@ func TestAliasEventFromTheFuture(t *testing.T) {
 			created := w.event("CreateAlias")
 			must(w.kms.DeleteAlias(w.ctx, &kms.DeleteAliasInput{AliasName: aws.String("alias/app-orders")}))
 			w.events()
-			if err := w.router.Handle(w.ctx, []byte(forge(w, created, "DeleteAlias")), time.Now()); err != nil {
+			if err := w.router.Handle(w.ctx, handlers.Message{Body: []byte(forge(w, created, "DeleteAlias")), Sent: time.Now()}); err != nil {
 				t.Fatal(err)
 			}
 			w.told.take()
@@ -307,13 +308,13 @@ func TestAliasEventFromTheFuture(t *testing.T) {
 			time.Sleep(time.Minute)
 			forged, sent := []byte(forge(w, body, "UpdateAlias")), time.Now()
 			for time.Since(sent) < 14*time.Minute {
-				if d := outcome.Of(w.router.Handle(w.ctx, forged, sent)); d.Action != outcome.Delay {
+				if d := outcome.Of(w.router.Handle(w.ctx, handlers.Message{Body: forged, Sent: sent})); d.Action != outcome.Delay {
 					t.Fatalf("outcome %v after %s, want a wait", d.Action, time.Since(sent))
 				}
 				time.Sleep(time.Minute)
 			}
 			time.Sleep(2 * time.Minute)
-			if err := w.router.Handle(w.ctx, forged, sent); err != nil {
+			if err := w.router.Handle(w.ctx, handlers.Message{Body: forged, Sent: sent}); err != nil {
 				t.Errorf("it still waits: %v", err)
 			}
 			w.wantStarted()

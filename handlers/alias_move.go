@@ -16,6 +16,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
 
@@ -126,10 +127,17 @@ func move(ctx context.Context, c *reaction.Case, live inventory.Alias) (*reactio
 		return nil, err
 	}
 	c.Debug(ctx, "move decided", "alias", alert.Escape(live.Name), "from", m.From, "to", m.To, "reasons", m.why, "scope", len(m.scope))
-	starts := len(m.why) == 0 && c.Config.Reencrypt == reaction.Enforce
-	d := &reaction.Decision{Tell: m.tell, Told: reaction.Told{Alias: func(a *ledger.Alias) { a.Finish(m.Move, starts) }}}
-	if starts {
-		d.Act = m.start
+	var started time.Time
+	d := &reaction.Decision{Tell: m.tell, Told: reaction.Told{Alias: func(a *ledger.Alias) { a.Finish(m.Move, started) }}}
+	if len(m.why) == 0 && c.Config.Reencrypt == reaction.Enforce {
+		if wait := doc.Resting(c.At); wait > 0 {
+			// The move stays pending, and takes up those that follow until then.
+			if c.IsSweep() {
+				return nil, nil
+			}
+			return nil, outcome.RetryAfter(wait, fmt.Errorf("%s: so many re-encryptions were started that the next one waits", live.Name))
+		}
+		started, d.Act = c.At, m.start
 	}
 	return d, nil
 }

@@ -3,7 +3,6 @@ package handlers_test
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
@@ -27,7 +26,7 @@ func BenchmarkParseAndRoute(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := router.Handle(ctx, body, time.Time{}); err != nil {
+				if err := router.Handle(ctx, handlers.Message{Body: body}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -216,9 +216,7 @@ func (b *bucketCase) require(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for _, t := range doc.History {
-			b.in.earlier = append(b.in.earlier, t.KeyARN)
-		}
+		b.in.earlier = append(b.in.earlier, doc.Keys()...)
 	}
 	return nil
 }

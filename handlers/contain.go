@@ -36,6 +36,7 @@ const (
 	containEnabled  containReason = "enabled"  // the actor who enabled the key, as it is, did not open it
 	containExempt   containReason = "exempt"   // an exemption covers it
 	containFlapping containReason = "flapping" // it was disabled too often
+	containHeld     containReason = "held"     // nothing but a message says who opened it, or that it was not open before
 	containInUse    containReason = "in-use"   // disabling it would harm who uses it
 	containUnknown  containReason = "unknown"  // whether it would is not known
 	// To be done.
@@ -52,6 +53,8 @@ type containInput struct {
 	contained       *ledger.Containment // the last one of the key
 	mine            *ledger.Repair      // for this event
 	allowed, exempt bool
+	// held: whether it may be disabled shows when CloudTrail has the event.
+	held bool
 	// enabled: the event enabled the key; same: its actor also opened it.
 	enabled, same bool
 	// breaker is BreakerClosed where nothing is disabled in this mode.
@@ -79,12 +82,14 @@ func decideContain(in containInput) containReason {
 		return containNothing
 	case !enabled:
 		return containUnusable
-	case in.allowed:
+	case in.allowed && !in.held:
 		return containAllowed
 	case in.restoring:
 		return containLater
 	case in.exempt:
 		return containExempt
+	case in.held:
+		return containHeld
 	case in.enabled && !in.same:
 		return containEnabled
 	case in.breaker != ledger.BreakerClosed:
@@ -117,7 +122,7 @@ type containCase struct {
 	opened     []exposure // by the event
 	allowed    bool
 	repair     ledger.Repair
-	exemption  judgement.Exemption
+	exemption  reaction.Exemption
 	use        keyUse
 	reason     containReason
 	last       bool // the policy reaction has acted
@@ -136,7 +141,7 @@ func contain(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	by := ledger.PartyOf(c.Event)
 	k := &containCase{Case: c, repair: ledger.Repair{Reaction: ledger.ReactionContain, By: c.Event.ID, Alert: c.Event.ID, At: c.At, Against: by}}
 	if by != nil {
-		actor := c.ActorOf(by)
+		actor := c.ActorOf(by).Confirmed()
 		k.allowed = slices.ContainsFunc(c.Config.ContainAllowed, func(p judgement.Principals) bool { return p.Include(actor) })
 	}
 	if c.Event.Name == reaction.EnableKey { // most keys were never contained
@@ -211,9 +216,10 @@ func (k *containCase) accepted(ctx context.Context) (bool, error) {
 func (k *containCase) decide(ctx context.Context) (err error) {
 	in := containInput{by: k.Event.ID, state: k.key.State, allowed: k.allowed, enabled: k.Event.Name == reaction.EnableKey, at: k.Event.Time, now: k.At}
 	cause := func(*ledger.Key) *ledger.Party { return k.repair.Against }
-	if k.exemption, in.exempt, err = k.Exempt(ctx, alert.KindContainment, cause); err != nil {
+	if k.exemption, err = k.Exempt(ctx, alert.KindContainment, cause); err != nil {
 		return err
 	}
+	in.exempt = k.exemption.Holds
 	doc, err := k.Ledger(ctx)
 	if err != nil {
 		return err
@@ -226,7 +232,7 @@ func (k *containCase) decide(ctx context.Context) (err error) {
 	// event, here or at another worker, after it was read here.
 	repaired := len(doc.RepairsSince(ledger.ReactionPolicy, "", k.Event.Time)) > 0
 	in.restoring = !k.last && (repaired || doc.InProgress(k.Event) != nil)
-	if len(k.open) > 0 && k.key.Enabled() && !k.allowed && !k.Config.ContainInUse && !in.restoring {
+	if len(k.open) > 0 && k.key.Enabled() && (!k.allowed || k.Event.Claimed) && !k.Config.ContainInUse && !in.restoring {
 		if k.use, err = useOf(ctx, k.Case); err != nil {
 			return err
 		}
@@ -240,6 +246,7 @@ func (k *containCase) decide(ctx context.Context) (err error) {
 		k.opened = slices.DeleteFunc(k.opened, func(x exposure) bool { return x.grant == "" })
 	}
 	in.pending = in.pending && !repaired
+	known := doc.ExposuresReadBefore(k.Event.Sent)
 	doc.NoteExposures(names(k.open), k.At)
 	by, enforce := "", k.Config.Contain == reaction.Enforce
 	if enforce {
@@ -251,6 +258,10 @@ func (k *containCase) decide(ctx context.Context) (err error) {
 	in.opened, in.use = len(k.opened) > 0, k.use
 	in.contained, in.mine = doc.Contained, doc.RepairOf(ledger.ReactionContain, k.Event.ID)
 	in.same = doc.Contained != nil && by != "" && doc.Contained.Principal == by
+	if k.Event.Claimed {
+		k.weigh(ctx, &in, known)
+		by = "" // what a message claims decides nothing later
+	}
 	k.reason = decideContain(in)
 	switch {
 	case k.reason == containFlapping:
@@ -260,6 +271,24 @@ func (k *containCase) decide(ctx context.Context) (err error) {
 		doc.Contained = &ledger.Containment{By: k.Event.ID, At: k.At, Principal: by}
 	}
 	return nil
+}
+
+// weigh takes what only a message claims out of a decision: an actor who may open keys
+// holds it up until CloudTrail shows them, and one who may not adds nothing to what earlier
+// reads of the key show (known: there are some).
+func (k *containCase) weigh(ctx context.Context, in *containInput, known bool) {
+	switch {
+	case !in.opened:
+	case in.allowed:
+		in.held = k.Await(ctx, "who opened the key")
+		in.allowed = in.held
+	case in.enabled && in.same:
+		in.held = k.Await(ctx, "who enabled the key")
+		in.same = in.held
+	case !in.enabled && !known:
+		k.Await(ctx, "that the event opened the key")
+		in.held = true
+	}
 }
 
 // afterRestoration decides again once the policy reaction has acted: only what is
@@ -353,6 +382,10 @@ func (k *containCase) tell() []alert.Alert {
 		a.Action.Status = alert.StatusDone
 	case containExempt:
 		reaction.TellExempt(&a, k.exemption, mode)
+	case containHeld:
+		if a.ID += "/held"; !k.Awaits() {
+			a.ID += "/unconfirmed"
+		}
 	case containFlapping:
 		a.ID = k.FlappingID(ledger.ReactionContain)
 	default:
@@ -378,6 +411,9 @@ func (k *containCase) common() alert.Alert {
 		a.Title = "Key " + name + " was opened: " + strings.TrimSuffix(a.Findings[0].Message, ".")
 	}
 	a.Summary = fmt.Sprintf("%s called %s and is not one of the roles that may open keys (CMKEEPER_CONTAIN_ALLOWED_ROLES). The findings show how the key is open.", k.Who(), k.Event.Name)
+	if k.reason == containHeld {
+		a.Summary = fmt.Sprintf("A message says that %s called %s. The findings show how the key is open.", k.Who(), k.Event.Name)
+	}
 	if k.Event.Name == reaction.EnableKey {
 		a.Title = "Key " + name + " was enabled again while it is still open"
 		a.Summary = fmt.Sprintf("cmkeeper had disabled the key because it was opened. %s enabled it, but it is still open: see the findings.", k.Who())
@@ -418,6 +454,11 @@ func (k *containCase) text() string {
 		return left + ": the actor who enabled it is not the one who opened it, and cmkeeper does not override that."
 	case containFlapping:
 		return fmt.Sprintf(left+": the circuit breaker is open, because cmkeeper disabled the key too often within the hour. It does not disable it again before %s.", reaction.TimeText(doc.CircuitOf(ledger.ReactionContain).Closes()))
+	case containHeld:
+		if k.Awaits() {
+			return left + " until CloudTrail shows the call: only that says who opened the key, or whether it was open before."
+		}
+		return left + ": CloudTrail did not show the call within 15 minutes, and cmkeeper had not read the key before, so it may have been open all the time."
 	case containInUse:
 		return left + ", because it is in use: " + strings.Join(append(k.use.why, k.use.unknown...), "; ") + ". CMKEEPER_CONTAIN_IN_USE=true would disable it anyway."
 	case containUnknown:

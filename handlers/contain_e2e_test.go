@@ -12,6 +12,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
@@ -412,7 +413,7 @@ func TestTwoWorkersContainOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
-				if d := outcome.Of(w.newRouter(containing(t)).Handle(w.ctx, []byte(body), time.Time{})); d.Action != outcome.Delete && d.Action != outcome.Delay {
+				if d := outcome.Of(w.newRouter(containing(t)).Handle(w.ctx, handlers.Message{Body: []byte(body)})); d.Action != outcome.Delete && d.Action != outcome.Delay {
 					t.Errorf("outcome %v: %v", d.Action, d.Err)
 				}
 			})

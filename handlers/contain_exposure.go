@@ -136,10 +136,14 @@ func openedBy(c *reaction.Case, doc *ledger.Key, open []exposure) (opened []expo
 	default:
 		return nil, false
 	}
+	since := c.Event.Time
+	if earliest := c.Event.Sent.Add(-reaction.ClaimPatience); c.Event.Claimed && since.Before(earliest) {
+		since = earliest // a claim reaches back no further than CloudTrail is late
+	}
 	for _, x := range open {
 		if made(x) {
 			pending = false
-			if !doc.ExposedBefore(x.name(), c.Event.Time) {
+			if !doc.ExposedBefore(x.name(), since) {
 				opened = append(opened, x)
 			}
 		}

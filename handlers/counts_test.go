@@ -161,7 +161,7 @@ func TestCaseReadsEachFactOnce(t *testing.T) {
 func (w *world) handleOnceMore(body string, done func()) {
 	w.t.Helper()
 	for range 100 {
-		d := outcome.Of(w.router.Handle(w.ctx, []byte(body), time.Time{}))
+		d := outcome.Of(w.router.Handle(w.ctx, handlers.Message{Body: []byte(body)}))
 		done()
 		if d.Action != outcome.Delay {
 			if d.Err != nil {
@@ -275,7 +275,7 @@ func TestRequestsPerEvent(t *testing.T) {
 					}
 					d.Alerts, d.Digests = p, p
 				})
-				if err := w.router.Handle(w.ctx, []byte(body), time.Time{}); err != nil {
+				if err := w.router.Handle(w.ctx, handlers.Message{Body: []byte(body)}); err != nil {
 					t.Fatal(err)
 				}
 				all := count.take()

@@ -17,7 +17,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
-	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
@@ -37,6 +36,7 @@ const (
 	deletionContained   deletionReason = "contained"    // cmkeeper itself disabled it, because it was opened
 	deletionExempt      deletionReason = "exempt"       // an exemption covers it
 	deletionFlapping    deletionReason = "flapping"     // it was undone too often
+	deletionHeld        deletionReason = "held"         // nothing but a message says that it was otherwise before
 	// To be undone.
 	deletionCancel  deletionReason = "cancel"  // cancel the deletion, and then as enable says
 	deletionEnable  deletionReason = "enable"  // enable the key
@@ -46,6 +46,7 @@ const (
 type deletionInput struct {
 	event   string
 	sweep   bool
+	claimed bool   // nothing but a message says that the event happened
 	state   string // live
 	history []ledger.State
 	restore *ledger.Restore // begun before, and not finished
@@ -94,6 +95,8 @@ func decideDeletion(in deletionInput) deletionDecision {
 		d.reason = deletionApproved
 	case pending && in.sweep && d.former == "":
 		d.reason = deletionFirstSeen
+	case pending && in.claimed && d.former == "" && in.restore == nil:
+		d.reason = deletionHeld
 	case (pending || disabled) && accepted && in.restore == nil:
 		d.reason = deletionAccepted
 	case pending:
@@ -142,8 +145,8 @@ func formerState(in deletionInput) string {
 	for i, s := range slices.Backward(in.history) {
 		switch {
 		case ledger.IsPending(s.State):
-		case in.sweep:
-			// No event says when it happened: before the present state began.
+		case in.sweep || in.claimed:
+			// No event surely says when it happened: before the present state began.
 			if i < len(in.history)-1 {
 				return s.State
 			}
@@ -182,8 +185,7 @@ type deletionCase struct {
 	decision   deletionDecision
 	breaker    ledger.Breaker
 	approval   approval
-	exemption  judgement.Exemption
-	exempt     bool
+	exemption  reaction.Exemption
 	repair     ledger.Repair
 	dependents []alert.Fact
 	failure    error
@@ -220,6 +222,9 @@ func deletion(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 	case c.IsSweep() && !worthSweeping(d.decision, d.breaker, d.enforce, d.state.By != ""):
 		return nil, nil
 	}
+	if reason == deletionHeld {
+		c.Await(ctx, "that the key was in use before")
+	}
 	todo := &reaction.Decision{Gather: d.gather, Tell: d.tell, Told: reaction.Told{Key: d.told}}
 	switch {
 	case reason == deletionFlapping:
@@ -238,7 +243,7 @@ func (d *deletionCase) decide(ctx context.Context) (err error) {
 	}
 	cause := func(k *ledger.Key) *ledger.Party { return k.StateCause(d.Event) }
 	if ledger.IsPending(d.key.State) || d.key.State == ledger.StateDisabled {
-		if d.exemption, d.exempt, err = d.Exempt(ctx, alert.KindDeletion, cause); err != nil {
+		if d.exemption, err = d.Exempt(ctx, alert.KindDeletion, cause); err != nil {
 			return err
 		}
 	}
@@ -257,8 +262,8 @@ func (d *deletionCase) decide(ctx context.Context) (err error) {
 	d.state = *doc.LastState()
 	d.approval = d.approval.judge(doc, d.Config.DeletionApprovalDays)
 	d.decision = decideDeletion(deletionInput{
-		event: d.Event.Name, sweep: d.IsSweep(), state: d.key.State, history: doc.States, restore: doc.Restore,
-		approved: d.approval.given(), exempt: d.exempt, contained: doc.IsContained(),
+		event: d.Event.Name, sweep: d.IsSweep(), claimed: d.Event.Claimed, state: d.key.State, history: doc.States, restore: doc.Restore,
+		approved: d.approval.given(), exempt: d.exemption.Holds, contained: doc.IsContained(),
 		repaired: doc.RepairOf(ledger.ReactionDeletion, d.Event.ID) != nil || len(doc.RepairsSince(ledger.ReactionDeletion, d.Event.ID, d.Event.Time)) > 0,
 		breaker:  d.breaker, enforce: d.enforce, at: d.Event.Time, now: d.At,
 	})
@@ -334,9 +339,5 @@ func (d *deletionCase) told(k *ledger.Key) {
 	if names := d.Describe(d.key).Aliases; len(names) > 0 {
 		k.Aliases = names // KMS deletes them with the key
 	}
-	exemption := ""
-	if d.exempt {
-		exemption = d.exemption.String()
-	}
-	k.MarkState(d.state, d.Event.ID, exemption)
+	k.MarkState(d.state, d.Event.ID, d.exemption.Mark())
 }

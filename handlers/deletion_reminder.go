@@ -53,7 +53,7 @@ func remindOfDeletion(ctx context.Context, c *reaction.Case, key inventory.Key) 
 	if approved = approved.judge(doc, c.Config.DeletionApprovalDays); approved.record != nil {
 		return nil, nil
 	}
-	exemption, exempt, err := c.Exempt(ctx, alert.KindDeletion, func(k *ledger.Key) *ledger.Party { return k.StateCause(c.Event) })
+	exemption, err := c.Exempt(ctx, alert.KindDeletion, func(k *ledger.Key) *ledger.Party { return k.StateCause(c.Event) })
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func remindOfDeletion(ctx context.Context, c *reaction.Case, key inventory.Key) 
 		a.Action = alert.Action{Mode: string(c.Config.Deletion), Status: alert.StatusNone, Description: "The deletion is still pending. The alert about the deletion says what cmkeeper did."}
 		a.Next = append(c.UndoCommands(key.State, true), a.Next...)
 		a.Facts = append(a.Facts, dependents...)
-		if exempt {
+		if exemption.Holds {
 			reaction.TellExempt(&a, exemption, c.Config.Deletion)
 		}
 		approved.tell(&a, c.Config.DeletionApprovalDays)

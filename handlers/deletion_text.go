@@ -35,6 +35,9 @@ func (d *deletionCase) tell() []alert.Alert {
 		return []alert.Alert{a}
 	case !d.decision.acts():
 		a.Action.Description = standText(reason)
+		if reason == deletionHeld {
+			d.tellHeld(&a)
+		}
 	case !d.enforce:
 		a.ID += "/" + string(alert.StatusWouldDo)
 		a.Action.Status = alert.StatusWouldDo
@@ -51,6 +54,17 @@ func (d *deletionCase) tell() []alert.Alert {
 	d.approval.tell(&a, d.Config.DeletionApprovalDays)
 	d.tellWindow(&a)
 	return []alert.Alert{a}
+}
+
+// tellHeld is for a deletion that nothing but a message says was scheduled after cmkeeper
+// first saw the key.
+func (d *deletionCase) tellHeld(a *alert.Alert) {
+	a.ID += "/held"
+	a.Action.Status = alert.StatusRefused
+	if !d.Awaits() {
+		a.ID += "/unconfirmed"
+		a.Action.Description += " CloudTrail did not show it within 15 minutes, so the deletion was not cancelled."
+	}
 }
 
 // undoText says what is done with the key, in the words given.
@@ -77,6 +91,8 @@ func standText(reason deletionReason) string {
 		return "cmkeeper did not undo this: the key was already Disabled before."
 	case deletionContained:
 		return "cmkeeper did not undo this: cmkeeper itself disabled the key, because it was opened to everyone or to an untrusted account."
+	case deletionHeld:
+		return "cmkeeper had not seen the key in another state before, so it cancels the deletion only when CloudTrail shows the call."
 	case deletionUnknown:
 		return "The key was left Disabled, because its state before is not known."
 	case deletionMaterial:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/state"
@@ -181,7 +182,7 @@ func TestCircuitOpensOnceOverAKill(t *testing.T) {
 				if bySweep {
 					_ = doomed.Sweep(ctx)
 				} else {
-					_ = doomed.Handle(ctx, []byte(body), time.Time{})
+					_ = doomed.Handle(ctx, handlers.Message{Body: []byte(body)})
 				}
 				killed = ctx.Err() != nil
 				time.Sleep(10 * time.Minute)

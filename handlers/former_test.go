@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -190,7 +191,7 @@ func (h handover) finish(t *testing.T, f former, n int) {
 		r.check(f)
 		r.checkDone()
 		if n == 0 { // else it shows that this build did not hear the answers of the other one's calls
-			if diff := gocmp.Diff(strings.Split(f.After, "\n"), strings.Split(w.snapshot(), "\n")); diff != "" {
+			if diff := gocmp.Diff(strings.Split(f.After, "\n"), strings.Split(asBefore(w.snapshot()), "\n")); diff != "" {
 				t.Errorf("what is left (-want +got):\n%s", diff)
 			}
 		}
@@ -311,7 +312,24 @@ func (r *replay) begin(f former) {
 	for _, d := range f.Before {
 		r.put(d)
 	}
+	// This build's snapshot has seen the aliases as they were then.
+	for name, body := range r.docs {
+		if strings.Contains(name, "/aliases/") {
+			body = sinceTime.ReplaceAllString(body, `$1,"verified":true}`)
+			r.docs[name] = body
+			must(r.s3.PutObject(r.ctx, &s3.PutObjectInput{Bucket: aws.String(stateBucket), Key: &name, Body: strings.NewReader(body), ContentType: aws.String("application/json")}))
+		}
+	}
 }
+
+// sinceTime ends what the former build kept of an alias's target.
+var sinceTime = regexp.MustCompile(`("since":"[^"]*")}`)
+
+// laterMembers are those that the former build did not have.
+var laterMembers = regexp.MustCompile(`,\n +"verified": true|,\n +"exposures_since": "[^"]*"|,\n +"starts": \[[^]]*\]`)
+
+// asBefore is what the former build would have left.
+func asBefore(snapshot string) string { return laterMembers.ReplaceAllString(snapshot, "") }
 
 func (r *replay) put(d formerDoc) {
 	name, body := r.actual(d.Name), r.actualBody(d.Body)

@@ -37,7 +37,10 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	if i >= 0 {
 		g = grants[i]
 	}
-	findings := c.JudgeGrant(g, byService(c.Event))
+	findings, wait := judgeGrant(ctx, c, g)
+	if wait {
+		return nil, nil
+	}
 	c.Log().InfoContext(ctx, "grant made", "grant", g.ID, "findings", len(findings))
 	if len(findings) == 0 {
 		return nil, nil
@@ -64,6 +67,18 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		}
 		a.Facts = append(a.Facts, alert.Fact{Name: operations, Values: g.Operations})
 	})
+}
+
+// judgeGrant judges a grant. wait: it has findings unless an AWS service made it, which
+// only a message says so far.
+func judgeGrant(ctx context.Context, c *reaction.Case, g inventory.Grant) (findings []finding.Finding, wait bool) {
+	service := byService(c.Event)
+	findings = c.JudgeGrant(g, service)
+	if service && c.Event.Claimed && len(findings) == 0 {
+		findings = c.JudgeGrant(g, false)
+		wait = len(findings) > 0 && c.Await(ctx, "that an AWS service made the grant")
+	}
+	return findings, wait
 }
 
 // grantee names a principal of another account in a title.
@@ -94,7 +109,7 @@ func byService(e events.Event) bool {
 func grantEnded(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	removed, _ := c.Event.Detail.(events.GrantRemoval)
 	c.Log().InfoContext(ctx, "grant ended", "grant", removed.GrantID)
-	if c.Event.Name != "RevokeGrant" || byService(c.Event) {
+	if c.Event.Name != "RevokeGrant" || byService(c.Event) && (!c.Event.Claimed || c.Await(ctx, "that an AWS service ended the grant")) {
 		return nil, nil
 	}
 	return c.AboutKey(ctx, alert.KindGrant, "", func(a *alert.Alert) {

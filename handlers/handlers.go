@@ -49,21 +49,32 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 	return &Router{Env: env, table: table()}, nil
 }
 
-// Handle reacts to one message body that SQS took at the time sent, the zero time where
-// that is unknown: no event is from later than its message. nil: everything that had to be done is
+// Message is a message of the events queue.
+type Message struct {
+	Body []byte
+	// Sent is when SQS took it, the zero time where that is unknown: no event is from
+	// later than its message.
+	Sent time.Time
+	// Sender is SQS's SenderId: who sent it, "" where that is unknown.
+	Sender string
+}
+
+// Handle reacts to a message. nil: everything that had to be done is
 // done, or there is nothing to do. Errors are marked per package outcome: a
 // body that is no event is rejected, an expected wait comes back later, and
 // everything else that failed is tried again. Trying again repeats nothing that
 // was done: repairs look at the key first, and alerts are published once.
-func (r *Router) Handle(ctx context.Context, body []byte, sent time.Time) error {
-	if slot, ok := alert.FlushWindow(body); ok {
+func (r *Router) Handle(ctx context.Context, m Message) error {
+	if slot, ok := alert.FlushWindow(m.Body); ok {
 		return r.flushAlerts(ctx, slot)
 	}
-	e, err := events.Parse(body)
+	e, err := events.Parse(m.Body)
 	if err != nil {
 		return outcome.Reject(err)
 	}
-	e = e.SentAt(sent)
+	if e, err = r.evidence(ctx, e.SentAt(m.Sent), m); err != nil {
+		return err
+	}
 	if err := r.react(ctx, e); err != nil || e.OtherKeyARN == "" {
 		return err
 	}

@@ -59,6 +59,10 @@ type world struct {
 	told   *memorySink
 	moves  *memoryMover
 	router *handlers.Router
+	// sender is the SenderId of the last of them.
+	sender string
+	// quit stops what asks CloudTrail, in worlds that have it.
+	quit func()
 	// seen are the messages that were taken, in order of arrival.
 	seen []string
 	// untraced: workers have no CloudTrail to ask, so that nothing waits for its rate.
@@ -172,7 +176,7 @@ func (w *world) newRouterWith(c reaction.Config, change func(*reaction.Deps)) *h
 	deps := reaction.Deps{
 		KMS: keys, Facts: inventory.New(keys, buckets, account, region),
 		State:  state.New(buckets, stateBucket, "cmkeeper/", account),
-		Alerts: w.told, Moves: w.moves, Trail: awsclient.CloudTrail(keeper),
+		Alerts: w.told, Moves: w.moves, Trail: awsclient.CloudTrail(keeper), Senders: handlers.AnySender{},
 	}
 	if w.untraced {
 		deps.Trail = nil
@@ -214,12 +218,13 @@ func (w *world) events() []string {
 	var bodies []string
 	for {
 		out := must(w.sqs.ReceiveMessage(w.ctx, &sqs.ReceiveMessageInput{
-			QueueUrl: &w.queue, MaxNumberOfMessages: 10, MessageSystemAttributeNames: []sqstypes.MessageSystemAttributeName{sqstypes.MessageSystemAttributeNameSentTimestamp},
+			QueueUrl: &w.queue, MaxNumberOfMessages: 10, MessageSystemAttributeNames: []sqstypes.MessageSystemAttributeName{sqstypes.MessageSystemAttributeNameSentTimestamp, sqstypes.MessageSystemAttributeNameSenderId},
 		}))
 		if len(out.Messages) == 0 {
 			return bodies
 		}
 		for _, m := range out.Messages {
+			w.sender = m.Attributes["SenderId"]
 			bodies, w.seen = append(bodies, *m.Body), append(w.seen, *m.Body)
 			must(w.sqs.DeleteMessage(w.ctx, &sqs.DeleteMessageInput{QueueUrl: &w.queue, ReceiptHandle: m.ReceiptHandle}))
 		}
@@ -243,7 +248,7 @@ func (w *world) event(name string) string {
 func (w *world) handle(body string) error {
 	w.t.Helper()
 	for range 100 {
-		d := outcome.Of(w.router.Handle(w.ctx, []byte(body), time.Time{}))
+		d := outcome.Of(w.router.Handle(w.ctx, handlers.Message{Body: []byte(body)}))
 		if d.Action != outcome.Delay {
 			return d.Err
 		}

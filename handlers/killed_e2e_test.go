@@ -58,7 +58,9 @@ func everyKill(t *testing.T, c reaction.Config, prepare func(*world) (work func(
 
 // handling is the work of handling a message.
 func handling(body string) func(context.Context, *handlers.Router) error {
-	return func(ctx context.Context, r *handlers.Router) error { return r.Handle(ctx, []byte(body), time.Time{}) }
+	return func(ctx context.Context, r *handlers.Router) error {
+		return r.Handle(ctx, handlers.Message{Body: []byte(body)})
+	}
 }
 
 func TestCancelSurvivesEveryKill(t *testing.T) {
@@ -189,7 +191,7 @@ func TestContainmentAfterAFailedPutBackSurvivesEveryKill(t *testing.T) {
 			may := died
 			w.aws.SetIdentityPolicy(keeperKey, func(action, _ string) bool { return may || action != "kms:PutKeyPolicy" })
 			died = true
-			return r.Handle(ctx, []byte(body), time.Time{})
+			return r.Handle(ctx, handlers.Message{Body: []byte(body)})
 		}
 		return work, func() {
 			w.wantPolicy(key, rootOnly)
@@ -228,7 +230,7 @@ func TestDisablingARestoredKeyIsUndoneAfterEveryKill(t *testing.T) {
 		body := w.event("PutKeyPolicy")
 		disabled := ""
 		work := func(ctx context.Context, r *handlers.Router) error {
-			err := r.Handle(ctx, []byte(body), time.Time{})
+			err := r.Handle(ctx, handlers.Message{Body: []byte(body)})
 			if disabled == "" { // the first worker is dead, or done
 				w.disable(key)
 				disabled = w.event("DisableKey")
@@ -279,7 +281,7 @@ func TestContainmentWhereThePutBackDoesNotShow(t *testing.T) {
 		body := w.event("PutKeyPolicy")
 		var wg sync.WaitGroup
 		w.router = w.newRouterWith(closing(t), func(d *reaction.Deps) { d.KMS = slowPolicies{d.KMS, &wg} })
-		if d := outcome.Of(w.router.Handle(w.ctx, []byte(body), time.Time{})); d.Action != outcome.Delay {
+		if d := outcome.Of(w.router.Handle(w.ctx, handlers.Message{Body: []byte(body)})); d.Action != outcome.Delay {
 			t.Fatalf("outcome %v (%v), want a wait", d.Action, d.Err)
 		}
 		w.wantState(key, "Disabled")

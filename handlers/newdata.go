@@ -69,7 +69,9 @@ func newData(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 		return nil, nil
 	}
 	d := &reaction.Decision{}
-	if reason == newDataPlain { // an actor who makes such things makes many of them
+	if reason == newDataPlain {
+		c.Await(ctx, "who made it")
+		// An actor who makes such things makes many of them.
 		if d.Once = c.OnceAnHour("plain/" + c.Event.Name); c.ToldThisHour(d.Once) {
 			return nil, nil
 		}

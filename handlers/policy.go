@@ -14,7 +14,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
-	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
 
@@ -78,8 +77,7 @@ type policyCase struct {
 	reaction.Verdict
 	reason    policyReason
 	restore   restoreReason
-	exemption judgement.Exemption
-	exempt    bool
+	exemption reaction.Exemption
 }
 
 // policy judges a key's policy: the live one, and the one that the event set if that
@@ -134,18 +132,18 @@ func (p *policyCase) judge(ctx context.Context, doc *ledger.Key) (*reaction.Deci
 	}
 	p.reason, _ = decidePolicy(policyInput{
 		findings: p.Found, changes: len(p.Changes), known: p.earlier != nil, accepted: p.base.Accepts(p.document),
-		put: p.Event.Name == reaction.PutKeyPolicy, sweep: p.IsSweep(),
+		put: p.Event.Name == reaction.PutKeyPolicy || p.differs(), sweep: p.IsSweep(),
 	})
 	if p.reason.alerts() {
 		var err error
 		cause := func(*ledger.Key) *ledger.Party { return ledger.PartyOf(p.Event) }
-		if p.exemption, p.exempt, err = p.Exempt(ctx, alert.KindPolicy, cause); err != nil {
+		if p.exemption, err = p.Exempt(ctx, alert.KindPolicy, cause); err != nil {
 			return nil, err
 		}
 	}
-	p.restore = decideRestore(p.restoreInput(doc))
+	p.decideRestore(ctx, doc)
 	p.Debug(ctx, "policy decided", "reason", p.reason, "put_back", p.restore)
-	if p.restore == restoreGood && p.Config.Policy == reaction.Enforce && !p.exempt {
+	if p.restore == restoreGood && p.Config.Policy == reaction.Enforce && !p.exemption.Holds {
 		r := p.restoration()
 		doc.BeginRestoration(r)
 		return p.restoring(r), nil
@@ -159,7 +157,16 @@ func (p *policyCase) judge(ctx context.Context, doc *ledger.Key) (*reaction.Deci
 	if p.reason.alerts() {
 		d.Tell = p.tell
 	}
+	if p.Awaits() {
+		d.Told = reaction.Told{} // the policy is judged again, with this one still to be undone
+	}
 	return d, nil
+}
+
+// differs reports whether the live policy differs from the last one that was judged,
+// where nothing but a message says what happened to it.
+func (p *policyCase) differs() bool {
+	return p.Event.Claimed && p.earlier != nil && len(p.Changes) > 0
 }
 
 // superseded decides about a policy that is not the live one any more: a bad one that
@@ -234,7 +241,7 @@ func replicaPolicy(c *reaction.Case, d events.ReplicateKey) *reaction.Decision {
 func (p *policyCase) tell() []alert.Alert {
 	a := p.common(p.judgedAlert())
 	switch {
-	case p.exempt:
+	case p.exemption.Holds:
 		reaction.TellExempt(&a, p.exemption, p.Config.Policy)
 	case p.reason == policyAccepted:
 		p.tellAccepted(&a)

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/smithy-go/middleware"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
@@ -56,7 +57,9 @@ type restoreInput struct {
 	// for this occurrence; principal is who set this policy, "" if not known.
 	earlier   []ledger.Restoration
 	principal string
-	limit     int
+	// unconfirmed: nothing but a message says that it was they, and CloudTrail does not.
+	unconfirmed bool
+	limit       int
 }
 
 // decideRestore decides whether the good policy is restored. It undoes one change,
@@ -64,7 +67,7 @@ type restoreInput struct {
 // policy again that was taken away, people decide.
 func decideRestore(in restoreInput) restoreReason {
 	same := func(r ledger.Restoration) bool {
-		return r.Principal == in.principal || r.Principal == "" || in.principal == ""
+		return !in.unconfirmed && (r.Principal == in.principal || r.Principal == "" || in.principal == "")
 	}
 	switch {
 	case !in.change:
@@ -89,10 +92,20 @@ func decideRestore(in restoreInput) restoreReason {
 	return restoreGood
 }
 
+// decideRestore decides whether the good policy is restored. An actor whom only a message
+// names may hold that up, until CloudTrail shows them or does not.
+func (p *policyCase) decideRestore(ctx context.Context, doc *ledger.Key) {
+	in := p.restoreInput(doc)
+	if p.restore = decideRestore(in); p.restore == restoreAgain && p.Event.Claimed && !p.Await(ctx, "who set the policy") {
+		in.unconfirmed = true
+		p.restore = decideRestore(in)
+	}
+}
+
 // restoreInput reads off what decideRestore needs.
 func (p *policyCase) restoreInput(doc *ledger.Key) restoreInput {
 	in := restoreInput{
-		change:   p.Event.Name == reaction.PutKeyPolicy || p.IsSweep() && doc.Policy != nil && len(p.Changes) > 0,
+		change:   p.Event.Name == reaction.PutKeyPolicy || p.differs() || p.IsSweep() && doc.Policy != nil && len(p.Changes) > 0,
 		unjudged: p.Parsed == nil, threshold: p.Config.RestoreSeverity,
 		accepted: p.base.Accepts(p.document),
 		earlier:  doc.EarlierRestorations(p.Event.ID, p.base.Acceptances), limit: p.Config.FlapLimit,
@@ -267,7 +280,7 @@ func (s *restoring) tell() []alert.Alert {
 		s.Verdict = s.JudgePolicy(s.key.ARN, taken.Document, r.Bypassed).From(good.Document)
 	}
 	a := s.common(alert.Alert{
-		ID: r.Alert, Kind: alert.KindPolicy, EventName: r.Event, EventID: r.By, Time: r.Time, Actor: reaction.AlertActor(r.Actor),
+		ID: r.Alert, Kind: alert.KindPolicy, EventName: r.Event, EventID: events.Occurrence(r.By), Time: r.Time, Actor: reaction.AlertActor(r.Actor),
 		Account: s.Config.Identity.Account, Region: s.Config.Region,
 	})
 	a.Findings = append(a.Findings, reaction.Flapping(s.Known().Flapping(ledger.ReactionPolicy, r.By, r.At), "policy")...)

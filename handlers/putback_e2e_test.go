@@ -431,7 +431,7 @@ func TestPutBackByManyWorkers(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
-				if d := outcome.Of(w.newRouter(enforcePolicies()).Handle(w.ctx, []byte(body), time.Time{})); d.Action != outcome.Delete && d.Action != outcome.Delay {
+				if d := outcome.Of(w.newRouter(enforcePolicies()).Handle(w.ctx, handlers.Message{Body: []byte(body)})); d.Action != outcome.Delete && d.Action != outcome.Delay {
 					t.Errorf("outcome %v: %v", d.Action, d.Err)
 				}
 			})
@@ -546,7 +546,7 @@ func TestPutBackIsFinishedAfterAKill(t *testing.T) {
 				if tt.begunBySweep {
 					_ = doomed.Sweep(ctx)
 				} else {
-					_ = doomed.Handle(ctx, []byte(body), time.Time{})
+					_ = doomed.Handle(ctx, handlers.Message{Body: []byte(body)})
 				}
 				killed = ctx.Err() != nil
 				time.Sleep(10 * time.Minute)
@@ -588,7 +588,7 @@ func TestPutBackEndsWithTheMode(t *testing.T) {
 				kill(errKilled)
 			}
 		})
-		if err := doomed.Handle(ctx, []byte(body), time.Time{}); err == nil {
+		if err := doomed.Handle(ctx, handlers.Message{Body: []byte(body)}); err == nil {
 			t.Fatal("the worker was not killed")
 		}
 		w.router = w.newRouter(enforceAll())

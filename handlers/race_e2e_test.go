@@ -78,7 +78,7 @@ func (x race) run(t *testing.T, check func(w *world, stored bool)) {
 func (w *world) handleBy(r *handlers.Router, body string) {
 	w.t.Helper()
 	for range 100 {
-		switch d := outcome.Of(r.Handle(w.ctx, []byte(body), time.Time{})); d.Action {
+		switch d := outcome.Of(r.Handle(w.ctx, handlers.Message{Body: []byte(body)})); d.Action {
 		case outcome.Delay:
 			time.Sleep(d.After)
 		case outcome.Retry:

@@ -59,7 +59,11 @@ func refused(severity finding.Severity, concerned bool) func(context.Context, *r
 		})
 		c.Debug(ctx, "refused call decided", "reason", reason)
 		id := c.OnceAnHour("refused/" + c.Event.Name)
-		if severity == "" || c.ToldThisHour(id) {
+		if severity == "" {
+			return nil, nil
+		}
+		c.Await(ctx, "who was denied the call") // a claim does not stand for the real one
+		if c.ToldThisHour(id) {
 			return nil, nil
 		}
 		return &reaction.Decision{Once: id, Tell: func() []alert.Alert {

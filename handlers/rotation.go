@@ -19,7 +19,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
-	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
@@ -37,6 +36,7 @@ const (
 	rotationLonger   rotationReason = "longer"   // its period is longer than it was, and what the operator allows or no event set
 	rotationExempt   rotationReason = "exempt"   // an exemption covers it
 	rotationFlapping rotationReason = "flapping" // it was turned on too often
+	rotationHeld     rotationReason = "held"     // nothing but a message says that it was on, or had a shorter period
 	// To be turned on.
 	rotationRestore  rotationReason = "restore"  // it has been rotating before
 	rotationRequired rotationReason = "required" // the operator requires it
@@ -56,6 +56,8 @@ type rotationInput struct {
 	lengthen bool
 	// longer: the reading showed a longer period than the one before.
 	longer bool
+	// claimed: nothing but a message says harm and lengthen.
+	claimed bool
 	// mine: we made a repair for this very occurrence, in an earlier try; since: for
 	// others since the event.
 	mine, since bool
@@ -90,11 +92,14 @@ func decideRotation(in rotationInput) rotationDecision {
 	var d rotationDecision
 	age := in.now.Sub(in.at)
 	harm := in.harm || in.lengthen
-	long := in.on && in.lengthen && in.livePeriod > in.period
+	long := in.on && in.lengthen && in.livePeriod > in.period && (!in.claimed || in.facts.Former > 0)
 	fine := in.on && !long
+	doubt := in.claimed && (in.harm && !in.on && !in.facts.Seen && !in.required || in.on && in.lengthen && in.livePeriod > in.period && !long)
 	switch {
 	case in.blocker != "":
 		d.reason = rotationBlocked
+	case doubt:
+		d.reason = rotationHeld
 	case fine && (in.mine || harm && in.since):
 		d.reason = rotationRepaired
 	case fine && harm && age >= 0 && age < ledger.ConsistencyWindow:
@@ -137,7 +142,7 @@ type rotationCase struct {
 	status          inventory.Rotation // live, and as it was read back
 	decision        rotationDecision
 	breaker         ledger.Breaker
-	exemption       judgement.Exemption
+	exemption       reaction.Exemption
 	repair          ledger.Repair
 	failure         error
 }
@@ -175,6 +180,8 @@ func rotation(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 		}
 	case rotationFlapping:
 		d.Told = c.CircuitTold(ledger.ReactionRotation, r.breaker)
+	case rotationHeld:
+		c.Await(ctx, "that the key was rotating")
 	case rotationRepaired, rotationExempt, rotationLonger:
 	}
 	return d, nil
@@ -190,10 +197,9 @@ func (r *rotationCase) decide(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	exempt := false
 	if r.blocker == "" && (!r.status.Enabled || r.lengthens) {
 		cause := func(k *ledger.Key) *ledger.Party { return k.Rotation.Cause(r.Event) }
-		if r.exemption, exempt, err = r.Exempt(ctx, alert.KindRotation, cause); err != nil {
+		if r.exemption, err = r.Exempt(ctx, alert.KindRotation, cause); err != nil {
 			return err
 		}
 	}
@@ -221,7 +227,7 @@ func (r *rotationCase) decide(ctx context.Context) (err error) {
 		mine:   doc.RepairOf(ledger.ReactionRotation, r.Event.ID) != nil,
 		since:  len(doc.RepairsSince(ledger.ReactionRotation, r.Event.ID, r.Event.Time)) > 0,
 		at:     r.Event.Time, now: r.At, period: r.Config.RotationPeriodDays, required: r.Config.RotationRequired,
-		exempt: exempt, breaker: r.breaker,
+		claimed: r.Event.Claimed, exempt: r.exemption.Holds, breaker: r.breaker,
 	})
 	r.repair = ledger.Repair{
 		Reaction: ledger.ReactionRotation, By: r.Event.ID, Alert: cmp.Or(doc.Rotation.OffBy, r.Event.ID), At: r.At, Against: doc.Rotation.Cause(r.Event),
@@ -307,6 +313,8 @@ func (r *rotationCase) tell() []alert.Alert {
 	case rotationFlapping:
 		a.Next = append([]string{r.enableCommand(d.period)}, a.Next...)
 		return r.TellFlapping(a, r.Config.Rotation, ledger.ReactionRotation, r.breaker)
+	case rotationHeld:
+		r.tellHeld(&a)
 	case rotationRepaired:
 		r.tellDone(&a, r.earlier())
 	case rotationLonger:
@@ -316,6 +324,18 @@ func (r *rotationCase) tell() []alert.Alert {
 		return r.tellTurnedOn(a)
 	}
 	return []alert.Alert{a}
+}
+
+// tellHeld says that nothing is changed because of what only a message says.
+func (r *rotationCase) tellHeld(a *alert.Alert) {
+	a.ID += "/held"
+	a.Action.Status = alert.StatusRefused
+	a.Action.Description = "cmkeeper has never read that rotation was otherwise, so it changes nothing before CloudTrail shows the call."
+	if !r.Awaits() {
+		a.ID += "/unconfirmed"
+		a.Action.Description = "cmkeeper left rotation as it is: it has never read that it was otherwise, and CloudTrail did not show the call within 15 minutes."
+	}
+	a.Next = append([]string{"To set it by hand:", r.enableCommand(r.Config.RotationPeriodDays)}, a.Next...)
 }
 
 // tellTurnedOn says that rotation was turned on, or that enforce would, or that it

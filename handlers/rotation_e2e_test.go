@@ -11,6 +11,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -202,7 +203,7 @@ func TestForgedEventDoesNothing(t *testing.T) {
 		w.disableRotation(key)
 		forged := w.event("DisableKeyRotation")
 		w.enableRotation(key, 180)
-		if d := outcome.Of(w.router.Handle(w.ctx, []byte(forged), time.Time{})); d.Action != outcome.Delay {
+		if d := outcome.Of(w.router.Handle(w.ctx, handlers.Message{Body: []byte(forged)})); d.Action != outcome.Delay {
 			t.Errorf("a fresh contradiction is %v, want a wait for KMS to settle", d.Action)
 		}
 		if err := w.handle(forged); err != nil {
@@ -270,7 +271,7 @@ func TestRepairThatIsDenied(t *testing.T) {
 		w.disableRotation(key)
 		body := w.event("DisableKeyRotation")
 		for range 3 {
-			d := outcome.Of(w.router.Handle(w.ctx, []byte(body), time.Time{}))
+			d := outcome.Of(w.router.Handle(w.ctx, handlers.Message{Body: []byte(body)}))
 			if d.Action != outcome.Retry {
 				t.Fatalf("outcome %v (%v), want retry", d.Action, d.Err)
 			}
@@ -346,12 +347,12 @@ func TestRotationSeenOnAfterItWasRead(t *testing.T) {
 			case r.Service == "s3" && read.Load() && between.CompareAndSwap(false, true):
 				time.Sleep(time.Second)
 				w.enableRotation(key, 180)
-				if err := other.Handle(w.ctx, []byte(w.event("EnableKeyRotation")), time.Time{}); err != nil {
+				if err := other.Handle(w.ctx, handlers.Message{Body: []byte(w.event("EnableKeyRotation"))}); err != nil {
 					t.Error(err)
 				}
 			}
 		})
-		if err := w.router.Handle(w.ctx, []byte(created), time.Time{}); outcome.Of(err).Action != outcome.Delay {
+		if err := w.router.Handle(w.ctx, handlers.Message{Body: []byte(created)}); outcome.Of(err).Action != outcome.Delay {
 			t.Errorf("outcome of %v, want an expected wait", err)
 		}
 		stop()

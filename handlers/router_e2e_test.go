@@ -21,7 +21,7 @@ import (
 func TestHandleWhatIsNoEvent(t *testing.T) {
 	inWorld(t, enforceAll(), func(w *world) {
 		for _, body := range []string{"", "garbage", "{}", `{"detail":`, strings.Repeat("x", 1<<20)} {
-			if d := outcome.Of(w.router.Handle(w.ctx, []byte(body), time.Time{})); d.Action != outcome.DeadLetter {
+			if d := outcome.Of(w.router.Handle(w.ctx, handlers.Message{Body: []byte(body)})); d.Action != outcome.DeadLetter {
 				t.Errorf("outcome of %.20q is %v, want dead-letter", body, d.Action)
 			}
 		}

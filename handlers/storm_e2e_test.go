@@ -23,6 +23,7 @@ import (
 	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
@@ -117,7 +118,7 @@ func (s *storm) start(ctx context.Context) (kill func()) {
 		d.Alerts, d.Digests = p, p
 	})
 	pool := must(worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
-		return router.Handle(ctx, []byte(m.Body), m.Sent)
+		return router.Handle(ctx, handlers.Message{Body: []byte(m.Body), Sent: m.Sent})
 	}), worker.Options{QueueURL: s.queue, Concurrency: 16}))
 	ctx, cancel := context.WithCancel(ctx)
 	s.wg.Go(func() { _ = pool.Run(ctx) })

@@ -39,6 +39,14 @@ type Actor struct {
 	Service bool
 	// NoMFA: a user or root, in a session without a second factor.
 	NoMFA bool
+	// Unconfirmed: nothing but a message says who it was. It makes nothing quieter.
+	Unconfirmed bool
+}
+
+// Confirmed is the actor if what a message says is right.
+func (a Actor) Confirmed() Actor {
+	a.Unconfirmed = false
+	return a
 }
 
 // Selector picks keys: by a pattern of alias names ("alias/prod-*"), or by a tag
@@ -117,8 +125,11 @@ func ParsePrincipals(s string) (Principals, error) {
 // String is the pattern as ParsePrincipals reads it.
 func (p Principals) String() string { return p.pattern }
 
-// Include reports whether the actor is one of them.
+// Include reports whether the actor is one of them, for certain.
 func (p Principals) Include(a Actor) bool {
+	if a.Unconfirmed {
+		return false
+	}
 	if strings.HasPrefix(p.pattern, "arn:") {
 		return Matches(p.pattern, a.Principal)
 	}

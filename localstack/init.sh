@@ -15,9 +15,11 @@ queue() { # NAME VISIBILITY [ATTRIBUTES]
 redrive() { # NAME
   printf '"RedrivePolicy":"{\\"deadLetterTargetArn\\":\\"arn:aws:sqs:%s:%s:%s-dlq\\",\\"maxReceiveCount\\":\\"10\\"}"' "$region" "$account" "$1"
 }
-allow() { # QUEUE SERVICE SOURCE-ARN
-  printf '"Policy":"{\\"Version\\":\\"2012-10-17\\",\\"Statement\\":[{\\"Effect\\":\\"Allow\\",\\"Principal\\":{\\"Service\\":\\"%s\\"},\\"Action\\":\\"sqs:SendMessage\\",\\"Resource\\":\\"arn:aws:sqs:%s:%s:%s\\",\\"Condition\\":{\\"ArnLike\\":{\\"aws:SourceArn\\":\\"%s\\"}}}]}"' \
+allow() { # QUEUE SERVICE SOURCE-ARN: that service alone, and the workers' copies
+  printf '"Policy":"{\\"Version\\":\\"2012-10-17\\",\\"Statement\\":[{\\"Effect\\":\\"Allow\\",\\"Principal\\":{\\"Service\\":\\"%s\\"},\\"Action\\":\\"sqs:SendMessage\\",\\"Resource\\":\\"arn:aws:sqs:%s:%s:%s\\",\\"Condition\\":{\\"ArnLike\\":{\\"aws:SourceArn\\":\\"%s\\"}}}' \
     "$2" "$region" "$account" "$1" "$3"
+  printf ',{\\"Effect\\":\\"Deny\\",\\"Principal\\":{\\"AWS\\":\\"*\\"},\\"Action\\":\\"sqs:SendMessage\\",\\"Resource\\":\\"arn:aws:sqs:%s:%s:%s\\",\\"Condition\\":{\\"ArnNotLike\\":{\\"aws:SourceArn\\":\\"%s\\",\\"aws:PrincipalArn\\":\\"arn:aws:iam::%s:role/cmkeeper-worker\\"}}}]}"' \
+    "$region" "$account" "$1" "$3" "$account"
 }
 
 echo "queues, topic, rule, state bucket"

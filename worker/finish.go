@@ -22,11 +22,12 @@ import (
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
-// The message attributes that a Pool sets on copies. FirstSent is its own
+// The message attributes that a Pool sets on copies. FirstSent and Sender are its own
 // bookkeeping on copies that go back to the queue; the others say why a message is
 // in the dead-letter queue.
 const (
 	AttributeFirstSent    = "cmkeeper-first-sent"    // Number: Unix milliseconds
+	AttributeSender       = "cmkeeper-sender"        // String: the SenderId of the original
 	AttributeReason       = "cmkeeper-reason"        // String: the error, at most 1 KiB of printable text
 	AttributeQueue        = "cmkeeper-queue"         // String: the name of the queue it came from
 	AttributeReceiveCount = "cmkeeper-receive-count" // Number
@@ -91,7 +92,7 @@ func (p *Pool) finish(ctx context.Context, d *delivery, err error, took time.Dur
 		p.delete(ctx, d)
 	case outcome.Delay:
 		p.logOutcome(d, slog.LevelInfo, "delay", took, err)
-		p.replace(ctx, d, p.options.QueueURL, decision.After, firstSent(d))
+		p.replace(ctx, d, p.options.QueueURL, decision.After, original(d))
 	case outcome.DeadLetter:
 		p.logOutcome(d, slog.LevelError, "dead-letter", took, decision.Err)
 		p.replace(ctx, d, p.queue.Load().DeadLetter.URL, 0, p.rejection(d, decision.Err))
@@ -173,7 +174,7 @@ func (p *Pool) replace(ctx context.Context, d *delivery, url string, delay time.
 // without spending a receive.
 func (p *Pool) handBack(ctx context.Context, d *delivery) {
 	d.cancel(ErrDraining)
-	if err := p.send(ctx, d, p.options.QueueURL, 0, firstSent(d)); err != nil {
+	if err := p.send(ctx, d, p.options.QueueURL, 0, original(d)); err != nil {
 		p.log.Warn("cannot send a copy; the message is handed back as it is, with one receive spent", "message_id", d.ID, "error", err)
 		p.makeVisible(ctx, d, 0)
 		return
@@ -217,6 +218,14 @@ func firstSent(d *delivery) []attribute {
 	return []attribute{{AttributeFirstSent, "Number", strconv.FormatInt(d.Sent.UnixMilli(), 10)}}
 }
 
+// original is firstSent and, where there is room, who sent the original.
+func original(d *delivery) []attribute {
+	if d.Sender == "" {
+		return firstSent(d)
+	}
+	return append(firstSent(d), attribute{AttributeSender, "String", d.Sender})
+}
+
 // rejection is what a message carries into the dead-letter queue.
 func (p *Pool) rejection(d *delivery, err error) []attribute {
 	return []attribute{
@@ -250,7 +259,7 @@ func (p *Pool) send(ctx context.Context, d *delivery, url string, delay time.Dur
 func copyAttributes(m *types.Message, own []attribute) (attributes map[string]types.MessageAttributeValue, all bool) {
 	attributes = make(map[string]types.MessageAttributeValue, len(m.MessageAttributes)+len(own))
 	maps.Copy(attributes, m.MessageAttributes)
-	for _, name := range []string{AttributeFirstSent, AttributeReason, AttributeQueue, AttributeReceiveCount} {
+	for _, name := range []string{AttributeFirstSent, AttributeSender, AttributeReason, AttributeQueue, AttributeReceiveCount} {
 		delete(attributes, name) // of an earlier copy
 	}
 	size := len(aws.ToString(m.Body))

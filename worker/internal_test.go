@@ -125,6 +125,26 @@ func TestDeadLetterTarget(t *testing.T) {
 	}
 }
 
+// Only a copy of ours says when its original was sent, and by whom.
+func TestNewMessageOfOurs(t *testing.T) {
+	t.Parallel()
+	first, original := "1699999999123", "events"
+	raw := &types.Message{
+		Attributes: map[string]string{"SentTimestamp": "1700000000123", "SenderId": "AROAKEEPER:worker-1"},
+		MessageAttributes: map[string]types.MessageAttributeValue{
+			AttributeFirstSent: {StringValue: &first}, AttributeSender: {StringValue: &original},
+		},
+	}
+	for self, want := range map[string]Message{
+		"AROAKEEPER:worker-2": {ReceiveCount: 1, Sent: time.UnixMilli(1_699_999_999_123), Sender: "events"},
+		"AROAOTHER:worker-1":  {ReceiveCount: 1, Sent: time.UnixMilli(1_700_000_000_123), Sender: "AROAKEEPER:worker-1"},
+	} {
+		if diff := cmp.Diff(want, newMessage(raw, self)); diff != "" {
+			t.Errorf("for %s (-want +got):\n%s", self, diff)
+		}
+	}
+}
+
 func TestNewMessage(t *testing.T) {
 	t.Parallel()
 	sent := time.UnixMilli(1_700_000_000_123)
@@ -153,7 +173,7 @@ func TestNewMessage(t *testing.T) {
 		if name == "copy" {
 			test.want.Sent = time.UnixMilli(1_699_999_999_123)
 		}
-		if diff := cmp.Diff(test.want, newMessage(test.raw)); diff != "" {
+		if diff := cmp.Diff(test.want, newMessage(test.raw, "")); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}

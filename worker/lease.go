@@ -44,9 +44,9 @@ type delivery struct {
 	renewing chan struct{} // closed when the renewal that is under way has ended; nil without one
 }
 
-func newDelivery(ctx context.Context, raw *types.Message, lease time.Duration) *delivery {
+func newDelivery(ctx context.Context, raw *types.Message, self string, lease time.Duration) *delivery {
 	now := time.Now()
-	d := &delivery{Message: newMessage(raw), raw: raw, received: now, until: now.Add(lease)}
+	d := &delivery{Message: newMessage(raw, self), raw: raw, received: now, until: now.Add(lease)}
 	d.ctx, d.cancel = context.WithCancelCause(ctx)
 	return d
 }

@@ -74,6 +74,19 @@ func CheckQueue(ctx context.Context, client SQS, url string) (*Queue, error) {
 	return q, nil
 }
 
+// Policy returns what reads the policy of a queue, "" for none.
+func Policy(client SQS, url string) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		out, err := client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
+			QueueUrl: aws.String(url), AttributeNames: []types.QueueAttributeName{types.QueueAttributeNamePolicy},
+		})
+		if err != nil {
+			return "", fmt.Errorf("read the policy of queue %s: %w", queueName(url), err)
+		}
+		return out.Attributes[string(types.QueueAttributeNamePolicy)], nil
+	}
+}
+
 // readQueue reads one queue, and its redrive policy.
 func readQueue(ctx context.Context, client SQS, url string) (q *Queue, redrive string, err error) {
 	out, err := client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{

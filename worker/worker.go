@@ -51,6 +51,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,6 +107,9 @@ type Message struct {
 	// Sent is when the message was first sent: the time of the original where
 	// this is a copy that waited or was handed back. Zero when unknown.
 	Sent time.Time
+	// Sender is SQS's SenderId of who sent the message, or the original of a copy that a
+	// Pool made; "" when unknown.
+	Sender string
 }
 
 // Handler reacts to messages.
@@ -149,6 +153,10 @@ type Options struct {
 	// Run's context is done; zero cancels them at once. Run returns at most five
 	// seconds later.
 	DrainTimeout time.Duration
+	// Sender is the unique id of the role or user that the process runs as (the UserId of
+	// STS GetCallerIdentity, a session's name included or not): only a copy that it sent is
+	// believed when the original was sent, and by whom. "": everybody's is.
+	Sender string
 	// WaitTime is how long a poll waits for messages, in whole seconds, at most
 	// 20 s, which zero means as well.
 	WaitTime time.Duration
@@ -386,7 +394,7 @@ func (p *Pool) receive(ctx, handling context.Context, n int) ([]*delivery, error
 	}
 	deliveries := make([]*delivery, len(out.Messages))
 	for i := range out.Messages {
-		deliveries[i] = newDelivery(handling, &out.Messages[i], q.visibility)
+		deliveries[i] = newDelivery(handling, &out.Messages[i], p.options.Sender, q.visibility)
 	}
 	p.inFlight.add(deliveries)
 	p.options.InFlight(len(deliveries))
@@ -402,7 +410,7 @@ func bodyBytes(ds []*delivery) (n int) {
 }
 
 // newMessage is what a handler sees of a message.
-func newMessage(raw *types.Message) Message {
+func newMessage(raw *types.Message, self string) Message {
 	m := Message{ID: aws.ToString(raw.MessageId), Body: aws.ToString(raw.Body), ReceiveCount: 1}
 	if n, err := strconv.Atoi(raw.Attributes[string(types.MessageSystemAttributeNameApproximateReceiveCount)]); err == nil {
 		m.ReceiveCount = n
@@ -410,11 +418,21 @@ func newMessage(raw *types.Message) Message {
 	if ms, err := strconv.ParseInt(raw.Attributes[string(types.MessageSystemAttributeNameSentTimestamp)], 10, 64); err == nil {
 		m.Sent = time.UnixMilli(ms)
 	}
+	m.Sender = raw.Attributes[string(types.MessageSystemAttributeNameSenderId)]
+	isCopy := self == "" || uniqueID(m.Sender) == uniqueID(self)
 	for name, v := range raw.MessageAttributes {
 		if v.StringValue == nil {
 			continue
 		}
-		if name == AttributeFirstSent { // only ever earlier than the copy itself
+		switch {
+		case name == AttributeSender:
+			if isCopy {
+				m.Sender = *v.StringValue
+			}
+			continue
+		case name == AttributeFirstSent && !isCopy:
+			continue
+		case name == AttributeFirstSent: // only ever earlier than the copy itself
 			if ms, err := strconv.ParseInt(*v.StringValue, 10, 64); err == nil && time.UnixMilli(ms).Before(m.Sent) {
 				m.Sent = time.UnixMilli(ms)
 			}
@@ -428,12 +446,19 @@ func newMessage(raw *types.Message) Message {
 	return m
 }
 
+// uniqueID is a SenderId without the name of a role's session.
+func uniqueID(sender string) string {
+	id, _, _ := strings.Cut(sender, ":")
+	return id
+}
+
 var (
 	allAttributes    = []string{"All"}
 	systemAttributes = []types.MessageSystemAttributeName{
 		types.MessageSystemAttributeNameApproximateReceiveCount,
 		types.MessageSystemAttributeNameSentTimestamp,
 		types.MessageSystemAttributeNameMessageGroupId,
+		types.MessageSystemAttributeNameSenderId,
 	}
 )
 

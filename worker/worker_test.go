@@ -454,7 +454,7 @@ func TestDelay(t *testing.T) {
 		}
 		for i, m := range got {
 			m.ID = ""
-			want := worker.Message{Body: "x", Attributes: map[string]string{"text": "ü", "number": "42"}, ReceiveCount: 1, Sent: got[0].Sent}
+			want := worker.Message{Body: "x", Attributes: map[string]string{"text": "ü", "number": "42"}, ReceiveCount: 1, Sent: got[0].Sent, Sender: "AIDALOCAL"}
 			if diff := cmp.Diff(want, m); diff != "" {
 				t.Errorf("message %d (-want +got):\n%s", i, diff)
 			}

@@ -20,6 +20,8 @@ type Alias struct {
 	// Started is the time (Move.At) of the last move that a re-encryption was
 	// started for.
 	Started time.Time `json:"started,omitzero"`
+	// Starts are when the last re-encryptions were started.
+	Starts []time.Time `json:"starts,omitempty"`
 }
 
 // Schema implements state.Document.
@@ -34,6 +36,9 @@ type Target struct {
 	Deleted bool `json:"deleted,omitempty"`
 	// Left: a move away from this key has been recorded.
 	Left bool `json:"left,omitempty"`
+	// Known: it was read live, or CloudTrail's record shows it. Data is moved from no
+	// other key: what an earlier build noted may be what a message claimed.
+	Known bool `json:"verified,omitempty"`
 }
 
 // sameAs reports whether two targets are one, at whatever times.
@@ -63,23 +68,45 @@ type Move struct {
 
 // MoveOf is a move that an event reported, noticed at the given time.
 func MoveOf(e events.Event, at time.Time) Move {
-	return Move{ID: e.ID, EventName: e.Name, EventID: e.ID, EventTime: e.Time, Actor: ActorOf(e), At: at}
+	return Move{ID: e.ID, EventName: e.Name, EventID: events.Occurrence(e.ID), EventTime: e.Time, Actor: ActorOf(e), At: at}
 }
 
 // maxHistory is how many targets of an alias are kept.
 const maxHistory = 64
 
-// Newest returns the alias's last known target.
+// Newest returns the alias's last target: of those that are Known, else of all.
 func (a *Alias) Newest() (Target, bool) {
-	if t := newest(a.History); t != nil {
-		return *t, true
+	i := a.newest()
+	if i < 0 {
+		return Target{}, false
 	}
-	return Target{}, false
+	return a.History[i], true
+}
+
+// newest is where Newest is, -1 for nowhere.
+func (a *Alias) newest() int {
+	for i, t := range slices.Backward(a.History) {
+		if t.Known {
+			return i
+		}
+	}
+	return len(a.History) - 1
 }
 
 // KnownBefore reports whether anything is known of the alias's targets before a time.
 func (a *Alias) KnownBefore(t time.Time) bool {
-	return slices.ContainsFunc(a.History, func(h Target) bool { return h.Since.Before(t) })
+	return slices.ContainsFunc(a.History, func(h Target) bool { return h.Known && h.Since.Before(t) })
+}
+
+// Keys returns the keys that the alias is known to have had.
+func (a *Alias) Keys() []string {
+	var keys []string
+	for _, t := range a.History {
+		if t.Known {
+			keys = append(keys, t.KeyARN)
+		}
+	}
+	return keys
 }
 
 // Left returns the keys that moves away from were recorded for.
@@ -101,8 +128,10 @@ func (a *Alias) Learn(t Target) {
 	for i > 0 && a.History[i-1].Since.After(t.Since) {
 		i--
 	}
-	for _, next := range a.History[max(i-1, 0):min(i+1, len(a.History))] {
+	for n := max(i-1, 0); n < min(i+1, len(a.History)); n++ {
+		next := &a.History[n]
 		if next.sameAs(t) && next.Since.Equal(t.Since) {
+			next.Known = next.Known || t.Known
 			return
 		}
 		t.Left = t.Left || next.Left && next.KeyARN == t.KeyARN
@@ -110,6 +139,7 @@ func (a *Alias) Learn(t Target) {
 	h := slices.Insert(a.History, i, t)
 	for m := max(i-1, 1); m < min(i+2, len(h)-1); m++ {
 		if h[m].sameAs(h[m-1]) && h[m].sameAs(h[m+1]) {
+			h[m-1].Known = h[m-1].Known || h[m].Known
 			h = slices.Delete(h, m, m+1)
 			break
 		}
@@ -119,13 +149,15 @@ func (a *Alias) Learn(t Target) {
 
 // RecordMove records a pending move to the newest target, away from every earlier
 // one that none was recorded for yet. A move that is pending already becomes part
-// of it. Where there is nothing to move from it does nothing. m.At is the time of
-// noticing, which stands in where the move's own time is taken.
+// of it. Where there is nothing to move from it does nothing; where that is not Known,
+// the move has no old keys. m.At is the time of noticing, which stands in where the
+// move's own time is taken.
 func (a *Alias) RecordMove(m Move) {
-	to, ok := a.Newest()
-	if !ok || to.Deleted {
+	end := a.newest()
+	if end < 0 || a.History[end].Deleted {
 		return
 	}
+	to := a.History[end]
 	var from []string
 	fresh := false
 	add := func(key string) {
@@ -139,12 +171,15 @@ func (a *Alias) RecordMove(m Move) {
 		}
 		add(a.Pending.To)
 	}
-	for i := range len(a.History) - 1 {
+	for i := range end {
 		t := &a.History[i]
-		if !t.Left && t.KeyARN != "" && t.KeyARN != to.KeyARN {
-			add(t.KeyARN)
-			t.Left, fresh = true, true
+		if t.Left || t.KeyARN == "" || t.KeyARN == to.KeyARN {
+			continue
 		}
+		if t.Known {
+			add(t.KeyARN)
+		}
+		t.Left, fresh = true, true
 	}
 	if !fresh && (a.Pending == nil || a.Pending.To == to.KeyARN) {
 		return
@@ -156,16 +191,34 @@ func (a *Alias) RecordMove(m Move) {
 	a.Pending = &m
 }
 
-// Finish ends a pending move whose alert was published; started: its re-encryption
-// was started. A move that has become part of a newer one is left.
-func (a *Alias) Finish(m Move, started bool) {
+// Finish ends a pending move whose alert was published; started is when its
+// re-encryption was started, the zero time for not at all. A move that has become part of
+// a newer one is left.
+func (a *Alias) Finish(m Move, started time.Time) {
 	if a.Pending == nil || a.Pending.ID != m.ID || a.Pending.To != m.To {
 		return
 	}
 	a.Pending = nil
-	if started {
+	if !started.IsZero() {
 		a.Started = m.At
+		a.Starts = last(append(a.Starts, started), maxStarts)
 	}
+}
+
+// How many re-encryptions an alias starts within a time. What moves more often than that
+// is joined to one: each job looks at all the data.
+const (
+	maxStarts   = 3
+	startWindow = 10 * time.Minute
+)
+
+// Resting is how long the next re-encryption has to wait at a time, because so many were
+// started; 0 for not at all.
+func (a *Alias) Resting(at time.Time) time.Duration {
+	if len(a.Starts) < maxStarts {
+		return 0
+	}
+	return max(0, startWindow-at.Sub(a.Starts[len(a.Starts)-maxStarts]))
 }
 
 // Reconciled names what a reading of ListAliases means.
@@ -184,6 +237,9 @@ const (
 // reconcileAfter is how far two agreeing reads must be apart.
 const reconcileAfter = 10 * time.Minute
 
+// farFuture is later than any clock of ours is slow.
+const farFuture = 24 * time.Hour
+
 // Reconcile compares what is known with a live reading at a time that no event
 // announced: the alias's ARN, its target, and when the server says that it was
 // last pointed there (zero: it does not say).
@@ -192,10 +248,16 @@ func (a *Alias) Reconcile(arn, keyARN string, updated, at time.Time) Reconciled 
 	if since.IsZero() {
 		since = at
 	}
+	// An earlier build believed messages from the future.
+	a.History = slices.DeleteFunc(a.History, func(t Target) bool { return t.Since.Sub(at) > farFuture })
+	if t := newest(a.History); t != nil && !t.Deleted && t.KeyARN == keyARN {
+		t.Known, a.Candidate = true, nil
+		return ReconciledUnchanged
+	}
 	to, known := a.Newest()
 	if !known {
 		a.ARN = arn
-		a.Learn(Target{KeyARN: keyARN, Since: since})
+		a.Learn(Target{KeyARN: keyARN, Since: since, Known: true})
 		return ReconciledFirstSeen
 	}
 	if !to.Deleted && to.KeyARN == keyARN {
@@ -213,6 +275,6 @@ func (a *Alias) Reconcile(arn, keyARN string, updated, at time.Time) Reconciled 
 		return ReconciledWaiting
 	}
 	a.Candidate = nil
-	a.Learn(Target{KeyARN: keyARN, Since: since})
+	a.Learn(Target{KeyARN: keyARN, Since: since, Known: true})
 	return ReconciledAccepted
 }

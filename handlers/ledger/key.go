@@ -33,6 +33,8 @@ type Key struct {
 	// Exposures are how the key was open when that was last read, at ExposuresAt.
 	Exposures   []Exposure `json:"exposures,omitempty"`
 	ExposuresAt time.Time  `json:"exposures_at,omitzero"`
+	// ExposuresSince is when that was first read; zero while it never was.
+	ExposuresSince time.Time `json:"exposures_since,omitzero"`
 	// ShutOut is since when we may not read the key; zero while we may.
 	ShutOut time.Time `json:"shut_out,omitzero"`
 	// TagsTold are the changes of Tags that events told of since the last sweep.
@@ -181,9 +183,10 @@ func (k *Key) NoteShutOut(at time.Time) {
 
 // NoteCause notes who brought about the state that was read, where an event did:
 // the state is the one that the event makes, and it is not from before the former one.
+// What only a message claims is not noted.
 func (k *Key) NoteCause(e events.Event) {
 	n := len(k.States)
-	if n == 0 || n > 1 && k.States[n-2].At.After(e.Time) {
+	if n == 0 || e.Claimed || n > 1 && k.States[n-2].At.After(e.Time) {
 		return
 	}
 	s := &k.States[n-1]
@@ -193,15 +196,16 @@ func (k *Key) NoteCause(e events.Event) {
 }
 
 // StateCause is who brought about the state that an event or a sweep shows: the
-// event's actor, or for a sweep the one that an earlier event named.
+// event's actor, or for a sweep the one that an earlier event named, which also outweighs
+// what a message claims.
 func (k *Key) StateCause(e events.Event) *Party {
-	if !IsSweep(e) {
-		return PartyOf(e)
-	}
-	if s := k.LastState(); s != nil {
+	if s := k.LastState(); s != nil && (IsSweep(e) || e.Claimed && s.Of != nil) {
 		return s.Of
 	}
-	return nil
+	if IsSweep(e) {
+		return nil
+	}
+	return PartyOf(e)
 }
 
 // NotePolicy notes a live policy as the last one that was judged, from which later
@@ -279,9 +283,13 @@ func (r *Rotation) See(on bool, period int, at time.Time, by string) {
 // waited since it read.
 func (r *Rotation) Outdates(on bool, at time.Time) bool { return !on && r.On && at.Before(r.At) }
 
-// NoteOff notes that an event turned rotation off, which proves that it was on. on is
-// the live reading: where that shows it on again, nobody is to blame for an "off".
+// NoteOff notes that an event turned rotation off, which proves that it was on, unless
+// only a message claims it. on is the live reading: where that shows it on again, nobody
+// is to blame for an "off".
 func (r *Rotation) NoteOff(e events.Event, on bool) {
+	if e.Claimed {
+		return
+	}
 	r.Seen = true
 	if !on {
 		r.OffBy, r.Off = e.ID, r.Off.newer(PartyOf(e))
@@ -291,14 +299,19 @@ func (r *Rotation) NoteOff(e events.Event, on bool) {
 // Cause is who turned rotation off: whom an earlier event named, or the actor of the
 // event itself where it is the one that did it or set the period.
 func (r *Rotation) Cause(e events.Event) *Party {
-	if e.Name != "DisableKeyRotation" && (r.Off != nil || e.Name != "EnableKeyRotation") {
+	named := e.Name == "DisableKeyRotation" || e.Name == "EnableKeyRotation" && r.Off == nil
+	if !named || e.Claimed && r.Off != nil {
 		return r.Off
 	}
 	return PartyOf(e)
 }
 
-// NoteRotated notes that a key got new material; onDemand: somebody asked for it.
+// NoteRotated notes that a key got new material; onDemand: somebody asked for it. What
+// only a message claims is not noted.
 func (r *Rotation) NoteRotated(e events.Event, onDemand bool) {
+	if e.Claimed || e.IsOutdated() {
+		return
+	}
 	if r.Last.Before(e.Time) {
 		r.Last = e.Time
 	}
@@ -350,6 +363,12 @@ func (k *Key) NoteExposures(names []string, at time.Time) {
 	if at.Before(k.ExposuresAt) {
 		return
 	}
+	if k.ExposuresSince.IsZero() {
+		k.ExposuresSince = at
+		if !k.ExposuresAt.IsZero() { // by an earlier build, which did not note it
+			k.ExposuresSince = k.ExposuresAt
+		}
+	}
 	before := k.Exposures
 	k.Exposures, k.ExposuresAt = nil, at
 	for _, name := range names {
@@ -362,6 +381,15 @@ func (k *Key) NoteExposures(names []string, at time.Time) {
 			k.Exposures = append(k.Exposures, seen)
 		}
 	}
+}
+
+// ExposuresReadBefore reports whether it was read how the key is open well before a time.
+func (k *Key) ExposuresReadBefore(t time.Time) bool {
+	since := k.ExposuresSince
+	if since.IsZero() {
+		since = k.ExposuresAt
+	}
+	return !since.IsZero() && t.Sub(since) > ConsistencyWindow
 }
 
 // ExposedBefore reports whether the key was found open by that name before a time.

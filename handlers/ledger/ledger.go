@@ -76,6 +76,8 @@ type Party struct {
 	Account   string `json:"account,omitempty"`
 	// At is the event's time.
 	At time.Time `json:"at"`
+	// Unconfirmed: nothing but a message says so.
+	Unconfirmed bool `json:"unconfirmed,omitempty"`
 }
 
 // PartyOf is who an event says did it, nil where it does not say.
@@ -83,7 +85,20 @@ func PartyOf(e events.Event) *Party {
 	if e.Actor == (events.Actor{}) {
 		return nil
 	}
-	return &Party{Name: e.Actor.String(), Principal: cmp.Or(e.Actor.RoleARN, e.Actor.ARN), Account: e.Actor.AccountID, At: e.Time}
+	return &Party{
+		Name: ActorName(e), Principal: cmp.Or(e.Actor.RoleARN, e.Actor.ARN), Account: e.Actor.AccountID,
+		At: e.Time, Unconfirmed: e.Claimed,
+	}
+}
+
+// ActorName is an event's actor in one readable line, and whether nothing but a message
+// says so; "" for nobody.
+func ActorName(e events.Event) string {
+	name := e.Actor.String()
+	if e.Claimed && name != "" {
+		name += " (unconfirmed)"
+	}
+	return name
 }
 
 // newer is the later one of what is known and what an event says, so that an old
@@ -108,6 +123,8 @@ type Actor struct {
 	InvokedBy string `json:"invoked_by,omitempty"`
 	SourceIP  string `json:"source_ip,omitempty"`
 	UserAgent string `json:"user_agent,omitempty"`
+	// Unconfirmed: nothing but a message says so.
+	Unconfirmed bool `json:"unconfirmed,omitempty"`
 }
 
 // ActorOf is the actor of an event, nil where it names none.
@@ -116,9 +133,9 @@ func ActorOf(e events.Event) *Actor {
 		return nil
 	}
 	return &Actor{
-		Name: e.Actor.String(), Type: e.Actor.Type, ARN: e.Actor.ARN, Account: e.Actor.AccountID,
+		Name: ActorName(e), Type: e.Actor.Type, ARN: e.Actor.ARN, Account: e.Actor.AccountID,
 		Session: e.Actor.Session, Role: e.Actor.RoleARN, MFA: mfaShown(e.Actor), InvokedBy: e.Actor.InvokedBy,
-		SourceIP: e.SourceIP, UserAgent: e.UserAgent,
+		SourceIP: e.SourceIP, UserAgent: e.UserAgent, Unconfirmed: e.Claimed,
 	}
 }
 

@@ -45,9 +45,12 @@ func history(d Alias) string {
 }
 
 func TestAliasHistory(t *testing.T) {
-	at := func(key string, d time.Duration) Target { return Target{KeyARN: key, Since: after(d)} }
+	at := func(key string, d time.Duration) Target {
+		return Target{KeyARN: key, Since: after(d), Known: true}
+	}
+	older := func(key string, d time.Duration) Target { return Target{KeyARN: key, Since: after(d)} }
 	gone := func(key string, d time.Duration) Target {
-		return Target{KeyARN: key, Since: after(d), Deleted: true}
+		return Target{KeyARN: key, Since: after(d), Deleted: true, Known: true}
 	}
 	tests := []struct {
 		name    string
@@ -66,6 +69,10 @@ func TestAliasHistory(t *testing.T) {
 		{"delete and create", []Target{at("A", 1), gone("A", 2), at("B", 3)}, "A A- B", "[A]"},
 		{"delete and create, reversed", []Target{at("A", 1), at("B", 3), gone("A", 2)}, "A A- B", "[A]"},
 		{"deleted", []Target{at("A", 1), gone("", 2)}, "A -", ""},
+		{"an earlier build's, which may be a claim", []Target{at("A", 1), older("B", 2), at("C", 3)}, "A B C", "[A]"},
+		{"nothing but an earlier build's", []Target{older("A", 1), at("B", 2)}, "A B", "[]"},
+		{"an earlier build's that turns out to be true", []Target{at("A", 1), older("B", 2), at("B", 2), at("C", 3)}, "A B C", "[A B]"},
+		{"an earlier build's from the future", []Target{at("A", 1), older("", time.Hour), at("B", 2)}, "A B ", "[A]"},
 		{"deleted before we knew it, then made", []Target{gone("A", 1), at("B", 2)}, "A- B", "[A]"},
 	}
 	for _, tt := range tests {

@@ -448,7 +448,7 @@ func TestAliasTransitions(t *testing.T) {
 	forSeeds(t, 10, func(t *testing.T, r *rand.Rand) {
 		a := new(Alias)
 		for i := range 200 {
-			target := Target{KeyARN: oneOf(r, "", "A", "B", "C", "D"), Since: someTime(r), Deleted: r.IntN(5) == 0}
+			target := Target{KeyARN: oneOf(r, "", "A", "B", "C", "D"), Since: someTime(r), Deleted: r.IntN(5) == 0, Known: r.IntN(3) > 0}
 			if target.KeyARN == "" {
 				target.Deleted = true
 			}
@@ -456,7 +456,7 @@ func TestAliasTransitions(t *testing.T) {
 			if a.Pending != nil {
 				pending = *a.Pending
 			}
-			started, live := r.IntN(2) == 0, oneOf(r, "A", "B")
+			started, live := oneOf(r, time.Time{}, at), oneOf(r, "A", "B")
 			a = oneOf(r,
 				step[Alias]{"Learn", func(a *Alias) { a.Learn(target) }},
 				step[Alias]{"RecordMove", func(a *Alias) { a.RecordMove(Move{ID: fmt.Sprint(i), At: at}) }},
@@ -493,7 +493,7 @@ func sameInAnyOrder(t *testing.T, targets []Target) {
 	t.Helper()
 	byTime := slices.SortedFunc(slices.Values(targets), func(a, b Target) int { return a.Since.Compare(b.Since) })
 	// An alias that does not exist now moves nowhere: it was made again.
-	again := Target{KeyARN: "Z", Since: after(12 * time.Hour)}
+	again := Target{KeyARN: "Z", Since: after(12 * time.Hour), Known: true}
 	want, got := inOrder(append(byTime, again)), inOrder(append(slices.Clone(targets), again))
 	if diff := cmp.Diff(pointing(want, often(targets)), pointing(got, often(targets))); diff != "" {
 		t.Errorf("the history depends on the order of %+v:\n%s", targets, diff)
@@ -517,7 +517,7 @@ func TestAliasInAnyOrder(t *testing.T) {
 	forSeeds(t, 500, func(t *testing.T, r *rand.Rand) {
 		targets := make([]Target, 2+r.IntN(8))
 		for i := range targets {
-			targets[i] = Target{KeyARN: oneOf(r, "A", "B", "C"), Since: after(time.Duration(i) * time.Minute), Deleted: r.IntN(6) == 0}
+			targets[i] = Target{KeyARN: oneOf(r, "A", "B", "C"), Since: after(time.Duration(i) * time.Minute), Deleted: r.IntN(6) == 0, Known: true}
 		}
 		r.Shuffle(len(targets), func(i, j int) { targets[i], targets[j] = targets[j], targets[i] })
 		sameInAnyOrder(t, targets)
@@ -540,7 +540,7 @@ func FuzzAliasOrder(f *testing.F) {
 		for _, b := range body {
 			if slot := b >> 3; !taken[slot] { // of two changes at once nobody knows the order
 				taken[slot] = true
-				targets = append(targets, Target{KeyARN: string('A' + rune(b&3)), Deleted: b&4 != 0, Since: after(time.Duration(slot) * time.Minute)})
+				targets = append(targets, Target{KeyARN: string('A' + rune(b&3)), Deleted: b&4 != 0, Since: after(time.Duration(slot) * time.Minute), Known: true})
 			}
 		}
 		sameInAnyOrder(t, targets)

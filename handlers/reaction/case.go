@@ -43,6 +43,7 @@ type Case struct {
 	unstored error     // why the working copies cannot be stored
 	shutOut  time.Time // ledger.Key.ShutOut, before the key was read
 	unread   bool      // something of the key may still not be read
+	awaits   bool      // CloudTrail's record of the event would change what was decided
 }
 
 // account is what is known of the account. All cases of a sweep share it.

@@ -180,6 +180,9 @@ func (c *Case) callerFact(ctx context.Context) alert.Fact {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callersTimeout)
 	defer cancel()
+	if c.Records != nil && c.Records.Busy() {
+		return found(nil, errors.New("CloudTrail is being asked to confirm events; ask it with the command below"))
+	}
 	if err := c.lookups.Wait(ctx); err != nil {
 		return found(nil, fmt.Errorf("wait for a lookup in CloudTrail: %w", err))
 	}

@@ -31,6 +31,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers/confirm"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -62,6 +63,30 @@ type KMS interface {
 // its API: in is encoded as JSON, and the answer decoded into out.
 type Trail interface {
 	Call(ctx context.Context, operation string, in, out any) error
+}
+
+// Records asks CloudTrail for the records that messages claim to be; *confirm.Records
+// does.
+type Records interface {
+	// Record returns the record, a JSON text, if CloudTrail was seen to have it. Else it
+	// has CloudTrail asked, and returns at once.
+	Record(confirm.Question) (record []byte, ok bool)
+	// Busy reports whether questions wait for a look-up, to which others yield.
+	Busy() bool
+}
+
+// Senders knows who may send messages to the events queue.
+type Senders interface {
+	// Vouches reports whether a message that was sent then by that sender (SQS's SenderId)
+	// can be nothing but an event of EventBridge's. Of one message it says the same as
+	// often as it is asked, as far as that can be.
+	Vouches(ctx context.Context, sender string, sent time.Time) bool
+	// Unknown reports whether a message that CloudTrail confirms would show whose
+	// messages can be nothing else.
+	Unknown() bool
+	// Confirmed takes note that CloudTrail has the record that a message of that sender
+	// claimed to be.
+	Confirmed(ctx context.Context, sender string)
 }
 
 // Scans knows what re-encryptions have found in buckets; *reencrypt.Engine does.
@@ -103,6 +128,10 @@ type Deps struct {
 	// nil, the alerts say that it is unknown.
 	Scans Scans
 	Trail Trail
+	// Records confirms what messages claim; nil: nothing is ever confirmed.
+	Records Records
+	// Senders says whose messages are CloudTrail's records; nil: nobody's are.
+	Senders Senders
 	// SelfCheck, if set, is asked on each sweep which parts of cmkeeper's own set-up
 	// depend on a key that it guards; findings become one alert.
 	SelfCheck func(context.Context) ([]finding.Finding, error)
@@ -125,7 +154,8 @@ type Env struct {
 	Config Config
 	Deps
 	writes, lookups *rate.Limiter
-	told            hourly
+	told, awaited   hourly
+	senders         candidates
 }
 
 // NewEnv checks the configuration and fills in its defaults. It reports all problems

@@ -21,22 +21,46 @@ import (
 // it before it decides whether to restore something, takes the answer into its
 // decision as a reason of its own, and says what it left alone with TellExempt.
 //
+// An exemption of an actor that only a message names is Held: the reaction leaves things
+// as they are until CloudTrail shows who it was, and exempts nothing by then without that.
+//
 // An error means that the answer is not known now; the reaction fails and is tried
 // again. A tag that may not be read exempts nothing.
-func (c *Case) Exempt(ctx context.Context, kind alert.Kind, cause func(*ledger.Key) *ledger.Party) (judgement.Exemption, bool, error) {
+func (c *Case) Exempt(ctx context.Context, kind alert.Kind, cause func(*ledger.Key) *ledger.Party) (Exemption, error) {
 	if !c.Config.Exemptions.Any(string(kind)) {
-		return judgement.Exemption{}, false, nil
+		return Exemption{}, nil
 	}
 	doc, err := c.Ledger(ctx)
 	if err != nil {
-		return judgement.Exemption{}, false, err
+		return Exemption{}, err
 	}
 	m, err := c.marks(ctx, doc)
 	if err != nil {
-		return judgement.Exemption{}, false, fmt.Errorf("read what exempts key %s: %w", c.Event.KeyARN, err)
+		return Exemption{}, fmt.Errorf("read what exempts key %s: %w", c.Event.KeyARN, err)
 	}
-	x, ok := c.Config.Exemptions.Find(string(kind), m.lasted, c.ActorOf(cause(doc)), ledger.Now())
-	return x, ok, nil
+	by, now := c.ActorOf(cause(doc)), ledger.Now()
+	if x, ok := c.Config.Exemptions.Find(string(kind), m.lasted, by, now); ok {
+		return Exemption{Exemption: x, Holds: true}, nil
+	}
+	if x, ok := c.Config.Exemptions.Find(string(kind), m.lasted, by.Confirmed(), now); ok && c.Await(ctx, "exemption "+x.String()) {
+		return Exemption{Exemption: x, Holds: true, Held: true}, nil
+	}
+	return Exemption{}, nil
+}
+
+// Exemption is what Exempt found: the zero value is none.
+type Exemption struct {
+	judgement.Exemption
+	// Holds: the exemption covers the case. Held: so far only if a message is right.
+	Holds, Held bool
+}
+
+// Mark is the exemption as documents keep it, "" for none that is certain.
+func (x Exemption) Mark() string {
+	if !x.Holds || x.Held {
+		return ""
+	}
+	return x.String()
 }
 
 // marks are what a key is picked by: as it is, as it was noted, and what of it is
@@ -84,7 +108,9 @@ func (e *Env) ActorOf(p *ledger.Party) judgement.Actor {
 	if p == nil {
 		return judgement.Actor{}
 	}
-	return e.actor(p.Principal, p.Account)
+	by := e.actor(p.Principal, p.Account)
+	by.Unconfirmed = p.Unconfirmed
+	return by
 }
 
 func (e *Env) actor(principal, account string) judgement.Actor {
@@ -92,8 +118,16 @@ func (e *Env) actor(principal, account string) judgement.Actor {
 	return judgement.Actor{Principal: principal, Foreign: foreign, Trusted: foreign && slices.Contains(e.Config.TrustedAccounts, account)}
 }
 
-// TellExempt makes an alert the note of what was left alone because of x.
-func TellExempt(a *alert.Alert, x judgement.Exemption, mode Mode) {
+// TellExempt makes an alert the note of what was left alone because of x. Where only a
+// message says that x covers it, the alert keeps its severity.
+func TellExempt(a *alert.Alert, x Exemption, mode Mode) {
+	if x.Held {
+		a.ID += "/held"
+		a.Action = alert.Action{Mode: string(mode), Status: alert.StatusRefused,
+			Description: fmt.Sprintf("cmkeeper left it as it is for now: it is exempt until %s if CloudTrail shows that the actor above did it. Reason: %s. If CloudTrail does not show that within 15 minutes, nothing is exempt.", x.Until(), x.Reason)}
+		a.Facts = append(a.Facts, alert.Fact{Name: "exemption", Values: []string{x.String()}})
+		return
+	}
 	a.ID += "/exempt"
 	a.Severity = finding.Info
 	a.Title += ", exempt"
@@ -115,8 +149,11 @@ func (c *Case) judge(ctx context.Context, a alert.Alert) alert.Alert {
 	m, by := c.marksOf(ctx, a), c.alertActor(a.Actor)
 	if cmp.Or(a.Action.Status, alert.StatusNone) == alert.StatusNone {
 		if x, ok := c.Config.Exemptions.Find(string(a.Kind), m.lasted, by, ledger.Now()); ok {
-			TellExempt(&a, x, Mode(a.Action.Mode))
+			TellExempt(&a, Exemption{Exemption: x, Holds: true}, Mode(a.Action.Mode))
 			return a
+		}
+		if _, ok := c.Config.Exemptions.Find(string(a.Kind), m.lasted, by.Confirmed(), ledger.Now()); ok {
+			c.Await(ctx, "exemption")
 		}
 	}
 	o := judgement.Occurrence{
@@ -125,6 +162,9 @@ func (c *Case) judge(ctx context.Context, a alert.Alert) alert.Alert {
 	}
 	v := c.Config.Rules.Judge(o)
 	a.Severity = v.Severity
+	if o.Actor = by.Confirmed(); c.Config.Rules.Judge(o).Severity != v.Severity {
+		c.Await(ctx, "severity")
+	}
 	if a.Key != nil && c.Config.Rules.IsSensitive(o) {
 		key := *a.Key
 		key.Sensitive, a.Key = true, &key
@@ -164,7 +204,7 @@ func (c *Case) alertActor(a *alert.Actor) judgement.Actor {
 	by := c.actor(cmp.Or(a.Role, a.ARN), a.Account)
 	by.Root = a.Type == "Root"
 	by.Service = a.Type == "AWSService" || a.Type == ""
-	by.NoMFA = a.MFA == "false"
+	by.NoMFA, by.Unconfirmed = a.MFA == "false", a.Unconfirmed
 	return by
 }
 

@@ -14,7 +14,7 @@ import (
 
 // Who names the event's actor in a sentence.
 func (c *Case) Who() string {
-	if name := c.Event.Actor.String(); name != "" {
+	if name := ledger.ActorName(c.Event); name != "" {
 		return name
 	}
 	return "somebody (the event does not say who)"

@@ -23,7 +23,7 @@ import (
 func (c *Case) NewAlert(kind alert.Kind, suffix string) alert.Alert {
 	return alert.Alert{
 		ID: c.Event.ID + "/" + string(kind) + suffix, Kind: kind,
-		EventName: c.Event.Name, EventID: c.Event.ID, Time: c.Event.Time, Actor: AlertActor(ledger.ActorOf(c.Event)),
+		EventName: c.Event.Name, EventID: events.Occurrence(c.Event.ID), Time: c.Event.Time, Actor: AlertActor(ledger.ActorOf(c.Event)),
 		Account: c.Config.Identity.Account, Region: c.Config.Region,
 	}
 }
@@ -93,8 +93,12 @@ func (c *Case) Failed(a alert.Alert, mode Mode, what string, cause error) []aler
 	return []alert.Alert{a}
 }
 
-// OnceAnHour is the id of an alert that is published once an hour for an actor.
+// OnceAnHour is the id of an alert that is published once an hour for an actor. What a
+// message claims has ids of its own.
 func (c *Case) OnceAnHour(what string) string {
+	if c.Event.Claimed {
+		what = "unconfirmed/" + what
+	}
 	actor := c.Event.Actor.RoleARN
 	if actor == "" {
 		actor = c.Event.Actor.ARN

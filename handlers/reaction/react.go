@@ -95,6 +95,9 @@ func (e *Env) React(ctx context.Context, c *Case, reactions ...Reaction) error {
 	for _, t := range all {
 		errs = append(errs, t.err)
 	}
+	if c.awaits {
+		errs = append(errs, unconfirmed())
+	}
 	return errors.Join(errs...)
 }
 
@@ -103,7 +106,7 @@ func (e *Env) React(ctx context.Context, c *Case, reactions ...Reaction) error {
 func (c *Case) decide(ctx context.Context, reactions []Reaction) []*taken {
 	var all []*taken
 	once := func() {
-		all = nil
+		all, c.awaits = nil, false
 		for _, r := range reactions {
 			d, err := r.Decide(ctx, c)
 			if d == nil {
@@ -158,6 +161,7 @@ func (c *Case) tell(ctx context.Context, all []*taken) {
 	}
 	for _, t := range all {
 		for _, a := range t.alerts {
+			c.tellClaim(&a)
 			t.fail(c.Publish(ctx, a))
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
+	localsqs "github.com/cmkeeper/cmkeeper/internal/localaws/sqs"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 )
 
@@ -261,10 +263,17 @@ func (a *account) expectNoDeadLetters() {
 	}
 }
 
-// send puts a message into the events queue.
+// send puts a message into the events queue, as EventBridge does.
 func (a *account) send(body string) {
 	a.t.Helper()
-	must(a.sqs.SendMessage(a.t.Context(), &sqs.SendMessageInput{QueueUrl: &a.box.EventsQueue, MessageBody: &body}))(a.t)
+	scope := ":" + sandbox.Region + ":" + sandbox.Account + ":"
+	err := a.box.AWS.SQS().Deliver(localsqs.Delivery{
+		QueueARN: "arn:aws:sqs" + scope + path.Base(a.box.EventsQueue), Body: body,
+		Service: "events.amazonaws.com", SourceARN: "arn:aws:events" + scope + "rule/cmkeeper-kms",
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
 }
 
 // deny takes actions away from whoever the access key belongs to.

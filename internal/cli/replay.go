@@ -12,7 +12,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -84,7 +83,7 @@ func (c *replayCommand) run(ctx context.Context, p *process) error {
 			if !c.json {
 				fmt.Fprintf(p.stdout, "── %s by %s, key %s, %s\n", alert.Escape(e.Name), alert.Escape(e.Actor.String()), alert.Escape(e.KeyARN), e.Time)
 			}
-			err = router.Handle(ctx, body, time.Time{})
+			err = router.Handle(ctx, handlers.Message{Body: body})
 		}
 		switch d := outcome.Of(err); d.Action {
 		case outcome.Delete:
@@ -159,7 +158,7 @@ func observer(ctx context.Context, c replaySettings, cfg aws.Config, alerts aler
 		KMS:    unwritableKMS{},
 		Facts:  inventory.New(kms.NewFromConfig(cfg), live, account, cfg.Region),
 		State:  c.store(store, bucket, account),
-		Alerts: alerts, Trail: awsclient.CloudTrail(cfg), Logger: log,
+		Alerts: alerts, Trail: awsclient.CloudTrail(cfg), Senders: handlers.AnySender{}, Logger: log,
 	}, reactions)
 	return router, memory.Close, err
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/confirm"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/command"
@@ -103,6 +104,9 @@ func (f fleetMember) run(ctx context.Context) error {
 	if f.config.runsEvents() {
 		g.Go(func() error { return w.takeSnapshot(ctx) })
 	}
+	if w.records != nil {
+		g.Go(func() error { return w.records.Run(ctx) })
+	}
 	if w.protection != nil {
 		g.Go(func() error { w.protection.Run(ctx); return nil })
 	}
@@ -157,6 +161,7 @@ type wired struct {
 	router     *handlers.Router
 	pools      []*worker.Pool
 	protection *worker.Protection // nil outside ECS
+	records    *confirm.Records   // nil where no events are handled
 	// known is closed when the alias snapshot is taken, before the first event is handled.
 	known chan struct{}
 }
@@ -175,7 +180,7 @@ func (w *wired) takeSnapshot(ctx context.Context) error {
 func (w *wired) handle(ctx context.Context, m worker.Message) error {
 	select {
 	case <-w.known:
-		return w.router.Handle(ctx, []byte(m.Body), m.Sent)
+		return w.router.Handle(ctx, handlers.Message{Body: []byte(m.Body), Sent: m.Sent, Sender: m.Sender})
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -238,24 +243,30 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		found, err := check.check(ctx)
 		return found.risks, err
 	}
-	router, err := handlers.New(reaction.Deps{
+	deps := reaction.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: selfCheck, Logger: log,
 		Scans: engine, Trail: awsclient.CloudTrail(cfg),
-	}, reactions)
-	if err != nil {
+	}
+	w := &wired{known: make(chan struct{})}
+	if events := found.queue(c.EventsQueueURL); events != nil {
+		w.records = confirm.New(deps.Trail, store, confirm.Config{}, log)
+		deps.Records, deps.Senders = w.records, &handlers.QueueSenders{
+			Policy: worker.Policy(queues, events.URL), QueueARN: events.ARN, Identity: identity, Rules: reactions.EventRules, State: store, Logger: log,
+		}
+	}
+	if w.router, err = handlers.New(deps, reactions); err != nil {
 		return nil, err
 	}
 
 	log.Info("starting", "version", versionString(), "identity", aws.ToString(caller.Arn), "region", cfg.Region, "config", c)
 
-	w := &wired{router: router, known: make(chan struct{})}
 	inFlight := func(int) {}
 	if f.ecsAgent != "" {
 		w.protection = worker.NewProtection(f.ecsAgent, http.DefaultClient, log)
 		inFlight = w.protection.InFlight
 	}
 	pool := func(o worker.Options, handle worker.HandlerFunc) error {
-		o.Queue, o.Logger, o.InFlight = found.queue(o.QueueURL), log, inFlight
+		o.Queue, o.Logger, o.InFlight, o.Sender = found.queue(o.QueueURL), log, inFlight, aws.ToString(caller.UserId)
 		p, err := worker.New(ctx, queues, handle, o)
 		w.pools = append(w.pools, p)
 		return err

@@ -104,7 +104,9 @@ var (
 	Queue     = of("a queue URL", `https://[a-z0-9.-]{1,100}\.(?:amazonaws\.com|amazonaws\.com\.cn|api\.aws)/`+account+`/[A-Za-z0-9_-]{1,80}(?:\.fifo)?`)
 	Topic     = of("a topic ARN", `arn:`+partition+`:sns:`+region+`:`+account+`:[A-Za-z0-9_-]{1,256}(?:\.fifo)?`)
 	KeyStore  = of("a key store id", `cks-[0-9a-z]{1,60}`)
-	Job       = of("a job id", `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`)
+	// EventID is CloudTrail's eventID.
+	EventID = of("an event id", `[0-9A-Za-z]{8}(?:-[0-9A-Za-z]{4}){3}-[0-9A-Za-z]{12}`)
+	Job     = of("a job id", `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`)
 )
 
 // Number is a count.

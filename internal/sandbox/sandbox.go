@@ -71,7 +71,7 @@ func Start(ctx context.Context, addr string) (*Sandbox, error) {
 	s.AWS = localaws.New(localaws.Options{Account: Account, Region: Region, BaseURL: s.Endpoint})
 	s.AWS.AddIdentity(WorkerKey, wire.Caller{
 		Type: "AssumedRole", AccountID: Account, PrincipalID: "AROACMKEEPERWORKER:local",
-		ARN: "arn:aws:sts::" + Account + ":assumed-role/cmkeeper-worker/local",
+		ARN: "arn:aws:sts::" + Account + ":assumed-role/" + workerName + "/local",
 	})
 	s.server = &http.Server{Handler: s.AWS, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
@@ -248,7 +248,14 @@ func (s *Sandbox) Alerts(ctx context.Context, wait time.Duration) ([]string, err
 	return bodies, nil
 }
 
-// sendPolicy returns a queue policy that lets one service send on behalf of one source.
+// The role that the workers have.
+const (
+	workerName = "cmkeeper-worker"
+	workerRole = "arn:aws:iam::" + Account + ":role/" + workerName
+)
+
+// sendPolicy returns a queue policy that lets one service send on behalf of one source, and
+// nobody else but the workers.
 func sendPolicy(service, queueARN, sourceARN string) string {
 	type statement struct {
 		Effect    string
@@ -263,6 +270,9 @@ func sendPolicy(service, queueARN, sourceARN string) string {
 	}{"2012-10-17", []statement{{
 		Effect: "Allow", Principal: map[string]string{"Service": service}, Action: "sqs:SendMessage", Resource: queueARN,
 		Condition: map[string]map[string]string{"ArnLike": {"aws:SourceArn": sourceARN}},
+	}, {
+		Effect: "Deny", Principal: map[string]string{"AWS": "*"}, Action: "sqs:SendMessage", Resource: queueARN,
+		Condition: map[string]map[string]string{"ArnNotLike": {"aws:SourceArn": sourceARN, "aws:PrincipalArn": workerRole}},
 	}}})
 }
 
