@@ -15,6 +15,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -428,6 +429,68 @@ func TestAliasMoveToAKeyThatShutsUsOut(t *testing.T) {
 		w.wantStarted()
 		if got := w.one(); got.Severity != finding.High || !strings.Contains(got.Action.Description, "may not read the new key or its policy") {
 			t.Errorf("alert:\n%s", got.Text())
+		}
+	})
+}
+
+// An alias that went to and fro 100 times in 27 seconds made 97 jobs and 31 alerts.
+func TestAliasToAndFro(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		a, b := w.knownKey("alias/app-orders"), w.newKey(kms.CreateKeyInput{})
+		w.bucket("orders-data", "alias/app-orders")
+		w.react()
+		w.told.take()
+		w.moves.moves = nil
+		var waiting []string
+		for i := range 100 {
+			time.Sleep(270 * time.Millisecond)
+			key := []string{b, a}[i%2]
+			must(w.kms.UpdateAlias(w.ctx, &kms.UpdateAliasInput{AliasName: aws.String("alias/app-orders"), TargetKeyId: &key}))
+			for _, body := range w.events() {
+				if d := outcome.Of(w.router.Handle(w.ctx, handlers.Message{Body: []byte(body), Sent: time.Now()})); d.Action == outcome.Delay {
+					waiting = append(waiting, body)
+				}
+			}
+		}
+		if n := len(w.started()); n == 0 || n > 3 {
+			t.Errorf("%d jobs at once, want 1 to 3", n)
+		}
+		// Where the alias points in the end is where the data goes.
+		for _, body := range waiting {
+			if err := w.handle(body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.sweep()
+		moves := w.started()
+		if len(moves) == 0 || len(moves) > 2 || !strings.Contains(moves[len(moves)-1], "-> "+short(a)) {
+			t.Errorf("moves %q, want the last one to %s", moves, short(a))
+		}
+		if told := w.told.take(); len(told) > 6 {
+			t.Errorf("%d alerts:\n%s", len(told), texts(told))
+		}
+	})
+}
+
+// An event that is older than any queue can hold orders nothing.
+func TestAliasEventOlderThanAnyQueueHolds(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		w.knownKey("alias/app-orders")
+		key := w.newKey(kms.CreateKeyInput{})
+		w.bucket("orders-data", "alias/app-orders")
+		w.react()
+		old := strings.NewReplacer(`"eventTime":"2000-01-01`, `"eventTime":"1999-12-01`, `"time":"2000-01-01`, `"time":"1999-12-01`)
+		w.updateAlias("alias/app-orders", key)
+		body := w.event("UpdateAlias")
+		w.moves.moves = nil
+		if err := w.router.Handle(w.ctx, handlers.Message{Body: []byte(old.Replace(body)), Sent: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+		w.wantStarted()
+		var doc ledger.Alias
+		must(w.store().Get(w.ctx, ledger.AliasName("alias/app-orders"), &doc))
+		if len(doc.History) != 1 {
+			t.Errorf("history %+v", doc.History)
 		}
 	})
 }

@@ -93,9 +93,10 @@ func (a *Alias) newest() int {
 	return len(a.History) - 1
 }
 
-// KnownBefore reports whether anything is known of the alias's targets before a time.
+// KnownBefore reports whether anything is, or was, known of the alias's targets before a
+// time.
 func (a *Alias) KnownBefore(t time.Time) bool {
-	return slices.ContainsFunc(a.History, func(h Target) bool { return h.Known && h.Since.Before(t) })
+	return len(a.History) == maxHistory || slices.ContainsFunc(a.History, func(h Target) bool { return h.Known && h.Since.Before(t) })
 }
 
 // Keys returns the keys that the alias is known to have had.

@@ -378,3 +378,38 @@ func TestNoteToldTag(t *testing.T) {
 		t.Errorf("after a sweep %d told", len(k.TagsTold))
 	}
 }
+
+// An earlier build believed a message from 2099, and an alias's real moves were never
+// noticed after that. And what it kept counts once it is seen live.
+func TestReconcileHeals(t *testing.T) {
+	d := Alias{History: []Target{{KeyARN: "A", Since: after(0)}, {KeyARN: "X", Since: after(99 * 365 * 24 * time.Hour), Deleted: true}}}
+	if got := d.Reconcile("arn", "A", after(0), after(time.Hour)); got != ReconciledUnchanged {
+		t.Errorf("live as it was: %q", got)
+	}
+	d.Learn(Target{KeyARN: "B", Since: after(2 * time.Hour), Known: true})
+	d.RecordMove(Move{ID: "m"})
+	if d.Pending == nil || len(d.Pending.From) != 1 || d.Pending.From[0] != "A" || d.Pending.To != "B" {
+		t.Errorf("pending %+v", d.Pending)
+	}
+}
+
+func TestResting(t *testing.T) {
+	var a Alias
+	for i := range 3 {
+		if wait := a.Resting(after(time.Duration(i) * time.Second)); wait != 0 {
+			t.Errorf("start %d waits %s", i, wait)
+		}
+		a.Pending = &Move{ID: "m"}
+		a.Finish(*a.Pending, after(time.Duration(i)*time.Second))
+	}
+	for d, want := range map[time.Duration]time.Duration{10 * time.Second: startWindow - 10*time.Second, startWindow - time.Second: time.Second, startWindow: 0, time.Hour: 0} {
+		if got := a.Resting(after(d)); got != want {
+			t.Errorf("after %s it waits %s, want %s", d, got, want)
+		}
+	}
+	a.Pending = &Move{ID: "refused"}
+	a.Finish(*a.Pending, time.Time{})
+	if len(a.Starts) != 3 {
+		t.Errorf("a move that was not started counts: %v", a.Starts)
+	}
+}
