@@ -33,6 +33,9 @@ func groupOf(a Alert) (group, bool) {
 		if _, resource, ok := strings.Cut(g.short, ":"); ok {
 			g.short = strings.TrimPrefix(resource, "assumed-")
 		}
+		if a.Actor.Unconfirmed { // whoever forges messages collects no alerts about the real actor
+			g.name, g.short = g.name+" (unconfirmed)", g.short+" (unconfirmed)"
+		}
 	default:
 		g.name = "no actor: " + string(a.Kind)
 		g.short = "AWS or unknown"
