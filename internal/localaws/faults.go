@@ -110,11 +110,6 @@ func KMSQuotas() []Fault {
 	return faults
 }
 
-// LookupRate returns CloudTrail's limit of two look-ups a second.
-func LookupRate() Fault {
-	return Fault{Service: "cloudtrail", Operations: []string{"LookupEvents"}, Effect: Throttle, Rate: 2}
-}
-
 // SetFaults replaces the faults; without any, requests are served as they
 // come. The faults of a request happen in the order given, and the first that
 // ends it is the last one.

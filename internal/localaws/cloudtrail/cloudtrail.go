@@ -35,6 +35,8 @@ type Service struct {
 
 	mu     sync.RWMutex
 	trails map[string]*loggedTrail // by name
+
+	quota quota
 }
 
 // loggedTrail is a trail; the service's lock guards it.

@@ -246,6 +246,7 @@ func TestLookupEvents(t *testing.T) {
 			t.Helper()
 			pages := cloudtrail.NewLookupEventsPaginator(c, in)
 			for pages.HasMorePages() {
+				time.Sleep(time.Second / 2) // as the quota asks
 				out, err := pages.NextPage(ctx)
 				if err != nil {
 					t.Fatal(err)
@@ -289,15 +290,75 @@ func TestLookupEvents(t *testing.T) {
 			"InvalidTimeRangeException":        {StartTime: aws.Time(time.Now()), EndTime: aws.Time(time.Now().Add(-time.Hour))},
 			"InvalidLookupAttributesException": {LookupAttributes: []types.LookupAttribute{{AttributeKey: "EventId", AttributeValue: aws.String("a")}, {AttributeKey: "EventId", AttributeValue: aws.String("b")}}},
 		} {
+			time.Sleep(time.Second / 2)
 			_, err := c.LookupEvents(ctx, in)
 			wantCode(t, err, code)
 		}
-		server.SetFaults(localaws.LookupRate())
-		for i, want := range []string{"", "", "ThrottlingException"} {
-			_, err := c.LookupEvents(ctx, &cloudtrail.LookupEventsInput{})
-			if wantCode(t, err, want); t.Failed() {
+	})
+}
+
+// The account's quota is one for all who look up, and saves up no more than a second's worth.
+func TestLookupQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := newServer(t, localaws.Options{})
+		ada, ci := cloudtrail.NewFromConfig(as(server, "ada")), cloudtrail.NewFromConfig(as(server, "ci"))
+		time.Sleep(time.Hour)
+		for i, call := range []struct {
+			by    *cloudtrail.Client
+			after time.Duration
+			want  string
+		}{
+			{ada, 0, ""}, {ci, 0, ""}, {ada, 0, "ThrottlingException"}, {ci, 499 * time.Millisecond, "ThrottlingException"}, {ci, time.Millisecond, ""}, {ada, 0, "ThrottlingException"},
+		} {
+			time.Sleep(call.after)
+			_, err := call.by.LookupEvents(t.Context(), &cloudtrail.LookupEventsInput{})
+			if wantCode(t, err, call.want); t.Failed() {
 				t.Fatalf("call %d", i)
 			}
+		}
+	})
+}
+
+// A record can be looked up when CloudTrail has it, while its event has long arrived;
+// and pages are in the order of the records' times, whenever they came.
+func TestLookupDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := newServer(t, localaws.Options{})
+		server.Trail().Set(trail.Settings{LookupDelay: 5 * time.Minute})
+		c := cloudtrail.NewFromConfig(as(server, "ada"))
+		began := time.Now()
+		for id, ago := range map[string]time.Duration{"b": 2 * time.Minute, "c": 3 * time.Minute, "a": time.Minute} {
+			record := fmt.Sprintf(`{"eventSource":"kms.amazonaws.com","eventName":"DisableKey","eventID":%q,"eventTime":%q}`, id, trail.Time(began.Add(-ago)))
+			if err := server.Record([]byte(record)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		look := func(key types.LookupAttributeKey, value string) (ids []string) {
+			pages := cloudtrail.NewLookupEventsPaginator(c, &cloudtrail.LookupEventsInput{
+				LookupAttributes: []types.LookupAttribute{{AttributeKey: key, AttributeValue: &value}}, MaxResults: aws.Int32(1),
+			})
+			for pages.HasMorePages() {
+				time.Sleep(time.Second / 2)
+				out, err := pages.NextPage(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, e := range out.Events {
+					ids = append(ids, *e.EventId)
+				}
+			}
+			return ids
+		}
+		time.Sleep(4*time.Minute + 55*time.Second)
+		if got := look(types.LookupAttributeKeyEventId, "b"); got != nil {
+			t.Errorf("found too early: %q", got)
+		}
+		time.Sleep(5 * time.Second)
+		if got := look(types.LookupAttributeKeyEventId, "b"); !slices.Equal(got, []string{"b"}) {
+			t.Errorf("found by id: %q", got)
+		}
+		if got := look(types.LookupAttributeKeyEventName, "DisableKey"); !slices.Equal(got, []string{"a", "b", "c"}) {
+			t.Errorf("found by name: %q", got)
 		}
 	})
 }

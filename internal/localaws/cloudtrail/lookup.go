@@ -1,9 +1,13 @@
 package cloudtrail
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
@@ -13,7 +17,30 @@ import (
 const (
 	maxResults = 50
 	lookBack   = 90 * 24 * time.Hour
+	// perSecond is how many look-ups CloudTrail takes, from everybody in the account
+	// together. Whether it saves up more than a second's worth is not documented.
+	perSecond = 2
 )
+
+// quota is what is left of the look-ups.
+type quota struct {
+	mu   sync.Mutex
+	left float64
+	at   time.Time
+}
+
+// take reports whether one more look-up is within the quota.
+func (q *quota) take(now time.Time) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.left = min(perSecond, q.left+perSecond*now.Sub(q.at).Seconds())
+	q.at = now
+	if q.left < 1 {
+		return false
+	}
+	q.left--
+	return true
+}
 
 type lookupInput struct {
 	LookupAttributes []struct{ AttributeKey, AttributeValue string }
@@ -44,9 +71,13 @@ type event struct {
 type resource struct{ ResourceType, ResourceName string }
 
 // lookupEvents finds the management events of the last 90 days, the newest first,
-// as far as the history reaches.
+// as far as the history reaches. A look-up beyond the quota is refused, and one that
+// is refused for another reason counts, which AWS does not say.
 func (s *Service) lookupEvents(ctx context.Context, in lookupInput) (lookupOutput, error) {
 	out := lookupOutput{Events: []event{}}
+	if !s.quota.take(time.Now()) {
+		return out, wire.Errorf(400, "ThrottlingException", "Rate exceeded")
+	}
 	if err := s.authorize(ctx, "LookupEvents", "*"); err != nil {
 		return out, err
 	}
@@ -54,37 +85,54 @@ func (s *Service) lookupEvents(ctx context.Context, in lookupInput) (lookupOutpu
 	if err != nil {
 		return out, err
 	}
-	limit, before := maxResults, int(^uint(0)>>1)
+	limit := maxResults
 	if in.MaxResults != nil {
 		if limit = *in.MaxResults; limit < 1 || limit > maxResults {
 			return out, wire.Errorf(400, "InvalidMaxResultsException", "MaxResults must be between 1 and %d.", maxResults)
 		}
 	}
+	found := s.config.Trail.History()
 	if in.NextToken != "" {
-		if before, err = strconv.Atoi(in.NextToken); err != nil {
+		last, err := position(in.NextToken)
+		if err != nil {
 			return out, wire.Errorf(400, "InvalidNextTokenException", "The token is not one of LookupEvents.")
 		}
+		found = slices.DeleteFunc(found, func(k trail.Kept) bool { return newestFirst(k, last) <= 0 })
 	}
-	last := 0
-	for _, k := range s.config.Trail.History() {
-		switch {
-		case k.Number >= before || !wanted(&k):
-		case len(out.Events) == limit:
-			out.NextToken = strconv.Itoa(last)
-			return out, nil
-		default:
-			last = k.Number
-			e := eventOf(&k)
-			e.CloudTrailEvent = string(k.Body())
-			out.Events = append(out.Events, e)
+	found = slices.DeleteFunc(found, func(k trail.Kept) bool { return !wanted(&k) })
+	slices.SortFunc(found, newestFirst)
+	for i, k := range found {
+		if i == limit {
+			out.NextToken = token(found[i-1])
+			break
 		}
+		e := eventOf(&k)
+		e.CloudTrailEvent = string(k.Body())
+		out.Events = append(out.Events, e)
 	}
 	return out, nil
 }
 
+// newestFirst is the order of a look-up: by time, and within a second the last first.
+func newestFirst(a, b trail.Kept) int {
+	return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(b.Number, a.Number))
+}
+
+// token says after which record a page begins.
+func token(k trail.Kept) string { return fmt.Sprintf("%d.%d", k.Time.UnixNano(), k.Number) }
+
+func position(token string) (trail.Kept, error) {
+	var at int64
+	var k trail.Kept
+	_, err := fmt.Sscanf(token, "%d.%d", &at, &k.Number)
+	k.Time = time.Unix(0, at)
+	return k, err
+}
+
 // filter returns what the request asks for.
 func (in *lookupInput) filter() (func(*trail.Kept) bool, error) {
-	from, to := time.Now().Add(-lookBack), time.Now().Add(time.Minute)
+	now := time.Now()
+	from, to := now.Add(-lookBack), now.Add(time.Minute)
 	if in.StartTime != nil && time.Time(*in.StartTime).After(from) {
 		from = time.Time(*in.StartTime)
 	}
@@ -111,7 +159,9 @@ func (in *lookupInput) filter() (func(*trail.Kept) bool, error) {
 		}
 		has = func(e event) bool { return member(e, a.AttributeValue) }
 	}
-	return func(k *trail.Kept) bool { return !k.Time.Before(from) && !k.Time.After(to) && has(eventOf(k)) }, nil
+	return func(k *trail.Kept) bool {
+		return !k.Visible.After(now) && !k.Time.Before(from) && !k.Time.After(to) && has(eventOf(k))
+	}, nil
 }
 
 // lookupAttributes are what events can be found by: whether one has the value.

@@ -13,8 +13,8 @@ const maxKept = 10_000
 type Kept struct {
 	// Number counts what is kept, from 1.
 	Number int
-	// Time is when it happened.
-	Time time.Time
+	// Time is when it happened, and Visible from when on it can be looked up.
+	Time, Visible time.Time
 
 	recorder *Recorder
 	call     *Call // nil for a record that was made already
@@ -61,7 +61,7 @@ func (r *ring) newest(n int) *Kept {
 	return &r.kept[(r.next+len(r.kept)-1-n)%len(r.kept)]
 }
 
-// keep puts a record into the history: at once, while CloudTrail takes minutes.
+// keep puts a record into the history.
 func (r *Recorder) keep(record Record, body json.RawMessage) {
 	at, err := time.Parse(time.RFC3339, record.EventTime)
 	if err != nil {
@@ -80,7 +80,7 @@ func (r *Recorder) put(readOnly bool, k Kept) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.kept++
-	k.Number = r.kept
+	k.Number, k.Visible = r.kept, time.Now().Add(r.settings.LookupDelay)
 	if readOnly {
 		r.reading.put(k)
 	} else {

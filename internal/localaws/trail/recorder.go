@@ -46,6 +46,9 @@ type Settings struct {
 	// ReadOnly publishes calls that only read, cryptographic ones too, while no rule
 	// listens to them as well. In the history they are always.
 	ReadOnly bool
+	// LookupDelay is how long a record cannot be looked up. CloudTrail takes minutes,
+	// five on average; zero is at once.
+	LookupDelay time.Duration
 	// Seed makes the random choices repeatable.
 	Seed uint64
 }
