@@ -15,6 +15,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/worker"
 )
 
@@ -25,16 +26,19 @@ type dependencies struct {
 	region string
 	// caller asks AWS who this is; it is asked once.
 	caller func() (*sts.GetCallerIdentityOutput, error)
-	sqs    *sqs.Client
-	sns    *sns.Client
-	s3     *s3.Client
+	// account is the caller's where that is known by now, else the one that it most
+	// likely is: what is asked of the bucket need not wait for the answer then.
+	account string
+	sqs     *sqs.Client
+	sns     *sns.Client
+	s3      *s3.Client
 }
 
 // found is what there is of the dependencies.
 type found struct {
 	queues []*worker.Queue
-	// risks are the resources that are encrypted under a customer managed key: who
-	// disables that key silences the guard.
+	// risks are the resources that are encrypted under a customer managed key, but for
+	// the state bucket: who disables that key silences the guard.
 	risks []finding.Finding
 }
 
@@ -85,12 +89,12 @@ func (d dependencies) check(ctx context.Context) (found, error) {
 		}
 		checks = append(checks, func() (found, error) { return d.checkTopic(ctx, variable, t.ARN) })
 	}
-	checks = append(checks, func() (found, error) { return d.checkBucket(ctx) })
+	checks = append(checks, func() (found, error) { return found{}, d.checkBucket(ctx) })
 
 	results, problems := make([]found, len(checks)), make([]error, len(checks))
 	var running sync.WaitGroup
 	for i, check := range checks {
-		running.Go(func() { results[i], problems[i] = check() })
+		running.Go(awsclient.Roomy(func() { results[i], problems[i] = check() }))
 	}
 	running.Wait()
 	var all found
@@ -128,24 +132,44 @@ func (d dependencies) checkTopic(ctx context.Context, variable, name string) (f 
 	return f, nil
 }
 
-func (d dependencies) checkBucket(ctx context.Context) (f found, err error) {
-	caller, err := d.caller()
-	if err != nil {
-		return f, err
+// checkBucket checks that the state bucket can be used, and is the caller's own.
+func (d dependencies) checkBucket(ctx context.Context) error {
+	var err error
+	var reading sync.WaitGroup
+	reading.Go(awsclient.Roomy(func() { err = d.readBucket(ctx, d.account) }))
+	caller, unknown := d.caller()
+	reading.Wait()
+	if unknown != nil {
+		return unknown
 	}
+	if account := aws.ToString(caller.Account); account != d.account {
+		return d.readBucket(ctx, account)
+	}
+	return err
+}
+
+// readBucket asks S3 whether the state bucket is there for us, and the account's.
+func (d dependencies) readBucket(ctx context.Context, account string) error {
 	bucket := &d.config.StateBucket
-	if _, err := d.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: bucket, ExpectedBucketOwner: caller.Account}); err != nil {
-		return f, fmt.Errorf("%sSTATE_BUCKET: bucket %s cannot be used: create it in account %s, or grant s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject: %w", envPrefix, *bucket, aws.ToString(caller.Account), err)
+	if _, err := d.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: bucket, ExpectedBucketOwner: &account}); err != nil {
+		return fmt.Errorf("%sSTATE_BUCKET: bucket %s cannot be used: create it in account %s, or grant s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject: %w", envPrefix, *bucket, account, err)
 	}
-	encryption, err := d.s3.GetBucketEncryption(ctx, &s3.GetBucketEncryptionInput{Bucket: bucket, ExpectedBucketOwner: caller.Account})
+	return nil
+}
+
+// risks returns those of what check found, and the state bucket's. Nothing that a member
+// does depends on them, so no start waits for the request.
+func (d dependencies) risks(ctx context.Context, f found) []finding.Finding {
+	bucket := &d.config.StateBucket
+	encryption, err := d.s3.GetBucketEncryption(ctx, &s3.GetBucketEncryptionInput{Bucket: bucket, ExpectedBucketOwner: &d.account})
 	if err != nil || encryption.ServerSideEncryptionConfiguration == nil {
 		// Every bucket has a default encryption; a member that may not read it can still run.
-		return f, nil //nolint:nilerr // only the warning below is lost
+		return f.risks
 	}
 	for _, rule := range encryption.ServerSideEncryptionConfiguration.Rules {
 		if byDefault := rule.ApplyServerSideEncryptionByDefault; byDefault != nil {
 			f.encrypted("bucket "+*bucket, aws.ToString(byDefault.KMSMasterKeyID))
 		}
 	}
-	return f, nil
+	return f.risks
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -88,26 +89,23 @@ func (c Config) connections() int {
 func (f fleetMember) run(ctx context.Context) error {
 	var isReady atomic.Bool
 	server := healthServer(f.config.HTTPAddr, &isReady)
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", server.Addr)
-	if err != nil {
-		return fmt.Errorf("listen on %sHTTP_ADDR: %w", envPrefix, err)
-	}
+	listening := make(chan error, 1)
+	go func() { listening <- serve(ctx, server) }()
 	defer func() { _ = server.Close() }()
-	go func() { _ = server.Serve(listener) }() // ends with server.Close
 
 	w, err := f.wire(ctx)
+	if deaf := <-listening; deaf != nil {
+		return deaf
+	}
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	if f.config.runsEvents() {
-		g.Go(func() error { return w.takeSnapshot(ctx) })
+	for _, p := range w.pools {
+		g.Go(func() error { return p.Run(ctx) })
 	}
 	if w.protection != nil {
 		g.Go(func() error { w.protection.Run(ctx); return nil })
-	}
-	for _, p := range w.pools {
-		g.Go(func() error { return p.Run(ctx) })
 	}
 	g.Go(func() error {
 		for _, p := range w.pools {
@@ -118,7 +116,14 @@ func (f fleetMember) run(ctx context.Context) error {
 			}
 		}
 		isReady.Store(true)
+		if f.config.runsEvents() {
+			g.Go(func() error { return w.takeSnapshot(ctx) })
+		}
+		f.log.Info("starting", "version", versionString(), "identity", w.identity, "region", f.aws.Region, "config", f.config)
 		f.log.Info("ready")
+		for _, risk := range w.risks(ctx) {
+			f.log.Warn("cmkeeper itself depends on a key that it guards", "what", risk.Statement, "problem", risk.Message)
+		}
 		if f.config.runsEvents() { // a member that only moves data may not be able to guard keys
 			select {
 			case <-w.known:
@@ -138,6 +143,16 @@ func (f fleetMember) run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// serve listens, and lets the server answer until it is closed.
+func serve(ctx context.Context, server *http.Server) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", server.Addr)
+	if err != nil {
+		return fmt.Errorf("listen on %sHTTP_ADDR: %w", envPrefix, err)
+	}
+	go func() { _ = server.Serve(listener) }()
+	return nil
+}
+
 // healthServer answers /healthz while the process runs and /readyz once it is ready.
 func healthServer(addr string, ready *atomic.Bool) *http.Server {
 	mux := http.NewServeMux()
@@ -154,11 +169,15 @@ func healthServer(addr string, ready *atomic.Bool) *http.Server {
 
 // wired is a fleet member's parts, not yet running.
 type wired struct {
-	router     *handlers.Router
+	router *handlers.Router
+	// identity is the ARN of who this member is.
+	identity   string
 	pools      []*worker.Pool
 	protection *worker.Protection // nil outside ECS
 	// known is closed when the alias snapshot is taken, before the first event is handled.
 	known chan struct{}
+	// risks returns what of the configuration depends on keys that are guarded.
+	risks func(context.Context) []finding.Finding
 }
 
 // takeSnapshot notes the aliases: without it the first one that moves would have no old
@@ -194,10 +213,11 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	var (
 		queues = awsclient.SQS(cfg)
 		topics = sns.NewFromConfig(cfg)
-		keys   = kms.NewFromConfig(cfg)
 		bucket = c.s3(cfg)
 	)
-	check := dependencies{config: c, region: cfg.Region, caller: whoWeAre, sqs: queues, sns: topics, s3: bucket}
+	check := dependencies{
+		config: c, region: cfg.Region, caller: whoWeAre, account: arn.Account(c.AlertTopicARN), sqs: queues, sns: topics, s3: bucket,
+	}
 	found, problems := check.check(ctx)
 	caller, err := whoWeAre()
 	if err != nil {
@@ -207,15 +227,13 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		return nil, problems
 	}
 	account := aws.ToString(caller.Account)
+	check.account = account
 	identity, err := reaction.ParseIdentity(aws.ToString(caller.Arn))
 	if err != nil {
 		return nil, err
 	}
-	for _, risk := range found.risks {
-		log.Warn("cmkeeper itself depends on a key that it guards", "what", risk.Statement, "problem", risk.Message)
-	}
-
 	store := c.store(bucket, c.StateBucket, account)
+	keys := kms.NewFromConfig(cfg)
 	facts := inventory.New(keys, bucket, account, cfg.Region)
 	alerts := c.publisher(topics, queues, store, log)
 	engine, err := reencrypt.New(c.engine(reencrypt.Options{
@@ -236,7 +254,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	selfCheck := func(ctx context.Context) ([]finding.Finding, error) {
 		found, err := check.check(ctx)
-		return found.risks, err
+		return check.risks(ctx, found), err
 	}
 	router, err := handlers.New(reaction.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: selfCheck, Logger: log,
@@ -246,9 +264,10 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		return nil, err
 	}
 
-	log.Info("starting", "version", versionString(), "identity", aws.ToString(caller.Arn), "region", cfg.Region, "config", c)
-
-	w := &wired{router: router, known: make(chan struct{})}
+	w := &wired{
+		router: router, identity: aws.ToString(caller.Arn), known: make(chan struct{}),
+		risks: func(ctx context.Context) []finding.Finding { return check.risks(ctx, found) },
+	}
 	inFlight := func(int) {}
 	if f.ecsAgent != "" {
 		w.protection = worker.NewProtection(f.ecsAgent, http.DefaultClient, log)
