@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 
@@ -32,11 +33,13 @@ type dependencies struct {
 	sqs     *sqs.Client
 	sns     *sns.Client
 	s3      *s3.Client
+	log     *slog.Logger
 }
 
 // found is what there is of the dependencies.
 type found struct {
 	queues []*worker.Queue
+	owners []ownership
 	// risks are the resources that are encrypted under a customer managed key, but for
 	// the state bucket: who disables that key silences the guard.
 	risks []finding.Finding
@@ -71,6 +74,24 @@ func (f *found) encrypted(resource, key string) {
 	})
 }
 
+// fleet is the fleet that this member is of, once the account is known.
+func (d dependencies) fleet() string { return d.config.fleet(d.account, d.region) }
+
+// start checks every resource before a member begins, finds out who it is, and claims
+// the queues for its fleet.
+func (d *dependencies) start(ctx context.Context) (found, *sts.GetCallerIdentityOutput, error) {
+	f, problems := d.check(ctx)
+	caller, err := d.caller()
+	if err != nil {
+		return f, nil, err // nothing else works then
+	}
+	d.account = aws.ToString(caller.Account)
+	if problems == nil {
+		problems = d.claim(ctx, f.owners)
+	}
+	return f, caller, problems
+}
+
 // check reads every resource, all at once, since a worker does not receive before.
 // Its error names all that are missing, each with the fix.
 func (d dependencies) check(ctx context.Context) (found, error) {
@@ -100,13 +121,18 @@ func (d dependencies) check(ctx context.Context) (found, error) {
 	var all found
 	for _, f := range results {
 		all.queues = append(all.queues, f.queues...)
+		all.owners = append(all.owners, f.owners...)
 		all.risks = append(all.risks, f.risks...)
 	}
 	return all, errors.Join(problems...)
 }
 
 func (d dependencies) checkQueue(ctx context.Context, variable, url string) (f found, err error) {
+	owner := ownership{variable: variable}
+	var reading sync.WaitGroup
+	reading.Go(awsclient.Roomy(func() { owner.owner, owner.unread = d.owner(ctx, url) }))
 	q, err := worker.CheckQueue(ctx, d.sqs, url)
+	reading.Wait()
 	if err != nil {
 		return f, fmt.Errorf("%s%s: %w", envPrefix, variable, err)
 	}
@@ -116,11 +142,21 @@ func (d dependencies) checkQueue(ctx context.Context, variable, url string) (f f
 		return f, fmt.Errorf("%s%s: queue %s is in %s, and this member guards the keys of %s; set AWS_REGION to %s, or name a queue in %s",
 			envPrefix, variable, q.Name, at, d.region, at, d.region)
 	}
-	f.queues = []*worker.Queue{q}
+	owner.queue = q
+	f.queues, f.owners = []*worker.Queue{q}, []ownership{owner}
 	for _, q := range []*worker.Queue{q, q.DeadLetter} {
 		f.encrypted("queue "+q.ARN, q.Key)
 	}
 	return f, nil
+}
+
+// owner returns the fleet that a queue's tag names, "" where it has none.
+func (d dependencies) owner(ctx context.Context, url string) (string, error) {
+	out, err := d.sqs.ListQueueTags(ctx, &sqs.ListQueueTagsInput{QueueUrl: &url})
+	if err != nil {
+		return "", err
+	}
+	return out.Tags[fleetTag], nil
 }
 
 func (d dependencies) checkTopic(ctx context.Context, variable, name string) (f found, err error) {

@@ -100,6 +100,11 @@ func (f fleetMember) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return f.work(ctx, w, func() { isReady.Store(true) })
+}
+
+// work works until the end of the drain. ready is called when messages are received.
+func (f fleetMember) work(ctx context.Context, w *wired, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, p := range w.pools {
 		g.Go(func() error { return p.Run(ctx) })
@@ -115,7 +120,7 @@ func (f fleetMember) run(ctx context.Context) error {
 				return nil
 			}
 		}
-		isReady.Store(true)
+		ready()
 		if f.config.runsEvents() {
 			g.Go(func() error { return w.takeSnapshot(ctx) })
 		}
@@ -203,31 +208,19 @@ func (w *wired) handle(ctx context.Context, m worker.Message) error {
 // wire checks what the configuration names and connects everything to it.
 func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	c, cfg, log := f.config, f.aws, f.log
-	whoWeAre := sync.OnceValues(func() (*sts.GetCallerIdentityOutput, error) {
-		out, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-		if err != nil {
-			return nil, fmt.Errorf("ask AWS who we are: %w", err)
-		}
-		return out, nil
-	})
 	var (
 		queues = awsclient.SQS(cfg)
 		topics = sns.NewFromConfig(cfg)
 		bucket = c.s3(cfg)
 	)
 	check := dependencies{
-		config: c, region: cfg.Region, caller: whoWeAre, account: arn.Account(c.AlertTopicARN), sqs: queues, sns: topics, s3: bucket,
+		config: c, region: cfg.Region, caller: whoWeAre(ctx, cfg), account: arn.Account(c.AlertTopicARN), sqs: queues, sns: topics, s3: bucket, log: log,
 	}
-	found, problems := check.check(ctx)
-	caller, err := whoWeAre()
+	found, caller, err := check.start(ctx)
 	if err != nil {
-		return nil, err // nothing else works then
+		return nil, err
 	}
-	if problems != nil {
-		return nil, problems
-	}
-	account := aws.ToString(caller.Account)
-	check.account = account
+	account, fleet := check.account, check.fleet()
 	identity, err := reaction.ParseIdentity(aws.ToString(caller.Arn))
 	if err != nil {
 		return nil, err
@@ -235,9 +228,11 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	store := c.store(bucket, c.StateBucket, account)
 	keys := kms.NewFromConfig(cfg)
 	facts := inventory.New(keys, bucket, account, cfg.Region)
-	alerts := c.publisher(topics, queues, store, log)
+	own := ownMessages{queues, fleet}
+	alerts := c.publisher(topics, own, store, log)
+	others := &neighbours{fleet: fleet, alerts: alerts, log: log}
 	engine, err := reencrypt.New(c.engine(reencrypt.Options{
-		S3: bucket, Resolver: facts, KMS: keys, Account: account, Store: store, SQS: queues,
+		S3: bucket, Resolver: facts, KMS: keys, Account: account, Store: store, SQS: own,
 		// The client is there even where CMKEEPER_REENCRYPT_ENGINE is fleet: batch jobs that
 		// others have begun have to be ended, too.
 		Batch:    awsclient.S3Control(cfg, account),
@@ -254,6 +249,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	selfCheck := func(ctx context.Context) ([]finding.Finding, error) {
 		found, err := check.check(ctx)
+		others.look(ctx, found.owners)
 		return check.risks(ctx, found), err
 	}
 	router, err := handlers.New(reaction.Deps{
@@ -275,7 +271,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	pool := func(o worker.Options, handle worker.HandlerFunc) error {
 		o.Queue, o.Logger, o.InFlight = found.queue(o.QueueURL), log, inFlight
-		p, err := worker.New(ctx, queues, handle, o)
+		p, err := worker.New(ctx, queues, others.keepApart(o.Queue.ARN, handle), o)
 		w.pools = append(w.pools, p)
 		return err
 	}
@@ -292,6 +288,17 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		}
 	}
 	return w, nil
+}
+
+// whoWeAre returns what asks AWS, once, who this is.
+func whoWeAre(ctx context.Context, cfg aws.Config) func() (*sts.GetCallerIdentityOutput, error) {
+	return sync.OnceValues(func() (*sts.GetCallerIdentityOutput, error) {
+		out, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+		if err != nil {
+			return nil, fmt.Errorf("ask AWS who we are: %w", err)
+		}
+		return out, nil
+	})
 }
 
 // eventsPool is how the events queue is worked on.
