@@ -17,6 +17,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/aws/smithy-go"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 func TestPrintable(t *testing.T) {
@@ -141,6 +143,26 @@ func TestNewMessageOfOurs(t *testing.T) {
 	} {
 		if diff := cmp.Diff(want, newMessage(raw, self)); diff != "" {
 			t.Errorf("for %s (-want +got):\n%s", self, diff)
+		}
+	}
+}
+
+func TestNeighbour(t *testing.T) {
+	t.Parallel()
+	target := arn.Parse("arn:aws:sqs:eu-west-1:444455556666:dead")
+	for url, want := range map[string]string{
+		"https://sqs.eu-west-1.amazonaws.com/111122223333/events":        "https://sqs.eu-west-1.amazonaws.com/444455556666/dead",
+		"https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/111122223333/a": "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/444455556666/dead",
+		"http://127.0.0.1:4566/000000000000/events":                      "http://127.0.0.1:4566/444455556666/dead",
+		"http://sqs.localhost:4566/queue/eu-west-1/000000000000/events":  "http://sqs.localhost:4566/queue/eu-west-1/444455556666/dead",
+		"http://elasticmq:9324/queue/events":                             "",
+		"http://elasticmq:9324/events":                                   "",
+		"events":                                                         "",
+		"https://sqs.eu-west-1.amazonaws.com/1111222233334/events":       "",
+		"https://sqs.eu-west-1.amazonaws.com/11112222333x/events":        "",
+	} {
+		if got := neighbour(url, target); got != want {
+			t.Errorf("neighbour(%s) = %q, want %q", url, got, want)
 		}
 	}
 }

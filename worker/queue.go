@@ -62,14 +62,30 @@ func CheckQueue(ctx context.Context, client SQS, url string) (*Queue, error) {
 	if err != nil {
 		return fail(err, "set RedrivePolicy to the ARN of an existing SQS queue")
 	}
-	dead, err := client.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{
+	if q.DeadLetter, err = readDeadLetters(ctx, client, url, target); err != nil {
+		return fail(err, advice(err))
+	}
+	return q, nil
+}
+
+// readDeadLetters reads the dead-letter queue of the queue with the URL. Its own URL is
+// mostly like that one, which saves a request that every start would wait for; the ARN
+// that it answers with says whether it is the right one, and else SQS is asked.
+func readDeadLetters(ctx context.Context, client SQS, url string, target arn.ARN) (*Queue, error) {
+	if likely := neighbour(url, target); likely != "" {
+		if q, _, err := readQueue(ctx, client, likely); err == nil && arn.Parse(q.ARN) == target {
+			return q, nil
+		}
+	}
+	out, err := client.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{
 		QueueName: aws.String(target.Resource), QueueOwnerAWSAccountId: aws.String(target.Account),
 	})
 	if err != nil {
-		return fail(fmt.Errorf("find its dead-letter queue %s: %w", target.Resource, err), advice(err))
+		return nil, fmt.Errorf("find its dead-letter queue %s: %w", target.Resource, err)
 	}
-	if q.DeadLetter, _, err = readQueue(ctx, client, aws.ToString(dead.QueueUrl)); err != nil {
-		return fail(fmt.Errorf("read its dead-letter queue %s: %w", target.Resource, err), advice(err))
+	q, _, err := readQueue(ctx, client, aws.ToString(out.QueueUrl))
+	if err != nil {
+		return nil, fmt.Errorf("read its dead-letter queue %s: %w", target.Resource, err)
 	}
 	return q, nil
 }
@@ -85,6 +101,17 @@ func Policy(client SQS, url string) func(context.Context) (string, error) {
 		}
 		return out.Attributes[string(types.QueueAttributeNamePolicy)], nil
 	}
+}
+
+// neighbour returns the URL that a queue with the ARN has where its URL is built like
+// that of the queue with the given one, …/ACCOUNT/NAME; "" where that is not of this form.
+func neighbour(url string, target arn.ARN) string {
+	account := url[:max(strings.LastIndexByte(url, '/'), 0)]
+	host, id := account[:strings.LastIndexByte(account, '/')+1], queueName(account)
+	if len(id) != 12 || strings.Trim(id, "0123456789") != "" {
+		return ""
+	}
+	return host + target.Account + "/" + target.Resource
 }
 
 // readQueue reads one queue, and its redrive policy.

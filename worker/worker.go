@@ -266,14 +266,14 @@ func (p *Pool) Run(ctx context.Context) error {
 	defer cancelHandlers(nil)
 	finishing, abortFinishing := context.WithCancel(background)
 
-	var services sync.WaitGroup
-	services.Go(func() { p.renewLeases(finishing) })
-	services.Go(func() { p.deleteFinished(finishing) })
-	services.Go(func() { p.rereadQueue(finishing) })
-
+	// The pollers first: everything else can wait for what they receive.
+	received := make(chan *delivery, p.options.Concurrency)
+	var pollers sync.WaitGroup
+	for range (p.options.Concurrency + batchSize - 1) / batchSize {
+		pollers.Go(func() { p.poll(ctx, pollContext, work{received, handling, finishing}) })
+	}
 	// One goroutine for each slot, kept for the pool's life: a new one for each
 	// message would grow its stack anew under each handler.
-	received := make(chan *delivery, p.options.Concurrency)
 	for range p.options.Concurrency {
 		go func() {
 			for d := range received {
@@ -281,10 +281,10 @@ func (p *Pool) Run(ctx context.Context) error {
 			}
 		}()
 	}
-	var pollers sync.WaitGroup
-	for range (p.options.Concurrency + batchSize - 1) / batchSize {
-		pollers.Go(func() { p.poll(ctx, pollContext, work{received, handling, finishing}) })
-	}
+	var services sync.WaitGroup
+	services.Go(func() { p.renewLeases(finishing) })
+	services.Go(func() { p.deleteFinished(finishing) })
+	services.Go(func() { p.rereadQueue(finishing) })
 	drained := make(chan struct{})
 	go func() {
 		pollers.Wait()

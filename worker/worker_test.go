@@ -1071,6 +1071,69 @@ func TestNewRefuses(t *testing.T) {
 	})
 }
 
+// lookUps counts the look-ups of queues' URLs, and says of the likely URL what it is told to.
+type lookUps struct {
+	*sqs.Client
+	n      int
+	likely func(url string, out *sqs.GetQueueAttributesOutput) error
+}
+
+func (l *lookUps) GetQueueUrl(ctx context.Context, in *sqs.GetQueueUrlInput, o ...func(*sqs.Options)) (*sqs.GetQueueUrlOutput, error) {
+	l.n++
+	out, err := l.Client.GetQueueUrl(ctx, in, o...)
+	if err == nil {
+		*out.QueueUrl += "?" // the one that SQS gave
+	}
+	return out, err
+}
+
+func (l *lookUps) GetQueueAttributes(ctx context.Context, in *sqs.GetQueueAttributesInput, o ...func(*sqs.Options)) (*sqs.GetQueueAttributesOutput, error) {
+	url, given := strings.CutSuffix(*in.QueueUrl, "?")
+	out, err := l.Client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{QueueUrl: &url, AttributeNames: in.AttributeNames}, o...)
+	if err == nil && !given && l.likely != nil {
+		err = l.likely(url, out)
+	}
+	return out, err
+}
+
+// TestCheckQueueFindsTheDeadLetterQueue has the dead-letter queue where it is likely to
+// be, and elsewhere.
+func TestCheckQueueFindsTheDeadLetterQueue(t *testing.T) {
+	bubble(t, func(t *testing.T, f fixture) {
+		dead := func(url string) bool { return strings.HasSuffix(url, "-dead") }
+		for _, test := range []struct {
+			name    string
+			likely  func(url string, out *sqs.GetQueueAttributesOutput) error
+			lookUps int
+			url     string
+		}{
+			{"beside the queue", nil, 0, f.dead},
+			{"not beside it", func(url string, _ *sqs.GetQueueAttributesOutput) error {
+				if dead(url) {
+					return errors.New("no such queue")
+				}
+				return nil
+			}, 1, f.dead + "?"},
+			{"another queue beside it", func(url string, out *sqs.GetQueueAttributesOutput) error {
+				if dead(url) {
+					out.Attributes["QueueArn"] = "arn:aws:sqs:eu-west-1:000000000000:events-dead"
+				}
+				return nil
+			}, 1, f.dead + "?"},
+		} {
+			client := &lookUps{Client: f.client, likely: test.likely}
+			q, err := worker.CheckQueue(t.Context(), client, f.queue)
+			if err != nil {
+				t.Errorf("%s: %v", test.name, err)
+				continue
+			}
+			if client.n != test.lookUps || q.DeadLetter.URL != test.url || !strings.HasSuffix(q.DeadLetter.ARN, ":000000000000:events-dead") {
+				t.Errorf("%s: %d look-ups, want %d; found %+v, want %s", test.name, client.n, test.lookUps, q.DeadLetter, test.url)
+			}
+		}
+	})
+}
+
 func TestRunTwice(t *testing.T) {
 	bubble(t, func(t *testing.T, f fixture) {
 		pool, err := worker.New(t.Context(), f.client, worker.HandlerFunc(nil), worker.Options{QueueURL: f.queue, Concurrency: 1})

@@ -38,7 +38,7 @@ import (
 type service struct {
 	id, signingName string
 	config          aws.Config
-	options         sqs.Options // what the SDK makes of config for any service
+	options         func() sqs.Options // what the SDK makes of config for any service
 	endpoint        func() (*url.URL, error)
 	// fault reads the code and the message of an error.
 	fault func(header http.Header, body []byte) (code, message string)
@@ -144,7 +144,7 @@ func (b *BatchOperations) Call(ctx context.Context, method, path string, in, out
 }
 
 func newService(cfg aws.Config, id, signingName string, fault func(http.Header, []byte) (code, message string)) service {
-	return service{id: id, signingName: signingName, config: cfg, options: sqs.NewFromConfig(cfg).Options(), fault: fault, skew: new(atomic.Int64)}
+	return service{id: id, signingName: signingName, config: cfg, options: sync.OnceValue(func() sqs.Options { return sqs.NewFromConfig(cfg).Options() }), fault: fault, skew: new(atomic.Int64)}
 }
 
 // resolve returns the endpoint: the custom one, else that of a service whose SDK package
@@ -155,8 +155,8 @@ func (s service) resolve(name, sibling string, ask func(region *string, fips, du
 		if custom := customEndpoint(s.config, s.id); custom != nil {
 			return url.Parse(*custom)
 		}
-		o := s.options.EndpointOptions
-		e, err := ask(&s.options.Region, aws.Bool(o.UseFIPSEndpoint == aws.FIPSEndpointStateEnabled), aws.Bool(o.UseDualStackEndpoint == aws.DualStackEndpointStateEnabled))
+		o := s.options()
+		e, err := ask(&o.Region, aws.Bool(o.EndpointOptions.UseFIPSEndpoint == aws.FIPSEndpointStateEnabled), aws.Bool(o.EndpointOptions.UseDualStackEndpoint == aws.DualStackEndpointStateEnabled))
 		if err != nil {
 			return nil, err
 		}
@@ -226,7 +226,7 @@ func (s service) send(ctx context.Context, operation, method, path string, body 
 		awsmiddleware.AddRequestUserAgentMiddleware(stack),
 		stack.Finalize.Add(&v4.ComputePayloadSHA256{}, middleware.After),
 		v4.AddContentSHA256HeaderMiddleware(stack),
-		stack.Finalize.Add(retry.NewAttemptMiddleware(s.options.Retryer, smithyhttp.RequestCloner, func(a *retry.Attempt) { a.ClientSkew = s.skew }), middleware.After),
+		stack.Finalize.Add(retry.NewAttemptMiddleware(s.options().Retryer, smithyhttp.RequestCloner, func(a *retry.Attempt) { a.ClientSkew = s.skew }), middleware.After),
 		stack.Finalize.Add(middleware.FinalizeMiddlewareFunc("Sign", s.sign), middleware.After),
 		stack.Deserialize.Add(middleware.DeserializeMiddlewareFunc("Answer", s.answer), middleware.After),
 		awsmiddleware.AddRecordResponseTiming(stack),
@@ -234,7 +234,7 @@ func (s service) send(ctx context.Context, operation, method, path string, body 
 		return nil, err
 	}
 	ctx = awsmiddleware.SetServiceID(awsmiddleware.SetOperationName(ctx, operation), s.id)
-	handler := middleware.DecorateHandler(smithyhttp.NewClientHandlerWithOptions(s.options.HTTPClient), stack)
+	handler := middleware.DecorateHandler(smithyhttp.NewClientHandlerWithOptions(s.options().HTTPClient), stack)
 	answer, _, err := handler.Handle(ctx, nil)
 	if err != nil {
 		return nil, &smithy.OperationError{ServiceID: s.id, OperationName: operation, Err: err}
@@ -244,13 +244,13 @@ func (s service) send(ctx context.Context, operation, method, path string, body 
 
 // sign signs one attempt by AWS's clock.
 func (s service) sign(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (out middleware.FinalizeOutput, md middleware.Metadata, err error) {
-	credentials, err := s.options.Credentials.Retrieve(ctx)
+	credentials, err := s.options().Credentials.Retrieve(ctx)
 	if err != nil {
 		return out, md, fmt.Errorf("retrieve credentials: %w", err)
 	}
 	r := in.Request.(*smithyhttp.Request)
 	now := time.Now().Add(time.Duration(s.skew.Load()))
-	if err := v4.NewSigner().SignHTTP(ctx, credentials, r.Request, v4.GetPayloadHash(ctx), s.signingName, s.options.Region, now); err != nil {
+	if err := v4.NewSigner().SignHTTP(ctx, credentials, r.Request, v4.GetPayloadHash(ctx), s.signingName, s.options().Region, now); err != nil {
 		return out, md, fmt.Errorf("sign the request: %w", err)
 	}
 	out, md, err = next.HandleFinalize(ctx, in)

@@ -327,12 +327,7 @@ func (a *account) moveAlias(alias, key string) {
 func (a *account) fill(bucket, key string, n int) {
 	a.t.Helper()
 	must(a.s3.CreateBucket(a.t.Context(), &s3.CreateBucketInput{Bucket: &bucket}))(a.t)
-	must(a.s3.PutBucketEncryption(a.t.Context(), &s3.PutBucketEncryptionInput{
-		Bucket: &bucket,
-		ServerSideEncryptionConfiguration: &s3types.ServerSideEncryptionConfiguration{Rules: []s3types.ServerSideEncryptionRule{{
-			ApplyServerSideEncryptionByDefault: &s3types.ServerSideEncryptionByDefault{SSEAlgorithm: s3types.ServerSideEncryptionAwsKms, KMSMasterKeyID: &key},
-		}}},
-	}))(a.t)
+	a.encryptByDefault(bucket, key)
 	g, ctx := errgroup.WithContext(a.t.Context())
 	g.SetLimit(16)
 	for i := range n {
@@ -345,6 +340,17 @@ func (a *account) fill(bucket, key string, n int) {
 	if err := g.Wait(); err != nil {
 		a.t.Fatal(err)
 	}
+}
+
+// encryptByDefault sets a bucket's default encryption to the key or alias.
+func (a *account) encryptByDefault(bucket, key string) {
+	a.t.Helper()
+	must(a.s3.PutBucketEncryption(a.t.Context(), &s3.PutBucketEncryptionInput{
+		Bucket: &bucket,
+		ServerSideEncryptionConfiguration: &s3types.ServerSideEncryptionConfiguration{Rules: []s3types.ServerSideEncryptionRule{{
+			ApplyServerSideEncryptionByDefault: &s3types.ServerSideEncryptionByDefault{SSEAlgorithm: s3types.ServerSideEncryptionAwsKms, KMSMasterKeyID: &key},
+		}}},
+	}))(a.t)
 }
 
 // underKeys reads every object of a bucket that fill has filled, and counts

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	_ "time/tzdata" // CMKEEPER_BUSINESS_HOURS names a zone, and an image may have none
@@ -59,9 +60,14 @@ var errSilent = errors.New("failed")
 // returns the exit code. SIGINT and SIGTERM cancel the command's context; a
 // second one ends the process at once.
 func Main(args, environ []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	go func() { // registering for signals starts a thread, which nothing has to wait for
+		signalled, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+		<-signalled.Done()
+		stop()
+		cancel(context.Cause(signalled))
+	}()
 	return run(ctx, args, environ, stdout, stderr)
 }
 
@@ -72,18 +78,14 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 			p.environment[name] = value
 		}
 	}
-	root := &cobra.Command{
-		Use: "cmkeeper", Short: "Keep KMS keys compliant", Long: about,
-		SilenceErrors: true, SilenceUsage: true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		Args:              cobra.NoArgs,
-		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
+	var err error
+	if slices.Equal(args, []string{"worker"}) { // which starts without the tree of commands
+		p.ran = true
+		err = runWorker(ctx, p)
+	} else {
+		err = newRootCommand(p, args).ExecuteContext(ctx)
 	}
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	root.SetArgs(args)
-	root.AddCommand(newWorkerCommand(p), newDemoCommand(p), newLocalCommand(p), newReencryptCommand(p), newRetireCommand(p), newExemptionsCommand(p), newPolicyCommand(p), newAlertsCommand(p), newReplayCommand(p), newHealthCommand(p), newVersionCommand(p))
-	switch err := root.ExecuteContext(ctx); {
+	switch {
 	case err == nil:
 		return exitOK
 	case errors.Is(err, errSilent):
@@ -98,6 +100,22 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintf(stderr, "cmkeeper: %v\n", err)
 		return exitError
 	}
+}
+
+// newRootCommand returns the command that all others are below, for the arguments.
+func newRootCommand(p *process, args []string) *cobra.Command {
+	root := &cobra.Command{
+		Use: "cmkeeper", Short: "Keep KMS keys compliant", Long: about,
+		SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args:              cobra.NoArgs,
+		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	root.SetArgs(args)
+	root.AddCommand(newWorkerCommand(p), newDemoCommand(p), newLocalCommand(p), newReencryptCommand(p), newRetireCommand(p), newExemptionsCommand(p), newPolicyCommand(p), newAlertsCommand(p), newReplayCommand(p), newHealthCommand(p), newVersionCommand(p))
+	return root
 }
 
 // newEncoder returns the only encoder of JSON that is printed: what a terminal acts on is

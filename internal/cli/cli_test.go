@@ -16,17 +16,19 @@ func TestCommandLine(t *testing.T) {
 		code int
 		want string // in what is printed
 	}{
-		"nothing is a cry for help":   {nil, exitOK, "Available Commands"},
-		"help":                        {[]string{"--help"}, exitOK, "Exit codes"},
-		"help of a command":           {[]string{"reencrypt", "run", "--help"}, exitOK, "--dry-run"},
-		"version":                     {[]string{"version"}, exitOK, "cmkeeper "},
-		"unknown command":             {[]string{"frobnicate"}, exitUsage, "frobnicate"},
-		"unknown flag":                {[]string{"demo", "--fast"}, exitUsage, "--fast"},
-		"worker without settings":     {[]string{"worker"}, exitUsage, "CMKEEPER_EVENTS_QUEUE_URL is not set"},
-		"local in public":             {[]string{"local", "--addr", "0.0.0.0:0"}, exitError, "loopback"},
-		"health of nobody":            {[]string{"health", "--addr", "127.0.0.1:1"}, exitError, "no answer"},
-		"help of the policy commands": {[]string{"policy", "--help"}, exitOK, "2 the command line is wrong"},
-		"replay of no file":           {[]string{"replay", "does-not-exist.json"}, exitUsage, "does-not-exist.json"},
+		"nothing is a cry for help":    {nil, exitOK, "Available Commands"},
+		"help":                         {[]string{"--help"}, exitOK, "Exit codes"},
+		"help of a command":            {[]string{"reencrypt", "run", "--help"}, exitOK, "--dry-run"},
+		"version":                      {[]string{"version"}, exitOK, "cmkeeper "},
+		"unknown command":              {[]string{"frobnicate"}, exitUsage, "frobnicate"},
+		"unknown flag":                 {[]string{"demo", "--fast"}, exitUsage, "--fast"},
+		"worker without settings":      {[]string{"worker"}, exitUsage, "CMKEEPER_EVENTS_QUEUE_URL is not set"},
+		"help of the worker":           {[]string{"worker", "--help"}, exitOK, "Work on the queues until SIGTERM"},
+		"a flag that it does not have": {[]string{"worker", "--fast"}, exitUsage, "--fast"},
+		"local in public":              {[]string{"local", "--addr", "0.0.0.0:0"}, exitError, "loopback"},
+		"health of nobody":             {[]string{"health", "--addr", "127.0.0.1:1"}, exitError, "no answer"},
+		"help of the policy commands":  {[]string{"policy", "--help"}, exitOK, "2 the command line is wrong"},
+		"replay of no file":            {[]string{"replay", "does-not-exist.json"}, exitUsage, "does-not-exist.json"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -25,6 +26,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -138,7 +140,7 @@ var checks = map[string]func(string) error{
 	"ALERT_GROUP_WAIT":             duration(time.Second, 10*time.Minute),
 	"ALERT_GROUP_INTERVAL":         duration(0, 10*time.Minute),
 	"ALERT_REPEAT_INTERVAL":        duration(0, 30*24*time.Hour),
-	"STATE_BUCKET":                 matching(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`, "a bucket's name, without s3://"),
+	"STATE_BUCKET":                 bucketName,
 	"STATE_PREFIX":                 statePrefix,
 	"POOLS":                        oneOf("events", "jobs", "both"),
 	"ROTATION_MODE":                oneOf("off", "observe", "enforce"),
@@ -163,7 +165,7 @@ var checks = map[string]func(string) error{
 	"BUSINESS_HOURS":               func(s string) error { _, err := judgement.ParseHours(s); return err },
 	"FLAP_LIMIT":                   between(1, ledger.MaxFlapLimit),
 	"EXEMPTIONS":                   func(s string) error { _, err := parseExemptions(s); return err },
-	"EVENT_RULES":                  each(matching(`^[\w.*-]{1,64}$`, "patterns of rule names, comma-separated, such as cmkeeper-*")),
+	"EVENT_RULES":                  each(ruleName),
 	"WATCHED_TAGS":                 each(tagName),
 	"FAILED_USE":                   boolean,
 	"REENCRYPT_ALIASES":            aliasPatterns,
@@ -183,8 +185,6 @@ var checks = map[string]func(string) error{
 	"LOG_FORMAT":                   oneOf("json", "text"),
 	"S3_PATH_STYLE":                boolean,
 }
-
-var topicARN = matching(`^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+(\.fifo)?$`, "an SNS topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME")
 
 // LoadConfig reads the configuration of a fleet member from an environment. Its error
 // joins every problem found, each with the variable, its value and what is allowed. A
@@ -349,8 +349,7 @@ type variable struct {
 }
 
 // variables returns the rows of the configuration table in the order of Config's fields.
-func variables() []variable {
-	var list []variable
+var variables = sync.OnceValue(func() (list []variable) {
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
 		if f.Anonymous {
 			continue
@@ -360,7 +359,7 @@ func variables() []variable {
 		list = append(list, variable{Name: name, Default: value, About: f.Tag.Get("about"), field: f.Index})
 	}
 	return list
-}
+})
 
 func oneOf[T ~string](allowed ...T) func(string) error {
 	return func(s string) error {
@@ -445,6 +444,40 @@ func parseEach[T any](items []string, parse func(string) (T, error)) ([]T, error
 		all = append(all, one)
 	}
 	return all, nil
+}
+
+// What follows is checked by hand and not by a regular expression: every start would
+// compile it.
+const (
+	lower  = "abcdefghijklmnopqrstuvwxyz"
+	digits = "0123456789"
+	word   = lower + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + digits + "_"
+)
+
+// only reports whether s is made of these characters, and not empty.
+func only(s, characters string) bool { return s != "" && strings.Trim(s, characters) == "" }
+
+func topicARN(s string) error {
+	topic := arn.Parse(s)
+	if !only(topic.Partition, lower+"-") || !strings.HasPrefix(topic.Partition, "aws") || topic.Service != "sns" ||
+		!only(topic.Region, lower+digits+"-") || arn.Account(s) == "" || !only(strings.TrimSuffix(topic.Resource, ".fifo"), word+"-") {
+		return errors.New("must be an SNS topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME")
+	}
+	return nil
+}
+
+func bucketName(s string) error {
+	if len(s) < 3 || len(s) > 63 || !only(s, lower+digits+".-") || !only(s[:1]+s[len(s)-1:], lower+digits) {
+		return errors.New("must be a bucket's name, without s3://")
+	}
+	return nil
+}
+
+func ruleName(s string) error {
+	if len(s) > 64 || !only(s, word+".*-") {
+		return errors.New("must be patterns of rule names, comma-separated, such as cmkeeper-*")
+	}
+	return nil
 }
 
 // tagName checks the name of a tag: up to 128 letters, digits, spaces and _.:/=+-@.

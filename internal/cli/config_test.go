@@ -318,3 +318,31 @@ func configurationDocument() string {
 	}
 	return b.String()
 }
+
+// TestForms has values at the borders of what is checked by hand.
+func TestForms(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 64)
+	for variable, values := range map[string]map[string]bool{
+		"STATE_BUCKET": {
+			"abc": true, "a.b-c": true, "0bucket9": true, long[:63]: true,
+			"ab": false, long: false, "-abc": false, "abc.": false, "Abc": false, "a_c": false, "a/c": false, "s3://abc": false, "büc": false,
+		},
+		"EVENT_RULES": {
+			"cmkeeper-*": true, "a.B_9": true, "a, b": true, long: true,
+			long + "x": false, "": false, "a,": false, "a b": false, "a/b": false, "é": false,
+		},
+		"ALERT_TOPIC_ARN": {
+			"arn:aws:sns:eu-west-1:111122223333:alerts": true, "arn:aws-us-gov:sns:us-gov-west-1:111122223333:a_B-9": true, "arn:aws:sns:eu-west-1:111122223333:alerts.fifo": true,
+			"alerts": false, "arn:aws:sqs:eu-west-1:111122223333:alerts": false, "arn:other:sns:eu-west-1:111122223333:alerts": false, "arn:aws:sns::111122223333:alerts": false,
+			"arn:aws:sns:eu west:111122223333:alerts": false, "arn:aws:sns:eu-west-1:11112222333:alerts": false, "arn:aws:sns:eu-west-1:111122223333:": false, "arn:aws:sns:eu-west-1:111122223333:.fifo": false,
+			"arn:aws:sns:eu-west-1:111122223333:alerts:1": false, "arn:aws:sns:eu-west-1:111122223333:alerts\n": false, "arn:aws:sns:eu-west-1:111122223333:a.b": false, "arn:aws9:sns:eu-west-1:111122223333:a": false,
+		},
+	} {
+		for value, valid := range values {
+			if err := checks[variable](value); (err == nil) != valid {
+				t.Errorf("%s=%q: %v, want valid %t", variable, value, err, valid)
+			}
+		}
+	}
+}

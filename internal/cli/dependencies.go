@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/worker"
 )
 
@@ -25,16 +27,21 @@ type dependencies struct {
 	region string
 	// caller asks AWS who this is; it is asked once.
 	caller func() (*sts.GetCallerIdentityOutput, error)
-	sqs    *sqs.Client
-	sns    *sns.Client
-	s3     *s3.Client
+	// account is the caller's where that is known by now, else the one that it most
+	// likely is: what is asked of the bucket need not wait for the answer then.
+	account string
+	sqs     *sqs.Client
+	sns     *sns.Client
+	s3      *s3.Client
+	log     *slog.Logger
 }
 
 // found is what there is of the dependencies.
 type found struct {
 	queues []*worker.Queue
-	// risks are the resources that are encrypted under a customer managed key: who
-	// disables that key silences the guard.
+	owners []ownership
+	// risks are the resources that are encrypted under a customer managed key, but for
+	// the state bucket: who disables that key silences the guard.
 	risks []finding.Finding
 }
 
@@ -67,6 +74,24 @@ func (f *found) encrypted(resource, key string) {
 	})
 }
 
+// fleet is the fleet that this member is of, once the account is known.
+func (d dependencies) fleet() string { return d.config.fleet(d.account, d.region) }
+
+// start checks every resource before a member begins, finds out who it is, and claims
+// the queues for its fleet.
+func (d *dependencies) start(ctx context.Context) (found, *sts.GetCallerIdentityOutput, error) {
+	f, problems := d.check(ctx)
+	caller, err := d.caller()
+	if err != nil {
+		return f, nil, err // nothing else works then
+	}
+	d.account = aws.ToString(caller.Account)
+	if problems == nil {
+		problems = d.claim(ctx, f.owners)
+	}
+	return f, caller, problems
+}
+
 // check reads every resource, all at once, since a worker does not receive before.
 // Its error names all that are missing, each with the fix.
 func (d dependencies) check(ctx context.Context) (found, error) {
@@ -85,24 +110,29 @@ func (d dependencies) check(ctx context.Context) (found, error) {
 		}
 		checks = append(checks, func() (found, error) { return d.checkTopic(ctx, variable, t.ARN) })
 	}
-	checks = append(checks, func() (found, error) { return d.checkBucket(ctx) })
+	checks = append(checks, func() (found, error) { return found{}, d.checkBucket(ctx) })
 
 	results, problems := make([]found, len(checks)), make([]error, len(checks))
 	var running sync.WaitGroup
 	for i, check := range checks {
-		running.Go(func() { results[i], problems[i] = check() })
+		running.Go(awsclient.Roomy(func() { results[i], problems[i] = check() }))
 	}
 	running.Wait()
 	var all found
 	for _, f := range results {
 		all.queues = append(all.queues, f.queues...)
+		all.owners = append(all.owners, f.owners...)
 		all.risks = append(all.risks, f.risks...)
 	}
 	return all, errors.Join(problems...)
 }
 
 func (d dependencies) checkQueue(ctx context.Context, variable, url string) (f found, err error) {
+	owner := ownership{variable: variable}
+	var reading sync.WaitGroup
+	reading.Go(awsclient.Roomy(func() { owner.owner, owner.unread = d.owner(ctx, url) }))
 	q, err := worker.CheckQueue(ctx, d.sqs, url)
+	reading.Wait()
 	if err != nil {
 		return f, fmt.Errorf("%s%s: %w", envPrefix, variable, err)
 	}
@@ -112,11 +142,21 @@ func (d dependencies) checkQueue(ctx context.Context, variable, url string) (f f
 		return f, fmt.Errorf("%s%s: queue %s is in %s, and this member guards the keys of %s; set AWS_REGION to %s, or name a queue in %s",
 			envPrefix, variable, q.Name, at, d.region, at, d.region)
 	}
-	f.queues = []*worker.Queue{q}
+	owner.queue = q
+	f.queues, f.owners = []*worker.Queue{q}, []ownership{owner}
 	for _, q := range []*worker.Queue{q, q.DeadLetter} {
 		f.encrypted("queue "+q.ARN, q.Key)
 	}
 	return f, nil
+}
+
+// owner returns the fleet that a queue's tag names, "" where it has none.
+func (d dependencies) owner(ctx context.Context, url string) (string, error) {
+	out, err := d.sqs.ListQueueTags(ctx, &sqs.ListQueueTagsInput{QueueUrl: &url})
+	if err != nil {
+		return "", err
+	}
+	return out.Tags[fleetTag], nil
 }
 
 func (d dependencies) checkTopic(ctx context.Context, variable, name string) (f found, err error) {
@@ -128,24 +168,44 @@ func (d dependencies) checkTopic(ctx context.Context, variable, name string) (f 
 	return f, nil
 }
 
-func (d dependencies) checkBucket(ctx context.Context) (f found, err error) {
-	caller, err := d.caller()
-	if err != nil {
-		return f, err
+// checkBucket checks that the state bucket can be used, and is the caller's own.
+func (d dependencies) checkBucket(ctx context.Context) error {
+	var err error
+	var reading sync.WaitGroup
+	reading.Go(awsclient.Roomy(func() { err = d.readBucket(ctx, d.account) }))
+	caller, unknown := d.caller()
+	reading.Wait()
+	if unknown != nil {
+		return unknown
 	}
+	if account := aws.ToString(caller.Account); account != d.account {
+		return d.readBucket(ctx, account)
+	}
+	return err
+}
+
+// readBucket asks S3 whether the state bucket is there for us, and the account's.
+func (d dependencies) readBucket(ctx context.Context, account string) error {
 	bucket := &d.config.StateBucket
-	if _, err := d.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: bucket, ExpectedBucketOwner: caller.Account}); err != nil {
-		return f, fmt.Errorf("%sSTATE_BUCKET: bucket %s cannot be used: create it in account %s, or grant s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject: %w", envPrefix, *bucket, aws.ToString(caller.Account), err)
+	if _, err := d.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: bucket, ExpectedBucketOwner: &account}); err != nil {
+		return fmt.Errorf("%sSTATE_BUCKET: bucket %s cannot be used: create it in account %s, or grant s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject: %w", envPrefix, *bucket, account, err)
 	}
-	encryption, err := d.s3.GetBucketEncryption(ctx, &s3.GetBucketEncryptionInput{Bucket: bucket, ExpectedBucketOwner: caller.Account})
+	return nil
+}
+
+// risks returns those of what check found, and the state bucket's. Nothing that a member
+// does depends on them, so no start waits for the request.
+func (d dependencies) risks(ctx context.Context, f found) []finding.Finding {
+	bucket := &d.config.StateBucket
+	encryption, err := d.s3.GetBucketEncryption(ctx, &s3.GetBucketEncryptionInput{Bucket: bucket, ExpectedBucketOwner: &d.account})
 	if err != nil || encryption.ServerSideEncryptionConfiguration == nil {
 		// Every bucket has a default encryption; a member that may not read it can still run.
-		return f, nil //nolint:nilerr // only the warning below is lost
+		return f.risks
 	}
 	for _, rule := range encryption.ServerSideEncryptionConfiguration.Rules {
 		if byDefault := rule.ApplyServerSideEncryptionByDefault; byDefault != nil {
 			f.encrypted("bucket "+*bucket, aws.ToString(byDefault.KMSMasterKeyID))
 		}
 	}
-	return f, nil
+	return f.risks
 }

@@ -12,9 +12,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -170,16 +168,21 @@ func printSummary(w io.Writer, s reencrypt.Summary, moved string) error {
 // progress returns a function that shows progress where w is a terminal, and
 // one that ends the show.
 func progress(w io.Writer) (show func(reencrypt.Progress), finish func()) {
-	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+	l := newLine(w)
+	if l.terminal == nil {
 		return nil, func() {}
 	}
-	bar := progressbar.NewOptions64(-1,
-		progressbar.OptionSetWriter(w), progressbar.OptionShowCount(), progressbar.OptionShowIts(),
-		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSpinnerType(14), progressbar.OptionClearOnFinish())
+	began, shown := time.Now(), time.Time{}
 	return func(p reencrypt.Progress) {
-		bar.Describe(fmt.Sprintf("pass %d: %d moved, %d not", p.Pass, p.Moved, p.Refused+p.Failed))
-		_ = bar.Set64(p.Scanned) // a bar that cannot be drawn is no reason to stop
-	}, func() { _ = bar.Finish() }
+			if time.Since(shown) < 100*time.Millisecond {
+				return
+			}
+			shown = time.Now()
+			// A line that cannot be shown is no reason to stop.
+			_ = l.show(fmt.Sprintf("pass %d: %d scanned, %d moved, %d not; %s", p.Pass, p.Scanned, p.Moved, p.Refused+p.Failed, shown.Sub(began).Round(time.Second)))
+		}, func() {
+			_ = l.show("")
+		}
 }
 
 // report is the file of what did not move: the rows of the last pass, and what a

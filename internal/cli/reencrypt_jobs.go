@@ -38,7 +38,7 @@ func jobsEngine(ctx context.Context, p *process) (*reencrypt.Engine, error) {
 		S3: hand.s3, Resolver: hand.facts, KMS: hand.kms, Account: hand.account,
 		Store:       hand.store(c.StateBucket),
 		StateBucket: c.StateBucket, StatePrefix: c.StatePrefix,
-		SQS: hand.sqs, QueueURL: c.JobsQueueURL,
+		SQS: ownMessages{hand.sqs, c.fleet(hand.account, hand.region)}, QueueURL: c.JobsQueueURL,
 		Observer: handlers.JobAlerts{}, // told by workers only
 		Logger:   c.logger(p.stderr),
 	})

@@ -24,6 +24,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/confirm"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -89,29 +90,31 @@ func (c Config) connections() int {
 func (f fleetMember) run(ctx context.Context) error {
 	var isReady atomic.Bool
 	server := healthServer(f.config.HTTPAddr, &isReady)
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", server.Addr)
-	if err != nil {
-		return fmt.Errorf("listen on %sHTTP_ADDR: %w", envPrefix, err)
-	}
+	listening := make(chan error, 1)
+	go func() { listening <- serve(ctx, server) }()
 	defer func() { _ = server.Close() }()
-	go func() { _ = server.Serve(listener) }() // ends with server.Close
 
 	w, err := f.wire(ctx)
+	if deaf := <-listening; deaf != nil {
+		return deaf
+	}
 	if err != nil {
 		return err
 	}
+	return f.work(ctx, w, func() { isReady.Store(true) })
+}
+
+// work works until the end of the drain. ready is called when messages are received.
+func (f fleetMember) work(ctx context.Context, w *wired, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
-	if f.config.runsEvents() {
-		g.Go(func() error { return w.takeSnapshot(ctx) })
+	for _, p := range w.pools {
+		g.Go(func() error { return p.Run(ctx) })
 	}
 	if w.records != nil {
 		g.Go(func() error { return w.records.Run(ctx) })
 	}
 	if w.protection != nil {
 		g.Go(func() error { w.protection.Run(ctx); return nil })
-	}
-	for _, p := range w.pools {
-		g.Go(func() error { return p.Run(ctx) })
 	}
 	g.Go(func() error {
 		for _, p := range w.pools {
@@ -121,8 +124,15 @@ func (f fleetMember) run(ctx context.Context) error {
 				return nil
 			}
 		}
-		isReady.Store(true)
+		ready()
+		if f.config.runsEvents() {
+			g.Go(func() error { return w.takeSnapshot(ctx) })
+		}
+		f.log.Info("starting", "version", versionString(), "identity", w.identity, "region", f.aws.Region, "config", f.config)
 		f.log.Info("ready")
+		for _, risk := range w.risks(ctx) {
+			f.log.Warn("cmkeeper itself depends on a key that it guards", "what", risk.Statement, "problem", risk.Message)
+		}
 		if f.config.runsEvents() { // a member that only moves data may not be able to guard keys
 			select {
 			case <-w.known:
@@ -142,6 +152,16 @@ func (f fleetMember) run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// serve listens, and lets the server answer until it is closed.
+func serve(ctx context.Context, server *http.Server) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", server.Addr)
+	if err != nil {
+		return fmt.Errorf("listen on %sHTTP_ADDR: %w", envPrefix, err)
+	}
+	go func() { _ = server.Serve(listener) }()
+	return nil
+}
+
 // healthServer answers /healthz while the process runs and /readyz once it is ready.
 func healthServer(addr string, ready *atomic.Bool) *http.Server {
 	mux := http.NewServeMux()
@@ -158,12 +178,16 @@ func healthServer(addr string, ready *atomic.Bool) *http.Server {
 
 // wired is a fleet member's parts, not yet running.
 type wired struct {
-	router     *handlers.Router
+	router *handlers.Router
+	// identity is the ARN of who this member is.
+	identity   string
 	pools      []*worker.Pool
 	protection *worker.Protection // nil outside ECS
 	records    *confirm.Records   // nil where no events are handled
 	// known is closed when the alias snapshot is taken, before the first event is handled.
 	known chan struct{}
+	// risks returns what of the configuration depends on keys that are guarded.
+	risks func(context.Context) []finding.Finding
 }
 
 // takeSnapshot notes the aliases: without it the first one that moves would have no old
@@ -189,42 +213,31 @@ func (w *wired) handle(ctx context.Context, m worker.Message) error {
 // wire checks what the configuration names and connects everything to it.
 func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	c, cfg, log := f.config, f.aws, f.log
-	whoWeAre := sync.OnceValues(func() (*sts.GetCallerIdentityOutput, error) {
-		out, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-		if err != nil {
-			return nil, fmt.Errorf("ask AWS who we are: %w", err)
-		}
-		return out, nil
-	})
 	var (
 		queues = awsclient.SQS(cfg)
 		topics = sns.NewFromConfig(cfg)
-		keys   = kms.NewFromConfig(cfg)
 		bucket = c.s3(cfg)
 	)
-	check := dependencies{config: c, region: cfg.Region, caller: whoWeAre, sqs: queues, sns: topics, s3: bucket}
-	found, problems := check.check(ctx)
-	caller, err := whoWeAre()
+	check := dependencies{
+		config: c, region: cfg.Region, caller: whoWeAre(ctx, cfg), account: arn.Account(c.AlertTopicARN), sqs: queues, sns: topics, s3: bucket, log: log,
+	}
+	found, caller, err := check.start(ctx)
 	if err != nil {
-		return nil, err // nothing else works then
+		return nil, err
 	}
-	if problems != nil {
-		return nil, problems
-	}
-	account := aws.ToString(caller.Account)
+	account, fleet := check.account, check.fleet()
 	identity, err := reaction.ParseIdentity(aws.ToString(caller.Arn))
 	if err != nil {
 		return nil, err
 	}
-	for _, risk := range found.risks {
-		log.Warn("cmkeeper itself depends on a key that it guards", "what", risk.Statement, "problem", risk.Message)
-	}
-
 	store := c.store(bucket, c.StateBucket, account)
+	keys := kms.NewFromConfig(cfg)
 	facts := inventory.New(keys, bucket, account, cfg.Region)
-	alerts := c.publisher(topics, queues, store, log)
+	own := ownMessages{queues, fleet}
+	alerts := c.publisher(topics, own, store, log)
+	others := &neighbours{fleet: fleet, alerts: alerts, log: log}
 	engine, err := reencrypt.New(c.engine(reencrypt.Options{
-		S3: bucket, Resolver: facts, KMS: keys, Account: account, Store: store, SQS: queues,
+		S3: bucket, Resolver: facts, KMS: keys, Account: account, Store: store, SQS: own,
 		// The client is there even where CMKEEPER_REENCRYPT_ENGINE is fleet: batch jobs that
 		// others have begun have to be ended, too.
 		Batch:    awsclient.S3Control(cfg, account),
@@ -241,13 +254,17 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	selfCheck := func(ctx context.Context) ([]finding.Finding, error) {
 		found, err := check.check(ctx)
-		return found.risks, err
+		others.look(ctx, found.owners)
+		return check.risks(ctx, found), err
 	}
 	deps := reaction.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: selfCheck, Logger: log,
 		Scans: engine, Trail: awsclient.CloudTrail(cfg),
 	}
-	w := &wired{known: make(chan struct{})}
+	w := &wired{
+		identity: aws.ToString(caller.Arn), known: make(chan struct{}),
+		risks: func(ctx context.Context) []finding.Finding { return check.risks(ctx, found) },
+	}
 	if events := found.queue(c.EventsQueueURL); events != nil {
 		w.records = confirm.New(deps.Trail, store, confirm.Config{}, log)
 		deps.Records, deps.Senders = w.records, &handlers.QueueSenders{
@@ -258,8 +275,6 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		return nil, err
 	}
 
-	log.Info("starting", "version", versionString(), "identity", aws.ToString(caller.Arn), "region", cfg.Region, "config", c)
-
 	inFlight := func(int) {}
 	if f.ecsAgent != "" {
 		w.protection = worker.NewProtection(f.ecsAgent, http.DefaultClient, log)
@@ -267,7 +282,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	pool := func(o worker.Options, handle worker.HandlerFunc) error {
 		o.Queue, o.Logger, o.InFlight, o.Sender = found.queue(o.QueueURL), log, inFlight, aws.ToString(caller.UserId)
-		p, err := worker.New(ctx, queues, handle, o)
+		p, err := worker.New(ctx, queues, others.keepApart(o.Queue.ARN, handle), o)
 		w.pools = append(w.pools, p)
 		return err
 	}
@@ -284,6 +299,17 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		}
 	}
 	return w, nil
+}
+
+// whoWeAre returns what asks AWS, once, who this is.
+func whoWeAre(ctx context.Context, cfg aws.Config) func() (*sts.GetCallerIdentityOutput, error) {
+	return sync.OnceValues(func() (*sts.GetCallerIdentityOutput, error) {
+		out, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+		if err != nil {
+			return nil, fmt.Errorf("ask AWS who we are: %w", err)
+		}
+		return out, nil
+	})
 }
 
 // eventsPool is how the events queue is worked on.

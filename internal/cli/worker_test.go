@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
@@ -367,18 +368,46 @@ func TestStartInAnotherRegionThanTheQueue(t *testing.T) {
 	}
 }
 
-func TestQueueUnderAGuardedKey(t *testing.T) {
+func TestResourcesUnderAGuardedKey(t *testing.T) {
 	t.Parallel()
 	a := newAccount(t)
 	key := a.newKey("")
 	must(a.sqs.SetQueueAttributes(t.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &a.box.JobsQueue, Attributes: map[string]string{"KmsMasterKeyId": key}}))(t)
+	a.encryptByDefault(sandbox.StateBucket, key)
 	m := a.start()
-	if lines := m.log.lines("cmkeeper itself depends on a key that it guards"); len(lines) != 1 || !strings.Contains(lines[0], "cmkeeper-jobs") || !strings.Contains(lines[0], key) {
-		t.Errorf("want one warning that names the queue and the key: %q", lines)
+	lines := m.log.lines("cmkeeper itself depends on a key that it guards")
+	if len(lines) != 2 || !strings.Contains(lines[0], "cmkeeper-jobs") || !strings.Contains(lines[1], "bucket "+sandbox.StateBucket) || !strings.Contains(lines[1], key) {
+		t.Errorf("want a warning that names the queue and the key, and one with the bucket: %q", lines)
 	}
 	got := a.await("the guard depends on a key", func(told alert.Alert) bool { return told.Kind == alert.KindGuard && len(told.Findings) > 0 })
-	if !got.Severity.AtLeast(finding.High) || len(got.Findings) != 1 || !strings.HasSuffix(got.Findings[0].Statement, ":cmkeeper-jobs") {
+	if !got.Severity.AtLeast(finding.High) || len(got.Findings) != 2 || !strings.HasSuffix(got.Findings[0].Statement, ":cmkeeper-jobs") || got.Findings[1].Statement != "bucket "+sandbox.StateBucket {
 		t.Errorf("alert: %s", got.Text())
+	}
+}
+
+// TestOwnerOfTheStateBucket checks the state bucket of a member whose topic is in its own
+// account, and in another one.
+func TestOwnerOfTheStateBucket(t *testing.T) {
+	t.Parallel()
+	a := newAccount(t)
+	f := a.fleetMember(sandbox.WorkerKey, io.Discard)
+	const other = "444455556666"
+	for name, tt := range map[string]struct{ caller, topic, want string }{
+		"all in one account":                  {sandbox.Account, sandbox.Account, ""},
+		"a topic of another account":          {sandbox.Account, other, ""},
+		"a bucket of another account":         {other, other, "create it in account " + other},
+		"topic and bucket of another account": {other, sandbox.Account, "create it in account " + other},
+	} {
+		d := dependencies{
+			config: f.config, account: tt.topic, s3: f.config.s3(f.aws),
+			caller: func() (*sts.GetCallerIdentityOutput, error) {
+				return &sts.GetCallerIdentityOutput{Account: &tt.caller}, nil
+			},
+		}
+		err := d.checkBucket(t.Context())
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -86,7 +87,7 @@ func (c condition) holds(r Request) truth {
 	return truthOf(slices.ContainsFunc(have, accepts))
 }
 
-var variable = regexp.MustCompile(`\$\{([^},]*)(, *'([^']*)')?\}`)
+var variable = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\$\{([^},]*)(, *'([^']*)')?\}`) })
 
 // substitute puts the request's values in place of the policy variables. It is not ok
 // where the request has no such key: then the value matches nothing.
@@ -95,8 +96,8 @@ func (c condition) substitute(value string, r Request) (text string, ok bool) {
 	if !c.variables || !strings.Contains(value, "${") {
 		return value, ok
 	}
-	return variable.ReplaceAllStringFunc(value, func(text string) string {
-		parts := variable.FindStringSubmatch(text)
+	return variable().ReplaceAllStringFunc(value, func(text string) string {
+		parts := variable().FindStringSubmatch(text)
 		switch have := r.contextValues(parts[1]); {
 		case slices.Contains([]string{"*", "?", "$"}, parts[1]):
 			return parts[1]

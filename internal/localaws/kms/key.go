@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
@@ -223,7 +224,7 @@ type keySpec struct {
 	algorithms map[string][]string
 }
 
-var keySpecs = func() map[string]keySpec {
+var keySpecs = sync.OnceValue(func() map[string]keySpec {
 	specs := map[string]keySpec{
 		symmetricDefault: {[]string{encryptDecrypt}, map[string][]string{encryptDecrypt: {symmetricDefault}}},
 	}
@@ -251,7 +252,7 @@ var keySpecs = func() map[string]keySpec {
 		specs["ML_KEM_"+size] = keySpec{[]string{"ENCAPSULATE_DECAPSULATE"}, map[string][]string{"ENCAPSULATE_DECAPSULATE": {"ML_KEM"}}}
 	}
 	return specs
-}()
+})
 
 type createKeyInput struct {
 	BypassPolicyLockoutSafetyCheck bool    `json:"BypassPolicyLockoutSafetyCheck"`
@@ -323,7 +324,7 @@ func createKey(c *call, in *createKeyInput) (createKeyOutput, error) {
 
 // complete checks the kind of key and fills in what follows from it.
 func (in *createKeyInput) complete() error {
-	spec, ok := keySpecs[in.KeySpec]
+	spec, ok := keySpecs()[in.KeySpec]
 	if !ok {
 		return invalid("1 validation error detected: Value '%s' at 'keySpec' failed to satisfy constraint: Member must satisfy enum value set", in.KeySpec)
 	}
@@ -417,7 +418,7 @@ func (s *Service) metadata(k *key) keyMetadata {
 		Origin: k.origin, KeyManager: k.manager, CustomerMasterKeySpec: k.spec, KeySpec: k.spec,
 		MultiRegion: k.multiRegion,
 	}
-	algorithms := keySpecs[k.spec].algorithms[k.usage]
+	algorithms := keySpecs()[k.spec].algorithms[k.usage]
 	switch k.usage {
 	case encryptDecrypt:
 		m.EncryptionAlgorithms = algorithms

@@ -12,6 +12,7 @@ import (
 	"hash/crc64"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
@@ -27,10 +28,10 @@ type algorithm struct {
 }
 
 // nvme is CRC-64/NVME, in the reversed form of hash/crc64.
-var nvme = crc64.MakeTable(0x9a6c9329ac4bc9b5)
+var nvme = sync.OnceValue(func() *crc64.Table { return crc64.MakeTable(0x9a6c9329ac4bc9b5) })
 
 var algorithms = []*algorithm{
-	{"CRC64NVME", "X-Amz-Checksum-Crc64nvme", func() hash.Hash { return crc64.New(nvme) }, true, false},
+	{"CRC64NVME", "X-Amz-Checksum-Crc64nvme", func() hash.Hash { return crc64.New(nvme()) }, true, false},
 	{"CRC32", "X-Amz-Checksum-Crc32", func() hash.Hash { return crc32.NewIEEE() }, true, true},
 	{"CRC32C", "X-Amz-Checksum-Crc32c", func() hash.Hash { return crc32.New(crc32.MakeTable(crc32.Castagnoli)) }, true, true},
 	{"SHA1", "X-Amz-Checksum-Sha1", sha1.New, false, true},

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
@@ -31,10 +32,8 @@ func (o operation) needs(version bool) []string {
 
 // operations holds every operation that is modelled. The actions are those of
 // the service authorization reference of S3.
-var operations map[string]operation
-
-func init() { // not a literal: the handlers refer to the table
-	operations = map[string]operation{
+var operations = sync.OnceValue(func() map[string]operation {
+	return map[string]operation{
 		"ListBuckets":  {serve: (*Service).listBuckets, actions: []string{"s3:ListAllMyBuckets"}, global: true},
 		"CreateBucket": {serve: (*Service).createBucket, actions: []string{"s3:CreateBucket"}, global: true, recorded: true},
 		"HeadBucket":   {serve: (*Service).headBucket, actions: []string{"s3:ListBucket"}},
@@ -96,7 +95,7 @@ func init() { // not a literal: the handlers refer to the table
 		"ListParts":               {serve: (*Service).listParts, actions: []string{"s3:ListMultipartUploadParts"}},
 		"ListMultipartUploads":    {serve: (*Service).listMultipartUploads, actions: []string{"s3:ListBucketMultipartUploads"}},
 	}
-}
+})
 
 // bucketRoutes and objectRoutes name the operation of a method and subresource.
 var (
@@ -255,7 +254,7 @@ func virtualHost(host string) string {
 
 // headers are the x-amz- headers that the service understands or may ignore
 // without doing anything else than what was asked.
-var headers = func() map[string]bool {
+var headers = sync.OnceValue(func() map[string]bool {
 	known := map[string]bool{}
 	for _, name := range strings.Fields(`
 		Acl Bucket-Object-Lock-Enabled Bypass-Governance-Retention
@@ -276,10 +275,10 @@ var headers = func() map[string]bool {
 		known[a.header] = true
 	}
 	return known
-}()
+})
 
 func knownHeader(name string) bool {
-	return !strings.HasPrefix(name, "X-Amz-") || headers[name] || strings.HasPrefix(name, metaPrefix)
+	return !strings.HasPrefix(name, "X-Amz-") || headers()[name] || strings.HasPrefix(name, metaPrefix)
 }
 
 // decodeSource splits an x-amz-copy-source header into its parts. The header is

@@ -58,12 +58,12 @@ func TestRoutes(t *testing.T) {
 	for _, routes := range []map[string]string{bucketRoutes, objectRoutes} {
 		for route, name := range routes {
 			named[name] = true
-			if operations[name].serve == nil {
+			if operations()[name].serve == nil {
 				t.Errorf("%s: nothing serves %s", route, name)
 			}
 		}
 	}
-	for name := range operations {
+	for name := range operations() {
 		if !named[name] {
 			t.Errorf("%s has no route", name)
 		}

@@ -104,7 +104,7 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", "AmazonS3")
 	w.Header().Set("X-Amz-Request-Id", wire.RequestIDFrom(r.Context()))
 	err := s.serve(c)
-	if operations[c.operation].recorded {
+	if operations()[c.operation].recorded {
 		s.record(c, err)
 	}
 	if err != nil {
@@ -113,7 +113,7 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Service) serve(c *call) error {
-	op, ok := operations[c.operation]
+	op, ok := operations()[c.operation]
 	if !ok {
 		return wire.Errorf(http.StatusNotImplemented, "NotImplemented", "localaws does not model %s %s", c.r.Method, c.r.URL.RequestURI())
 	}
