@@ -21,7 +21,7 @@ func (r *Router) evidence(ctx context.Context, e events.Event, m Message) (event
 	shown, err := events.Parse(record)
 	if err != nil {
 		r.Logger.WarnContext(ctx, "CloudTrail's record of an event cannot be used, so its message stays a claim", "event_id", e.RecordID, "error", err)
-		return claim, nil //nolint:nilerr // trying again would not change the record
+		return claim, nil // trying again would not change it
 	}
 	if r.Senders != nil {
 		r.Senders.Confirmed(ctx, m.Sender)
