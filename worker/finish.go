@@ -303,7 +303,8 @@ func rejectedAttributes(m *types.Message, own []attribute) map[string]types.Mess
 		Binary []byte `json:"binary,omitempty"`
 	}
 	originals := map[string]value{}
-	for name, v := range m.MessageAttributes {
+	without, _ := copyAttributes(m, nil)
+	for name, v := range without {
 		originals[name] = value{aws.ToString(v.DataType), aws.ToString(v.StringValue), v.BinaryValue}
 	}
 	text, err := json.Marshal(originals)
