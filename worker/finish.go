@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,6 +32,9 @@ const (
 	AttributeReason       = "cmkeeper-reason"        // String: the error, at most 1 KiB of printable text
 	AttributeQueue        = "cmkeeper-queue"         // String: the name of the queue it came from
 	AttributeReceiveCount = "cmkeeper-receive-count" // Number
+	// AttributeOriginal has the attributes that the message came with, as JSON by their
+	// names, where SQS's ten would leave no room for the above: String.
+	AttributeOriginal = "cmkeeper-attributes"
 )
 
 const (
@@ -44,6 +48,10 @@ const (
 	deleteDelay = 50 * time.Millisecond
 	// deleteCalls is how many calls for deletes run at once.
 	deleteCalls = 4
+
+	// unnoticed is how long what goes back to the queue is kept from polls that were
+	// aborted. Nobody says how long SQS takes to notice that; see docs/decisions/open-polls.md.
+	unnoticed = 2 * time.Second
 )
 
 // panicError is a handler's panic as an error.
@@ -92,10 +100,11 @@ func (p *Pool) finish(ctx context.Context, d *delivery, err error, took time.Dur
 		p.delete(ctx, d)
 	case outcome.Delay:
 		p.logOutcome(d, slog.LevelInfo, "delay", took, err)
-		p.replace(ctx, d, p.options.QueueURL, decision.After, original(d))
+		attributes, _ := requeued(d) // decide has seen that there is room
+		p.replace(ctx, d, p.options.QueueURL, p.hidden(decision.After), attributes)
 	case outcome.DeadLetter:
 		p.logOutcome(d, slog.LevelError, "dead-letter", took, decision.Err)
-		p.replace(ctx, d, p.queue.Load().DeadLetter.URL, 0, p.rejection(d, decision.Err))
+		p.replace(ctx, d, p.queue.Load().DeadLetter.URL, 0, rejectedAttributes(d.raw, p.rejection(d, decision.Err)))
 	case outcome.Retry:
 		var panicked *panicError
 		if errors.Is(context.Cause(d.ctx), ErrDraining) && !errors.As(err, &panicked) {
@@ -161,8 +170,8 @@ func (p *Pool) release(d *delivery, finished bool) {
 
 // replace sends a copy and deletes the original, or retries the message when
 // the copy is not accepted.
-func (p *Pool) replace(ctx context.Context, d *delivery, url string, delay time.Duration, own []attribute) {
-	if err := p.send(ctx, d, url, delay, own); err != nil {
+func (p *Pool) replace(ctx context.Context, d *delivery, url string, delay time.Duration, attributes map[string]types.MessageAttributeValue) {
+	if err := p.send(ctx, d, url, delay, attributes); err != nil {
 		p.log.Error("cannot send a copy; the message is retried", "message_id", d.ID, "error", err, "fix", advice(err))
 		p.makeVisible(ctx, d, outcome.Backoff(d.ReceiveCount))
 		return
@@ -171,16 +180,30 @@ func (p *Pool) replace(ctx context.Context, d *delivery, url string, delay time.
 }
 
 // handBack returns a message in state finishing to the queue for other workers,
-// without spending a receive.
+// without spending a receive where a copy can be sent that says when it was sent first.
 func (p *Pool) handBack(ctx context.Context, d *delivery) {
 	d.cancel(ErrDraining)
-	if err := p.send(ctx, d, p.options.QueueURL, 0, original(d)); err != nil {
+	attributes, all := requeued(d)
+	err := errors.New("no room for the attribute " + AttributeFirstSent)
+	if all {
+		err = p.send(ctx, d, p.options.QueueURL, p.hidden(0), attributes)
+	}
+	if err != nil {
 		p.log.Warn("cannot send a copy; the message is handed back as it is, with one receive spent", "message_id", d.ID, "error", err)
 		p.makeVisible(ctx, d, 0)
 		return
 	}
 	p.log.Info("message handed back", "message_id", d.ID)
 	p.delete(ctx, d)
+}
+
+// hidden returns how long a message that goes back to the queue is invisible there: as
+// long as it should be, and long enough that no aborted poll of this pool takes it.
+func (p *Pool) hidden(d time.Duration) time.Duration {
+	if p.pollsAborted.Load() {
+		return max(d, unnoticed)
+	}
+	return d
 }
 
 // makeVisible makes a message visible after the given time and releases it.
@@ -195,7 +218,7 @@ func (p *Pool) makeVisible(ctx context.Context, d *delivery, after time.Duration
 	out, err := p.client.ChangeMessageVisibilityBatch(ctx, &sqs.ChangeMessageVisibilityBatchInput{
 		QueueUrl: aws.String(p.options.QueueURL),
 		Entries: []types.ChangeMessageVisibilityBatchRequestEntry{{
-			Id: aws.String("0"), ReceiptHandle: d.raw.ReceiptHandle, VisibilityTimeout: int32(after.Round(time.Second) / time.Second),
+			Id: aws.String("0"), ReceiptHandle: d.raw.ReceiptHandle, VisibilityTimeout: int32(p.hidden(after).Round(time.Second) / time.Second),
 		}},
 	})
 	if err == nil && len(out.Failed) > 0 {
@@ -218,12 +241,16 @@ func firstSent(d *delivery) []attribute {
 	return []attribute{{AttributeFirstSent, "Number", strconv.FormatInt(d.Sent.UnixMilli(), 10)}}
 }
 
-// original is firstSent and, where there is room, who sent the original.
-func original(d *delivery) []attribute {
-	if d.Sender == "" {
-		return firstSent(d)
+// requeued returns the attributes of a copy that goes back to the queue: with those of
+// firstSent, else ok is false, and with the sender of the original where there is room.
+func requeued(d *delivery) (attributes map[string]types.MessageAttributeValue, ok bool) {
+	own := firstSent(d)
+	if d.Sender != "" {
+		if attributes, ok := copyAttributes(d.raw, append(own, attribute{AttributeSender, "String", d.Sender})); ok {
+			return attributes, true
+		}
 	}
-	return append(firstSent(d), attribute{AttributeSender, "String", d.Sender})
+	return copyAttributes(d.raw, own)
 }
 
 // rejection is what a message carries into the dead-letter queue.
@@ -235,16 +262,16 @@ func (p *Pool) rejection(d *delivery, err error) []attribute {
 	}
 }
 
-// send sends a copy of a message with its attributes and our own.
-func (p *Pool) send(ctx context.Context, d *delivery, url string, delay time.Duration, own []attribute) error {
+// send sends a copy of a message with the attributes.
+func (p *Pool) send(ctx context.Context, d *delivery, url string, delay time.Duration, attributes map[string]types.MessageAttributeValue) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	in := &sqs.SendMessageInput{
-		QueueUrl:     aws.String(url),
-		MessageBody:  d.raw.Body,
-		DelaySeconds: int32(delay.Round(time.Second) / time.Second),
+		QueueUrl:          aws.String(url),
+		MessageBody:       d.raw.Body,
+		MessageAttributes: attributes,
+		DelaySeconds:      int32(delay.Round(time.Second) / time.Second),
 	}
-	in.MessageAttributes, _ = copyAttributes(d.raw, own)
 	if group, ok := d.raw.Attributes[string(types.MessageSystemAttributeNameMessageGroupId)]; ok {
 		in.MessageGroupId = aws.String(group)
 	}
@@ -274,6 +301,34 @@ func copyAttributes(m *types.Message, own []attribute) (attributes map[string]ty
 		attributes[a.name] = types.MessageAttributeValue{DataType: aws.String(a.dataType), StringValue: aws.String(a.value)}
 	}
 	return attributes, true
+}
+
+// rejectedAttributes are those of a message's copy in the dead-letter queue. Where the
+// original's leave no room for the reason, they go into one.
+func rejectedAttributes(m *types.Message, own []attribute) map[string]types.MessageAttributeValue {
+	attributes, all := copyAttributes(m, own)
+	if all || len(attributes) < maxAttributes {
+		return attributes
+	}
+	type value struct {
+		Type   string `json:"type"`
+		Text   string `json:"text,omitempty"`
+		Binary []byte `json:"binary,omitempty"`
+	}
+	originals := map[string]value{}
+	without, _ := copyAttributes(m, nil)
+	for name, v := range without {
+		originals[name] = value{aws.ToString(v.DataType), aws.ToString(v.StringValue), v.BinaryValue}
+	}
+	text, err := json.Marshal(originals)
+	if err != nil {
+		return attributes
+	}
+	packed, all := copyAttributes(&types.Message{Body: m.Body}, append([]attribute{{AttributeOriginal, "String", string(text)}}, own...))
+	if !all {
+		return attributes
+	}
+	return packed
 }
 
 // printable returns s as at most limit bytes of printable text, which SQS

@@ -41,7 +41,9 @@
 // same drain timeout: SQS does not notice an aborted poll at once and may hand
 // a message to it, which then stays invisible for a whole visibility timeout.
 // A message that arrives meanwhile is handed back. A pool with nothing to do
-// therefore takes up to Options.WaitTime to stop.
+// therefore takes up to Options.WaitTime to stop. Where the drain timeout leaves no time
+// for that, what goes back to the queue stays invisible for two seconds, so that an
+// aborted poll of the same pool does not get it.
 package worker
 
 import (
@@ -158,7 +160,8 @@ type Options struct {
 	// believed when the original was sent, and by whom. "": everybody's is.
 	Sender string
 	// WaitTime is how long a poll waits for messages, in whole seconds, at most
-	// 20 s, which zero means as well.
+	// 20 s, which zero means as well. It is less where a DrainTimeout of two seconds
+	// or more would be over before the poll.
 	WaitTime time.Duration
 	// Logger gets one record per message and one per change of the queue's
 	// health; nil discards them.
@@ -181,6 +184,9 @@ type Pool struct {
 	deletes  chan *delivery
 
 	receiving, renewing, deleting condition
+
+	// pollsAborted: polls were aborted that SQS may still take for open.
+	pollsAborted atomic.Bool
 
 	running   atomic.Bool
 	ready     chan struct{}
@@ -212,6 +218,9 @@ func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
 	}
 	if o.WaitTime == 0 {
 		o.WaitTime = longestPoll
+	}
+	if o.DrainTimeout >= 2*time.Second { // so that an open poll is over before
+		o.WaitTime = min(o.WaitTime, (o.DrainTimeout - 1).Truncate(time.Second))
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -285,9 +294,10 @@ func (p *Pool) Run(ctx context.Context) error {
 	services.Go(func() { p.renewLeases(finishing) })
 	services.Go(func() { p.deleteFinished(finishing) })
 	services.Go(func() { p.rereadQueue(finishing) })
-	drained := make(chan struct{})
+	polled, drained := make(chan struct{}), make(chan struct{})
 	go func() {
 		pollers.Wait()
+		close(polled)
 		close(received)
 		<-p.inFlight.emptied()
 		close(drained)
@@ -296,6 +306,11 @@ func (p *Pool) Run(ctx context.Context) error {
 	<-ctx.Done()
 	before := p.inFlight.leftUnfinished() // not of this drain
 	if !within(p.options.DrainTimeout, drained) {
+		select {
+		case <-polled:
+		default:
+			p.pollsAborted.Store(true)
+		}
 		abortPolls()
 		cancelHandlers(ErrDraining)
 		if !within(unwindTime, drained) {

@@ -495,12 +495,8 @@ func TestDelayEnds(t *testing.T) {
 // TestDelayWithoutRoom has messages that could wait for ever, since no copy of them can
 // say when the first one was sent.
 func TestDelayWithoutRoom(t *testing.T) {
-	full := map[string]types.MessageAttributeValue{}
-	for i := range 10 {
-		full[strconv.Itoa(i)] = types.MessageAttributeValue{DataType: aws.String("String"), StringValue: aws.String("v")}
-	}
 	for name, in := range map[string]sqs.SendMessageInput{
-		"ten attributes": {MessageBody: aws.String("x"), MessageAttributes: full},
+		"ten attributes": {MessageBody: aws.String("x"), MessageAttributes: attributes(10)},
 		"a full body":    {MessageBody: aws.String(strings.Repeat("x", 1<<20))},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -517,6 +513,10 @@ func TestDelayWithoutRoom(t *testing.T) {
 				time.Sleep(time.Minute)
 				f.wantCounts(f.queue, 0, 0, 0)
 				f.wantCounts(f.dead, 1, 0, 0)
+				want := "cannot wait: a copy has no room for the attribute cmkeeper-first-sent beside the message's body and its 10 attributes: wait 30s: alias not seen yet"
+				if got := aws.ToString(f.receive(f.dead)[0].MessageAttributes[worker.AttributeReason].StringValue); in.MessageAttributes != nil && got != want {
+					t.Errorf("reason %q, want %q", got, want)
+				}
 				if got := f.log.with("ERROR", "outcome=dead-letter", "a copy has no room for the attribute cmkeeper-first-sent"); calls != 1 || len(got) != 1 {
 					t.Errorf("%d calls, logged %q", calls, f.log.lines)
 				}
@@ -531,10 +531,9 @@ func TestReject(t *testing.T) {
 			return outcome.Reject(fmt.Errorf("parse %q: no\x00event\n<&ü>", m.Body[:1]))
 		}, worker.Options{})
 		big := strings.Repeat("x", 1<<20)
-		full := map[string]types.MessageAttributeValue{}
-		for i := range 9 {
-			full[strconv.Itoa(i)] = types.MessageAttributeValue{DataType: aws.String("String"), StringValue: aws.String("v")}
-		}
+		full := attributes(9)
+		full["0"] = types.MessageAttributeValue{DataType: aws.String("Binary.png"), BinaryValue: []byte{0, 255}}
+		full["1"] = types.MessageAttributeValue{DataType: aws.String("Number"), StringValue: aws.String("12")}
 		for _, in := range []*sqs.SendMessageInput{
 			{MessageBody: aws.String("small")}, {MessageBody: &big}, {MessageBody: aws.String("full"), MessageAttributes: full},
 		} {
@@ -559,7 +558,11 @@ func TestReject(t *testing.T) {
 		want := map[string][]string{
 			"small 5":       {"cmkeeper-queue=events", `cmkeeper-reason=parse "s": no\x00event\n<&ü>`, "cmkeeper-receive-count=1"},
 			"xxxxx 1048576": nil,
-			"full 4":        {`cmkeeper-reason=parse "f": no\x00event\n<&ü>`},
+			"full 4": {
+				`cmkeeper-attributes={"0":{"type":"Binary.png","binary":"AP8="},"1":{"type":"Number","text":"12"},"2":{"type":"String","text":"v"},"3":{"type":"String","text":"v"},"4":{"type":"String","text":"v"},` +
+					`"5":{"type":"String","text":"v"},"6":{"type":"String","text":"v"},"7":{"type":"String","text":"v"},"8":{"type":"String","text":"v"}}`,
+				"cmkeeper-queue=events", `cmkeeper-reason=parse "f": no\x00event\n<&ü>`, "cmkeeper-receive-count=1",
+			},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("dead letters (-want +got):\n%s", diff)
@@ -895,6 +898,106 @@ func TestDrainArrival(t *testing.T) {
 			t.Errorf("got %v, want the message unspent", messages)
 		}
 	})
+}
+
+// TestDrainBesideOpenPolls stops a pool whose handler does not finish, while a poll of it
+// is open. SQS notices late that a poll was aborted, and gives it what arrives meanwhile.
+func TestDrainBesideOpenPolls(t *testing.T) {
+	for name, test := range map[string]struct {
+		drain time.Duration
+		late  time.Duration // how late SQS notices
+		full  bool          // with ten attributes, so that no copy is made
+	}{
+		"shorter than a poll":            {drain: 10 * time.Second, late: time.Hour},
+		"longer than a poll":             {drain: 25 * time.Second, late: time.Hour},
+		"none at all":                    {drain: 0, late: time.Second},
+		"shorter than any poll":          {drain: 200 * time.Millisecond, late: time.Second},
+		"by visibility, and none at all": {drain: 0, late: time.Second, full: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f fixture) {
+				client := lateServer{f.client, test.late}
+				stop := f.start(client, func(ctx context.Context, _ worker.Message) error {
+					<-ctx.Done()
+					return ctx.Err()
+				}, worker.Options{Concurrency: 12, DrainTimeout: test.drain})
+				in := &sqs.SendMessageInput{QueueUrl: &f.queue, MessageBody: aws.String("x")}
+				if test.full {
+					in.MessageAttributes = attributes(10)
+				}
+				if _, err := f.client.SendMessage(t.Context(), in); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(3 * time.Second)
+				if err := stop(); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(3 * time.Second)
+				if got := f.receive(f.queue); len(got) != 1 {
+					t.Errorf("three seconds after the end another worker receives %d messages, want 1; the queue has %v", len(got), f.counts(f.queue))
+				}
+			})
+		})
+	}
+}
+
+// lateServer is SQS, which notices so late that a poll was aborted.
+type lateServer struct {
+	*sqs.Client
+	late time.Duration
+}
+
+func (s lateServer) ReceiveMessage(ctx context.Context, in *sqs.ReceiveMessageInput, o ...func(*sqs.Options)) (*sqs.ReceiveMessageOutput, error) {
+	type answer struct {
+		out *sqs.ReceiveMessageOutput
+		err error
+	}
+	noticed, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(s.late, cancel) })
+	answered := make(chan answer, 1)
+	go func() {
+		out, err := s.Client.ReceiveMessage(noticed, in, o...)
+		stop()
+		answered <- answer{out, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.out, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestHandBackWithoutRoom stops a pool that has a message of which no copy can say when
+// it was sent first.
+func TestHandBackWithoutRoom(t *testing.T) {
+	bubble(t, func(t *testing.T, f fixture) {
+		stop := f.start(f.client, func(ctx context.Context, _ worker.Message) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}, worker.Options{DrainTimeout: 25 * time.Second})
+		sent := time.Now()
+		if _, err := f.client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &f.queue, MessageBody: aws.String("x"), MessageAttributes: attributes(10)}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		got := f.receive(f.queue)
+		if len(got) != 1 || got[0].Attributes["SentTimestamp"] != strconv.FormatInt(sent.UnixMilli(), 10) || len(got[0].MessageAttributes) != 10 {
+			t.Errorf("got %+v, want the message as it was sent at %d", got, sent.UnixMilli())
+		}
+	})
+}
+
+// attributes returns so many message attributes, "0" to "9".
+func attributes(n int) map[string]types.MessageAttributeValue {
+	all := map[string]types.MessageAttributeValue{}
+	for i := range n {
+		all[strconv.Itoa(i)] = types.MessageAttributeValue{DataType: aws.String("String"), StringValue: aws.String("v")}
+	}
+	return all
 }
 
 // TestDrainCutOff stops a pool while SQS answers nothing any more.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 
@@ -87,7 +88,7 @@ func (d *dependencies) start(ctx context.Context) (found, *sts.GetCallerIdentity
 	}
 	d.account = aws.ToString(caller.Account)
 	if problems == nil {
-		problems = d.claim(ctx, f.owners)
+		problems = d.claim(ctx, f)
 	}
 	return f, caller, problems
 }
@@ -96,13 +97,19 @@ func (d *dependencies) start(ctx context.Context) (found, *sts.GetCallerIdentity
 // Its error names all that are missing, each with the fix.
 func (d dependencies) check(ctx context.Context) (found, error) {
 	var checks []func() (found, error)
-	for _, queue := range []struct{ variable, url string }{
-		{"EVENTS_QUEUE_URL", d.config.EventsQueueURL}, {"JOBS_QUEUE_URL", d.config.JobsQueueURL},
-	} {
-		if queue.url != "" { // else this member does not use it
-			checks = append(checks, func() (found, error) { return d.checkQueue(ctx, queue.variable, queue.url) })
-		}
+	queues := d.config.queues()
+	for _, queue := range queues {
+		checks = append(checks, func() (found, error) { return d.checkQueue(ctx, queue.variable, queue.url) })
 	}
+	// One after the other on one connection: they take no longer than a queue and its
+	// dead-letter queue.
+	checks = append(checks, func() (f found, _ error) {
+		for _, queue := range queues {
+			queue.owner, queue.unread = d.owner(ctx, queue.url)
+			f.owners = append(f.owners, queue)
+		}
+		return f, nil
+	})
 	for i, t := range d.config.topics() {
 		variable := "ALERT_TOPIC_ARN"
 		if i > 0 {
@@ -128,11 +135,7 @@ func (d dependencies) check(ctx context.Context) (found, error) {
 }
 
 func (d dependencies) checkQueue(ctx context.Context, variable, url string) (f found, err error) {
-	owner := ownership{variable: variable}
-	var reading sync.WaitGroup
-	reading.Go(awsclient.Roomy(func() { owner.owner, owner.unread = d.owner(ctx, url) }))
 	q, err := worker.CheckQueue(ctx, d.sqs, url)
-	reading.Wait()
 	if err != nil {
 		return f, fmt.Errorf("%s%s: %w", envPrefix, variable, err)
 	}
@@ -142,12 +145,17 @@ func (d dependencies) checkQueue(ctx context.Context, variable, url string) (f f
 		return f, fmt.Errorf("%s%s: queue %s is in %s, and this member guards the keys of %s; set AWS_REGION to %s, or name a queue in %s",
 			envPrefix, variable, q.Name, at, d.region, at, d.region)
 	}
-	owner.queue = q
-	f.queues, f.owners = []*worker.Queue{q}, []ownership{owner}
+	f.queues = []*worker.Queue{q}
 	for _, q := range []*worker.Queue{q, q.DeadLetter} {
 		f.encrypted("queue "+q.ARN, q.Key)
 	}
 	return f, nil
+}
+
+// queues are those that the member uses.
+func (q Queues) queues() []ownership {
+	all := []ownership{{variable: "EVENTS_QUEUE_URL", url: q.EventsQueueURL}, {variable: "JOBS_QUEUE_URL", url: q.JobsQueueURL}}
+	return slices.DeleteFunc(all, func(o ownership) bool { return o.url == "" })
 }
 
 // owner returns the fleet that a queue's tag names, "" where it has none.

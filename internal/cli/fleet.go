@@ -89,10 +89,10 @@ func (n *neighbours) keepApart(queue string, next worker.HandlerFunc) worker.Han
 }
 
 // look tells of the queues that another fleet has claimed.
-func (n *neighbours) look(ctx context.Context, owners []ownership) {
-	for _, o := range owners {
-		if o.another(n.fleet) {
-			n.tell(ctx, o.queue.ARN, o.owner)
+func (n *neighbours) look(ctx context.Context, f found) {
+	for _, o := range f.owners {
+		if q := f.queue(o.url); q != nil && o.another(n.fleet) {
+			n.tell(ctx, q.ARN, o.owner)
 		}
 	}
 }
@@ -142,10 +142,9 @@ func brief(fleet string) string {
 
 // ownership is whose a queue is.
 type ownership struct {
-	queue *worker.Queue
-	// variable names the queue in the configuration.
-	variable string
-	// owner is the fleet that its tag names, "" where it has none.
+	// variable names the queue in the configuration, where it has this URL.
+	variable, url string
+	// owner is the fleet that the queue's tag names, "" where it has none.
 	owner string
 	// unread is why the tag could not be read, nil where it was.
 	unread error
@@ -155,27 +154,27 @@ type ownership struct {
 func (o ownership) another(fleet string) bool { return o.owner != "" && o.owner != fleet }
 
 // claim returns an error that says which of the queues are another fleet's, and tags
-// those that are nobody's.
-func (d dependencies) claim(ctx context.Context, owners []ownership) error {
+// those that are nobody's. All queues were found.
+func (d dependencies) claim(ctx context.Context, f found) error {
 	fleet := d.fleet()
 	var problems []error
-	for _, o := range owners {
+	for _, o := range f.owners {
 		if o.another(fleet) {
 			problems = append(problems, fmt.Errorf("%s%s: queue %s belongs to the fleet %s, by its tag %s, and this member to the fleet %s: two fleets on one queue take each other's messages; "+
 				"give each fleet queues of its own; where the state was moved on purpose, stop the other fleet and remove the tag (docs/operations.md, Moving the state)",
-				envPrefix, o.variable, o.queue.Name, alert.Escape(brief(o.owner)), fleetTag, fleet))
+				envPrefix, o.variable, f.queue(o.url).Name, alert.Escape(brief(o.owner)), fleetTag, fleet))
 		}
 	}
 	if problems != nil {
 		return errors.Join(problems...)
 	}
-	for _, o := range owners {
+	for _, o := range f.owners {
 		err := o.unread
 		if err == nil && o.owner == "" {
-			_, err = d.sqs.TagQueue(ctx, &sqs.TagQueueInput{QueueUrl: &o.queue.URL, Tags: map[string]string{fleetTag: fleet}})
+			_, err = d.sqs.TagQueue(ctx, &sqs.TagQueueInput{QueueUrl: &o.url, Tags: map[string]string{fleetTag: fleet}})
 		}
 		if err != nil {
-			d.log.Warn("another fleet on this queue by mistake would not be noticed at its start", "queue", o.queue.Name, "error", err, "fix", "grant sqs:ListQueueTags and sqs:TagQueue on the queue")
+			d.log.Warn("another fleet on this queue by mistake would not be noticed at its start", "queue", f.queue(o.url).Name, "error", err, "fix", "grant sqs:ListQueueTags and sqs:TagQueue on the queue")
 		}
 	}
 	return nil

@@ -254,7 +254,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	selfCheck := func(ctx context.Context) ([]finding.Finding, error) {
 		found, err := check.check(ctx)
-		others.look(ctx, found.owners)
+		others.look(ctx, found)
 		return check.risks(ctx, found), err
 	}
 	deps := reaction.Deps{
