@@ -22,12 +22,14 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/confirm"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
+	"github.com/cmkeeper/cmkeeper/state"
 	"github.com/cmkeeper/cmkeeper/worker"
 )
 
@@ -106,6 +108,9 @@ func (f fleetMember) run(ctx context.Context) error {
 	if w.protection != nil {
 		g.Go(func() error { w.protection.Run(ctx); return nil })
 	}
+	if f.config.runsEvents() {
+		g.Go(func() error { return w.records.Run(ctx) })
+	}
 	for _, p := range w.pools {
 		g.Go(func() error { return p.Run(ctx) })
 	}
@@ -155,6 +160,7 @@ func healthServer(addr string, ready *atomic.Bool) *http.Server {
 // wired is a fleet member's parts, not yet running.
 type wired struct {
 	router     *handlers.Router
+	records    *confirm.Records // what CloudTrail is asked about events
 	pools      []*worker.Pool
 	protection *worker.Protection // nil outside ECS
 	// known is closed when the alias snapshot is taken, before the first event is handled.
@@ -248,7 +254,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 
 	log.Info("starting", "version", versionString(), "identity", aws.ToString(caller.Arn), "region", cfg.Region, "config", c)
 
-	w := &wired{router: router, known: make(chan struct{})}
+	w := &wired{router: router, records: c.records(cfg, store, log), known: make(chan struct{})}
 	inFlight := func(int) {}
 	if f.ecsAgent != "" {
 		w.protection = worker.NewProtection(f.ecsAgent, http.DefaultClient, log)
@@ -273,6 +279,18 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		}
 	}
 	return w, nil
+}
+
+// records asks CloudTrail about events. Its calls are counted, so none is tried again by
+// the client.
+func (c Config) records(cfg aws.Config, store *state.Store, log *slog.Logger) *confirm.Records {
+	cfg.Retryer = func() aws.Retryer { return aws.NopRetryer{} }
+	return confirm.New(awsclient.CloudTrail(cfg), store, c.confirmations(), log)
+}
+
+// confirmations is how CloudTrail is asked about events.
+func (c Config) confirmations() confirm.Config {
+	return confirm.Config{PerSecond: c.ConfirmLookupsPerSecond}
 }
 
 // eventsPool is how the events queue is worked on.
