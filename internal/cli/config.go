@@ -54,6 +54,8 @@ type Config struct {
 	AlertGroupWait     time.Duration `env:"ALERT_GROUP_WAIT, default=30s" about:"How long the first alert below high of an actor waits for others, to be sent with them in one digest."`
 	AlertGroupInterval time.Duration `env:"ALERT_GROUP_INTERVAL, default=60s" about:"How long all further alerts of an actor are collected, to be sent in one digest; at most 10m. 0 sends each alert at once, and then there are no incidents."`
 
+	ConfirmLookupsPerSecond float64 `env:"CONFIRM_LOOKUPS_PER_SECOND, default=1" about:"How many times a second the whole fleet asks CloudTrail whether an event is true: above 0, up to the 2 that CloudTrail allows for everybody in the account and Region. See [operations](operations.md#confirmed-events)."`
+
 	ReencryptEngine string `env:"REENCRYPT_ENGINE, default=fleet" about:"{executors}: who moves the objects, the workers or S3 Batch Operations; the workers prove it in any case. auto leaves to S3 what is larger than BATCH_THRESHOLD."`
 	BatchRoleARN    string `env:"BATCH_ROLE_ARN" about:"IAM role that S3 Batch Operations take. Required by REENCRYPT_ENGINE=batch and auto."`
 	BatchThreshold  int    `env:"BATCH_THRESHOLD, default=10000000" about:"Object versions of a bucket that REENCRYPT_ENGINE=auto leaves to the workers."`
@@ -170,6 +172,7 @@ var checks = map[string]func(string) error{
 	"FAILED_USE":                   boolean,
 	"REENCRYPT_ALIASES":            aliasPatterns,
 	"REENCRYPT_SCOPE":              func(s string) error { _, err := parseScope(s); return err },
+	"CONFIRM_LOOKUPS_PER_SECOND":   lookupsPerSecond,
 	"REENCRYPT_CONCURRENCY":        between(1, 1024),
 	"REENCRYPT_RATE":               between(0, 1_000_000),
 	"REENCRYPT_METHOD":             oneOf(reencrypt.Methods()...),
@@ -386,6 +389,14 @@ func between(low, high int) func(string) error {
 		}
 		return nil
 	}
+}
+
+// lookupsPerSecond checks a share of CloudTrail's look-ups. NaN is neither.
+func lookupsPerSecond(s string) error {
+	if f, err := strconv.ParseFloat(s, 64); err != nil || !(f > 0 && f <= 2) {
+		return errors.New("must be a number above 0, up to 2")
+	}
+	return nil
 }
 
 func boolean(s string) error {

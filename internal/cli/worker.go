@@ -30,6 +30,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
+	"github.com/cmkeeper/cmkeeper/state"
 	"github.com/cmkeeper/cmkeeper/worker"
 )
 
@@ -266,7 +267,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		risks: func(ctx context.Context) []finding.Finding { return check.risks(ctx, found) },
 	}
 	if events := found.queue(c.EventsQueueURL); events != nil {
-		w.records = confirm.New(deps.Trail, store, confirm.Config{}, log)
+		w.records = c.records(cfg, store, log)
 		deps.Records, deps.Senders = w.records, &handlers.QueueSenders{
 			Policy: worker.Policy(queues, events.URL), QueueARN: events.ARN, Identity: identity, Rules: reactions.EventRules, State: store, Logger: log,
 		}
@@ -310,6 +311,18 @@ func whoWeAre(ctx context.Context, cfg aws.Config) func() (*sts.GetCallerIdentit
 		}
 		return out, nil
 	})
+}
+
+// records asks CloudTrail about events. Its calls are counted, so none is tried again by
+// the client.
+func (c Config) records(cfg aws.Config, store *state.Store, log *slog.Logger) *confirm.Records {
+	cfg.Retryer = func() aws.Retryer { return aws.NopRetryer{} }
+	return confirm.New(awsclient.CloudTrail(cfg), store, c.confirmations(), log)
+}
+
+// confirmations is how CloudTrail is asked about events.
+func (c Config) confirmations() confirm.Config {
+	return confirm.Config{PerSecond: c.ConfirmLookupsPerSecond}
 }
 
 // eventsPool is how the events queue is worked on.
