@@ -18,8 +18,8 @@ redrive() { # NAME
 allow() { # QUEUE SERVICE SOURCE-ARN: that service alone, and the workers' copies
   printf '"Policy":"{\\"Version\\":\\"2012-10-17\\",\\"Statement\\":[{\\"Effect\\":\\"Allow\\",\\"Principal\\":{\\"Service\\":\\"%s\\"},\\"Action\\":\\"sqs:SendMessage\\",\\"Resource\\":\\"arn:aws:sqs:%s:%s:%s\\",\\"Condition\\":{\\"ArnLike\\":{\\"aws:SourceArn\\":\\"%s\\"}}}' \
     "$2" "$region" "$account" "$1" "$3"
-  printf ',{\\"Effect\\":\\"Deny\\",\\"Principal\\":{\\"AWS\\":\\"*\\"},\\"Action\\":\\"sqs:SendMessage\\",\\"Resource\\":\\"arn:aws:sqs:%s:%s:%s\\",\\"Condition\\":{\\"ArnNotLike\\":{\\"aws:SourceArn\\":\\"%s\\",\\"aws:PrincipalArn\\":\\"arn:aws:iam::%s:role/cmkeeper-worker\\"}}}]}"' \
-    "$region" "$account" "$1" "$3" "$account"
+  printf ',{\\"Effect\\":\\"Deny\\",\\"Principal\\":{\\"AWS\\":\\"*\\"},\\"Action\\":\\"sqs:SendMessage\\",\\"Resource\\":\\"arn:aws:sqs:%s:%s:%s\\",\\"Condition\\":{\\"ArnNotLike\\":{\\"aws:PrincipalArn\\":\\"arn:aws:iam::%s:role/cmkeeper-worker\\",\\"aws:SourceArn\\":\\"%s\\"}}}]}"' \
+    "$region" "$account" "$1" "$account" "$3"
 }
 
 echo "queues, topic, rule, state bucket"
