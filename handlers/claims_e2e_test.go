@@ -9,11 +9,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
@@ -21,6 +23,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/confirm"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -686,6 +689,88 @@ func TestSenderThatIsConfirmed(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		if isRecord() {
 			t.Error("a message counts as a record although anybody may send")
+		}
+	})
+}
+
+// The forgeries together, as whoever can send to the queue sends them, at a worker in mode
+// enforce: nothing is written and nothing moves, each that says something is told as
+// unconfirmed, none waits for ever, and a real deletion among them is undone at once.
+func TestForgedMessagesAtAWorker(t *testing.T) {
+	c := exempting(t, "deletion by role/break-glass until 2000-01-20: the drill")
+	c.Policy, c.Contain, c.ContainInUse = reaction.Enforce, reaction.Enforce, true
+	var orders, k3, unread string
+	inOpenWorld(t, c, func(w *world) {
+		orders, k3 = w.knownKey(listed), w.newKey(kms.CreateKeyInput{})
+		w.bucket("orders-data", listed)
+		w.react()
+		w.sweep()
+	}, func(w *world) {
+		unread = w.newKey(kms.CreateKeyInput{Policy: aws.String(public)})
+		w.events() // its CreateKey is lost
+		const dlq = "events-dlq"
+		must(w.sqs.CreateQueue(w.ctx, &sqs.CreateQueueInput{QueueName: aws.String(dlq)}))
+		must(w.sqs.SetQueueAttributes(w.ctx, &sqs.SetQueueAttributesInput{QueueUrl: &w.queue, Attributes: map[string]string{
+			"RedrivePolicy":     `{"deadLetterTargetArn":"arn:aws:sqs:` + region + `:` + account + `:` + dlq + `","maxReceiveCount":"10"}`,
+			"VisibilityTimeout": "30",
+		}}))
+		w.events()
+		ctx, stop := context.WithCancel(w.ctx)
+		pool := must(worker.New(ctx, sqs.NewFromConfig(w.keeperConfig()), worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
+			return w.router.Handle(ctx, handlers.Message{Body: []byte(m.Body), Sent: m.Sent, Sender: m.Sender})
+		}), worker.Options{QueueURL: w.queue, Concurrency: 8, Sender: "AROAKEEPER:worker-1"}))
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = pool.Run(ctx) }()
+		defer func() { stop(); <-ended }()
+
+		var wrote []string
+		defer w.aws.Observe(func(q localaws.Request) {
+			if q.Service == "kms" && slices.Contains(changes, q.Operation) && q.Caller.AccessKeyID == keeperKey {
+				wrote = append(wrote, q.Operation)
+			}
+		})()
+		ten := map[string]sqstypes.MessageAttributeValue{}
+		for i := range 9 {
+			ten[fmt.Sprint("a", i)] = sqstypes.MessageAttributeValue{DataType: aws.String("String"), StringValue: aws.String("x")}
+		}
+		ten["cmkeeper-first-sent"] = sqstypes.MessageAttributeValue{DataType: aws.String("Number"), StringValue: aws.String("1")}
+		opened := map[string]any{"policy": public, "policyName": "default"}
+		for _, f := range []forged{
+			{name: "UpdateAlias", key: k3, alias: listed, at: time.Now().Add(-time.Hour)},
+			{name: "UpdateAlias", key: k3, alias: listed, at: time.Now().AddDate(99, 0, 0)},
+			{name: "DeleteAlias", key: k3, alias: "alias/app-later", at: time.Now().AddDate(99, 0, 0)},
+			{name: "DisableKeyRotation", key: unread},
+			{name: "EnableKeyRotation", key: k3, request: map[string]any{"rotationPeriodInDays": 2000}},
+			{name: "PutKeyPolicy", key: unread, request: opened},
+			{name: "PutKeyPolicy", key: orders, request: opened},
+			{name: "ScheduleKeyDeletion", key: orders, principal: "role/break-glass"},
+			{name: "DisableKey", key: k3, at: time.Now().Add(-time.Hour)},
+			{name: "ScheduleKeyDeletion", key: k3, errorCode: "AccessDenied"},
+			{name: "ScheduleKeyDeletion", key: k3, errorCode: "AccessDenied"},
+		} {
+			body := f.body()
+			must(w.sqs.SendMessage(w.ctx, &sqs.SendMessageInput{QueueUrl: &w.queue, MessageBody: &body}))
+			must(w.sqs.SendMessage(w.ctx, &sqs.SendMessageInput{QueueUrl: &w.queue, MessageBody: &body, MessageAttributes: ten}))
+		}
+		time.Sleep(20 * time.Minute)
+		synctest.Wait()
+		if len(wrote) > 0 {
+			t.Errorf("cmkeeper called %q", wrote)
+		}
+		w.wantStarted()
+		for _, a := range w.told.take() {
+			if a.Kind != alert.KindTag && (a.Actor == nil || !a.Actor.Unconfirmed) {
+				t.Errorf("an alert that is not marked as unconfirmed:\n%s", a.Text())
+			}
+		}
+
+		w.scheduleDeletion(orders)
+		time.Sleep(2 * time.Second)
+		if w.state(orders) != "Enabled" {
+			t.Errorf("after a real deletion the key is %s", w.state(orders))
+		}
+		if got := showing(w.told.take(), "Deletion of key"); len(got) != 1 || got[0].Action.Status != alert.StatusDone {
+			t.Errorf("alerts:\n%s", texts(got))
 		}
 	})
 }
