@@ -73,6 +73,8 @@ func inStormOf(t *testing.T, c reaction.Config, test func(*storm)) {
 			"kms": {Min: 5 * time.Millisecond, Mean: 10 * time.Millisecond},
 			"sns": {Min: 15 * time.Millisecond, Mean: 25 * time.Millisecond},
 			"sqs": {Min: 5 * time.Millisecond, Mean: 10 * time.Millisecond},
+
+			"cloudtrail": {Min: 50 * time.Millisecond, Mean: 100 * time.Millisecond},
 		} {
 			delays = append(delays, localaws.Fault{Service: service, Caller: keeperKey, Effect: localaws.Delay, Latency: latency})
 		}
@@ -100,8 +102,13 @@ func (c *mortalClient) Do(r *http.Request) (*http.Response, error) {
 	return answer, err
 }
 
-// start starts a worker, and returns how to kill it.
+// start starts a worker of 16 slots, and returns how to kill it.
 func (s *storm) start(ctx context.Context) (kill func()) {
+	s.t.Helper()
+	return s.startWith(ctx, 16)
+}
+
+func (s *storm) startWith(ctx context.Context, concurrency int) (kill func()) {
 	s.t.Helper()
 	cfg := inprocess.Config(s.aws, region, keeperKey)
 	client := &mortalClient{next: cfg.HTTPClient}
@@ -119,7 +126,7 @@ func (s *storm) start(ctx context.Context) (kill func()) {
 	})
 	pool := must(worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
 		return router.Handle(ctx, handlers.Message{Body: []byte(m.Body), Sent: m.Sent})
-	}), worker.Options{QueueURL: s.queue, Concurrency: 16}))
+	}), worker.Options{QueueURL: s.queue, Concurrency: concurrency}))
 	ctx, cancel := context.WithCancel(ctx)
 	s.wg.Go(func() { _ = pool.Run(ctx) })
 	return func() {

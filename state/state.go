@@ -91,8 +91,8 @@ func New(client S3, bucket, prefix, owner string) *Store {
 	return s
 }
 
-// Now is the time by S3's clock, to a second or so: the server time of the last
-// document read or written, advanced by our own clock. Workers whose own clocks
+// Now is the time by S3's clock, to a second or so, and not after it: the server time of
+// the last document read or written, advanced by our own clock. Workers whose own clocks
 // differ agree on it.
 func (s *Store) Now() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }
 
@@ -100,6 +100,15 @@ func (s *Store) Now() time.Time { return time.Now().Add(time.Duration(s.skew.Loa
 func (s *Store) observeClock(answer middleware.Metadata) {
 	if skew, ok := awsmiddleware.GetAttemptSkew(answer); ok {
 		s.skew.Store(int64(skew))
+	}
+}
+
+// observeClockOf takes S3's clock from an answer that is an error.
+func (s *Store) observeClockOf(err error) {
+	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && e.Response != nil {
+		if server, err := http.ParseTime(e.Response.Header.Get("Date")); err == nil {
+			s.skew.Store(int64(time.Until(server)))
+		}
 	}
 }
 
@@ -302,6 +311,7 @@ func (s *Store) get(ctx context.Context, key string) (*s3.GetObjectOutput, error
 	})
 	switch {
 	case isNotFound(err):
+		s.observeClockOf(err)
 		return nil, fmt.Errorf("get %s: %w", s.Address(key), ErrNotFound)
 	case err != nil:
 		return nil, fmt.Errorf("get %s: %w", s.Address(key), err)
