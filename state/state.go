@@ -77,7 +77,8 @@ type Store struct {
 	bucket, prefix string
 	owner          *string
 	// skew is how far S3's clock is ahead of ours, according to the last answer.
-	skew atomic.Int64
+	skew  atomic.Int64
+	turns turns
 }
 
 // New returns a store in the bucket below prefix ("cmkeeper/"; "" is the whole

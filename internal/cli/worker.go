@@ -313,6 +313,13 @@ func whoWeAre(ctx context.Context, cfg aws.Config) func() (*sts.GetCallerIdentit
 	})
 }
 
+// reactions are how a member of the fleet reacts.
+func (c Config) reactions(identity reaction.Identity, region string, topics []alert.Topic, queues []string) (reaction.Config, error) {
+	r, err := c.Common.reactions(identity, region, topics, queues)
+	r.Concurrency = c.EventsConcurrency
+	return r, err
+}
+
 // eventsPool is how the events queue is worked on.
 func (c Config) eventsPool() worker.Options {
 	return worker.Options{QueueURL: c.EventsQueueURL, Concurrency: c.EventsConcurrency, DrainTimeout: c.DrainTimeout}
