@@ -274,6 +274,9 @@ func (d *deletionCase) decide(ctx context.Context) (err error) {
 	if !d.enforce {
 		return nil
 	}
+	if d.decision.acts() {
+		d.NoteUntold(doc, d.repair, d.sweptID())
+	}
 	if d.decision.cancel {
 		doc.Intend(reaction.CancelKeyDeletion, d.repair)
 	}
@@ -340,4 +343,5 @@ func (d *deletionCase) told(k *ledger.Key) {
 		k.Aliases = names // KMS deletes them with the key
 	}
 	k.MarkState(d.state, d.Event.ID, d.exemption.Mark())
+	k.MarkTold(d.repair.Reaction, d.repair.By)
 }

@@ -17,7 +17,7 @@ import (
 func (d *deletionCase) tell() []alert.Alert {
 	a := d.common()
 	if d.IsSweep() {
-		a.ID = fmt.Sprintf("sweep/%s/state/%s/%d", arn.KeyID(d.key.ARN), d.state.State, d.state.At.UnixMilli())
+		a.ID = d.sweptID()
 	}
 	a.Findings = append(a.Findings, reaction.Flapping(d.Known().Flapping(ledger.ReactionDeletion, d.Event.ID, d.At), "state")...)
 	a.Action = alert.Action{Mode: string(d.Config.Deletion), Status: alert.StatusNone}
@@ -65,6 +65,11 @@ func (d *deletionCase) tellHeld(a *alert.Alert) {
 		a.ID += "/unconfirmed"
 		a.Action.Description += " CloudTrail did not show it within 15 minutes, so the deletion was not cancelled."
 	}
+}
+
+// sweptID is the id of a sweep's alert about the key's state.
+func (d *deletionCase) sweptID() string {
+	return fmt.Sprintf("sweep/%s/state/%s/%d", arn.KeyID(d.key.ARN), d.state.State, d.state.At.UnixMilli())
 }
 
 // undoText says what is done with the key, in the words given.

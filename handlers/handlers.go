@@ -38,6 +38,7 @@ import (
 type Router struct {
 	*reaction.Env
 	table map[route]watch
+	alone alone
 }
 
 // New returns a router. It reports all problems of the configuration at once.
@@ -72,6 +73,9 @@ func (r *Router) Handle(ctx context.Context, m Message) error {
 	if err != nil {
 		return outcome.Reject(err)
 	}
+	if e.Kind == events.Scheduled {
+		return r.sweepFor(ctx, m.Sent)
+	}
 	if e, err = r.evidence(ctx, e.SentAt(m.Sent), m); err != nil {
 		return err
 	}
@@ -98,8 +102,6 @@ func (r *Router) react(ctx context.Context, e events.Event) error {
 		// failed because its key cannot be used shows who needs the key.
 		c.Debug(ctx, "event ignored", "reason", "the call failed", "code", e.ErrorCode)
 		return nil
-	case e.Kind == events.Scheduled:
-		return r.Sweep(ctx)
 	}
 	by, err := originOf(ctx, c)
 	if err != nil {

@@ -176,7 +176,7 @@ func rotation(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 		}
 	case rotationRestore, rotationRequired, rotationShorten:
 		if c.Config.Rotation == reaction.Enforce {
-			d.Act = r.turnOn
+			d.Act, d.Told = r.turnOn, c.SweepTold(r.repair)
 		}
 	case rotationFlapping:
 		d.Told = c.CircuitTold(ledger.ReactionRotation, r.breaker)
@@ -237,6 +237,7 @@ func (r *rotationCase) decide(ctx context.Context) (err error) {
 		doc.OpenCircuit(ledger.ReactionRotation, r.Event.ID, r.At)
 	case enforce && r.decision.turnsOn():
 		doc.Intend(reaction.EnableKeyRotation, r.repair)
+		r.NoteUntold(doc, r.repair, r.repair.Alert+"/rotation")
 	}
 	return nil
 }

@@ -66,19 +66,24 @@ func inStormOf(t *testing.T, c reaction.Config, test func(*storm)) {
 			"RedrivePolicy":     `{"deadLetterTargetArn":"arn:aws:sqs:` + region + `:` + account + `:events-dlq","maxReceiveCount":"10"}`,
 			"VisibilityTimeout": "30",
 		}}))
-		// What these take on AWS within a Region, or more.
-		var delays []localaws.Fault
-		for service, latency := range map[string]localaws.Latency{
-			"s3":  {Min: 10 * time.Millisecond, Mean: 20 * time.Millisecond},
-			"kms": {Min: 5 * time.Millisecond, Mean: 10 * time.Millisecond},
-			"sns": {Min: 15 * time.Millisecond, Mean: 25 * time.Millisecond},
-			"sqs": {Min: 5 * time.Millisecond, Mean: 10 * time.Millisecond},
-		} {
-			delays = append(delays, localaws.Fault{Service: service, Caller: keeperKey, Effect: localaws.Delay, Latency: latency})
-		}
-		w.aws.SetFaults(delays...)
+		w.aws.SetFaults(latencies()...)
 		test(s)
 	})
+}
+
+// latencies are what requests of workers take on AWS within a Region, or more.
+func latencies() (delays []localaws.Fault) {
+	for service, latency := range map[string]localaws.Latency{
+		"s3":  {Min: 10 * time.Millisecond, Mean: 20 * time.Millisecond},
+		"kms": {Min: 5 * time.Millisecond, Mean: 10 * time.Millisecond},
+		"sns": {Min: 15 * time.Millisecond, Mean: 25 * time.Millisecond},
+		"sqs": {Min: 5 * time.Millisecond, Mean: 10 * time.Millisecond},
+
+		"cloudtrail": {Min: 50 * time.Millisecond, Mean: 100 * time.Millisecond},
+	} {
+		delays = append(delays, localaws.Fault{Service: service, Caller: keeperKey, Effect: localaws.Delay, Latency: latency})
+	}
+	return delays
 }
 
 // mortalClient is an HTTP client whose process can be killed.
@@ -100,14 +105,21 @@ func (c *mortalClient) Do(r *http.Request) (*http.Response, error) {
 	return answer, err
 }
 
-// start starts a worker, and returns how to kill it.
+// start starts a worker of 16 slots, and returns how to kill it.
 func (s *storm) start(ctx context.Context) (kill func()) {
+	s.t.Helper()
+	return s.startWith(ctx, 16)
+}
+
+func (s *storm) startWith(ctx context.Context, concurrency int) (kill func()) {
 	s.t.Helper()
 	cfg := inprocess.Config(s.aws, region, keeperKey)
 	client := &mortalClient{next: cfg.HTTPClient}
 	cfg.HTTPClient = client
 	queues := sqs.NewFromConfig(cfg)
-	router := s.newRouterWith(s.config, func(d *reaction.Deps) {
+	c := s.config
+	c.Concurrency = concurrency
+	router := s.newRouterWith(c, func(d *reaction.Deps) {
 		buckets := s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
 		keys := kms.NewFromConfig(cfg)
 		d.KMS, d.Facts, d.State = keys, inventory.New(keys, buckets, account, region), state.New(buckets, stateBucket, "cmkeeper/", account)
@@ -119,7 +131,7 @@ func (s *storm) start(ctx context.Context) (kill func()) {
 	})
 	pool := must(worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
 		return router.Handle(ctx, handlers.Message{Body: []byte(m.Body), Sent: m.Sent})
-	}), worker.Options{QueueURL: s.queue, Concurrency: 16}))
+	}), worker.Options{QueueURL: s.queue, Concurrency: concurrency}))
 	ctx, cancel := context.WithCancel(ctx)
 	s.wg.Go(func() { _ = pool.Run(ctx) })
 	return func() {
@@ -368,7 +380,7 @@ func TestSensitiveInFlood(t *testing.T) {
 				for range 3 {
 					s.start(ctx)
 				}
-				prod := s.knownAlias("alias/prod-payments")
+				prod, victim := s.knownAlias("alias/prod-payments"), s.knownAlias("alias/orders")
 				var keys []string
 				for range throwaway {
 					keys = append(keys, s.newKey(kms.CreateKeyInput{}))
@@ -379,6 +391,7 @@ func TestSensitiveInFlood(t *testing.T) {
 					time.Sleep(100 * time.Millisecond)
 				}
 				s.scheduleDeletion(prod)
+				s.intrude(victim)
 				scheduled := time.Now()
 				time.Sleep(3 * time.Minute)
 				stop()
@@ -391,6 +404,12 @@ func TestSensitiveInFlood(t *testing.T) {
 					t.Fatal("no message names the sensitive key")
 				}
 				first := got[i]
+				got, other := apart(got, victim)
+				if len(other) != 1 || other[0].at.Sub(scheduled) > 5*time.Second {
+					t.Errorf("what somebody else did was told by %d messages: %s", len(other), titlesOf(other))
+				} else {
+					t.Logf("what somebody else did was told after %s", other[0].at.Sub(scheduled))
+				}
 				if mode == reaction.Observe && (first.at.Sub(scheduled) > 5*time.Second || first.Digest != nil || first.Key.ARN != prod) {
 					t.Errorf("the sensitive key was told after %s, by %q", first.at.Sub(scheduled), first.Title)
 				}

@@ -19,13 +19,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
-// How the start-up sweep is made one per fleet: workers that start within the
-// same quarter of an hour share a claim.
-const (
-	startupBucket = 15 * time.Minute
-	startupClaim  = 10 * time.Minute
-)
-
 // Snapshot reads all aliases and notes those that are new to us, so that a later
 // move of them has an old key. It never replaces a newer fact: an alias that
 // points elsewhere than what is known is left to its event or to the sweep. It
@@ -55,35 +48,20 @@ func (r *Router) Snapshot(ctx context.Context) error {
 	})
 }
 
-// StartupSweep is Sweep, once for all workers that start at about the same time.
-func (r *Router) StartupSweep(ctx context.Context) error {
-	name := "sweeps/startup-" + ledger.Now().Truncate(startupBucket).Format("20060102T1504Z") + ".json"
-	claim, err := r.State.Claim(ctx, name, startupClaim)
-	if _, held := errors.AsType[*state.HeldError](err); held || errors.Is(err, state.ErrDone) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("claim start-up sweep: %w", err)
-	}
-	if err := r.Sweep(ctx); err != nil {
-		return errors.Join(err, claim.Release(context.WithoutCancel(ctx)))
-	}
-	if err := claim.Done(ctx); err != nil && !errors.Is(err, state.ErrConflict) {
-		return fmt.Errorf("end claim of start-up sweep: %w", err)
-	}
-	return nil
-}
-
 // Sweep reconciles everything that events may have missed: rotation, state and
 // policy of every key, every alias, what buckets encrypt with, and unfinished work.
 // What cannot be done is in the error, key by key; the rest is done all the same. A stored
 // document that cannot be read is no error, since another sweep would find it again: it is
 // left out and told.
-func (r *Router) Sweep(ctx context.Context) error {
+func (r *Router) Sweep(ctx context.Context) error { return r.sweep(ctx, nil) }
+
+// sweep is Sweep, where there is already something that cannot be read; nil for nothing.
+func (r *Router) sweep(ctx context.Context, unread error) error {
 	start := ledger.Now()
 	s := sweep{r, start, r.NewCase(r.SweepEvent("sweep", start)), &unreadable{}}
 	r.Logger.InfoContext(ctx, "sweep began")
 	err := errors.Join(
+		s.unreadable.skip(unread),
 		s.aliases(ctx),
 		s.keys(ctx),
 		s.buckets(ctx),
@@ -221,6 +199,7 @@ func (s sweep) key(ctx context.Context, c *reaction.Case) error {
 	add(s.Config.Deletion, "reminder", reminder)
 	add(s.Config.Rotation, ledger.ReactionRotation, rotation)
 	add(s.Config.Contain, ledger.ReactionContain, noteExposures)
+	add(reaction.Enforce, "untold", untold)
 	return s.React(ctx, c, reactions...)
 }
 

@@ -159,3 +159,18 @@ func TestNowIsS3s(t *testing.T) {
 		t.Errorf("S3's clock is %s ahead, want an hour", ahead)
 	}
 }
+
+// TestClockOfAnEmptyBucket has the store learn S3's clock from the answer that there is no
+// such document: it may be the first that it gets.
+func TestClockOfAnEmptyBucket(t *testing.T) {
+	b := newBucket(t)
+	s := b.store()
+	b.after = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Date", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
+	}
+	_, err := s.Get(t.Context(), "c", &claimDocument{})
+	is(t, "get", err, ErrNotFound)
+	if ahead := time.Until(s.Now()); ahead < time.Hour-2*time.Second || ahead > time.Hour+time.Second {
+		t.Errorf("S3's clock is %s ahead, want an hour", ahead)
+	}
+}

@@ -21,6 +21,7 @@ type Draft[T any, P interface {
 	doc   T
 	etag  string
 	body  []byte // the document as it is stored, encoded without its head
+	seen  int    // the last write that it includes, as turns numbers them
 }
 
 // Open reads the document at key; where there is none the draft has a zero one.
@@ -40,7 +41,7 @@ func (d *Draft[T, P]) Doc() P { return &d.doc }
 // Reload reads the document again and drops what was not saved. After an error the
 // draft is as it was.
 func (d *Draft[T, P]) Reload(ctx context.Context) error {
-	doc := new(T)
+	doc, seen := new(T), d.store.turns.stored(d.key)
 	etag, err := d.store.Get(ctx, d.key, P(doc))
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
@@ -49,7 +50,7 @@ func (d *Draft[T, P]) Reload(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode document %s: %w", d.store.Address(d.key), err)
 	}
-	d.doc, d.etag, d.body = *doc, etag, body
+	d.doc, d.etag, d.body, d.seen = *doc, etag, body, seen
 	return nil
 }
 
@@ -65,17 +66,38 @@ func (d *Draft[T, P]) Save(ctx context.Context) error {
 	}
 	etag, err := d.store.Put(ctx, d.key, d.Doc(), d.etag)
 	if err == nil {
-		d.etag, d.body = etag, body
+		d.etag, d.body, d.seen = etag, body, d.store.turns.note(d.key, etag, body)
 	}
 	return err
 }
 
-// Update applies change to the working copy and saves it; on a conflict it reads the
-// document again and starts anew, and gives up with ErrConflict. change must depend
+// Update applies change to the working copy and saves it; where somebody else has written
+// the document it starts anew with that, and gives up with ErrConflict. change must depend
 // on nothing but the document it is given, and be safe to apply twice.
 func (d *Draft[T, P]) Update(ctx context.Context, change func(P)) error {
-	return Retry(ctx, func() error {
+	return d.update(ctx, func() error {
 		change(d.Doc())
+		return nil
+	})
+}
+
+// update is Update. An error of change ends it.
+func (d *Draft[T, P]) update(ctx context.Context, change func() error) error {
+	if err := change(); err != nil || !d.Changed() {
+		return err
+	}
+	again, unlock, err := d.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return Retry(ctx, func() error {
+		if again {
+			if err := change(); err != nil {
+				return err
+			}
+		}
+		again = true
 		return d.Save(ctx)
 	}, d)
 }

@@ -77,7 +77,8 @@ type Store struct {
 	bucket, prefix string
 	owner          *string
 	// skew is how far S3's clock is ahead of ours, according to the last answer.
-	skew atomic.Int64
+	skew  atomic.Int64
+	turns turns
 }
 
 // New returns a store in the bucket below prefix ("cmkeeper/"; "" is the whole
@@ -91,8 +92,8 @@ func New(client S3, bucket, prefix, owner string) *Store {
 	return s
 }
 
-// Now is the time by S3's clock, to a second or so: the server time of the last
-// document read or written, advanced by our own clock. Workers whose own clocks
+// Now is the time by S3's clock, to a second or so, and not after it: the server time of
+// the last document read or written, advanced by our own clock. Workers whose own clocks
 // differ agree on it.
 func (s *Store) Now() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }
 
@@ -100,6 +101,15 @@ func (s *Store) Now() time.Time { return time.Now().Add(time.Duration(s.skew.Loa
 func (s *Store) observeClock(answer middleware.Metadata) {
 	if skew, ok := awsmiddleware.GetAttemptSkew(answer); ok {
 		s.skew.Store(int64(skew))
+	}
+}
+
+// observeClockOf takes S3's clock from an answer that is an error.
+func (s *Store) observeClockOf(err error) {
+	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && e.Response != nil {
+		if server, err := http.ParseTime(e.Response.Header.Get("Date")); err == nil {
+			s.skew.Store(int64(time.Until(server)))
+		}
 	}
 }
 
@@ -302,6 +312,7 @@ func (s *Store) get(ctx context.Context, key string) (*s3.GetObjectOutput, error
 	})
 	switch {
 	case isNotFound(err):
+		s.observeClockOf(err)
 		return nil, fmt.Errorf("get %s: %w", s.Address(key), ErrNotFound)
 	case err != nil:
 		return nil, fmt.Errorf("get %s: %w", s.Address(key), err)

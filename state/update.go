@@ -32,12 +32,7 @@ func Update[T any, P interface {
 	if err != nil {
 		return err
 	}
-	err = Retry(ctx, func() error {
-		if err := change(d.Doc(), d.etag != ""); err != nil {
-			return err
-		}
-		return d.Save(ctx)
-	}, d)
+	err = d.update(ctx, func() error { return change(d.Doc(), d.etag != "") })
 	if errors.Is(err, ErrUnchanged) {
 		return nil
 	}
@@ -71,7 +66,11 @@ func Retry(ctx context.Context, attempt func() error, drafts ...interface{ Reloa
 // to 2 s.
 func wait(ctx context.Context, n int) error {
 	const first, longest = 10 * time.Millisecond, 2 * time.Second
-	t := time.NewTimer(rand.N(min(first<<n, longest)) + time.Millisecond)
+	return pause(ctx, rand.N(min(first<<n, longest))+time.Millisecond)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

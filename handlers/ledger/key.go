@@ -39,6 +39,8 @@ type Key struct {
 	ShutOut time.Time `json:"shut_out,omitzero"`
 	// TagsTold are the changes of Tags that events told of since the last sweep.
 	TagsTold []ToldTag `json:"tags_told,omitempty"`
+	// Untold are the repairs of sweeps whose alerts may not be published.
+	Untold []Untold `json:"untold,omitempty"`
 }
 
 // Schema implements state.Document.

@@ -141,6 +141,8 @@ func keyStep(r *rand.Rand, k *Key) step[Key] {
 		step[Key]{"Intend", func(k *Key) { k.Intend(operation, rep) }},
 		step[Key]{"Confirm", func(k *Key) { k.Confirm(operation, rep, ids, on && len(ids) > 0) }},
 		step[Key]{"Refuse", func(k *Key) { k.Refuse(operation, rep) }},
+		step[Key]{"NoteUntold", func(k *Key) { k.NoteUntold(Untold{Reaction: reaction, By: e.ID, At: at, Alert: text}) }},
+		step[Key]{"MarkTold", func(k *Key) { k.MarkTold(reaction, e.ID) }},
 		step[Key]{"OpenCircuit", func(k *Key) { k.OpenCircuit(reaction, e.ID, at) }},
 		step[Key]{"MarkCircuit", func(k *Key) { k.MarkCircuit(circuit) }},
 		step[Key]{"BeginRestoration", func(k *Key) { k.BeginRestoration(res) }},
@@ -176,11 +178,12 @@ func TestKeyIsBounded(t *testing.T) {
 		k.See("arn", "", allStates[i%len(allStates)], at, false)
 		k.Intend("EnableKey", rep)
 		k.Confirm("EnableKey", rep, []string{by}, true)
+		k.NoteUntold(Untold{Reaction: rep.Reaction, By: by, At: at})
 		k.BeginRestoration(Restoration{By: "p" + by, At: at})
 		k.OpenCircuit(rep.Reaction, by, at)
 		k.Rotation.NoteRotated(events.Event{ID: by, Time: at}, true)
 		for what, kept := range map[string][2]int{
-			"states": {len(k.States), maxStates}, "calls": {len(k.Calls), maxCalls}, "repairs": {len(k.Repairs), maxRepairs},
+			"states": {len(k.States), maxStates}, "calls": {len(k.Calls), maxCalls}, "repairs": {len(k.Repairs), maxRepairs}, "untold repairs": {len(k.Untold), maxRepairs},
 			"restorations": {len(k.Restorations), maxRestorations}, "circuits": {len(k.Circuits), len(allReactions)},
 			"rotations on demand": {len(k.Rotation.OnDemand), OnDemandLimit},
 		} {

@@ -54,6 +54,26 @@ func (k *Key) Intend(operation string, r Repair) {
 	}
 }
 
+// Untold is a repair that a sweep has begun, and the alert about it. An event comes back
+// when its worker dies before it has told, and then tells; a sweep does not.
+type Untold struct {
+	Reaction string    `json:"reaction"`
+	By       string    `json:"by"`
+	At       time.Time `json:"at"`
+	Alert    string    `json:"alert"` // its id
+}
+
+// NoteUntold notes a repair that a sweep is about to make.
+func (k *Key) NoteUntold(u Untold) {
+	k.MarkTold(u.Reaction, u.By)
+	k.Untold = last(append(k.Untold, u), maxRepairs)
+}
+
+// MarkTold notes that there is nothing to tell about a repair any more.
+func (k *Key) MarkTold(reaction, by string) {
+	k.Untold = slices.DeleteFunc(k.Untold, func(u Untold) bool { return u.Reaction == reaction && u.By == by })
+}
+
 // openCall is where the intent of a call is that was not answered yet, -1 for none.
 func (k *Key) openCall(operation, by string) int {
 	return slices.IndexFunc(k.Calls, func(c Call) bool {
@@ -82,6 +102,7 @@ func (k *Key) Refuse(operation string, r Repair) {
 	}
 	if i := slices.IndexFunc(k.Repairs, r.sameAs); i >= 0 && !k.Repairs[i].Done {
 		k.Repairs = slices.Delete(k.Repairs, i, i+1)
+		k.MarkTold(r.Reaction, r.By)
 	}
 }
 

@@ -58,6 +58,7 @@ func TestStoredBytes(t *testing.T) {
 		"alias":    func() state.Document { return new(Alias) },
 		"bucket":   func() state.Document { return new(Bucket) },
 		"baseline": func() state.Document { return new(Baseline) },
+		"sweeps":   func() state.Document { return new(Sweeps) },
 	} {
 		full, hollow := empty(), empty()
 		fill(t, reflect.ValueOf(full).Elem(), kind, new(int))

@@ -34,6 +34,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/confirm"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/crowd"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -156,6 +157,7 @@ type Env struct {
 	writes, lookups *rate.Limiter
 	told, awaited   hourly
 	senders         candidates
+	crowds          *crowd.Crowds
 }
 
 // NewEnv checks the configuration and fills in its defaults. It reports all problems
@@ -171,6 +173,7 @@ func NewEnv(d Deps, c Config) (*Env, error) {
 	return &Env{
 		Config: c, Deps: d,
 		writes: rate.NewLimiter(writesPerSecond, writesPerSecond), lookups: rate.NewLimiter(lookupsPerSecond, 1),
+		crowds: crowd.New(c.Concurrency),
 	}, nil
 }
 
@@ -334,6 +337,9 @@ type Config struct {
 	FailedUse bool
 	// StateBucket is never in scope.
 	StateBucket string
+	// Concurrency is how many events the worker handles at once. Those of one key or actor
+	// are a part of them at most, and the others wait; 0: they may be all.
+	Concurrency int
 }
 
 // problems returns everything that is wrong with c.

@@ -280,6 +280,22 @@ func (c *Case) CircuitTold(reaction string, b ledger.Breaker) Told {
 	return Told{Key: func(k *ledger.Key) { k.MarkCircuit(circuit) }}
 }
 
+// NoteUntold notes in a key's document that a sweep is about to make a repair, of which
+// the alert with that id tells. The next sweep tells where this one does not come to it.
+func (c *Case) NoteUntold(doc *ledger.Key, r ledger.Repair, alertID string) {
+	if c.IsSweep() {
+		doc.NoteUntold(ledger.Untold{Reaction: r.Reaction, By: r.By, At: r.At, Alert: alertID})
+	}
+}
+
+// SweepTold notes that the alert about a repair was published.
+func (c *Case) SweepTold(r ledger.Repair) Told {
+	if !c.IsSweep() {
+		return Told{}
+	}
+	return Told{Key: func(k *ledger.Key) { k.MarkTold(r.Reaction, r.By) }}
+}
+
 // AboutKey decides to alert about the event's key, if that exists: fill completes
 // an alert that has the key.
 func (c *Case) AboutKey(ctx context.Context, kind alert.Kind, suffix string, fill func(*alert.Alert)) (*Decision, error) {

@@ -15,10 +15,10 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/outcome"
-	"github.com/cmkeeper/cmkeeper/state"
 )
 
 // Reaction is something that is done about occurrences.
@@ -80,16 +80,20 @@ func (t *taken) fail(err error) {
 // none of the others. nil: everything that had to be done is done. The errors are
 // marked per package outcome.
 func (e *Env) React(ctx context.Context, c *Case, reactions ...Reaction) error {
+	leave, err := c.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	all := c.decide(ctx, reactions)
 	for _, t := range all {
 		if t.Act != nil {
 			t.fail(t.Act(ctx))
 		}
 	}
-	var err error
 	if err = context.Cause(ctx); err == nil { // else the message comes back, and all alerts are published then
-		c.tell(ctx, all)
-		err = c.recordPublished(ctx, all)
+		c.compose(ctx, all)
+		err = c.tell(ctx, all)
 	}
 	errs := []error{err}
 	for _, t := range all {
@@ -105,7 +109,7 @@ func (e *Env) React(ctx context.Context, c *Case, reactions ...Reaction) error {
 // stored, nothing may be done: they decide again, knowing that.
 func (c *Case) decide(ctx context.Context, reactions []Reaction) []*taken {
 	var all []*taken
-	once := func() {
+	once := func() error {
 		all, c.awaits = nil, false
 		for _, r := range reactions {
 			d, err := r.Decide(ctx, c)
@@ -116,14 +120,11 @@ func (c *Case) decide(ctx context.Context, reactions []Reaction) []*taken {
 			t.fail(err)
 			all = append(all, t)
 		}
+		return nil
 	}
-	err := state.Retry(ctx, func() error {
-		once()
-		return c.store(ctx)
-	}, c)
-	if err != nil {
+	if err := c.settle(ctx, once); err != nil {
 		c.unstored = fmt.Errorf("store what is about to be done: %w", err)
-		once()
+		_ = once()
 	}
 	return all
 }
@@ -131,16 +132,11 @@ func (c *Case) decide(ctx context.Context, reactions []Reaction) []*taken {
 // Redecide has a reaction decide again while it acts, because what others did may
 // have changed the facts, and stores what it intends.
 func (c *Case) Redecide(ctx context.Context, decide func(context.Context) error) error {
-	return state.Retry(ctx, func() error {
-		if err := decide(ctx); err != nil {
-			return err
-		}
-		return c.store(ctx)
-	}, c)
+	return c.settle(ctx, func() error { return decide(ctx) })
 }
 
-// tell has the decisions made into alerts and publishes them.
-func (c *Case) tell(ctx context.Context, all []*taken) {
+// compose has the decisions made into alerts.
+func (c *Case) compose(ctx context.Context, all []*taken) {
 	bounded, cancel := context.WithTimeout(ctx, FactsTimeout)
 	defer cancel()
 	for _, t := range all {
@@ -159,12 +155,28 @@ func (c *Case) tell(ctx context.Context, all []*taken) {
 			t.alerts[i] = c.judge(ctx, a)
 		}
 	}
+}
+
+// tell publishes the alerts, and stores that they are published.
+func (c *Case) tell(ctx context.Context, all []*taken) error {
+	alerts, critical := false, false
+	for _, t := range all {
+		for _, a := range t.alerts {
+			alerts, critical = true, critical || a.Severity.AtLeast(finding.Critical)
+		}
+	}
+	leave, err := c.enterTelling(alerts, critical)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	for _, t := range all {
 		for _, a := range t.alerts {
 			c.tellClaim(&a)
 			t.fail(c.Publish(ctx, a))
 		}
 	}
+	return c.recordPublished(ctx, all)
 }
 
 // recordPublished stores that the alerts are published, in one write to each document.
@@ -199,7 +211,12 @@ func (c *Case) recordPublished(ctx context.Context, all []*taken) error {
 // Perform makes a call whose intent is stored already, and stores its request ids, by
 // which the event of the call is recognised when it comes back.
 func (c *Case) Perform(ctx context.Context, operation string, r ledger.Repair, call func(context.Context) (middleware.Metadata, error)) error {
-	if err := c.writes.Wait(ctx); err != nil {
+	leave, err := c.enterWriting(operation)
+	if err == nil {
+		err = c.writes.Wait(ctx)
+		leave()
+	}
+	if err != nil {
 		return fmt.Errorf("wait to call %s: %w", operation, err)
 	}
 	meta, err := call(ctx)

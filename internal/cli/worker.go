@@ -28,6 +28,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
 	"github.com/cmkeeper/cmkeeper/state"
@@ -325,6 +326,13 @@ func (c Config) confirmations() confirm.Config {
 	return confirm.Config{PerSecond: c.ConfirmLookupsPerSecond}
 }
 
+// reactions are how a member of the fleet reacts.
+func (c Config) reactions(identity reaction.Identity, region string, topics []alert.Topic, queues []string) (reaction.Config, error) {
+	r, err := c.Common.reactions(identity, region, topics, queues)
+	r.Concurrency = c.EventsConcurrency
+	return r, err
+}
+
 // eventsPool is how the events queue is worked on.
 func (c Config) eventsPool() worker.Options {
 	return worker.Options{QueueURL: c.EventsQueueURL, Concurrency: c.EventsConcurrency, DrainTimeout: c.DrainTimeout}
@@ -356,15 +364,18 @@ func (f fleetMember) ties(c retire.Checker) func(context.Context, string) []stri
 }
 
 // startupSweep looks for what happened while no worker ran. It is tried again
-// until it succeeds once in the fleet; a failing sweep does not stop the events.
+// until it succeeds once in the fleet; a failing sweep, which the router logs, does not
+// stop the events.
 func (f fleetMember) startupSweep(ctx context.Context, router *handlers.Router) {
-	const first, longest = 30 * time.Second, 30 * time.Minute
+	const first, longest = time.Second, 30 * time.Minute
 	for wait := first; ; wait = min(2*wait, longest) {
 		err := router.StartupSweep(ctx)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		f.log.Error("start-up sweep", "error", err, "again_in", wait)
+		if outcome.Of(err).Action != outcome.Delay { // else another member sweeps, or it is not time yet
+			f.log.Error("start-up sweep", "error", err, "again_in", wait)
+		}
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

@@ -1,0 +1,96 @@
+package ledger
+
+import "time"
+
+// SweepsName names the document of the fleet's sweeps.
+const SweepsName = "sweeps/fleet.json"
+
+const (
+	// SweepPause is how long after a sweep the next one may begin, however many are asked
+	// for.
+	SweepPause = 5 * time.Minute
+	// sweepLease is how long a sweep counts as running after its worker last said so.
+	sweepLease = 2 * time.Minute
+	// SweepRenewal is how often its worker says so.
+	SweepRenewal = sweepLease / 4
+	// sweepClocks is more than the clocks of SQS and S3 differ by.
+	sweepClocks = 10 * time.Second
+	// firstSweepBackoff and longestSweepBackoff bound the wait after a sweep that failed.
+	firstSweepBackoff, longestSweepBackoff = time.Minute, 30 * time.Minute
+)
+
+// Sweeps is sweeps/fleet.json: the sweep that runs, and what became of those before. Its
+// times are S3's, so that workers agree on them whose clocks differ. The zero value is a
+// fleet that never swept.
+type Sweeps struct {
+	// Run names the sweep that runs, "" while none does. It is over at Until, unless its
+	// worker says that it still runs.
+	Run   string    `json:"run,omitempty"`
+	Until time.Time `json:"until,omitzero"`
+	// Whole is when the last sweep began that did all it had to do.
+	Whole time.Time `json:"whole,omitzero"`
+	// Next is when the next one may begin.
+	Next time.Time `json:"next,omitzero"`
+	// Failures is how many have failed since one was whole.
+	Failures int `json:"failures,omitempty"`
+}
+
+// Schema implements state.Document.
+func (*Sweeps) Schema() (string, int) { return "sweeps", 1 }
+
+// Wait says what becomes of somebody who asked at that time, by SQS's or S3's clock, for a
+// sweep: swept, because one that began later was whole; or how long to wait before asking
+// again. Neither: it may begin.
+func (s *Sweeps) Wait(asked, now time.Time) (wait time.Duration, swept bool) {
+	if !s.Whole.Before(asked.Add(sweepClocks)) {
+		return 0, true
+	}
+	if s.Run != "" && s.Until.After(now) {
+		return s.Until.Sub(now), false
+	}
+	return max(0, s.Next.Sub(now)), false
+}
+
+// Begin notes that a sweep runs.
+func (s *Sweeps) Begin(run string, now time.Time) { s.Run, s.Until = run, now.Add(sweepLease) }
+
+// Renew notes that it still runs. It reports false when another one runs by now.
+func (s *Sweeps) Renew(run string, now time.Time) bool {
+	if s.Run != run {
+		return false
+	}
+	s.Until = now.Add(sweepLease)
+	return true
+}
+
+// Done notes that the sweep that began then was whole.
+func (s *Sweeps) Done(run string, began, now time.Time) {
+	if began.After(s.Whole) {
+		s.Whole = began
+	}
+	s.Failures = 0
+	s.end(run, now.Add(SweepPause))
+}
+
+// Fail notes that it was not. Those who ask then wait for the longer, the more often that
+// was so.
+func (s *Sweeps) Fail(run string, now time.Time) {
+	if s.Run != run {
+		return
+	}
+	s.Failures++
+	backoff := longestSweepBackoff
+	if s.Failures < 6 { // 2⁵ minutes are longer
+		backoff = firstSweepBackoff << (s.Failures - 1)
+	}
+	s.end(run, now.Add(backoff))
+}
+
+// Stop notes that it was cut short: somebody else may begin anew.
+func (s *Sweeps) Stop(run string) { s.end(run, s.Next) }
+
+func (s *Sweeps) end(run string, next time.Time) {
+	if s.Run == run {
+		s.Run, s.Until, s.Next = "", time.Time{}, next
+	}
+}

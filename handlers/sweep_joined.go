@@ -1,0 +1,166 @@
+package handlers
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/outcome"
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+const (
+	// startupAge is how long ago the fleet's last sweep may have begun for a worker that
+	// starts to need none. What happened meanwhile is in the queue.
+	startupAge = 15 * time.Minute
+	// sweepAttempts is how many sweeps in a row fail before the message of the schedule
+	// that asked for the last one goes to the dead-letter queue: three hours.
+	sweepAttempts = 10
+)
+
+// StartupSweep is Sweep, unless the fleet's last one began a short time ago. The error is
+// an outcome.RetryAfter where another worker sweeps now, or where the sweep failed.
+func (r *Router) StartupSweep(ctx context.Context) error {
+	_, err := r.sweepOnce(ctx, func(now time.Time) time.Time { return now.Add(-startupAge) })
+	return err
+}
+
+// sweepFor does what a message of the schedule asks for that SQS took at the time sent: it
+// is done when a sweep was whole that began later, whoever made that. Until then the
+// message waits, and takes up no slot. It is rejected when too many sweeps have failed: the
+// later ones of the schedule go on.
+func (r *Router) sweepFor(ctx context.Context, sent time.Time) error {
+	failures, err := r.sweepOnce(ctx, func(now time.Time) time.Time {
+		if sent.IsZero() {
+			return now
+		}
+		return sent
+	})
+	if failures >= sweepAttempts {
+		return outcome.Reject(err)
+	}
+	return err
+}
+
+// sweepOnce sweeps, once for all who ask before it begins. asked is when the caller did, by
+// SQS's or S3's clock, of which it gets the time; nobody's own clock decides. failures is
+// how many sweeps in a row have failed, where this one did.
+func (r *Router) sweepOnce(ctx context.Context, asked func(now time.Time) time.Time) (failures int, err error) {
+	run := rand.Text()
+	var began time.Time
+	var wait time.Duration
+	var swept bool
+	err = r.updateSweeps(ctx, func(s *ledger.Sweeps, now time.Time) bool {
+		if s.Run == run { // the answer was lost
+			return false
+		}
+		if wait, swept = s.Wait(asked(now), now); swept || wait > 0 {
+			return false
+		}
+		s.Begin(run, now)
+		began = now
+		return true
+	})
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("claim sweep: %w", err)
+	case swept:
+		return 0, nil
+	case wait > 0:
+		return 0, outcome.RetryAfter(wait, errors.New("another sweep is running, or ended a short time ago"))
+	}
+	return r.sweepClaimed(ctx, run, began)
+}
+
+// sweepClaimed sweeps under a claim, and records what came of it.
+func (r *Router) sweepClaimed(ctx context.Context, run string, began time.Time) (failures int, err error) {
+	stop := r.renewSweep(ctx, run)
+	err = r.sweep(ctx, r.alone.unreadable())
+	stop()
+	var next time.Duration
+	// Also where ctx is done: nobody else could sweep before the claim runs out.
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	unrecorded := r.updateSweeps(bounded, func(s *ledger.Sweeps, now time.Time) bool {
+		switch {
+		case err == nil:
+			s.Done(run, began, now)
+		case ctx.Err() != nil:
+			s.Stop(run)
+		default:
+			s.Fail(run, now)
+		}
+		failures, next = s.Failures, s.Next.Sub(now)
+		return true
+	})
+	switch {
+	case unrecorded != nil:
+		r.Logger.WarnContext(ctx, "the end of a sweep cannot be recorded; the next one begins later, or once more", "error", unrecorded)
+		return 0, err
+	case err == nil || ctx.Err() != nil:
+		return 0, err
+	}
+	r.Logger.ErrorContext(ctx, "sweep failed", "error", err, "in_a_row", failures, "again_in", next)
+	return failures, outcome.RetryAfter(next, fmt.Errorf("sweep failed, %d times in a row: %w", failures, err))
+}
+
+// renewSweep renews the claim of a sweep until stop is called.
+func (r *Router) renewSweep(ctx context.Context, run string) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var renewing sync.WaitGroup
+	renewing.Go(func() {
+		tick := time.NewTicker(ledger.SweepRenewal)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			err := r.updateSweeps(ctx, func(s *ledger.Sweeps, now time.Time) bool { return s.Renew(run, now) })
+			if err != nil && ctx.Err() == nil {
+				r.Logger.WarnContext(ctx, "the claim of a sweep cannot be renewed; another worker may sweep, too", "error", err)
+			}
+		}
+	})
+	return func() {
+		cancel()
+		renewing.Wait()
+	}
+}
+
+// updateSweeps changes the document of the fleet's sweeps, unless change returns false. It
+// gets S3's time. Where the document cannot be read, each worker has one of its own.
+func (r *Router) updateSweeps(ctx context.Context, change func(s *ledger.Sweeps, now time.Time) bool) error {
+	err := state.Update(ctx, r.State, ledger.SweepsName, func(s *ledger.Sweeps, _ bool) error {
+		if !change(s, r.State.Now().UTC().Round(0)) {
+			return state.ErrUnchanged
+		}
+		return nil
+	})
+	r.alone.mu.Lock()
+	defer r.alone.mu.Unlock()
+	if r.alone.unread = nil; errors.Is(err, state.ErrUnreadable) {
+		change(&r.alone.sweeps, r.State.Now())
+		r.alone.unread, err = err, nil
+	}
+	return err
+}
+
+// alone is what a worker goes by that cannot read the document of the fleet's sweeps.
+type alone struct {
+	mu     sync.Mutex
+	sweeps ledger.Sweeps
+	unread error
+}
+
+// unreadable is why the worker is alone, nil where it is not.
+func (a *alone) unreadable() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.unread
+}
