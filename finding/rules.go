@@ -211,8 +211,8 @@ var (
 	// (the confused deputy).
 	ServiceWithoutSource = define(Rule{
 		ID{"service-without-source"}, OfPolicy, Medium, lowered, "A service may use the key on anybody's behalf",
-		"An AWS service acts for all its customers. Without a condition on the source, a customer in another account can have it use your key (the confused deputy).",
-		"Add a condition on aws:SourceAccount, or on aws:SourceArn with the resource that the service works for.",
+		"An AWS service acts for all its customers. Without a condition on the source, or with one that lets in an organization that is not trusted, a customer in another account can have it use your key (the confused deputy).",
+		"Add a condition on aws:SourceAccount, or on aws:SourceArn with the resource that the service works for. Where your organization is meant, name it in aws:SourceOrgID and in the trusted ones (--trusted-org, CMKEEPER_TRUSTED_ORGS).",
 		"An AWS service can {access}, on behalf of any of its customers.",
 	})
 	// UnknownPrincipal: a principal of which nobody can say to which account it

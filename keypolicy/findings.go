@@ -170,8 +170,19 @@ func (a *analysis) judgeService(st *statement, who Principal) (found []finding.F
 		beyond := a.beyond(st, &s, seen)
 		all |= beyond.free | beyond.narrow
 	}
-	s.org = ""
 	var foreign []finding.Finding
+	for _, org := range a.sources(st) {
+		s.org = org
+		beyond := a.beyond(st, &s, seen)
+		all |= beyond.free | beyond.narrow
+		if as := beyond.free &^ reads; as != 0 && len(foreign) <= mostAccounts {
+			f := newFinding(finding.ServiceWithoutSource, serviceSeverity(as), st.Label, who.ID, as,
+				fmt.Sprintf("the service %s may %s on behalf of every account in organization %s, which is not trusted", who.ID, describe(st), org))
+			f.Bound = true
+			foreign = append(foreign, f)
+		}
+	}
+	s.org = ""
 	for _, account := range a.accounts(st) {
 		if len(foreign) > mostAccounts && !a.trusts(account) {
 			continue
@@ -189,14 +200,18 @@ func (a *analysis) judgeService(st *statement, who Principal) (found []finding.F
 	case all.has(fullControl):
 		return []finding.Finding{fullControlOf(st, who.ID, "the service "+who.ID, all, finding.High)}, true
 	case free&^reads != 0:
-		severity := finding.Low
-		if free&takeover != 0 {
-			severity = finding.Medium
-		}
-		return []finding.Finding{newFinding(finding.ServiceWithoutSource, severity, st.Label, who.ID, free,
+		return []finding.Finding{newFinding(finding.ServiceWithoutSource, serviceSeverity(free), st.Label, who.ID, free,
 			fmt.Sprintf("the service %s may %s on behalf of any AWS account: no condition on aws:SourceAccount or aws:SourceArn names yours", who.ID, describe(st)))}, true
 	}
 	return foreign, true
+}
+
+// serviceSeverity returns how bad it is that a service has the actions for anybody.
+func serviceSeverity(as actions) finding.Severity {
+	if as&takeover != 0 {
+		return finding.Medium
+	}
+	return finding.Low
 }
 
 // mostAccounts is how many accounts that a statement's conditions let in get a finding
