@@ -151,10 +151,11 @@ func (c *condition) holds(s *subject) (carried, others chance) {
 	presence := s.presence(c.kind)
 	others = c.missing()
 	if c.test == null {
-		if s.anybody && (c.kind == serviceName || c.kind == serviceNames) {
+		present := certain(c.wants("false"))
+		if s.anybody && present != others && (c.kind == serviceName || c.kind == serviceNames) {
 			return min(max(others, unlikely), likely), others // as in whether a service calls
 		}
-		return presence.choose(others.not(), others), others
+		return presence.choose(present, others), others
 	}
 	present := never
 	if len(c.values) == 0 {
@@ -186,10 +187,8 @@ func (c *condition) missing() chance {
 	switch {
 	case c.test == unknownTest, c.forAny && c.ifExists:
 		return open // not documented
-	case c.test == null && (len(c.values) != 1 || !strings.EqualFold(c.values[0], "true")):
-		return never
 	case c.test == null:
-		return always
+		return certain(c.wants("true"))
 	case c.forAll || c.ifExists || c.negated && !c.forAny:
 		return always
 	}

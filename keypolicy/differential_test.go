@@ -122,7 +122,11 @@ func (c caller) administers() bool {
 func (x *trial) isTrue(s claim, everybody []caller) bool {
 	by := slices.DeleteFunc(slices.Clone(everybody), func(c caller) bool { return !s.by(c) })
 	actions := s.actions
-	if actions == nil {
+	switch {
+	case actions != nil:
+	case slices.ContainsFunc(x.p.Statements, func(s Statement) bool { return s.NotAction }):
+		actions = known[:]
+	default:
 		actions = named(x.p)
 	}
 	enters := func(p *Policy) bool {
@@ -140,7 +144,7 @@ func (x *trial) isTrue(s claim, everybody []caller) bool {
 	if enters(x.p) {
 		return true
 	}
-	if !isEntangled(x.p) || !isMetInParts(x.p, actions, enters) {
+	if !isEntangled(x.p) || !isMetInParts(x.p, enters) {
 		return false
 	}
 	x.seen.entangled++
@@ -156,11 +160,15 @@ func isIn(p *iam.Policy, r iam.Request) bool {
 }
 
 // reading returns the policy without the conditions of which nobody knows whether they
-// hold for the request: an Allow without them, and none of the Denies that have one.
+// hold for the request: an Allow without them, and none of the Denies that have one, or
+// of which nobody knows whether they are about the caller.
 func (x *trial) reading(r iam.Request) *iam.Policy {
 	var unclear strings.Builder
 	q := &Policy{Version: x.p.Version}
 	for _, s := range x.p.Statements {
+		// AWS says only that it might deny those whom NotPrincipal excepts without their
+		// session, role or account.
+		excepted := s.Deny && s.NotPrincipal && r.Account != "" && slices.ContainsFunc(s.Principals, func(p Principal) bool { return p.account() == r.Account })
 		all := s.Conditions
 		s.Conditions = nil
 		for _, c := range all {
@@ -173,7 +181,10 @@ func (x *trial) reading(r iam.Request) *iam.Policy {
 				s.Conditions = append(s.Conditions, c)
 			}
 		}
-		if !s.Deny || len(s.Conditions) == len(all) {
+		switch {
+		case excepted:
+			unclear.WriteString("-")
+		case !s.Deny || len(s.Conditions) == len(all):
 			q.Statements = append(q.Statements, s)
 		}
 	}
@@ -236,7 +247,7 @@ func isEntangled(p *Policy) bool {
 
 // isMetInParts reports whether somebody meets each condition of an Allow, and escapes
 // each Deny, one at a time.
-func isMetInParts(p *Policy, actions []string, enters func(*Policy) bool) bool {
+func isMetInParts(p *Policy, enters func(*Policy) bool) bool {
 	for _, allow := range p.Statements {
 		if allow.Deny {
 			continue
@@ -329,98 +340,118 @@ var suitable = slices.DeleteFunc(slices.Clone(triples), func(t triple) bool {
 	return undocumented(Condition{Operator: t.operator, Key: t.key}, "", true) != ""
 })
 
-// differentialPolicy makes the nth policy. One half has every triple in turn, the other
+// policyMaker makes random policies. One half of them has every triple in turn, the other
 // every one that suits.
+type policyMaker struct {
+	*rand.Rand
+	tried []triple
+	// actions are those that can have the condition keys.
+	actions []string
+}
+
+// differentialPolicy makes the nth policy.
 func differentialPolicy(n int) (*Policy, *rand.Rand) {
-	r := rand.New(rand.NewPCG(uint64(n), 7)) //nolint:gosec // no secret
-	order := 7919                            // a prime, so that neighbours differ
+	m := &policyMaker{Rand: rand.New(rand.NewPCG(uint64(n), 7)), tried: triples} //nolint:gosec // no secret
+	if n%2 == 1 {
+		m.tried = suitable
+	}
 	p := &Policy{Version: "2012-10-17"}
-	if r.IntN(20) == 0 {
+	if m.one(20) {
 		p.Version = ""
 	}
-	var actions []string
-	condition := func(t triple) Condition {
-		k := playedKeys[t.key]
-		c := Condition{Operator: t.operator, Key: t.key}
-		for range 1 + r.IntN(2) {
-			c.Values = append(c.Values, k.values[r.IntN(len(k.values))])
-		}
-		if t.operator == "Null" {
-			c.Values = []string{truths[r.IntN(2)]}
-		}
-		var carried []string
-		for _, name := range []string{"kms:Decrypt", "kms:CreateGrant", "kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:Sign", "kms:GenerateMac", "kms:TagResource", "kms:ImportKeyMaterial",
-			"kms:GetParametersForImport", "kms:ReplicateKey", "kms:UpdatePrimaryRegion", "kms:EnableKeyRotation", "kms:GenerateDataKeyPair", "kms:DeriveSharedSecret", "kms:ReEncryptFrom"} {
-			if carries, _ := iam.Carries(name, t.key); carries {
-				carried = append(carried, name)
-			}
-		}
-		if len(carried) == 0 || r.IntN(5) == 0 {
-			carried = []string{"kms:Encrypt"}
-		}
-		actions = append(actions, carried[r.IntN(len(carried))])
-		return c
-	}
-	random := func() triple {
-		if n%2 == 1 {
-			return suitable[r.IntN(len(suitable))]
-		}
-		key := playedNames[r.IntN(len(playedNames))]
-		k := playedKeys[key]
-		operators := suiting[k.form]
-		t := triple{key, operators[r.IntN(len(operators))]}
-		switch r.IntN(6) {
-		case 0:
-			t.operator += "IfExists"
-		case 1:
-			t.operator = "ForAnyValue:" + t.operator
-		case 2:
-			t.operator = "ForAllValues:" + t.operator
-		default:
-			if k.several {
-				t.operator = "ForAnyValue:" + t.operator
-			}
-		}
-		return t
-	}
 	allow := Statement{Label: "A", Resources: []string{"*"}, Principals: []Principal{everyone}}
-	switch r.IntN(10) + 10*(n%2) {
-	case 0:
-		allow.Principals = []Principal{{"AWS", foreign}}
-	case 1:
-		allow.Principals = []Principal{{"AWS", "arn:aws:iam::" + foreign + ":role/x"}}
-	case 2:
-		allow.Principals = []Principal{{"Service", snsService}}
-	case 3:
-		allow.Principals, allow.NotPrincipal = []Principal{{"AWS", own}}, true
-	}
 	deny := Statement{Label: "D", Deny: true, Resources: []string{"*"}, Actions: []string{"kms:*"}, Principals: []Principal{everyone}}
-	tried := triples
-	if n%2 == 1 {
-		tried = suitable
-	}
-	first := condition(tried[n/2*order%len(tried)])
-	if r.IntN(3) > 0 {
-		allow.addCondition(first)
-	} else {
+	root := Statement{Label: "R", Resources: []string{"*"}, Principals: []Principal{{"AWS", own}}, Actions: []string{"kms:*", "kms:PutKeyPolicy"}}
+	const order = 7919 // a prime, so that neighbours differ
+	first := m.condition(m.tried[n/2*order%len(m.tried)])
+	if m.one(3) {
 		deny.addCondition(first)
+	} else {
+		allow.addCondition(first)
 	}
-	for range r.IntN(3) {
-		if c := condition(random()); r.IntN(2) == 0 {
-			allow.addCondition(c)
-		} else {
-			deny.addCondition(c)
-		}
+	for range m.IntN(3) {
+		m.pick(&allow, &allow, &deny, &deny, &root).addCondition(m.condition(m.random()))
 	}
-	allow.Actions = sorted(actions)
-	p.Statements = append(p.Statements, allow)
+	allow.Actions = sorted(m.actions)
+	m.shape(&allow, &deny, &root)
+	p.Statements = []Statement{allow}
 	if len(deny.Conditions) > 0 {
 		p.Statements = append(p.Statements, deny)
 	}
-	if r.IntN(3) > 0 {
-		p.Statements = append(p.Statements, Statement{Label: "R", Resources: []string{"*"}, Principals: []Principal{{"AWS", own}}, Actions: []string{"kms:*", "kms:PutKeyPolicy"}})
+	if !m.one(3) {
+		p.Statements = append(p.Statements, root)
 	}
-	return p, r
+	return p, m.Rand
+}
+
+// one is true once in so many times.
+func (m *policyMaker) one(of int) bool { return m.IntN(of) == 0 }
+
+func (m *policyMaker) pick(from ...*Statement) *Statement { return from[m.IntN(len(from))] }
+
+// shape changes whom statements are for, and what they are about.
+func (m *policyMaker) shape(allow, deny, root *Statement) {
+	switch m.IntN(20) {
+	case 0:
+		allow.Principals = []Principal{{"AWS", foreign}}
+	case 1, 2:
+		allow.Principals = []Principal{{"AWS", "arn:aws:iam::" + foreign + ":role/x"}}
+	case 3:
+		allow.Principals = []Principal{{"Service", snsService}}
+	case 4:
+		allow.Principals, allow.NotPrincipal = []Principal{{"AWS", own}}, true
+	case 5:
+		allow.NotAction = true
+		allow.Actions = append(allow.Actions, "kms:Describe*")
+	}
+	switch m.IntN(20) {
+	case 0:
+		deny.Principals, deny.NotPrincipal = []Principal{{"AWS", own}}, true
+	case 1:
+		deny.Principals, deny.NotPrincipal = []Principal{{"AWS", foreign}, {"AWS", own}}, true
+	case 2:
+		deny.Principals = []Principal{{"AWS", foreign}}
+	case 3:
+		deny.Principals = []Principal{{"Service", snsService}}
+	case 4, 5:
+		deny.Actions, deny.NotAction = allow.Actions[:1:1], true
+	}
+	if m.one(4) {
+		root.Principals = []Principal{{"AWS", "arn:aws:iam::" + own + ":role/x"}}
+	}
+}
+
+// condition makes a condition, and adds an action that can have its key.
+func (m *policyMaker) condition(t triple) Condition {
+	values := playedKeys[t.key].values
+	if t.operator == "Null" {
+		values = truths
+	}
+	c := Condition{Operator: t.operator, Key: t.key}
+	for range 1 + m.IntN(2) {
+		c.Values = append(c.Values, values[m.IntN(len(values))])
+	}
+	var carried []string
+	for _, name := range []string{"kms:Decrypt", "kms:CreateGrant", "kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:Sign", "kms:GenerateMac", "kms:TagResource", "kms:ImportKeyMaterial",
+		"kms:GetParametersForImport", "kms:ReplicateKey", "kms:UpdatePrimaryRegion", "kms:EnableKeyRotation", "kms:GenerateDataKeyPair", "kms:DeriveSharedSecret", "kms:ReEncryptFrom"} {
+		if carries, _ := iam.Carries(name, t.key); carries {
+			carried = append(carried, name)
+		}
+	}
+	if len(carried) == 0 || m.one(5) {
+		carried = []string{"kms:Encrypt"}
+	}
+	m.actions = append(m.actions, carried[m.IntN(len(carried))])
+	return c
+}
+
+// random returns a triple that suits, more often with a plain operator.
+func (m *policyMaker) random() triple {
+	for {
+		if t := suitable[m.IntN(len(suitable))]; !strings.Contains(t.operator, "IfExists") || m.one(3) {
+			return t
+		}
+	}
 }
 
 // shrunk removes what a policy does not need to be judged wrongly.
@@ -520,24 +551,26 @@ func TestDocumentedConditions(t *testing.T) {
 		t.Fatal(err)
 	}
 	var cases []struct {
-		Page, Says, Action, Version string
-		Condition                   json.RawMessage
-		Context                     map[string][]string
-		Holds                       bool
-		// Insider: the context has what only its owner has.
-		Insider bool
+		Page string
+		// Source is how the case follows from the page: "quoted" has its condition, its
+		// request and its result; "example" its condition and what the page says that it
+		// means, for a request of ours; "adapted" is a rule of the page for a condition of
+		// ours; "reported" is what others quote from a page that we have not read.
+		Source, Says, Action, Version string
+		Condition                     json.RawMessage
+		Context                       map[string][]string
+		Holds                         bool
 		// Judged is what the policy is: public, bound (for a stranger, to what only
 		// others have), public through a service, for a foreign account, closed, or dead.
 		Judged string
 	}
-	if err := json.Unmarshal(data, &cases); err != nil {
+	if err := strict(data, &cases); err != nil {
 		t.Fatal(err)
 	}
-	if len(cases) < 50 {
-		t.Errorf("%d cases", len(cases))
-	}
+	sources := map[string]int{}
 	const theirs = "888877776666"
 	for _, c := range cases {
+		sources[c.Source]++
 		t.Run(c.Says, func(t *testing.T) {
 			action := cmp.Or(c.Action, "kms:Decrypt")
 			document := `{"Version":"` + cmp.Or(c.Version, "2012-10-17") + `","Statement":[` + root + `,` +
@@ -571,5 +604,9 @@ func TestDocumentedConditions(t *testing.T) {
 				t.Errorf("%s: judged as %s, want %s", c.Page, got, c.Judged)
 			}
 		})
+	}
+	t.Logf("%v", sources)
+	if known := sources["quoted"] + sources["example"]; known < 50 || known+sources["adapted"]+sources["reported"] != len(cases) {
+		t.Errorf("cases by source: %v", sources)
 	}
 }

@@ -134,7 +134,7 @@ var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
 
 	// What the caller chooses, or what depends on the key.
 	add(chosen, everyAction, `aws:PrincipalTag/ aws:ResourceTag/ aws:username aws:FederatedProvider aws:TokenIssueTime
-		aws:SourceIdentity aws:Referer aws:UserAgent aws:RequestedRegion aws:VpcSourceIp aws:CalledViaAWSMCP
+		aws:SignInSessionArn aws:SourceIdentity aws:Referer aws:UserAgent aws:RequestedRegion aws:VpcSourceIp aws:CalledViaAWSMCP
 		aws:Ec2InstanceSourcePrivateIPv4 ec2:RoleDelivery glue:RoleAssumedBy glue:CredentialIssuingService
 		kms:CustomerMasterKeySpec kms:CustomerMasterKeyUsage kms:KeyOrigin kms:KeySpec kms:KeyUsage
 		kms:MultiRegionKeyType kms:ResourceAliases`)

@@ -68,7 +68,7 @@ var everyOperator = func() []string {
 	return all
 }()
 
-var modifiers = []string{"", "IfExists", "ForAnyValue:", "ForAllValues:", "ForAllValues:IfExists"}
+var modifiers = []string{"", "IfExists", "ForAnyValue:", "ForAnyValue:IfExists", "ForAllValues:", "ForAllValues:IfExists"}
 
 // played is how a condition key is played.
 type played struct {
@@ -90,10 +90,16 @@ type played struct {
 func anybody(caller, string, string) bool { return true }
 
 // owner has what a policy names exactly, or a unit of it; others have something else.
+// Services call of themselves from nobody's network.
 func owner(c caller, value, policy string) bool {
 	id, _, _ := strings.Cut(value, "/")
 	of, _, _ := strings.Cut(policy, "/")
-	return c.insider || id != of
+	return c.request.Service == "" && (c.insider || id != of)
+}
+
+// endpoint is like owner, of what shows its account.
+func endpoint(c caller, value, policy string) bool {
+	return c.request.Service == "" && (c.insider || ofAccount(c, value, policy))
 }
 
 // ofAccount can have what belongs to the caller's account.
@@ -118,11 +124,11 @@ func served(c caller, value, policy string) bool {
 }
 
 var (
-	accounts = []string{own, partner, foreign, "2222*", "*", "22223333444?"}
+	accounts = []string{own, partner, foreign, "222233334445", "2222*", "*", "22223333444?"}
 	roleARNs = []string{
 		"arn:aws:iam::" + own + ":role/x", "arn:aws:iam::" + foreign + ":role/x", "arn:aws:iam::*:role/x", "arn:aws:iam::" + foreign + ":*",
 		"arn:*:iam::" + own + ":role/x", "arn:aws:iam::" + foreign + ":user/*", "arn:aws:iam::" + foreign + ":root", "arn:aws:iam::*:root", "arn:aws:sts::" + foreign + ":assumed-role/x/s",
-		"arn:aws:iam::" + own + ":Role/x", "arn:aws:iam::*:Role/x", "arn:aws-cn:iam::" + foreign + ":role/x", "arn:aws:iam:us-east-1:" + foreign + ":role/x", "arn:aws:sts::*:federated-user/*", "arn:aws:iam::22*:role/x", "arn:aws:iam::${aws:PrincipalAccount}:role/x",
+		"arn:aws:iam::" + own + ":Role/x", "arn:aws:iam::*:Role/x", "arn:aws:iam::" + foreign + ":role/X", "arn:aws-cn:iam::" + foreign + ":role/x", "arn:aws:iam:us-east-1:" + foreign + ":role/x", "arn:aws:sts::*:federated-user/*", "arn:aws:iam::22*:role/x", "arn:aws:iam::${aws:PrincipalAccount}:role/x",
 	}
 	sourceARNs = []string{
 		"arn:aws:sns:us-east-1:" + own + ":t", "arn:aws:sns:us-east-1:" + foreign + ":t", "arn:aws:sns:*:*:t", "arn:aws:sns:*:" + foreign + ":*",
@@ -161,7 +167,7 @@ var playedKeys = func() map[string]played {
 		"glue:RoleAssumedBy", "glue:CredentialIssuingService")
 	add(played{values: words, who: anybody, several: true, free: true}, "kms:EncryptionContextKeys", "aws:TagKeys", "kms:ResourceAliases", "aws:CalledVia")
 	add(played{values: words, who: anybody, several: true, always: true, free: true}, "kms:GrantOperations")
-	add(played{form: arnForm, values: roleARNs[:4], who: anybody, free: true}, "kms:GranteePrincipal", "kms:RetiringPrincipal", "kms:GrantConstraintSourceArn")
+	add(played{form: arnForm, values: roleARNs[:4], who: anybody, free: true}, "aws:SignInSessionArn", "kms:GranteePrincipal", "kms:RetiringPrincipal", "kms:GrantConstraintSourceArn")
 	add(played{form: truthForm, values: truths, who: anybody}, "aws:ViaAWSService", "aws:ViaAWSMCPService", "aws:AssumedRoot", "aws:IsMcpServiceAction", "aws:MultiFactorAuthPresent",
 		"kms:MultiRegion", "kms:BypassPolicyLockoutSafetyCheck", "kms:ReEncryptOnSameKey")
 	add(played{form: truthForm, values: truths, who: anybody, always: true, sent: true}, "kms:GrantIsForAWSResource")
@@ -171,19 +177,16 @@ var playedKeys = func() map[string]played {
 	add(played{form: dateForm, values: []string{"2025-01-01T00:00:00Z", "2025-06-01", "2027-01-01T00:00:00Z"}, given: true}, "aws:CurrentTime")
 	add(played{form: number, values: []string{"1735689600", "1798761600"}, given: true}, "aws:EpochTime")
 	add(played{form: addressForm, values: []string{"10.0.0.0/8", "192.0.2.1"}, who: anybody}, "aws:VpcSourceIp", "aws:Ec2InstanceSourcePrivateIPv4")
-	add(played{form: addressForm, values: []string{"203.0.113.0/24", "0.0.0.0/0", "198.51.100.7", "0.0.0.0/1"}, who: func(c caller, value, policy string) bool {
-		return c.insider || policy == "0.0.0.0/0" || policy == "0.0.0.0/1" || !inRange(value, policy)
+	add(played{form: addressForm, identity: true, values: []string{"203.0.113.0/24", "0.0.0.0/0", "198.51.100.7", "0.0.0.0/1"}, who: func(c caller, value, policy string) bool {
+		return c.insider && c.request.Service == "" || policy == "0.0.0.0/0" || policy == "0.0.0.0/1" || !inRange(value, policy)
 	}}, "aws:SourceIp")
-	add(played{values: vpcs, who: owner}, "aws:SourceVpc", "aws:SourceVpce")
-	add(played{values: vpcs, who: owner, identity: true}, "aws:Ec2InstanceSourceVpc", "identitystore:UserId")
-	add(played{form: account, values: accounts, identity: true, who: func(c caller, value, policy string) bool { return c.insider || ofAccount(c, value, policy) }}, "aws:VpceAccount")
-	add(played{form: arnForm, values: []string{"arn:aws:ec2:us-east-1:" + own + ":vpc/vpc-1", "arn:aws:ec2:us-east-1:" + foreign + ":vpc/*", "arn:aws:ec2:*:*:vpc/vpc-1"}, identity: true, who: func(c caller, value, policy string) bool {
-		return c.insider || ofAccount(c, value, policy)
-	}}, "aws:SourceVpcArn")
-	add(played{values: organizations, who: owner}, "aws:VpceOrgID")
+	add(played{values: vpcs, who: owner, identity: true}, "aws:SourceVpc", "aws:SourceVpce", "aws:Ec2InstanceSourceVpc", "identitystore:UserId")
+	add(played{form: account, values: accounts, identity: true, who: endpoint}, "aws:VpceAccount")
+	add(played{form: arnForm, values: []string{"arn:aws:ec2:us-east-1:" + own + ":vpc/vpc-1", "arn:aws:ec2:us-east-1:" + foreign + ":vpc/*", "arn:aws:ec2:*:*:vpc/vpc-1"}, identity: true, who: endpoint}, "aws:SourceVpcArn")
+	add(played{values: organizations, who: owner, identity: true}, "aws:VpceOrgID")
 	add(played{values: organizations, given: true, identity: true}, "aws:PrincipalOrgID", "aws:SourceOrgID")
 	add(played{values: orgPaths, given: true, identity: true, several: true}, "aws:PrincipalOrgPaths", "aws:SourceOrgPaths")
-	add(played{values: orgPaths[1:], who: owner, several: true}, "aws:VpceOrgPaths")
+	add(played{values: orgPaths[1:], who: owner, identity: true, several: true}, "aws:VpceOrgPaths")
 	add(played{form: account, values: []string{own, foreign, "4444*", "${aws:PrincipalAccount}"}, given: true}, "aws:ResourceAccount")
 	add(played{values: append([]string{"${aws:PrincipalOrgID}"}, organizations...), given: true}, "aws:ResourceOrgID")
 	add(played{values: orgPaths, given: true, several: true}, "aws:ResourceOrgPaths")
@@ -320,42 +323,29 @@ func principal(arn string) caller {
 // callers are those who may be let in or kept out by the policy: the kinds of
 // principals, those that it names, and their neighbours.
 func callers(p *Policy) (list []caller) {
-	arns := []string{}
-	for _, account := range []string{stranger, foreign, own} {
-		arns = append(arns, "arn:aws:iam::"+account+":role/x", "arn:aws:iam::"+account+":user/u", "arn:aws:iam::"+account+":root", "arn:aws:sts::"+account+":federated-user/f")
-	}
-	for _, s := range p.Statements {
-		for _, c := range s.Conditions {
-			if conditionKey(c.Key) == "aws:principalarn" {
-				for _, v := range c.Values {
-					// As a text, a star reaches into a path.
-					arns = append(arns, concreteARN(v), strings.ReplaceAll(strings.Replace(v, "::*:", "::"+stranger+":role/p:", 1), "*", "v"))
-				}
-			}
-			if playedKeys[conditionKey(c.Key)].form == account {
-				for _, v := range c.Values {
-					if v := concreteAccount(v); isAccountID(v) && v != own && v != partner && v != foreign {
-						arns = append(arns, "arn:aws:iam::"+v+":role/x")
-						list = append(list, caller{request: iam.Request{Service: snsService}, account: v})
-					}
-				}
-			}
+	add := func(account, org string, services ...string) {
+		for _, service := range services {
+			list = append(list, caller{request: iam.Request{Service: service}, account: account, org: org})
 		}
 	}
-	slices.Sort(arns)
-	for _, arn := range slices.Compact(arns) {
+	for _, account := range namedAccounts(p) {
+		for _, org := range []string{"", strangeOrg} {
+			for _, arn := range forms(account) {
+				c := principal(arn)
+				c.org = org
+				list = append(list, c)
+			}
+			add(account, org, snsService, s3Service)
+		}
+	}
+	for _, arn := range namedARNs(p) {
 		if isPrincipal(arn) {
 			list = append(list, principal(arn))
 		}
 	}
-	for _, account := range []string{stranger, foreign, own} {
-		list = append(list, caller{request: iam.Request{Service: snsService}, account: account, org: map[string]string{own: ourOrg}[account]})
-	}
-	for _, service := range []string{s3Service, otherService} {
-		for _, account := range []string{stranger, foreign} {
-			list = append(list, caller{request: iam.Request{Service: service}, account: account})
-		}
-	}
+	add(own, ourOrg, snsService)
+	add(stranger, "", snsService, s3Service, otherService)
+	add(foreign, "", snsService, s3Service, otherService)
 	list = append(list, insiders()...)
 	today := slices.Clone(list)
 	for _, at := range moments(p) {
@@ -365,6 +355,60 @@ func callers(p *Policy) (list []caller) {
 		}
 	}
 	return list
+}
+
+// namedAccounts are other accounts than the usual ones that the conditions name, or that
+// their patterns stand for.
+func namedAccounts(p *Policy) (list []string) {
+	for _, s := range p.Statements {
+		for _, c := range s.Conditions {
+			if playedKeys[conditionKey(c.Key)].form != account {
+				continue
+			}
+			for _, v := range c.Values {
+				if v = concreteAccount(v); isAccountID(v) && !slices.Contains([]string{own, partner, foreign}, v) && !slices.Contains(list, v) {
+					list = append(list, v)
+				}
+			}
+		}
+	}
+	return list
+}
+
+// namedARNs are the principals of the usual accounts, and what ARNs in the conditions
+// stand for.
+func namedARNs(p *Policy) (arns []string) {
+	for _, account := range []string{stranger, foreign, own} {
+		arns = append(arns, forms(account)...)
+	}
+	for _, s := range p.Statements {
+		for _, c := range s.Conditions {
+			if conditionKey(c.Key) != "aws:principalarn" {
+				continue
+			}
+			for _, v := range c.Values {
+				arns = append(arns, concreteARN(v))
+				for _, account := range []string{stranger, foreign, own} {
+					// As a text, a star reaches into a path. A role that is named has its
+					// name for itself.
+					if !isRoleNamed(p, account) {
+						arns = append(arns, strings.ReplaceAll(strings.Replace(v, "::*:", "::"+account+":role/p:", 1), "*", "v"))
+					}
+				}
+			}
+		}
+	}
+	slices.Sort(arns)
+	return slices.Compact(arns)
+}
+
+// isRoleNamed reports whether a statement is for a role of the account.
+func isRoleNamed(p *Policy, account string) bool {
+	return slices.ContainsFunc(p.Statements, func(s Statement) bool {
+		return slices.ContainsFunc(s.Principals, func(who Principal) bool {
+			return who.account() == account && strings.Contains(who.ID, ":role/")
+		})
+	})
 }
 
 // moments are the times to come that a policy names, each with one after it.
@@ -386,14 +430,16 @@ func moments(p *Policy) (list []time.Time) {
 	return list
 }
 
+// forms are the kinds of principals of an account.
+func forms(account string) []string {
+	return []string{"arn:aws:iam::" + account + ":role/x", "arn:aws:iam::" + account + ":user/u", "arn:aws:iam::" + account + ":root", "arn:aws:sts::" + account + ":federated-user/f"}
+}
+
 // insiders are members of organizations, and those who have what policies name.
 func insiders() (list []caller) {
 	add := func(c caller, insider bool, org string) {
 		c.insider, c.org = insider, org
 		list = append(list, c)
-	}
-	forms := func(account string) []string {
-		return []string{"arn:aws:iam::" + account + ":role/x", "arn:aws:iam::" + account + ":user/u", "arn:aws:iam::" + account + ":root", "arn:aws:sts::" + account + ":federated-user/f"}
 	}
 	// The account itself may be in any organization, or in none.
 	for _, org := range []string{"", ourOrg, theirOrg, "o-other12345"} {
@@ -549,10 +595,15 @@ type call struct {
 	request iam.Request
 }
 
-// named returns the actions that the policy names, and not by a pattern.
+// named returns the actions that the policy names, and not by a pattern; where it names
+// what it is not about, some others, too.
 func named(p *Policy) (list []string) {
 	for _, s := range p.Statements {
-		for _, a := range s.Actions {
+		actions := s.Actions
+		if s.NotAction {
+			actions = append([]string{"kms:Decrypt", "kms:Sign", "kms:CreateGrant", "kms:PutKeyPolicy"}, actions...)
+		}
+		for _, a := range actions {
 			if strings.HasPrefix(a, "kms:") && !strings.Contains(a, "*") && !slices.Contains(list, a) {
 				list = append(list, a)
 			}

@@ -134,7 +134,7 @@ func (st *statement) isAbout(s *subject) bool {
 		return !slices.Contains(st.Principals, s.who) || !slices.Contains(st.Principals, account)
 	case st.NotPrincipal:
 		return !slices.ContainsFunc(st.Principals, func(p Principal) bool {
-			return p == s.who || p == account || p.isAnybody()
+			return p == s.who || p == account && s.who.Type == "AWS" || p.isAnybody()
 		})
 	}
 	return slices.ContainsFunc(st.Principals, func(p Principal) bool {

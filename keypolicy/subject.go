@@ -73,8 +73,8 @@ func (s *subject) presence(k keyKind) presence {
 	case unseen:
 		return absent
 	case callerAccount:
-		if !s.service && (!s.anybody || s.account != "") {
-			return sure // a service may have none
+		if !s.service && !s.anybody {
+			return sure // a service that acts for the account may have none
 		}
 	case callerARN, callerType, userID:
 		switch {
@@ -94,9 +94,9 @@ func (s *subject) presence(k keyKind) presence {
 		if !s.service && !s.anybody {
 			return absent
 		}
-	case credentialARN, organization:
+	case credentialARN, organization, possession, endpointAccount:
 		if s.service {
-			return absent
+			return absent // it is in nobody's organization or network
 		}
 	case viaService:
 		if s.bare || s.administers {
@@ -114,6 +114,9 @@ func (s *subject) presence(k keyKind) presence {
 
 // has returns the chance that a key has the value in the subject's calls.
 func (s *subject) has(c *condition, value string) chance {
+	if s.account != "" && !s.service && !c.literal {
+		value = strings.ReplaceAll(value, "${aws:PrincipalAccount}", s.account)
+	}
 	wild := c.test >= wildcard && c.test <= arnLike && strings.ContainsAny(value, "*?")
 	switch {
 	case !c.suits(c.kind):
@@ -480,7 +483,9 @@ func begins(pattern, text, account string, wild, fold bool) bool {
 }
 
 // actsFor returns the chance that a resource is one for which the subject can
-// have a service act, or with whose credentials it can call.
+// have a service act, or with whose credentials it can call. That under StringLike a star
+// could reach over the account into a resource's name does not count: no resource for
+// which services call KMS is known to be called so, and AWS's own policies rely on it.
 func (s *subject) actsFor(c *condition, arn string, wild bool) chance {
 	parts := strings.SplitN(arn, ":", 6)
 	switch {

@@ -18,7 +18,7 @@ const (
 		aws:ismcpserviceaction aws:multifactorauthage aws:multifactorauthpresent aws:principalaccount aws:principalarn
 		aws:principalisawsservice aws:principalorgid aws:principalorgpaths aws:principalservicename
 		aws:principalservicenameslist aws:principaltag/ aws:principaltype aws:referer aws:requestedregion aws:resourceaccount
-		aws:resourceorgid aws:resourceorgpaths aws:securetransport aws:sourceaccount aws:sourcearn aws:sourceidentity
+		aws:resourceorgid aws:resourceorgpaths aws:securetransport aws:signinsessionarn aws:sourceaccount aws:sourcearn aws:sourceidentity
 		aws:sourceip aws:sourceorgid aws:sourceorgpaths aws:sourceowner aws:sourcevpc aws:sourcevpcarn aws:sourcevpce
 		aws:tokenissuetime aws:useragent aws:userid aws:username aws:viaawsmcpservice aws:viaawsservice aws:vpceaccount
 		aws:vpceorgid aws:vpceorgpaths aws:vpcsourceip codebuild:buildarn codebuild:projectarn ec2:roledelivery
