@@ -311,7 +311,7 @@ func isFound(findings []finding.Finding, c call) bool {
 			return f.Principal == service && service != ""
 		}
 		return false
-	}) || service != "" && reads.has(set(c.request.Action)) || // no finding, by intent: it sees settings
+	}) || service != "" && mild.has(set(c.request.Action)) || // no finding, by intent: it sees settings
 		service != "" && strings.HasPrefix(strings.Join(c.request.Several["aws:sourcearn"], ""), "arn:aws:s3:::") // nor here: whose a bucket is cannot be seen
 }
 
