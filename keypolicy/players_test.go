@@ -19,7 +19,8 @@ const (
 	stranger   = "888877776666" // whom no policy names
 	ourOrg     = "o-ours123456"
 	theirOrg   = "o-theirs12345"
-	strangeOrg = "o-strange12345"
+	otherOrg   = "o-other12345"
+	strangeOrg = "o-strange12345" // which no policy names
 	snsService = "sns.amazonaws.com"
 	s3Service  = "s3.amazonaws.com"
 	endpoints  = "909090909090" // whose network endpoints others use
@@ -134,7 +135,7 @@ var (
 		"arn:aws:sns:us-east-1:" + own + ":t", "arn:aws:sns:us-east-1:" + foreign + ":t", "arn:aws:sns:*:*:t", "arn:aws:sns:*:" + foreign + ":*",
 		"arn:aws:s3:::photos", "arn:aws-cn:sns:us-east-1:" + foreign + ":t",
 	}
-	organizations = []string{ourOrg, theirOrg, "o-*", "o-other12345"}
+	organizations = []string{ourOrg, theirOrg, "o-*", otherOrg}
 	orgPaths      = []string{ourOrg + "/r-1/ou-1/", theirOrg + "/r-1/ou-1/", ourOrg + "/*", theirOrg + "/*", "o-*"}
 	words         = []string{"red", "green", "re*", "*", "gr?en"}
 	truths        = []string{"true", "false"}
@@ -321,32 +322,35 @@ func principal(arn string) caller {
 }
 
 // callers are those who may be let in or kept out by the policy: the kinds of
-// principals, those that it names, and their neighbours.
+// principals and services of the usual accounts and of those that it names, in no
+// organization, in one of the policy's, or in another, and the ARNs that it names.
 func callers(p *Policy) (list []caller) {
-	add := func(account, org string, services ...string) {
-		for _, service := range services {
-			list = append(list, caller{request: iam.Request{Service: service}, account: account, org: org})
-		}
-	}
-	for _, account := range namedAccounts(p) {
-		for _, org := range []string{"", strangeOrg} {
-			for _, arn := range forms(account) {
-				c := principal(arn)
-				c.org = org
-				list = append(list, c)
-			}
-			add(account, org, snsService, s3Service)
-		}
-	}
 	for _, arn := range namedARNs(p) {
 		if isPrincipal(arn) {
 			list = append(list, principal(arn))
 		}
 	}
-	add(own, ourOrg, snsService)
-	add(stranger, "", snsService, s3Service, otherService)
-	add(foreign, "", snsService, s3Service, otherService)
-	list = append(list, insiders()...)
+	add := func(account, org string, insider bool) {
+		for _, arn := range forms(account) {
+			c := principal(arn)
+			c.org, c.insider = org, insider
+			list = append(list, c)
+		}
+		for _, service := range []string{snsService, s3Service, otherService} {
+			list = append(list, caller{request: iam.Request{Service: service}, account: account, org: org, insider: insider})
+		}
+	}
+	for _, account := range append(namedAccounts(p), stranger, foreign) {
+		add(account, "", false)
+		add(account, strangeOrg, false)
+		// Who has what the policy names may be in the organizations that it names.
+		add(account, theirOrg, true)
+		add(account, otherOrg, true)
+	}
+	add("123412341234", ourOrg, false)
+	for _, org := range []string{"", ourOrg, theirOrg, otherOrg} {
+		add(own, org, true) // the account itself may be in any, or in none
+	}
 	today := slices.Clone(list)
 	for _, at := range moments(p) {
 		for _, c := range today {
@@ -375,12 +379,8 @@ func namedAccounts(p *Policy) (list []string) {
 	return list
 }
 
-// namedARNs are the principals of the usual accounts, and what ARNs in the conditions
-// stand for.
+// namedARNs are what ARNs in the conditions stand for.
 func namedARNs(p *Policy) (arns []string) {
-	for _, account := range []string{stranger, foreign, own} {
-		arns = append(arns, forms(account)...)
-	}
 	for _, s := range p.Statements {
 		for _, c := range s.Conditions {
 			if conditionKey(c.Key) != "aws:principalarn" {
@@ -433,35 +433,6 @@ func moments(p *Policy) (list []time.Time) {
 // forms are the kinds of principals of an account.
 func forms(account string) []string {
 	return []string{"arn:aws:iam::" + account + ":role/x", "arn:aws:iam::" + account + ":user/u", "arn:aws:iam::" + account + ":root", "arn:aws:sts::" + account + ":federated-user/f"}
-}
-
-// insiders are members of organizations, and those who have what policies name.
-func insiders() (list []caller) {
-	add := func(c caller, insider bool, org string) {
-		c.insider, c.org = insider, org
-		list = append(list, c)
-	}
-	// The account itself may be in any organization, or in none.
-	for _, org := range []string{"", ourOrg, theirOrg, "o-other12345"} {
-		for _, arn := range forms(own) {
-			add(principal(arn), true, org)
-		}
-	}
-	for _, org := range []string{theirOrg, "o-other12345"} {
-		for _, account := range []string{stranger, foreign} {
-			for _, arn := range forms(account) {
-				add(principal(arn), true, org)
-			}
-		}
-		for _, service := range []string{snsService, s3Service} {
-			add(caller{request: iam.Request{Service: service}, account: stranger}, true, org)
-			add(caller{request: iam.Request{Service: service}, account: foreign}, true, org)
-		}
-	}
-	add(caller{request: iam.Request{Service: snsService}, account: stranger}, false, strangeOrg)
-	add(principal(forms(stranger)[0]), false, strangeOrg)
-	add(principal("arn:aws:iam::123412341234:role/x"), false, ourOrg)
-	return list
 }
 
 // isPrincipal reports whether an ARN can be that of somebody who calls.

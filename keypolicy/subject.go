@@ -212,7 +212,9 @@ func (s *subject) hasValue(c *condition, value string, wild bool) chance {
 		return truth(value, s.service)
 	case serviceName, serviceNames:
 		is := value == s.who.ID || wild && like(value, s.who.ID, false) || c.test == folded && strings.EqualFold(value, s.who.ID)
-		others := c.kind == serviceNames // which it may have
+		service, _, _ := strings.Cut(s.who.ID, ".")
+		// It may have others, such as those of its Regions.
+		others := c.kind == serviceNames || !is && strings.HasPrefix(value, service+".")
 		switch {
 		case s.anybody:
 			return unlikely
