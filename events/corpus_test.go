@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -254,5 +255,31 @@ func TestParseCorpus(t *testing.T) {
 				t.Errorf("Failed() = %v", e.Failed())
 			}
 		})
+	}
+}
+
+// faultsVariable names a directory of inputs that were once judged wrongly.
+const faultsVariable = "CMKEEPER_FAULT_CORPUS"
+
+// TestFaultOfAddendum: a record and CloudTrail's addendum to it are one occurrence.
+func TestFaultOfAddendum(t *testing.T) {
+	dir := os.Getenv(faultsVariable)
+	if dir == "" {
+		t.Skipf("%s is not set: the faults are kept outside of the repository", faultsVariable)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "13-event-addendum.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]int{}
+	for line := range bytes.Lines(data) {
+		e, err := Parse(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[e.ID]++
+	}
+	if diff := cmp.Diff(map[string]int{"e-3": 2}, ids); diff != "" {
+		t.Errorf("occurrences (-want +got):\n%s", diff)
 	}
 }

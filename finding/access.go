@@ -1,6 +1,9 @@
 package finding
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Access is a set of things that somebody may do with a key. The zero value is that
 // nothing is known about it.
@@ -95,4 +98,27 @@ func AccessOf(names ...string) (a Access) {
 		a |= access
 	}
 	return a
+}
+
+// takeovers give the key away, destroy it or put it out of use for everybody.
+const takeovers = "PutKeyPolicy CreateGrant ScheduleKeyDeletion DisableKey DeleteImportedKeyMaterial ImportKeyMaterial " +
+	"DisableKeyRotation RevokeGrant ReplicateKey UpdatePrimaryRegion"
+
+// Outsider returns how bad it is that an account that is not trusted may call operations
+// of KMS, whether a key policy or a grant lets it: critical for what takes the key over,
+// high for every other use and for what is not known, medium where it only learns of the
+// key. RetireGrant is nothing more: no policy gives it (AWS KMS permissions reference),
+// and who holds it by a grant can end that grant alone.
+func Outsider(operations ...string) Severity {
+	worst := Medium
+	for _, name := range operations {
+		name = strings.TrimPrefix(name, "kms:")
+		switch {
+		case slices.Contains(strings.Fields(takeovers), name):
+			return Critical
+		case AccessOf(name) != Metadata && name != "RetireGrant":
+			worst = High
+		}
+	}
+	return worst
 }

@@ -127,7 +127,7 @@ var (
 	// ForeignAccount: a principal of an account that is neither the key's own nor trusted.
 	ForeignAccount = define(Rule{
 		ID{"foreign-account"}, OfPolicy, Critical, Exposes, "An account that is not trusted may use the key",
-		"The other account's administrators decide who there uses the key; you see neither those roles nor when they change. Severity critical where it may take the key over, medium where it may only look at it.",
+		"The other account's administrators decide who there uses the key; you see neither those roles nor when they change. Severity critical where it may take the key over, medium where it may only look at it, high otherwise; the same by a grant.",
 		"If the account is yours or a partner's, add it to the trusted accounts (--trusted-account, CMKEEPER_TRUSTED_ACCOUNTS). If not, remove it from the statement and look in CloudTrail for what it did with the key.",
 		"An account that is not trusted can {access}.",
 	})
@@ -211,8 +211,8 @@ var (
 	// (the confused deputy).
 	ServiceWithoutSource = define(Rule{
 		ID{"service-without-source"}, OfPolicy, Medium, lowered, "A service may use the key on anybody's behalf",
-		"An AWS service acts for all its customers. Without a condition on the source, a customer in another account can have it use your key (the confused deputy).",
-		"Add a condition on aws:SourceAccount, or on aws:SourceArn with the resource that the service works for.",
+		"An AWS service acts for all its customers. Without a condition on the source, or with one that lets in an organization that is not trusted, a customer in another account can have it use your key (the confused deputy).",
+		"Add a condition on aws:SourceAccount, or on aws:SourceArn with the resource that the service works for. Where your organization is meant, name it in aws:SourceOrgID and in the trusted ones (--trusted-org, CMKEEPER_TRUSTED_ORGS).",
 		"An AWS service can {access}, on behalf of any of its customers.",
 	})
 	// UnknownPrincipal: a principal of which nobody can say to which account it
@@ -230,7 +230,7 @@ var (
 	// GrantToForeignAccount: it is for a principal of an account that is not trusted.
 	GrantToForeignAccount = define(Rule{
 		ID{"grant-to-foreign-account"}, OfGrant, Critical, Exposes | Fixed, "A grant lets in an account that is not trusted",
-		"A grant gives the use of the key whatever the key policy says. Severity critical where the grantee may decrypt anything, or make further grants, medium where it may only look at the key, high otherwise.",
+		"A grant gives the use of the key whatever the key policy says. Severity as in a policy (foreign-account): critical where the grantee may make further grants, medium where it may only look at the key, high otherwise.",
 		"If the account is yours or a partner's, add it to CMKEEPER_TRUSTED_ACCOUNTS. If not, revoke the grant and look in CloudTrail for what the grantee did with the key.",
 		"An account that is not trusted can {access}, whatever the key policy says.",
 	})

@@ -175,7 +175,7 @@ var plays = map[string]play{
 	"DeleteKey/deletion":                            {severity: finding.Critical, title: "was deleted", do: deleteKey},
 	"KMS CMK Deletion/deletion":                     {severity: finding.Critical, title: "was deleted", do: deleteKey},
 
-	"CreateGrant/grant": {severity: finding.Critical, do: func(w *world) string {
+	"CreateGrant/grant": {severity: finding.High, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.grant(key, "arn:aws:iam::"+stranger+":role/visitor")
 		return key

@@ -158,7 +158,7 @@ func rows() []row {
 		{on: native(events.NativeDeletion), reaction: deletion, severity: "critical; medium where the deletion was approved, or the key still exists", observe: "alerts once that the key is deleted"},
 
 		{on: call("CreateGrant"), reaction: grant, refused: finding.Medium,
-			severity: "that of the worst finding: critical where an untrusted account may decrypt anything, low where only a constraint is missing; none without findings, and for grants that AWS services make for themselves",
+			severity: "that of the worst finding: critical where an untrusted account may make further grants, high where it may use the key, low where only a constraint is missing; none without findings, and for grants that AWS services make for themselves",
 			observe:  "judges the live grant"},
 		{on: call("RevokeGrant"), reaction: grantEnd, refused: finding.Medium, severity: "low; none where an AWS service called", observe: "alerts that uses of the key through the grant now fail"},
 		{on: call("RetireGrant"), reaction: grantEnd, severity: "none", observe: "logs it"},

@@ -69,16 +69,14 @@ var (
 
 	// reveals show data that is under the key, or act in its name.
 	reveals = granting(finding.Read | finding.Sign)
-	// reads return the key's settings and change nothing.
-	reads = set("kms:Describe*", "kms:Get*", "kms:List*")
+	// mild are those by which an outsider learns of the key and does nothing to it.
+	mild = outsider(finding.Medium)
 	// use is what keys are for.
 	use = set("kms:*crypt", "kms:ReEncrypt*", "kms:Generate*", "kms:Sign", "kms:Verify*", "kms:DeriveSharedSecret", "kms:*capsulate")
 	// grants are about grants.
 	grants = set("kms:*Grant", "kms:ListGrants")
 	// takeover gives the key away, destroys it or puts it out of use for everybody.
-	takeover = set("kms:PutKeyPolicy", "kms:CreateGrant", "kms:ScheduleKeyDeletion", "kms:DisableKey",
-		"kms:DeleteImportedKeyMaterial", "kms:ImportKeyMaterial", "kms:DisableKeyRotation",
-		"kms:RevokeGrant", "kms:ReplicateKey", "kms:UpdatePrimaryRegion")
+	takeover = outsider(finding.Critical)
 	// administration is takeover but for the grants, which users of a key need.
 	administration = takeover &^ grants
 	// shutdown distinguishes an administrator among those who may change the policy.
@@ -127,6 +125,16 @@ func (as actions) access() (a finding.Access) {
 func granting(kinds finding.Access) (as actions) {
 	for i, access := range accessOf {
 		if access&kinds != 0 {
+			as |= 1 << i
+		}
+	}
+	return as
+}
+
+// outsider returns the known actions that are so bad in the hands of an outsider.
+func outsider(severity finding.Severity) (as actions) {
+	for i, name := range known {
+		if finding.Outsider(name) == severity {
 			as |= 1 << i
 		}
 	}

@@ -82,11 +82,11 @@ func (t test) suits(k keyKind) bool {
 	case exact, folded, wildcard:
 		return k != date && k != epoch && k != deletionGuard
 	case arnLike:
-		return k == callerARN || k == sourceARN || k == contextPair || k == endpointAccount || k == chosen
+		return k == callerARN || k == sourceARN || k == credentialARN || k == contextPair || k == endpointAccount || k == chosen
 	case address:
 		return k == network
 	case boolean:
-		return k == isService || k == secureTransport || k == mfa || k == grantForAWS
+		return k.isTruth()
 	case equalNumber:
 		return k == callerAccount || k == sourceAccount || k == endpointAccount || k == resourceAccount || k == epoch
 	case atLeast, atMost:
@@ -128,7 +128,7 @@ func (c *condition) demands() bool { return !c.negated && !c.ifExists && !c.forA
 // namesServices reports whether the condition lets through only what comes
 // through services that it names.
 func (c *condition) namesServices() bool {
-	return c.kind == viaService && c.demands() && (c.test == exact || c.test == folded || c.test == wildcard) && len(c.values) > 0 &&
+	return (c.kind == viaService || c.kind == calledVia) && c.demands() && (c.test == exact || c.test == folded || c.test == wildcard) && len(c.values) > 0 &&
 		!slices.ContainsFunc(c.values, func(v string) bool {
 			service, _, _ := strings.Cut(v, ".")
 			return service == "" || isOpen(service)
@@ -151,7 +151,11 @@ func (c *condition) holds(s *subject) (carried, others chance) {
 	presence := s.presence(c.kind)
 	others = c.missing()
 	if c.test == null {
-		return presence.choose(others.not(), others), others
+		present := certain(c.wants("false"))
+		if s.anybody && present != others && (c.kind == serviceName || c.kind == serviceNames) {
+			return min(max(others, unlikely), likely), others // as in whether a service calls
+		}
+		return presence.choose(present, others), others
 	}
 	present := never
 	if len(c.values) == 0 {
@@ -159,6 +163,9 @@ func (c *condition) holds(s *subject) (carried, others chance) {
 	}
 	for _, v := range c.values {
 		present = max(present, s.has(c, v))
+	}
+	if c.kind.isTruth() && c.suits(c.kind) && c.wants("true") && c.wants("false") {
+		present = always
 	}
 	if c.negated {
 		present = present.not()
@@ -170,15 +177,18 @@ func (c *condition) holds(s *subject) (carried, others chance) {
 	return presence.choose(present, others), others
 }
 
+// wants reports whether one of the condition's values is the truth.
+func (c *condition) wants(truth string) bool {
+	return slices.ContainsFunc(c.values, func(v string) bool { return strings.EqualFold(v, truth) })
+}
+
 // missing returns the chance that the condition holds where the key is missing.
 func (c *condition) missing() chance {
 	switch {
 	case c.test == unknownTest, c.forAny && c.ifExists:
 		return open // not documented
-	case c.test == null && (len(c.values) != 1 || !strings.EqualFold(c.values[0], "true")):
-		return never
 	case c.test == null:
-		return always
+		return certain(c.wants("true"))
 	case c.forAll || c.ifExists || c.negated && !c.forAny:
 		return always
 	}

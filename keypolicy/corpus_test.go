@@ -261,6 +261,53 @@ func TestSamples(t *testing.T) {
 	}
 }
 
+// faultsVariable names a directory of inputs that were once judged wrongly: policies of
+// keys of account 111122223333, and the records of one event.
+const faultsVariable = "CMKEEPER_FAULT_CORPUS"
+
+// faults is what is right of each policy. The families of each are in testdata/corpus.
+var faults = map[string][]brief{
+	"01-arnlike-any-partition.json":               nil, // roles of the account, in whichever partition it is
+	"03-resourceaccount-is-principalaccount.json": nil,
+	"09-root-only-by-principaltype.json":          {{finding.NoRootDelegation, "", "111122223333", finding.Medium}},
+	"14-sourceowner-own.json":                     nil,
+	"24-encrypt-only-risk-text.json":              {{finding.PublicPrincipal, "Writers", "*", finding.High}},
+	"26-fence-with-a-hole-full-control.json": {
+		{finding.ForeignAccount, "Everybody", "999988887777", finding.Critical}, {finding.PublicPrincipal, "Everybody", "*", finding.High}},
+}
+
+func TestFaults(t *testing.T) {
+	dir := os.Getenv(faultsVariable)
+	if dir == "" {
+		t.Skipf("%s is not set: the faults are kept outside of the repository", faultsVariable)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no faults in %s: %v", dir, err)
+	}
+	for _, file := range files {
+		name := filepath.Base(file)
+		if strings.Contains(name, "-event-") {
+			continue // package events has them
+		}
+		want, ok := faults[name]
+		if !ok {
+			t.Errorf("nobody says what is right of %s", name)
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := parsed(t, string(data)).Findings(Context{Account: "111122223333"})
+		if diff := cmp.Diff(want, briefs(found)); diff != "" {
+			t.Errorf("%s: findings (-want +got):\n%s", name, diff)
+		}
+		if risk := finding.Risk(found); strings.HasPrefix(name, "24-") && strings.Contains(risk, "can read") {
+			t.Errorf("%s: the risk of a key that strangers can encrypt with reads %q", name, risk)
+		}
+	}
+}
+
 func BenchmarkFindings(b *testing.B) {
 	b.Run("corpus", func(b *testing.B) {
 		var corpus []labelled

@@ -170,8 +170,19 @@ func (a *analysis) judgeService(st *statement, who Principal) (found []finding.F
 		beyond := a.beyond(st, &s, seen)
 		all |= beyond.free | beyond.narrow
 	}
-	s.org = ""
 	var foreign []finding.Finding
+	for _, org := range a.sources(st) {
+		s.org = org
+		beyond := a.beyond(st, &s, seen)
+		all |= beyond.free | beyond.narrow
+		if as := beyond.free &^ mild; as != 0 && len(foreign) <= mostAccounts {
+			f := newFinding(finding.ServiceWithoutSource, serviceSeverity(as), st.Label, who.ID, as,
+				fmt.Sprintf("the service %s may %s on behalf of every account in organization %s, which is not trusted", who.ID, describe(st), org))
+			f.Bound = true
+			foreign = append(foreign, f)
+		}
+	}
+	s.org = ""
 	for _, account := range a.accounts(st) {
 		if len(foreign) > mostAccounts && !a.trusts(account) {
 			continue
@@ -188,15 +199,19 @@ func (a *analysis) judgeService(st *statement, who Principal) (found []finding.F
 		return nil, false
 	case all.has(fullControl):
 		return []finding.Finding{fullControlOf(st, who.ID, "the service "+who.ID, all, finding.High)}, true
-	case free&^reads != 0:
-		severity := finding.Low
-		if free&takeover != 0 {
-			severity = finding.Medium
-		}
-		return []finding.Finding{newFinding(finding.ServiceWithoutSource, severity, st.Label, who.ID, free,
+	case free&^mild != 0:
+		return []finding.Finding{newFinding(finding.ServiceWithoutSource, serviceSeverity(free), st.Label, who.ID, free,
 			fmt.Sprintf("the service %s may %s on behalf of any AWS account: no condition on aws:SourceAccount or aws:SourceArn names yours", who.ID, describe(st)))}, true
 	}
 	return foreign, true
+}
+
+// serviceSeverity returns how bad it is that a service has the actions for anybody.
+func serviceSeverity(as actions) finding.Severity {
+	if as&takeover != 0 {
+		return finding.Medium
+	}
+	return finding.Low
 }
 
 // mostAccounts is how many accounts that a statement's conditions let in get a finding
@@ -249,7 +264,7 @@ func severityOf(as actions, st *statement) finding.Severity {
 	switch {
 	case as&takeover != 0 && !st.forAWSGrants:
 		return finding.Critical
-	case as&^reads != 0:
+	case as&^mild != 0:
 		return finding.High
 	}
 	return finding.Medium
@@ -257,7 +272,7 @@ func severityOf(as actions, st *statement) finding.Severity {
 
 func foreignAccount(st *statement, who Principal, account string, free, narrow actions) finding.Finding {
 	severity := severityOf(free, st)
-	if severity == finding.Medium && narrow&^reads != 0 {
+	if severity == finding.Medium && narrow&^mild != 0 {
 		severity = finding.High
 	}
 	whose := ", of account " + account + ","

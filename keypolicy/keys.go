@@ -15,13 +15,15 @@ const (
 	callerAccount   // the account of the caller
 	callerARN       // the user or role of the caller
 	sourceAccount   // the account for which a service acts
-	sourceARN       // the resource for which a service acts, or with whose credentials the caller calls
+	sourceARN       // the resource for which a service acts
+	credentialARN   // the resource with whose credentials the caller calls
 	contextPair     // encryption context, where services name that resource
 	endpointAccount // the account of the VPC, or of its endpoint, through which the call comes
 	userID          // the unique id of the caller, which is an account's for its root
 	resourceAccount // the account of the key, the same in all calls
 
-	organization         // to an organization, of the caller or of what it acts for
+	organization         // to an organization, of the caller
+	sourceOrganization   // of what a service acts for
 	resourceOrganization // of the key, the same in all calls
 
 	// To a network, or to what only its owner has.
@@ -29,10 +31,12 @@ const (
 	network // addresses
 
 	// To a service, or to a kind of caller.
-	isService   // whether an AWS service calls of itself
-	serviceName // which one
-	viaService  // through which service the call comes
-	callerType  // root, user, role …
+	isService    // whether an AWS service calls of itself
+	serviceName  // which one
+	serviceNames // the same, by all of its names
+	viaService   // through which service the call comes, as KMS says it
+	calledVia    // the same, as IAM says it
+	callerType   // root, user, role …
 
 	date
 	epoch           // the date as a number of seconds
@@ -44,8 +48,25 @@ const (
 	grantOperation // the same, and always present
 	deletionGuard  // what delays or forbids a deletion
 
+	flag   // to nothing: true or false, as the caller chooses or the key is
 	unseen // another service's key, which no request to KMS has
 )
+
+// isTruth reports whether a key of the kind is true or false.
+func (k keyKind) isTruth() bool {
+	return k == flag || k == isService || k == secureTransport || k == mfa || k == grantForAWS
+}
+
+// isName reports whether a key of the kind is a name or a number of AWS's making, so that
+// it never has * or ? in it.
+func (k keyKind) isName() bool {
+	switch k {
+	case callerAccount, sourceAccount, endpointAccount, resourceAccount, userID, organization, sourceOrganization, possession, network, serviceName, serviceNames, callerType:
+		return true
+	default:
+		return false
+	}
+}
 
 // keyFacts is what is known of a condition key.
 type keyFacts struct {
@@ -60,9 +81,7 @@ const everyAction = ^actions(0)
 var (
 	// contextual are the actions whose requests may have an encryption context.
 	contextual = set("kms:*crypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:*capsulate", "kms:CreateGrant", "kms:RetireGrant")
-	// behindServices are those that services call for somebody: nobody changes a policy so.
-	behindServices = allKnown &^ putKeyPolicy
-	attesting      = set("kms:Decrypt", "kms:DeriveSharedSecret", "kms:GenerateDataKey", "kms:GenerateDataKeyPair")
+	attesting  = set("kms:Decrypt", "kms:DeriveSharedSecret", "kms:GenerateDataKey", "kms:GenerateDataKeyPair")
 )
 
 // conditionKeys has all global condition keys (IAM User Guide, "AWS global condition
@@ -77,9 +96,9 @@ var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
 	}
 	add(callerAccount, everyAction, "kms:CallerAccount aws:PrincipalAccount")
 	add(callerARN, everyAction, "aws:PrincipalArn")
-	add(sourceAccount, behindServices, "aws:SourceAccount aws:SourceOwner")
-	add(sourceARN, behindServices, "aws:SourceArn")
-	add(sourceARN, everyAction, `lambda:SourceFunctionArn ec2:SourceInstanceArn ssm:SourceInstanceArn
+	add(sourceAccount, everyAction, "aws:SourceAccount aws:SourceOwner")
+	add(sourceARN, everyAction, "aws:SourceArn")
+	add(credentialARN, everyAction, `lambda:SourceFunctionArn ec2:SourceInstanceArn ssm:SourceInstanceArn
 		codebuild:BuildArn codebuild:ProjectArn aws:ChatbotSourceArn`)
 	add(contextPair, contextual, "kms:EncryptionContext:")
 	add(endpointAccount, everyAction, "aws:VpceAccount aws:SourceVpcArn")
@@ -87,7 +106,7 @@ var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
 	add(resourceAccount, everyAction, "aws:ResourceAccount")
 
 	add(organization, everyAction, "aws:PrincipalOrgID aws:PrincipalOrgPaths")
-	add(organization, behindServices, "aws:SourceOrgID aws:SourceOrgPaths")
+	add(sourceOrganization, everyAction, "aws:SourceOrgID aws:SourceOrgPaths")
 	add(resourceOrganization, everyAction, "aws:ResourceOrgID aws:ResourceOrgPaths")
 
 	// Not aws:VpcSourceIp: everybody numbers their own networks.
@@ -95,8 +114,10 @@ var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
 	add(network, everyAction, "aws:SourceIp")
 
 	add(isService, everyAction, "aws:PrincipalIsAWSService")
-	add(serviceName, everyAction, "aws:PrincipalServiceName aws:PrincipalServiceNamesList")
-	add(viaService, behindServices, "kms:ViaService aws:CalledVia aws:CalledViaFirst aws:CalledViaLast")
+	add(serviceName, everyAction, "aws:PrincipalServiceName")
+	add(serviceNames, everyAction, "aws:PrincipalServiceNamesList")
+	add(viaService, everyAction, "kms:ViaService")
+	add(calledVia, everyAction, "aws:CalledVia aws:CalledViaFirst aws:CalledViaLast")
 	add(callerType, everyAction, "aws:PrincipalType")
 
 	add(date, everyAction, "aws:CurrentTime")
@@ -104,7 +125,7 @@ var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
 	add(secureTransport, everyAction, "aws:SecureTransport")
 	add(mfa, everyAction, "aws:MultiFactorAuthPresent")
 	add(mfaAge, everyAction, "aws:MultiFactorAuthAge")
-	add(grantForAWS, grants, "kms:GrantIsForAWSResource")
+	add(grantForAWS, grants&^set("kms:RetireGrant"), "kms:GrantIsForAWSResource")
 	add(grantBound, createGrant, "kms:GranteePrincipal kms:GranteeServicePrincipal kms:GrantConstraintSourceArn")
 	add(grantBound, createGrant|set("kms:RetireGrant"), "kms:GrantConstraintType")
 	add(grantOperation, createGrant, "kms:GrantOperations")
@@ -112,18 +133,19 @@ var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
 	add(deletionGuard, shutdown, "kms:TrailingDaysWithoutKeyUsage")
 
 	// What the caller chooses, or what depends on the key.
-	add(chosen, everyAction, `aws:PrincipalTag/ aws:ResourceTag/ aws:username aws:FederatedProvider aws:TokenIssueTime aws:AssumedRoot
-		aws:SourceIdentity aws:ViaAWSService aws:Referer aws:UserAgent aws:RequestedRegion aws:VpcSourceIp
-		aws:Ec2InstanceSourcePrivateIPv4 aws:IsMcpServiceAction ec2:RoleDelivery glue:RoleAssumedBy glue:CredentialIssuingService
+	add(chosen, everyAction, `aws:PrincipalTag/ aws:ResourceTag/ aws:username aws:FederatedProvider aws:TokenIssueTime
+		aws:SignInSessionArn aws:SourceIdentity aws:Referer aws:UserAgent aws:RequestedRegion aws:VpcSourceIp aws:CalledViaAWSMCP
+		aws:Ec2InstanceSourcePrivateIPv4 ec2:RoleDelivery glue:RoleAssumedBy glue:CredentialIssuingService
 		kms:CustomerMasterKeySpec kms:CustomerMasterKeyUsage kms:KeyOrigin kms:KeySpec kms:KeyUsage
-		kms:MultiRegion kms:MultiRegionKeyType kms:ResourceAliases`)
+		kms:MultiRegionKeyType kms:ResourceAliases`)
+	add(flag, everyAction, "aws:AssumedRoot aws:ViaAWSService aws:ViaAWSMCPService aws:IsMcpServiceAction kms:MultiRegion")
 	add(chosen, use|set("kms:DescribeKey", "kms:GetPublicKey"), "kms:RequestAlias")
 	add(chosen, set("kms:TagResource"), "aws:RequestTag/")
 	add(chosen, set("kms:TagResource", "kms:UntagResource"), "aws:TagKeys")
-	add(chosen, set("kms:PutKeyPolicy", "kms:ReplicateKey"), "kms:BypassPolicyLockoutSafetyCheck")
+	add(flag, putKeyPolicy, "kms:BypassPolicyLockoutSafetyCheck")
 	add(chosen, contextual, "kms:EncryptionContextKeys")
 	add(chosen, set("kms:*crypt", "kms:ReEncrypt*", "kms:GenerateDataKey*"), "kms:EncryptionAlgorithm")
-	add(chosen, set("kms:ReEncrypt*"), "kms:ReEncryptOnSameKey")
+	add(flag, set("kms:ReEncrypt*"), "kms:ReEncryptOnSameKey")
 	add(chosen, set("kms:GenerateDataKeyPair*"), "kms:DataKeyPairSpec")
 	add(chosen, set("kms:DeriveSharedSecret"), "kms:KeyAgreementAlgorithm")
 	add(chosen, set("kms:Sign", "kms:Verify"), "kms:SigningAlgorithm kms:MessageType")

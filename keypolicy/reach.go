@@ -3,6 +3,7 @@ package keypolicy
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 )
@@ -112,9 +113,6 @@ func (st *statement) holds(s *subject) spread {
 		c := &st.conditions[i]
 		carrying := c.carried
 		carried, others := c.holds(s)
-		if s.service && c.kind != unseen {
-			others = either(carried, others) // what services send is not documented
-		}
 		for k := range sp {
 			if carried < chance(k) {
 				sp[k] &^= carrying
@@ -136,7 +134,7 @@ func (st *statement) isAbout(s *subject) bool {
 		return !slices.Contains(st.Principals, s.who) || !slices.Contains(st.Principals, account)
 	case st.NotPrincipal:
 		return !slices.ContainsFunc(st.Principals, func(p Principal) bool {
-			return p == s.who || p == account || p.isAnybody()
+			return p == s.who || p == account && s.who.Type == "AWS" || p.isAnybody()
 		})
 	}
 	return slices.ContainsFunc(st.Principals, func(p Principal) bool {
@@ -175,7 +173,7 @@ func (a *analysis) services(st *statement) (list []Principal) {
 	}
 	named := func(st *statement) {
 		for i := range st.conditions {
-			if st.conditions[i].kind == serviceName {
+			if c := &st.conditions[i]; c.test != null && (c.kind == serviceName || c.kind == serviceNames) {
 				for _, id := range st.conditions[i].values {
 					add(id)
 				}
@@ -195,13 +193,35 @@ func (a *analysis) services(st *statement) (list []Principal) {
 	return list
 }
 
+// sources returns the organizations that are not trusted and that the conditions of a
+// statement, or of a Deny, name as the source of a service's call.
+func (a *analysis) sources(st *statement) (list []string) {
+	named := func(st *statement) {
+		for i := range st.conditions {
+			if c := &st.conditions[i]; c.test != null && c.kind == sourceOrganization {
+				for _, v := range c.values {
+					org, _, _ := strings.Cut(v, "/")
+					if !isOpen(org) && !slices.Contains(a.TrustedOrgs, org) && !slices.Contains(list, org) {
+						list = append(list, org)
+					}
+				}
+			}
+		}
+	}
+	named(st)
+	for i := range a.denies {
+		named(&a.denies[i])
+	}
+	return list
+}
+
 // named appends the accounts that the conditions name.
 func (st *statement) named(list []string) []string {
 	for i := range st.conditions {
 		c := &st.conditions[i]
 		for _, v := range c.values {
 			switch c.kind {
-			case sourceARN, callerARN:
+			case sourceARN, credentialARN, callerARN:
 				v = arnAccount(v)
 			case endpointAccount:
 				v = cmp.Or(arnAccount(v), v)
@@ -217,7 +237,7 @@ func (st *statement) named(list []string) []string {
 			default:
 				continue
 			}
-			if v != "" && !isOpen(v) {
+			if isAccountID(v) {
 				list = append(list, v)
 			}
 		}

@@ -36,8 +36,8 @@ type subject struct {
 	// account is the subject's, or that for which a service acts; "" is that of
 	// a stranger, whom the policy does not name.
 	account string
-	// org is the trusted organization that the subject is a member of, where that is
-	// all that is known of it.
+	// org is the organization that the subject is a member of, or for which a service
+	// acts, where that is all that is known of it.
 	org string
 	// arn is the only user or role that the subject can be, where it is known.
 	arn string
@@ -73,8 +73,8 @@ func (s *subject) presence(k keyKind) presence {
 	case unseen:
 		return absent
 	case callerAccount:
-		if !s.service && (!s.anybody || s.account != "") {
-			return sure // a service may have none
+		if !s.service && !s.anybody {
+			return sure // a service that acts for the account may have none
 		}
 	case callerARN, callerType, userID:
 		switch {
@@ -83,14 +83,27 @@ func (s *subject) presence(k keyKind) presence {
 		case !s.anybody:
 			return sure
 		}
-	case serviceName:
+	case serviceName, serviceNames:
 		switch {
 		case s.service:
 			return sure
 		case !s.anybody:
 			return absent
 		}
-	case viaService, mfaAge:
+	case sourceAccount, sourceARN, sourceOrganization:
+		if !s.service && !s.anybody {
+			return absent
+		}
+	case credentialARN, organization, possession, endpointAccount:
+		if s.service {
+			return absent // it is in nobody's organization or network
+		}
+	case viaService:
+		if s.bare || s.administers {
+			// None of the services that have the key is known to change a policy.
+			return absent
+		}
+	case calledVia, mfaAge:
 		if s.bare {
 			return absent
 		}
@@ -101,6 +114,9 @@ func (s *subject) presence(k keyKind) presence {
 
 // has returns the chance that a key has the value in the subject's calls.
 func (s *subject) has(c *condition, value string) chance {
+	if s.account != "" && !s.service && !c.literal {
+		value = strings.ReplaceAll(value, "${aws:PrincipalAccount}", s.account)
+	}
 	wild := c.test >= wildcard && c.test <= arnLike && strings.ContainsAny(value, "*?")
 	switch {
 	case !c.suits(c.kind):
@@ -110,6 +126,8 @@ func (s *subject) has(c *condition, value string) chance {
 			return open // it is no ARN, and what AWS makes of it is not documented
 		}
 		return always
+	case !isVariable(value) && !wild && strings.ContainsAny(value, "*?") && c.kind.isName():
+		return never // no such name has a wildcard in it
 	case !isVariable(value):
 		return s.hasValue(c, value, wild)
 	case c.literal && c.kind != chosen && c.kind != contextPair:
@@ -121,9 +139,9 @@ func (s *subject) has(c *condition, value string) chance {
 			return never // it has no such key
 		}
 		return s.isOf(c.against.Account, false)
-	case c.kind == resourceOrganization && value == "${aws:PrincipalOrgID}", c.kind == organization && value == "${aws:ResourceOrgID}":
+	case c.kind == resourceOrganization && value == "${aws:PrincipalOrgID}", (c.kind == organization || c.kind == sourceOrganization) && value == "${aws:ResourceOrgID}":
 		return s.belongs(c, "")
-	case c.kind == callerAccount || c.kind == sourceAccount || c.kind == organization:
+	case c.kind == callerAccount || c.kind == sourceAccount || c.kind == organization || c.kind == sourceOrganization:
 		return open
 	}
 	// What a variable stands for may be anything.
@@ -152,7 +170,7 @@ func (s *subject) hasValue(c *condition, value string, wild bool) chance {
 			return never // it is the root's
 		}
 		return min(s.isOf(id, false), open)
-	case sourceARN:
+	case sourceARN, credentialARN:
 		return s.actsFor(c, value, wild)
 	case contextPair:
 		switch {
@@ -173,7 +191,7 @@ func (s *subject) hasValue(c *condition, value string, wild bool) chance {
 			return open
 		}
 		return s.owns(!isOpen(value))
-	case organization:
+	case organization, sourceOrganization:
 		if wild && value == "o-*" {
 			return always
 		}
@@ -192,11 +210,17 @@ func (s *subject) hasValue(c *condition, value string, wild bool) chance {
 			return min(max(truth(value, false), unlikely), likely)
 		}
 		return truth(value, s.service)
-	case serviceName:
+	case serviceName, serviceNames:
+		is := value == s.who.ID || wild && like(value, s.who.ID, false) || c.test == folded && strings.EqualFold(value, s.who.ID)
+		service, _, _ := strings.Cut(s.who.ID, ".")
+		// It may have others, such as those of its Regions.
+		others := c.kind == serviceNames || !is && strings.HasPrefix(value, service+".")
 		switch {
 		case s.anybody:
 			return unlikely
-		case value == s.who.ID && !c.negated && !c.forAll: // one of its names; it may have others
+		case !is && !others:
+			return never
+		case is && (!others || c.forAll == c.negated):
 			return always
 		}
 	case date, epoch:
@@ -219,7 +243,7 @@ func (s *subject) hasValue(c *condition, value string, wild bool) chance {
 		case c.test == atMost:
 			return likely
 		}
-	case chosen, viaService, mfaAge, resourceOrganization, unseen: // anybody may have any value
+	case chosen, flag, viaService, calledVia, mfaAge, resourceOrganization, unseen: // anybody may have any value
 	}
 	return open
 }
@@ -258,12 +282,12 @@ func (s *subject) belongs(c *condition, organization string) chance {
 	id, _, _ := strings.Cut(organization, "/")
 	trusted := slices.Contains(c.against.TrustedOrgs, id) || organization == "" && len(c.against.TrustedOrgs) > 0
 	switch {
-	case isOpen(id), s.insider:
+	case isOpen(id), s.insider, s.org != "" && s.org == id:
 		return open
 	case !trusted:
 		return unlikely
 	case s.org != "":
-		if s.org == id || organization == "" {
+		if organization == "" && slices.Contains(c.against.TrustedOrgs, s.org) {
 			return open
 		}
 		return never
@@ -326,8 +350,12 @@ func (s *subject) isA(kind string, wild, fold bool) chance {
 		types = callerTypes[2:3]
 	case s.arn != "":
 		types = callerTypes[3:]
+	case s.delegate && s.administers:
+		types = callerTypes[1:3]
 	case s.delegate:
 		types = callerTypes[1:]
+	case s.administers:
+		types = callerTypes[:3] // no account relies on a federated user
 	}
 	fits := 0
 	for _, t := range types {
@@ -366,7 +394,10 @@ func (s *subject) callsAs(c *condition, arn string, wild bool) chance {
 			return always
 		}
 		for _, form := range callerForms()[partition] {
-			if (!s.delegate || !form.root) && form.mayBe(c.test, parts, s.account, wild) {
+			if s.delegate && form.root || s.administers && form.parts[2] == "sts" {
+				continue
+			}
+			if form.mayBe(c.test, parts, s.account, wild) {
 				return open
 			}
 		}
@@ -454,10 +485,14 @@ func begins(pattern, text, account string, wild, fold bool) bool {
 }
 
 // actsFor returns the chance that a resource is one for which the subject can
-// have a service act, or with whose credentials it can call.
+// have a service act, or with whose credentials it can call. That under StringLike a star
+// could reach over the account into a resource's name does not count: no resource for
+// which services call KMS is known to be called so, and AWS's own policies rely on it.
 func (s *subject) actsFor(c *condition, arn string, wild bool) chance {
 	parts := strings.SplitN(arn, ":", 6)
 	switch {
+	case !wild && strings.ContainsAny(strings.Join(parts[:min(5, len(parts))], ""), "*?"):
+		return never // a wildcard is none here, and only a resource's name can have such a character
 	case wild && (len(parts) < 6 || isOpen(parts[4])):
 		if c.test == arnLike && len(parts) < 6 {
 			return never

@@ -96,14 +96,8 @@ func (e *Env) JudgeGrant(g inventory.Grant, byService bool) []finding.Finding {
 	switch {
 	case toService:
 	case foreign:
-		severity := finding.High
-		switch {
-		case !g.Constrained && (passOn || access&finding.Read != 0):
-			severity = finding.Critical
-		case access == finding.Metadata:
-			severity = finding.Medium // as for a policy that gives no more
-		}
-		add(finding.GrantToForeignAccount, severity, g.Grantee, "account %s, which is not trusted, may %s by a grant to %s", owner, strings.Join(g.Operations, ", "), g.Grantee)
+		// As for a policy that gives no more, with a condition on the encryption context or without.
+		add(finding.GrantToForeignAccount, finding.Outsider(g.Operations...), g.Grantee, "account %s, which is not trusted, may %s by a grant to %s", owner, strings.Join(g.Operations, ", "), g.Grantee)
 	case owner == "":
 		add(finding.GrantToUnknown, finding.Medium, g.Grantee, "The account of the grantee %q is unknown: it is a deleted principal, or one of another account.", g.Grantee)
 	}

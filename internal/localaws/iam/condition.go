@@ -118,8 +118,14 @@ func truthOf(b bool) truth {
 	return no
 }
 
-// contextValues returns the request's values of a condition key, nil for none.
+// contextValues returns the request's values of a condition key, nil for none. What
+// requests to KMS never have is not there, whatever the context says.
 func (r Request) contextValues(key string) []string {
+	if strings.HasPrefix(r.Action, "kms:") {
+		if carries, _ := Carries(r.Action, key); !carries {
+			return nil
+		}
+	}
 	for name, v := range r.Context {
 		if strings.EqualFold(name, key) {
 			return []string{v}

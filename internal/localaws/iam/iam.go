@@ -54,12 +54,16 @@ const (
 	ExplicitDeny
 )
 
-// Unmodelled returns the operators in the policy that this package does not model.
+// Unmodelled returns the operators and condition keys in a key policy that this package
+// does not model.
 func (p *Policy) Unmodelled() (names []string) {
 	for _, s := range p.statements {
 		for _, c := range s.conditions {
 			if c.holds(Request{Several: map[string][]string{c.key: {""}}}) == unknown {
 				names = append(names, c.operator)
+			}
+			if _, known := Carries("kms:Decrypt", c.key); !known {
+				names = append(names, c.key)
 			}
 		}
 	}
