@@ -271,7 +271,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	pool := func(o worker.Options, handle worker.HandlerFunc) error {
 		o.Queue, o.Logger, o.InFlight = found.queue(o.QueueURL), log, inFlight
-		p, err := worker.New(ctx, queues, others.keepApart(o.Queue.ARN, handle), o)
+		p, err := worker.New(ctx, queues, others.keepApart(o.Queue, handle), o)
 		w.pools = append(w.pools, p)
 		return err
 	}
