@@ -45,7 +45,7 @@ bench:
 	go test -run '^$$' -bench Objects -benchtime 8x ./reencrypt
 	go test -run '^$$' -bench Memory -benchtime 1x ./reencrypt
 	go test -run '^$$' -bench Drain -benchtime 5x ./internal/cli
-	go test -run '^$$' -bench Start -benchtime 10x ./internal/cli
+	go test -run '^$$' -bench 'Start|Idle' -benchtime 10x ./internal/cli
 
 # Re-encryption at scale: a worker's memory, CPU time and speed beside a plain loop
 # over the SDK, and what it reaches of S3's limits in modelled time. Half an hour on

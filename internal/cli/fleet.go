@@ -72,7 +72,7 @@ type neighbours struct {
 // itself: they go back to the queue, where it may take them, and in the end to the
 // dead-letter queue. A message without a fleet is anybody's: an event, or one of a
 // former build.
-func (n *neighbours) keepApart(queue string, next worker.HandlerFunc) worker.HandlerFunc {
+func (n *neighbours) keepApart(queue *worker.Queue, next worker.HandlerFunc) worker.HandlerFunc {
 	return func(ctx context.Context, m worker.Message) error {
 		other := m.Attributes[fleetAttribute]
 		if other == "" || other == n.fleet {
@@ -92,19 +92,19 @@ func (n *neighbours) keepApart(queue string, next worker.HandlerFunc) worker.Han
 func (n *neighbours) look(ctx context.Context, f found) {
 	for _, o := range f.owners {
 		if q := f.queue(o.url); q != nil && o.another(n.fleet) {
-			n.tell(ctx, q.ARN, o.owner)
+			n.tell(ctx, q, o.owner)
 		}
 	}
 }
 
 // tell logs and alerts, at most once an hour, that another fleet uses the queue. What
 // names that fleet is a claim.
-func (n *neighbours) tell(ctx context.Context, queue, other string) {
+func (n *neighbours) tell(ctx context.Context, queue *worker.Queue, other string) {
 	now, last := time.Now(), n.told.Load()
 	if now.Sub(time.Unix(0, last)) < time.Hour || !n.told.CompareAndSwap(last, now.UnixNano()) {
 		return
 	}
-	n.log.Error("two fleets share one queue: each takes messages that are for the other", "queue", queue, "fleet", n.fleet, "other_fleet", brief(other),
+	n.log.Error("two fleets seem to share one queue: each takes messages that are for the other", "queue", queue.Name, "fleet", n.fleet, "other_fleet", brief(other),
 		"fix", "give each fleet queues of its own")
 	err := n.alerts.Publish(ctx, n.alert(now, queue, other))
 	if err != nil && outcome.Of(err).Action != outcome.Delay { // else another member publishes it
@@ -113,19 +113,19 @@ func (n *neighbours) tell(ctx context.Context, queue, other string) {
 }
 
 // alert is the alert about another fleet on a queue.
-func (n *neighbours) alert(now time.Time, queue, other string) alert.Alert {
-	q := arn.Parse(queue)
+func (n *neighbours) alert(now time.Time, queue *worker.Queue, other string) alert.Alert {
+	q := arn.Parse(queue.ARN)
 	return alert.Alert{
-		ID: fmt.Sprintf("shared-queue/%s/%s", queue, now.UTC().Format("2006-01-02T15")), Kind: alert.KindGuard, Severity: finding.High,
+		ID: fmt.Sprintf("shared-queue/%s/%s", queue.ARN, now.UTC().Format("2006-01-02T15")), Kind: alert.KindGuard, Severity: finding.High,
 		Time: now.UTC(), Account: q.Account, Region: q.Region,
-		Title:   fmt.Sprintf("Two fleets of cmkeeper share the queue %s", q.Resource),
-		Summary: fmt.Sprintf("This fleet works on the queue %s, and something on it is said to belong to another fleet, %s. Each event reaches only one of the two.", q.Resource, alert.Escape(brief(other))),
+		Title:   fmt.Sprintf("Two fleets of cmkeeper seem to share the queue %s", queue.Name),
+		Summary: fmt.Sprintf("This fleet works on the queue %s. A message in it, or its tag %s, names another fleet: %s. If there is one, each event reaches only one of the two.", queue.Name, fleetTag, alert.Escape(brief(other))),
 		Risk:    "Events that the other fleet takes are not handled by this one: they are judged by the other one's configuration, and alerted to its topics, if at all.",
 		Action:  alert.Action{Status: alert.StatusNone, Description: "cmkeeper put the other fleet's messages back into the queue. It did not act on them."},
 		Next: []string{
 			"Give each fleet queues of its own: CMKEEPER_EVENTS_QUEUE_URL and CMKEEPER_JOBS_QUEUE_URL.",
 			"If there is no other fleet, find out who sends messages to the queue or tags it: anybody who may do that can claim to be one.",
-			command.Line("aws sqs list-queue-tags --queue-url %s", command.Queue(fmt.Sprintf("https://sqs.%s.amazonaws.com/%s/%s", q.Region, q.Account, q.Resource))),
+			command.Line("aws sqs list-queue-tags --queue-url %s", command.Queue(queue.URL)),
 		},
 		Facts: []alert.Fact{{Name: "this fleet", Values: []string{n.fleet}}, {Name: "other fleet", Values: []string{brief(other)}}},
 	}

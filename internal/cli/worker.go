@@ -284,7 +284,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	pool := func(o worker.Options, handle worker.HandlerFunc) error {
 		o.Queue, o.Logger, o.InFlight, o.Sender = found.queue(o.QueueURL), log, inFlight, aws.ToString(caller.UserId)
-		p, err := worker.New(ctx, queues, others.keepApart(o.Queue.ARN, handle), o)
+		p, err := worker.New(ctx, queues, others.keepApart(o.Queue, handle), o)
 		w.pools = append(w.pools, p)
 		return err
 	}

@@ -1,6 +1,6 @@
 // Command floor is the least that a worker with the same clients can be: it
 // reads one variable, makes the four clients and polls the queue. It is what
-// BenchmarkStart holds the product against.
+// BenchmarkStart and BenchmarkIdle hold the product against.
 package main
 
 import (
