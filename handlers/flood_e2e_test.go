@@ -114,11 +114,11 @@ func (s *storm) flood(victim string, messages []string) (f flooded) {
 	return f
 }
 
-// intrude has somebody else let a foreign account decrypt with a key.
+// intrude has somebody else let a foreign account pass the use of a key on.
 func (s *storm) intrude(key string) {
 	s.t.Helper()
 	must(s.as("intruder").CreateGrant(s.ctx, &kms.CreateGrantInput{
-		KeyId: &key, GranteePrincipal: aws.String("arn:aws:iam::" + stranger + ":role/visitor"), Operations: []types.GrantOperation{types.GrantOperationDecrypt},
+		KeyId: &key, GranteePrincipal: aws.String("arn:aws:iam::" + stranger + ":role/visitor"), Operations: []types.GrantOperation{types.GrantOperationDecrypt, types.GrantOperationCreateGrant},
 	}))
 }
 
