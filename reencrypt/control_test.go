@@ -211,7 +211,12 @@ func TestStoppedJobContinues(t *testing.T) {
 		}
 		w.must(e.Continue(t.Context(), jobs[0]))
 		f.work()
-		if len(w.told.stalled) != 3 {
+		// Two messages may find the same stop, and both report it: the alert's id has its time.
+		stops := map[int64]bool{}
+		for _, s := range w.told.stalled {
+			stops[s.Finished.Unix()] = true
+		}
+		if len(stops) != 2 {
 			t.Errorf("a job that stops again is told of: %+v", w.told.stalled)
 		}
 		w.aws.SetIdentityPolicy("worker", nil)
