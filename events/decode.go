@@ -55,7 +55,7 @@ func (s *scanner) message() (m message) {
 		case "TopicArn":
 			m.TopicARN = s.string()
 		case "Message":
-			m.Message = s.string()
+			m.Message = s.within(len(s.text)) // a whole event
 		}
 	}
 	return m
@@ -64,7 +64,7 @@ func (s *scanner) message() (m message) {
 // resources reads the ARNs in a list of resources: each element is an object in
 // a CloudTrail record, an ARN in an envelope.
 func (s *scanner) resources() (arns []string) {
-	for range s.elements {
+	for range s.list {
 		if s.peek() == '{' {
 			arns = append(arns, s.member("ARN"))
 		} else {
@@ -76,7 +76,7 @@ func (s *scanner) resources() (arns []string) {
 
 // texts reads an array as the JSON texts of its elements.
 func (s *scanner) texts() (list []string) {
-	for range s.elements {
+	for range s.list {
 		at := s.pos
 		s.skip()
 		list = append(list, s.text[at:s.pos])
@@ -454,7 +454,7 @@ func (s *scanner) filled() (some bool) {
 // tags reads a list of objects with a key and a value each.
 func (s *scanner) tags() map[string]string {
 	var tags map[string]string
-	for range s.elements {
+	for range s.list {
 		var key, value string
 		for name := range s.members {
 			switch name {

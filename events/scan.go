@@ -10,9 +10,9 @@ import (
 )
 
 // A scanner reads one JSON document (RFC 8259) from front to back. It accepts
-// exactly what encoding/json accepts and gives the same strings, several times
-// as fast, because it knows what is wanted and passes over the rest without
-// making a value of it.
+// exactly what encoding/json accepts, but for values that are kept and too long (maxText,
+// maxList), and gives the same strings, several times as fast, because it knows what is
+// wanted and passes over the rest without making a value of it.
 //
 // Every method starts at the first byte of a value. One that reads a type takes
 // the value if it is of that type; else it returns zero and leaves the value
@@ -28,6 +28,14 @@ type scanner struct {
 	depth int
 	err   error
 }
+
+// What AWS writes into a record is shorter: a key policy has 32 KiB at most, a list of tags
+// 50 elements. What is longer is no record of AWS's, and would take up memory for a message
+// many times over.
+const (
+	maxText = 64 << 10
+	maxList = 1000
+)
 
 // maxDepth bounds recursion. It is encoding/json's own limit.
 const maxDepth = 10_000
@@ -83,13 +91,34 @@ func (s *scanner) elements(yield func() bool) {
 	}
 }
 
+// list is elements for values that are kept.
+func (s *scanner) list(yield func() bool) {
+	n := 0
+	for range s.elements {
+		if n++; n > maxList {
+			s.stop(fmt.Errorf("a list has more than %d elements", maxList))
+			return
+		}
+		if !yield() {
+			return
+		}
+	}
+}
+
 // string reads a string.
-func (s *scanner) string() string {
+func (s *scanner) string() string { return s.within(maxText) }
+
+// within reads a string of at most so many bytes, as it is written.
+func (s *scanner) within(most int) string {
 	if s.peek() != '"' {
 		return ""
 	}
 	raw, plain := s.quoted()
-	if plain {
+	switch {
+	case len(raw) > most:
+		s.stop(fmt.Errorf("a text is longer than %d bytes", most))
+		return ""
+	case plain:
 		return raw
 	}
 	return unquote(raw)
@@ -97,7 +126,7 @@ func (s *scanner) string() string {
 
 // strings reads an array of strings; an element of another type is "".
 func (s *scanner) strings() (list []string) {
-	for range s.elements {
+	for range s.list {
 		list = append(list, s.string())
 	}
 	return list

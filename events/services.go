@@ -3,7 +3,8 @@ package events
 import "strings"
 
 // The parameters of calls of other services than KMS are read from the texts of
-// request and response, which are known to be well formed.
+// request and response, which are known to be well formed. What is too long there is left
+// out: AWS takes no such call.
 
 func trail(r record) Detail { return Trail{Name: scan(r.Request).member("name")} }
 
@@ -43,12 +44,12 @@ func (s *scanner) eventSelectors() (e EventSelectors) {
 			e.Trail = s.string()
 		case "eventSelectors":
 			e.Basic = nil
-			for range s.elements {
+			for range s.list {
 				e.Basic = append(e.Basic, s.eventSelector())
 			}
 		case "advancedEventSelectors":
 			e.Advanced = nil
-			for range s.elements {
+			for range s.list {
 				e.Advanced = append(e.Advanced, s.advancedSelector())
 			}
 		}
@@ -78,7 +79,7 @@ func (s *scanner) advancedSelector() (a AdvancedSelector) {
 			continue
 		}
 		a = nil
-		for range s.elements {
+		for range s.list {
 			a = append(a, s.fieldSelectors()...)
 		}
 	}

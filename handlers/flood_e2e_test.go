@@ -136,7 +136,7 @@ func apart(all []told, key string) (others, real []told) {
 
 // inFlood runs a test in an account with 60 keys, of which one is the victim, and two
 // workers, to which AWS's quotas apply.
-func inFlood(t *testing.T, slots int, test func(s *storm, victim string)) {
+func inFlood(t *testing.T, slots int, test func(s *storm, victim string), options ...func(*storm)) {
 	t.Helper()
 	c := enforceAll()
 	c.Policy = reaction.Enforce
@@ -146,6 +146,9 @@ func inFlood(t *testing.T, slots int, test func(s *storm, victim string)) {
 			s.newKey(kms.CreateKeyInput{})
 		}
 		victim := s.knownAlias("alias/orders")
+		for _, set := range options {
+			set(s)
+		}
 		for range 2 {
 			s.startWith(ctx, slots)
 		}
@@ -226,8 +229,8 @@ func TestFloodOfTheSameKey(t *testing.T) {
 	})
 }
 
-// TestFloodOfForgedEvents: half of the keys do not exist, and the actors are as many as
-// there are events, a few, or one.
+// TestFloodOfForgedEvents: anybody may send to the queue. Half of the keys do not exist,
+// and the actors are as many as there are events, a few, or one.
 func TestFloodOfForgedEvents(t *testing.T) {
 	for _, actors := range []int{2000, 20, 1} {
 		t.Run(fmt.Sprintf("by %d actors", actors), func(t *testing.T) {
@@ -250,7 +253,7 @@ func TestFloodOfForgedEvents(t *testing.T) {
 					bodies = append(bodies, forgedCall(calls[n/7%len(calls)], key, fmt.Sprintf("flooder-%d", n%actors), n))
 				}
 				s.flood(victim, bodies)
-			})
+			}, func(s *storm) { s.open = true })
 		})
 	}
 }

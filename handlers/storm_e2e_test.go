@@ -24,7 +24,9 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/confirm"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -40,6 +42,8 @@ type storm struct {
 	config       reaction.Config
 	topic, inbox string
 	wg           sync.WaitGroup
+	// open: anybody may send to the queue, so that workers believe no message.
+	open bool
 }
 
 // inStorm runs a test in a storm's world, in enforce; AWS takes its time there.
@@ -128,6 +132,11 @@ func (s *storm) startWith(ctx context.Context, concurrency int) (kill func()) {
 			Grouping: &alert.Grouping{SQS: queues, QueueURL: s.queue, Wait: 30 * time.Second, Interval: time.Minute},
 		}
 		d.Alerts, d.Digests = p, p
+		if s.open {
+			records := confirm.New(awsclient.CloudTrail(cfg), d.State, confirm.Config{}, nil)
+			s.wg.Go(func() { _ = records.Run(ctx) })
+			d.Records, d.Senders = records, nil
+		}
 	})
 	pool := must(worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
 		return router.Handle(ctx, handlers.Message{Body: []byte(m.Body), Sent: m.Sent})

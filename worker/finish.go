@@ -68,7 +68,7 @@ func (p *Pool) process(ctx context.Context, d *delivery) {
 	err := p.call(d)
 	p.finish(ctx, d, err, time.Since(start))
 	d.cancel(nil)
-	p.slots.put(1, 0)
+	p.slots.put(1)
 }
 
 // call runs the handler; a panic becomes an error.
@@ -163,7 +163,7 @@ func (p *Pool) logOutcome(d *delivery, level slog.Level, result string, took tim
 // neither deleted nor made visible.
 func (p *Pool) release(d *delivery, finished bool) {
 	if p.inFlight.remove(d, finished) {
-		p.slots.put(0, len(d.Body))
+		p.bodies.release(d)
 		p.options.InFlight(-1)
 	}
 }
@@ -266,6 +266,11 @@ func (p *Pool) rejection(d *delivery, err error) []attribute {
 func (p *Pool) send(ctx context.Context, d *delivery, url string, delay time.Duration, attributes map[string]types.MessageAttributeValue) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	sent, err := p.bodies.send(ctx, d)
+	if err != nil {
+		return fmt.Errorf("wait to send a copy to %s: %w", queueName(url), err)
+	}
+	defer sent()
 	in := &sqs.SendMessageInput{
 		QueueUrl:          aws.String(url),
 		MessageBody:       d.raw.Body,

@@ -253,44 +253,39 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// TestTakeSlots takes slots and bytes and looks at what is left.
+// TestTakeSlots takes slots and looks at what is left.
 func TestTakeSlots(t *testing.T) {
 	t.Parallel()
-	for name, test := range map[string]struct {
-		slots, bytes, n, size, want int
-	}{
-		"as many as asked for":     {20, 1000, 10, 10, 10},
-		"as many as there are":     {7, 1000, 10, 10, 7},
-		"as the bytes allow":       {20, 45, 10, 10, 4},
-		"one that takes all bytes": {20, 10, 10, 10, 1},
+	for name, test := range map[string]struct{ slots, n, want int }{
+		"as many as asked for": {20, 10, 10},
+		"as many as there are": {7, 10, 7},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			s := newSlots(test.slots, test.bytes)
-			if got := s.take(t.Context(), test.n, test.size); got != test.want {
+			s := newSlots(test.slots)
+			if got := s.take(t.Context(), test.n); got != test.want {
 				t.Fatalf("%s: took %d, want %d", name, got, test.want)
 			}
-			if s.free != test.slots-test.want || s.freeBytes != test.bytes-test.want*test.size {
-				t.Errorf("%s: %d slots and %d bytes are left", name, s.free, s.freeBytes)
+			if s.free != test.slots-test.want {
+				t.Errorf("%s: %d slots are left", name, s.free)
 			}
 		})
 	}
 }
 
-// TestTakeWaits: a poller that finds nothing free waits for slots and for bytes, takes
-// those that come back within the linger time together, and gives all back in the end.
+// TestTakeWaits: a poller that finds nothing free waits for slots, takes those that come
+// back within the linger time together, and gives all back in the end.
 func TestTakeWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newSlots(4, 40)
+		s := newSlots(4)
 		ctx, cancel := context.WithCancel(t.Context())
-		if got := s.take(ctx, 4, 10); got != 4 {
+		if got := s.take(ctx, 4); got != 4 {
 			t.Fatalf("took %d", got)
 		}
 		taken := make(chan int)
-		go func() { taken <- s.take(ctx, 10, 10) }()
-		returns := func(number, bytes int) {
-			t.Helper()
-			s.put(number, bytes)
+		go func() { taken <- s.take(ctx, 10) }()
+		for range 2 {
+			s.put(1)
 			synctest.Wait()
 			select {
 			case n := <-taken:
@@ -298,30 +293,18 @@ func TestTakeWaits(t *testing.T) {
 			default:
 			}
 		}
-		returns(2, 0)  // slots without bytes
-		returns(0, 5)  // not enough for one
-		returns(0, 5)  // one
-		returns(0, 10) // and another one
 		if n := <-taken; n != 2 {
 			t.Errorf("took %d, want both that came back soon", n)
 		}
-		go func() { taken <- s.take(ctx, 10, 10) }()
-		returns(1, 10) // one, and it waits for another
+		go func() { taken <- s.take(ctx, 10) }()
+		s.put(1) // and it waits for another
+		synctest.Wait()
 		cancel()
 		if n := <-taken; n != 0 {
 			t.Errorf("took %d from a pool that stops", n)
 		}
-		if s.free != 1 || s.freeBytes != 10 {
-			t.Errorf("%d slots and %d bytes are left", s.free, s.freeBytes)
+		if s.free != 1 {
+			t.Errorf("%d slots are left", s.free)
 		}
 	})
-}
-
-func TestLargestMessage(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]int{"1024": 1024, "1048576": 1 << 20, "": maxBytes, "0": maxBytes, "-1": maxBytes, "much": maxBytes} {
-		if got := largestMessage(text); got != want {
-			t.Errorf("largestMessage(%q) = %d, want %d", text, got, want)
-		}
-	}
 }

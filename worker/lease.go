@@ -34,6 +34,7 @@ type delivery struct {
 	Message
 	raw      *types.Message // what a copy is made from
 	received time.Time
+	bytes    int64 // that it holds
 
 	ctx    context.Context // the handler's
 	cancel context.CancelCauseFunc

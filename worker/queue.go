@@ -31,7 +31,6 @@ type Queue struct {
 	DeadLetter *Queue
 
 	visibility, retention time.Duration
-	largest               int // bytes that a message may have
 }
 
 // CheckQueue reads a queue and its dead-letter queue, and checks that a Pool can work
@@ -123,7 +122,6 @@ func readQueue(ctx context.Context, client SQS, url string) (q *Queue, redrive s
 			types.QueueAttributeNameKmsMasterKeyId,
 			types.QueueAttributeNameVisibilityTimeout,
 			types.QueueAttributeNameMessageRetentionPeriod,
-			types.QueueAttributeNameMaximumMessageSize,
 			types.QueueAttributeNameRedrivePolicy,
 		},
 	})
@@ -135,7 +133,6 @@ func readQueue(ctx context.Context, client SQS, url string) (q *Queue, redrive s
 		URL: url, Name: queueName(url), ARN: text(types.QueueAttributeNameQueueArn), Key: text(types.QueueAttributeNameKmsMasterKeyId),
 		visibility: seconds(text(types.QueueAttributeNameVisibilityTimeout)),
 		retention:  seconds(text(types.QueueAttributeNameMessageRetentionPeriod)),
-		largest:    largestMessage(text(types.QueueAttributeNameMaximumMessageSize)),
 	}, text(types.QueueAttributeNameRedrivePolicy), nil
 }
 
@@ -176,16 +173,6 @@ func seconds(text string) time.Duration {
 		return 0
 	}
 	return time.Duration(n) * time.Second
-}
-
-// largestMessage returns the bytes that a message may have: those of a queue's
-// MaximumMessageSize, and where the text is none, SQS's limit.
-func largestMessage(text string) int {
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		return maxBytes
-	}
-	return n
 }
 
 // deadLetterTarget returns the queue that a RedrivePolicy names.

@@ -77,9 +77,6 @@ var (
 const (
 	batchSize   = 10               // SQS takes and gives at most ten messages a call
 	longestPoll = 20 * time.Second // the longest WaitTimeSeconds
-	// maxBytesInFlight bounds the bodies of all messages in flight: a batch of ten of
-	// SQS's largest messages for six polls at once.
-	maxBytesInFlight = 64 << 20
 	// linger is how long a poller that has a slot waits for further ones, so
 	// that quick handlers do not turn batches of ten into calls for one.
 	linger = 5 * time.Millisecond
@@ -148,8 +145,8 @@ type Options struct {
 	Queue *Queue
 	// Concurrency is how many messages are handled at once at most, those on
 	// their way to a handler included; at least 1. One poll runs for each ten. The
-	// bodies of all messages in flight have 64 MiB at most, so that fewer are
-	// received where the queue's MaximumMessageSize allows large ones.
+	// bodies of all messages in flight have 16 MiB at most, so that fewer are
+	// received where they are large.
 	Concurrency int
 	// DrainTimeout is what running handlers and open polls get to finish after
 	// Run's context is done; zero cancels them at once. Run returns at most five
@@ -180,6 +177,7 @@ type Pool struct {
 
 	queue    atomic.Pointer[Queue]
 	slots    *slots
+	bodies   *bodies
 	inFlight *inFlight
 	deletes  chan *delivery
 
@@ -240,7 +238,8 @@ func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
 		handler:  h,
 		options:  o,
 		log:      o.Logger.With("queue", q.Name),
-		slots:    newSlots(o.Concurrency, maxBytesInFlight),
+		slots:    newSlots(o.Concurrency),
+		bodies:   newBodies(),
 		inFlight: newInFlight(),
 		deletes:  make(chan *delivery),
 		ready:    make(chan struct{}),
@@ -352,15 +351,18 @@ type work struct {
 func (p *Pool) poll(ctx, pollContext context.Context, w work) {
 	failures := 0
 	for {
-		// A message of any size is received when no other is in flight.
-		size := min(p.queue.Load().largest, maxBytesInFlight)
-		n := p.slots.take(ctx, batchSize, size)
+		n := p.slots.take(ctx, p.bodies.batch())
 		if n == 0 {
 			return
 		}
+		if p.bodies.room(ctx, n) != nil { // it is stopping
+			return
+		}
+		bytes := &poll{bodies: p.bodies}
 		began := time.Now()
-		messages, err := p.receive(pollContext, w.handling, n)
-		p.slots.put(n-len(messages), n*size-bodyBytes(messages))
+		messages, err := p.receive(pollContext, w.handling, n, bytes)
+		p.slots.put(n - len(messages))
+		bytes.end(pollContext, messages)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
@@ -389,7 +391,7 @@ func (p *Pool) poll(ctx, pollContext context.Context, w work) {
 
 // receive asks for up to n messages and puts those that come in flight, with
 // contexts for their handlers made from handling.
-func (p *Pool) receive(ctx, handling context.Context, n int) ([]*delivery, error) {
+func (p *Pool) receive(ctx, handling context.Context, n int, bytes *poll) ([]*delivery, error) {
 	q := p.queue.Load()
 	ctx, cancel := context.WithTimeout(ctx, p.options.WaitTime+pollMargin)
 	defer cancel()
@@ -403,7 +405,7 @@ func (p *Pool) receive(ctx, handling context.Context, n int) ([]*delivery, error
 		VisibilityTimeout:           int32(q.visibility / time.Second),
 		MessageAttributeNames:       allAttributes,
 		MessageSystemAttributeNames: systemAttributes,
-	})
+	}, bytes.watch)
 	if err != nil {
 		return nil, fmt.Errorf("receive from %s: %w", q.Name, err)
 	}

@@ -104,7 +104,7 @@ func BenchmarkDrain(b *testing.B) {
 // drain fills the events queue and returns how many messages a second the program
 // takes from it, from its first receive until the queue is empty. They are events
 // that nothing reacts to, as most events of an account are.
-func drain(b *testing.B, box *sandbox.Sandbox, binary string) float64 {
+func drain(b testing.TB, box *sandbox.Sandbox, binary string) float64 {
 	b.Helper()
 	const messages = 40_000
 	event, err := os.ReadFile("../../events/testdata/describe-key.json")
@@ -119,7 +119,7 @@ func drain(b *testing.B, box *sandbox.Sandbox, binary string) float64 {
 	for i := range entries {
 		entries[i] = types.SendMessageBatchRequestEntry{Id: aws.String(strconv.Itoa(i)), MessageBody: aws.String(compact.String())}
 	}
-	client := sqs.NewFromConfig(box.Config("operator"))
+	client := sqs.NewFromConfig(box.Config(sandbox.WorkerKey)) // the queue takes messages of our role only
 	for range messages / len(entries) {
 		if _, err := client.SendMessageBatch(b.Context(), &sqs.SendMessageBatchInput{QueueUrl: &box.EventsQueue, Entries: entries}); err != nil {
 			b.Fatal(err)
@@ -145,7 +145,7 @@ func drain(b *testing.B, box *sandbox.Sandbox, binary string) float64 {
 	}
 }
 
-func startSandbox(b *testing.B) *sandbox.Sandbox {
+func startSandbox(b testing.TB) *sandbox.Sandbox {
 	b.Helper()
 	box, err := sandbox.Start(b.Context(), "127.0.0.1:0")
 	if err != nil {
@@ -156,7 +156,7 @@ func startSandbox(b *testing.B) *sandbox.Sandbox {
 }
 
 // build builds a program as it is shipped.
-func build(b *testing.B, pkg string) string {
+func build(b testing.TB, pkg string) string {
 	b.Helper()
 	binary := filepath.Join(b.TempDir(), filepath.Base(pkg))
 	if pkg == "../.." {
@@ -179,7 +179,7 @@ type program struct {
 }
 
 // spawn starts a program with what a worker must be given and nothing else.
-func spawn(b *testing.B, box *sandbox.Sandbox, binary string) program {
+func spawn(b testing.TB, box *sandbox.Sandbox, binary string) program {
 	b.Helper()
 	p := program{command: exec.CommandContext(b.Context(), binary), logs: &bytes.Buffer{}, first: make(chan time.Time, 1)}
 	if filepath.Base(binary) == "cmkeeper" {
@@ -205,7 +205,7 @@ func spawn(b *testing.B, box *sandbox.Sandbox, binary string) program {
 }
 
 // received waits for the program's first ReceiveMessage and returns when it was.
-func (p program) received(b *testing.B) time.Time {
+func (p program) received(b testing.TB) time.Time {
 	b.Helper()
 	select {
 	case at := <-p.first:
