@@ -44,11 +44,7 @@ func parse(text string, open bool) (Event, error) {
 	case m.DetailType != "":
 		return m.event()
 	case m.EventName != "":
-		s := scan(text)
-		r := s.record()
-		if s.err != nil { // it is well formed, but too long
-			return Event{}, fmt.Errorf("decode record: %w", s.err)
-		}
+		r := scan(text).record() // known to be well formed
 		return r.event(&message{})
 	case m.TopicARN != "" && m.Type == "Notification" && open:
 		e, err := parse(m.Message, false)
