@@ -227,10 +227,13 @@ func undocumented(c Condition, service string, present bool) string {
 }
 
 // isEntangled reports whether two conditions can exclude each other: they are about the
-// same key, or about who calls. The judgement takes each by itself.
+// same key, or about who calls, as NotPrincipal is. The judgement takes each by itself.
 func isEntangled(p *Policy) bool {
 	keys, identities := map[string]bool{}, 0
 	for _, s := range p.Statements {
+		if s.NotPrincipal {
+			identities++
+		}
 		for _, c := range s.Conditions {
 			key := conditionKey(c.Key)
 			if keys[key] {
@@ -264,11 +267,12 @@ func isMetInParts(p *Policy, enters func(*Policy) bool) bool {
 			if !deny.Deny {
 				continue
 			}
-			met = met && slices.ContainsFunc(deny.Conditions, func(c Condition) bool {
+			escapes := func(conditions ...Condition) bool {
 				one := deny
-				one.Conditions = []Condition{c}
+				one.Conditions = conditions
 				return enters(&Policy{Version: p.Version, Statements: []Statement{bare, one}})
-			})
+			}
+			met = met && (escapes() || slices.ContainsFunc(deny.Conditions, func(c Condition) bool { return escapes(c) }))
 		}
 		if met {
 			return true
@@ -540,6 +544,39 @@ func TestJudgementAgainstEvaluator(t *testing.T) {
 	t.Logf("%d policies: %+v", policies, seen)
 	if min(seen.calls/10, seen.foreign, seen.public*2, seen.bound*20) < policies/10 || seen.entangled > policies/20 {
 		t.Error("the policies show too little")
+	}
+}
+
+// TestEveryKeyAgainstEvaluator tries each key with each operator that suits it, by itself,
+// in an Allow for everyone and in a Deny. Those of the random policies are not all tried
+// in every run.
+func TestEveryKeyAgainstEvaluator(t *testing.T) {
+	var seen sights
+	tried := map[string]bool{}
+	m := &policyMaker{Rand: rand.New(rand.NewPCG(11, 12))} //nolint:gosec // no secret
+	for _, triple := range suitable {
+		if strings.Contains(triple.operator, ":") || strings.HasSuffix(triple.operator, "IfExists") {
+			if k := playedKeys[triple.key]; !k.several || !strings.HasPrefix(triple.operator, "ForAnyValue:") {
+				continue
+			}
+		}
+		tried[triple.key] = true
+		for _, deny := range []bool{false, true} {
+			m.actions = nil
+			c := m.condition(triple)
+			allow := Statement{Label: "A", Resources: []string{"*"}, Principals: []Principal{everyone}, Actions: m.actions}
+			p := &Policy{Version: "2012-10-17", Statements: []Statement{allow}}
+			if deny {
+				p.Statements = append(p.Statements, Statement{Label: "D", Deny: true, Resources: []string{"*"}, Principals: []Principal{everyone}, Actions: []string{"kms:*"}})
+			}
+			p.Statements[len(p.Statements)-1].addCondition(c)
+			if why := disagreement(t, m.Rand, p, &seen); why != "" {
+				t.Errorf("%s\n%s", why, rewrite(t, p))
+			}
+		}
+	}
+	if len(tried) < len(playedNames)-2 { // but for the organization of the key
+		t.Errorf("%d keys are tried, of %d", len(tried), len(playedNames))
 	}
 }
 
