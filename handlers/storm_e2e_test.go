@@ -117,6 +117,7 @@ func (s *storm) start(ctx context.Context) (kill func()) {
 
 func (s *storm) startWith(ctx context.Context, concurrency int) (kill func()) {
 	s.t.Helper()
+	living, cancel := context.WithCancel(ctx)
 	cfg := inprocess.Config(s.aws, region, keeperKey)
 	client := &mortalClient{next: cfg.HTTPClient}
 	cfg.HTTPClient = client
@@ -134,15 +135,14 @@ func (s *storm) startWith(ctx context.Context, concurrency int) (kill func()) {
 		d.Alerts, d.Digests = p, p
 		if s.open {
 			records := confirm.New(awsclient.CloudTrail(cfg), d.State, confirm.Config{}, nil)
-			s.wg.Go(func() { _ = records.Run(ctx) })
+			s.wg.Go(func() { _ = records.Run(living) })
 			d.Records, d.Senders = records, nil
 		}
 	})
 	pool := must(worker.New(ctx, queues, worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
 		return router.Handle(ctx, handlers.Message{Body: []byte(m.Body), Sent: m.Sent})
 	}), worker.Options{QueueURL: s.queue, Concurrency: concurrency}))
-	ctx, cancel := context.WithCancel(ctx)
-	s.wg.Go(func() { _ = pool.Run(ctx) })
+	s.wg.Go(func() { _ = pool.Run(living) })
 	return func() {
 		client.killed.Store(true)
 		cancel()
