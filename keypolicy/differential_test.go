@@ -227,7 +227,7 @@ func undocumented(c Condition, service string, present bool) string {
 }
 
 // isEntangled reports whether two conditions can exclude each other: they are about the
-// same key, or about who calls, as NotPrincipal is. The judgement takes each by itself.
+// same key, or about who calls or when, as NotPrincipal is. The judgement takes each by itself.
 func isEntangled(p *Policy) bool {
 	keys, identities := map[string]bool{}, 0
 	for _, s := range p.Statements {

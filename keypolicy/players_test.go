@@ -83,7 +83,7 @@ type played struct {
 	given, always, sent bool
 	// free: callers choose every character of it.
 	free bool
-	// identity: it is about who calls, so that two of them can exclude each other.
+	// identity: it is about who calls or when, so that two of them can exclude each other.
 	identity bool
 }
 
@@ -175,8 +175,8 @@ var playedKeys = func() map[string]played {
 	add(played{form: number, values: numbers, who: anybody}, "aws:MultiFactorAuthAge", "kms:RotationPeriodInDays", "ec2:RoleDelivery")
 	add(played{form: number, values: numbers, who: anybody, always: true}, "kms:ScheduleKeyDeletionPendingWindowInDays", "kms:TrailingDaysWithoutKeyUsage")
 	add(played{form: dateForm, values: []string{"2025-01-01T00:00:00Z", "2027-01-01"}, who: anybody}, "aws:TokenIssueTime", "kms:ValidTo")
-	add(played{form: dateForm, values: []string{"2025-01-01T00:00:00Z", "2025-06-01", "2027-01-01T00:00:00Z"}, given: true}, "aws:CurrentTime")
-	add(played{form: number, values: []string{"1735689600", "1798761600"}, given: true}, "aws:EpochTime")
+	add(played{form: dateForm, values: []string{"2025-01-01T00:00:00Z", "2025-06-01", "2027-01-01T00:00:00Z"}, given: true, identity: true}, "aws:CurrentTime")
+	add(played{form: number, values: []string{"1735689600", "1798761600"}, given: true, identity: true}, "aws:EpochTime")
 	add(played{form: addressForm, values: []string{"10.0.0.0/8", "192.0.2.1"}, who: anybody}, "aws:VpcSourceIp", "aws:Ec2InstanceSourcePrivateIPv4")
 	add(played{form: addressForm, identity: true, values: []string{"203.0.113.0/24", "0.0.0.0/0", "198.51.100.7", "0.0.0.0/1"}, who: func(c caller, value, policy string) bool {
 		return c.insider && c.request.Service == "" || policy == "0.0.0.0/0" || policy == "0.0.0.0/1" || !inRange(value, policy)
@@ -387,12 +387,11 @@ func namedARNs(p *Policy) (arns []string) {
 				continue
 			}
 			for _, v := range c.Values {
-				arns = append(arns, concreteARN(v))
 				for _, account := range []string{stranger, foreign, own} {
 					// As a text, a star reaches into a path. A role that is named has its
 					// name for itself.
 					if !isRoleNamed(p, account) {
-						arns = append(arns, strings.ReplaceAll(strings.Replace(v, "::*:", "::"+account+":role/p:", 1), "*", "v"))
+						arns = append(arns, concreteARN(v, account), strings.ReplaceAll(strings.Replace(v, "::*:", "::"+account+":role/p:", 1), "*", "v"))
 					}
 				}
 			}
@@ -454,12 +453,12 @@ func concreteAccount(pattern string) string {
 	return strings.ReplaceAll(pattern, "?", "9")
 }
 
-// concreteARN is an ARN that a pattern stands for.
-func concreteARN(pattern string) string {
+// concreteARN is an ARN that a pattern stands for, of the account where it leaves a choice.
+func concreteARN(pattern, account string) string {
 	if strings.HasPrefix(pattern, "arn:*:") { // as a text it reaches into a path
-		return strings.Replace(pattern, "*", "aws:iam::"+stranger+":role/p", 1)
+		return strings.Replace(pattern, "*", "aws:iam::"+account+":role/p", 1)
 	}
-	parts := strings.SplitN(strings.ReplaceAll(pattern, "${aws:PrincipalAccount}", stranger), ":", 6)
+	parts := strings.SplitN(strings.ReplaceAll(pattern, "${aws:PrincipalAccount}", account), ":", 6)
 	if len(parts) == 6 {
 		parts[4] = concreteAccount(parts[4])
 	}
@@ -503,11 +502,11 @@ func options(c caller, key, action string, conditions []Condition) (list [][]str
 			add(c.account)
 			add(endpoints)
 		case arnForm:
-			add(concreteARN(v))
+			add(concreteARN(v, stranger))
 			if k.free {
 				add(v)
 			}
-			if parts := strings.SplitN(concreteARN(v), ":", 6); len(parts) == 6 && parts[4] != "" {
+			if parts := strings.SplitN(concreteARN(v, stranger), ":", 6); len(parts) == 6 && parts[4] != "" {
 				parts[4] = c.account
 				add(strings.Join(parts, ":"))
 				add(strings.Join(parts, ":") + "-else")
