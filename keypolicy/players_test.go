@@ -490,55 +490,10 @@ func options(c caller, key, action string, conditions []Condition) (list [][]str
 		}
 		asked = append(asked, condition.Values...)
 	}
-	add := func(value string) {
-		if !slices.ContainsFunc(asked, func(v string) bool { return !k.who(c, value, v) }) {
-			list = append(list, []string{value})
-		}
-	}
 	for _, v := range asked {
-		switch k.form {
-		case account:
-			add(concreteAccount(v))
-			add(c.account)
-			add(endpoints)
-		case arnForm:
-			add(concreteARN(v, stranger))
-			if k.free {
-				add(v)
-			}
-			if parts := strings.SplitN(concreteARN(v, stranger), ":", 6); len(parts) == 6 && parts[4] != "" {
-				parts[4] = c.account
-				add(strings.Join(parts, ":"))
-				add(strings.Join(parts, ":") + "-else")
-			} else {
-				add(v + "-else")
-			}
-			for _, account := range []string{c.account, endpoints} {
-				add("arn:aws:else:us-east-1:" + account + ":else")
-			}
-		case truthForm:
-			add("true")
-			add("false")
-		case addressForm:
-			for _, ip := range []string{"203.0.113.9", "198.51.100.7", "192.0.2.1", "10.1.2.3", "130.1.2.3", "2001:db8::7"} {
-				add(ip)
-			}
-		case number:
-			add("7")
-			if n, err := strconv.Atoi(v); err == nil {
-				for _, n := range []int{n, n - 1, n + 1} {
-					add(strconv.Itoa(n))
-				}
-			}
-		case dateForm:
-			add("2024-01-01T00:00:00Z")
-			add("2026-01-01T00:00:00Z")
-			add("2028-01-01T00:00:00Z")
-		default:
-			add(strings.NewReplacer("*", "v", "?", "e").Replace(v))
-			add(theirOther(v))
-			if k.free {
-				add(v)
+		for _, value := range k.candidates(c, v) {
+			if !slices.ContainsFunc(asked, func(v string) bool { return !k.who(c, value, v) }) {
+				list = append(list, []string{value})
 			}
 		}
 	}
@@ -547,6 +502,42 @@ func options(c caller, key, action string, conditions []Condition) (list [][]str
 	}
 	if len(list) == 0 {
 		list = [][]string{{"else"}}
+	}
+	return list
+}
+
+// candidates are values that a policy's value stands for, and others.
+func (k played) candidates(c caller, v string) (list []string) {
+	switch k.form {
+	case account:
+		return []string{concreteAccount(v), c.account, endpoints}
+	case arnForm:
+		concrete := concreteARN(v, stranger)
+		list = []string{concrete}
+		if parts := strings.SplitN(concrete, ":", 6); len(parts) == 6 && parts[4] != "" {
+			parts[4] = c.account
+			mine := strings.Join(parts, ":")
+			list = append(list, mine, mine+"-else")
+		} else {
+			list = append(list, v+"-else")
+		}
+		list = append(list, "arn:aws:else:us-east-1:"+c.account+":else", "arn:aws:else:us-east-1:"+endpoints+":else")
+	case truthForm:
+		return truths
+	case addressForm:
+		return []string{"203.0.113.9", "198.51.100.7", "192.0.2.1", "10.1.2.3", "130.1.2.3", "2001:db8::7"}
+	case number:
+		list = []string{"7"}
+		if n, err := strconv.Atoi(v); err == nil {
+			list = append(list, v, strconv.Itoa(n-1), strconv.Itoa(n+1))
+		}
+	case dateForm:
+		return []string{"2024-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2028-01-01T00:00:00Z"}
+	default:
+		list = []string{strings.NewReplacer("*", "v", "?", "e").Replace(v), theirOther(v)}
+	}
+	if k.free {
+		list = append(list, v)
 	}
 	return list
 }
