@@ -227,7 +227,7 @@ func undocumented(c Condition, service string, present bool) string {
 }
 
 // isEntangled reports whether two conditions can exclude each other: they are about the
-// same key, or about who calls, as NotPrincipal is. The judgement takes each by itself.
+// same key, or about who calls or when, as NotPrincipal is. The judgement takes each by itself.
 func isEntangled(p *Policy) bool {
 	keys, identities := map[string]bool{}, 0
 	for _, s := range p.Statements {
@@ -621,23 +621,7 @@ func TestDocumentedConditions(t *testing.T) {
 			if got := evaluated.Evaluate(request) == iam.Allow; got != c.Holds {
 				t.Errorf("%s: it holds: %v, want %v", c.Page, got, c.Holds)
 			}
-			var got string
-			for _, f := range parsed(t, document).Findings(Context{Account: "111122223333"}) {
-				switch {
-				case f.Statement != "S":
-				case f.ID == finding.PublicPrincipal && f.Bound:
-					got = "bound"
-				case f.ID == finding.PublicPrincipal:
-					got = "public"
-				case f.ID == finding.PublicThroughService:
-					got = "service"
-				case f.ID == finding.ForeignAccount:
-					got = "foreign"
-				case f.ID == finding.NoEffect:
-					got = "dead"
-				}
-			}
-			if got = cmp.Or(got, "closed"); got != c.Judged {
+			if got := judgedAs(parsed(t, document).Findings(Context{Account: "111122223333"})); got != c.Judged {
 				t.Errorf("%s: judged as %s, want %s", c.Page, got, c.Judged)
 			}
 		})
@@ -646,4 +630,25 @@ func TestDocumentedConditions(t *testing.T) {
 	if known := sources["quoted"] + sources["example"]; known < 50 || known+sources["adapted"]+sources["reported"] != len(cases) {
 		t.Errorf("cases by source: %v", sources)
 	}
+}
+
+// judgedAs says in a word what the findings say of the statement S.
+func judgedAs(findings []finding.Finding) string {
+	word := "closed"
+	for _, f := range findings {
+		switch {
+		case f.Statement != "S":
+		case f.ID == finding.PublicPrincipal && f.Bound:
+			word = "bound"
+		case f.ID == finding.PublicPrincipal:
+			word = "public"
+		case f.ID == finding.PublicThroughService:
+			word = "service"
+		case f.ID == finding.ForeignAccount:
+			word = "foreign"
+		case f.ID == finding.NoEffect:
+			word = "dead"
+		}
+	}
+	return word
 }

@@ -83,7 +83,7 @@ type played struct {
 	given, always, sent bool
 	// free: callers choose every character of it.
 	free bool
-	// identity: it is about who calls, so that two of them can exclude each other.
+	// identity: it is about who calls or when, so that two of them can exclude each other.
 	identity bool
 }
 
@@ -175,8 +175,8 @@ var playedKeys = func() map[string]played {
 	add(played{form: number, values: numbers, who: anybody}, "aws:MultiFactorAuthAge", "kms:RotationPeriodInDays", "ec2:RoleDelivery")
 	add(played{form: number, values: numbers, who: anybody, always: true}, "kms:ScheduleKeyDeletionPendingWindowInDays", "kms:TrailingDaysWithoutKeyUsage")
 	add(played{form: dateForm, values: []string{"2025-01-01T00:00:00Z", "2027-01-01"}, who: anybody}, "aws:TokenIssueTime", "kms:ValidTo")
-	add(played{form: dateForm, values: []string{"2025-01-01T00:00:00Z", "2025-06-01", "2027-01-01T00:00:00Z"}, given: true}, "aws:CurrentTime")
-	add(played{form: number, values: []string{"1735689600", "1798761600"}, given: true}, "aws:EpochTime")
+	add(played{form: dateForm, values: []string{"2025-01-01T00:00:00Z", "2025-06-01", "2027-01-01T00:00:00Z"}, given: true, identity: true}, "aws:CurrentTime")
+	add(played{form: number, values: []string{"1735689600", "1798761600"}, given: true, identity: true}, "aws:EpochTime")
 	add(played{form: addressForm, values: []string{"10.0.0.0/8", "192.0.2.1"}, who: anybody}, "aws:VpcSourceIp", "aws:Ec2InstanceSourcePrivateIPv4")
 	add(played{form: addressForm, identity: true, values: []string{"203.0.113.0/24", "0.0.0.0/0", "198.51.100.7", "0.0.0.0/1"}, who: func(c caller, value, policy string) bool {
 		return c.insider && c.request.Service == "" || policy == "0.0.0.0/0" || policy == "0.0.0.0/1" || !inRange(value, policy)
@@ -387,12 +387,11 @@ func namedARNs(p *Policy) (arns []string) {
 				continue
 			}
 			for _, v := range c.Values {
-				arns = append(arns, concreteARN(v))
 				for _, account := range []string{stranger, foreign, own} {
 					// As a text, a star reaches into a path. A role that is named has its
 					// name for itself.
 					if !isRoleNamed(p, account) {
-						arns = append(arns, strings.ReplaceAll(strings.Replace(v, "::*:", "::"+account+":role/p:", 1), "*", "v"))
+						arns = append(arns, concreteARN(v, account), strings.ReplaceAll(strings.Replace(v, "::*:", "::"+account+":role/p:", 1), "*", "v"))
 					}
 				}
 			}
@@ -454,12 +453,12 @@ func concreteAccount(pattern string) string {
 	return strings.ReplaceAll(pattern, "?", "9")
 }
 
-// concreteARN is an ARN that a pattern stands for.
-func concreteARN(pattern string) string {
+// concreteARN is an ARN that a pattern stands for, of the account where it leaves a choice.
+func concreteARN(pattern, account string) string {
 	if strings.HasPrefix(pattern, "arn:*:") { // as a text it reaches into a path
-		return strings.Replace(pattern, "*", "aws:iam::"+stranger+":role/p", 1)
+		return strings.Replace(pattern, "*", "aws:iam::"+account+":role/p", 1)
 	}
-	parts := strings.SplitN(strings.ReplaceAll(pattern, "${aws:PrincipalAccount}", stranger), ":", 6)
+	parts := strings.SplitN(strings.ReplaceAll(pattern, "${aws:PrincipalAccount}", account), ":", 6)
 	if len(parts) == 6 {
 		parts[4] = concreteAccount(parts[4])
 	}
@@ -491,55 +490,10 @@ func options(c caller, key, action string, conditions []Condition) (list [][]str
 		}
 		asked = append(asked, condition.Values...)
 	}
-	add := func(value string) {
-		if !slices.ContainsFunc(asked, func(v string) bool { return !k.who(c, value, v) }) {
-			list = append(list, []string{value})
-		}
-	}
 	for _, v := range asked {
-		switch k.form {
-		case account:
-			add(concreteAccount(v))
-			add(c.account)
-			add(endpoints)
-		case arnForm:
-			add(concreteARN(v))
-			if k.free {
-				add(v)
-			}
-			if parts := strings.SplitN(concreteARN(v), ":", 6); len(parts) == 6 && parts[4] != "" {
-				parts[4] = c.account
-				add(strings.Join(parts, ":"))
-				add(strings.Join(parts, ":") + "-else")
-			} else {
-				add(v + "-else")
-			}
-			for _, account := range []string{c.account, endpoints} {
-				add("arn:aws:else:us-east-1:" + account + ":else")
-			}
-		case truthForm:
-			add("true")
-			add("false")
-		case addressForm:
-			for _, ip := range []string{"203.0.113.9", "198.51.100.7", "192.0.2.1", "10.1.2.3", "130.1.2.3", "2001:db8::7"} {
-				add(ip)
-			}
-		case number:
-			add("7")
-			if n, err := strconv.Atoi(v); err == nil {
-				for _, n := range []int{n, n - 1, n + 1} {
-					add(strconv.Itoa(n))
-				}
-			}
-		case dateForm:
-			add("2024-01-01T00:00:00Z")
-			add("2026-01-01T00:00:00Z")
-			add("2028-01-01T00:00:00Z")
-		default:
-			add(strings.NewReplacer("*", "v", "?", "e").Replace(v))
-			add(theirOther(v))
-			if k.free {
-				add(v)
+		for _, value := range k.candidates(c, v) {
+			if !slices.ContainsFunc(asked, func(v string) bool { return !k.who(c, value, v) }) {
+				list = append(list, []string{value})
 			}
 		}
 	}
@@ -548,6 +502,42 @@ func options(c caller, key, action string, conditions []Condition) (list [][]str
 	}
 	if len(list) == 0 {
 		list = [][]string{{"else"}}
+	}
+	return list
+}
+
+// candidates are values that a policy's value stands for, and others.
+func (k played) candidates(c caller, v string) (list []string) {
+	switch k.form {
+	case account:
+		return []string{concreteAccount(v), c.account, endpoints}
+	case arnForm:
+		concrete := concreteARN(v, stranger)
+		list = []string{concrete}
+		if parts := strings.SplitN(concrete, ":", 6); len(parts) == 6 && parts[4] != "" {
+			parts[4] = c.account
+			mine := strings.Join(parts, ":")
+			list = append(list, mine, mine+"-else")
+		} else {
+			list = append(list, v+"-else")
+		}
+		list = append(list, "arn:aws:else:us-east-1:"+c.account+":else", "arn:aws:else:us-east-1:"+endpoints+":else")
+	case truthForm:
+		return truths
+	case addressForm:
+		return []string{"203.0.113.9", "198.51.100.7", "192.0.2.1", "10.1.2.3", "130.1.2.3", "2001:db8::7"}
+	case number:
+		list = []string{"7"}
+		if n, err := strconv.Atoi(v); err == nil {
+			list = append(list, v, strconv.Itoa(n-1), strconv.Itoa(n+1))
+		}
+	case dateForm:
+		return []string{"2024-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2028-01-01T00:00:00Z"}
+	default:
+		list = []string{strings.NewReplacer("*", "v", "?", "e").Replace(v), theirOther(v)}
+	}
+	if k.free {
+		list = append(list, v)
 	}
 	return list
 }
