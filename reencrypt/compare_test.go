@@ -135,7 +135,8 @@ func TestRequestsPerObject(t *testing.T) {
 			}
 			each := func(n int) float64 { return float64(n) / objects }
 			t.Logf("%.4f requests per object in the pass that moves, %.4f in the one that proves: %v", each(first), each(second), both)
-			if each(first) > 2.01 || each(second) > 1.01 || both[c.move] < objects {
+			// Copies are compared until their kind is proven: as many as are under way then.
+			if each(first) > 2.02 || each(second) > 1.01 || both[c.move] < objects {
 				t.Errorf("%.4f requests per object in the pass that moves, %.4f in the one that proves: %v", each(first), each(second), both)
 			}
 		})
