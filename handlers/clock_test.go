@@ -7,11 +7,13 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
@@ -26,13 +28,25 @@ func (c *clock) ahead() time.Duration    { return time.Duration(c.offset.Load())
 // seen is a time of others as the worker sees it.
 func (c *clock) seen(t time.Time) time.Time { return t.Add(-c.ahead()) }
 
-// clockClient shows a worker what AWS's clock is.
+// clockClient shows a worker what AWS's clock is, and when things happened in KMS and
+// CloudTrail.
 type clockClient struct {
 	next  aws.HTTPClient
 	clock *clock
 }
 
 func (c clockClient) Do(r *http.Request) (*http.Response, error) {
+	service, ahead := awsmiddleware.GetServiceID(r.Context()), c.clock.ahead()
+	dated := (service == "KMS" || service == "CloudTrail") && ahead != 0
+	if dated && r.Body != nil {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, fmt.Errorf("read request: %w", err)
+		}
+		body = []byte(shiftNumbers(string(body), ahead))
+		r = r.Clone(r.Context())
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	}
 	answer, err := c.next.Do(r)
 	if err != nil {
 		return nil, err
@@ -41,7 +55,29 @@ func (c clockClient) Do(r *http.Request) (*http.Response, error) {
 	if at, err := http.ParseTime(answer.Header.Get("Last-Modified")); err == nil {
 		answer.Header.Set("Last-Modified", c.clock.seen(at).UTC().Format(http.TimeFormat))
 	}
+	if dated {
+		body, err := io.ReadAll(answer.Body)
+		if err != nil {
+			return nil, fmt.Errorf("read answer: %w", err)
+		}
+		body = []byte(shift(shiftNumbers(string(body), -ahead), -ahead))
+		answer.Body, answer.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	}
 	return answer, nil
+}
+
+var timeNumber = regexp.MustCompile(`"(\w*(?:Date|Time))":(\d{9,}(?:\.\d+)?)`)
+
+// shiftNumbers moves all times in a text that are numbers of seconds.
+func shiftNumbers(text string, by time.Duration) string {
+	return timeNumber.ReplaceAllStringFunc(text, func(member string) string {
+		parts := timeNumber.FindStringSubmatch(member)
+		seconds, err := strconv.ParseFloat(parts[2], 64)
+		if err != nil {
+			return member
+		}
+		return fmt.Sprintf(`"%s":%.3f`, parts[1], seconds+by.Seconds())
+	})
 }
 
 // clockState is S3 for the documents of a worker.

@@ -59,13 +59,13 @@ type rotationInput struct {
 	// claimed: nothing but a message says harm and lengthen.
 	claimed bool
 	// mine: we made a repair for this very occurrence, in an earlier try; since: for
-	// others since the event.
-	mine, since bool
-	at, now     time.Time // of the event, and of the read
-	period      int       // the configured one
-	required    bool
-	exempt      bool
-	breaker     ledger.Breaker // BreakerClosed where nothing is restored in this mode
+	// others since the event; around: for others since repairSlack before it.
+	mine, since, around bool
+	at, now             time.Time // of the event, and of the read
+	period              int       // the configured one
+	required            bool
+	exempt              bool
+	breaker             ledger.Breaker // BreakerClosed where nothing is restored in this mode
 }
 
 type rotationDecision struct {
@@ -87,6 +87,10 @@ func (d rotationDecision) verb() string {
 	return "turn rotation on with"
 }
 
+// repairSlack is how much earlier than an event a repair may be noted that undid it: a
+// worker notes when it began, by its own clock, and reads and repairs after that.
+const repairSlack = 15 * time.Minute
+
 // decideRotation decides what to do about a key's rotation.
 func decideRotation(in rotationInput) rotationDecision {
 	var d rotationDecision
@@ -104,6 +108,8 @@ func decideRotation(in rotationInput) rotationDecision {
 		d.reason = rotationRepaired
 	case fine && harm && age >= 0 && age < ledger.ConsistencyWindow:
 		d.reason, d.wait = rotationSettling, ledger.ConsistencyWindow-age
+	case fine && harm && in.around:
+		d.reason = rotationRepaired
 	case fine && in.longer:
 		d.reason = rotationLonger
 	case fine:
@@ -226,6 +232,7 @@ func (r *rotationCase) decide(ctx context.Context) (err error) {
 		longer: doc.Rotation.LongerBy == r.Event.ID,
 		mine:   doc.RepairOf(ledger.ReactionRotation, r.Event.ID) != nil,
 		since:  len(doc.RepairsSince(ledger.ReactionRotation, r.Event.ID, r.Event.Time)) > 0,
+		around: len(r.repairsAround(doc)) > 0,
 		at:     r.Event.Time, now: r.At, period: r.Config.RotationPeriodDays, required: r.Config.RotationRequired,
 		claimed: r.Event.Claimed, exempt: r.exemption.Holds, breaker: r.breaker,
 	})
@@ -362,15 +369,21 @@ func (r *rotationCase) tellTurnedOn(a alert.Alert) []alert.Alert {
 	return []alert.Alert{a}
 }
 
+// repairsAround are the repairs for other occurrences that may have undone what the event
+// did.
+func (r *rotationCase) repairsAround(doc *ledger.Key) []ledger.Repair {
+	return doc.RepairsSince(ledger.ReactionRotation, r.Event.ID, r.Event.Time.Add(-repairSlack))
+}
+
 // earlier is the repair that undid what the event did: the one made for it, else the
-// last one made since.
+// last one made around it.
 func (r *rotationCase) earlier() ledger.Repair {
 	doc := r.Known()
 	if mine := doc.RepairOf(ledger.ReactionRotation, r.Event.ID); mine != nil {
 		return *mine
 	}
-	since := doc.RepairsSince(ledger.ReactionRotation, r.Event.ID, r.Event.Time)
-	rep := since[len(since)-1] // the decision says that there is one
+	around := r.repairsAround(doc)
+	rep := around[len(around)-1] // the decision says that there is one
 	rep.Alert = r.Event.ID
 	return rep
 }

@@ -102,31 +102,51 @@ type fact[T any] struct {
 	value T
 	err   error
 	at    time.Time // before it was read
+	// reading is closed when the read that is under way has ended; nil without one.
+	reading chan struct{}
 }
 
 // get returns the fact, and reads it where that was not done before. A read that was
 // cut short says nothing, and is made again.
 func (f *fact[T]) get(ctx context.Context, name string, read func(context.Context, string) (T, error)) (T, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.known {
-		f.at = ledger.Now()
-		f.value, f.err = read(ctx, name)
-		f.known = f.err == nil || ctx.Err() == nil
-	}
-	return f.value, f.err
+	return f.readOnce(ctx, false, name, read)
 }
 
 // again reads the fact anew. Where that fails, nothing is known of it any more, and it
 // is read once more when somebody asks for it: what one reaction failed to check must
 // not keep another one from acting.
 func (f *fact[T]) again(ctx context.Context, name string, read func(context.Context, string) (T, error)) (T, error) {
+	return f.readOnce(ctx, true, name, read)
+}
+
+// readOnce reads the fact unless it is known and is not to be read anew. It waits for a
+// read that is under way, no longer than ctx.
+func (f *fact[T]) readOnce(ctx context.Context, anew bool, name string, read func(context.Context, string) (T, error)) (value T, err error) {
 	f.mu.Lock()
+	for f.reading != nil {
+		reading := f.reading
+		f.mu.Unlock()
+		select {
+		case <-reading:
+		case <-ctx.Done():
+			return value, context.Cause(ctx)
+		}
+		f.mu.Lock()
+	}
 	defer f.mu.Unlock()
-	f.at = ledger.Now()
-	f.value, f.err = read(ctx, name)
-	f.known = f.err == nil
-	return f.value, f.err
+	if f.known && !anew {
+		return f.value, f.err
+	}
+	reading, at := make(chan struct{}), ledger.Now()
+	f.reading = reading
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		f.value, f.err, f.at, f.reading = value, err, at, nil
+		f.known = err == nil || !anew && ctx.Err() == nil
+		close(reading)
+	}()
+	return read(ctx, name)
 }
 
 // set makes something that was read elsewhere, at that time, the fact.

@@ -38,6 +38,8 @@ type crowd struct {
 	// own, at the distance at which events leave.
 	turn time.Time
 	took time.Duration // what they need, on average
+	// moved is when the last event entered or left.
+	moved time.Time
 }
 
 // New returns those of a worker that handles so many events at once; 0 is no bound.
@@ -87,12 +89,14 @@ func (c *Crowds) Enter(shares ...Share) (leave func(), err error) {
 			c.of[s.Crowd] = in[i]
 		}
 		in[i].inHand++
+		in[i].moved = now
 	}
 	return func() { c.leave(in, time.Since(now)) }, nil
 }
 
 // wait takes the next turn, and returns how long it is until then. It is a little later
-// than events leave, so that most find room when they come back.
+// than events leave, so that most find room when they come back; and where those in hand are
+// stuck, as much later as they have been.
 func (o *crowd) wait(now time.Time, most int) time.Duration {
 	if o.turn.Before(now) {
 		o.turn = now
@@ -100,7 +104,7 @@ func (o *crowd) wait(now time.Time, most int) time.Duration {
 	if o.turn.Before(now.Add(outcome.MaxDelay)) {
 		o.turn = o.turn.Add(o.took * 5 / 4 / time.Duration(most))
 	}
-	return time.Second + o.turn.Sub(now)
+	return time.Second + o.turn.Sub(now) + max(0, now.Sub(o.moved)-o.took)
 }
 
 func (c *Crowds) leave(in []*crowd, took time.Duration) {
@@ -108,6 +112,7 @@ func (c *Crowds) leave(in []*crowd, took time.Duration) {
 	defer c.mu.Unlock()
 	for _, one := range in {
 		one.inHand--
+		one.moved = time.Now()
 		one.took += (took - one.took) / 8
 	}
 }

@@ -82,6 +82,24 @@ func TestTurns(t *testing.T) {
 	})
 }
 
+// Where those in hand are stuck, the others do not come back again and again meanwhile.
+func TestStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, share := New(8), Share{"a", 1}
+		leave := enter(t, c, 1, share)[0]
+		began, copies := time.Now(), 0
+		time.AfterFunc(5*time.Minute, leave)
+		for len(enter(t, c, 1, share)) == 0 {
+			_, err := c.Enter(share)
+			time.Sleep(outcome.Of(err).After)
+			copies++
+		}
+		if took := time.Since(began); copies > 10 || took > 15*time.Minute {
+			t.Errorf("%d copies in %s", copies, took)
+		}
+	})
+}
+
 // What is remembered does not grow with the events that there were, and has a bound.
 func TestMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
