@@ -129,6 +129,9 @@ func (p *process) jump(r *rand.Rand) {
 		if p.idle.Acquire(p.ctx, everything) != nil {
 			return
 		}
+		if p.calm.Err() != nil {
+			ahead = 0
+		}
 		p.clock.set(ahead)
 		p.survived.jumps.Add(1)
 		p.idle.Release(everything)

@@ -239,6 +239,9 @@ func (r *rotationCase) decide(ctx context.Context) (err error) {
 	r.repair = ledger.Repair{
 		Reaction: ledger.ReactionRotation, By: r.Event.ID, Alert: cmp.Or(doc.Rotation.OffBy, r.Event.ID), At: r.At, Against: doc.Rotation.Cause(r.Event),
 	}
+	if r.harm { // also where another call turned it off before: who else calls is told, too
+		r.repair.Alert = r.Event.ID
+	}
 	switch {
 	case r.decision.reason == rotationFlapping:
 		doc.OpenCircuit(ledger.ReactionRotation, r.Event.ID, r.At)
