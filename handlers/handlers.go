@@ -39,6 +39,8 @@ type Router struct {
 	*reaction.Env
 	table map[route]watch
 	alone alone
+	// judgedBy stands for the build and the configuration.
+	judgedBy string
 }
 
 // New returns a router. It reports all problems of the configuration at once.
@@ -47,7 +49,7 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Router{Env: env, table: table()}, nil
+	return &Router{Env: env, table: table(), judgedBy: configMark(env.Config)}, nil
 }
 
 // Message is a message of the events queue.
@@ -68,6 +70,9 @@ type Message struct {
 func (r *Router) Handle(ctx context.Context, m Message) error {
 	if slot, ok := alert.FlushWindow(m.Body); ok {
 		return r.flushAlerts(ctx, slot)
+	}
+	if m, ok := shardMessageOf(m.Body); ok {
+		return r.sweepShard(ctx, m)
 	}
 	e, err := events.Parse(m.Body)
 	if err != nil {

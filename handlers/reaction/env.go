@@ -136,6 +136,9 @@ type Deps struct {
 	// SelfCheck, if set, is asked on each sweep which parts of cmkeeper's own set-up
 	// depend on a key that it guards; findings become one alert.
 	SelfCheck func(context.Context) ([]finding.Finding, error)
+	// Send sends a message of the fleet's own to its events queue, to be received after a
+	// while (15 minutes at most). nil: there is nobody to share a sweep with.
+	Send func(ctx context.Context, body string, after time.Duration) error
 	// Logger; nil discards.
 	Logger *slog.Logger
 }
@@ -337,6 +340,14 @@ type Config struct {
 	FailedUse bool
 	// StateBucket is never in scope.
 	StateBucket string
+	// SweepShare is the part of each of KMS's request quotas that the sweeps of the whole
+	// fleet use, up to 1; 0 means a tenth. The account's applications have the rest.
+	SweepShare float64
+	// SweepShard is the least number of keys of a part of a sweep that another worker may
+	// take; 0 means 1600.
+	SweepShard int
+	// Build tells this build from others, which may judge otherwise.
+	Build string
 	// Concurrency is how many events the worker handles at once. Those of one key or actor
 	// are a part of them at most, and the others wait; 0: they may be all.
 	Concurrency int
@@ -366,6 +377,7 @@ func (c Config) problems() []error {
 	add(outside(c.DeletionMinWindowDays, 7, 30), "shortest waiting period of %d days: allowed are 7 to 30", c.DeletionMinWindowDays)
 	add(c.DeletionApprovalDays < 0, "approvals of %d days: allowed are 0 and more", c.DeletionApprovalDays)
 	add(c.ContainQuietDays < 0, "containment after %d days without use: allowed are 0 and more", c.ContainQuietDays)
+	add(c.SweepShare < 0 || c.SweepShare > 1, "sweeps with a share of %g of KMS's quotas: allowed are 0 to 1", c.SweepShare)
 	for _, d := range c.DeletionReminders {
 		add(d <= 0, "reminder %s before a deletion: it must be positive", d)
 	}
@@ -415,6 +427,12 @@ func (c Config) withDefaults(d Deps) (Config, error) {
 	}
 	if c.FlapLimit == 0 {
 		c.FlapLimit = 5
+	}
+	if c.SweepShare == 0 {
+		c.SweepShare = 0.1
+	}
+	if c.SweepShard == 0 {
+		c.SweepShard = ledger.ShardKeys
 	}
 	return c, nil
 }
