@@ -167,6 +167,14 @@ func (s sweep) tellUnreadable(ctx context.Context) error {
 	return s.Publish(ctx, a)
 }
 
+// aliasCase sweeps one alias.
+func (s sweep) aliasCase(ctx context.Context, c *reaction.Case, live inventory.Alias) error {
+	return s.React(ctx, c, reaction.Reaction{Name: "alias " + live.Name, Decide: sweptAlias(live)})
+}
+
+// isGuarded reports whether a key is none of AWS's own.
+func isGuarded(key inventory.Key) bool { return key.Manager == managerCustomer }
+
 // key sweeps one key: it goes the way that an event goes, with the reactions that need
 // none to have happened.
 func (s sweep) key(ctx context.Context, c *reaction.Case) error {
@@ -175,7 +183,7 @@ func (s sweep) key(ctx context.Context, c *reaction.Case) error {
 	case err != nil:
 		unread := func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) { return c.Unread(ctx, err) }
 		return s.React(ctx, c, reaction.Reaction{Name: "unread", Decide: unread})
-	case key.Manager != managerCustomer:
+	case !isGuarded(key):
 		return nil
 	}
 	reactions := []reaction.Reaction{{Name: "notes", Decide: noteKey}}

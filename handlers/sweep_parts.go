@@ -219,7 +219,7 @@ func (p *part) alias(ctx context.Context, a ledger.ShardAlias) error {
 	e := p.SweepEvent("sweep/"+a.Name, p.start)
 	e.Alias = a.Name
 	c := p.whole.Part(e)
-	err := p.React(ctx, c, reaction.Reaction{Name: "alias " + a.Name, Decide: sweptAlias(live)})
+	err := p.aliasCase(ctx, c, live)
 	p.count(c)
 	did := c.Did()
 	quiet := err == nil && len(did.Alerts) == 0 && !did.Acted && !c.AliasWaits()
@@ -312,7 +312,7 @@ func (s sweep) look(ctx context.Context, c *reaction.Case, before ledger.KeyFact
 	if read("state", err); err != nil {
 		return now, false, ""
 	}
-	if key.Manager != managerCustomer {
+	if !isGuarded(key) {
 		return now, true, ""
 	}
 	var rotation inventory.Rotation

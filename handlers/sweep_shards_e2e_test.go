@@ -14,9 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
@@ -210,6 +208,3 @@ func TestFleetSweepsInShards(t *testing.T) {
 		t.Logf("heap in use, with the AWS in process: %d MiB", memory.HeapInuse>>20)
 	})
 }
-
-var _ = aws.String
-var _ = s3.Options{}
