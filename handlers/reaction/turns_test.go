@@ -93,8 +93,10 @@ func TestShardsYield(t *testing.T) {
 	if err != nil || e.EventsWait() {
 		t.Fatalf("with nothing else to do: %v", err)
 	}
-	event := func(i int) (func(), error) {
-		return e.NewCase(events.Event{Kind: events.APICall, KeyARN: fmt.Sprint("k", i), Actor: events.Actor{ARN: fmt.Sprint("a", i)}}).enter()
+	n := 0
+	event := func(int) (func(), error) {
+		n++
+		return e.NewCase(events.Event{Kind: events.APICall, KeyARN: fmt.Sprint("k", n), Actor: events.Actor{ARN: fmt.Sprint("a", n)}}).enter()
 	}
 	if entered(6, event); e.EventsWait() {
 		t.Error("a slot is free, and the shard is to be left")
