@@ -86,7 +86,7 @@ const maxOldDays = 8
 const (
 	// maxUnread, maxErrors and maxUnreadable bound the texts of a record.
 	maxUnread, maxErrors, maxUnreadable = 20, 20, 50
-	// longestText is how long such a text may be, in bytes.
+	// longestText is how many characters such a text may have.
 	longestText = 500
 )
 
