@@ -37,6 +37,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/crowd"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
+	"github.com/cmkeeper/cmkeeper/posture"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -153,6 +154,8 @@ const (
 // Env is what all cases of a worker have in common. It is safe for concurrent use.
 type Env struct {
 	Config Config
+	// Posture judges keys as they stand, by the configuration.
+	Posture posture.Rules
 	Deps
 	writes, lookups *rate.Limiter
 	told, awaited   hourly
@@ -172,6 +175,10 @@ func NewEnv(d Deps, c Config) (*Env, error) {
 	}
 	return &Env{
 		Config: c, Deps: d,
+		Posture: posture.Rules{
+			Account: c.Identity.Account, TrustedAccounts: c.TrustedAccounts, TrustedOrgs: c.TrustedOrgs,
+			RotationRequired: c.RotationRequired, RotationPeriodDays: c.RotationPeriodDays,
+		},
 		writes: rate.NewLimiter(writesPerSecond, writesPerSecond), lookups: rate.NewLimiter(lookupsPerSecond, 1),
 		crowds: crowd.New(c.Concurrency),
 	}, nil
