@@ -9,6 +9,8 @@ package guard
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -134,6 +136,8 @@ type Problem struct {
 	Findings []finding.Finding
 	// Choice: it may be intended, so that nobody is reminded of it.
 	Choice bool
+	// Patient: it may be over soon by itself, so that it is told if the next sweep sees it.
+	Patient bool
 }
 
 // Result is what came of a check.
@@ -178,7 +182,42 @@ func Judge(f Facts) []Result {
 	return all
 }
 
-// problem reports whether an error says that something is not there, which is a problem;
+// Unread is the problem that checks were not made, with the reason of each; ok is false
+// where all were.
+func Unread(results []Result) (p Problem, ok bool) {
+	var names []string
+	lasting := true
+	for _, r := range results {
+		if r.Unread == nil {
+			continue
+		}
+		names = append(names, r.Check.Name)
+		lasting = lasting && denied(r.Unread)
+		p.Details = append(p.Details, fmt.Sprintf("%s: not looked at: %v", r.Check.About, r.Unread))
+		p.Next = append(p.Next, fmt.Sprintf("%s needs %s.", r.Check.Name, r.Check.Needs))
+	}
+	p.Name, p.Severity, p.Choice, p.Patient = "unread/"+strings.Join(names, ","), finding.Low, true, !lasting
+	p.Title = fmt.Sprintf("cmkeeper cannot check %d of the %d things that it needs to see", len(names), len(results))
+	p.Summary = "These were not looked at, so that nothing is known of them; the details have the reasons."
+	p.Risk = "If one of them is broken, cmkeeper sees less than it seems to, and says nothing."
+	p.Next = append([]string{"Where AWS denied it, grant the role the actions (docs/operations.md, Permissions):"}, p.Next...)
+	return p, len(names) > 0
+}
+
+// denied reports whether every error in err says that the role may not read something, which
+// does not pass by itself.
+func denied(err error) bool {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		return !slices.ContainsFunc(joined.Unwrap(), func(err error) bool { return !denied(err) })
+	}
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
+		return strings.Contains(api.ErrorCode(), "AccessDenied") || strings.Contains(api.ErrorCode(), "AuthorizationError")
+	}
+	return false
+}
+
+// missing reports whether an error says that something is not there, which is a problem;
 // any other leaves open how things are.
 func missing(err error) bool {
 	api, ok := errors.AsType[smithy.APIError](err)

@@ -150,6 +150,7 @@ func (f fleetMember) work(ctx context.Context, w *wired, ready func()) error {
 				return nil
 			}
 			f.startupSweep(ctx, w.router)
+			g.Go(func() error { w.router.Watch(ctx); return nil })
 		}
 		// What the start and the sweep needed, and an idle worker would keep: it makes
 		// too little garbage for a collection.
@@ -262,23 +263,23 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	if err != nil {
 		return nil, err
 	}
-	selfCheck := func(ctx context.Context) ([]finding.Finding, error) {
-		found, err := check.check(ctx)
-		others.look(ctx, found)
-		return check.risks(ctx, found), err
-	}
 	deps := reaction.Deps{
-		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: selfCheck, Logger: log,
+		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, Logger: log,
 		Scans: engine, Trail: awsclient.CloudTrail(cfg),
 	}
 	w := &wired{
 		identity: aws.ToString(caller.Arn), known: make(chan struct{}),
-		risks: func(ctx context.Context) []finding.Finding { return check.risks(ctx, found) },
+		risks: func(ctx context.Context) []finding.Finding {
+			risks, _ := check.risks(ctx, found) // the sweep says what cannot be read
+			return risks
+		},
 	}
 	if events := found.queue(c.EventsQueueURL); events != nil {
 		w.records = c.records(cfg, store, log)
+		watched := check.guard(cfg, events, reactions, others)
+		deps.Guard = watched.read
 		deps.Records, deps.Senders = w.records, &handlers.QueueSenders{
-			Policy: worker.Policy(queues, events.URL), QueueARN: events.ARN, Identity: identity, Rules: reactions.EventRules, State: store, Logger: log,
+			Policy: watched.policy, QueueARN: events.ARN, Identity: identity, Rules: reactions.EventRules, State: store, Logger: log,
 		}
 	}
 	if w.router, err = handlers.New(deps, reactions); err != nil {
