@@ -9,6 +9,7 @@ import (
 const (
 	GuardName = "guard/standing.json"
 	TicksName = "guard/ticks.json"
+	BlindName = "guard/blind.json"
 )
 
 // Guard is guard/standing.json: what keeps the guard from seeing or telling, and what people
@@ -61,3 +62,43 @@ type Ticks struct {
 
 // Schema implements state.Document.
 func (*Ticks) Schema() (string, int) { return "ticks", 1 }
+
+// Blind is guard/blind.json: that workers of the fleet are blind, and the alert about it.
+// The zero value: none is.
+type Blind struct {
+	// Alert is the ID of the alert, Title its title.
+	Alert string `json:"alert,omitempty"`
+	Title string `json:"title,omitempty"`
+	// Since is when the first worker said so, Seen when one last did.
+	Since time.Time `json:"since,omitzero"`
+	Seen  time.Time `json:"seen,omitzero"`
+}
+
+// Schema implements state.Document.
+func (*Blind) Schema() (string, int) { return "blind", 1 }
+
+const (
+	// BlindRenewal is how often a worker says that it is still blind.
+	BlindRenewal = time.Minute
+	// blindLease is how long it counts as blind after it last said so.
+	blindLease = 2 * BlindRenewal
+)
+
+// See notes that a worker is blind now. alert and title are of the alert about it, unless
+// others are blind already: then that one's stand.
+func (b *Blind) See(alert, title string, now time.Time) {
+	if b.Alert == "" {
+		b.Alert, b.Title, b.Since = alert, title, now
+	}
+	b.Seen = now
+}
+
+// Over reports whether people were told that workers are blind, and none is any more; wait
+// is how long that takes to know at least.
+func (b *Blind) Over(now time.Time) (over bool, wait time.Duration) {
+	if b.Alert == "" {
+		return false, 0
+	}
+	wait = max(0, b.Seen.Add(blindLease).Sub(now))
+	return wait == 0, wait
+}

@@ -64,6 +64,8 @@ type Config struct {
 	JobsConcurrency   int           `env:"JOBS_CONCURRENCY, default=2" about:"Slices of re-encryption worked on at once; 1 to 100."`
 	DrainTimeout      time.Duration `env:"DRAIN_TIMEOUT, default=25s" about:"How long running work may go on after SIGTERM; at most 110s, below the container's stop timeout."`
 
+	BlindAfter time.Duration `env:"BLIND_AFTER, default=3m" about:"A worker that has received nothing for this long although it tries, has no free slot, or receives only messages that have waited longer, is blind: it sends a critical alert, and /readyz fails. See [operations](operations.md#does-the-guard-see)."`
+
 	HTTPAddr string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz and /readyz."`
 }
 
@@ -186,6 +188,7 @@ var checks = map[string]func(string) error{
 	"EVENTS_CONCURRENCY":           between(1, 1000),
 	"JOBS_CONCURRENCY":             between(1, 100),
 	"DRAIN_TIMEOUT":                duration(0, maxDrain),
+	"BLIND_AFTER":                  duration(time.Minute, 24*time.Hour),
 	"HTTP_ADDR":                    listenAddress,
 	"LOG_LEVEL":                    oneOf("debug", "info", "warn", "error"),
 	"LOG_FORMAT":                   oneOf("json", "text"),

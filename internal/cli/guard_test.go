@@ -151,7 +151,9 @@ func TestBlindGuard(t *testing.T) {
 			"EventBridge rule cmkeeper-kms does not send to the events queue", finding.Critical,
 		},
 		"pattern changed": {
-			func(w *watched) error { return putRule(w, `{"source":["aws.kms"],"detail":{"eventName":["CreateKey"]}}`) },
+			func(w *watched) error {
+				return putRule(w, `{"source":["aws.kms"],"detail":{"eventName":["CreateKey"]}}`)
+			},
 			func(w *watched) error { return putRule(w, `{"source":["aws.kms"]}`) }, // wider
 			"The EventBridge rules do not pass all events about keys to the events queue", finding.High,
 		},
@@ -343,5 +345,112 @@ func TestScheduleStops(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// run runs the member until the test ends, and returns when it is ready.
+func (w *watched) run() (stop func()) {
+	w.Helper()
+	ctx, cancel := context.WithCancel(w.Context())
+	ended := make(chan error, 1)
+	ready := make(chan struct{})
+	go func() { ended <- w.member.work(ctx, w.wired, func() { close(ready) }) }()
+	<-ready
+	return func() {
+		w.Helper()
+		cancel()
+		if err := <-ended; err != nil {
+			w.Error(err)
+		}
+	}
+}
+
+// until waits until something is so, and returns how long that took.
+func (w *watched) until(what string, so func() bool) time.Duration {
+	w.Helper()
+	began := time.Now()
+	for !so() {
+		if time.Sleep(time.Second); time.Since(began) > time.Hour {
+			w.Fatalf("never so: %s", what)
+		}
+	}
+	return time.Since(began)
+}
+
+// A queue under a disabled key: the worker says so within BLIND_AFTER, on the topic and at
+// /readyz, and when it receives again.
+func TestQueueUnderDisabledKey(t *testing.T) {
+	for name, bucketGone := range map[string]bool{"with the state bucket": false, "without": true} {
+		t.Run(name, func(t *testing.T) {
+			inWatched(t, func(w *watched) {
+				key := must(w.kms.CreateKey(w.Context(), &kms.CreateKeyInput{}))(t).KeyMetadata.Arn
+				must(w.sqs.SetQueueAttributes(w.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &w.box.EventsQueue, Attributes: map[string]string{"KmsMasterKeyId": *key}}))(t)
+				stop := w.run()
+				time.Sleep(10 * time.Minute) // an idle queue is not blind
+				if why := w.wired.sight.blindness(); why != "" {
+					t.Errorf("idle, and %s", why)
+				}
+				w.alerts() // that it depends on the key
+				if bucketGone {
+					w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(action, _ string) bool { return !strings.HasPrefix(action, "s3:") })
+				}
+				must(w.kms.DisableKey(w.Context(), &kms.DisableKeyInput{KeyId: key}))(t)
+				blind := w.until("blind", func() bool { return w.wired.sight.blindness() != "" })
+				if blind > 3*time.Minute+time.Second { // it is looked at once a second
+					t.Errorf("blind after %s", blind)
+				}
+				if why := w.wired.sight.blindness(); !strings.Contains(why, "KMS.DisabledException") || !strings.Contains(why, "fix") {
+					t.Errorf("/readyz says %q", why)
+				}
+				time.Sleep(time.Second)
+				told := w.one(w.alerts())
+				if told.Severity != finding.Critical || told.Title != "cmkeeper is blind: it cannot receive events" || !strings.Contains(told.Summary, "KMS.DisabledException") {
+					t.Errorf("told:\n%s", told.Text())
+				}
+				time.Sleep(50 * time.Minute)
+				w.none(w.alerts())
+				must(w.kms.EnableKey(w.Context(), &kms.EnableKeyInput{KeyId: key}))(t)
+				w.until("seeing", func() bool { return w.wired.sight.blindness() == "" })
+				time.Sleep(5 * time.Minute)
+				var over []alert.Alert
+				for _, a := range w.alerts() {
+					if a.Resolves != "" {
+						over = append(over, a)
+					}
+				}
+				if a := w.one(over); a.Resolves != told.ID || a.Action.Status != alert.StatusResolved {
+					t.Errorf("told:\n%s", a.Text())
+				}
+				stop()
+			}, "DELETION_MODE", "off")
+		})
+	}
+}
+
+// Of several blind workers one tells, and one that starts later tells the end when those
+// are gone.
+func TestBlindFleet(t *testing.T) {
+	inWatched(t, func(w *watched) {
+		refuse := func(action, _ string) bool { return action != "sqs:ReceiveMessage" }
+		w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, refuse)
+		var stops []func()
+		for range 3 {
+			w.wired = must(w.member.wire(w.Context()))(t)
+			stops = append(stops, w.run())
+			time.Sleep(10 * time.Second)
+		}
+		time.Sleep(10 * time.Minute)
+		told := w.one(w.alerts())
+		for _, stop := range stops {
+			stop()
+		}
+		w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(string, string) bool { return true })
+		w.wired = must(w.member.wire(w.Context()))(t)
+		stop := w.run()
+		time.Sleep(10 * time.Minute)
+		if over := w.one(w.alerts()); over.Resolves != told.ID {
+			t.Errorf("told:\n%s", over.Text())
+		}
+		stop()
 	})
 }
