@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -226,6 +227,22 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+func TestLastRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		arn := w.createKey(t, &kms.CreateKeyInput{})
+		if got := must(w.LastRotation(t.Context(), arn))(t); !got.IsZero() {
+			t.Errorf("a new key: %v", got)
+		}
+		must(w.keys.EnableKeyRotation(t.Context(), &kms.EnableKeyRotationInput{KeyId: &arn, RotationPeriodInDays: aws.Int32(90)}))(t)
+		time.Sleep(91 * 24 * time.Hour)
+		must(w.keys.RotateKeyOnDemand(t.Context(), &kms.RotateKeyOnDemandInput{KeyId: &arn}))(t)
+		if got := must(w.LastRotation(t.Context(), arn))(t); time.Since(got) > time.Minute {
+			t.Errorf("rotated on demand: %v", got)
+		}
+	})
+}
+
 func TestPolicy(t *testing.T) {
 	w := newWorld(t)
 	arn := w.createKey(t, &kms.CreateKeyInput{})
@@ -371,6 +388,7 @@ func TestErrors(t *testing.T) {
 		errs := map[string]error{}
 		_, errs["Key"] = r.Key(ctx, key)
 		_, errs["Rotation"] = r.Rotation(ctx, key)
+		_, errs["LastRotation"] = r.LastRotation(ctx, key)
 		_, errs["Policy"] = r.Policy(ctx, key)
 		_, errs["AliasesOf"] = r.AliasesOf(ctx, key)
 		_, errs["Grants"] = r.Grants(ctx, key)
