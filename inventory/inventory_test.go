@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -229,6 +230,22 @@ func TestRotation(t *testing.T) {
 	if got := must(w.Rotation(t.Context(), arn))(t); !got.Enabled || got.Period != 180 || got.Next == nil {
 		t.Errorf("a rotating key: %+v", got)
 	}
+}
+
+func TestLastRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		arn := w.createKey(t, &kms.CreateKeyInput{})
+		if got := must(w.LastRotation(t.Context(), arn))(t); !got.IsZero() {
+			t.Errorf("a new key: %v", got)
+		}
+		must(w.keys.EnableKeyRotation(t.Context(), &kms.EnableKeyRotationInput{KeyId: &arn, RotationPeriodInDays: aws.Int32(90)}))(t)
+		time.Sleep(91 * 24 * time.Hour)
+		must(w.keys.RotateKeyOnDemand(t.Context(), &kms.RotateKeyOnDemandInput{KeyId: &arn}))(t)
+		if got := must(w.LastRotation(t.Context(), arn))(t); time.Since(got) > time.Minute {
+			t.Errorf("rotated on demand: %v", got)
+		}
+	})
 }
 
 func TestPolicy(t *testing.T) {
