@@ -35,6 +35,7 @@ const (
 	KindKeyStore     Kind = "key-store"  // custom key stores
 	KindTag          Kind = "tag"        // a tag that steers cmkeeper
 	KindIncident     Kind = "incident"   // several dangerous calls by one actor
+	KindPosture      Kind = "posture"    // what was wrong before cmkeeper first looked
 	KindEncryption   Kind = "encryption" // data that is not, or no longer, under the key that it should be under
 )
 
@@ -77,6 +78,9 @@ type Alert struct {
 	Facts []Fact `json:"facts,omitempty"`
 	// Ongoing: sweeps still see the condition. It is published again after Publisher's Repeat.
 	Ongoing bool `json:"ongoing,omitempty"`
+	// Resolves is the ID of the alert whose condition is over, "" for other alerts; the
+	// status of the action is StatusResolved then.
+	Resolves string `json:"resolves,omitempty"`
 	// Incident is the ID of the incident that the alert belongs to, set by Publisher.
 	Incident string `json:"incident,omitempty"`
 	// Digest is set by Publisher where it publishes several alerts as one.
@@ -125,11 +129,12 @@ type Status string
 
 // The statuses. The zero value counts as StatusNone.
 const (
-	StatusDone    Status = "done"     // done, and checked by reading it back
-	StatusWouldDo Status = "would-do" // observe mode: enforce would do it
-	StatusNone    Status = "none"     // there is nothing for cmkeeper to do
-	StatusFailed  Status = "failed"   // tried, and not done
-	StatusRefused Status = "refused"  // not tried, because it would not be safe
+	StatusDone     Status = "done"     // done, and checked by reading it back
+	StatusWouldDo  Status = "would-do" // observe mode: enforce would do it
+	StatusNone     Status = "none"     // there is nothing for cmkeeper to do
+	StatusFailed   Status = "failed"   // tried, and not done
+	StatusRefused  Status = "refused"  // not tried, because it would not be safe
+	StatusResolved Status = "resolved" // what Alert.Resolves told of is over
 )
 
 // Action is what cmkeeper did about it.

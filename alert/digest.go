@@ -236,7 +236,7 @@ func (d *Digest) all() int { return max(d.All, len(d.Calls)) }
 func (g *gathered) did() (Status, string) {
 	var worst Status
 	var parts []string
-	for _, s := range []Status{StatusFailed, StatusRefused, StatusWouldDo, StatusNone, StatusDone} {
+	for _, s := range []Status{StatusFailed, StatusRefused, StatusWouldDo, StatusNone, StatusDone, StatusResolved} {
 		if n := g.statuses[s]; n > 0 {
 			worst = cmp.Or(worst, s)
 			parts = append(parts, fmt.Sprintf("%d %s", n, s.words()))

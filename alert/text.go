@@ -180,11 +180,12 @@ func (a Alert) findings(t *text) {
 // words says in a few words what was done about a call.
 func (s Status) words() string {
 	words := map[Status]string{
-		StatusDone:    "handled by cmkeeper",
-		StatusWouldDo: "only observed",
-		StatusFailed:  "cmkeeper FAILED",
-		StatusRefused: "cmkeeper REFUSED",
-		StatusNone:    "nothing done",
+		StatusDone:     "handled by cmkeeper",
+		StatusWouldDo:  "only observed",
+		StatusFailed:   "cmkeeper FAILED",
+		StatusRefused:  "cmkeeper REFUSED",
+		StatusNone:     "nothing done",
+		StatusResolved: "over",
 	}[cmp.Or(s, StatusNone)]
 	return cmp.Or(words, string(s))
 }
@@ -200,11 +201,12 @@ func (a Alert) did() string {
 // sentence says what was done so that no status can be mistaken for another.
 func (a Action) sentence() string {
 	what := map[Status]string{
-		StatusDone:    "Done.",
-		StatusWouldDo: "Nothing (mode observe). In mode enforce:",
-		StatusFailed:  "FAILED.",
-		StatusRefused: "REFUSED, because it would not be safe.",
-		StatusNone:    "Nothing.",
+		StatusDone:     "Done.",
+		StatusWouldDo:  "Nothing (mode observe). In mode enforce:",
+		StatusFailed:   "FAILED.",
+		StatusRefused:  "REFUSED, because it would not be safe.",
+		StatusNone:     "Nothing.",
+		StatusResolved: "Resolved.",
 	}[cmp.Or(a.Status, StatusNone)]
 	return strings.TrimSpace(cmp.Or(what, string(a.Status)+".") + " " + a.Description)
 }

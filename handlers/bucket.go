@@ -162,7 +162,7 @@ func (b *bucketCase) judge(ctx context.Context) (*reaction.Decision, error) {
 	}
 	b.former = doc
 	key := defaultKey(b.Bucket)
-	b.in = defaultInput{key: key, former: doc.Key, known: doc.Seen, foreign: b.IsForeign(key)}
+	b.in = defaultInput{key: key, former: doc.Key, known: doc.Seen, foreign: b.Posture.IsForeign(key)}
 	if err := b.require(ctx); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // exposure is a way to use a key for everyone, or for an account that is not
@@ -93,7 +94,7 @@ func policyExposures(c *reaction.Case, document string) []exposure {
 // grantExposure is that of a grant to a principal of an account that is not trusted,
 // for more than reading the key's settings.
 func grantExposure(c *reaction.Case, g inventory.Grant) (exposure, bool) {
-	found := c.JudgeGrant(g, false)
+	found := c.Posture.JudgeGrant(g, false)
 	i := slices.IndexFunc(found, func(f finding.Finding) bool { return f.ID == finding.GrantToForeignAccount })
 	uses := slices.ContainsFunc(g.Operations, func(o string) bool {
 		return o != "DescribeKey" && o != "GetPublicKey" && o != "RetireGrant"
@@ -177,7 +178,7 @@ func useOf(ctx context.Context, c *reaction.Case) (keyUse, error) {
 	for _, g := range grants {
 		holder := g.Grantee + g.GranteeService
 		why := fmt.Sprintf("%s holds a grant for %s", holder, strings.Join(g.Operations, ", "))
-		if (reaction.IsService(holder) || strings.Contains(holder, ":role/aws-service-role/")) && !slices.Contains(use.why, why) {
+		if (posture.IsService(holder) || strings.Contains(holder, ":role/aws-service-role/")) && !slices.Contains(use.why, why) {
 			use.why = append(use.why, why)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // grant judges a grant that was made: the live one, or where that is gone the one in
@@ -49,7 +50,7 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		a.Severity, a.Findings = findings[0].Severity, findings
 		to := reaction.OrUnknown(g.Grantee + g.GranteeService)
 		who := to
-		if c.IsForeign(to) {
+		if c.Posture.IsForeign(to) {
 			who = grantee(to)
 		}
 		a.Title = fmt.Sprintf("Grant on %s lets %s %s", reaction.ShortName(a.Key), who, findings[0].Access)
@@ -73,9 +74,9 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 // only a message says so far.
 func judgeGrant(ctx context.Context, c *reaction.Case, g inventory.Grant) (findings []finding.Finding, wait bool) {
 	service := byService(c.Event)
-	findings = c.JudgeGrant(g, service)
+	findings = c.Posture.JudgeGrant(g, service)
 	if service && c.Event.Claimed && len(findings) == 0 {
-		findings = c.JudgeGrant(g, false)
+		findings = c.Posture.JudgeGrant(g, false)
 		wait = len(findings) > 0 && c.Await(ctx, "that an AWS service made the grant")
 	}
 	return findings, wait
@@ -100,7 +101,7 @@ func byService(e events.Event) bool {
 	case "AWS Internal":
 		return true
 	}
-	return e.Actor.Type == "AWSService" || reaction.IsService(e.Actor.InvokedBy)
+	return e.Actor.Type == "AWSService" || posture.IsService(e.Actor.InvokedBy)
 }
 
 // grantEnded alerts that a person ended a grant, since a volume, a table or a backup may

@@ -41,6 +41,7 @@ type Router struct {
 	alone alone
 	// judgedBy stands for the build and the configuration.
 	judgedBy string
+	heard    heard
 }
 
 // New returns a router. It reports all problems of the configuration at once.
@@ -49,7 +50,7 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Router{Env: env, table: table(), judgedBy: configMark(env.Config)}, nil
+	return &Router{Env: env, table: table(), judgedBy: configMark(env.Config), heard: heard{since: ledger.Now()}}, nil
 }
 
 // Message is a message of the events queue.
@@ -79,6 +80,7 @@ func (r *Router) Handle(ctx context.Context, m Message) error {
 		return outcome.Reject(err)
 	}
 	if e.Kind == events.Scheduled {
+		r.noteTick(ctx, m.Sent)
 		return r.sweepFor(ctx, m.Sent)
 	}
 	if e, err = r.evidence(ctx, e.SentAt(m.Sent), m); err != nil {

@@ -163,6 +163,27 @@ func (r *Reader) Rotation(ctx context.Context, keyARN string) (Rotation, error) 
 	}, nil
 }
 
+// LastRotation reads when a key got new material for the last time, automatically or on
+// demand; zero if it never did. KMS allows 100 such requests a second, and refuses them
+// for keys that have no rotations (asymmetric ones, those in a custom key store).
+// Errors: ErrNotFound, ErrAccessDenied.
+func (r *Reader) LastRotation(ctx context.Context, keyARN string) (time.Time, error) {
+	var newest time.Time
+	pages := kms.NewListKeyRotationsPaginator(r.kms, &kms.ListKeyRotationsInput{KeyId: &keyARN, Limit: aws.Int32(1000)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return time.Time{}, failed("list rotations of key "+keyARN, err)
+		}
+		for _, rotation := range page.Rotations {
+			if at := aws.ToTime(rotation.RotationDate); at.After(newest) {
+				newest = at
+			}
+		}
+	}
+	return newest, nil
+}
+
 // Policy reads a key's policy document. Errors: ErrNotFound, ErrAccessDenied.
 func (r *Reader) Policy(ctx context.Context, keyARN string) (string, error) {
 	// For KMS "default" is the only name and may be left out; LocalStack and moto need it.

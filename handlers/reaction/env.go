@@ -31,12 +31,14 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/guard"
 	"github.com/cmkeeper/cmkeeper/handlers/confirm"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/crowd"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
+	"github.com/cmkeeper/cmkeeper/posture"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -133,12 +135,12 @@ type Deps struct {
 	Records Records
 	// Senders says whose messages are CloudTrail's records; nil: nobody's are.
 	Senders Senders
-	// SelfCheck, if set, is asked on each sweep which parts of cmkeeper's own set-up
-	// depend on a key that it guards; findings become one alert.
-	SelfCheck func(context.Context) ([]finding.Finding, error)
 	// Send sends a message of the fleet's own to its events queue, to be received after a
 	// while (15 minutes at most). nil: there is nobody to share a sweep with.
 	Send func(ctx context.Context, body string, after time.Duration) error
+	// Guard, if set, reads on each sweep what the guard needs to see and to tell. Its time
+	// and the ticks are filled in.
+	Guard func(context.Context) guard.Facts
 	// Logger; nil discards.
 	Logger *slog.Logger
 }
@@ -156,6 +158,8 @@ const (
 // Env is what all cases of a worker have in common. It is safe for concurrent use.
 type Env struct {
 	Config Config
+	// Posture judges keys as they stand, by the configuration.
+	Posture posture.Rules
 	Deps
 	writes, lookups *rate.Limiter
 	told, awaited   hourly
@@ -175,6 +179,10 @@ func NewEnv(d Deps, c Config) (*Env, error) {
 	}
 	return &Env{
 		Config: c, Deps: d,
+		Posture: posture.Rules{
+			Account: c.Identity.Account, TrustedAccounts: c.TrustedAccounts, TrustedOrgs: c.TrustedOrgs,
+			RotationRequired: c.RotationRequired, RotationPeriodDays: c.RotationPeriodDays,
+		},
 		writes: rate.NewLimiter(writesPerSecond, writesPerSecond), lookups: rate.NewLimiter(lookupsPerSecond, 1),
 		crowds: crowd.New(c.Concurrency),
 	}, nil
@@ -348,6 +356,8 @@ type Config struct {
 	SweepShard int
 	// Build tells this build from others, which may judge otherwise.
 	Build string
+	// SweepInterval is how often the schedule asks for a sweep; 0 means an hour.
+	SweepInterval time.Duration
 	// Concurrency is how many events the worker handles at once. Those of one key or actor
 	// are a part of them at most, and the others wait; 0: they may be all.
 	Concurrency int
@@ -375,6 +385,7 @@ func (c Config) problems() []error {
 	add(outside(c.RotationPeriodDays, 90, 2560), "rotation period of %d days: allowed are 90 to 2560", c.RotationPeriodDays)
 	add(outside(c.FlapLimit, 1, ledger.MaxFlapLimit), "flap limit of %d: allowed are 1 to %d", c.FlapLimit, ledger.MaxFlapLimit)
 	add(outside(c.DeletionMinWindowDays, 7, 30), "shortest waiting period of %d days: allowed are 7 to 30", c.DeletionMinWindowDays)
+	add(c.SweepInterval < 0, "sweeps every %s: it must be positive", c.SweepInterval)
 	add(c.DeletionApprovalDays < 0, "approvals of %d days: allowed are 0 and more", c.DeletionApprovalDays)
 	add(c.ContainQuietDays < 0, "containment after %d days without use: allowed are 0 and more", c.ContainQuietDays)
 	add(c.SweepShare < 0 || c.SweepShare > 1, "sweeps with a share of %g of KMS's quotas: allowed are 0 to 1", c.SweepShare)
@@ -433,6 +444,9 @@ func (c Config) withDefaults(d Deps) (Config, error) {
 	}
 	if c.SweepShard == 0 {
 		c.SweepShard = ledger.ShardKeys
+	}
+	if c.SweepInterval == 0 {
+		c.SweepInterval = time.Hour
 	}
 	return c, nil
 }

@@ -215,7 +215,7 @@ func fixed(a alert.Alert) string {
 		return "an action that failed"
 	case alert.StatusRefused:
 		return "what was left undone"
-	case alert.StatusDone, alert.StatusNone, alert.StatusWouldDo:
+	case alert.StatusDone, alert.StatusNone, alert.StatusWouldDo, alert.StatusResolved:
 	}
 	for _, f := range a.Findings {
 		if f.Fixed() {

@@ -1,15 +1,11 @@
 package reaction
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
-	"github.com/cmkeeper/cmkeeper/internal/arn"
-	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
 
@@ -39,21 +35,14 @@ func (v Verdict) Good(limit finding.Severity) bool {
 
 // PolicyContext is what policies of a key are judged against.
 func (e *Env) PolicyContext(keyARN string, bypassed bool) keypolicy.Context {
-	return keypolicy.Context{
-		Account: e.Config.Identity.Account, TrustedAccounts: e.Config.TrustedAccounts, TrustedOrgs: e.Config.TrustedOrgs,
-		KeyARN: keyARN, BypassLockoutSafetyCheck: bypassed, Now: ledger.Now(),
-	}
+	return e.Posture.Context(keypolicy.Context{KeyARN: keyARN, BypassLockoutSafetyCheck: bypassed, Now: ledger.Now()})
 }
 
 // JudgePolicy judges a policy document of a key; bypassed: it was set without KMS's
 // lock-out check.
 func (e *Env) JudgePolicy(keyARN, document string, bypassed bool) Verdict {
-	policy, err := keypolicy.Parse([]byte(document))
-	if err != nil {
-		return Verdict{Found: []finding.Finding{{ID: finding.NotUnderstood, Severity: finding.High,
-			Message: fmt.Sprintf("The policy cannot be judged, because it cannot be parsed: %v.", err)}}}
-	}
-	return Verdict{Parsed: policy, Found: policy.Findings(e.PolicyContext(keyARN, bypassed))}
+	parsed, found := e.Posture.JudgePolicy(e.PolicyContext(keyARN, bypassed), document)
+	return Verdict{Parsed: parsed, Found: found}
 }
 
 // From adds how the policy differs from an earlier document. One that was not
@@ -77,58 +66,4 @@ func SameEffect(a, b string) bool {
 	pa, errA := keypolicy.Parse([]byte(a))
 	pb, errB := keypolicy.Parse([]byte(b))
 	return errA == nil && errB == nil && len(keypolicy.Diff(pa, pb)) == 0
-}
-
-// JudgeGrant returns what is wrong with a grant, the worst first. What an AWS service
-// makes for itself or for a principal of the account (byService) is how encrypted
-// volumes, tables and backups work.
-func (e *Env) JudgeGrant(g inventory.Grant, byService bool) []finding.Finding {
-	// With RetireGrant the grantee ends nothing but this grant.
-	access := finding.Metadata | finding.AccessOf(slices.DeleteFunc(slices.Clone(g.Operations), func(o string) bool { return o == "RetireGrant" })...)
-	var found []finding.Finding
-	add := func(id finding.ID, severity finding.Severity, principal, format string, args ...any) {
-		found = append(found, finding.Finding{ID: id, Severity: severity, Principal: principal, Message: fmt.Sprintf(format, args...), Access: access})
-	}
-	toService := g.GranteeService != "" || IsService(g.Grantee)
-	owner := arn.Account(g.Grantee)
-	foreign := e.IsForeign(g.Grantee)
-	passOn := slices.Contains(g.Operations, "CreateGrant")
-	switch {
-	case toService:
-	case foreign:
-		// As for a policy that gives no more, with a condition on the encryption context or without.
-		add(finding.GrantToForeignAccount, finding.Outsider(g.Operations...), g.Grantee, "account %s, which is not trusted, may %s by a grant to %s", owner, strings.Join(g.Operations, ", "), g.Grantee)
-	case owner == "":
-		add(finding.GrantToUnknown, finding.Medium, g.Grantee, "The account of the grantee %q is unknown: it is a deleted principal, or one of another account.", g.Grantee)
-	}
-	if passOn && !toService {
-		severity := finding.Medium
-		if foreign {
-			severity = finding.Critical
-		}
-		add(finding.GrantCanBePassedOn, severity, g.Grantee, "The grantee may make further grants, and so give access to anybody.")
-	}
-	if !g.Constrained && !toService && !foreign {
-		add(finding.GrantWithoutConstraint, finding.Low, g.Grantee, "The grant has no constraint on the encryption context, so it covers everything encrypted under the key.")
-	}
-	if e.IsForeign(g.Retiring) {
-		add(finding.GrantRetiredByForeign, finding.Medium, g.Retiring, "%s of account %s, which is not trusted, may retire the grant.", g.Retiring, arn.Account(g.Retiring))
-	}
-	dangerous := slices.ContainsFunc(found, func(f finding.Finding) bool {
-		return f.ID == finding.GrantToForeignAccount || f.ID == finding.GrantRetiredByForeign
-	})
-	if byService && !dangerous {
-		return nil
-	}
-	return finding.WorstFirst(found)
-}
-
-// IsService reports whether a principal is an AWS service.
-func IsService(principal string) bool { return strings.HasSuffix(principal, ".amazonaws.com") }
-
-// IsForeign reports whether an ARN, of a key or a principal, shows an account that is
-// neither the guarded one nor trusted.
-func (e *Env) IsForeign(name string) bool {
-	owner := arn.Account(name)
-	return owner != "" && owner != e.Config.Identity.Account && !slices.Contains(e.Config.TrustedAccounts, owner)
 }

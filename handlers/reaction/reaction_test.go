@@ -6,10 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -69,88 +67,8 @@ func TestOpponents(t *testing.T) {
 	}
 }
 
-func TestJudgeGrant(t *testing.T) {
-	const (
-		own     = "arn:aws:iam::444455556666:role/reader"
-		trusted = "arn:aws:iam::111122223333:role/partner"
-		foreign = "arn:aws:iam::999988887777:role/visitor"
-	)
-	found := map[finding.ID]bool{}
-	for _, tt := range []struct {
-		name      string
-		grant     inventory.Grant
-		byService bool
-		findings  []string // "severity id", worst first
-	}{
-		{"own, constrained", inventory.Grant{Grantee: own, Operations: []string{"Decrypt"}, Constrained: true}, false, nil},
-		{"own, for everything", inventory.Grant{Grantee: own, Operations: []string{"Decrypt"}}, false, []string{"low " + finding.GrantWithoutConstraint.String()}},
-		{"own, by a service", inventory.Grant{Grantee: own, Operations: []string{"Decrypt", "CreateGrant"}}, true, nil},
-		{"own, to be passed on", inventory.Grant{Grantee: own, Operations: []string{"CreateGrant"}}, false, []string{"medium " + finding.GrantCanBePassedOn.String(), "low " + finding.GrantWithoutConstraint.String()}},
-		{"trusted", inventory.Grant{Grantee: trusted, Operations: []string{"Decrypt"}, Constrained: true}, false, nil},
-		{"foreign, for everything", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, false, []string{"high " + finding.GrantToForeignAccount.String()}},
-		{"foreign, by a service", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}}, true, []string{"high " + finding.GrantToForeignAccount.String()}},
-		{"foreign, constrained", inventory.Grant{Grantee: foreign, Operations: []string{"Decrypt"}, Constrained: true}, false, []string{"high " + finding.GrantToForeignAccount.String()}},
-		{"foreign, to write", inventory.Grant{Grantee: foreign, Operations: []string{"Encrypt"}}, false, []string{"high " + finding.GrantToForeignAccount.String()}},
-		{"foreign, to look at the key", inventory.Grant{Grantee: foreign, Operations: []string{"DescribeKey"}}, false, []string{"medium " + finding.GrantToForeignAccount.String()}},
-		{"foreign, to be passed on", inventory.Grant{Grantee: foreign, Operations: []string{"CreateGrant"}, Constrained: true}, false, []string{"critical " + finding.GrantToForeignAccount.String(), "critical " + finding.GrantCanBePassedOn.String()}},
-		{"a unique id", inventory.Grant{Grantee: "AIDA4EXAMPLE", Constrained: true}, false, []string{"medium " + finding.GrantToUnknown.String()}},
-		{"a service principal", inventory.Grant{GranteeService: "backup.amazonaws.com", Operations: []string{"Decrypt"}}, false, nil},
-		{"a service as principal", inventory.Grant{Grantee: "dynamodb.eu-central-1.amazonaws.com", Operations: []string{"CreateGrant"}}, false, nil},
-		{"a foreign retiree", inventory.Grant{Grantee: own, Constrained: true, Retiring: foreign}, true, []string{"medium " + finding.GrantRetiredByForeign.String()}},
-		{"an ARN that is none", inventory.Grant{Grantee: "arn:aws:iam::12:role/x", Constrained: true}, false, []string{"medium " + finding.GrantToUnknown.String()}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			e := &Env{Config: Config{Identity: Identity{Account: "444455556666"}, TrustedAccounts: []string{"111122223333"}}}
-			findings := e.JudgeGrant(tt.grant, tt.byService)
-			var ids []string
-			for _, f := range findings {
-				found[f.ID] = true
-				ids = append(ids, string(f.Severity)+" "+f.ID.String())
-			}
-			if diff := cmp.Diff(tt.findings, ids); diff != "" {
-				t.Errorf("findings (-want +got):\n%s", diff)
-			}
-		})
-	}
-	for _, r := range finding.Rules(finding.OfGrant) {
-		if !found[r.ID] {
-			t.Errorf("no grant has the finding %s", r.ID)
-		}
-	}
-}
-
 // TestSameReachSameSeverity: what a foreign principal may do is as bad by a grant as by a
 // policy, with a condition on the encryption context and without, and both name it.
-func TestSameReachSameSeverity(t *testing.T) {
-	const key, foreign = "arn:aws:kms:us-east-1:444455556666:key/k", "arn:aws:iam::999988887777:role/visitor"
-	e := &Env{Config: Config{Identity: Identity{Account: "444455556666"}}}
-	names := func(f finding.Finding, operation string) bool {
-		return strings.Contains(f.Message, "999988887777") && strings.Contains(f.Message, foreign) && strings.Contains(f.Message, operation)
-	}
-	seen := map[finding.Severity]bool{}
-	for _, operation := range types.GrantOperation("").Values() {
-		for _, condition := range []string{"", `,"Condition":{"StringEquals":{"kms:EncryptionContext:app":"x"}}`} {
-			if condition != "" && !strings.Contains(string(operation), "crypt") {
-				continue // the others have no encryption context
-			}
-			byGrant := e.JudgeGrant(inventory.Grant{Grantee: foreign, Operations: []string{string(operation)}, Constrained: condition != ""}, false)
-			byPolicy := e.JudgePolicy(key, `{"Statement":[{"Effect":"Allow","Principal":{"AWS":"444455556666"},"Action":"kms:*","Resource":"*"},`+
-				`{"Effect":"Allow","Principal":{"AWS":"`+foreign+`"},"Action":"kms:`+string(operation)+`","Resource":"*"`+condition+`}]}`, false).Found
-			if len(byGrant) == 0 || len(byPolicy) == 0 || byGrant[0].Severity != byPolicy[0].Severity || byGrant[0].ID != finding.GrantToForeignAccount || byPolicy[0].ID != finding.ForeignAccount {
-				t.Errorf("%s%s: by a grant %v, by a policy %v", operation, condition, byGrant, byPolicy)
-				continue
-			}
-			if !names(byGrant[0], string(operation)) || !names(byPolicy[0], string(operation)) {
-				t.Errorf("%s: %q and %q do not both say who may do what", operation, byGrant[0].Message, byPolicy[0].Message)
-			}
-			seen[byGrant[0].Severity] = true
-		}
-	}
-	if len(seen) != 3 {
-		t.Errorf("severities: %v", seen)
-	}
-}
-
 func TestHourly(t *testing.T) {
 	var h hourly
 	h.add("10", "a")
