@@ -83,16 +83,26 @@ func (r *Router) newSweep(run string, start time.Time) sweep {
 	return sweep{Router: r, run: run, start: start, whole: r.NewCase(r.SweepEvent("sweep", start)), unreadable: &unreadable{}, totals: &tally{}}
 }
 
+// rolledAtOnce is of how many keys grants and tags are read with the rest. Those of more
+// keys are read after the rest of all, which need not wait for them.
+const rolledAtOnce = 100
+
 // alone looks at everything that was listed, and ends the sweep. failed is what could not
 // be listed.
 func (s sweep) alone(ctx context.Context, keys []ledger.ShardKey, aliases []ledger.ShardAlias, failed error) error {
 	ctx = s.paced(ctx, paceOfAll)
-	s.rolling = true
 	shards := ledger.Shards(len(keys), s.Config.SweepShard)
+	s.rolling = len(keys) <= rolledAtOnce
 	for n, shard := range cut(keys, aliases, shards) {
 		failed = errors.Join(failed, s.shard(ctx, shard, n, shards))
 	}
 	failed = errors.Join(failed, s.buckets(ctx))
+	if !s.rolling {
+		s.rolling = true
+		for n := range shards {
+			failed = errors.Join(failed, s.unreadable.skip(s.rollShard(ctx, n, shards)))
+		}
+	}
 	return s.end(ctx, failed, ledger.SweepTotals{}, 1)
 }
 

@@ -241,10 +241,16 @@ func (p *part) noteAlias(name string, m ledger.FactsMark) {
 	p.found.Aliases[name] = m
 }
 
-func (p *part) noteKey(key string, k ledger.KeyFacts) {
+// keep keeps what was found of a key.
+func (p *part) keep(key string, k ledger.KeyFacts) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.found.Keys[key] = k
-	p.mu.Unlock()
+}
+
+// noteKey keeps what was found of a key, and counts it.
+func (p *part) noteKey(key string, k ledger.KeyFacts) {
+	p.keep(key, k)
 	p.totals.add(func(t *ledger.SweepTotals) {
 		t.Keys++
 		for n, holds := range map[*int]bool{&t.CanRotate: k.CanRotate, &t.Rotates: k.Rotates} {

@@ -72,7 +72,7 @@ func (r *Router) rolledShard(ctx context.Context, s sweep, by string, shard int,
 		return true
 	})
 	sum := s.sum()
-	r.Logger.DebugContext(ctx, "grants and tags were read", "shard", shard, "keys", sum.Keys, "changed", sum.Changed, "left", left)
+	r.Logger.DebugContext(ctx, "grants and tags were read", "shard", shard, "requests", sumOf(sum.Requests), "left", left)
 	if err != nil && !left {
 		r.Logger.WarnContext(ctx, "grants or tags of some keys were not looked at", "shard", shard, "error", err)
 	}
@@ -131,8 +131,7 @@ func (p *part) rollKey(ctx context.Context, key string) error {
 		if err != nil {
 			now.Rolled = before.Rolled
 		}
-		p.totals.add(func(t *ledger.SweepTotals) { t.Changed++ })
 	}
-	p.noteKey(key, now)
+	p.keep(key, now)
 	return p.failed(err)
 }

@@ -71,11 +71,11 @@ func TestUnchangedKeysAreSkipped(t *testing.T) {
 			must(w.store().Get(w.ctx, ledger.AliasName("alias/app-first"), &a))
 			return a.Candidate != nil
 		}},
-		"configuration changed": {func(w *world, key string) {
+		"configuration changed": {func(w *world, _ string) {
 			c := settledConfig()
 			c.TrustedAccounts = []string{"999988887777"}
 			w.router = w.newRouter(c)
-		}, func(w *world, key string) bool {
+		}, func(w *world, _ string) bool {
 			all := w.records()
 			return all[len(all)-1].Totals.Changed == 1
 		}},
@@ -113,4 +113,42 @@ func TestUnchangedKeysAreSkipped(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where reading grants and tags takes long, what is urgent does not wait for it, and both are
+// done in the same sweep.
+func TestGrantsAndTagsAreReadLast(t *testing.T) {
+	inWorld(t, settledConfig(), func(w *world) {
+		var keys []string
+		for range 150 {
+			keys = append(keys, w.newKey(kms.CreateKeyInput{}))
+		}
+		victim := w.rotatingKey(180)
+		w.sweepAll(2)
+		w.told.take()
+		w.disableRotation(victim)
+		w.events()
+		for _, key := range keys {
+			must(w.kms.CreateGrant(w.ctx, &kms.CreateGrantInput{KeyId: &key, GranteePrincipal: aws.String("arn:aws:iam::" + stranger + ":role/x"), Operations: []types.GrantOperation{types.GrantOperationDecrypt}}))
+		}
+		w.events()
+		began := time.Now()
+		done := make(chan error, 1)
+		go func() { done <- w.router.Sweep(w.ctx) }()
+		time.Sleep(10 * time.Second)
+		if days := w.rotation(victim); days != 180 {
+			t.Errorf("ten seconds after the sweep began the rotation period is %d, want 180", days)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < 20*time.Second {
+			t.Errorf("the sweep took %s: the test shows nothing", took)
+		}
+		for _, key := range keys {
+			if n := len(w.keyDoc(key).Exposures); n != 1 {
+				t.Fatalf("%d exposures of a key are known, it has 1", n)
+			}
+		}
+	})
 }

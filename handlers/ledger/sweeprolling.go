@@ -7,9 +7,10 @@ import "time"
 const RollingEvery = 45 * time.Minute
 
 const (
-	// rollingLease is how long a worker counts as being at it after it last said so, and
-	// RollingRenewal how often it says so: nobody waits for it.
-	rollingLease   = 5 * time.Minute
+	// rollingLease is how long a worker counts as being at it after it last said so: nobody
+	// waits for it.
+	rollingLease = 5 * time.Minute
+	// RollingRenewal is how often it says so.
 	RollingRenewal = 2 * time.Minute
 )
 
