@@ -61,6 +61,12 @@ func (r *Router) Sweep(ctx context.Context) error {
 	return s.alone(ctx, keys, aliases, err)
 }
 
+// sweepAsked has the fleet sweep for somebody who asked at that time, unless it has.
+func (r *Router) sweepAsked(ctx context.Context, asked func(now time.Time) time.Time) error {
+	_, err := r.sweepOnce(ctx, asked)
+	return err
+}
+
 // sweep is one sweep, or a part of it. Its parts share what is read of the account.
 type sweep struct {
 	*Router
