@@ -253,10 +253,11 @@ func (p *part) noteKey(key string, k ledger.KeyFacts) {
 	p.keep(key, k)
 	p.totals.add(func(t *ledger.SweepTotals) {
 		t.Keys++
-		for n, holds := range map[*int]bool{&t.CanRotate: k.CanRotate, &t.Rotates: k.Rotates} {
-			if holds {
-				*n++
-			}
+		if k.CanRotate {
+			t.CanRotate++
+		}
+		if k.Rotates {
+			t.Rotates++
 		}
 		if k.Open != "" {
 			ledger.Count(&t.Open, k.Open)

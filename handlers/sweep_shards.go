@@ -162,9 +162,11 @@ func (r *Router) sweepShard(ctx context.Context, m shardMessage) error {
 	}
 	t := &taking{by: rand.Text()}
 	err = r.updateSweeps(ctx, func(s *ledger.Sweeps, now time.Time) bool { return r.take(s, t, run, shard, now) })
+	if err != nil || !t.mine {
+		t.release()
+	}
 	switch {
 	case err != nil:
-		t.release()
 		return fmt.Errorf("take shard: %w", err)
 	case t.mine || t.ends:
 		_, err = r.work(ctx, t)
