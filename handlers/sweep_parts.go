@@ -322,17 +322,14 @@ func (s sweep) look(ctx context.Context, c *reaction.Case, before ledger.KeyFact
 	if !isGuarded(key) {
 		return now, true, ""
 	}
-	var rotation inventory.Rotation
 	if key.RotationBlocker() == "" {
-		rotation, err = c.Rotation(ctx)
+		rotation, err := c.Rotation(ctx)
 		read("rotation", err)
 		now.CanRotate, now.Rotates = err == nil, err == nil && rotation.Enabled
-		rotation.Next = nil // changes with time alone
 	}
-	policy, err := c.Policy(ctx)
+	_, err = c.Policy(ctx)
 	read("policy", err)
-	aliases, _ := c.KeyAliases(ctx) // were set
-	parts := []any{s.judgedBy, key, rotation, policy, reaction.AliasNames(aliases)}
+	facts = s.factsOf(ctx, c)
 	if s.rolling {
 		at := ledger.Now()
 		tags, err := c.Tags(ctx)
@@ -342,12 +339,32 @@ func (s sweep) look(ctx context.Context, c *reaction.Case, before ledger.KeyFact
 		if err == nil && grantsErr == nil {
 			now.Rolled, now.Tags, now.Grants = at, mark(tags), markOfGrants(grants)
 		}
-		parts = append(parts, now.Tags, now.Grants)
+		facts = mark(facts, now.Tags, now.Grants)
 	}
 	if !whole {
-		return now, false, ""
+		facts = ""
 	}
-	return now, false, mark(parts...)
+	return now, false, facts
+}
+
+// factsOf stands for a key's state, rotation, policy and aliases, and for what judges them;
+// "" where one of them cannot be read. It reads what the case has not.
+func (s sweep) factsOf(ctx context.Context, c *reaction.Case) string {
+	key, err := c.Key(ctx)
+	errs := []error{err}
+	var rotation inventory.Rotation
+	if err == nil && key.RotationBlocker() == "" {
+		rotation, err = c.Rotation(ctx)
+		rotation.Next = nil // changes with time alone
+		errs = append(errs, err)
+	}
+	policy, err := c.Policy(ctx)
+	errs = append(errs, err)
+	aliases, err := c.KeyAliases(ctx)
+	if errors.Join(append(errs, err)...) != nil {
+		return ""
+	}
+	return mark(s.judgedBy, key, rotation, policy, reaction.AliasNames(aliases))
 }
 
 // quietly reports whether a look at a key came to nothing, and nothing about the key waits

@@ -144,10 +144,10 @@ func sharedQuotas(share float64) (faults []localaws.Fault) {
 // CMKEEPER_SOAK=1 there are 100,000 of them.
 func TestFleetSweepsInShards(t *testing.T) {
 	const share = 0.1
-	n, sweeps, c := 500, 4, enforceAll()
+	n, sweeps, c := 500, 3, enforceAll()
 	c.SweepShard = 100
 	if soak := os.Getenv("CMKEEPER_SOAK"); soak != "" {
-		n, sweeps, c.SweepShard = 100_000, 6, ledger.ShardKeys
+		n, sweeps, c.SweepShard = 100_000, 5, ledger.ShardKeys
 		if few, err := strconv.Atoi(soak); err == nil && few > 1 {
 			n = few
 		}
