@@ -364,6 +364,8 @@ func (s sweep) factsOf(ctx context.Context, c *reaction.Case) string {
 	if errors.Join(append(errs, err)...) != nil {
 		return ""
 	}
+	// A date in a policy is not relied on before it comes, and after it there is less to be
+	// found; what an exemption covers is never quiet.
 	return mark(s.judgedBy, key, rotation, policy, reaction.AliasNames(aliases))
 }
 
