@@ -39,7 +39,7 @@ func (s sweep) list(ctx context.Context) ([]ledger.ShardKey, []ledger.ShardAlias
 	var aliases []ledger.ShardAlias
 	for _, a := range live {
 		if !a.AWSManaged && a.TargetKeyARN != "" {
-			aliases = append(aliases, ledger.ShardAlias{Name: a.Name, ARN: a.ARN, Target: a.TargetKeyARN, Updated: a.Updated})
+			aliases = append(aliases, ledger.ShardAlias{Name: a.Name, Target: a.TargetKeyARN, Updated: a.Updated})
 		}
 	}
 	err = errors.Join(
@@ -200,8 +200,11 @@ func (p *part) countAges(work ledger.Shard) {
 	})
 }
 
+// liveOf is the alias as KMS lists it. It is in the account and Region of its key.
 func liveOf(a ledger.ShardAlias) inventory.Alias {
-	return inventory.Alias{Name: a.Name, ARN: a.ARN, TargetKeyARN: a.Target, TargetKeyID: arn.KeyID(a.Target), Updated: a.Updated}
+	name := arn.Parse(a.Target)
+	name.Resource = a.Name
+	return inventory.Alias{Name: a.Name, ARN: name.String(), TargetKeyARN: a.Target, TargetKeyID: arn.KeyID(a.Target), Updated: a.Updated}
 }
 
 // alias looks at an alias, unless nothing of it has changed.
