@@ -113,7 +113,7 @@ func (r *Router) react(ctx context.Context, e events.Event) error {
 	switch by {
 	case byEcho:
 		c.Debug(ctx, "event ignored", "reason", "it is the record of our own call")
-		return nil
+		return r.canaryBack(ctx, c)
 	case byImpostor:
 		if r.Config.Makes(e.Name) {
 			// Our own call may not be noted yet: another worker may be at it now.

@@ -66,6 +66,7 @@ func (r *Router) sweep(ctx context.Context, unread error) error {
 		s.keys(ctx),
 		s.buckets(ctx),
 		s.resumeMoves(ctx),
+		s.unreadable.skip(s.sendCanary(ctx)),
 		s.unreadable.skip(s.checkGuard(ctx)),
 		s.tellExpiring(ctx),
 		s.resumeAlerts(ctx),

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,11 +16,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 	eventbridgetypes "github.com/aws/aws-sdk-go-v2/service/eventbridge/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 )
 
@@ -36,6 +40,7 @@ type watched struct {
 	sqs    *sqs.Client
 	sns    *sns.Client
 	kms    *kms.Client
+	stops  []func()
 }
 
 // inWatched runs a test in a new sandbox, whose member has these settings.
@@ -46,6 +51,11 @@ func inWatched(t *testing.T, test func(w *watched), settings ...string) {
 		w := &watched{T: t, log: &logBuffer{}}
 		w.box = must(sandbox.InProcess(t.Context()))(t)
 		defer w.box.Close()
+		defer func() {
+			for _, stop := range w.stops { // also where the test has failed
+				stop()
+			}
+		}()
 		cfg := w.box.Config(operator)
 		w.bus, w.trails, w.sqs, w.sns, w.kms = eventbridge.NewFromConfig(cfg), cloudtrail.NewFromConfig(cfg), sqs.NewFromConfig(cfg), sns.NewFromConfig(cfg), kms.NewFromConfig(cfg)
 		environment := w.box.WorkerEnvironment(appAlias)
@@ -313,9 +323,7 @@ func TestGuardMayNotLook(t *testing.T) {
 // is told.
 func TestScheduleStops(t *testing.T) {
 	inWatched(t, func(w *watched) {
-		ctx, cancel := context.WithCancel(w.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- w.member.work(ctx, w.wired, func() {}) }()
+		w.run()
 		time.Sleep(3 * time.Hour)
 		w.none(w.alerts())
 		// As if somebody else's schedule asked, which no rule here shows.
@@ -341,10 +349,6 @@ func TestScheduleStops(t *testing.T) {
 		if over := w.one(w.alerts()); over.Resolves != told.ID {
 			t.Errorf("told:\n%s", over.Text())
 		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
 	})
 }
 
@@ -356,13 +360,14 @@ func (w *watched) run() (stop func()) {
 	ready := make(chan struct{})
 	go func() { ended <- w.member.work(ctx, w.wired, func() { close(ready) }) }()
 	<-ready
-	return func() {
-		w.Helper()
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			w.Error(err)
 		}
-	}
+	})
+	w.stops = append(w.stops, stop)
+	return stop
 }
 
 // until waits until something is so, and returns how long that took.
@@ -385,7 +390,7 @@ func TestQueueUnderDisabledKey(t *testing.T) {
 			inWatched(t, func(w *watched) {
 				key := must(w.kms.CreateKey(w.Context(), &kms.CreateKeyInput{}))(t).KeyMetadata.Arn
 				must(w.sqs.SetQueueAttributes(w.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &w.box.EventsQueue, Attributes: map[string]string{"KmsMasterKeyId": *key}}))(t)
-				stop := w.run()
+				w.run()
 				time.Sleep(10 * time.Minute) // an idle queue is not blind
 				if why := w.wired.sight.blindness(); why != "" {
 					t.Errorf("idle, and %s", why)
@@ -421,7 +426,6 @@ func TestQueueUnderDisabledKey(t *testing.T) {
 				if a := w.one(over); a.Resolves != told.ID || a.Action.Status != alert.StatusResolved {
 					t.Errorf("told:\n%s", a.Text())
 				}
-				stop()
 			}, "DELETION_MODE", "off")
 		})
 	}
@@ -446,11 +450,148 @@ func TestBlindFleet(t *testing.T) {
 		}
 		w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(string, string) bool { return true })
 		w.wired = must(w.member.wire(w.Context()))(t)
-		stop := w.run()
+		w.run()
 		time.Sleep(10 * time.Minute)
 		if over := w.one(w.alerts()); over.Resolves != told.ID {
 			t.Errorf("told:\n%s", over.Text())
 		}
-		stop()
 	})
+}
+
+// canaryKey creates a key for the canary, and has the member know it.
+func (w *watched) canaryKey(description string, tags ...string) string {
+	w.Helper()
+	in := &kms.CreateKeyInput{Description: &description}
+	for _, tag := range tags {
+		in.Tags = append(in.Tags, kmstypes.Tag{TagKey: aws.String(tag), TagValue: aws.String("true")})
+	}
+	key := *must(w.kms.CreateKey(w.Context(), in))(w.T).KeyMetadata.Arn
+	w.member.config.CanaryKey = key
+	w.wired = must(w.member.wire(w.Context()))(w.T)
+	return key
+}
+
+func (w *watched) description(key string) string {
+	w.Helper()
+	return aws.ToString(must(w.kms.DescribeKey(w.Context(), &kms.DescribeKeyInput{KeyId: &key}))(w.T).KeyMetadata.Description)
+}
+
+// The event of each sweep's call comes back, in mode observe as well, and nobody is told.
+func TestCanary(t *testing.T) {
+	inWatched(t, func(w *watched) {
+		key := w.canaryKey("", "cmkeeper:canary")
+		w.box.AWS.Trail().Set(trail.Settings{Delay: 2 * time.Minute})
+		w.run()
+		time.Sleep(3 * time.Hour)
+		if back := strings.Count(w.log.String(), "the canary is back"); back < 12 || back > 13 {
+			w.Errorf("%d canaries came back in three hours with a sweep every 15 minutes:\n%s", back, w.log)
+		}
+		if d := w.description(key); !strings.HasPrefix(d, "cmkeeper canary, sent 2000-01-01") {
+			w.Errorf("the description is %q", d)
+		}
+		var doc ledger.Canary
+		must(w.wired.router.State.Get(w.Context(), ledger.CanaryName, &doc))(w.T)
+		if n := len(doc.Flown); n < 12 || doc.Flown[0].TookMS < 120_000 || doc.Flown[0].TookMS > 150_000 || doc.Lost != 0 {
+			w.Errorf("noted %+v", doc)
+		}
+		w.none(w.alerts())
+	}, "ROTATION_MODE", "observe", "POLICY_MODE", "observe", "DELETION_MODE", "observe", "REENCRYPT_MODE", "observe")
+}
+
+// Canaries that do not come back are told, and three in a row are critical; one is under way
+// at a time. One that comes late, and a forged event, change nothing; the next one that comes
+// in time ends it.
+func TestCanaryLost(t *testing.T) {
+	inWatched(t, func(w *watched) {
+		key := w.canaryKey("", "cmkeeper:canary")
+		w.box.AWS.Trail().Set(trail.Settings{Delay: 3 * time.Hour})
+		w.run()
+		time.Sleep(19 * time.Minute)
+		if n := w.box.AWS.Requests("kms", "UpdateKeyDescription"); n != 1 {
+			w.Errorf("%d canaries in 19 minutes", n)
+		}
+		w.none(w.alerts())
+		time.Sleep(12 * time.Minute)
+		lost := w.one(w.alerts())
+		if lost.Severity != finding.High || !strings.HasPrefix(lost.Title, "A canary did not come back") {
+			w.Errorf("told:\n%s", lost.Text())
+		}
+		// By our own role, as far as it says; only the request id is not that of our call.
+		forged := strings.ReplaceAll(event("kms.amazonaws.com", "UpdateKeyDescription", key),
+			`"type":"IAMUser","arn":"arn:aws:iam::000000000000:user/mallory","accountId":"000000000000","userName":"mallory"`,
+			`"type":"AssumedRole","arn":"arn:aws:sts::000000000000:assumed-role/cmkeeper-worker/local","accountId":"000000000000","sessionContext":{"sessionIssuer":{"type":"Role","arn":"arn:aws:iam::000000000000:role/cmkeeper-worker","accountId":"000000000000","userName":"cmkeeper-worker"}}`)
+		must(sqs.NewFromConfig(w.box.Config(sandbox.WorkerKey)).SendMessage(w.Context(), &sqs.SendMessageInput{QueueUrl: &w.box.EventsQueue, MessageBody: &forged}))(w.T)
+		time.Sleep(time.Hour)
+		var grave []alert.Alert
+		impostor := false
+		for _, a := range w.alerts() {
+			impostor = impostor || strings.Contains(a.Title, "was called with cmkeeper's own role")
+			if strings.HasPrefix(a.Title, "No canary comes back") {
+				grave = append(grave, a)
+			}
+			if a.Resolves == lost.ID {
+				w.Errorf("a forged event ended it:\n%s", a.Text())
+			}
+		}
+		if !impostor {
+			w.Error("the forged event was not told")
+		}
+		if a := w.one(grave); a.Severity != finding.Critical {
+			w.Errorf("told:\n%s", a.Text())
+		}
+		time.Sleep(2 * time.Hour)
+		if !strings.Contains(w.log.String(), "late=true") {
+			w.Error("those that came late were not noticed")
+		}
+		w.none(w.alerts())
+		w.box.AWS.Trail().Set(trail.Settings{})
+		time.Sleep(45 * time.Minute)
+		if over := w.one(w.alerts()); over.Resolves != grave[0].ID {
+			w.Errorf("told:\n%s", over.Text())
+		}
+	})
+}
+
+// A key that is not made for it is not written to, and that is told.
+func TestCanaryRefused(t *testing.T) {
+	for name, tt := range map[string]struct {
+		description string
+		tags        []string
+		deny        string
+		says        string
+		mend        func(w *watched, key string)
+	}{
+		"no tag": {says: "the key has no tag cmkeeper:canary", mend: func(w *watched, key string) {
+			must(w.kms.TagResource(w.Context(), &kms.TagResourceInput{KeyId: &key, Tags: []kmstypes.Tag{{TagKey: aws.String("cmkeeper:canary"), TagValue: aws.String("1")}}}))(w.T)
+		}},
+		"somebody's description": {description: "payments", tags: []string{"cmkeeper:canary"}, says: "a description that is not cmkeeper's", mend: func(w *watched, key string) {
+			must(w.kms.UpdateKeyDescription(w.Context(), &kms.UpdateKeyDescriptionInput{KeyId: &key, Description: aws.String("")}))(w.T)
+		}},
+		"denied": {tags: []string{"cmkeeper:canary"}, deny: "kms:UpdateKeyDescription", says: "not authorized to perform: kms:UpdateKeyDescription", mend: func(w *watched, _ string) {
+			w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(string, string) bool { return true })
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWatched(t, func(w *watched) {
+				key := w.canaryKey(tt.description, tt.tags...)
+				w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(action, _ string) bool { return action != tt.deny })
+				told := w.one(w.sweep())
+				if !strings.HasPrefix(told.Title, "No canary is sent") || !strings.Contains(told.Summary, tt.says) || told.Severity != finding.Medium {
+					w.Errorf("told:\n%s", told.Text())
+				}
+				if d := w.description(key); d != tt.description {
+					w.Errorf("the description is %q", d)
+				}
+				time.Sleep(time.Hour)
+				w.none(w.sweep())
+				tt.mend(w, key)
+				if over := w.one(w.sweep()); over.Resolves != told.ID {
+					w.Errorf("told:\n%s", over.Text())
+				}
+				if d := w.description(key); !strings.HasPrefix(d, "cmkeeper canary") {
+					w.Errorf("mended, and the description is %q", d)
+				}
+			}, "SWEEP_INTERVAL", "168h")
+		})
+	}
 }
