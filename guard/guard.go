@@ -56,6 +56,9 @@ type Facts struct {
 	// come back.
 	Ticks  Known[Ticks]
 	Canary Known[Canary]
+	// Role names the role or user that cmkeeper runs as, Lacks what it cannot do.
+	Role  string
+	Lacks Known[[]Lack]
 }
 
 // Rule is a rule of EventBridge's default bus.
@@ -181,6 +184,7 @@ func Checks() []Check {
 		{"canary", "Events of calls of cmkeeper's own come back", "kms:UpdateKeyDescription on the canary key", judgeCanary},
 		{"dead-letters", "The dead-letter queues are empty", "sqs:GetQueueUrl, GetQueueAttributes on them", judgeDeadLetters},
 		{"own-keys", "Nothing that cmkeeper needs is encrypted under a key that it guards", "sqs:GetQueueAttributes, sns:GetTopicAttributes, s3:GetEncryptionConfiguration", judgeOwn},
+		{"role", "The role can do what the modes need", "kms:GetKeyPolicy", judgeRole},
 		{"topic", "Somebody is subscribed to the alerts", "sns:GetTopicAttributes", judgeTopics},
 	}
 }

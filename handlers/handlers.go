@@ -40,6 +40,8 @@ type Router struct {
 	table map[route]watch
 	alone alone
 	heard heard
+	// powers is what the role cannot do.
+	powers powers
 }
 
 // New returns a router. It reports all problems of the configuration at once.
@@ -48,7 +50,7 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Router{Env: env, table: table(), heard: heard{since: ledger.Now()}}, nil
+	return &Router{Env: env, table: table(), heard: heard{since: ledger.Now()}, powers: powers{turn: make(chan struct{}, 1)}}, nil
 }
 
 // Message is a message of the events queue.

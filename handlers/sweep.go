@@ -201,6 +201,7 @@ func (s sweep) key(ctx context.Context, c *reaction.Case) error {
 	add(s.Config.Rotation, ledger.ReactionRotation, rotation)
 	add(s.Config.Contain, ledger.ReactionContain, noteExposures)
 	add(reaction.Enforce, "untold", untold)
+	add(reaction.Enforce, "role", s.roleOn)
 	return s.React(ctx, c, reactions...)
 }
 

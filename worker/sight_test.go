@@ -13,7 +13,7 @@ import (
 func TestBlind(t *testing.T) {
 	const after = 3 * time.Minute
 	began := time.Date(2026, 5, 6, 7, 0, 0, 0, time.UTC)
-	at := func(d time.Duration) time.Time { return began.Add(d) }
+	at := began.Add
 	refused := errors.New("KMS.DisabledException")
 	for _, tt := range []struct {
 		name  string

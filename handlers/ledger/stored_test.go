@@ -61,6 +61,7 @@ func TestStoredBytes(t *testing.T) {
 		"sweeps":   func() state.Document { return new(Sweeps) },
 		"guard":    func() state.Document { return new(Guard) },
 		"ticks":    func() state.Document { return new(Ticks) },
+		"role":     func() state.Document { return new(Role) },
 		"blind":    func() state.Document { return new(Blind) },
 		"canary":   func() state.Document { return new(Canary) },
 	} {

@@ -291,7 +291,7 @@ func TestGuardMayNotLook(t *testing.T) {
 			return !strings.HasPrefix(action, "events:") && action != "cloudtrail:DescribeTrails"
 		})
 		told := w.one(w.sweep())
-		if told.Title != "cmkeeper cannot check 3 of the 7 things that it needs to see" || told.Severity != finding.Low || told.Ongoing {
+		if told.Title != "cmkeeper cannot check 3 of the 9 things that it needs to see" || told.Severity != finding.Low || told.Ongoing {
 			t.Errorf("told:\n%s", told.Text())
 		}
 		for _, want := range []string{"cloudtrail:DescribeTrails", "events:ListRules", "not looked at", "AccessDenied"} {
@@ -594,4 +594,43 @@ func TestCanaryRefused(t *testing.T) {
 			}, "SWEEP_INTERVAL", "168h")
 		})
 	}
+}
+
+// A key policy that does not let the role do what its mode needs, and a call that AWS
+// denied, are told by the next sweep.
+func TestRoleCannot(t *testing.T) {
+	const narrow = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::000000000000:root"},"Action":["kms:Describe*","kms:Get*","kms:List*","kms:PutKeyPolicy"],"Resource":"*"}]}`
+	t.Run("by the key policy", func(t *testing.T) {
+		inWatched(t, func(w *watched) {
+			key := must(w.kms.CreateKey(w.Context(), &kms.CreateKeyInput{Policy: aws.String(narrow)}))(w.T).KeyMetadata.Arn
+			told := w.one(w.sweep())
+			if told.Title != "cmkeeper may not call kms:EnableKeyRotation on 1 keys, and its modes need that" || told.Severity != finding.High || !strings.Contains(told.Text(), *key) {
+				w.Errorf("told:\n%s", told.Text())
+			}
+			must(w.kms.PutKeyPolicy(w.Context(), &kms.PutKeyPolicyInput{KeyId: key, Policy: aws.String(strings.Replace(narrow, `"kms:Describe*"`, `"kms:*"`, 1))}))(w.T)
+			if over := w.one(w.sweep()); over.Resolves != told.ID {
+				w.Errorf("told:\n%s", over.Text())
+			}
+		}, "SWEEP_INTERVAL", "168h", "DELETION_MODE", "observe", "POLICY_MODE", "observe")
+	})
+	t.Run("by a refusal", func(t *testing.T) {
+		inWatched(t, func(w *watched) {
+			key := must(w.kms.CreateKey(w.Context(), &kms.CreateKeyInput{}))(w.T).KeyMetadata.Arn
+			must(w.kms.EnableKeyRotation(w.Context(), &kms.EnableKeyRotationInput{KeyId: key}))(w.T)
+			w.none(w.sweep())
+			w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(action, _ string) bool { return action != "kms:EnableKeyRotation" })
+			must(w.kms.DisableKeyRotation(w.Context(), &kms.DisableKeyRotationInput{KeyId: key}))(w.T)
+			_ = w.wired.router.Sweep(w.Context()) // the repair fails
+			_ = w.wired.router.Sweep(w.Context())
+			told := w.one(w.alerts())
+			if !strings.Contains(told.Title, "kms:EnableKeyRotation on 1 keys") || !strings.Contains(told.Text(), "AWS refused it at") {
+				w.Errorf("told:\n%s", told.Text())
+			}
+			w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(string, string) bool { return true })
+			w.sweep() // repairs
+			if over := w.one(w.sweep()); over.Resolves != told.ID {
+				w.Errorf("told:\n%s", over.Text())
+			}
+		}, "SWEEP_INTERVAL", "168h")
+	})
 }
