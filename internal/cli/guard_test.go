@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 )
@@ -633,4 +635,30 @@ func TestRoleCannot(t *testing.T) {
 			}
 		}, "SWEEP_INTERVAL", "168h")
 	})
+}
+
+// A service that does not answer takes up all slots: the worker says so, and when they are
+// free again.
+func TestNoSlotIsFree(t *testing.T) {
+	inWatched(t, func(w *watched) {
+		w.run()
+		key := must(w.kms.CreateKey(w.Context(), &kms.CreateKeyInput{}))(w.T).KeyMetadata.Arn
+		time.Sleep(10 * time.Minute)
+		w.alerts()
+		w.box.AWS.SetFaults(localaws.Fault{Service: "kms", Operations: []string{"DescribeKey"}, Effect: localaws.Delay, Latency: localaws.Latency{Min: 20 * time.Minute}})
+		must(w.kms.EnableKeyRotation(w.Context(), &kms.EnableKeyRotationInput{KeyId: key}))(w.T)
+		w.until("blind", func() bool { return strings.Contains(w.wired.sight.blindness(), "all 1 slots have been taken") })
+		time.Sleep(time.Second)
+		told := w.one(w.alerts())
+		if told.Severity != finding.Critical || told.Title != "cmkeeper is blind: no slot is free for events" {
+			w.Errorf("told:\n%s", told.Text())
+		}
+		w.box.AWS.SetFaults()
+		w.until("seeing", func() bool { return w.wired.sight.blindness() == "" })
+		time.Sleep(5 * time.Minute)
+		over := w.alerts()
+		if i := slices.IndexFunc(over, func(a alert.Alert) bool { return a.Resolves == told.ID }); i < 0 {
+			w.Errorf("told:\n%s", titles(over))
+		}
+	}, "EVENTS_CONCURRENCY", "1", "SWEEP_INTERVAL", "168h")
 }
