@@ -118,6 +118,7 @@ func (s sweep) end(ctx context.Context, failed error, before ledger.SweepTotals,
 	err := errors.Join(
 		failed,
 		s.resumeMoves(ctx),
+		s.unreadable.skip(s.sendCanary(ctx)),
 		s.unreadable.skip(s.checkGuard(ctx)),
 		s.tellExpiring(ctx),
 		s.resumeAlerts(ctx),
@@ -219,6 +220,7 @@ func (s sweep) key(ctx context.Context, c *reaction.Case) error {
 		add(s.Config.Contain, ledger.ReactionContain, noteExposures)
 	}
 	add(reaction.Enforce, "untold", untold)
+	add(reaction.Enforce, "role", s.roleOn)
 	return s.React(ctx, c, reactions...)
 }
 
