@@ -63,7 +63,7 @@ func New(ctx context.Context, o Options) (List, error) {
 	if r.bucketsUnread != "" {
 		l.NotKnown = append(l.NotKnown, "buckets: "+r.bucketsUnread)
 	}
-	l.Keys = make([]Key, 0, len(arns))
+	l.Keys, l.Buckets = make([]Key, 0, len(arns)), r.all
 	var mu sync.Mutex
 	unsure := map[string][]string{}
 	g, ctx := errgroup.WithContext(ctx)
@@ -123,6 +123,7 @@ type reader struct {
 	now           time.Time
 	aliases       map[string][]inventory.Alias // by key
 	buckets       map[string][]string          // by key
+	all           []Bucket
 	bucketsAt     time.Time
 	bucketsUnread string
 }
@@ -163,7 +164,9 @@ func (r *reader) account(ctx context.Context) (arns []string, err error) {
 		return nil, ctx.Err()
 	}
 	r.bucketsAt, r.bucketsUnread = now(), unreadBuckets(err)
+	r.all = make([]Bucket, 0, len(buckets))
 	for _, b := range buckets {
+		r.all = append(r.all, Bucket{b.Name, b.KMS, cmp.Or(b.DefaultKeyARN, b.DefaultKey), r.bucketsAt})
 		if b.DefaultKeyARN != "" {
 			r.buckets[b.DefaultKeyARN] = append(r.buckets[b.DefaultKeyARN], b.Name)
 		}
