@@ -39,6 +39,7 @@ type Router struct {
 	*reaction.Env
 	table map[route]watch
 	alone alone
+	heard heard
 }
 
 // New returns a router. It reports all problems of the configuration at once.
@@ -47,7 +48,7 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Router{Env: env, table: table()}, nil
+	return &Router{Env: env, table: table(), heard: heard{since: ledger.Now()}}, nil
 }
 
 // Message is a message of the events queue.
@@ -74,6 +75,7 @@ func (r *Router) Handle(ctx context.Context, m Message) error {
 		return outcome.Reject(err)
 	}
 	if e.Kind == events.Scheduled {
+		r.noteTick(ctx, m.Sent)
 		return r.sweepFor(ctx, m.Sent)
 	}
 	if e, err = r.evidence(ctx, e.SentAt(m.Sent), m); err != nil {

@@ -66,7 +66,7 @@ func (r *Router) sweep(ctx context.Context, unread error) error {
 		s.keys(ctx),
 		s.buckets(ctx),
 		s.resumeMoves(ctx),
-		s.checkOurselves(ctx),
+		s.unreadable.skip(s.checkGuard(ctx)),
 		s.tellExpiring(ctx),
 		s.resumeAlerts(ctx),
 	)
@@ -261,30 +261,6 @@ func (s sweep) guardAlert(id string, severity finding.Severity) alert.Alert {
 		ID: id, Kind: alert.KindGuard, Severity: severity, EventName: reaction.SweepName, Time: s.start,
 		Account: s.Config.Identity.Account, Region: s.Config.Region, Action: alert.Action{Status: alert.StatusNone},
 	}
-}
-
-// checkOurselves alerts when cmkeeper depends on a key that it guards. The same findings
-// are one alert.
-func (s sweep) checkOurselves(ctx context.Context) error {
-	if s.SelfCheck == nil {
-		return nil
-	}
-	findings, err := s.SelfCheck(ctx)
-	if err != nil {
-		return fmt.Errorf("check own set-up: %w", err)
-	}
-	if len(findings) == 0 {
-		return nil
-	}
-	a := s.guardAlert(fmt.Sprintf("self-check/%x", sha256.Sum256(fmt.Append(nil, findings))), finding.High)
-	a.Ongoing = true
-	a.Title = "cmkeeper depends on a key that it guards"
-	a.Summary = "A queue, topic or bucket that cmkeeper needs is encrypted with a customer managed key."
-	a.Risk = "An attacker who disables that key silences cmkeeper."
-	a.Action.Description = "cmkeeper does not change its own set-up."
-	a.Next = []string{"Encrypt them with SSE-SQS, SSE-S3 or the service's AWS managed key instead."}
-	a.Findings = findings
-	return s.Publish(ctx, a)
 }
 
 // expiryNotice is how many days before its end an exemption is alerted.

@@ -207,13 +207,7 @@ func guardPattern() string {
 
 // usePattern is the pattern of the rule for uses of keys that failed.
 func usePattern() string {
-	return fmt.Sprintf(`{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":%s,"errorCode":["DisabledException","KMSInvalidStateException"]}}`, jsonList(uses))
-}
-
-// eventBridgeSource is what EventBridge makes of a record's eventSource.
-func eventBridgeSource(source string) string {
-	service, _, _ := strings.Cut(source, ".")
-	return "aws." + service
+	return fmt.Sprintf(`{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":%s,"errorCode":%s}}`, jsonList(uses), jsonList(unusableCodes))
 }
 
 func jsonList(values []string) string {

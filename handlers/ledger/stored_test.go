@@ -59,6 +59,9 @@ func TestStoredBytes(t *testing.T) {
 		"bucket":   func() state.Document { return new(Bucket) },
 		"baseline": func() state.Document { return new(Baseline) },
 		"sweeps":   func() state.Document { return new(Sweeps) },
+		"guard":    func() state.Document { return new(Guard) },
+		"ticks":    func() state.Document { return new(Ticks) },
+		"blind":    func() state.Document { return new(Blind) },
 	} {
 		full, hollow := empty(), empty()
 		fill(t, reflect.ValueOf(full).Elem(), kind, new(int))

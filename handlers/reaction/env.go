@@ -31,6 +31,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/guard"
 	"github.com/cmkeeper/cmkeeper/handlers/confirm"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
@@ -134,9 +135,9 @@ type Deps struct {
 	Records Records
 	// Senders says whose messages are CloudTrail's records; nil: nobody's are.
 	Senders Senders
-	// SelfCheck, if set, is asked on each sweep which parts of cmkeeper's own set-up
-	// depend on a key that it guards; findings become one alert.
-	SelfCheck func(context.Context) ([]finding.Finding, error)
+	// Guard, if set, reads on each sweep what the guard needs to see and to tell. Its time
+	// and the ticks are filled in.
+	Guard func(context.Context) guard.Facts
 	// Logger; nil discards.
 	Logger *slog.Logger
 }
@@ -344,6 +345,8 @@ type Config struct {
 	FailedUse bool
 	// StateBucket is never in scope.
 	StateBucket string
+	// SweepInterval is how often the schedule asks for a sweep; 0 means an hour.
+	SweepInterval time.Duration
 	// Concurrency is how many events the worker handles at once. Those of one key or actor
 	// are a part of them at most, and the others wait; 0: they may be all.
 	Concurrency int
@@ -371,6 +374,7 @@ func (c Config) problems() []error {
 	add(outside(c.RotationPeriodDays, 90, 2560), "rotation period of %d days: allowed are 90 to 2560", c.RotationPeriodDays)
 	add(outside(c.FlapLimit, 1, ledger.MaxFlapLimit), "flap limit of %d: allowed are 1 to %d", c.FlapLimit, ledger.MaxFlapLimit)
 	add(outside(c.DeletionMinWindowDays, 7, 30), "shortest waiting period of %d days: allowed are 7 to 30", c.DeletionMinWindowDays)
+	add(c.SweepInterval < 0, "sweeps every %s: it must be positive", c.SweepInterval)
 	add(c.DeletionApprovalDays < 0, "approvals of %d days: allowed are 0 and more", c.DeletionApprovalDays)
 	add(c.ContainQuietDays < 0, "containment after %d days without use: allowed are 0 and more", c.ContainQuietDays)
 	for _, d := range c.DeletionReminders {
@@ -422,6 +426,9 @@ func (c Config) withDefaults(d Deps) (Config, error) {
 	}
 	if c.FlapLimit == 0 {
 		c.FlapLimit = 5
+	}
+	if c.SweepInterval == 0 {
+		c.SweepInterval = time.Hour
 	}
 	return c, nil
 }

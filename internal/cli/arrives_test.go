@@ -59,7 +59,7 @@ var unset = map[string]string{
 	"reencrypt.Options.Ties": "package retire", "reencrypt.Options.Logger": "slog", "reencrypt.Options.Versions": "all versions, in jobs",
 	"reencrypt.Options.SliceSize": "its default", "reencrypt.Options.MaxCopySize": "S3's limit", "reencrypt.Options.PartSize": "its default",
 	"events pool.WaitTime": "its default", "events pool.Logger": "slog", "events pool.InFlight": "ECS", "events pool.Queue": "the check at the start", "events pool.Sender": "STS",
-	"jobs pool.WaitTime": "its default", "jobs pool.Logger": "slog", "jobs pool.InFlight": "ECS", "jobs pool.Queue": "the check at the start", "jobs pool.Sender": "STS",
+	"jobs pool.WaitTime": "its default", "jobs pool.Logger": "slog", "jobs pool.InFlight": "ECS", "jobs pool.Queue": "the check at the start", "jobs pool.Sender": "STS", "jobs pool.Late": "slices of a job wait as long as they have to",
 }
 
 // consumers returns what everything gets that is made from the configuration, by its

@@ -64,6 +64,8 @@ type Config struct {
 	JobsConcurrency   int           `env:"JOBS_CONCURRENCY, default=2" about:"Slices of re-encryption worked on at once; 1 to 100."`
 	DrainTimeout      time.Duration `env:"DRAIN_TIMEOUT, default=25s" about:"How long running work may go on after SIGTERM; at most 110s, below the container's stop timeout."`
 
+	BlindAfter time.Duration `env:"BLIND_AFTER, default=3m" about:"A worker that has received nothing for this long although it tries, has no free slot, or receives only messages that have waited longer, is blind: it sends a critical alert, and /readyz fails. See [operations](operations.md#does-the-guard-see)."`
+
 	HTTPAddr string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz and /readyz."`
 }
 
@@ -114,6 +116,8 @@ type Common struct {
 
 	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is restored. Once that is used up, cmkeeper leaves the setting alone for an hour. 1 to 20."`
 	Exemptions string `env:"EXEMPTIONS" about:"What is reported as info and not repaired, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
+
+	SweepInterval time.Duration `env:"SWEEP_INTERVAL, default=1h" about:"How often the schedule asks for a sweep. When it has not for twice as long, the workers say so, and sweep by themselves. See [operations](operations.md#does-the-guard-see)."`
 
 	EventRules  []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them make an alert."`
 	WatchedTags []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change makes an alert, such as data-classification. Tags that begin with cmkeeper:, and those that EXEMPTIONS, SENSITIVE_KEYS and SANDBOX_KEYS name, always do."`
@@ -167,6 +171,7 @@ var checks = map[string]func(string) error{
 	"BUSINESS_HOURS":               func(s string) error { _, err := judgement.ParseHours(s); return err },
 	"FLAP_LIMIT":                   between(1, ledger.MaxFlapLimit),
 	"EXEMPTIONS":                   func(s string) error { _, err := parseExemptions(s); return err },
+	"SWEEP_INTERVAL":               duration(time.Minute, 7*24*time.Hour),
 	"EVENT_RULES":                  each(ruleName),
 	"WATCHED_TAGS":                 each(tagName),
 	"FAILED_USE":                   boolean,
@@ -183,6 +188,7 @@ var checks = map[string]func(string) error{
 	"EVENTS_CONCURRENCY":           between(1, 1000),
 	"JOBS_CONCURRENCY":             between(1, 100),
 	"DRAIN_TIMEOUT":                duration(0, maxDrain),
+	"BLIND_AFTER":                  duration(time.Minute, 24*time.Hour),
 	"HTTP_ADDR":                    listenAddress,
 	"LOG_LEVEL":                    oneOf("debug", "info", "warn", "error"),
 	"LOG_FORMAT":                   oneOf("json", "text"),
@@ -312,7 +318,7 @@ func (c Common) reactions(identity reaction.Identity, region string, topics []al
 		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
 		RestoreSeverity: finding.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, TrustedOrgs: c.TrustedOrgs, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
-		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
+		Rules: rules, FlapLimit: c.FlapLimit, SweepInterval: c.SweepInterval, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
 		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil
 }

@@ -99,7 +99,16 @@ func (c Config) memoryLimit() int64 { return 80<<20 + int64(c.connections())*160
 // run works from the checks at the start to the end of the drain.
 func (f fleetMember) run(ctx context.Context) error {
 	var isReady atomic.Bool
-	server := healthServer(f.config.HTTPAddr, &isReady)
+	var blind atomic.Pointer[sight]
+	server := healthServer(f.config.HTTPAddr, func() string {
+		switch s := blind.Load(); {
+		case !isReady.Load():
+			return "not receiving yet"
+		case s != nil:
+			return s.blindness()
+		}
+		return ""
+	})
 	listening := make(chan error, 1)
 	go func() { listening <- serve(ctx, server) }()
 	defer func() { _ = server.Close() }()
@@ -111,6 +120,7 @@ func (f fleetMember) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	blind.Store(w.sight)
 	return f.work(ctx, w, func() { isReady.Store(true) })
 }
 
@@ -122,6 +132,9 @@ func (f fleetMember) work(ctx context.Context, w *wired, ready func()) error {
 	}
 	if w.records != nil {
 		g.Go(func() error { return w.records.Run(ctx) })
+	}
+	if w.sight != nil {
+		g.Go(func() error { w.sight.run(ctx); return nil })
 	}
 	if w.protection != nil {
 		g.Go(func() error { w.protection.Run(ctx); return nil })
@@ -150,6 +163,7 @@ func (f fleetMember) work(ctx context.Context, w *wired, ready func()) error {
 				return nil
 			}
 			f.startupSweep(ctx, w.router)
+			g.Go(func() error { w.router.Watch(ctx); return nil })
 		}
 		// What the start and the sweep needed, and an idle worker would keep: it makes
 		// too little garbage for a collection.
@@ -172,13 +186,14 @@ func serve(ctx context.Context, server *http.Server) error {
 	return nil
 }
 
-// healthServer answers /healthz while the process runs and /readyz once it is ready.
-func healthServer(addr string, ready *atomic.Bool) *http.Server {
+// healthServer answers /healthz while the process runs and /readyz unless unready says why it
+// is not ready.
+func healthServer(addr string, unready func() string) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !ready.Load() {
-			http.Error(w, "not receiving yet", http.StatusServiceUnavailable)
+		if why := unready(); why != "" {
+			http.Error(w, why, http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
@@ -194,6 +209,7 @@ type wired struct {
 	pools      []*worker.Pool
 	protection *worker.Protection // nil outside ECS
 	records    *confirm.Records   // nil where no events are handled
+	sight      *sight             // nil where no events are handled
 	// known is closed when the alias snapshot is taken, before the first event is handled.
 	known chan struct{}
 	// risks returns what of the configuration depends on keys that are guarded.
@@ -262,23 +278,23 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	if err != nil {
 		return nil, err
 	}
-	selfCheck := func(ctx context.Context) ([]finding.Finding, error) {
-		found, err := check.check(ctx)
-		others.look(ctx, found)
-		return check.risks(ctx, found), err
-	}
 	deps := reaction.Deps{
-		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: selfCheck, Logger: log,
+		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, Logger: log,
 		Scans: engine, Trail: awsclient.CloudTrail(cfg),
 	}
 	w := &wired{
 		identity: aws.ToString(caller.Arn), known: make(chan struct{}),
-		risks: func(ctx context.Context) []finding.Finding { return check.risks(ctx, found) },
+		risks: func(ctx context.Context) []finding.Finding {
+			risks, _ := check.risks(ctx, found) // the sweep says what cannot be read
+			return risks
+		},
 	}
 	if events := found.queue(c.EventsQueueURL); events != nil {
 		w.records = c.records(cfg, store, log)
+		watched := check.guard(cfg, events, reactions, others)
+		deps.Guard = watched.read
 		deps.Records, deps.Senders = w.records, &handlers.QueueSenders{
-			Policy: worker.Policy(queues, events.URL), QueueARN: events.ARN, Identity: identity, Rules: reactions.EventRules, State: store, Logger: log,
+			Policy: watched.policy, QueueARN: events.ARN, Identity: identity, Rules: reactions.EventRules, State: store, Logger: log,
 		}
 	}
 	if w.router, err = handlers.New(deps, reactions); err != nil {
@@ -299,6 +315,10 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	if c.runsEvents() {
 		if err := pool(c.eventsPool(), w.handle); err != nil {
 			return nil, err
+		}
+		w.sight = &sight{
+			pool: w.pools[0], after: c.BlindAfter, alerts: alerts, store: store, log: log, look: c.SweepInterval,
+			worker: w.identity, account: account, region: cfg.Region,
 		}
 	}
 	if c.runsJobs() {
@@ -343,7 +363,7 @@ func (c Config) reactions(identity reaction.Identity, region string, topics []al
 
 // eventsPool is how the events queue is worked on.
 func (c Config) eventsPool() worker.Options {
-	return worker.Options{QueueURL: c.EventsQueueURL, Concurrency: c.EventsConcurrency, DrainTimeout: c.DrainTimeout}
+	return worker.Options{QueueURL: c.EventsQueueURL, Concurrency: c.EventsConcurrency, DrainTimeout: c.DrainTimeout, Late: c.BlindAfter}
 }
 
 // jobsPool is how the jobs queue is worked on.
