@@ -72,6 +72,9 @@ func (r *Router) sweep(ctx context.Context, unread error) error {
 	)
 	err = errors.Join(err, s.tellUnreadable(ctx))
 	r.Logger.InfoContext(ctx, "sweep ended", "duration", time.Since(start), "ok", err == nil)
+	if r.Swept != nil {
+		r.Swept()
+	}
 	return err
 }
 

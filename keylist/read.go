@@ -37,6 +37,9 @@ type Options struct {
 	// Tags for its tags.
 	LastUse, Tags bool
 
+	// Most, if above 0, is how many keys there may be: New returns ErrTooMany for more.
+	Most int
+
 	// Bad leaves only keys that are Bad. Alias, if not "", leaves keys with an alias that
 	// matches the pattern, in which "*" stands for any text. TagName, if not "", leaves
 	// keys with this tag and a value that matches TagValue. Unused, if above 0, leaves
@@ -46,6 +49,9 @@ type Options struct {
 	TagName, TagValue string
 	Unused            time.Duration
 }
+
+// ErrTooMany says that there are more keys than Options.Most.
+var ErrTooMany = errors.New("too many keys")
 
 // concurrency is how many keys are read at once. Pace is the limit that counts.
 const concurrency = 64
@@ -59,6 +65,9 @@ func New(ctx context.Context, o Options) (List, error) {
 	arns, err := r.account(ctx)
 	if err != nil {
 		return List{}, err
+	}
+	if o.Most > 0 && len(arns) > o.Most {
+		return List{}, fmt.Errorf("%w: %d", ErrTooMany, len(arns))
 	}
 	if r.bucketsUnread != "" {
 		l.NotKnown = append(l.NotKnown, "buckets: "+r.bucketsUnread)

@@ -344,9 +344,9 @@ func underKMS(r Report, c *Check) {
 	}
 }
 
-// longestPause is how old the last sweep may be: two of the hours between sweeps, and
-// what one takes.
-const longestPause = 3 * time.Hour
+// longestSweep is how long a sweep may take: the last one is not older than two of the
+// times between sweeps, and this.
+const longestSweep = time.Hour
 
 func watched(r Report, c *Check) {
 	sweeps := r.History.Sweeps
@@ -369,7 +369,7 @@ func watched(r Report, c *Check) {
 	}
 	said := fmt.Sprintf("%d sweeps are on record, of which %d were not whole.", len(sweeps), c.Failed)
 	switch age := r.Made.Sub(last.Ended); {
-	case age > longestPause:
+	case age > 2*time.Duration(r.SweepSeconds)*time.Second+longestSweep:
 		c.Status, c.Summary = Fail, fmt.Sprintf("The last sweep on record ended %s before this report. %s", age.Round(time.Minute), said)
 	case !last.Whole:
 		c.Status, c.Summary = Fail, "The last sweep was not whole. "+said

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -43,8 +42,8 @@ func hash(s string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// HTML writes the report as one page that needs nothing else.
-func (r Report) HTML(w io.Writer) error {
+// Page is the report as one page of HTML that needs nothing else.
+func (r Report) Page() string {
 	var b strings.Builder
 	b.WriteString("<!DOCTYPE html>\n")
 	title := "Keys of account " + r.Keys.Account + " in " + r.Keys.Region
@@ -59,8 +58,7 @@ func (r Report) HTML(w io.Writer) error {
 			tag("style", func(b *strings.Builder) { b.WriteString(style) })),
 		tag("body", patterns(), words("h1", title), r.head(), r.standing(), r.dangers(), r.allKeys(), r.past(), r.forgiven(), r.moves(), r.controls(), r.method()))(&b)
 	b.WriteString("\n")
-	_, err := io.WriteString(w, b.String())
-	return err
+	return b.String()
 }
 
 // part is a section that the list of contents names.

@@ -7,6 +7,7 @@
 package keyreport
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
@@ -28,9 +29,11 @@ type Report struct {
 	// Keys are the keys and their figures, the same as those of "cmkeeper keys".
 	Keys keylist.List `json:"keys"`
 	// RotationPeriodDays is the longest period that is allowed, 0 for any.
-	RotationPeriodDays int        `json:"rotation_period_days"`
-	Exemptions         []Forgiven `json:"exemptions"`
-	History            History    `json:"history"`
+	RotationPeriodDays int `json:"rotation_period_days"`
+	// SweepSeconds is how often the schedule asks for a sweep.
+	SweepSeconds int        `json:"sweep_interval_seconds"`
+	Exemptions   []Forgiven `json:"exemptions"`
+	History      History    `json:"history"`
 	// Checks are what was checked, and Frameworks which controls ask for it.
 	Checks     []Check     `json:"checks"`
 	Frameworks []Framework `json:"frameworks"`
@@ -42,8 +45,10 @@ type Input struct {
 	By, Version        string
 	Keys               keylist.List
 	RotationPeriodDays int
-	Exemptions         judgement.Exemptions
-	History            History
+	// SweepInterval is how often the schedule asks for a sweep; 0 is an hour.
+	SweepInterval time.Duration
+	Exemptions    judgement.Exemptions
+	History       History
 }
 
 // Forgiven is an exemption.
@@ -62,7 +67,8 @@ type Forgiven struct {
 func Make(in Input) Report {
 	r := Report{
 		Schema: Schema, Made: in.Made.UTC(), By: in.By, Version: in.Version, Keys: in.Keys, RotationPeriodDays: in.RotationPeriodDays,
-		Exemptions: []Forgiven{}, History: in.History,
+		SweepSeconds: int(cmp.Or(in.SweepInterval, time.Hour) / time.Second),
+		Exemptions:   []Forgiven{}, History: in.History,
 	}
 	for _, e := range in.Exemptions {
 		f := Forgiven{Covers: e.Covers(), Reason: e.Reason, Until: e.Until(), Holds: e.Holds(in.Made)}

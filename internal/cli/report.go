@@ -14,7 +14,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/cmkeeper/cmkeeper/handlers"
-	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/keylist"
 	"github.com/cmkeeper/cmkeeper/keyreport"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -94,7 +93,8 @@ func (f *reportFlags) write(w io.Writer, r keyreport.Report) error {
 	case f.ocsf:
 		return r.OCSF(w)
 	}
-	return r.HTML(w)
+	_, err := io.WriteString(w, r.Page())
+	return err
 }
 
 // replaceFile makes a file that only its owner may read. A file of that name is replaced
@@ -117,7 +117,20 @@ func replaceFile(name string, write func(io.Writer) error) (err error) {
 
 // report makes the report, with this part of KMS's quotas.
 func (b byHand) report(ctx context.Context, share float64) (keyreport.Report, error) {
-	var o keylist.Options
+	var jobs keyreport.Jobs
+	if bucket := b.settings.StateBucket; bucket != "" {
+		reader, err := b.jobReader(bucket)
+		if err != nil {
+			return keyreport.Report{}, err
+		}
+		jobs = reader
+	}
+	return b.reportOf(ctx, keylist.Options{}, share, jobs)
+}
+
+// reportOf makes the report of the keys that the options ask for. jobs is nil without a
+// state bucket.
+func (b byHand) reportOf(ctx context.Context, o keylist.Options, share float64, jobs keyreport.Jobs) (keyreport.Report, error) {
 	if err := b.judgedBy(&o, share); err != nil {
 		return keyreport.Report{}, err
 	}
@@ -127,20 +140,12 @@ func (b byHand) report(ctx context.Context, share float64) (keyreport.Report, er
 	}
 	history := keyreport.NoHistory(envPrefix + "STATE_BUCKET is not set")
 	if bucket := b.settings.StateBucket; bucket != "" {
-		jobs, err := b.jobReader(bucket)
-		if err != nil {
-			return keyreport.Report{}, err
-		}
 		history = keyreport.ReadHistory(ctx, b.store(bucket), jobs)
 	}
-	return b.settings.report(l, history, o.Exemptions, b.caller), ctx.Err()
-}
-
-// report makes a report of what was read.
-func (c Common) report(l keylist.List, history keyreport.History, exemptions judgement.Exemptions, by string) keyreport.Report {
 	return keyreport.Make(keyreport.Input{
-		Made: time.Now(), By: by, Version: strings.TrimPrefix(versionString(), "cmkeeper "), Keys: l, RotationPeriodDays: c.RotationPeriodDays, Exemptions: exemptions, History: history,
-	})
+		Made: time.Now(), By: b.caller, Version: strings.TrimPrefix(versionString(), "cmkeeper "), Keys: l,
+		RotationPeriodDays: b.settings.RotationPeriodDays, SweepInterval: b.settings.SweepInterval, Exemptions: o.Exemptions, History: history,
+	}), ctx.Err()
 }
 
 // jobReader is an engine for reading jobs. Reading sends nothing, so its queue is none.

@@ -3,17 +3,24 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/demo"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 	"github.com/cmkeeper/cmkeeper/keylist"
@@ -145,3 +152,79 @@ func (a *account) reportOfTheDemo() {
 		a.t.Errorf("exit code %d: %s", code, errs)
 	}
 }
+
+// TestWeeklyReport: of two members, with a sweep each, one makes the report, and its alert
+// names the address.
+func TestWeeklyReport(t *testing.T) {
+	a := newAccount(t)
+	key := a.newKey("alias/reported")
+	a.start("REPORT_SCHEDULE", "weekly")
+	a.start("REPORT_SCHEDULE", "weekly")
+	is := func(got alert.Alert) bool { return strings.HasPrefix(got.ID, "report/") }
+	told := a.await("the report", is)
+	if told.Kind != alert.KindPosture || told.Severity != finding.Info || !strings.Contains(told.Title, "1 customer managed keys, 0 open dangers") {
+		t.Errorf("told: %+v", told)
+	}
+	addresses := told.Facts[slices.IndexFunc(told.Facts, func(f alert.Fact) bool { return f.Name == "report" })].Values
+	read := func(address, ending string) string {
+		bucket, name, _ := strings.Cut(strings.TrimPrefix(address, "s3://"), "/")
+		if bucket != sandbox.StateBucket || !strings.HasSuffix(name, ending) {
+			t.Fatalf("address %s", address)
+		}
+		out := must(a.s3.GetObject(t.Context(), &s3.GetObjectInput{Bucket: &bucket, Key: &name}))(t)
+		return string(must(io.ReadAll(out.Body))(t))
+	}
+	id := key[strings.LastIndexByte(key, '/')+1:]
+	if page := read(addresses[0], "/report.html"); !strings.HasPrefix(page, "<!DOCTYPE html>") || !strings.Contains(page, id) {
+		t.Errorf("the page: %.200s", page)
+	}
+	if findings := read(addresses[1], ".jsonl"); !strings.Contains(findings, key) || !json.Valid([]byte(findings[:strings.IndexByte(findings, '\n')])) {
+		t.Errorf("the findings: %.200s", findings)
+	}
+	if text := told.Text(); strings.Contains(text, "X-Amz-") || !strings.Contains(text, addresses[0]) {
+		t.Errorf("the alert: %s", text)
+	}
+}
+
+// TestWeeklyReportOnce: the fleet makes it once in a week, again where that failed, and
+// tells where there are too many keys.
+func TestWeeklyReportOnce(t *testing.T) {
+	a := newAccount(t)
+	hand := byHand{account: sandbox.Account, region: sandbox.Region, s3: a.s3, settings: Common{StateBucket: sandbox.StateBucket, StatePrefix: "cmkeeper/"}}
+	var told []alert.Alert
+	sink := sinkFunc(func(got alert.Alert) error { told = append(told, got); return nil })
+	made := 0
+	var failure error
+	schedule := func() *reportSchedule {
+		s := hand.scheduleReports(sink, nil, slog.New(slog.DiscardHandler))
+		s.make = func(context.Context) (keyreport.Report, error) {
+			made++
+			return keyreport.Make(keyreport.Input{Made: time.Now()}), failure
+		}
+		return s
+	}
+	failure = errors.New("no answer")
+	if err := schedule().report(t.Context()); !errors.Is(err, failure) || made != 1 || len(told) != 0 {
+		t.Fatalf("failed: %v, made %d, told %d", err, made, len(told))
+	}
+	failure = nil
+	for range 3 {
+		if err := schedule().report(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if made != 2 || len(told) != 1 {
+		t.Errorf("made %d times, told %d times", made, len(told))
+	}
+	other := newAccount(t)
+	hand.s3 = other.s3
+	failure = keylist.ErrTooMany
+	if err := schedule().report(t.Context()); err != nil || !strings.Contains(told[1].Title, "too many keys") {
+		t.Errorf("too many keys: %v, %+v", err, told)
+	}
+}
+
+// sinkFunc is an alert.Sink.
+type sinkFunc func(alert.Alert) error
+
+func (f sinkFunc) Publish(_ context.Context, a alert.Alert) error { return f(a) }
