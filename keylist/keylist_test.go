@@ -249,7 +249,12 @@ func TestKeysAreLiveState(t *testing.T) {
 		throttled := w.countThrottled()
 		o := w.options("ada")
 		o.Tags = true
+		var seen []int
+		o.Seen = func(n int) { seen = append(seen, n) }
 		l := w.list(o)
+		if len(seen) != 500 || seen[499] != 500 {
+			t.Errorf("%d keys were seen", len(seen))
+		}
 		if n := throttled(); n > 0 {
 			t.Errorf("%d requests were more than half of KMS's quotas", n)
 		}
@@ -276,6 +281,9 @@ func TestKeysAreLiveState(t *testing.T) {
 			if d := cmp.Diff(want[arn], dangersOf(k)); d != "" {
 				t.Errorf("%s (-want +got):\n%s", arn, d)
 			}
+		}
+		if last := l.Keys[len(l.Keys)-1]; last.ARN != managed {
+			t.Errorf("the last one is %s", last.ARN)
 		}
 		w.checkTotals(l, decoded.Keys)
 	})

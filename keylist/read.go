@@ -37,6 +37,8 @@ type Options struct {
 	// Tags for its tags.
 	LastUse, Tags bool
 
+	// Seen, if not nil, is called after each key with how many were read.
+	Seen func(keys int)
 	// Most, if above 0, is how many keys there may be: New returns ErrTooMany for more.
 	Most int
 
@@ -74,7 +76,7 @@ func New(ctx context.Context, o Options) (List, error) {
 	}
 	l.Keys, l.Buckets = make([]Key, 0, len(arns)), r.all
 	var mu sync.Mutex
-	unsure := map[string][]string{}
+	unsure, seen := map[string][]string{}, 0
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(concurrency)
 	for _, arn := range arns {
@@ -89,6 +91,9 @@ func New(ctx context.Context, o Options) (List, error) {
 			kept, lack, why := r.keeps(k)
 			mu.Lock()
 			defer mu.Unlock()
+			if seen++; o.Seen != nil {
+				o.Seen(seen)
+			}
 			switch {
 			case kept:
 				l.Keys = append(l.Keys, k)
@@ -123,7 +128,7 @@ func compare(a, b Key) int {
 		return 0
 	}
 	return cmp.Or(cmp.Compare(rank(b), rank(a)), cmp.Compare(len(b.Dangers), len(a.Dangers)),
-		-strings.Compare(b.Manager, a.Manager), strings.Compare(strings.Join(a.Aliases, " "), strings.Join(b.Aliases, " ")), strings.Compare(a.ARN, b.ARN))
+		strings.Compare(b.Manager, a.Manager), strings.Compare(strings.Join(a.Aliases, " "), strings.Join(b.Aliases, " ")), strings.Compare(a.ARN, b.ARN))
 }
 
 // reader reads keys. What is known of the account is shared.

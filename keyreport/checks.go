@@ -306,7 +306,11 @@ func notOutside(k keylist.Key) verdict {
 	for _, d := range k.Dangers {
 		for _, f := range d.Findings {
 			if f.Exposes() {
-				return verdict{status: Fail, what: f.Message, read: k.Policy.Read, how: how, exempt: d.Exempt}
+				read := k.Policy.Read
+				if f.ID == finding.GrantToForeignAccount {
+					read = k.Grants.Read
+				}
+				return verdict{status: Fail, what: f.Message, read: read, how: how, exempt: d.Exempt}
 			}
 		}
 	}

@@ -137,6 +137,9 @@ func listKeys(ctx context.Context, p *process, o keylist.Options, share float64)
 	if err := hand.judgedBy(&o, share); err != nil {
 		return keylist.List{}, err
 	}
+	show, finish := counting(p.stderr)
+	defer finish()
+	o.Seen = func(keys int) { show("keys", int64(keys)) }
 	return keylist.New(ctx, o)
 }
 

@@ -125,7 +125,9 @@ func (b byHand) report(ctx context.Context, share float64) (keyreport.Report, er
 		}
 		jobs = reader
 	}
-	return b.reportOf(ctx, keylist.Options{}, share, jobs)
+	show, finish := counting(b.stderr)
+	defer finish()
+	return b.reportOf(ctx, keylist.Options{Seen: func(keys int) { show("keys", int64(keys)) }}, share, jobs)
 }
 
 // reportOf makes the report of the keys that the options ask for. jobs is nil without a
