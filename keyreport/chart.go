@@ -95,7 +95,7 @@ type point struct {
 
 // lineChart draws a share over time. There are at least two points.
 func lineChart(about string, points []point) node {
-	const width, height, left, bottom, top = 640.0, 170.0, 46.0, 24.0, 12.0
+	const width, height, left, bottom, top = 640.0, 170.0, 60.0, 24.0, 12.0
 	first, last := points[0], points[len(points)-1]
 	span := max(last.at.Sub(first.at).Seconds(), 1)
 	x := func(p point) float64 { return left + p.at.Sub(first.at).Seconds()/span*(width-left-60) }

@@ -252,12 +252,16 @@ func (r Report) allKeys() node {
 		if k.Manager == "AWS" {
 			policy, grants = "AWS's", "AWS's"
 		}
+		buckets := strconv.Itoa(len(k.Buckets.Names))
+		if !k.Buckets.Known() {
+			buckets += "?"
+		}
 		created := "?"
 		if k.Described.Known() {
 			created = day(k.Created)
 		}
 		rows = append(rows, []node{
-			short(worst), r.keyCell(k.ARN, aliasOf(k)), cell(k.Description), short(orUnknown(k.State)), cell(r.rotationText(k)), short(policy), short(grants), number(len(k.Buckets.Names)), short(created),
+			short(worst), r.keyCell(k.ARN, aliasOf(k)), cell(k.Description), short(orUnknown(k.State)), cell(r.rotationText(k)), short(policy), short(grants), short(buckets), short(created),
 		})
 	}
 	return part("keys", "All keys", class("p", "small", text("- is nothing found, ? is not known. cmkeeper keys --json has everything that was read, with times and reasons.")),
