@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -22,8 +23,10 @@ import (
 
 // Options are what is read, and what it is judged by.
 type Options struct {
-	// Facts are read; its client is one of Pace, or KMS throttles it in a large account.
 	Facts *inventory.Reader
+	// Share, above 0 up to 1, is the part of each of KMS's request quotas that is used at
+	// most; 0 is for as fast as KMS answers.
+	Share float64
 	// Account and Region are those of Facts.
 	Account, Region string
 	Rules           posture.Rules
@@ -55,7 +58,7 @@ type Options struct {
 // ErrTooMany says that there are more keys than Options.Most.
 var ErrTooMany = errors.New("too many keys")
 
-// concurrency is how many keys are read at once. Pace is the limit that counts.
+// concurrency is how many keys are read at once. Options.Share is the limit that counts.
 const concurrency = 64
 
 // New reads the keys. An error means that there is no list; what cannot be read of a key
@@ -63,6 +66,9 @@ const concurrency = 64
 func New(ctx context.Context, o Options) (List, error) {
 	l := List{Schema: Schema, Account: o.Account, Region: o.Region, Began: time.Now().UTC()}
 	o.LastUse, o.Tags = o.LastUse || o.Unused > 0, o.Tags || o.TagName != ""
+	if o.Share > 0 {
+		ctx = inventory.WithPace(ctx, &pace{share: o.Share, limiters: map[string]*rate.Limiter{}})
+	}
 	r := reader{Options: o, now: l.Began}
 	arns, err := r.account(ctx)
 	if err != nil {

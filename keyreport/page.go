@@ -330,7 +330,7 @@ func (r Report) past() node {
 	for _, s := range slices.Backward(days[max(0, len(days)-shownDays):]) {
 		whole := "yes"
 		if !s.Whole {
-			whole = "no"
+			whole = "no: " + s.Error
 		}
 		rows = append(rows, []node{
 			short(stamp(s.Began)), cell(s.Ended.Sub(s.Began).Round(time.Second).String()), cell(whole), number(s.Keys), number(s.Changed), number(s.Unread),

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -47,31 +46,11 @@ func ReadHistory(ctx context.Context, store *state.Store, jobs Jobs) History {
 	return h
 }
 
-// sweepRecord is sweeps/records/<day>/<run>.json, as far as the report needs it.
-type sweepRecord struct {
-	Began  time.Time `json:"began"`
-	Ended  time.Time `json:"ended"`
-	Whole  bool      `json:"whole"`
-	Totals struct {
-		Keys      int            `json:"keys"`
-		Changed   int            `json:"changed"`
-		CanRotate int            `json:"can_rotate"`
-		Rotates   int            `json:"rotates"`
-		Open      map[string]int `json:"open"`
-		Repairs   int            `json:"repairs"`
-		Alerts    map[string]int `json:"alerts"`
-		Unread    int            `json:"unread"`
-	} `json:"totals"`
-}
-
-// Schema implements state.Document.
-func (*sweepRecord) Schema() (string, int) { return "sweep-record", 1 }
-
 func (h *History) readSweeps(ctx context.Context, store *state.Store) {
-	err := documents(ctx, store, "sweeps/records/", func(r *sweepRecord) {
+	err := documents(ctx, store, ledger.SweepRecords, func(r *ledger.SweepRecord) {
 		t := r.Totals
 		h.Sweeps = append(h.Sweeps, Sweep{
-			Began: r.Began, Ended: r.Ended, Whole: r.Whole, Keys: t.Keys, Changed: t.Changed, Unread: t.Unread,
+			Began: r.Began, Ended: r.Ended, Whole: r.Whole, Error: r.Error, Keys: t.Keys, Changed: t.Changed, Unread: t.Unread,
 			CanRotate: t.CanRotate, Rotates: t.Rotates, Open: t.Open, Repairs: t.Repairs, Alerts: t.Alerts,
 		})
 	})

@@ -114,8 +114,9 @@ type History struct {
 type Sweep struct {
 	Began time.Time `json:"began"`
 	Ended time.Time `json:"ended"`
-	// Whole: it did all that it had to.
-	Whole bool `json:"whole"`
+	// Whole: it did all that it had to. Error says what it did not.
+	Whole bool   `json:"whole"`
+	Error string `json:"error,omitempty"`
 	// Keys is how many customer managed keys it looked at, Changed how many of them were
 	// not as the sweep before had left them, and Unread how much could not be read.
 	Keys    int `json:"keys"`

@@ -148,7 +148,7 @@ func (b byHand) judgedBy(o *keylist.Options, share float64) (err error) {
 	if o.Exemptions, err = parseExemptions(b.settings.Exemptions); err != nil {
 		return usageError{err}
 	}
-	o.Facts = inventory.New(keylist.Pace(b.kms, share), b.s3, b.account, b.region)
+	o.Facts, o.Share = b.facts, share
 	o.Account, o.Region, o.Rules = b.account, b.region, b.settings.posture(b.account)
 	if bucket := b.settings.StateBucket; bucket != "" {
 		store := b.store(bucket)

@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	// fleetShare is the part of KMS's quotas that the fleet's own report may use.
-	fleetShare = 0.1
 	// fleetKeys is how many keys an account may have for the fleet to make its report: a
 	// worker has little memory.
 	fleetKeys = 10_000
@@ -39,12 +37,13 @@ type reportSchedule struct {
 	due             chan struct{}
 }
 
-// scheduleReports returns what makes the fleet's reports. jobs reads its re-encryptions.
-func (b byHand) scheduleReports(alerts alert.Sink, jobs keyreport.Jobs, log *slog.Logger) *reportSchedule {
+// scheduleReports returns what makes the fleet's reports, with this part of KMS's quotas.
+// jobs reads its re-encryptions.
+func (b byHand) scheduleReports(share float64, alerts alert.Sink, jobs keyreport.Jobs, log *slog.Logger) *reportSchedule {
 	return &reportSchedule{
 		store: b.store(b.settings.StateBucket), alerts: alerts, log: log, account: b.account, region: b.region, due: make(chan struct{}, 1),
 		make: func(ctx context.Context) (keyreport.Report, error) {
-			return b.reportOf(ctx, keylist.Options{Most: fleetKeys}, fleetShare, jobs)
+			return b.reportOf(ctx, keylist.Options{Most: fleetKeys}, share, jobs)
 		},
 	}
 }

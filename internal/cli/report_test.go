@@ -196,7 +196,7 @@ func TestWeeklyReportOnce(t *testing.T) {
 	made := 0
 	var failure error
 	schedule := func() *reportSchedule {
-		s := hand.scheduleReports(sink, nil, slog.New(slog.DiscardHandler))
+		s := hand.scheduleReports(1, sink, nil, slog.New(slog.DiscardHandler))
 		s.make = func(context.Context) (keyreport.Report, error) {
 			made++
 			return keyreport.Make(keyreport.Input{Made: time.Now()}), failure
