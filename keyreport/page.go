@@ -35,7 +35,9 @@ nav ul{columns:2;margin:.4rem 0}
 
 // contentPolicy lets the page load nothing and run nothing; its style sheet is named by
 // its hash.
-var contentPolicy = fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; base-uri 'none'; form-action 'none'", hash(style))
+func contentPolicy() string {
+	return fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; base-uri 'none'; form-action 'none'", hash(style))
+}
 
 func hash(s string) string {
 	sum := sha256.Sum256([]byte(s))
@@ -50,7 +52,7 @@ func (r Report) Page() string {
 	el("html", []attribute{attr("lang", "en")},
 		tag("head",
 			el("meta", []attribute{attr("charset", "utf-8")}),
-			el("meta", []attribute{attr("http-equiv", "Content-Security-Policy"), attr("content", contentPolicy)}),
+			el("meta", []attribute{attr("http-equiv", "Content-Security-Policy"), attr("content", contentPolicy())}),
 			el("meta", []attribute{attr("name", "viewport"), attr("content", "width=device-width, initial-scale=1")}),
 			el("meta", []attribute{attr("name", "referrer"), attr("content", "no-referrer")}),
 			words("title", title),

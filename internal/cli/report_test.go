@@ -138,6 +138,9 @@ func (a *account) reportOfTheDemo() {
 	if len(h.Jobs) == 0 || h.Jobs[0].State != reencrypt.StateComplete || h.Jobs[0].Moved == 0 {
 		a.t.Errorf("jobs: %+v", h.Jobs)
 	}
+	if len(h.Sweeps) == 0 || h.Sweeps[0].Keys == 0 {
+		a.t.Errorf("sweeps: %+v", h.Sweeps)
+	}
 	if c := r.Check("repaired"); c.Status != keyreport.Pass {
 		a.t.Errorf("repairs are %s: %s", c.Status, c.Summary)
 	}
