@@ -75,9 +75,11 @@ func (r *Router) sweepOnce(ctx context.Context, asked func(now time.Time) time.T
 			s.Begin(run, now)
 			return true
 		})
+		if err != nil || !t.mine {
+			t.release()
+		}
 		switch {
 		case err != nil:
-			t.release()
 			return 0, fmt.Errorf("claim sweep: %w", err)
 		case swept:
 			return 0, nil

@@ -39,7 +39,7 @@ func (s sweep) list(ctx context.Context) ([]ledger.ShardKey, []ledger.ShardAlias
 	var aliases []ledger.ShardAlias
 	for _, a := range live {
 		if !a.AWSManaged && a.TargetKeyARN != "" {
-			aliases = append(aliases, ledger.ShardAlias{Name: a.Name, ARN: a.ARN, Target: a.TargetKeyARN, Updated: a.Updated})
+			aliases = append(aliases, ledger.ShardAlias{Name: a.Name, Target: a.TargetKeyARN, Updated: a.Updated})
 		}
 	}
 	err = errors.Join(
@@ -200,8 +200,11 @@ func (p *part) countAges(work ledger.Shard) {
 	})
 }
 
+// liveOf is the alias as KMS lists it. It is in the account and Region of its key.
 func liveOf(a ledger.ShardAlias) inventory.Alias {
-	return inventory.Alias{Name: a.Name, ARN: a.ARN, TargetKeyARN: a.Target, TargetKeyID: arn.KeyID(a.Target), Updated: a.Updated}
+	name := arn.Parse(a.Target)
+	name.Resource = a.Name
+	return inventory.Alias{Name: a.Name, ARN: name.String(), TargetKeyARN: a.Target, TargetKeyID: arn.KeyID(a.Target), Updated: a.Updated}
 }
 
 // alias looks at an alias, unless nothing of it has changed.
@@ -253,10 +256,11 @@ func (p *part) noteKey(key string, k ledger.KeyFacts) {
 	p.keep(key, k)
 	p.totals.add(func(t *ledger.SweepTotals) {
 		t.Keys++
-		for n, holds := range map[*int]bool{&t.CanRotate: k.CanRotate, &t.Rotates: k.Rotates} {
-			if holds {
-				*n++
-			}
+		if k.CanRotate {
+			t.CanRotate++
+		}
+		if k.Rotates {
+			t.Rotates++
 		}
 		if k.Open != "" {
 			ledger.Count(&t.Open, k.Open)
@@ -321,19 +325,14 @@ func (s sweep) look(ctx context.Context, c *reaction.Case, before ledger.KeyFact
 	if !isGuarded(key) {
 		return now, true, ""
 	}
-	var rotation inventory.Rotation
 	if key.RotationBlocker() == "" {
-		rotation, err = c.Rotation(ctx)
+		rotation, err := c.Rotation(ctx)
 		read("rotation", err)
 		now.CanRotate, now.Rotates = err == nil, err == nil && rotation.Enabled
-		rotation.Next = nil // changes with time alone
 	}
-	policy, err := c.Policy(ctx)
+	_, err = c.Policy(ctx)
 	read("policy", err)
-	aliases, _ := c.KeyAliases(ctx) // were set
-	// A date in a policy is not relied on before it comes, and after it there is less to be
-	// found; what an exemption covers is never quiet.
-	parts := []any{s.judgedBy, key, rotation, policy, reaction.AliasNames(aliases)}
+	facts = s.factsOf(ctx, c)
 	if s.rolling {
 		at := ledger.Now()
 		tags, err := c.Tags(ctx)
@@ -343,12 +342,34 @@ func (s sweep) look(ctx context.Context, c *reaction.Case, before ledger.KeyFact
 		if err == nil && grantsErr == nil {
 			now.Rolled, now.Tags, now.Grants = at, mark(tags), markOfGrants(grants)
 		}
-		parts = append(parts, now.Tags, now.Grants)
+		facts = mark(facts, now.Tags, now.Grants)
 	}
 	if !whole {
-		return now, false, ""
+		facts = ""
 	}
-	return now, false, mark(parts...)
+	return now, false, facts
+}
+
+// factsOf stands for a key's state, rotation, policy and aliases, and for what judges them;
+// "" where one of them cannot be read. It reads what the case has not.
+func (s sweep) factsOf(ctx context.Context, c *reaction.Case) string {
+	key, err := c.Key(ctx)
+	errs := []error{err}
+	var rotation inventory.Rotation
+	if err == nil && key.RotationBlocker() == "" {
+		rotation, err = c.Rotation(ctx)
+		rotation.Next = nil // changes with time alone
+		errs = append(errs, err)
+	}
+	policy, err := c.Policy(ctx)
+	errs = append(errs, err)
+	aliases, err := c.KeyAliases(ctx)
+	if errors.Join(append(errs, err)...) != nil {
+		return ""
+	}
+	// A date in a policy is not relied on before it comes, and after it there is less to be
+	// found; what an exemption covers is never quiet.
+	return mark(s.judgedBy, key, rotation, policy, reaction.AliasNames(aliases))
 }
 
 // quietly reports whether a look at a key came to nothing, and nothing about the key waits

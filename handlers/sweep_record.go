@@ -3,7 +3,6 @@ package handlers
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
@@ -77,14 +76,14 @@ func (s sweep) deleteBelow(ctx context.Context, folder string, keep int) error {
 	return errors.Join(errs...)
 }
 
-// deleteRuns deletes what other sweeps have left of their shards, and this one.
+// deleteRuns deletes the shards of this sweep, and what is left of earlier ones.
 func (s sweep) deleteRuns(ctx context.Context) error {
 	var errs []error
 	for run, err := range s.State.Folders(ctx, ledger.ShardRuns) {
 		if err != nil {
 			return err
 		}
-		if !strings.Contains(run, "/") {
+		if run <= s.run { // they are named by their time
 			errs = append(errs, s.deleteBelow(ctx, ledger.ShardRun(run), 0))
 		}
 	}

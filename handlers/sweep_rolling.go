@@ -127,11 +127,22 @@ func (p *part) rollKey(ctx context.Context, key string) error {
 	if before.Rolled.IsZero() || now.Tags != before.Tags || now.Grants != before.Grants {
 		err = p.key(ctx, c)
 		p.count(c)
-		now.FactsMark = ledger.FactsMark{}
+		now.FactsMark = p.lookedWhile(ctx, c, before, err)
 		if err != nil {
 			now.Rolled = before.Rolled
 		}
 	}
 	p.keep(key, now)
 	return p.failed(err)
+}
+
+// lookedWhile is the mark of a key that was looked at while its grants and tags were: as
+// good a look as another one, where it opened all documents.
+func (p *part) lookedWhile(ctx context.Context, c *reaction.Case, before ledger.KeyFacts, err error) ledger.FactsMark {
+	const unopened = "?"
+	document, baseline := c.KeyETags(unopened, unopened)
+	if err != nil || document == unopened || baseline == unopened {
+		return ledger.FactsMark{} // each sweep looks at it
+	}
+	return before.Looked(p.factsOf(ctx, c), markOfETags(document, baseline), quietly(c, err))
 }

@@ -67,6 +67,7 @@ func (s sweep) begin(ctx context.Context, unread error) (shared bool, err error)
 	if err != nil || unread != nil || shards == 1 || s.Send == nil {
 		return false, s.alone(ctx, keys, aliases, errors.Join(s.unreadable.skip(unread), err))
 	}
+	s.whole = nil // it holds all aliases once more
 	perSecond, _ := s.rateOf(paceOfShard, "GetKeyPolicy")
 	step := time.Duration(float64(len(keys)) / float64(shards) / perSecond * float64(time.Second))
 	plan := ledger.NewSweepPlan(s.start, shards, step)
@@ -162,9 +163,11 @@ func (r *Router) sweepShard(ctx context.Context, m shardMessage) error {
 	}
 	t := &taking{by: rand.Text()}
 	err = r.updateSweeps(ctx, func(s *ledger.Sweeps, now time.Time) bool { return r.take(s, t, run, shard, now) })
+	if err != nil || !t.mine {
+		t.release()
+	}
 	switch {
 	case err != nil:
-		t.release()
 		return fmt.Errorf("take shard: %w", err)
 	case t.mine || t.ends:
 		_, err = r.work(ctx, t)

@@ -144,16 +144,19 @@ func sharedQuotas(share float64) (faults []localaws.Fault) {
 // CMKEEPER_SOAK=1 there are 100,000 of them.
 func TestFleetSweepsInShards(t *testing.T) {
 	const share = 0.1
-	n, sweeps, c := 500, 4, enforceAll()
+	n, sweeps, c := 500, 3, enforceAll()
 	c.SweepShard = 100
 	if soak := os.Getenv("CMKEEPER_SOAK"); soak != "" {
-		n, sweeps, c.SweepShard = 100_000, 6, ledger.ShardKeys
+		n, sweeps, c.SweepShard = 100_000, 5, ledger.ShardKeys
 		if few, err := strconv.Atoi(soak); err == nil && few > 1 {
 			n = few
 		}
 	}
 	inStormOf(t, c, func(s *storm) {
 		s.manyKeys(n)
+		for b := range 9 { // and the state bucket
+			s.bucket(fmt.Sprintf("data-%d", b), "")
+		}
 		s.aws.SetFaults(append(latencies(), sharedQuotas(share)...)...)
 		ctx, stop := context.WithCancel(s.ctx)
 		m, unmeasure := s.measure()
@@ -181,11 +184,15 @@ func TestFleetSweepsInShards(t *testing.T) {
 			t.Logf("the rest of the hour: %s", fmt.Sprint(hour))
 			if i == sweeps-1 {
 				all := sum(counts, "state.") + sum(hour, "state.")
-				if few := n < ledger.ShardKeys; !few && float64(all)/float64(n) > 0.02 || few && all > 60+12*r.Shards {
+				if few := n < ledger.ShardKeys; !few && float64(all)/float64(n) > 0.02 || few && all > 100+12*r.Shards {
 					t.Errorf("%d requests to the state bucket for %d keys, want 0.02 for each", all, n)
 				}
 				if each := float64(perKey(counts)+perKey(hour)) / float64(n); each > 5 {
 					t.Errorf("%.2f requests to KMS for each key, want 5", each)
+				}
+				// A document of each is read as well.
+				if reads := sum(counts, "s3.GetBucket") + sum(counts, "state.GetBucket") + counts["s3.HeadBucket"]; reads > 3*10 {
+					t.Errorf("%d reads of 10 buckets", reads)
 				}
 				if r.Totals.Changed > n/100 {
 					t.Errorf("%d keys were judged again, and none has changed", r.Totals.Changed)

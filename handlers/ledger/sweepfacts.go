@@ -46,7 +46,6 @@ type ShardKey struct {
 // ShardAlias is an alias of a shard's keys.
 type ShardAlias struct {
 	Name     string    `json:"name"`
-	ARN      string    `json:"arn"`
 	Target   string    `json:"target"`
 	Updated  time.Time `json:"updated,omitzero"`
 	Document string    `json:"document,omitempty"`
