@@ -241,7 +241,7 @@ func (r *Router) sweepIfOverdue(ctx context.Context) error {
 	}
 	r.Logger.WarnContext(ctx, "the schedule does not ask for sweeps: a worker does", "last", t.Value.Last, "interval", r.Config.SweepInterval)
 	limit := guard.TickLimit * r.Config.SweepInterval
-	_, err := r.sweepOnce(ctx, func(now time.Time) time.Time {
+	err := r.sweepAsked(ctx, func(now time.Time) time.Time {
 		asked := now.Add(-limit)
 		for _, from := range []time.Time{t.Value.Last, r.heard.since} { // a sweep since it was overdue has told so
 			if from.Add(limit).After(asked) {

@@ -39,7 +39,9 @@ type Router struct {
 	*reaction.Env
 	table map[route]watch
 	alone alone
-	heard heard
+	// judgedBy stands for the build and the configuration.
+	judgedBy string
+	heard    heard
 	// powers is what the role cannot do.
 	powers powers
 }
@@ -50,7 +52,9 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Router{Env: env, table: table(), heard: heard{since: ledger.Now()}, powers: powers{turn: make(chan struct{}, 1)}}, nil
+	return &Router{
+		Env: env, table: table(), judgedBy: configMark(env.Config), heard: heard{since: ledger.Now()}, powers: powers{turn: make(chan struct{}, 1)},
+	}, nil
 }
 
 // Message is a message of the events queue.
@@ -71,6 +75,9 @@ type Message struct {
 func (r *Router) Handle(ctx context.Context, m Message) error {
 	if slot, ok := alert.FlushWindow(m.Body); ok {
 		return r.flushAlerts(ctx, slot)
+	}
+	if m, ok := shardMessageOf(m.Body); ok {
+		return r.sweepShard(ctx, m)
 	}
 	e, err := events.Parse(m.Body)
 	if err != nil {

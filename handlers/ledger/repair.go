@@ -264,3 +264,17 @@ func (k *Key) RepairsBefore(c Circuit) []Repair {
 	recent := k.RepairsSince(c.Reaction, c.By, c.At.Add(-FlapWindow))
 	return slices.DeleteFunc(recent, func(r Repair) bool { return !r.Done || r.At.After(c.At) })
 }
+
+// Waits reports whether something about the key is not over, or may be judged otherwise
+// only because time passes: the next sweep has to look again, whatever has changed.
+func (k *Key) Waits(now time.Time) bool {
+	recent := func(at time.Time) bool { return now.Sub(at) < 2*FlapWindow }
+	state := k.LastState()
+	switch {
+	case state == nil, state.State != StateEnabled, k.Restore != nil, k.IsContained(), !k.ShutOut.IsZero(), len(k.Untold) > 0:
+		return true
+	}
+	return where(k.Restorations, func(r Restoration) bool { return !r.Told || recent(r.At) }) != nil ||
+		where(k.Repairs, func(r Repair) bool { return recent(r.At) }) != nil ||
+		where(k.Circuits, func(c Circuit) bool { return recent(c.At) }) != nil
+}

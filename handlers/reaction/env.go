@@ -138,6 +138,9 @@ type Deps struct {
 	Records Records
 	// Senders says whose messages are CloudTrail's records; nil: nobody's are.
 	Senders Senders
+	// Send sends a message of the fleet's own to its events queue, to be received after a
+	// while (15 minutes at most). nil: there is nobody to share a sweep with.
+	Send func(ctx context.Context, body string, after time.Duration) error
 	// Guard, if set, reads on each sweep what the guard needs to see and to tell. Its time
 	// and the ticks are filled in.
 	Guard func(context.Context) guard.Facts
@@ -351,6 +354,14 @@ type Config struct {
 	// CanaryKey is the ARN of a key made for that, whose description each sweep changes, to see
 	// the event of that come back; "" for none.
 	CanaryKey string
+	// SweepShare is the part of each of KMS's request quotas that the sweeps of the whole
+	// fleet use, up to 1; 0 means a tenth. The account's applications have the rest.
+	SweepShare float64
+	// SweepShard is the least number of keys of a part of a sweep that another worker may
+	// take; 0 means 1600.
+	SweepShard int
+	// Build tells this build from others, which may judge otherwise.
+	Build string
 	// SweepInterval is how often the schedule asks for a sweep; 0 means an hour.
 	SweepInterval time.Duration
 	// Concurrency is how many events the worker handles at once. Those of one key or actor
@@ -385,6 +396,7 @@ func (c Config) problems() []error {
 	add(c.SweepInterval < 0, "sweeps every %s: it must be positive", c.SweepInterval)
 	add(c.DeletionApprovalDays < 0, "approvals of %d days: allowed are 0 and more", c.DeletionApprovalDays)
 	add(c.ContainQuietDays < 0, "containment after %d days without use: allowed are 0 and more", c.ContainQuietDays)
+	add(c.SweepShare < 0 || c.SweepShare > 1, "sweeps with a share of %g of KMS's quotas: allowed are 0 to 1", c.SweepShare)
 	for _, d := range c.DeletionReminders {
 		add(d <= 0, "reminder %s before a deletion: it must be positive", d)
 	}
@@ -436,6 +448,12 @@ func (c Config) withDefaults(d Deps) (Config, error) {
 	}
 	if c.FlapLimit == 0 {
 		c.FlapLimit = 5
+	}
+	if c.SweepShare == 0 {
+		c.SweepShare = 0.1
+	}
+	if c.SweepShard == 0 {
+		c.SweepShard = ledger.ShardKeys
 	}
 	if c.SweepInterval == 0 {
 		c.SweepInterval = time.Hour

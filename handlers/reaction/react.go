@@ -88,6 +88,7 @@ func (e *Env) React(ctx context.Context, c *Case, reactions ...Reaction) error {
 	all := c.decide(ctx, reactions)
 	for _, t := range all {
 		if t.Act != nil {
+			c.did.Acted = true
 			t.fail(t.Act(ctx))
 		}
 	}
@@ -173,6 +174,7 @@ func (c *Case) tell(ctx context.Context, all []*taken) error {
 	for _, t := range all {
 		for _, a := range t.alerts {
 			c.tellClaim(&a)
+			c.did.Alerts = append(c.did.Alerts, a.Severity)
 			t.fail(c.Publish(ctx, a))
 		}
 	}
@@ -232,6 +234,7 @@ func (c *Case) Perform(ctx context.Context, operation string, r ledger.Repair, c
 			}
 		}))
 	}
+	c.did.Repairs++
 	ids, known := requestIDs(meta)
 	return c.Update(ctx, func(k *ledger.Key) { k.Confirm(operation, r, ids, known) })
 }

@@ -52,6 +52,7 @@ func TestEveryVariableArrives(t *testing.T) {
 // unset are the consumers' fields that no variable sets, and where they come from.
 var unset = map[string]string{
 	"reaction.Config.Identity": "STS", "reaction.Config.Region": "the SDK", "reaction.Config.Queues": "the check at the start",
+	"reaction.Config.Build": "the build", "reaction.Config.SweepShard": "its default",
 	"alert.Publisher.SNS": "a client", "alert.Publisher.Store": "the state", "alert.Publisher.Logger": "slog",
 	"alert.Grouping.SQS":   "a client",
 	"reencrypt.Options.S3": "a client", "reencrypt.Options.Resolver": "the inventory", "reencrypt.Options.KMS": "a client", "reencrypt.Options.SQS": "a client",

@@ -56,6 +56,8 @@ type Config struct {
 
 	ConfirmLookupsPerSecond float64 `env:"CONFIRM_LOOKUPS_PER_SECOND, default=1" about:"How many times a second the whole fleet asks CloudTrail whether an event is true: above 0, up to the 2 that CloudTrail allows for everybody in the account and Region. See [operations](operations.md#confirmed-events)."`
 
+	SweepQuotaShare float64 `env:"SWEEP_QUOTA_SHARE, default=0.1" about:"The part of each of KMS's request quotas that the sweeps of the whole fleet use at most; above 0, up to 1. The account's applications share the quotas. A sweep of 100,000 keys takes 23 minutes with a tenth. See [performance](performance.md#sweeps)."`
+
 	ReencryptEngine string `env:"REENCRYPT_ENGINE, default=fleet" about:"{executors}: who moves the objects, the workers or S3 Batch Operations; the workers prove it in any case. auto leaves to S3 what is larger than BATCH_THRESHOLD."`
 	BatchRoleARN    string `env:"BATCH_ROLE_ARN" about:"IAM role that S3 Batch Operations take. Required by REENCRYPT_ENGINE=batch and auto."`
 	BatchThreshold  int    `env:"BATCH_THRESHOLD, default=10000000" about:"Object versions of a bucket that REENCRYPT_ENGINE=auto leaves to the workers."`
@@ -180,6 +182,7 @@ var checks = map[string]func(string) error{
 	"REENCRYPT_ALIASES":            aliasPatterns,
 	"REENCRYPT_SCOPE":              func(s string) error { _, err := parseScope(s); return err },
 	"CONFIRM_LOOKUPS_PER_SECOND":   lookupsPerSecond,
+	"SWEEP_QUOTA_SHARE":            quotaShare,
 	"REENCRYPT_CONCURRENCY":        between(1, 1024),
 	"REENCRYPT_RATE":               between(0, 1_000_000),
 	"REENCRYPT_METHOD":             oneOf(reencrypt.Methods()...),
@@ -397,6 +400,14 @@ func between(low, high int) func(string) error {
 		}
 		return nil
 	}
+}
+
+// quotaShare checks a part of KMS's quotas. NaN is none.
+func quotaShare(s string) error {
+	if share, err := strconv.ParseFloat(s, 64); err != nil || !(share > 0 && share <= 1) {
+		return errors.New("allowed is a number above 0, up to 1")
+	}
+	return nil
 }
 
 // lookupsPerSecond checks a share of CloudTrail's look-ups. NaN is neither.

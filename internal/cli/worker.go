@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -280,7 +281,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	deps := reaction.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, Logger: log,
-		Scans: engine, Trail: awsclient.CloudTrail(cfg),
+		Scans: engine, Trail: awsclient.CloudTrail(cfg), Send: sender(own, c.EventsQueueURL),
 	}
 	w := &wired{
 		identity: aws.ToString(caller.Arn), known: make(chan struct{}),
@@ -331,6 +332,17 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	return w, nil
 }
 
+// sender sends the fleet's own messages to a queue; nil where there is none.
+func sender(own ownMessages, queue string) func(context.Context, string, time.Duration) error {
+	if queue == "" {
+		return nil
+	}
+	return func(ctx context.Context, body string, after time.Duration) error {
+		_, err := own.SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: &queue, MessageBody: &body, DelaySeconds: int32(after / time.Second)})
+		return err
+	}
+}
+
 // whoWeAre returns what asks AWS, once, who this is.
 func whoWeAre(ctx context.Context, cfg aws.Config) func() (*sts.GetCallerIdentityOutput, error) {
 	return sync.OnceValues(func() (*sts.GetCallerIdentityOutput, error) {
@@ -357,7 +369,7 @@ func (c Config) confirmations() confirm.Config {
 // reactions are how a member of the fleet reacts.
 func (c Config) reactions(identity reaction.Identity, region string, topics []alert.Topic, queues []string) (reaction.Config, error) {
 	r, err := c.Common.reactions(identity, region, topics, queues)
-	r.Concurrency = c.EventsConcurrency
+	r.Concurrency, r.SweepShare, r.Build = c.EventsConcurrency, c.SweepQuotaShare, versionString()
 	return r, err
 }
 
