@@ -81,16 +81,13 @@ func (s sweep) roleOn(ctx context.Context, c *reaction.Case) (*reaction.Decision
 			}
 		}
 	}
-	return &reaction.Decision{Act: func(ctx context.Context) error { return s.noteRole(ctx, c.Event.KeyARN, lacks) }}, nil
-}
-
-// noteRole stores what the role cannot do on a key, where that is not known yet.
-func (r *Router) noteRole(ctx context.Context, key string, lacks []ledger.Lack) error {
-	known, err := r.role(ctx, powersRead)
-	if err != nil || !known.Set(key, lacks) {
-		return err
+	known, err := s.role(ctx, powersRead)
+	if err != nil || !known.Set(c.Event.KeyARN, lacks) {
+		return nil, err
 	}
-	return r.updateRole(ctx, func(doc *ledger.Role) bool { return doc.Set(key, lacks) })
+	return &reaction.Decision{Act: func(ctx context.Context) error {
+		return s.updateRole(ctx, func(doc *ledger.Role) bool { return doc.Set(c.Event.KeyARN, lacks) })
+	}}, nil
 }
 
 // role returns guard/role.json as it was read at most that long ago.
