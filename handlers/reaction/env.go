@@ -351,9 +351,6 @@ type Config struct {
 	FailedUse bool
 	// StateBucket is never in scope.
 	StateBucket string
-	// CanaryKey is the ARN of a key made for that, whose description each sweep changes, to see
-	// the event of that come back; "" for none.
-	CanaryKey string
 	// SweepShare is the part of each of KMS's request quotas that the sweeps of the whole
 	// fleet use, up to 1; 0 means a tenth. The account's applications have the rest.
 	SweepShare float64
@@ -362,6 +359,9 @@ type Config struct {
 	SweepShard int
 	// Build tells this build from others, which may judge otherwise.
 	Build string
+	// CanaryKey is the ARN of a key made for that, whose description each sweep changes, to see
+	// the event of that come back; "" for none.
+	CanaryKey string
 	// SweepInterval is how often the schedule asks for a sweep; 0 means an hour.
 	SweepInterval time.Duration
 	// Concurrency is how many events the worker handles at once. Those of one key or actor
