@@ -127,6 +127,9 @@ func (s sweep) end(ctx context.Context, failed error, before ledger.SweepTotals,
 	err = errors.Join(err, s.tellUnreadable(ctx))
 	before.Add(s.sum())
 	s.record(ctx, err, before, shards)
+	if s.Swept != nil {
+		s.Swept()
+	}
 	return err
 }
 

@@ -144,6 +144,8 @@ type Deps struct {
 	// Guard, if set, reads on each sweep what the guard needs to see and to tell. Its time
 	// and the ticks are filled in.
 	Guard func(context.Context) guard.Facts
+	// Swept, if set, is called at the end of each sweep, and returns at once.
+	Swept func()
 	// Logger; nil discards.
 	Logger *slog.Logger
 }

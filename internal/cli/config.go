@@ -68,6 +68,8 @@ type Config struct {
 
 	BlindAfter time.Duration `env:"BLIND_AFTER, default=3m" about:"A worker that has received nothing for this long although it tries, has no free slot, or receives only messages that have waited longer, is blind: it sends a critical alert, and /readyz fails. See [operations](operations.md#does-the-guard-see)."`
 
+	ReportSchedule string `env:"REPORT_SCHEDULE, default=off" about:"off or weekly: write the report about the keys to the state bucket once a week, and send its summary and address. See [keys and report](keys-and-report.md#the-weekly-report)."`
+
 	HTTPAddr string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz and /readyz."`
 }
 
@@ -194,6 +196,7 @@ var checks = map[string]func(string) error{
 	"JOBS_CONCURRENCY":             between(1, 100),
 	"DRAIN_TIMEOUT":                duration(0, maxDrain),
 	"BLIND_AFTER":                  duration(time.Minute, 24*time.Hour),
+	"REPORT_SCHEDULE":              oneOf("off", "weekly"),
 	"HTTP_ADDR":                    listenAddress,
 	"LOG_LEVEL":                    oneOf("debug", "info", "warn", "error"),
 	"LOG_FORMAT":                   oneOf("json", "text"),
