@@ -56,8 +56,8 @@ func (s sweep) roleOn(ctx context.Context, c *reaction.Case) (*reaction.Decision
 		return nil, err
 	}
 	var lacks []ledger.Lack
-	lack := func(action, why string) {
-		lacks = append(lacks, ledger.Lack{Key: c.Event.KeyARN, Action: action, Why: why})
+	lack := func(action, why string, at time.Time) {
+		lacks = append(lacks, ledger.Lack{Key: c.Event.KeyARN, Action: action, Why: why, At: at})
 	}
 	denied := map[string]bool{}
 	for _, d := range doc.DeniedNow(c.At) {
@@ -65,7 +65,7 @@ func (s sweep) roleOn(ctx context.Context, c *reaction.Case) (*reaction.Decision
 			continue // the canary says so
 		}
 		denied["kms:"+d.Operation] = true
-		lack("kms:"+d.Operation, fmt.Sprintf("AWS refused it at %s: %s", reaction.TimeText(d.At), d.Why))
+		lack("kms:"+d.Operation, fmt.Sprintf("AWS refused it at %s: %s", reaction.TimeText(d.At), d.Why), d.At)
 	}
 	if s.Config.Policy != reaction.Off {
 		document, err := c.Policy(ctx)
@@ -76,7 +76,7 @@ func (s sweep) roleOn(ctx context.Context, c *reaction.Case) (*reaction.Decision
 			us := guard.Principal{Account: s.Config.Identity.Account, Noun: s.Config.Identity.Noun(), Name: s.Config.Identity.Name}
 			for _, action := range guard.Denied(p, us, roleNeeds(s.Config)) {
 				if !denied[action] {
-					lack(action, "the key policy does not allow it")
+					lack(action, "the key policy does not allow it", time.Time{})
 				}
 			}
 		}
@@ -154,8 +154,8 @@ func (r *Router) roleFacts(ctx context.Context) guard.Known[[]guard.Lack] {
 	}
 	var lacks []guard.Lack
 	for _, l := range doc.Lacks {
-		if !gone[l.Key] {
-			lacks = append(lacks, guard.Lack(l))
+		if !gone[l.Key] && l.Stands(ledger.Now()) {
+			lacks = append(lacks, guard.Lack{Key: l.Key, Action: l.Action, Why: l.Why})
 		}
 	}
 	return guard.Known[[]guard.Lack]{Value: lacks, Err: err}

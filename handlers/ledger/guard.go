@@ -115,7 +115,12 @@ type Lack struct {
 	Key    string `json:"key"`
 	Action string `json:"action"`
 	Why    string `json:"why"`
+	// At is when AWS denied it, zero where a policy says so. It stands for a day.
+	At time.Time `json:"at,omitzero"`
 }
+
+// Stands reports whether it says how things are now.
+func (l Lack) Stands(now time.Time) bool { return l.At.IsZero() || now.Sub(l.At) < deniedFor }
 
 // Schema implements state.Document.
 func (*Role) Schema() (string, int) { return "role", 1 }
