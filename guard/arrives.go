@@ -136,3 +136,43 @@ func judgeTicks(f Facts) ([]Problem, error) {
 		},
 	}}, nil
 }
+
+// judgeCanary judges whether the events of our own calls come back.
+func judgeCanary(f Facts) (problems []Problem, _ error) {
+	c := f.Canary.Value
+	if f.Canary.Err != nil || c.Key == "" {
+		return nil, f.Canary.Err
+	}
+	if c.Refused != "" {
+		problems = append(problems, Problem{
+			Name: "canary/refused", Severity: finding.Medium,
+			Title:   "No canary is sent: the canary key cannot be used for it",
+			Summary: fmt.Sprintf("cmkeeper did not change the description of key %s: %s.", c.Key, c.Refused),
+			Risk:    "Whether events of calls arrive is not proven.",
+			Next: []string{
+				"CMKEEPER_CANARY_KEY names a key that is made for this and nothing else. It needs the tag cmkeeper:canary, an empty description or cmkeeper's, and kms:UpdateKeyDescription for cmkeeper's role:",
+				command.Line("aws kms describe-key --key-id %s --region %s", command.Key(c.Key), command.Region(f.Region)),
+			},
+		})
+	}
+	if c.Lost > 0 {
+		p := Problem{
+			Name: "canary/lost", Severity: finding.High,
+			Title:   "A canary did not come back: an event of KMS was lost or is late",
+			Summary: fmt.Sprintf("cmkeeper changed the description of key %s, and the event of that call did not arrive within %s.", c.Key, c.Patience),
+			Risk:    "Other events of calls on keys may be lost or late, too; the sweeps still find the changes.",
+			Next: []string{
+				"Check whether other alerts tell of a trail, rule or queue that was changed, and the AWS Health Dashboard for CloudTrail and EventBridge.",
+				command.Line("aws cloudtrail lookup-events --lookup-attributes %s --region %s", command.Lookup("ResourceName", command.Key(c.Key)), command.Region(f.Region)),
+			},
+		}
+		if c.Lost >= c.Grave {
+			p.Severity = finding.Critical
+			p.Title = "No canary comes back: events of KMS do not reach cmkeeper"
+			p.Summary = fmt.Sprintf("The events of cmkeeper's last %d calls on key %s did not arrive, each within %s.", c.Lost, c.Key, c.Patience)
+			p.Risk = "cmkeeper does not learn of changes to keys when they are made. Something on the way CloudTrail, EventBridge, SQS keeps the events back, whatever the settings say."
+		}
+		problems = append(problems, p)
+	}
+	return problems, nil
+}

@@ -52,8 +52,13 @@ type Facts struct {
 	DeadLetters []DeadLetters
 	// Own is what of the set-up is encrypted under a customer managed key.
 	Own Known[[]finding.Finding]
-	// Ticks is when the schedule asked for sweeps.
-	Ticks Known[Ticks]
+	// Ticks is when the schedule asked for sweeps, Canary whether events of calls of our own
+	// come back.
+	Ticks  Known[Ticks]
+	Canary Known[Canary]
+	// Role names the role or user that cmkeeper runs as, Lacks what it cannot do.
+	Role  string
+	Lacks Known[[]Lack]
 }
 
 // Rule is a rule of EventBridge's default bus.
@@ -121,6 +126,17 @@ type Ticks struct {
 	Since time.Time
 }
 
+// Canary is what became of the calls of ours whose events have to come back.
+type Canary struct {
+	// Key is the ARN of the key that they are made on, "" where none are made.
+	Key string
+	// Lost is how many in a row did not come back within Patience; so many are Grave.
+	Lost, Grave int
+	Patience    time.Duration
+	// Refused is why none is made, "" where one is.
+	Refused string
+}
+
 // Problem is a condition that keeps the guard from seeing or telling. It lasts until a
 // later judgement does not have it.
 type Problem struct {
@@ -165,8 +181,10 @@ func Checks() []Check {
 		{"rules", "EventBridge rules pass the events to the events queue", "events:ListRules, ListRuleNamesByTarget, ListTargetsByRule", judgeRules},
 		{"queue-policy", "The policy of the events queue lets EventBridge send", "sqs:GetQueueAttributes", judgePolicy},
 		{"schedule", "The schedule asks for sweeps", "none", judgeTicks},
+		{"canary", "Events of calls of cmkeeper's own come back", "kms:UpdateKeyDescription on the canary key", judgeCanary},
 		{"dead-letters", "The dead-letter queues are empty", "sqs:GetQueueUrl, GetQueueAttributes on them", judgeDeadLetters},
 		{"own-keys", "Nothing that cmkeeper needs is encrypted under a key that it guards", "sqs:GetQueueAttributes, sns:GetTopicAttributes, s3:GetEncryptionConfiguration", judgeOwn},
+		{"role", "The role can do what the modes need", "kms:GetKeyPolicy", judgeRole},
 		{"topic", "Somebody is subscribed to the alerts", "sns:GetTopicAttributes", judgeTopics},
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/keypolicy"
 )
 
 const (
@@ -180,5 +181,36 @@ func TestUnread(t *testing.T) {
 	f.Policy.Value = `{"Version":"2012-10-17","Statement":[` + strings.Replace(testAllow, "aws:SourceArn", "aws:SourceVpc", 1) + `]}`
 	if problems, err := judgePolicy(f); err == nil || problems != nil {
 		t.Errorf("a condition that is not known: %v %v", problems, err)
+	}
+}
+
+func TestDenied(t *testing.T) {
+	us := Principal{Account: "111122223333", Noun: "role", Name: "keeper"}
+	allow := func(principal, action string) string {
+		return `{"Effect":"Allow","Principal":{"AWS":"` + principal + `"},"Action":"` + action + `","Resource":"*"}`
+	}
+	const root, role = "arn:aws:iam::111122223333:root", "arn:aws:iam::111122223333:role/guards/keeper"
+	for name, tt := range map[string]struct {
+		statements string
+		want       bool
+	}{
+		"by IAM policies":        {allow(root, "kms:*"), false},
+		"itself":                 {allow(role, "kms:EnableKey*"), false},
+		"everyone":               {allow("*", "*"), false},
+		"another role":           {allow("arn:aws:iam::111122223333:role/keeper2", "kms:*"), true},
+		"other actions":          {allow(root, "kms:Describe*"), true},
+		"denied to the role":     {allow(root, "kms:*") + `,` + strings.Replace(allow(role, "kms:EnableKeyRotation"), "Allow", "Deny", 1), true},
+		"denied to everyone":     {allow(root, "kms:*") + `,{"Effect":"Deny","Principal":"*","Action":"kms:EnableKeyRotation","Resource":"*"}`, true},
+		"denied under condition": {allow(root, "kms:*") + `,{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"ArnNotLike":{"aws:PrincipalArn":"x"}}}`, false},
+		"all but others":         {`{"Effect":"Allow","Principal":{"AWS":"` + root + `"},"NotAction":"kms:ScheduleKeyDeletion","Resource":"*"}`, false},
+		"denied to all others":   {allow(root, "kms:*") + `,{"Effect":"Deny","NotPrincipal":{"AWS":"` + role + `"},"Action":"kms:*","Resource":"*"}`, false},
+	} {
+		p, err := keypolicy.Parse([]byte(`{"Version":"2012-10-17","Statement":[` + tt.statements + `]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(Denied(p, us, []string{"kms:EnableKeyRotation"})) > 0; got != tt.want {
+			t.Errorf("%s: denied %t, want %t", name, got, tt.want)
+		}
 	}
 }

@@ -294,7 +294,6 @@ func TestSampleEventsAreRouted(t *testing.T) {
 		t.Skipf("%s is not set: the corpus is kept outside of the repository", sharedCorpus)
 	}
 	passes := []string{
-		"UpdateKeyDescription",         // words
 		"SynchronizeMultiRegionKey",    // AWS's own doing
 		"GenerateRandom",               // no key, and no change: old records do not say that it only reads
 		"CMK Deletion", "CMK Rotation", // names of 2016

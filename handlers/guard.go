@@ -45,7 +45,8 @@ func (s sweep) checkGuard(ctx context.Context) error {
 func (s sweep) lookAtGuard(ctx context.Context) (due time.Time, err error) {
 	at := ledger.Now()
 	facts := s.Guard(ctx)
-	facts.At, facts.Ticks = at, s.ticks(ctx)
+	facts.At, facts.Ticks, facts.Canary = at, s.ticks(ctx), s.canaryFacts(ctx)
+	facts.Role, facts.Lacks = s.Config.Identity.String(), s.roleFacts(ctx)
 	results := guard.Judge(facts)
 	problems, looked := s.judged(ctx, results)
 	var live []ledger.Open

@@ -42,6 +42,8 @@ type Router struct {
 	// judgedBy stands for the build and the configuration.
 	judgedBy string
 	heard    heard
+	// powers is what the role cannot do.
+	powers powers
 }
 
 // New returns a router. It reports all problems of the configuration at once.
@@ -50,7 +52,9 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Router{Env: env, table: table(), judgedBy: configMark(env.Config), heard: heard{since: ledger.Now()}}, nil
+	return &Router{
+		Env: env, table: table(), judgedBy: configMark(env.Config), heard: heard{since: ledger.Now()}, powers: powers{turn: make(chan struct{}, 1)},
+	}, nil
 }
 
 // Message is a message of the events queue.
@@ -118,7 +122,7 @@ func (r *Router) react(ctx context.Context, e events.Event) error {
 	switch by {
 	case byEcho:
 		c.Debug(ctx, "event ignored", "reason", "it is the record of our own call")
-		return nil
+		return r.canaryBack(ctx, c)
 	case byImpostor:
 		if r.Config.Makes(e.Name) {
 			// Our own call may not be noted yet: another worker may be at it now.

@@ -118,6 +118,7 @@ func (s sweep) end(ctx context.Context, failed error, before ledger.SweepTotals,
 	err := errors.Join(
 		failed,
 		s.resumeMoves(ctx),
+		s.unreadable.skip(s.sendCanary(ctx)),
 		s.unreadable.skip(s.checkGuard(ctx)),
 		s.tellExpiring(ctx),
 		s.resumeAlerts(ctx),
@@ -126,6 +127,9 @@ func (s sweep) end(ctx context.Context, failed error, before ledger.SweepTotals,
 	err = errors.Join(err, s.tellUnreadable(ctx))
 	before.Add(s.sum())
 	s.record(ctx, err, before, shards)
+	if s.Swept != nil {
+		s.Swept()
+	}
 	return err
 }
 
@@ -219,6 +223,7 @@ func (s sweep) key(ctx context.Context, c *reaction.Case) error {
 		add(s.Config.Contain, ledger.ReactionContain, noteExposures)
 	}
 	add(reaction.Enforce, "untold", untold)
+	add(reaction.Enforce, "role", s.roleOn)
 	return s.React(ctx, c, reactions...)
 }
 

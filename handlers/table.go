@@ -85,6 +85,7 @@ func rows() []row {
 		use           = react{"use", alert.KindUse, useMode, "FAILED_USE", skipForeign, use}
 		alias         = react{"alias", alert.KindAlias, aliasMode, "REENCRYPT_MODE", skipForeignAlias, alias}
 		tags          = react{"tags", alert.KindTag, nil, "", skipForeign, tags}
+		canary        = react{reactionCanary, alert.KindGuard, nil, "", skipNoCanary, canary}
 		keyStore      = react{"key-store", alert.KindKeyStore, nil, "", skipElsewhere, keyStore}
 		tamper        = react{"tamper", alert.KindGuard, nil, "", skipOthersSetUp, tamper}
 		bucketDefault = react{"defaults", alert.KindEncryption, nil, "", skipNoBucket, bucketSettings}
@@ -167,6 +168,9 @@ func rows() []row {
 
 		{on: call("TagResource"), reaction: tags, refused: finding.Medium, severity: tagging, observe: "alerts about tags that have an effect: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
 		{on: call("UntagResource"), reaction: tags, refused: finding.Medium, severity: tagging, observe: "alerts about tags that have an effect: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
+
+		{on: call("UpdateKeyDescription"), reaction: canary, severity: "medium where somebody gave the key in `CMKEEPER_CANARY_KEY` a description that is not cmkeeper's; else none",
+			observe: "for that key, [proves that events arrive](decisions/canary.md) where the call was cmkeeper's own; else alerts that no canary is sent any more"},
 
 		{on: call("CreateCustomKeyStore"), reaction: keyStore, refused: finding.Medium, severity: "medium", observe: "alerts"},
 		{on: call("UpdateCustomKeyStore"), reaction: keyStore, refused: finding.High, severity: "high", observe: "alerts, with the store's keys"},

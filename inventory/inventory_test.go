@@ -468,12 +468,12 @@ func TestBuckets(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Bucket{
-		{Name: "by-alias", Region: region, DefaultKey: "alias/app", DefaultAlias: "alias/app", DefaultKeyARN: arn, BucketKey: true},
-		{Name: "by-alias-arn", Region: region, DefaultKey: aliasARN, DefaultAlias: "alias/app", DefaultKeyARN: arn, BucketKey: true},
-		{Name: "by-arn", Region: region, DefaultKey: arn, DefaultKeyARN: arn, BucketKey: true},
-		{Name: "by-id", Region: region, DefaultKey: id, DefaultKeyARN: arn, BucketKey: true},
-		{Name: "gone", Region: region, DefaultKey: nowhere, DefaultKeyARN: nowhere, BucketKey: true},
-		{Name: "gone-alias", Region: region, DefaultKey: "alias/gone", DefaultAlias: "alias/gone", BucketKey: true},
+		{Name: "by-alias", Region: region, DefaultKey: "alias/app", DefaultAlias: "alias/app", DefaultKeyARN: arn, KMS: true, BucketKey: true},
+		{Name: "by-alias-arn", Region: region, DefaultKey: aliasARN, DefaultAlias: "alias/app", DefaultKeyARN: arn, KMS: true, BucketKey: true},
+		{Name: "by-arn", Region: region, DefaultKey: arn, DefaultKeyARN: arn, KMS: true, BucketKey: true},
+		{Name: "by-id", Region: region, DefaultKey: id, DefaultKeyARN: arn, KMS: true, BucketKey: true},
+		{Name: "gone", Region: region, DefaultKey: nowhere, DefaultKeyARN: nowhere, KMS: true, BucketKey: true},
+		{Name: "gone-alias", Region: region, DefaultKey: "alias/gone", DefaultAlias: "alias/gone", KMS: true, BucketKey: true},
 		{Name: "plain", Region: region, AliasTags: []string{"alias/app", "alias/other"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -550,8 +550,8 @@ func TestAliasTags(t *testing.T) {
 
 func TestDefaultEncryption(t *testing.T) {
 	for _, c := range []*types.ServerSideEncryptionConfiguration{nil, {}, {Rules: []types.ServerSideEncryptionRule{{}}}} {
-		if key, bucketKey := defaultEncryption(c); key != "" || bucketKey {
-			t.Errorf("%+v gives %q, %t", c, key, bucketKey)
+		if key, byKMS, bucketKey := defaultEncryption(c); key != "" || byKMS || bucketKey {
+			t.Errorf("%+v gives %q, %t, %t", c, key, byKMS, bucketKey)
 		}
 	}
 }

@@ -171,7 +171,7 @@ func (r *Reader) LastRotation(ctx context.Context, keyARN string) (time.Time, er
 	var newest time.Time
 	pages := kms.NewListKeyRotationsPaginator(r.kms, &kms.ListKeyRotationsInput{KeyId: &keyARN, Limit: aws.Int32(1000)})
 	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+		page, err := pages.NextPage(ctx, paced(ctx)...)
 		if err != nil {
 			return time.Time{}, failed("list rotations of key "+keyARN, err)
 		}

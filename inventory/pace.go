@@ -19,6 +19,7 @@ var Quotas = map[string]float64{
 	"GetKeyRotationStatus": 1000,
 	"ListAliases":          500,
 	"ListGrants":           100,
+	"ListKeyRotations":     100,
 	"ListKeys":             500,
 	"ListResourceTags":     100,
 }

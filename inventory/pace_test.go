@@ -53,6 +53,8 @@ func TestPace(t *testing.T) {
 		errs = append(errs, err)
 		_, err = w.Keys(ctx)
 		errs = append(errs, err)
+		_, err = w.LastRotation(ctx, key)
+		errs = append(errs, err)
 		_, err = w.Aliases(ctx)
 		return errors.Join(append(errs, err)...)
 	}

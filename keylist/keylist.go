@@ -26,8 +26,20 @@ type List struct {
 	Totals Totals `json:"totals"`
 	// Keys are those that the options ask for, the most dangerous first.
 	Keys []Key `json:"keys"`
+	// Buckets are those of this Region that could be read.
+	Buckets []Bucket `json:"buckets"`
 	// NotKnown are facts of the account that could not be read, with the reason.
 	NotKnown []string `json:"not_known,omitempty"`
+}
+
+// Bucket is the default encryption of a bucket.
+type Bucket struct {
+	Name string `json:"name"`
+	// KMS: under a KMS key. Key is its ARN, or else its name as configured; "" for the AWS
+	// managed key, and without KMS.
+	KMS bool      `json:"kms"`
+	Key string    `json:"key,omitempty"`
+	At  time.Time `json:"read_at"`
 }
 
 // Read is when something was read. Where it is not known, NotKnown says why.

@@ -65,8 +65,8 @@ func newWorld(t *testing.T) *world {
 func (w *world) options(accessKey string) keylist.Options {
 	cfg := inprocess.Config(w.aws, region, accessKey)
 	return keylist.Options{
-		Facts:   inventory.New(keylist.Pace(kms.NewFromConfig(cfg), 0.25), s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true }), account, region),
-		Account: account, Region: region, Rules: posture.Rules{Account: account, RotationPeriodDays: 365, RotationRequired: true},
+		Facts: inventory.New(kms.NewFromConfig(cfg), s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true }), account, region),
+		Share: 0.25, Account: account, Region: region, Rules: posture.Rules{Account: account, RotationPeriodDays: 365, RotationRequired: true},
 	}
 }
 
@@ -245,13 +245,18 @@ func TestKeysAreLiveState(t *testing.T) {
 		time.Sleep(36 * time.Hour)
 
 		requests := w.aws.Requests("kms", "ListGrants")
-		w.aws.SetFaults(halfOfQuotas()...)
+		w.aws.SetFaults(quarterOfQuotas()...)
 		throttled := w.countThrottled()
 		o := w.options("ada")
 		o.Tags = true
+		var seen []int
+		o.Seen = func(n int) { seen = append(seen, n) }
 		l := w.list(o)
+		if len(seen) != 500 || seen[499] != 500 {
+			t.Errorf("%d keys were seen", len(seen))
+		}
 		if n := throttled(); n > 0 {
-			t.Errorf("%d requests were more than half of KMS's quotas", n)
+			t.Errorf("%d requests were more than a quarter of KMS's quotas", n)
 		}
 		if n := w.aws.Requests("kms", "ListGrants") - requests; n != 499 {
 			t.Errorf("%d requests for grants", n)
@@ -277,15 +282,18 @@ func TestKeysAreLiveState(t *testing.T) {
 				t.Errorf("%s (-want +got):\n%s", arn, d)
 			}
 		}
+		if last := l.Keys[len(l.Keys)-1]; last.ARN != managed {
+			t.Errorf("the last one is %s", last.ARN)
+		}
 		w.checkTotals(l, decoded.Keys)
 	})
 }
 
-// halfOfQuotas throttle at half of what KMS allows.
-func halfOfQuotas() []localaws.Fault {
+// quarterOfQuotas throttle at a quarter of what KMS allows.
+func quarterOfQuotas() []localaws.Fault {
 	faults := localaws.KMSQuotas()
 	for i := range faults {
-		faults[i].Rate /= 2
+		faults[i].Rate /= 4
 	}
 	return faults
 }

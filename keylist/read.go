@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -22,8 +23,10 @@ import (
 
 // Options are what is read, and what it is judged by.
 type Options struct {
-	// Facts are read; its client is one of Pace, or KMS throttles it in a large account.
 	Facts *inventory.Reader
+	// Share, above 0 up to 1, is the part of each of KMS's request quotas that is used at
+	// most; 0 is for as fast as KMS answers.
+	Share float64
 	// Account and Region are those of Facts.
 	Account, Region string
 	Rules           posture.Rules
@@ -37,6 +40,11 @@ type Options struct {
 	// Tags for its tags.
 	LastUse, Tags bool
 
+	// Seen, if not nil, is called after each key with how many were read.
+	Seen func(keys int)
+	// Most, if above 0, is how many keys there may be: New returns ErrTooMany for more.
+	Most int
+
 	// Bad leaves only keys that are Bad. Alias, if not "", leaves keys with an alias that
 	// matches the pattern, in which "*" stands for any text. TagName, if not "", leaves
 	// keys with this tag and a value that matches TagValue. Unused, if above 0, leaves
@@ -47,7 +55,10 @@ type Options struct {
 	Unused            time.Duration
 }
 
-// concurrency is how many keys are read at once. Pace is the limit that counts.
+// ErrTooMany says that there are more keys than Options.Most.
+var ErrTooMany = errors.New("too many keys")
+
+// concurrency is how many keys are read at once. Options.Share is the limit that counts.
 const concurrency = 64
 
 // New reads the keys. An error means that there is no list; what cannot be read of a key
@@ -55,17 +66,23 @@ const concurrency = 64
 func New(ctx context.Context, o Options) (List, error) {
 	l := List{Schema: Schema, Account: o.Account, Region: o.Region, Began: time.Now().UTC()}
 	o.LastUse, o.Tags = o.LastUse || o.Unused > 0, o.Tags || o.TagName != ""
+	if o.Share > 0 {
+		ctx = inventory.WithPace(ctx, &pace{share: o.Share, limiters: map[string]*rate.Limiter{}})
+	}
 	r := reader{Options: o, now: l.Began}
 	arns, err := r.account(ctx)
 	if err != nil {
 		return List{}, err
 	}
+	if o.Most > 0 && len(arns) > o.Most {
+		return List{}, fmt.Errorf("%w: %d", ErrTooMany, len(arns))
+	}
 	if r.bucketsUnread != "" {
 		l.NotKnown = append(l.NotKnown, "buckets: "+r.bucketsUnread)
 	}
-	l.Keys = make([]Key, 0, len(arns))
+	l.Keys, l.Buckets = make([]Key, 0, len(arns)), r.all
 	var mu sync.Mutex
-	unsure := map[string][]string{}
+	unsure, seen := map[string][]string{}, 0
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(concurrency)
 	for _, arn := range arns {
@@ -80,6 +97,9 @@ func New(ctx context.Context, o Options) (List, error) {
 			kept, lack, why := r.keeps(k)
 			mu.Lock()
 			defer mu.Unlock()
+			if seen++; o.Seen != nil {
+				o.Seen(seen)
+			}
 			switch {
 			case kept:
 				l.Keys = append(l.Keys, k)
@@ -114,7 +134,7 @@ func compare(a, b Key) int {
 		return 0
 	}
 	return cmp.Or(cmp.Compare(rank(b), rank(a)), cmp.Compare(len(b.Dangers), len(a.Dangers)),
-		-strings.Compare(b.Manager, a.Manager), strings.Compare(strings.Join(a.Aliases, " "), strings.Join(b.Aliases, " ")), strings.Compare(a.ARN, b.ARN))
+		strings.Compare(b.Manager, a.Manager), strings.Compare(strings.Join(a.Aliases, " "), strings.Join(b.Aliases, " ")), strings.Compare(a.ARN, b.ARN))
 }
 
 // reader reads keys. What is known of the account is shared.
@@ -123,6 +143,7 @@ type reader struct {
 	now           time.Time
 	aliases       map[string][]inventory.Alias // by key
 	buckets       map[string][]string          // by key
+	all           []Bucket
 	bucketsAt     time.Time
 	bucketsUnread string
 }
@@ -163,7 +184,9 @@ func (r *reader) account(ctx context.Context) (arns []string, err error) {
 		return nil, ctx.Err()
 	}
 	r.bucketsAt, r.bucketsUnread = now(), unreadBuckets(err)
+	r.all = make([]Bucket, 0, len(buckets))
 	for _, b := range buckets {
+		r.all = append(r.all, Bucket{b.Name, b.KMS, cmp.Or(b.DefaultKeyARN, b.DefaultKey), r.bucketsAt})
 		if b.DefaultKeyARN != "" {
 			r.buckets[b.DefaultKeyARN] = append(r.buckets[b.DefaultKeyARN], b.Name)
 		}

@@ -10,6 +10,7 @@ const (
 	GuardName = "guard/standing.json"
 	TicksName = "guard/ticks.json"
 	BlindName = "guard/blind.json"
+	RoleName  = "guard/role.json"
 )
 
 // Guard is guard/standing.json: what keeps the guard from seeing or telling, and what people
@@ -101,4 +102,49 @@ func (b *Blind) Over(now time.Time) (over bool, wait time.Duration) {
 	}
 	wait = max(0, b.Seen.Add(blindLease).Sub(now))
 	return wait == 0, wait
+}
+
+// Role is guard/role.json: what the role cannot do although the modes need it, as it was when
+// a key was last looked at.
+type Role struct {
+	Lacks []Lack `json:"lacks,omitempty"`
+}
+
+// Lack is something that the role cannot do on a key.
+type Lack struct {
+	Key    string `json:"key"`
+	Action string `json:"action"`
+	Why    string `json:"why"`
+	// At is when AWS denied it, zero where a policy says so. It stands for a day.
+	At time.Time `json:"at,omitzero"`
+}
+
+// Stands reports whether it says how things are now.
+func (l Lack) Stands(now time.Time) bool { return l.At.IsZero() || now.Sub(l.At) < deniedFor }
+
+// Schema implements state.Document.
+func (*Role) Schema() (string, int) { return "role", 1 }
+
+// maxLacks bounds what is stored.
+const maxLacks = 500
+
+// Set notes what the role cannot do on a key, nothing for all that is needed. It reports
+// false where that was known.
+func (r *Role) Set(key string, lacks []Lack) bool {
+	if slices.Equal(r.Of(key), lacks) {
+		return false
+	}
+	r.Lacks = slices.DeleteFunc(r.Lacks, func(l Lack) bool { return l.Key == key })
+	r.Lacks = append(r.Lacks, lacks[:min(len(lacks), max(0, maxLacks-len(r.Lacks)))]...)
+	return true
+}
+
+// Of returns what the role cannot do on a key.
+func (r *Role) Of(key string) (lacks []Lack) {
+	for _, l := range r.Lacks {
+		if l.Key == key {
+			lacks = append(lacks, l)
+		}
+	}
+	return lacks
 }

@@ -41,6 +41,8 @@ type Key struct {
 	TagsTold []ToldTag `json:"tags_told,omitempty"`
 	// Untold are the repairs of sweeps whose alerts may not be published.
 	Untold []Untold `json:"untold,omitempty"`
+	// Denied are the calls that AWS last denied us, each operation once.
+	Denied []Denied `json:"denied,omitempty"`
 }
 
 // Schema implements state.Document.

@@ -64,6 +64,7 @@ func TestStoredBytes(t *testing.T) {
 		"guard":        func() state.Document { return new(Guard) },
 		"ticks":        func() state.Document { return new(Ticks) },
 		"blind":        func() state.Document { return new(Blind) },
+		"role":         func() state.Document { return new(Role) }, "canary": func() state.Document { return new(Canary) },
 	} {
 		full, hollow := empty(), empty()
 		fill(t, reflect.ValueOf(full).Elem(), kind, new(int))

@@ -51,6 +51,8 @@ const (
 	EnableKey         = "EnableKey"
 	PutKeyPolicy      = "PutKeyPolicy"
 	DisableKey        = "DisableKey"
+	// UpdateKeyDescription changes the description of the canary key.
+	UpdateKeyDescription = "UpdateKeyDescription"
 )
 
 // KMS is every mutating call that cmkeeper makes on keys; *kms.Client has it.
@@ -60,6 +62,7 @@ type KMS interface {
 	EnableKey(context.Context, *kms.EnableKeyInput, ...func(*kms.Options)) (*kms.EnableKeyOutput, error)
 	PutKeyPolicy(context.Context, *kms.PutKeyPolicyInput, ...func(*kms.Options)) (*kms.PutKeyPolicyOutput, error)
 	DisableKey(context.Context, *kms.DisableKeyInput, ...func(*kms.Options)) (*kms.DisableKeyOutput, error)
+	UpdateKeyDescription(context.Context, *kms.UpdateKeyDescriptionInput, ...func(*kms.Options)) (*kms.UpdateKeyDescriptionOutput, error)
 }
 
 // Trail is CloudTrail, which is asked who called for a key. Call calls an operation of
@@ -141,6 +144,8 @@ type Deps struct {
 	// Guard, if set, reads on each sweep what the guard needs to see and to tell. Its time
 	// and the ticks are filled in.
 	Guard func(context.Context) guard.Facts
+	// Swept, if set, is called at the end of each sweep, and returns at once.
+	Swept func()
 	// Logger; nil discards.
 	Logger *slog.Logger
 }
@@ -356,6 +361,9 @@ type Config struct {
 	SweepShard int
 	// Build tells this build from others, which may judge otherwise.
 	Build string
+	// CanaryKey is the ARN of a key made for that, whose description each sweep changes, to see
+	// the event of that come back; "" for none.
+	CanaryKey string
 	// SweepInterval is how often the schedule asks for a sweep; 0 means an hour.
 	SweepInterval time.Duration
 	// Concurrency is how many events the worker handles at once. Those of one key or actor
@@ -385,6 +393,8 @@ func (c Config) problems() []error {
 	add(outside(c.RotationPeriodDays, 90, 2560), "rotation period of %d days: allowed are 90 to 2560", c.RotationPeriodDays)
 	add(outside(c.FlapLimit, 1, ledger.MaxFlapLimit), "flap limit of %d: allowed are 1 to %d", c.FlapLimit, ledger.MaxFlapLimit)
 	add(outside(c.DeletionMinWindowDays, 7, 30), "shortest waiting period of %d days: allowed are 7 to 30", c.DeletionMinWindowDays)
+	canary := arn.Parse(c.CanaryKey)
+	add(c.CanaryKey != "" && (canary.Region != c.Region || canary.Account != c.Identity.Account), "canary key %s: it has to be in account %s and Region %s", c.CanaryKey, c.Identity.Account, c.Region)
 	add(c.SweepInterval < 0, "sweeps every %s: it must be positive", c.SweepInterval)
 	add(c.DeletionApprovalDays < 0, "approvals of %d days: allowed are 0 and more", c.DeletionApprovalDays)
 	add(c.ContainQuietDays < 0, "containment after %d days without use: allowed are 0 and more", c.ContainQuietDays)
@@ -407,6 +417,8 @@ func (c Config) Makes(operation string) bool {
 		return c.Policy == Enforce
 	case DisableKey:
 		return c.Contain == Enforce
+	case UpdateKeyDescription: // in mode observe as well
+		return c.CanaryKey != ""
 	}
 	return false
 }

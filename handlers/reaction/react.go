@@ -227,7 +227,12 @@ func (c *Case) Perform(ctx context.Context, operation string, r ledger.Repair, c
 		if !IsRefusal(err) {
 			return err // it may have happened: the intent stays
 		}
-		return errors.Join(err, c.Update(ctx, func(k *ledger.Key) { k.Refuse(operation, r) }))
+		at := ledger.Now()
+		return errors.Join(err, c.Update(ctx, func(k *ledger.Key) {
+			if k.Refuse(operation, r); isAccessDenied(err) {
+				k.NoteDenied(operation, err.Error(), at)
+			}
+		}))
 	}
 	c.did.Repairs++
 	ids, known := requestIDs(meta)

@@ -68,6 +68,8 @@ type Config struct {
 
 	BlindAfter time.Duration `env:"BLIND_AFTER, default=3m" about:"A worker that has received nothing for this long although it tries, has no free slot, or receives only messages that have waited longer, is blind: it sends a critical alert, and /readyz fails. See [operations](operations.md#does-the-guard-see)."`
 
+	ReportSchedule string `env:"REPORT_SCHEDULE, default=off" about:"off or weekly: write the report about the keys to the state bucket once a week, and send its summary and address. See [keys and report](keys-and-report.md#the-weekly-report)."`
+
 	HTTPAddr string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz and /readyz."`
 }
 
@@ -119,6 +121,7 @@ type Common struct {
 	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is restored. Once that is used up, cmkeeper leaves the setting alone for an hour. 1 to 20."`
 	Exemptions string `env:"EXEMPTIONS" about:"What is reported as info and not repaired, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
 
+	CanaryKey     string        `env:"CANARY_KEY" about:"ARN of a key made for this, with the tag cmkeeper:canary: each sweep changes its description, whatever the modes are, and the event of that call has to come back. See [why](decisions/canary.md)."`
 	SweepInterval time.Duration `env:"SWEEP_INTERVAL, default=1h" about:"How often the schedule asks for a sweep. When it has not for twice as long, the workers say so, and sweep by themselves. See [operations](operations.md#does-the-guard-see)."`
 
 	EventRules  []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them make an alert."`
@@ -173,6 +176,7 @@ var checks = map[string]func(string) error{
 	"BUSINESS_HOURS":               func(s string) error { _, err := judgement.ParseHours(s); return err },
 	"FLAP_LIMIT":                   between(1, ledger.MaxFlapLimit),
 	"EXEMPTIONS":                   func(s string) error { _, err := parseExemptions(s); return err },
+	"CANARY_KEY":                   matching(`^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[0-9a-z-]+$`, "a key's ARN, arn:aws:kms:REGION:ACCOUNT:key/ID"),
 	"SWEEP_INTERVAL":               duration(time.Minute, 7*24*time.Hour),
 	"EVENT_RULES":                  each(ruleName),
 	"WATCHED_TAGS":                 each(tagName),
@@ -192,6 +196,7 @@ var checks = map[string]func(string) error{
 	"JOBS_CONCURRENCY":             between(1, 100),
 	"DRAIN_TIMEOUT":                duration(0, maxDrain),
 	"BLIND_AFTER":                  duration(time.Minute, 24*time.Hour),
+	"REPORT_SCHEDULE":              oneOf("off", "weekly"),
 	"HTTP_ADDR":                    listenAddress,
 	"LOG_LEVEL":                    oneOf("debug", "info", "warn", "error"),
 	"LOG_FORMAT":                   oneOf("json", "text"),
@@ -321,7 +326,7 @@ func (c Common) reactions(identity reaction.Identity, region string, topics []al
 		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
 		RestoreSeverity: finding.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, TrustedOrgs: c.TrustedOrgs, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
-		Rules: rules, FlapLimit: c.FlapLimit, SweepInterval: c.SweepInterval, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
+		Rules: rules, FlapLimit: c.FlapLimit, SweepInterval: c.SweepInterval, CanaryKey: c.CanaryKey, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
 		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,11 +17,15 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/eventbridge"
 	eventbridgetypes "github.com/aws/aws-sdk-go-v2/service/eventbridge/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 )
 
@@ -36,6 +42,7 @@ type watched struct {
 	sqs    *sqs.Client
 	sns    *sns.Client
 	kms    *kms.Client
+	stops  []func()
 }
 
 // inWatched runs a test in a new sandbox, whose member has these settings.
@@ -46,6 +53,11 @@ func inWatched(t *testing.T, test func(w *watched), settings ...string) {
 		w := &watched{T: t, log: &logBuffer{}}
 		w.box = must(sandbox.InProcess(t.Context()))(t)
 		defer w.box.Close()
+		defer func() {
+			for _, stop := range w.stops { // also where the test has failed
+				stop()
+			}
+		}()
 		cfg := w.box.Config(operator)
 		w.bus, w.trails, w.sqs, w.sns, w.kms = eventbridge.NewFromConfig(cfg), cloudtrail.NewFromConfig(cfg), sqs.NewFromConfig(cfg), sns.NewFromConfig(cfg), kms.NewFromConfig(cfg)
 		environment := w.box.WorkerEnvironment(appAlias)
@@ -281,7 +293,7 @@ func TestGuardMayNotLook(t *testing.T) {
 			return !strings.HasPrefix(action, "events:") && action != "cloudtrail:DescribeTrails"
 		})
 		told := w.one(w.sweep())
-		if told.Title != "cmkeeper cannot check 3 of the 7 things that it needs to see" || told.Severity != finding.Low || told.Ongoing {
+		if told.Title != "cmkeeper cannot check 3 of the 9 things that it needs to see" || told.Severity != finding.Low || told.Ongoing {
 			t.Errorf("told:\n%s", told.Text())
 		}
 		for _, want := range []string{"cloudtrail:DescribeTrails", "events:ListRules", "not looked at", "AccessDenied"} {
@@ -313,9 +325,7 @@ func TestGuardMayNotLook(t *testing.T) {
 // is told.
 func TestScheduleStops(t *testing.T) {
 	inWatched(t, func(w *watched) {
-		ctx, cancel := context.WithCancel(w.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- w.member.work(ctx, w.wired, func() {}) }()
+		w.run()
 		time.Sleep(3 * time.Hour)
 		w.none(w.alerts())
 		// As if somebody else's schedule asked, which no rule here shows.
@@ -341,10 +351,6 @@ func TestScheduleStops(t *testing.T) {
 		if over := w.one(w.alerts()); over.Resolves != told.ID {
 			t.Errorf("told:\n%s", over.Text())
 		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
 	})
 }
 
@@ -356,13 +362,14 @@ func (w *watched) run() (stop func()) {
 	ready := make(chan struct{})
 	go func() { ended <- w.member.work(ctx, w.wired, func() { close(ready) }) }()
 	<-ready
-	return func() {
-		w.Helper()
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			w.Error(err)
 		}
-	}
+	})
+	w.stops = append(w.stops, stop)
+	return stop
 }
 
 // until waits until something is so, and returns how long that took.
@@ -385,7 +392,7 @@ func TestQueueUnderDisabledKey(t *testing.T) {
 			inWatched(t, func(w *watched) {
 				key := must(w.kms.CreateKey(w.Context(), &kms.CreateKeyInput{}))(t).KeyMetadata.Arn
 				must(w.sqs.SetQueueAttributes(w.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &w.box.EventsQueue, Attributes: map[string]string{"KmsMasterKeyId": *key}}))(t)
-				stop := w.run()
+				w.run()
 				time.Sleep(10 * time.Minute) // an idle queue is not blind
 				if why := w.wired.sight.blindness(); why != "" {
 					t.Errorf("idle, and %s", why)
@@ -421,7 +428,6 @@ func TestQueueUnderDisabledKey(t *testing.T) {
 				if a := w.one(over); a.Resolves != told.ID || a.Action.Status != alert.StatusResolved {
 					t.Errorf("told:\n%s", a.Text())
 				}
-				stop()
 			}, "DELETION_MODE", "off")
 		})
 	}
@@ -446,11 +452,213 @@ func TestBlindFleet(t *testing.T) {
 		}
 		w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(string, string) bool { return true })
 		w.wired = must(w.member.wire(w.Context()))(t)
-		stop := w.run()
+		w.run()
 		time.Sleep(10 * time.Minute)
 		if over := w.one(w.alerts()); over.Resolves != told.ID {
 			t.Errorf("told:\n%s", over.Text())
 		}
-		stop()
 	})
+}
+
+// canaryKey creates a key for the canary, and has the member know it.
+func (w *watched) canaryKey(description string, tags ...string) string {
+	w.Helper()
+	in := &kms.CreateKeyInput{Description: &description}
+	for _, tag := range tags {
+		in.Tags = append(in.Tags, kmstypes.Tag{TagKey: aws.String(tag), TagValue: aws.String("true")})
+	}
+	key := *must(w.kms.CreateKey(w.Context(), in))(w.T).KeyMetadata.Arn
+	w.member.config.CanaryKey = key
+	w.wired = must(w.member.wire(w.Context()))(w.T)
+	return key
+}
+
+func (w *watched) description(key string) string {
+	w.Helper()
+	return aws.ToString(must(w.kms.DescribeKey(w.Context(), &kms.DescribeKeyInput{KeyId: &key}))(w.T).KeyMetadata.Description)
+}
+
+// The event of each sweep's call comes back, in mode observe as well, and nobody is told.
+func TestCanary(t *testing.T) {
+	inWatched(t, func(w *watched) {
+		key := w.canaryKey("", "cmkeeper:canary")
+		w.box.AWS.Trail().Set(trail.Settings{Delay: 2 * time.Minute})
+		w.run()
+		time.Sleep(3 * time.Hour)
+		if back := strings.Count(w.log.String(), "the canary is back"); back < 12 || back > 13 {
+			w.Errorf("%d canaries came back in three hours with a sweep every 15 minutes:\n%s", back, w.log)
+		}
+		if d := w.description(key); !strings.HasPrefix(d, "cmkeeper canary, sent 2000-01-01") {
+			w.Errorf("the description is %q", d)
+		}
+		var doc ledger.Canary
+		must(w.wired.router.State.Get(w.Context(), ledger.CanaryName, &doc))(w.T)
+		if n := len(doc.Flown); n < 12 || doc.Flown[0].TookMS < 120_000 || doc.Flown[0].TookMS > 150_000 || doc.Lost != 0 {
+			w.Errorf("noted %+v", doc)
+		}
+		w.none(w.alerts())
+	}, "ROTATION_MODE", "observe", "POLICY_MODE", "observe", "DELETION_MODE", "observe", "REENCRYPT_MODE", "observe")
+}
+
+// Canaries that do not come back are told, and three in a row are critical; one is under way
+// at a time. One that comes late, and a forged event, change nothing; the next one that comes
+// in time ends it.
+func TestCanaryLost(t *testing.T) {
+	inWatched(t, func(w *watched) {
+		key := w.canaryKey("", "cmkeeper:canary")
+		w.box.AWS.Trail().Set(trail.Settings{Delay: 3 * time.Hour})
+		w.run()
+		time.Sleep(19 * time.Minute)
+		if n := w.box.AWS.Requests("kms", "UpdateKeyDescription"); n != 1 {
+			w.Errorf("%d canaries in 19 minutes", n)
+		}
+		w.none(w.alerts())
+		time.Sleep(12 * time.Minute)
+		lost := w.one(w.alerts())
+		if lost.Severity != finding.High || !strings.HasPrefix(lost.Title, "A canary did not come back") {
+			w.Errorf("told:\n%s", lost.Text())
+		}
+		// By our own role, as far as it says; only the request id is not that of our call.
+		forged := strings.ReplaceAll(event("kms.amazonaws.com", "UpdateKeyDescription", key),
+			`"type":"IAMUser","arn":"arn:aws:iam::000000000000:user/mallory","accountId":"000000000000","userName":"mallory"`,
+			`"type":"AssumedRole","arn":"arn:aws:sts::000000000000:assumed-role/cmkeeper-worker/local","accountId":"000000000000","sessionContext":{"sessionIssuer":{"type":"Role","arn":"arn:aws:iam::000000000000:role/cmkeeper-worker","accountId":"000000000000","userName":"cmkeeper-worker"}}`)
+		must(sqs.NewFromConfig(w.box.Config(sandbox.WorkerKey)).SendMessage(w.Context(), &sqs.SendMessageInput{QueueUrl: &w.box.EventsQueue, MessageBody: &forged}))(w.T)
+		time.Sleep(time.Hour)
+		var grave []alert.Alert
+		impostor := false
+		for _, a := range w.alerts() {
+			impostor = impostor || strings.Contains(a.Title, "was called with cmkeeper's own role")
+			if strings.HasPrefix(a.Title, "No canary comes back") {
+				grave = append(grave, a)
+			}
+			if a.Resolves == lost.ID {
+				w.Errorf("a forged event ended it:\n%s", a.Text())
+			}
+		}
+		if !impostor {
+			w.Error("the forged event was not told")
+		}
+		if a := w.one(grave); a.Severity != finding.Critical {
+			w.Errorf("told:\n%s", a.Text())
+		}
+		time.Sleep(2 * time.Hour)
+		if !strings.Contains(w.log.String(), "late=true") {
+			w.Error("those that came late were not noticed")
+		}
+		w.none(w.alerts())
+		w.box.AWS.Trail().Set(trail.Settings{})
+		time.Sleep(45 * time.Minute)
+		if over := w.one(w.alerts()); over.Resolves != grave[0].ID {
+			w.Errorf("told:\n%s", over.Text())
+		}
+	})
+}
+
+// A key that is not made for it is not written to, and that is told.
+func TestCanaryRefused(t *testing.T) {
+	for name, tt := range map[string]struct {
+		description string
+		tags        []string
+		deny        string
+		says        string
+		mend        func(w *watched, key string)
+	}{
+		"no tag": {says: "the key has no tag cmkeeper:canary", mend: func(w *watched, key string) {
+			must(w.kms.TagResource(w.Context(), &kms.TagResourceInput{KeyId: &key, Tags: []kmstypes.Tag{{TagKey: aws.String("cmkeeper:canary"), TagValue: aws.String("1")}}}))(w.T)
+		}},
+		"somebody's description": {description: "payments", tags: []string{"cmkeeper:canary"}, says: "a description that is not cmkeeper's", mend: func(w *watched, key string) {
+			must(w.kms.UpdateKeyDescription(w.Context(), &kms.UpdateKeyDescriptionInput{KeyId: &key, Description: aws.String("")}))(w.T)
+		}},
+		"denied": {tags: []string{"cmkeeper:canary"}, deny: "kms:UpdateKeyDescription", says: "not authorized to perform: kms:UpdateKeyDescription", mend: func(w *watched, _ string) {
+			w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(string, string) bool { return true })
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWatched(t, func(w *watched) {
+				key := w.canaryKey(tt.description, tt.tags...)
+				w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(action, _ string) bool { return action != tt.deny })
+				told := w.one(w.sweep())
+				if !strings.HasPrefix(told.Title, "No canary is sent") || !strings.Contains(told.Summary, tt.says) || told.Severity != finding.Medium {
+					w.Errorf("told:\n%s", told.Text())
+				}
+				if d := w.description(key); d != tt.description {
+					w.Errorf("the description is %q", d)
+				}
+				time.Sleep(time.Hour)
+				w.none(w.sweep())
+				tt.mend(w, key)
+				if over := w.one(w.sweep()); over.Resolves != told.ID {
+					w.Errorf("told:\n%s", over.Text())
+				}
+				if d := w.description(key); !strings.HasPrefix(d, "cmkeeper canary") {
+					w.Errorf("mended, and the description is %q", d)
+				}
+			}, "SWEEP_INTERVAL", "168h")
+		})
+	}
+}
+
+// A key policy that does not let the role do what its mode needs, and a call that AWS
+// denied, are told by the next sweep.
+func TestRoleCannot(t *testing.T) {
+	const narrow = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::000000000000:root"},"Action":["kms:Describe*","kms:Get*","kms:List*","kms:PutKeyPolicy"],"Resource":"*"}]}`
+	t.Run("by the key policy", func(t *testing.T) {
+		inWatched(t, func(w *watched) {
+			key := must(w.kms.CreateKey(w.Context(), &kms.CreateKeyInput{Policy: aws.String(narrow)}))(w.T).KeyMetadata.Arn
+			told := w.one(w.sweep())
+			if told.Title != "cmkeeper may not call kms:EnableKeyRotation on 1 keys, and its modes need that" || told.Severity != finding.High || !strings.Contains(told.Text(), *key) {
+				w.Errorf("told:\n%s", told.Text())
+			}
+			must(w.kms.PutKeyPolicy(w.Context(), &kms.PutKeyPolicyInput{KeyId: key, Policy: aws.String(strings.Replace(narrow, `"kms:Describe*"`, `"kms:*"`, 1))}))(w.T)
+			if over := w.one(w.sweep()); over.Resolves != told.ID {
+				w.Errorf("told:\n%s", over.Text())
+			}
+		}, "SWEEP_INTERVAL", "168h", "DELETION_MODE", "observe", "POLICY_MODE", "observe")
+	})
+	t.Run("by a refusal", func(t *testing.T) {
+		inWatched(t, func(w *watched) {
+			key := must(w.kms.CreateKey(w.Context(), &kms.CreateKeyInput{}))(w.T).KeyMetadata.Arn
+			must(w.kms.EnableKeyRotation(w.Context(), &kms.EnableKeyRotationInput{KeyId: key}))(w.T)
+			w.none(w.sweep())
+			w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(action, _ string) bool { return action != "kms:EnableKeyRotation" })
+			must(w.kms.DisableKeyRotation(w.Context(), &kms.DisableKeyRotationInput{KeyId: key}))(w.T)
+			_ = w.wired.router.Sweep(w.Context()) // the repair fails
+			_ = w.wired.router.Sweep(w.Context())
+			told := w.one(w.alerts())
+			if !strings.Contains(told.Title, "kms:EnableKeyRotation on 1 keys") || !strings.Contains(told.Text(), "AWS refused it at") {
+				w.Errorf("told:\n%s", told.Text())
+			}
+			w.box.AWS.SetIdentityPolicy(sandbox.WorkerKey, func(string, string) bool { return true })
+			w.sweep() // repairs
+			if over := w.one(w.sweep()); over.Resolves != told.ID {
+				w.Errorf("told:\n%s", over.Text())
+			}
+		}, "SWEEP_INTERVAL", "168h")
+	})
+}
+
+// A service that does not answer takes up all slots: the worker says so, and when they are
+// free again.
+func TestNoSlotIsFree(t *testing.T) {
+	inWatched(t, func(w *watched) {
+		w.run()
+		key := must(w.kms.CreateKey(w.Context(), &kms.CreateKeyInput{}))(w.T).KeyMetadata.Arn
+		time.Sleep(10 * time.Minute)
+		w.alerts()
+		w.box.AWS.SetFaults(localaws.Fault{Service: "kms", Operations: []string{"DescribeKey"}, Effect: localaws.Delay, Latency: localaws.Latency{Min: 20 * time.Minute}})
+		must(w.kms.EnableKeyRotation(w.Context(), &kms.EnableKeyRotationInput{KeyId: key}))(w.T)
+		w.until("blind", func() bool { return strings.Contains(w.wired.sight.blindness(), "all 1 slots have been taken") })
+		time.Sleep(time.Second)
+		told := w.one(w.alerts())
+		if told.Severity != finding.Critical || told.Title != "cmkeeper is blind: no slot is free for events" {
+			w.Errorf("told:\n%s", told.Text())
+		}
+		w.box.AWS.SetFaults()
+		w.until("seeing", func() bool { return w.wired.sight.blindness() == "" })
+		time.Sleep(5 * time.Minute)
+		over := w.alerts()
+		if i := slices.IndexFunc(over, func(a alert.Alert) bool { return a.Resolves == told.ID }); i < 0 {
+			w.Errorf("told:\n%s", titles(over))
+		}
+	}, "EVENTS_CONCURRENCY", "1", "SWEEP_INTERVAL", "168h")
 }

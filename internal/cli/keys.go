@@ -137,6 +137,9 @@ func listKeys(ctx context.Context, p *process, o keylist.Options, share float64)
 	if err := hand.judgedBy(&o, share); err != nil {
 		return keylist.List{}, err
 	}
+	show, finish := counting(p.stderr)
+	defer finish()
+	o.Seen = func(keys int) { show("keys", int64(keys)) }
 	return keylist.New(ctx, o)
 }
 
@@ -145,7 +148,7 @@ func (b byHand) judgedBy(o *keylist.Options, share float64) (err error) {
 	if o.Exemptions, err = parseExemptions(b.settings.Exemptions); err != nil {
 		return usageError{err}
 	}
-	o.Facts = inventory.New(keylist.Pace(b.kms, share), b.s3, b.account, b.region)
+	o.Facts, o.Share = b.facts, share
 	o.Account, o.Region, o.Rules = b.account, b.region, b.settings.posture(b.account)
 	if bucket := b.settings.StateBucket; bucket != "" {
 		store := b.store(bucket)

@@ -140,6 +140,9 @@ func (f fleetMember) work(ctx context.Context, w *wired, ready func()) error {
 	if w.protection != nil {
 		g.Go(func() error { w.protection.Run(ctx); return nil })
 	}
+	if w.report != nil {
+		g.Go(func() error { w.report.run(ctx); return nil })
+	}
 	g.Go(func() error {
 		for _, p := range w.pools {
 			select {
@@ -209,6 +212,7 @@ type wired struct {
 	identity   string
 	pools      []*worker.Pool
 	protection *worker.Protection // nil outside ECS
+	report     *reportSchedule    // nil where none is asked for
 	records    *confirm.Records   // nil where no events are handled
 	sight      *sight             // nil where no events are handled
 	// known is closed when the alias snapshot is taken, before the first event is handled.
@@ -298,6 +302,11 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 			Policy: watched.policy, QueueARN: events.ARN, Identity: identity, Rules: reactions.EventRules, State: store, Logger: log,
 		}
 	}
+	if c.reportsWeekly() {
+		by := byHand{account: account, caller: w.identity, region: cfg.Region, settings: c.Common, facts: facts, s3: bucket}
+		w.report = by.scheduleReports(c.SweepQuotaShare, alerts, engine, log)
+		deps.Swept = w.report.swept
+	}
 	if w.router, err = handlers.New(deps, reactions); err != nil {
 		return nil, err
 	}
@@ -372,6 +381,9 @@ func (c Config) reactions(identity reaction.Identity, region string, topics []al
 	r.Concurrency, r.SweepShare, r.Build = c.EventsConcurrency, c.SweepQuotaShare, versionString()
 	return r, err
 }
+
+// reportsWeekly reports whether this member may make the fleet's report.
+func (c Config) reportsWeekly() bool { return c.ReportSchedule == "weekly" && c.runsEvents() }
 
 // eventsPool is how the events queue is worked on.
 func (c Config) eventsPool() worker.Options {
