@@ -147,7 +147,7 @@ func TestFleetSweepsInShards(t *testing.T) {
 	n, sweeps, c := 500, 3, enforceAll()
 	c.SweepShard = 100
 	if soak := os.Getenv("CMKEEPER_SOAK"); soak != "" {
-		n, sweeps, c.SweepShard = 100_000, 5, ledger.ShardKeys
+		n, sweeps, c.SweepShard = 100_000, 8, ledger.ShardKeys // reading grants and tags for the first time takes four hours
 		if few, err := strconv.Atoi(soak); err == nil && few > 1 {
 			n = few
 		}
