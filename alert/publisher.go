@@ -299,7 +299,7 @@ func (a Alert) cut(l limits, whole string) Alert {
 	for i, f := range a.Facts {
 		a.Facts[i] = Fact{Name: l.text(f.Name), Source: l.text(f.Source), Values: l.list(f.Values)}
 	}
-	a.Incident = l.text(a.Incident)
+	a.Incident, a.Resolves, a.Thread = l.text(a.Incident), l.text(a.Resolves), l.text(a.Thread)
 	if a.Digest != nil {
 		d := *a.Digest
 		c.Calls = d.all()
@@ -315,8 +315,12 @@ func (a Alert) cut(l limits, whole string) Alert {
 
 // call returns a row within the limits.
 func (l limits) call(c Call) Call {
+	if command.Is(c.Do) && len(c.Do) > l.chars {
+		c.Do = "" // half a command may be another one
+	}
+	c.Do = l.text(c.Do)
 	c.Kind, c.Severity, c.Status = Kind(l.text(string(c.Kind))), finding.Severity(l.text(string(c.Severity))), Status(l.text(string(c.Status)))
-	for _, s := range []*string{&c.ID, &c.EventName, &c.Key, &c.Alias, &c.Session, &c.SourceIP, &c.Title} {
+	for _, s := range []*string{&c.ID, &c.EventName, &c.Key, &c.Alias, &c.Session, &c.SourceIP, &c.Title, &c.Resolves} {
 		*s = l.text(*s)
 	}
 	return c

@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // tell composes the alert about a key that may be lost: what was decided, and the result.
@@ -143,6 +144,7 @@ func (d *deletionCase) common() alert.Alert {
 	e := d.Event
 	a := d.NewAlert(alert.KindDeletion, "")
 	a.Severity, a.Key = finding.Critical, d.Describe(d.key)
+	a.Dangers = []string{posture.DangerDeletion, posture.DangerDisabled, posture.DangerMaterial}
 	name := reaction.ShortName(a.Key)
 	switch {
 	case isMaterialLoss(e.Name):

@@ -65,12 +65,13 @@ func (r *Router) sweep(ctx context.Context, unread error) error {
 		s.aliases(ctx),
 		s.keys(ctx),
 		s.buckets(ctx),
+		s.account(ctx),
 		s.resumeMoves(ctx),
 		s.checkOurselves(ctx),
 		s.tellExpiring(ctx),
 		s.resumeAlerts(ctx),
 	)
-	err = errors.Join(err, s.tellUnreadable(ctx))
+	err = errors.Join(err, s.meet(ctx), s.tellUnreadable(ctx))
 	r.Logger.InfoContext(ctx, "sweep ended", "duration", time.Since(start), "ok", err == nil)
 	return err
 }
@@ -200,6 +201,7 @@ func (s sweep) key(ctx context.Context, c *reaction.Case) error {
 	add(s.Config.Rotation, ledger.ReactionRotation, rotation)
 	add(s.Config.Contain, ledger.ReactionContain, noteExposures)
 	add(reaction.Enforce, "untold", untold)
+	add(reaction.Enforce, "standing", standing)
 	return s.React(ctx, c, reactions...)
 }
 

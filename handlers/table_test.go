@@ -45,7 +45,7 @@ func TestRowsAreComplete(t *testing.T) {
 			t.Errorf("%s is there twice", w.key())
 		}
 		seen[w.key()] = true
-		if w.reaction.name == "" || w.reaction.decide == nil && w.reaction.name != "sweep" || w.reaction.skip == nil || w.severity == "" || w.observe == "" {
+		if w.reaction.name == "" || w.reaction.decide == nil && w.reaction.name != "sweep" && w.reaction.name != "note" || w.reaction.skip == nil || w.severity == "" || w.observe == "" {
 			t.Errorf("%s lacks something", w.key())
 		}
 		if (w.reaction.mode == nil) != (w.reaction.variable == "") {

@@ -17,6 +17,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // tagPrefix begins the tags that are cmkeeper's own.
@@ -181,6 +182,7 @@ func tellTags(ctx context.Context, c *reaction.Case, in tagInput, suffix string)
 			a.Summary = "The sweep found changed tags; no event reported the change."
 		}
 		if reason == tagsApproved {
+			a.Dangers = []string{posture.DangerApproval}
 			a.Title = "Deletion of key " + name + " was approved by a tag"
 			a.Risk = "If the key's deletion is scheduled later, cmkeeper may neither alert at full severity nor cancel it. This alert may be the only warning."
 		}

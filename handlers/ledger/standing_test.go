@@ -87,13 +87,18 @@ func TestStanding(t *testing.T) {
 				if l.blind {
 					looked = func(string) bool { return false }
 				}
-				seen := s.See(l.live, looked, at(l.at))
+				seen := s.See(Look{Live: l.live, Looked: looked, Judged: true, At: at(l.at)})
 				if diff := cmp.Diff(l.expect, want{names(seen.New), names(seen.Worse), names(seen.Over)}); diff != "" {
 					t.Errorf("look %d (-want +got):\n%s", i, diff)
 				}
 				if l.tell {
-					s.Told("alert", append(seen.New, seen.Worse...)...)
-					s.Ended(seen.Over...)
+					for _, o := range append(seen.New, seen.Worse...) {
+						o.Alert = "alert"
+						s.Told(o)
+					}
+					for _, o := range seen.Over {
+						s.Ended(o)
+					}
 				}
 			}
 		})

@@ -59,6 +59,7 @@ func TestStoredBytes(t *testing.T) {
 		"bucket":   func() state.Document { return new(Bucket) },
 		"baseline": func() state.Document { return new(Baseline) },
 		"sweeps":   func() state.Document { return new(Sweeps) },
+		"account":  func() state.Document { return new(Account) },
 	} {
 		full, hollow := empty(), empty()
 		fill(t, reflect.ValueOf(full).Elem(), kind, new(int))

@@ -269,7 +269,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	deps := reaction.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: selfCheck, Logger: log,
-		Scans: engine, Trail: awsclient.CloudTrail(cfg),
+		Scans: engine, Trail: awsclient.CloudTrail(cfg), EBS: awsclient.NewEC2(cfg),
 	}
 	w := &wired{
 		identity: aws.ToString(caller.Arn), known: make(chan struct{}),

@@ -1,0 +1,135 @@
+package handlers_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+)
+
+// observing is a deployment on its first day, where rotation is required.
+func observing() reaction.Config {
+	c := enforceAll()
+	c.Rotation, c.Deletion, c.Policy, c.Reencrypt = reaction.Observe, reaction.Observe, reaction.Observe, reaction.Observe
+	c.RotationRequired = true
+	return c
+}
+
+// dirty is an account that was bad before cmkeeper first started.
+type dirty struct {
+	healthy, public, granted, disabled, dying, still, aliased string
+	grant                                                     string
+}
+
+func (w *world) dirty() (d dirty) {
+	w.t.Helper()
+	key := func(alias string) string {
+		k := w.newKey(kms.CreateKeyInput{})
+		w.enableRotation(k, 365)
+		w.createAlias(alias, k)
+		return k
+	}
+	d = dirty{healthy: key("alias/healthy"), public: key("alias/public"), granted: key("alias/granted"), disabled: key("alias/disabled"), dying: key("alias/dying"), aliased: key("alias/gone")}
+	d.still = w.newKey(kms.CreateKeyInput{})
+	w.putPolicy(d.public, public)
+	d.grant = w.grant(d.granted, "arn:aws:iam::"+stranger+":role/visitor")
+	w.disable(d.disabled)
+	w.scheduleDeletion(d.dying)
+	w.bucket("orders-data", "alias/gone")
+	w.deleteAlias("alias/gone")
+	w.events() // nobody was there
+	return d
+}
+
+// TestDirtyAccount: what was wrong before the first start is told by the first sweep in one
+// message, and what is healthy is not named; the second sweep is silent, and each repair
+// by hand is told once.
+func TestDirtyAccount(t *testing.T) {
+	inWorld(t, observing(), func(w *world) {
+		w.unmet()
+		d := w.dirty()
+		w.sweep()
+		a := w.one()
+		if a.Kind != alert.KindPosture || a.Severity != finding.Critical || a.Digest == nil || len(a.Digest.Calls) != 6 {
+			t.Fatalf("alert:\n%s", a.Text())
+		}
+		rows := map[string]alert.Call{}
+		for _, c := range a.Digest.Calls {
+			rows[c.Key] = c
+			if c.Do == "" || c.Title == "" {
+				t.Errorf("a row does not say what is wrong and what to do: %+v", c)
+			}
+		}
+		for key, what := range map[string]string{d.public: "everyone", d.granted: "visitor", d.disabled: "disabled", d.dying: "pending deletion", d.still: "Rotation", "": "alias/gone"} {
+			if c, ok := rows[key]; !ok || !strings.Contains(c.Title, what) {
+				t.Errorf("%s: %q does not say %q", key, c.Title, what)
+			}
+		}
+		if strings.Contains(a.Text(), d.healthy) || strings.Contains(a.Text(), "alias/healthy") {
+			t.Errorf("the healthy key is named:\n%s", a.Text())
+		}
+		time.Sleep(15 * time.Minute)
+		w.sweep()
+		w.none()
+		for _, repair := range []struct {
+			title string
+			do    func()
+			lost  bool // the event is
+		}{
+			{"everyone", func() { w.putPolicy(d.public, rootOnly) }, false},
+			{"visitor", func() { must(w.kms.RevokeGrant(w.ctx, &kms.RevokeGrantInput{KeyId: &d.granted, GrantId: &d.grant})) }, false},
+			{"is disabled", func() { w.enable(d.disabled) }, true},
+			{"pending deletion", func() {
+				must(w.kms.CancelKeyDeletion(w.ctx, &kms.CancelKeyDeletionInput{KeyId: &d.dying}))
+				w.enable(d.dying)
+			}, false},
+			{"Rotation of", func() { w.enableRotation(d.still, 365) }, true},
+			{"alias/gone", func() { w.createAlias("alias/gone", d.aliased) }, true},
+		} {
+			repair.do()
+			if repair.lost {
+				w.events()
+				w.sweep()
+				w.none() // the second read is a minute later
+				time.Sleep(time.Minute)
+				w.sweep()
+			} else {
+				w.react()
+			}
+			var over []alert.Alert
+			for _, o := range w.told.take() {
+				if o.Resolves != "" {
+					over = append(over, o)
+				}
+			}
+			if len(over) != 1 || over[0].Resolves != a.ID || over[0].Action.Status != alert.StatusResolved || over[0].Thread != a.Thread || over[0].Severity != finding.Info ||
+				!strings.HasPrefix(over[0].Title, "Resolved: ") || !strings.Contains(over[0].Title, repair.title) || (over[0].Actor != nil) == repair.lost {
+				t.Errorf("%s:\n%s", repair.title, texts(over))
+			}
+			time.Sleep(15 * time.Minute)
+		}
+		w.sweep()
+		if got := w.told.take(); len(got) != 0 {
+			t.Errorf("told again:\n%s", texts(got))
+		}
+	})
+}
+
+// ebs calls an operation about EBS encryption by default, as mallory.
+func (w *world) ebs(operation string) {
+	w.t.Helper()
+	r := httptest.NewRequest(http.MethodPost, "https://ec2."+region+".amazonaws.com/", strings.NewReader("Action="+operation+"&Version=2016-11-15"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=mallory/20000101/"+region+"/ec2/aws4_request, SignedHeaders=host, Signature=0")
+	answer := httptest.NewRecorder()
+	if w.aws.ServeHTTP(answer, r); answer.Code != http.StatusOK {
+		w.t.Fatalf("%s: %s", operation, answer.Body)
+	}
+}
