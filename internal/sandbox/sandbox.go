@@ -69,6 +69,7 @@ func Start(ctx context.Context, addr string) (*Sandbox, error) {
 	}
 	s := &Sandbox{Endpoint: "http://" + listener.Addr().String(), served: make(chan struct{})}
 	s.AWS = localaws.New(localaws.Options{Account: Account, Region: Region, BaseURL: s.Endpoint})
+	s.AWS.EC2().EncryptByDefault(true) // nothing is wrong here before somebody does it
 	s.AWS.AddIdentity(WorkerKey, wire.Caller{
 		Type: "AssumedRole", AccountID: Account, PrincipalID: "AROACMKEEPERWORKER:local",
 		ARN: "arn:aws:sts::" + Account + ":assumed-role/" + workerName + "/local",
