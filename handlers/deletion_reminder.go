@@ -72,7 +72,7 @@ func remindOfDeletion(ctx context.Context, c *reaction.Case, key inventory.Key) 
 			a.Summary += fmt.Sprintf(" It was scheduled by %s.", pending.Of.Name)
 		}
 		a.Action = alert.Action{Mode: string(c.Config.Deletion), Status: alert.StatusNone, Description: "The deletion is still pending. The alert about the deletion says what cmkeeper did."}
-		a.Next = append(c.UndoCommands(key.State, true), a.Next...)
+		a.Next = append(append([]string{"If the key is still needed:"}, c.UndoCommands(key.State, true)...), a.Next...)
 		a.Facts = append(a.Facts, dependents...)
 		if exemption.Holds {
 			reaction.TellExempt(&a, exemption, c.Config.Deletion)

@@ -1,13 +1,19 @@
 package handlers_test
 
 import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
@@ -131,5 +137,165 @@ func (w *world) ebs(operation string) {
 	answer := httptest.NewRecorder()
 	if w.aws.ServeHTTP(answer, r); answer.Code != http.StatusOK {
 		w.t.Fatalf("%s: %s", operation, answer.Body)
+	}
+}
+
+// TestPlannedMoveIsNoDanger: a bucket whose default encryption goes under another key with
+// its alias, or is set to the alias's new key, is as it is meant to be: nobody is told to
+// put the old key back.
+func TestPlannedMoveIsNoDanger(t *testing.T) {
+	for name, by := range map[string]string{"alias": listed, "key": ""} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, observing(), func(w *world) {
+				old := w.knownKey(listed)
+				w.enableRotation(old, 365)
+				w.bucket("orders-data", cmp.Or(by, old))
+				w.sweep()
+				w.react()
+				w.told.take()
+				key := w.newKey(kms.CreateKeyInput{})
+				w.enableRotation(key, 365)
+				w.updateAlias(listed, key)
+				if by == "" {
+					w.setDefault(key)
+				}
+				w.react()
+				if got := w.told.take(); len(got) != 1 || got[0].Kind != alert.KindAlias {
+					t.Errorf("told:\n%s", texts(got))
+				}
+				for range 3 {
+					w.sweep()
+					time.Sleep(15 * time.Minute)
+				}
+				w.none()
+			})
+		})
+	}
+}
+
+// TestTagsAreChangedBack: the way back from a changed tag is its former value.
+func TestTagsAreChangedBack(t *testing.T) {
+	c := observing()
+	c.WatchedTags = []string{"class", "team", "new"}
+	inWorld(t, c, func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.tagKey(key, "class", "secret")
+		w.tagKey(key, "team", "a b")
+		w.events()
+		w.sweep()
+		w.told.take()
+		w.tagKey(key, "class", "public")
+		w.tagKey(key, "new", "x")
+		must(w.kms.UntagResource(w.ctx, &kms.UntagResourceInput{KeyId: &key, TagKeys: []string{"team"}}))
+		w.events() // lost
+		time.Sleep(15 * time.Minute)
+		w.sweep()
+		next := strings.Join(w.one().Next, "\n")
+		for _, want := range []string{`tag-resource --key-id ` + key[len(key)-36:] + ` --region eu-central-1 --tags '[{"TagKey":"class","TagValue":"secret"}]'`, `"TagKey":"team","TagValue":"a b"`, "untag-resource --key-id " + key[len(key)-36:] + " --region eu-central-1 --tag-keys new"} {
+			if !strings.Contains(next, want) {
+				t.Errorf("the way back lacks %s:\n%s", want, next)
+			}
+		}
+		if strings.Contains(next, "--tag-keys class") {
+			t.Errorf("it takes the class away:\n%s", next)
+		}
+	})
+}
+
+// TestFormerBuildSawItAll: an account that a former build has swept is met for the first
+// time, and told once what that build had noted and never told; what an event told is not.
+func TestFormerBuildSawItAll(t *testing.T) {
+	inWorld(t, observing(), func(w *world) {
+		d := w.dirty()
+		told := w.knownKey("alias/told")
+		w.enableRotation(told, 365)
+		w.react()
+		w.putPolicy(told, public)
+		w.react()
+		w.sweep()
+		w.told.take()
+		w.forgetStanding() // as the former build left it
+		w.unmet()
+		time.Sleep(15 * time.Minute)
+		w.sweep()
+		a := w.one()
+		rows := map[string]bool{}
+		for _, c := range a.Digest.Calls {
+			rows[c.Key] = true
+		}
+		for _, key := range []string{d.public, d.granted, d.disabled, d.dying, d.still, told} {
+			if !rows[key] {
+				t.Errorf("%s is not named:\n%s", key, a.Text())
+			}
+		}
+		if rows[d.healthy] || a.Kind != alert.KindPosture {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		time.Sleep(15 * time.Minute)
+		w.sweep()
+		w.none()
+	})
+}
+
+// forgetStanding takes what former builds did not have out of all documents.
+func (w *world) forgetStanding() {
+	w.t.Helper()
+	for _, d := range w.documents() {
+		var doc map[string]json.RawMessage
+		if err := json.Unmarshal(d.body, &doc); err != nil {
+			w.t.Fatal(err)
+		}
+		if _, has := doc["standing"]; !has {
+			continue
+		}
+		delete(doc, "standing")
+		delete(doc, "default")
+		must(w.s3.PutObject(w.ctx, &s3.PutObjectInput{Bucket: aws.String(stateBucket), Key: &d.name, Body: bytes.NewReader(must(json.Marshal(doc)))}))
+	}
+}
+
+// TestMeetingIsFinished: whatever dies during the first sweep, the next one tells all that
+// was not told, and nothing twice.
+func TestMeetingIsFinished(t *testing.T) {
+	for at := 1; ; at += 7 {
+		reached := false
+		inWorld(t, observing(), func(w *world) {
+			w.unmet()
+			d := w.dirty()
+			requests := 0
+			ctx, kill := context.WithCancel(w.ctx)
+			w.tap = func(_ request, answered bool) {
+				if requests++; requests == at {
+					reached = true
+					kill()
+				}
+			}
+			w.router = w.newRouter(observing())
+			_ = w.router.Sweep(ctx)
+			kill()
+			w.tap = nil
+			w.router = w.newRouter(observing())
+			w.sweep()
+			time.Sleep(15 * time.Minute)
+			w.sweep()
+			got := w.told.take()
+			rows := map[string]int{}
+			for _, a := range got {
+				if a.Kind != alert.KindPosture {
+					t.Fatalf("killed at request %d, told:\n%s", at, texts(got))
+				}
+				for _, c := range a.Digest.Calls {
+					rows[c.Key]++
+				}
+			}
+			for _, key := range []string{d.public, d.granted, d.disabled, d.dying, d.still, ""} {
+				if rows[key] == 0 {
+					t.Errorf("killed at request %d: %s is not told", at, key)
+				}
+			}
+		})
+		if !reached {
+			return
+		}
 	}
 }
