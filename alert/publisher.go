@@ -171,11 +171,15 @@ func (p *Publisher) publishToAll(ctx context.Context, log *slog.Logger, name str
 
 // send publishes the alert to a topic, cut to size.
 func (p *Publisher) send(ctx context.Context, log *slog.Logger, t Topic, name string, a Alert) error {
-	in, err := t.message(a)
-	if err != nil {
-		return fmt.Errorf("render alert: %w", err)
+	var in *sns.PublishInput
+	var err error
+	long := a.Digest != nil && len(a.Digest.Calls) > digestRows // which is not worth to be rendered in every format
+	if !long {
+		if in, err = t.message(a); err != nil {
+			return fmt.Errorf("render alert: %w", err)
+		}
 	}
-	if size(in) > sizeLimit {
+	if long || size(in) > sizeLimit {
 		if in, err = p.cut(ctx, log, t, name, a); err != nil {
 			return fmt.Errorf("cut alert: %w", err)
 		}

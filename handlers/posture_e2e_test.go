@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,9 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/judgement"
 )
 
 // observing is a deployment on its first day, where rotation is required.
@@ -264,7 +267,7 @@ func TestMeetingIsFinished(t *testing.T) {
 			d := w.dirty()
 			requests := 0
 			ctx, kill := context.WithCancel(w.ctx)
-			w.tap = func(_ request, answered bool) {
+			w.tap = func(request, bool) {
 				if requests++; requests == at {
 					reached = true
 					kill()
@@ -298,4 +301,59 @@ func TestMeetingIsFinished(t *testing.T) {
 			return
 		}
 	}
+}
+
+// TestPostureIsJudged: exemptions and sandboxes hold for what a sweep finds as it stands.
+// What is exempt is counted, and told when it is not exempt any more.
+func TestPostureIsJudged(t *testing.T) {
+	config := func(t *testing.T, until string) reaction.Config {
+		c := observing()
+		c.RotationRequired = false
+		c.Exemptions = must(judgement.ParseExemptions("policy of alias/legacy-* until "+until+": the vendor", handlers.Exemptible()))
+		c.Rules.Sandbox = selector(t, "alias/dev-*")
+		c.Rules.Sensitive = selector(t, "alias/prod-*")
+		return c
+	}
+	c := config(t, "2000-01-03")
+	inWorld(t, c, func(w *world) {
+		taken := func() []alert.Alert { // without those about the exemption itself
+			return slices.DeleteFunc(w.told.take(), func(a alert.Alert) bool { return a.Kind == alert.KindGuard })
+		}
+		w.unmet()
+		keys := map[string]string{}
+		for _, alias := range []string{"alias/legacy-x", "alias/dev-x", "alias/prod-x", "alias/x"} {
+			keys[alias] = w.newKey(kms.CreateKeyInput{})
+			w.createAlias(alias, keys[alias])
+			if alias == "alias/dev-x" { // no sandbox makes less of a policy that lets others in
+				w.disable(keys[alias])
+				continue
+			}
+			w.putPolicy(keys[alias], strings.ReplaceAll(public, `"Principal":"*"`, `"Principal":{"AWS":"arn:aws:iam::`+stranger+`:root"}`))
+		}
+		w.events()
+		time.Sleep(25 * time.Hour) // marks count when they have lasted
+		w.sweep()
+		told := taken()
+		if len(told) != 1 {
+			t.Fatalf("told:\n%s", texts(told))
+		}
+		a := told[0]
+		var got []string
+		for _, row := range a.Digest.Calls {
+			got = append(got, string(row.Severity)+" "+row.Alias)
+		}
+		if len(got) != 3 || got[0] != "critical alias/prod-x" && got[0] != "high alias/prod-x" || got[2] != "low alias/dev-x" && got[2] != "medium alias/dev-x" || !strings.Contains(a.Summary, "Exempt, and not named: 1") || !a.Digest.Calls[0].Sensitive {
+			t.Errorf("%q:\n%s", got, a.Text())
+		}
+		time.Sleep(time.Hour)
+		w.sweep()
+		w.none()
+		time.Sleep(48 * time.Hour) // the exemption ends
+		w.sweep()
+		if told = taken(); len(told) != 1 || told[0].Key.ARN != keys["alias/legacy-x"] || !told[0].Severity.AtLeast(finding.High) {
+			t.Errorf("told:\n%s", texts(told))
+		}
+		w.sweep()
+		w.none()
+	})
 }

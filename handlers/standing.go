@@ -153,7 +153,7 @@ func dangers(c *reaction.Case) []reaction.Danger {
 	k, doc := c.AsRead(), c.Known()
 	all := c.Posture.Dangers(k, c.At)
 	if k.Guarded() {
-		all = append(all, remembered(c, k, doc, all)...)
+		all = append(all, remembered(k, doc, all)...)
 	}
 	slices.SortStableFunc(all, func(a, b posture.Danger) int { return b.Severity.Rank() - a.Severity.Rank() })
 	var found []reaction.Danger
@@ -167,7 +167,7 @@ func dangers(c *reaction.Case) []reaction.Danger {
 }
 
 // remembered are the dangers that only the key's document shows.
-func remembered(c *reaction.Case, k posture.Key, doc *ledger.Key, known []posture.Danger) (all []posture.Danger) {
+func remembered(k posture.Key, doc *ledger.Key, known []posture.Danger) (all []posture.Danger) {
 	if doc.Contained != nil && k.Enabled() {
 		var open []finding.Finding
 		for _, d := range known {
