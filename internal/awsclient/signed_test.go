@@ -326,3 +326,40 @@ func TestAnswersThatAreNoDocuments(t *testing.T) {
 		}
 	}
 }
+
+// TestEBSEncryption asks EC2 as its query API wants it. The SDK's package, which is the
+// largest there is, is no dependency of the tests either.
+func TestEBSEncryption(t *testing.T) {
+	server := localaws.New(localaws.Options{})
+	defer server.Close()
+	cfg := inprocess.Config(server, "us-east-1", "ada")
+	client := NewEC2(cfg)
+	for _, want := range []bool{false, true} {
+		server.EC2().EncryptByDefault(want)
+		if got, err := client.EncryptedByDefault(t.Context()); err != nil || got != want {
+			t.Errorf("encrypted by default: %v, %v, want %v", got, err, want)
+		}
+	}
+	cfg.HTTPClient = roundTripper(func(*http.Request) (*http.Response, error) {
+		body := `<?xml version="1.0"?><Response><Errors><Error><Code>UnauthorizedOperation</Code><Message>You are not authorized</Message></Error></Errors><RequestID>x</RequestID></Response>`
+		return &http.Response{StatusCode: http.StatusForbidden, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
+	})
+	_, err := NewEC2(cfg).EncryptedByDefault(t.Context())
+	if e, ok := errors.AsType[smithy.APIError](err); !ok || e.ErrorCode() != "UnauthorizedOperation" || e.ErrorMessage() != "You are not authorized" {
+		t.Errorf("denied: %v", err)
+	}
+	cfg.HTTPClient = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if r.Host != "ec2.us-east-1.amazonaws.com" && cfg.BaseEndpoint == nil {
+			t.Errorf("host %s", r.Host)
+		}
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("<html></html>"))}, nil
+	})
+	if _, err := NewEC2(cfg).EncryptedByDefault(t.Context()); err == nil {
+		t.Error("a page that does not say is taken for an answer")
+	}
+}
+
+// roundTripper is an HTTP client that answers by itself.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) Do(r *http.Request) (*http.Response, error) { return f(r) }
