@@ -74,6 +74,25 @@ func (p *Publisher) Publish(ctx context.Context, a Alert) error {
 	return p.deliver(ctx, name, a)
 }
 
+// claimPatience is how long Direct waits for the state bucket.
+const claimPatience = 10 * time.Second
+
+// Direct publishes the alert at once, by way of no digest, unless that has been done. It
+// waits for the state bucket a short time only, and publishes without a claim then, so that
+// the caller has to bound how often it calls. Errors are those of Publish.
+func (p *Publisher) Direct(ctx context.Context, a Alert) error {
+	name, err := a.name()
+	if err != nil {
+		return fmt.Errorf("name alert: %w", err)
+	}
+	claiming, cancel := context.WithTimeout(ctx, claimPatience)
+	defer cancel()
+	log := p.logger().With("alert", name, "kind", a.Kind)
+	return p.onceClaimed(ctx, claiming, log, name, p.repeatAfter(a), func(bounded context.Context) error {
+		return p.publishToAll(bounded, log, name, a)
+	})
+}
+
 func (p *Publisher) logger() *slog.Logger { return cmp.Or(p.Logger, slog.New(slog.DiscardHandler)) }
 
 // deliver publishes the alert to every topic, unless that has been done, and stores it
@@ -106,7 +125,12 @@ func (p *Publisher) repeatAfter(a Alert) time.Duration {
 // once calls do under the claim called name, unless that has been done, and less than
 // again ago.
 func (p *Publisher) once(ctx context.Context, log *slog.Logger, name string, again time.Duration, do func(context.Context) error) error {
-	claim, err := p.Store.ClaimAgain(ctx, name+".json", claimTime, again)
+	return p.onceClaimed(ctx, ctx, log, name, again, do)
+}
+
+// onceClaimed is once, where the claim has a time of its own.
+func (p *Publisher) onceClaimed(ctx, claiming context.Context, log *slog.Logger, name string, again time.Duration, do func(context.Context) error) error {
+	claim, err := p.Store.ClaimAgain(claiming, name+".json", claimTime, again)
 	held, isHeld := errors.AsType[*state.HeldError](err)
 	switch {
 	case err == nil:

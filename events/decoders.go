@@ -53,6 +53,7 @@ var decoders = map[eventName]decoder{
 	{SourceKMS, "UntagResource"}:                       untagResource,
 	{SourceKMS, "UpdateAlias"}:                         aliasTarget,
 	{SourceKMS, "UpdateCustomKeyStore"}:                keyStore,
+	{SourceKMS, "UpdateKeyDescription"}:                none,
 	{SourceKMS, "UpdatePrimaryRegion"}:                 updatePrimaryRegion,
 	{SourceKMS, "Verify"}:                              none,
 	{SourceKMS, "VerifyMac"}:                           none,

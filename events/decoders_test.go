@@ -9,7 +9,7 @@ import (
 // TestEveryEventIsDecoded: an event has a Detail exactly where its line in the table
 // names a decoder, however little its record says.
 func TestEveryEventIsDecoded(t *testing.T) {
-	unknown := eventName{SourceKMS, "UpdateKeyDescription"}
+	unknown := eventName{SourceKMS, "SynchronizeMultiRegionKey"}
 	if Known(unknown.source, unknown.name) {
 		t.Errorf("%s is taken for known", unknown.name)
 	}

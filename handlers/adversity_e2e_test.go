@@ -6,7 +6,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -231,28 +230,6 @@ func TestTwoMovingAliasesOneBucket(t *testing.T) {
 		w.wantStarted()
 		if got := w.one(); got.Action.Status != alert.StatusRefused || !strings.Contains(facts(got, "not in scope"), "alias/app-a is moving too") {
 			t.Errorf("alert:\n%s", got.Text())
-		}
-	})
-}
-
-func TestSelfCheckIsToldOnce(t *testing.T) {
-	inWorld(t, enforceAll(), func(w *world) {
-		w.router = w.newRouterWith(enforceAll(), func(d *reaction.Deps) {
-			d.SelfCheck = func(context.Context) ([]finding.Finding, error) {
-				return []finding.Finding{{ID: finding.SelfDependency, Severity: finding.High, Message: "Queue events is encrypted with alias/orders."}}, nil
-			}
-		})
-		w.sweep()
-		if a := w.one(); a.Kind != alert.KindGuard || len(a.Findings) != 1 {
-			t.Errorf("alert:\n%s", a.Text())
-		}
-		w.sweep()
-		w.none()
-		w.router = w.newRouterWith(enforceAll(), func(d *reaction.Deps) {
-			d.SelfCheck = func(context.Context) ([]finding.Finding, error) { return nil, errors.New("no answer") }
-		})
-		if err := w.router.Sweep(w.ctx); err == nil || !strings.Contains(err.Error(), "no answer") {
-			t.Errorf("error %v", err)
 		}
 	})
 }

@@ -190,22 +190,24 @@ func claimedAlias(c *reaction.Case, doc *ledger.Alias, live inventory.Alias, agr
 
 // sweptAlias reconciles an alias with what is known of it, and deals with a move that
 // no event announced.
-func sweptAlias(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
-	live, _, doc, err := liveAlias(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	start := c.Event.Time
-	if doc.Reconcile(live.ARN, live.TargetKeyARN, live.Updated, start) == ledger.ReconciledAccepted {
-		since := live.Updated
-		if since.IsZero() {
-			since = start
+func sweptAlias(live inventory.Alias) func(context.Context, *reaction.Case) (*reaction.Decision, error) {
+	return func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+		doc, err := c.AliasLedger(ctx)
+		if err != nil {
+			return nil, err
 		}
-		doc.RecordMove(ledger.Move{
-			ID: fmt.Sprintf("sweep/%s/%d", live.Name, since.Unix()), EventName: reaction.SweepName, EventTime: start, At: start,
-		})
+		start := c.Event.Time
+		if doc.Reconcile(live.ARN, live.TargetKeyARN, live.Updated, start) == ledger.ReconciledAccepted {
+			since := live.Updated
+			if since.IsZero() {
+				since = start
+			}
+			doc.RecordMove(ledger.Move{
+				ID: fmt.Sprintf("sweep/%s/%d", live.Name, since.Unix()), EventName: reaction.SweepName, EventTime: start, At: start,
+			})
+		}
+		return move(ctx, c, live)
 	}
-	return move(ctx, c, live)
 }
 
 // aliasARN is the ARN of the event's alias, in the partition of its key.

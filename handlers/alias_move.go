@@ -261,7 +261,7 @@ func (m *moveCase) common() alert.Alert {
 		Findings: m.findings,
 		Risk:     "New data is encrypted under the new key. Existing data stays under the old key and is lost if that key is deleted.",
 	}
-	by := "The sweep noticed the move; no event reported it."
+	by := "The sweep noticed the move; " + reaction.Unreported
 	if m.Actor != nil {
 		by = m.Actor.Name + " called " + m.EventName + "."
 	}

@@ -288,7 +288,7 @@ func (b *bucketCase) common(kind alert.Kind, severity finding.Severity, made boo
 		// The same difference is one alert, even where a crash came before it was noted.
 		a.ID = fmt.Sprintf("%s/%d/%x/%x/%s", b.Event.ID, b.former.At.Unix(), sha256.Sum256([]byte(defaultKey(b.Bucket))),
 			sha256.Sum256([]byte(strings.Join(b.AliasTags, ","))), kind)
-		a.Summary = fmt.Sprintf("The sweep found that bucket %s has changed; no event reported the change.", b.Name)
+		a.Summary = fmt.Sprintf("The sweep found that bucket %s has changed; %s", b.Name, reaction.Unreported)
 	default:
 		a.ID += "/found"
 		a.Actor = nil

@@ -176,7 +176,7 @@ func (d *deletionCase) common() alert.Alert {
 		a.Next = d.ImportAgain()
 	case d.IsSweep():
 		a.Title = fmt.Sprintf("Key %s is %s", name, d.key.State)
-		a.Summary = "The sweep found the key in this state; no event reported the change."
+		a.Summary = "The sweep found the key in this state; " + reaction.Unreported
 		a.Next = []string{d.TrailCommand()}
 	case e.Name == "DisableKey":
 		a.Title = "Key " + name + " was disabled"

@@ -169,7 +169,7 @@ func (w *world) documents() (all []document) {
 	pages := s3.NewListObjectsV2Paginator(w.s3, &s3.ListObjectsV2Input{Bucket: aws.String(stateBucket)})
 	for pages.HasMorePages() {
 		for _, o := range must(pages.NextPage(w.ctx)).Contents {
-			if !strings.HasPrefix(*o.Key, "cmkeeper/alerts/") {
+			if !strings.HasPrefix(*o.Key, "cmkeeper/alerts/") && !strings.HasPrefix(*o.Key, "cmkeeper/sweeps/facts/") && !strings.HasPrefix(*o.Key, "cmkeeper/sweeps/records/") {
 				out := must(w.s3.GetObject(w.ctx, &s3.GetObjectInput{Bucket: aws.String(stateBucket), Key: o.Key}))
 				all = append(all, document{*o.Key, must(io.ReadAll(out.Body))})
 			}

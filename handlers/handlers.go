@@ -39,6 +39,11 @@ type Router struct {
 	*reaction.Env
 	table map[route]watch
 	alone alone
+	// judgedBy stands for the build and the configuration.
+	judgedBy string
+	heard    heard
+	// powers is what the role cannot do.
+	powers powers
 }
 
 // New returns a router. It reports all problems of the configuration at once.
@@ -47,7 +52,9 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Router{Env: env, table: table()}, nil
+	return &Router{
+		Env: env, table: table(), judgedBy: configMark(env.Config), heard: heard{since: ledger.Now()}, powers: powers{turn: make(chan struct{}, 1)},
+	}, nil
 }
 
 // Message is a message of the events queue.
@@ -69,11 +76,15 @@ func (r *Router) Handle(ctx context.Context, m Message) error {
 	if slot, ok := alert.FlushWindow(m.Body); ok {
 		return r.flushAlerts(ctx, slot)
 	}
+	if m, ok := shardMessageOf(m.Body); ok {
+		return r.sweepShard(ctx, m)
+	}
 	e, err := events.Parse(m.Body)
 	if err != nil {
 		return outcome.Reject(err)
 	}
 	if e.Kind == events.Scheduled {
+		r.noteTick(ctx, m.Sent)
 		return r.sweepFor(ctx, m.Sent)
 	}
 	if e, err = r.evidence(ctx, e.SentAt(m.Sent), m); err != nil {
@@ -111,7 +122,7 @@ func (r *Router) react(ctx context.Context, e events.Event) error {
 	switch by {
 	case byEcho:
 		c.Debug(ctx, "event ignored", "reason", "it is the record of our own call")
-		return nil
+		return r.canaryBack(ctx, c)
 	case byImpostor:
 		if r.Config.Makes(e.Name) {
 			// Our own call may not be noted yet: another worker may be at it now.

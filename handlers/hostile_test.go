@@ -33,11 +33,12 @@ func TestHostileRecords(t *testing.T) {
 			w.told.take()
 			for i, evil := range []string{`'; touch pwned; '`, `\'; touch pwned; \'`, "`touch pwned`", ",x\u009b\u202e$(touch pwned)"} {
 				var record map[string]any
-				if err := json.Unmarshal([]byte(strings.ReplaceAll(string(l.Event), "KEYID", key[strings.LastIndexByte(key, '/')+1:])), &record); err != nil {
+				known := strings.NewReplacer("KEYID", key[strings.LastIndexByte(key, '/')+1:], "NOW", time.Now().UTC().Format(time.RFC3339))
+				if err := json.Unmarshal([]byte(known.Replace(string(l.Event))), &record); err != nil {
 					t.Fatal(err)
 				}
-				record["eventTime"], record["eventID"], record["requestID"] = time.Now().UTC(), fmt.Sprintf("e7e17000-1111-4000-8000-%012d", i), fmt.Sprint(i)
-				for _, member := range []string{"requestParameters", "responseElements", "userIdentity", "sourceIPAddress", "userAgent", "errorMessage"} {
+				record["eventID"], record["requestID"] = fmt.Sprintf("e7e17000-1111-4000-8000-%012d", i), fmt.Sprint(i)
+				for _, member := range []string{"requestParameters", "responseElements", "userIdentity", "sourceIPAddress", "userAgent", "errorMessage", "detail"} {
 					record[member] = poison(record[member], evil)
 				}
 				if err := w.handle(string(must(json.Marshal(record)))); err != nil {

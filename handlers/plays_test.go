@@ -126,6 +126,11 @@ var plays = map[string]play{
 		}
 		return key
 	}},
+	"UpdateKeyDescription/canary": {severity: finding.Medium, title: "no canary is sent any more", do: func(w *world) string {
+		key := w.canaryKey("")
+		must(w.kms.UpdateKeyDescription(w.ctx, &kms.UpdateKeyDescriptionInput{KeyId: &key, Description: aws.String("mine")}))
+		return key
+	}},
 	"RotateKey/rotated":        {do: rotateOnDemand},
 	"KMS CMK Rotation/rotated": {do: rotateOnDemand},
 

@@ -290,7 +290,7 @@ func (p *policyCase) common(a alert.Alert) alert.Alert {
 	a.Next = append(a.Next, p.KMSCommand("get-key-policy --policy-name default --output text"))
 	switch {
 	case a.EventName == reaction.SweepName:
-		a.Summary = "The sweep found that the key policy differs from the last recorded one; no event reported the change. CloudTrail shows who called PutKeyPolicy."
+		a.Summary = "The sweep found that the key policy differs from the last recorded one; " + reaction.Unreported + " CloudTrail shows who called PutKeyPolicy."
 	case a.Actor == nil:
 		a.Summary = fmt.Sprintf("Somebody (the event does not say who) called %s. The policy was read and judged.", a.EventName)
 	default:

@@ -24,6 +24,10 @@ import (
 // all documents, tells in one alert what nobody was told of, notes in each document that it
 // is told, and then that the account is met. Whatever dies in between is done again by the
 // next sweep, which is a first one, too: the same findings are one alert.
+//
+// Where there are many keys, their grants and tags are read when the rest of a sweep is
+// done. What that finds is told at the end of the second sweep, which is part of the first
+// meeting then.
 type meeting struct {
 	sweep
 	mu     sync.Mutex
@@ -66,8 +70,12 @@ func (s sweep) meet(ctx context.Context) error {
 		}
 	}
 	err := state.Update(ctx, s.State, ledger.AccountName, func(doc *ledger.Account, _ bool) error {
-		if doc.Met.IsZero() {
+		switch {
+		case !doc.Met.IsZero():
+		case s.rolling || !doc.Looked.IsZero() && doc.Looked.Before(s.start):
 			doc.Met = s.start
+		case doc.Looked.IsZero():
+			doc.Looked = s.start
 		}
 		return nil
 	})

@@ -141,10 +141,10 @@ func TestCountdownAfterAFailure(t *testing.T) {
 		if a := w.one(); !strings.Contains(a.Title, "2 days and 23 hours") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
-		before := w.aws.Requests("cloudtrail", "LookupEvents")
+		before := w.aws.Requests("kms", "GetKeyLastUsage")
 		w.sweep()
 		w.none()
-		if got := w.aws.Requests("cloudtrail", "LookupEvents"); got != before {
+		if got := w.aws.Requests("kms", "GetKeyLastUsage"); got != before {
 			t.Errorf("a sweep with nothing to tell looked %d times what hangs on the key", got-before)
 		}
 	})

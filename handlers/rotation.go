@@ -429,7 +429,7 @@ func (r *rotationCase) common() alert.Alert {
 		a.Next = []string{"Turn rotation on where the key is created: in its template, or right after CreateKey."}
 	default:
 		a.Title = "Rotation of " + name + " is off"
-		a.Summary = fmt.Sprintf("Rotation was on before and is off now. cmkeeper noticed this when it handled %s; no event reported it.", r.Event.Name)
+		a.Summary = fmt.Sprintf("Rotation was on before and is off now. cmkeeper noticed this when it handled %s; %s", r.Event.Name, reaction.Unreported)
 		a.Next = []string{r.TrailCommand()}
 	}
 	if doc.Rotation.Period > 0 {

@@ -318,7 +318,7 @@ func TestSweepRepairsAMissedEvent(t *testing.T) {
 		if got := w.rotation(key); got != 180 {
 			t.Fatalf("rotation period %d, want 180", got)
 		}
-		if a := w.one(); a.Actor != nil || a.Action.Status != alert.StatusDone {
+		if a := w.one(); a.Actor != nil || a.Action.Status != alert.StatusDone || !strings.Contains(a.Summary, "Its event should have come") {
 			t.Errorf("alert:\n%s", a.Text())
 		}
 		w.sweep()

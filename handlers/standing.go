@@ -16,16 +16,21 @@ import (
 	"github.com/cmkeeper/cmkeeper/posture"
 )
 
-// standing watches what is wrong with a key as it stands. It decides after all others. An
-// event is looked at with what they have read; only a sweep reads what they have not.
-func standing(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
-	note := notes[c.Event.Name]
-	switch {
-	case c.IsSweep():
-		if err := readStanding(ctx, c); err != nil {
+// standsSwept is standing for a key that a sweep reads; grants: it reads those as well.
+func standsSwept(grants bool) decider {
+	return func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+		if err := readStanding(ctx, c, grants); err != nil {
 			return nil, err
 		}
-	case note != nil:
+		return standing(ctx, c)
+	}
+}
+
+// standing watches what is wrong with a key as it stands, by what was read. It decides after
+// all others.
+func standing(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	note := notes[c.Event.Name]
+	if note != nil {
 		if _, _, err := c.Look(ctx); errors.Is(err, inventory.ErrNotFound) {
 			return nil, nil // it is gone by now
 		} else if err != nil {
@@ -67,7 +72,7 @@ func described(c *reaction.Case) inventory.Key {
 
 // readStanding reads what a sweep looks at. What may not be read is not known; the other
 // reactions tell of that.
-func readStanding(ctx context.Context, c *reaction.Case) error {
+func readStanding(ctx context.Context, c *reaction.Case, grants bool) error {
 	key, err := c.Key(ctx)
 	if err != nil {
 		return err
@@ -75,8 +80,11 @@ func readStanding(ctx context.Context, c *reaction.Case) error {
 	var errs []error
 	if c.Config.Policy != reaction.Off {
 		_, policyErr := c.Policy(ctx)
-		_, grantsErr := c.Grants(ctx)
-		errs = append(errs, policyErr, grantsErr)
+		errs = append(errs, policyErr)
+		if grants {
+			_, grantsErr := c.Grants(ctx)
+			errs = append(errs, grantsErr)
+		}
 	}
 	if c.Config.Rotation != reaction.Off && key.RotationBlocker() == "" {
 		_, rotationErr := c.Rotation(ctx)

@@ -133,6 +133,10 @@ func (s *storm) startWith(ctx context.Context, concurrency int) (kill func()) {
 			Grouping: &alert.Grouping{SQS: queues, QueueURL: s.queue, Wait: 30 * time.Second, Interval: time.Minute},
 		}
 		d.Alerts, d.Digests = p, p
+		d.Send = func(ctx context.Context, body string, after time.Duration) error {
+			_, err := queues.SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: &s.queue, MessageBody: &body, DelaySeconds: int32(after / time.Second)})
+			return err
+		}
 		if s.open {
 			records := confirm.New(awsclient.CloudTrail(cfg), d.State, confirm.Config{}, nil)
 			s.wg.Go(func() { _ = records.Run(living) })

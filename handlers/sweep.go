@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -14,7 +15,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
-	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -52,36 +52,87 @@ func (r *Router) Snapshot(ctx context.Context) error {
 // policy of every key, every alias, what buckets encrypt with, and unfinished work.
 // What cannot be done is in the error, key by key; the rest is done all the same. A stored
 // document that cannot be read is no error, since another sweep would find it again: it is
-// left out and told.
-func (r *Router) Sweep(ctx context.Context) error { return r.sweep(ctx, nil) }
-
-// sweep is Sweep, where there is already something that cannot be read; nil for nothing.
-func (r *Router) sweep(ctx context.Context, unread error) error {
+// left out and told. It is all done here, by this worker.
+func (r *Router) Sweep(ctx context.Context) error {
 	start := ledger.Now()
-	s := sweep{r, start, r.NewCase(r.SweepEvent("sweep", start)), &unreadable{}}
-	r.Logger.InfoContext(ctx, "sweep began")
-	err := errors.Join(
-		s.unreadable.skip(unread),
-		s.aliases(ctx),
-		s.keys(ctx),
-		s.buckets(ctx),
-		s.account(ctx),
-		s.resumeMoves(ctx),
-		s.checkOurselves(ctx),
-		s.tellExpiring(ctx),
-		s.resumeAlerts(ctx),
-	)
-	err = errors.Join(err, s.meet(ctx), s.tellUnreadable(ctx))
-	r.Logger.InfoContext(ctx, "sweep ended", "duration", time.Since(start), "ok", err == nil)
+	s := r.newSweep(ledger.RunName(start, rand.Text()), start)
+	ctx = s.paced(ctx, paceOfAll)
+	keys, aliases, err := s.list(ctx)
+	return s.alone(ctx, keys, aliases, err)
+}
+
+// sweepAsked has the fleet sweep for somebody who asked at that time, unless it has.
+func (r *Router) sweepAsked(ctx context.Context, asked func(now time.Time) time.Time) error {
+	_, err := r.sweepOnce(ctx, asked)
 	return err
 }
 
-// sweep is one sweep. Its parts share what is read of the account.
+// sweep is one sweep, or a part of it. Its parts share what is read of the account.
 type sweep struct {
 	*Router
-	start      time.Time
+	run        string
+	start      time.Time // the sweep's, also in a part of it
 	whole      *reaction.Case
 	unreadable *unreadable
+	totals     *tally
+	// rolling: grants and tags are read with the rest of a key. Where there are many keys,
+	// they are read at another pace.
+	rolling bool
+	// resumes: the part may have been begun before, and left.
+	resumes bool
+	// leave reports that the part is to be left for others; nil: never.
+	leave func() bool
+}
+
+// newSweep is a sweep that began then.
+func (r *Router) newSweep(run string, start time.Time) sweep {
+	return sweep{Router: r, run: run, start: start, whole: r.NewCase(r.SweepEvent("sweep", start)), unreadable: &unreadable{}, totals: &tally{}}
+}
+
+// rolledAtOnce is of how many keys grants and tags are read with the rest. Those of more
+// keys are read after the rest of all, which need not wait for them.
+const rolledAtOnce = 100
+
+// alone looks at everything that was listed, and ends the sweep. failed is what could not
+// be listed.
+func (s sweep) alone(ctx context.Context, keys []ledger.ShardKey, aliases []ledger.ShardAlias, failed error) error {
+	ctx = s.paced(ctx, paceOfAll)
+	shards := ledger.Shards(len(keys), s.Config.SweepShard)
+	s.rolling = len(keys) <= rolledAtOnce
+	for n, shard := range cut(keys, aliases, shards) {
+		failed = errors.Join(failed, s.shard(ctx, shard, n, shards))
+	}
+	failed = errors.Join(failed, s.buckets(ctx))
+	if !s.rolling {
+		s.rolling = true
+		for n := range shards {
+			failed = errors.Join(failed, s.unreadable.skip(s.rollShard(ctx, n, shards)))
+		}
+	}
+	return s.end(ctx, failed, ledger.SweepTotals{}, 1)
+}
+
+// end does what is done once, when everything was looked at, and records the sweep. failed
+// is what was not done until here, and before what others came to.
+func (s sweep) end(ctx context.Context, failed error, before ledger.SweepTotals, shards int) error {
+	err := errors.Join(
+		failed,
+		s.account(ctx),
+		s.meet(ctx),
+		s.resumeMoves(ctx),
+		s.unreadable.skip(s.sendCanary(ctx)),
+		s.unreadable.skip(s.checkGuard(ctx)),
+		s.tellExpiring(ctx),
+		s.resumeAlerts(ctx),
+	)
+	s.unreadable.found = append(s.unreadable.found, before.Unreadable...)
+	err = errors.Join(err, s.tellUnreadable(ctx))
+	before.Add(s.sum())
+	s.record(ctx, err, before, shards)
+	if s.Swept != nil {
+		s.Swept()
+	}
+	return err
 }
 
 // unreadable collects what the stored documents say that cannot be read.
@@ -138,45 +189,13 @@ func (s sweep) tellUnreadable(ctx context.Context) error {
 	return s.Publish(ctx, a)
 }
 
-func (s sweep) aliases(ctx context.Context) error {
-	if s.Config.Reencrypt == reaction.Off {
-		return nil
-	}
-	aliases, err := s.whole.Aliases(ctx)
-	if err != nil {
-		return err
-	}
-	return each(ctx, s, aliases, func(ctx context.Context, live inventory.Alias) error {
-		if live.AWSManaged || live.TargetKeyARN == "" {
-			return nil
-		}
-		e := s.SweepEvent("sweep/"+live.Name, s.start)
-		e.Alias = live.Name
-		return s.React(ctx, s.whole.Part(e), reaction.Reaction{Name: "alias " + live.Name, Decide: sweptAlias})
-	})
+// aliasCase sweeps one alias.
+func (s sweep) aliasCase(ctx context.Context, c *reaction.Case, live inventory.Alias) error {
+	return s.React(ctx, c, reaction.Reaction{Name: "alias " + live.Name, Decide: sweptAlias(live)})
 }
 
-func (s sweep) keys(ctx context.Context) error {
-	keys, err := s.Facts.Keys(ctx)
-	if err != nil {
-		return fmt.Errorf("list keys: %w", err)
-	}
-	aliases, err := s.whole.Aliases(ctx)
-	if err != nil {
-		return err
-	}
-	byKey := map[string][]inventory.Alias{}
-	for _, a := range aliases {
-		byKey[a.TargetKeyARN] = append(byKey[a.TargetKeyARN], a)
-	}
-	return each(ctx, s, keys, func(ctx context.Context, key string) error {
-		e := s.SweepEvent(fmt.Sprintf("sweep-%d/%s", s.start.Unix(), arn.KeyID(key)), s.start)
-		e.KeyARN = key
-		c := s.whole.Part(e)
-		c.SetKeyAliases(byKey[key])
-		return s.key(ctx, c)
-	})
-}
+// isGuarded reports whether a key is none of AWS's own.
+func isGuarded(key inventory.Key) bool { return key.Manager == managerCustomer }
 
 // key sweeps one key: it goes the way that an event goes, with the reactions that need
 // none to have happened.
@@ -186,10 +205,13 @@ func (s sweep) key(ctx context.Context, c *reaction.Case) error {
 	case err != nil:
 		unread := func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) { return c.Unread(ctx, err) }
 		return s.React(ctx, c, reaction.Reaction{Name: "unread", Decide: unread})
-	case key.Manager != managerCustomer:
+	case !isGuarded(key):
 		return nil
 	}
 	reactions := []reaction.Reaction{{Name: "notes", Decide: noteKey}}
+	if s.rolling {
+		reactions = append(reactions, reaction.Reaction{Name: "tags", Decide: noteTags})
+	}
 	add := func(mode reaction.Mode, name string, decide decider) {
 		if mode != reaction.Off {
 			reactions = append(reactions, reaction.Reaction{Name: name, Decide: decide})
@@ -199,13 +221,16 @@ func (s sweep) key(ctx context.Context, c *reaction.Case) error {
 	add(s.Config.Deletion, ledger.ReactionDeletion, deletion)
 	add(s.Config.Deletion, "reminder", reminder)
 	add(s.Config.Rotation, ledger.ReactionRotation, rotation)
-	add(s.Config.Contain, ledger.ReactionContain, noteExposures)
+	if s.rolling {
+		add(s.Config.Contain, ledger.ReactionContain, noteExposures)
+	}
 	add(reaction.Enforce, "untold", untold)
-	add(reaction.Enforce, "standing", standing)
+	add(reaction.Enforce, "role", s.roleOn)
+	add(reaction.Enforce, "standing", standsSwept(s.rolling))
 	return s.React(ctx, c, reactions...)
 }
 
-// noteKey notes a key, its aliases and its tags as a sweep reads them.
+// noteKey notes a key and its aliases as a sweep reads them.
 func noteKey(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	key, err := c.Key(ctx)
 	if err != nil {
@@ -221,6 +246,19 @@ func noteKey(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	}
 	c.See(doc, key)
 	doc.Aliases = reaction.AliasNames(aliases)
+	return nil, nil
+}
+
+// noteTags notes a key's tags as a sweep reads them.
+func noteTags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	key, err := c.Key(ctx)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := c.Ledger(ctx)
+	if err != nil {
+		return nil, err
+	}
 	return sweptTags(ctx, c, doc, key.Created)
 }
 
@@ -230,10 +268,14 @@ func (s sweep) buckets(ctx context.Context) error {
 	buckets, err := s.whole.Buckets(ctx)
 	if err != nil {
 		s.Logger.InfoContext(ctx, "some buckets cannot be read, so changes of their encryption may be missed", "error", err)
+		s.totals.add(func(t *ledger.SweepTotals) { t.NoteUnread("buckets", err) })
 	}
+	s.totals.add(func(t *ledger.SweepTotals) { t.Buckets += len(buckets) })
 	return each(ctx, s, buckets, func(ctx context.Context, b inventory.Bucket) error {
 		c := s.whole.Part(s.SweepEvent("sweep/bucket/"+b.Name, s.start))
-		return s.React(ctx, c, reaction.Reaction{Name: "bucket " + b.Name, Decide: sweptBucket(b)})
+		err := s.React(ctx, c, reaction.Reaction{Name: "bucket " + b.Name, Decide: sweptBucket(b)})
+		s.count(c)
+		return err
 	})
 }
 
@@ -263,30 +305,6 @@ func (s sweep) guardAlert(id string, severity finding.Severity) alert.Alert {
 		ID: id, Kind: alert.KindGuard, Severity: severity, EventName: reaction.SweepName, Time: s.start,
 		Account: s.Config.Identity.Account, Region: s.Config.Region, Action: alert.Action{Status: alert.StatusNone},
 	}
-}
-
-// checkOurselves alerts when cmkeeper depends on a key that it guards. The same findings
-// are one alert.
-func (s sweep) checkOurselves(ctx context.Context) error {
-	if s.SelfCheck == nil {
-		return nil
-	}
-	findings, err := s.SelfCheck(ctx)
-	if err != nil {
-		return fmt.Errorf("check own set-up: %w", err)
-	}
-	if len(findings) == 0 {
-		return nil
-	}
-	a := s.guardAlert(fmt.Sprintf("self-check/%x", sha256.Sum256(fmt.Append(nil, findings))), finding.High)
-	a.Ongoing = true
-	a.Title = "cmkeeper depends on a key that it guards"
-	a.Summary = "A queue, topic or bucket that cmkeeper needs is encrypted with a customer managed key."
-	a.Risk = "An attacker who disables that key silences cmkeeper."
-	a.Action.Description = "cmkeeper does not change its own set-up."
-	a.Next = []string{"Encrypt them with SSE-SQS, SSE-S3 or the service's AWS managed key instead."}
-	a.Findings = findings
-	return s.Publish(ctx, a)
 }
 
 // expiryNotice is how many days before its end an exemption is alerted.

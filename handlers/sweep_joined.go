@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,37 +51,65 @@ func (r *Router) sweepFor(ctx context.Context, sent time.Time) error {
 // SQS's or S3's clock, of which it gets the time; nobody's own clock decides. failures is
 // how many sweeps in a row have failed, where this one did.
 func (r *Router) sweepOnce(ctx context.Context, asked func(now time.Time) time.Time) (failures int, err error) {
-	run := rand.Text()
-	var began time.Time
-	var wait time.Duration
-	var swept bool
-	err = r.updateSweeps(ctx, func(s *ledger.Sweeps, now time.Time) bool {
-		if s.Run == run { // the answer was lost
-			return false
+	for {
+		t := &taking{by: rand.Text()}
+		var began time.Time
+		var run string
+		var wait time.Duration
+		var swept bool
+		err = r.updateSweeps(ctx, func(s *ledger.Sweeps, now time.Time) bool {
+			if strings.HasSuffix(s.Run, t.by) { // the answer was lost
+				return false
+			}
+			if wait, swept = s.Wait(asked(now), now); swept {
+				return false
+			}
+			if s.Planned(now) {
+				wait = max(wait, ledger.SweepRenewal)
+				return r.help(s, t, now)
+			}
+			if wait = max(wait, s.Early(asked(now), now)); wait > 0 {
+				return false
+			}
+			run, began = ledger.RunName(now, t.by), now
+			s.Begin(run, now)
+			return true
+		})
+		if err != nil || !t.mine {
+			t.release()
 		}
-		if wait, swept = s.Wait(asked(now), now); swept || wait > 0 {
-			return false
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("claim sweep: %w", err)
+		case swept:
+			return 0, nil
+		case t.mine || t.ends:
+			if failures, err = r.work(ctx, t); err != nil {
+				return failures, err
+			}
+		case wait > 0:
+			return 0, outcome.RetryAfter(wait, errors.New("another sweep is running, or ended a short time ago"))
+		default:
+			return r.sweepClaimed(ctx, run, began)
 		}
-		s.Begin(run, now)
-		began = now
-		return true
-	})
-	switch {
-	case err != nil:
-		return 0, fmt.Errorf("claim sweep: %w", err)
-	case swept:
-		return 0, nil
-	case wait > 0:
-		return 0, outcome.RetryAfter(wait, errors.New("another sweep is running, or ended a short time ago"))
 	}
-	return r.sweepClaimed(ctx, run, began)
 }
 
-// sweepClaimed sweeps under a claim, and records what came of it.
+// sweepClaimed sweeps under a claim, and records what came of it; or cuts the sweep into
+// shards for the fleet, and has the caller ask again.
 func (r *Router) sweepClaimed(ctx context.Context, run string, began time.Time) (failures int, err error) {
 	stop := r.renewSweep(ctx, run)
-	err = r.sweep(ctx, r.alone.unreadable())
+	shared, err := r.newSweep(run, began).begin(ctx, r.alone.unreadable())
 	stop()
+	if shared {
+		return 0, outcome.RetryAfter(ledger.SweepRenewal, errors.New("the fleet sweeps"))
+	}
+	return r.finished(ctx, run, began, err, func(*ledger.Sweeps, time.Time) {})
+}
+
+// finished records what came of a sweep. and changes the document of the fleet's sweeps as
+// well.
+func (r *Router) finished(ctx context.Context, run string, began time.Time, err error, and func(*ledger.Sweeps, time.Time)) (failures int, _ error) {
 	var next time.Duration
 	// Also where ctx is done: nobody else could sweep before the claim runs out.
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -94,6 +123,7 @@ func (r *Router) sweepClaimed(ctx context.Context, run string, began time.Time) 
 		default:
 			s.Fail(run, now)
 		}
+		and(s, now)
 		failures, next = s.Failures, s.Next.Sub(now)
 		return true
 	})
@@ -110,10 +140,15 @@ func (r *Router) sweepClaimed(ctx context.Context, run string, began time.Time) 
 
 // renewSweep renews the claim of a sweep until stop is called.
 func (r *Router) renewSweep(ctx context.Context, run string) (stop func()) {
+	return r.renew(ctx, ledger.SweepRenewal, func(s *ledger.Sweeps, now time.Time) bool { return s.Renew(run, now) })
+}
+
+// renew renews a claim in the document of the fleet's sweeps until stop is called.
+func (r *Router) renew(ctx context.Context, every time.Duration, still func(*ledger.Sweeps, time.Time) bool) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var renewing sync.WaitGroup
 	renewing.Go(func() {
-		tick := time.NewTicker(ledger.SweepRenewal)
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			select {
@@ -121,7 +156,7 @@ func (r *Router) renewSweep(ctx context.Context, run string) (stop func()) {
 				return
 			case <-tick.C:
 			}
-			err := r.updateSweeps(ctx, func(s *ledger.Sweeps, now time.Time) bool { return s.Renew(run, now) })
+			err := r.updateSweeps(ctx, still)
 			if err != nil && ctx.Err() == nil {
 				r.Logger.WarnContext(ctx, "the claim of a sweep cannot be renewed; another worker may sweep, too", "error", err)
 			}

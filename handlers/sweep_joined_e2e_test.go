@@ -13,7 +13,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
@@ -168,12 +167,7 @@ func TestFailingSweep(t *testing.T) {
 	inWorld(t, enforceAll(), func(w *world) {
 		broken := true
 		w.router = w.newRouterWith(enforceAll(), func(d *reaction.Deps) {
-			d.SelfCheck = func(context.Context) ([]finding.Finding, error) {
-				if broken {
-					return nil, errors.New("no answer")
-				}
-				return nil, nil
-			}
+			d.Moves = resumer{w.moves, &broken}
 		})
 		sent := make([]time.Time, 50) // 50 messages that wait
 		due := make([]time.Time, len(sent))
@@ -287,4 +281,17 @@ func TestLongSweepKeepsItsClaim(t *testing.T) {
 		stop()
 		s.wg.Wait()
 	})
+}
+
+// resumer is a mover that cannot resume while something is broken.
+type resumer struct {
+	*memoryMover
+	broken *bool
+}
+
+func (r resumer) Resume(ctx context.Context, at time.Time) error {
+	if err := r.memoryMover.Resume(ctx, at); err != nil || !*r.broken {
+		return err
+	}
+	return errors.New("no answer")
 }

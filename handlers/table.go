@@ -3,10 +3,12 @@ package handlers
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/guard"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 )
@@ -83,6 +85,7 @@ func rows() []row {
 		use           = react{"use", alert.KindUse, useMode, "FAILED_USE", skipForeign, use}
 		alias         = react{"alias", alert.KindAlias, aliasMode, "REENCRYPT_MODE", skipForeignAlias, alias}
 		tags          = react{"tags", alert.KindTag, nil, "", skipForeign, tags}
+		canary        = react{reactionCanary, alert.KindGuard, nil, "", skipNoCanary, canary}
 		keyStore      = react{"key-store", alert.KindKeyStore, nil, "", skipElsewhere, keyStore}
 		tamper        = react{"tamper", alert.KindGuard, nil, "", skipOthersSetUp, tamper}
 		bucketDefault = react{"defaults", alert.KindEncryption, nil, "", skipNoBucket, bucketSettings}
@@ -167,6 +170,9 @@ func rows() []row {
 
 		{on: call("TagResource"), reaction: tags, refused: finding.Medium, severity: tagging, observe: "alerts about tags that have an effect: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
 		{on: call("UntagResource"), reaction: tags, refused: finding.Medium, severity: tagging, observe: "alerts about tags that have an effect: `cmkeeper:…`, those of exemptions and of [judgement](judgement.md), and `CMKEEPER_WATCHED_TAGS`"},
+
+		{on: call("UpdateKeyDescription"), reaction: canary, severity: "medium where somebody gave the key in `CMKEEPER_CANARY_KEY` a description that is not cmkeeper's; else none",
+			observe: "for that key, [proves that events arrive](decisions/canary.md) where the call was cmkeeper's own; else alerts that no canary is sent any more"},
 
 		{on: call("CreateCustomKeyStore"), reaction: keyStore, refused: finding.Medium, severity: "medium", observe: "alerts"},
 		{on: call("UpdateCustomKeyStore"), reaction: keyStore, refused: finding.High, severity: "high", observe: "alerts, with the store's keys"},
@@ -280,4 +286,70 @@ func Exemptible() []string {
 		}
 	}
 	return kinds
+}
+
+// Streams are the events that have to reach the queue for the rows to be of use: those that
+// the rules of docs/events.md pass.
+func Streams(c reaction.Config) []guard.Stream {
+	keys := guard.Stream{
+		Name: "keys", About: "about keys", Lost: finding.Critical, Narrowed: finding.High,
+		Risk: "cmkeeper does not learn of these changes when they are made, and not who makes them; only its sweeps find what can still be read. Attackers often do this first.",
+	}
+	blinding := guard.Stream{
+		Name: "guard", About: "about what cmkeeper itself needs", Lost: finding.High, Narrowed: finding.Medium, Choice: true,
+		Risk: "Calls that cut cmkeeper off are noticed by the next sweep, without the name of who made them.",
+	}
+	data := guard.Stream{
+		Name: "data", About: "about data outside of the guarded keys", Lost: finding.Medium, Narrowed: finding.Low, Choice: true,
+		Risk: "Data that is stored without the expected key is noticed late or not at all.",
+	}
+	use := guard.Stream{
+		Name: "uses", About: "about failed uses of keys", Lost: finding.Medium, Narrowed: finding.Medium,
+		Risk: "CMKEEPER_FAILED_USE is on, and nobody learns who needs a key that cannot be used.",
+	}
+	for _, w := range rows() {
+		e := guard.Event{Source: eventBridgeSource(w.on.source), DetailType: guard.CallDetailType, EventSource: w.on.source, Name: w.on.name}
+		switch {
+		case w.on.kind == events.Native:
+			keys.Events = append(keys.Events, guard.Event{Source: events.SourceNative, DetailType: w.on.name})
+		case w.on.unusable:
+			for _, e.ErrorCode = range unusableCodes {
+				e.Reads = true
+				use.Events = append(use.Events, e)
+			}
+		case w.on.source == events.SourceKMS:
+			if w.on.kind == events.ServiceEvent {
+				e.DetailType = guard.ServiceDetailType
+			}
+			keys.Events = append(keys.Events, e)
+		case w.on.kind != events.APICall: // the schedule, and S3's own events about batch jobs
+		case slices.Contains([]string{events.SourceS3, events.SourceEC2, events.SourceRDS}, w.on.source):
+			data.Events = append(data.Events, e)
+		default:
+			blinding.Events = append(blinding.Events, e)
+		}
+	}
+	all := []guard.Stream{keys, blinding, data}
+	if c.FailedUse {
+		all = append(all, use)
+	}
+	for i := range all { // several reactions to one event are one event
+		all[i].Events = distinct(all[i].Events)
+	}
+	return all
+}
+
+func distinct(events []guard.Event) (once []guard.Event) {
+	for _, e := range events {
+		if !slices.Contains(once, e) {
+			once = append(once, e)
+		}
+	}
+	return once
+}
+
+// eventBridgeSource is what EventBridge makes of a record's eventSource.
+func eventBridgeSource(source string) string {
+	service, _, _ := strings.Cut(source, ".")
+	return "aws." + service
 }

@@ -10,7 +10,7 @@ func lost(w row) string {
 	const (
 		left      = "the call leaves nothing that can be read later"
 		elsewhere = "its effect is in another Region, where the cmkeeper of that Region finds it"
-		ours      = "sweeps do not read the settings of trails, rules, queues and topics"
+		ours      = "told not as this change, but by the checks of [what the guard needs](operations.md#does-the-guard-see) that each sweep makes, where it keeps events or alerts from arriving"
 		data      = "volumes, databases and their snapshots are not read"
 	)
 	if w.on.unusable {
@@ -21,6 +21,8 @@ func lost(w row) string {
 		return "the call does no harm; what it ended is told as over by sweeps"
 	case "tamper":
 		return ours
+	case reactionCanary:
+		return "the next sweep sends no canary, and says so"
 	case "primary":
 		return "the key is guarded where its primary is; here it is judged as a replica"
 	case "rotated":

@@ -132,7 +132,7 @@ func eventsDocument() string {
 	b.WriteString("\n## The rules\n\n" +
 		"Events reach cmkeeper through rules on the default bus whose target is the events queue. CloudTrail events need a trail that logs management events; " +
 		"each Region has its own. The first rule passes the events about keys:\n\n" + fenced(kmsPattern) +
-		"\nThe second rule passes the events that can blind or bypass cmkeeper. Leave out the event names that you do not want alerts about. " +
+		"\nThe second rule passes the events that can blind or bypass cmkeeper. Leave out the event names that you do not want alerts about; the sweep [tells once](operations.md#does-the-guard-see) what is left out. " +
 		"Calls on trails are recorded in the Region where they are made, so create the rule in the trail's home Region, too:\n\n" + fenced(guardPattern()) +
 		"\nThe third rule is for `CMKEEPER_FAILED_USE`. Uses of keys are read-only events, which a rule matches only in state " +
 		"`ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS` (`aws events put-rule --state …`); its pattern passes only those that failed:\n\n" + fenced(usePattern()))
@@ -170,7 +170,7 @@ func TestPermissionsAreDocumented(t *testing.T) {
 // TestOwnCallsAreExpected: in mode enforce, cmkeeper expects the events of all the calls
 // that it can make. Else it would take its own call for somebody else's after a crash.
 func TestOwnCallsAreExpected(t *testing.T) {
-	c := reaction.Config{Rotation: reaction.Enforce, Policy: reaction.Enforce, Deletion: reaction.Enforce, Contain: reaction.Enforce}
+	c := reaction.Config{Rotation: reaction.Enforce, Policy: reaction.Enforce, Deletion: reaction.Enforce, Contain: reaction.Enforce, CanaryKey: "set"}
 	for m := range reflect.TypeFor[reaction.KMS]().Methods() {
 		if !c.Makes(m.Name) {
 			t.Errorf("Config.Makes does not know %s", m.Name)
@@ -227,13 +227,7 @@ func guardPattern() string {
 
 // usePattern is the pattern of the rule for uses of keys that failed.
 func usePattern() string {
-	return fmt.Sprintf(`{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":%s,"errorCode":["DisabledException","KMSInvalidStateException"]}}`, jsonList(uses))
-}
-
-// eventBridgeSource is what EventBridge makes of a record's eventSource.
-func eventBridgeSource(source string) string {
-	service, _, _ := strings.Cut(source, ".")
-	return "aws." + service
+	return fmt.Sprintf(`{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":%s,"errorCode":%s}}`, jsonList(uses), jsonList(unusableCodes))
 }
 
 func jsonList(values []string) string {

@@ -179,7 +179,7 @@ func tellTags(ctx context.Context, c *reaction.Case, in tagInput, suffix string)
 		changed := "changed by the call"
 		if c.IsSweep() {
 			changed = "changed since the last sweep"
-			a.Summary = "The sweep found changed tags; no event reported the change."
+			a.Summary = "The sweep found changed tags; " + reaction.Unreported
 		}
 		if reason == tagsApproved {
 			a.Dangers = []string{posture.DangerApproval}

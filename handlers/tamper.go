@@ -10,6 +10,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/guard"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/judgement"
@@ -77,55 +78,19 @@ func decideQueue(name string, q events.Queue) (tamperReason, finding.Severity) {
 	return tamperHarmless, ""
 }
 
-// decideSelectors judges what a trail takes down: events that change keys reach
-// EventBridge only if a trail does (CloudTrail User Guide, "Logging management
-// events").
+// decideSelectors judges what a trail takes down.
 func decideSelectors(s events.EventSelectors) (tamperReason, finding.Severity) {
-	reason, severity := tamperBlinded, finding.Critical
 	if len(s.Basic)+len(s.Advanced) == 0 {
 		return tamperChanged, finding.High // left out of the record
 	}
-	for _, b := range s.Basic {
-		if b.Management && b.ReadWriteType != "ReadOnly" && !slices.Contains(b.ExcludedSources, events.SourceKMS) {
-			return tamperHarmless, ""
-		}
+	switch guard.Covers(s) {
+	case guard.CoversAll:
+		return tamperHarmless, ""
+	case guard.CoversSome:
+		return tamperNarrowed, finding.High
+	case guard.CoversNone:
 	}
-	for _, a := range s.Advanced {
-		switch takes, all := takesKeyEvents(a); {
-		case takes && all:
-			return tamperHarmless, ""
-		case takes:
-			reason, severity = tamperNarrowed, finding.High
-		}
-	}
-	return reason, severity
-}
-
-// takesKeyEvents reports whether an advanced selector takes down calls that
-// change keys, and all of them.
-func takesKeyEvents(a events.AdvancedSelector) (takes, all bool) {
-	category, all := false, true
-	for _, f := range a {
-		value, known := map[string]string{"eventCategory": "Management", "eventSource": events.SourceKMS, "readOnly": "false"}[f.Field]
-		switch {
-		case !known:
-			all = false // by name, by actor, …
-		case !selects(f, value):
-			return false, false
-		case f.Field == "eventCategory":
-			category = true
-		}
-	}
-	return category, category && all
-}
-
-// selects reports whether a field selector lets a value pass.
-func selects(f events.FieldSelector, value string) bool {
-	operator, negated := strings.CutPrefix(f.Operator, "not")
-	compare := map[string]func(string, string) bool{
-		"equals": func(a, b string) bool { return a == b }, "startswith": strings.HasPrefix, "endswith": strings.HasSuffix,
-	}[strings.ToLower(operator)]
-	return compare != nil && slices.ContainsFunc(f.Values, func(v string) bool { return compare(value, v) }) != negated
+	return tamperBlinded, finding.Critical
 }
 
 // skipOthersSetUp says why a call on a rule, a queue or a topic is none on ours, or "".

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
@@ -23,8 +24,11 @@ var uses = []string{
 
 // isUnusable reports whether a call failed because its key cannot be used.
 func isUnusable(e events.Event) bool {
-	return e.ErrorCode == "DisabledException" || e.ErrorCode == "KMSInvalidStateException"
+	return slices.Contains(unusableCodes, e.ErrorCode)
 }
+
+// unusableCodes are the error codes of such calls.
+var unusableCodes = []string{"DisabledException", "KMSInvalidStateException"}
 
 // useReason names a decision about a failed use of a key.
 type useReason string

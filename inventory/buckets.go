@@ -36,6 +36,9 @@ type Bucket struct {
 	// DefaultKeyARN is the ARN of DefaultKey; "" if that key does not exist or we may
 	// not look it up.
 	DefaultKeyARN string
+	// KMS: new objects are encrypted under a KMS key (SSE-KMS or DSSE-KMS), which for a
+	// bucket without DefaultKey is the AWS managed one.
+	KMS bool
 	// BucketKey: new objects are encrypted with an S3 bucket key.
 	BucketKey bool
 	// AliasTags are the aliases that the tag AliasTag names.
@@ -135,7 +138,7 @@ func (r *Reader) bucket(ctx context.Context, name, region string, keys *resolver
 	case err != nil:
 		return Bucket{}, failed("get encryption of bucket "+name, err)
 	default:
-		b.DefaultKey, b.BucketKey = defaultEncryption(encryption.ServerSideEncryptionConfiguration)
+		b.DefaultKey, b.KMS, b.BucketKey = defaultEncryption(encryption.ServerSideEncryptionConfiguration)
 	}
 	tagging, err := r.s3.GetBucketTagging(ctx, &s3.GetBucketTaggingInput{Bucket: &name, ExpectedBucketOwner: &r.account})
 	switch {
@@ -156,15 +159,16 @@ func (r *Reader) bucket(ctx context.Context, name, region string, keys *resolver
 	return b, nil
 }
 
-func defaultEncryption(c *types.ServerSideEncryptionConfiguration) (key string, bucketKey bool) {
+func defaultEncryption(c *types.ServerSideEncryptionConfiguration) (key string, byKMS, bucketKey bool) {
 	if c == nil || len(c.Rules) == 0 { // S3 allows one rule
-		return "", false
+		return "", false, false
 	}
 	rule := c.Rules[0]
 	if d := rule.ApplyServerSideEncryptionByDefault; d != nil {
 		key = aws.ToString(d.KMSMasterKeyID)
+		byKMS = d.SSEAlgorithm == types.ServerSideEncryptionAwsKms || d.SSEAlgorithm == types.ServerSideEncryptionAwsKmsDsse
 	}
-	return key, aws.ToBool(rule.BucketKeyEnabled)
+	return key, byKMS, aws.ToBool(rule.BucketKeyEnabled)
 }
 
 func aliasTags(tags []types.Tag) []string {

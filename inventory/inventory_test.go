@@ -4,9 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -226,6 +232,22 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+func TestLastRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		arn := w.createKey(t, &kms.CreateKeyInput{})
+		if got := must(w.LastRotation(t.Context(), arn))(t); !got.IsZero() {
+			t.Errorf("a new key: %v", got)
+		}
+		must(w.keys.EnableKeyRotation(t.Context(), &kms.EnableKeyRotationInput{KeyId: &arn, RotationPeriodInDays: aws.Int32(90)}))(t)
+		time.Sleep(91 * 24 * time.Hour)
+		must(w.keys.RotateKeyOnDemand(t.Context(), &kms.RotateKeyOnDemandInput{KeyId: &arn}))(t)
+		if got := must(w.LastRotation(t.Context(), arn))(t); time.Since(got) > time.Minute {
+			t.Errorf("rotated on demand: %v", got)
+		}
+	})
+}
+
 func TestPolicy(t *testing.T) {
 	w := newWorld(t)
 	arn := w.createKey(t, &kms.CreateKeyInput{})
@@ -360,33 +382,56 @@ func TestGrants(t *testing.T) {
 	}
 }
 
+// TestListsAreReadToTheirEnd: a list is asked for by a paginator alone, so that none ends
+// with its first page.
+func TestListsAreReadToTheirEnd(t *testing.T) {
+	for _, file := range must(filepath.Glob("*.go"))(t) {
+		parsed := must(parser.ParseFile(token.NewFileSet(), file, nil, 0))(t)
+		ast.Inspect(parsed, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			if f, ok := call.Fun.(*ast.SelectorExpr); ok && strings.HasPrefix(f.Sel.Name, "List") && !strings.HasSuffix(file, "_test.go") {
+				t.Errorf("%s calls %s itself: use its paginator", file, f.Sel.Name)
+			}
+			return true
+		})
+	}
+}
+
 func TestErrors(t *testing.T) {
 	w := newWorld(t)
 	arn := w.createKey(t, &kms.CreateKeyInput{})
 	w.createBucket(t, "data", "")
 	w.server.SetIdentityPolicy("nobody", func(string, string) bool { return false })
 	nobody := w.as("nobody")
+	// calls calls every method with what it takes: a key or a bucket, or nothing.
 	calls := func(r *Reader, key, bucket string) map[string]error {
-		ctx := t.Context()
 		errs := map[string]error{}
-		_, errs["Key"] = r.Key(ctx, key)
-		_, errs["Rotation"] = r.Rotation(ctx, key)
-		_, errs["Policy"] = r.Policy(ctx, key)
-		_, errs["AliasesOf"] = r.AliasesOf(ctx, key)
-		_, errs["Grants"] = r.Grants(ctx, key)
-		_, errs["Bucket"] = r.Bucket(ctx, bucket)
+		reader := reflect.ValueOf(r)
+		for i := range reader.NumMethod() {
+			name := reader.Type().Method(i).Name
+			args := []reflect.Value{reflect.ValueOf(t.Context())}
+			if takes := reader.Method(i).Type().NumIn() - 1; takes > 1 {
+				t.Fatalf("%s takes more than a name: call it here", name)
+			} else if takes == 1 && strings.HasPrefix(name, "Bucket") {
+				args = append(args, reflect.ValueOf(bucket))
+			} else if takes == 1 {
+				args = append(args, reflect.ValueOf(key))
+			}
+			out := reader.Method(i).Call(args)
+			errs[name+strings.Repeat(" of one", len(args)-1)], _ = out[len(out)-1].Interface().(error)
+		}
+		delete(errs, "Resolve of one") // asks nobody about what is an ARN
 		return errs
 	}
 	for name, err := range calls(w.Reader, nowhere, "no-such-bucket") {
-		if !errors.Is(err, ErrNotFound) || errors.Is(err, ErrAccessDenied) {
-			t.Errorf("%s of what does not exist: %v", name, err)
+		if strings.HasSuffix(name, " of one") && (!errors.Is(err, ErrNotFound) || errors.Is(err, ErrAccessDenied)) {
+			t.Errorf("%s that does not exist: %v", name, err)
 		}
 	}
-	denied := calls(nobody, arn, "data")
-	_, denied["Keys"] = nobody.Keys(t.Context())
-	_, denied["Aliases"] = nobody.Aliases(t.Context())
-	_, denied["Buckets"] = nobody.Buckets(t.Context())
-	for name, err := range denied {
+	for name, err := range calls(nobody, arn, "data") {
 		if !errors.Is(err, ErrAccessDenied) || errors.Is(err, ErrNotFound) {
 			t.Errorf("%s by nobody: %v", name, err)
 		}
@@ -423,12 +468,12 @@ func TestBuckets(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Bucket{
-		{Name: "by-alias", Region: region, DefaultKey: "alias/app", DefaultAlias: "alias/app", DefaultKeyARN: arn, BucketKey: true},
-		{Name: "by-alias-arn", Region: region, DefaultKey: aliasARN, DefaultAlias: "alias/app", DefaultKeyARN: arn, BucketKey: true},
-		{Name: "by-arn", Region: region, DefaultKey: arn, DefaultKeyARN: arn, BucketKey: true},
-		{Name: "by-id", Region: region, DefaultKey: id, DefaultKeyARN: arn, BucketKey: true},
-		{Name: "gone", Region: region, DefaultKey: nowhere, DefaultKeyARN: nowhere, BucketKey: true},
-		{Name: "gone-alias", Region: region, DefaultKey: "alias/gone", DefaultAlias: "alias/gone", BucketKey: true},
+		{Name: "by-alias", Region: region, DefaultKey: "alias/app", DefaultAlias: "alias/app", DefaultKeyARN: arn, KMS: true, BucketKey: true},
+		{Name: "by-alias-arn", Region: region, DefaultKey: aliasARN, DefaultAlias: "alias/app", DefaultKeyARN: arn, KMS: true, BucketKey: true},
+		{Name: "by-arn", Region: region, DefaultKey: arn, DefaultKeyARN: arn, KMS: true, BucketKey: true},
+		{Name: "by-id", Region: region, DefaultKey: id, DefaultKeyARN: arn, KMS: true, BucketKey: true},
+		{Name: "gone", Region: region, DefaultKey: nowhere, DefaultKeyARN: nowhere, KMS: true, BucketKey: true},
+		{Name: "gone-alias", Region: region, DefaultKey: "alias/gone", DefaultAlias: "alias/gone", KMS: true, BucketKey: true},
 		{Name: "plain", Region: region, AliasTags: []string{"alias/app", "alias/other"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -505,8 +550,8 @@ func TestAliasTags(t *testing.T) {
 
 func TestDefaultEncryption(t *testing.T) {
 	for _, c := range []*types.ServerSideEncryptionConfiguration{nil, {}, {Rules: []types.ServerSideEncryptionRule{{}}}} {
-		if key, bucketKey := defaultEncryption(c); key != "" || bucketKey {
-			t.Errorf("%+v gives %q, %t", c, key, bucketKey)
+		if key, byKMS, bucketKey := defaultEncryption(c); key != "" || byKMS || bucketKey {
+			t.Errorf("%+v gives %q, %t, %t", c, key, byKMS, bucketKey)
 		}
 	}
 }

@@ -106,7 +106,7 @@ func (k Key) RotationBlocker() Blocker {
 // ErrNotFound, ErrAccessDenied.
 func (r *Reader) Key(ctx context.Context, name string) (Key, error) {
 	name, _ = normalise(name)
-	out, err := r.kms.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &name})
+	out, err := r.kms.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &name}, paced(ctx)...)
 	if err != nil {
 		return Key{}, failed("describe key "+name, err)
 	}
@@ -152,7 +152,7 @@ type Rotation struct {
 // deletion is pending, whatever it was before. Errors: ErrNotFound,
 // ErrAccessDenied.
 func (r *Reader) Rotation(ctx context.Context, keyARN string) (Rotation, error) {
-	out, err := r.kms.GetKeyRotationStatus(ctx, &kms.GetKeyRotationStatusInput{KeyId: &keyARN})
+	out, err := r.kms.GetKeyRotationStatus(ctx, &kms.GetKeyRotationStatusInput{KeyId: &keyARN}, paced(ctx)...)
 	if err != nil {
 		return Rotation{}, failed("get rotation status of key "+keyARN, err)
 	}
@@ -163,10 +163,31 @@ func (r *Reader) Rotation(ctx context.Context, keyARN string) (Rotation, error) 
 	}, nil
 }
 
+// LastRotation reads when a key got new material for the last time, automatically or on
+// demand; zero if it never did. KMS allows 100 such requests a second, and refuses them
+// for keys that have no rotations (asymmetric ones, those in a custom key store).
+// Errors: ErrNotFound, ErrAccessDenied.
+func (r *Reader) LastRotation(ctx context.Context, keyARN string) (time.Time, error) {
+	var newest time.Time
+	pages := kms.NewListKeyRotationsPaginator(r.kms, &kms.ListKeyRotationsInput{KeyId: &keyARN, Limit: aws.Int32(1000)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx, paced(ctx)...)
+		if err != nil {
+			return time.Time{}, failed("list rotations of key "+keyARN, err)
+		}
+		for _, rotation := range page.Rotations {
+			if at := aws.ToTime(rotation.RotationDate); at.After(newest) {
+				newest = at
+			}
+		}
+	}
+	return newest, nil
+}
+
 // Policy reads a key's policy document. Errors: ErrNotFound, ErrAccessDenied.
 func (r *Reader) Policy(ctx context.Context, keyARN string) (string, error) {
 	// For KMS "default" is the only name and may be left out; LocalStack and moto need it.
-	out, err := r.kms.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: &keyARN, PolicyName: aws.String("default")})
+	out, err := r.kms.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: &keyARN, PolicyName: aws.String("default")}, paced(ctx)...)
 	if err != nil {
 		return "", failed("get policy of key "+keyARN, err)
 	}
@@ -178,7 +199,7 @@ func (r *Reader) Tags(ctx context.Context, keyARN string) (map[string]string, er
 	tags := map[string]string{}
 	pages := kms.NewListResourceTagsPaginator(r.kms, &kms.ListResourceTagsInput{KeyId: &keyARN, Limit: aws.Int32(50)})
 	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+		page, err := pages.NextPage(ctx, paced(ctx)...)
 		if err != nil {
 			return nil, failed("list tags of key "+keyARN, err)
 		}
@@ -215,7 +236,7 @@ func (u Usage) String() string {
 // LastUsage reads when a key was last used. KMS allows 5 such requests a second.
 // Errors: ErrNotFound, ErrAccessDenied.
 func (r *Reader) LastUsage(ctx context.Context, keyARN string) (Usage, error) {
-	out, err := r.kms.GetKeyLastUsage(ctx, &kms.GetKeyLastUsageInput{KeyId: &keyARN})
+	out, err := r.kms.GetKeyLastUsage(ctx, &kms.GetKeyLastUsageInput{KeyId: &keyARN}, paced(ctx)...)
 	if err != nil {
 		return Usage{}, failed("get last usage of key "+keyARN, err)
 	}
@@ -231,7 +252,7 @@ func (r *Reader) Keys(ctx context.Context) ([]string, error) {
 	var arns []string
 	pages := kms.NewListKeysPaginator(r.kms, &kms.ListKeysInput{Limit: aws.Int32(1000)})
 	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+		page, err := pages.NextPage(ctx, paced(ctx)...)
 		if err != nil {
 			return nil, failed("list keys", err)
 		}
@@ -269,7 +290,7 @@ func (r *Reader) listAliases(ctx context.Context, what string, in *kms.ListAlias
 	var aliases []Alias
 	pages := kms.NewListAliasesPaginator(r.kms, in)
 	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+		page, err := pages.NextPage(ctx, paced(ctx)...)
 		if err != nil {
 			return nil, failed(what, err)
 		}
@@ -315,7 +336,7 @@ func (r *Reader) Grants(ctx context.Context, keyARN string) ([]Grant, error) {
 	var grants []Grant
 	pages := kms.NewListGrantsPaginator(r.kms, &kms.ListGrantsInput{KeyId: &keyARN, Limit: aws.Int32(100)})
 	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+		page, err := pages.NextPage(ctx, paced(ctx)...)
 		if err != nil {
 			return nil, failed("list grants of key "+keyARN, err)
 		}

@@ -283,7 +283,7 @@ func loopMoves(width int) func(context.Context, *world, *sync.WaitGroup, http.Ha
 // loop is faster by 1 %, whether S3 saves up the requests of a tenth of a second or of
 // a whole one, and that two workers on two prefixes move twice as much.
 func TestWorkersReachWhatS3Allows(t *testing.T) {
-	const objects = 35_000
+	const objects, loops = 35_000, 3
 	soak := os.Getenv("CMKEEPER_SOAK") != ""
 	bursts := []float64{0.1, 1}
 	if !soak {
@@ -299,10 +299,14 @@ func TestWorkersReachWhatS3Allows(t *testing.T) {
 			return
 		}
 		for _, width := range []int{252, 280, 308, 322, 336} {
-			plain, throttled := modelledRun(t, objects, burst, loopMoves(width), "p/")
-			t.Logf("burst %g s: a plain loop at %d moves %.0f objects per second, %.1f %% of S3's limit, %.2f %% of its requests throttled", burst, width, plain, 100*plain/writesPerSecond, 100*throttled)
-			if plain > 1.01*one { // some width spends what S3 has saved up exactly over this job
-				t.Errorf("a plain loop at %d is faster", width)
+			var sum float64
+			for range loops {
+				plain, throttled := modelledRun(t, objects, burst, loopMoves(width), "p/")
+				t.Logf("burst %g s: a plain loop at %d moves %.0f objects per second, %.1f %% of S3's limit, %.2f %% of its requests throttled", burst, width, plain, 100*plain/writesPerSecond, 100*throttled)
+				sum += plain
+			}
+			if plain := sum / loops; plain > 1.01*one { // some width spends what S3 has saved up exactly over this job
+				t.Errorf("a plain loop at %d is faster: %.0f objects per second", width, plain)
 			}
 		}
 		two, throttled := modelledRun(t, objects, burst, workerMoves, "p/", "q/")

@@ -38,6 +38,9 @@ func Open[T any, P interface {
 // change what it points to, so it never becomes outdated.
 func (d *Draft[T, P]) Doc() P { return &d.doc }
 
+// ETag is that of the document as it was last read or stored here, "" for none.
+func (d *Draft[T, P]) ETag() string { return d.etag }
+
 // Reload reads the document again and drops what was not saved. After an error the
 // draft is as it was.
 func (d *Draft[T, P]) Reload(ctx context.Context) error {

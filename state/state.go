@@ -222,20 +222,39 @@ func (s *Store) Delete(ctx context.Context, key, etag string) error {
 	return fmt.Errorf("delete document %s: %w", s.Address(key), ErrConflict)
 }
 
+// Listed is a document or blob as a listing shows it.
+type Listed struct {
+	Key string
+	// ETag is the one that Get and Put return for the same content.
+	ETag string
+}
+
 // Keys lists the keys of all documents and blobs below a prefix, in byte order. An
 // error ends the sequence.
 func (s *Store) Keys(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
+		for o, err := range s.List(ctx, prefix) {
+			if !yield(o.Key, err) {
+				return
+			}
+		}
+	}
+}
+
+// List lists all documents and blobs below a prefix, in the byte order of their keys. It
+// costs one request for a thousand of them. An error ends the sequence.
+func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
+	return func(yield func(Listed, error) bool) {
 		in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: aws.String(s.prefix + prefix), ExpectedBucketOwner: s.owner}
 		pages := s3.NewListObjectsV2Paginator(s.client, in)
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil {
-				yield("", fmt.Errorf("list documents %s: %w", s.Address(prefix), err))
+				yield(Listed{}, fmt.Errorf("list documents %s: %w", s.Address(prefix), err))
 				return
 			}
 			for _, o := range page.Contents {
-				if !yield(strings.TrimPrefix(aws.ToString(o.Key), s.prefix), nil) {
+				if !yield(Listed{Key: strings.TrimPrefix(aws.ToString(o.Key), s.prefix), ETag: aws.ToString(o.ETag)}, nil) {
 					return
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -412,6 +413,37 @@ func TestKeys(t *testing.T) {
 	}
 	if want := []string{"a", "j"}; !slices.Equal(folders, want) {
 		t.Errorf("folders %q, want %q", folders, want)
+	}
+}
+
+// A listing shows each document with the ETag that reading, writing and a draft of it show.
+func TestListShowsETags(t *testing.T) {
+	ctx := t.Context()
+	s := newBucket(t).store()
+	want := map[string]string{}
+	for _, key := range []string{"k/a.json", "k/b.json"} {
+		etag, err := s.Put(ctx, key, &counter{N: 1}, "")
+		is(t, "create", err, nil)
+		want[key] = etag
+	}
+	d, err := Open[counter](ctx, s, "k/b.json")
+	is(t, "open", err, nil)
+	is(t, "update", d.Update(ctx, func(c *counter) { c.N++ }), nil)
+	if d.ETag() == want["k/b.json"] {
+		t.Error("the draft shows the ETag from before its update")
+	}
+	want["k/b.json"] = d.ETag()
+	got := map[string]string{}
+	for o, err := range s.List(ctx, "k/") {
+		is(t, "list", err, nil)
+		got[o.Key] = o.ETag
+		read, err := s.Get(ctx, o.Key, new(counter))
+		if is(t, "get", err, nil); read != o.ETag {
+			t.Errorf("%s is listed with %s, and read with %s", o.Key, o.ETag, read)
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("listed %v, want %v", got, want)
 	}
 }
 

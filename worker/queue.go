@@ -27,6 +27,8 @@ type Queue struct {
 	// Key is the KMS key that encrypts it, as it was set: an id, an ARN or an alias;
 	// "" where none does.
 	Key string
+	// Messages is about how many messages in it could be received when it was read.
+	Messages int
 	// DeadLetter is its dead-letter queue; nil in one that is a dead-letter queue here.
 	DeadLetter *Queue
 
@@ -61,16 +63,17 @@ func CheckQueue(ctx context.Context, client SQS, url string) (*Queue, error) {
 	if err != nil {
 		return fail(err, "set RedrivePolicy to the ARN of an existing SQS queue")
 	}
-	if q.DeadLetter, err = readDeadLetters(ctx, client, url, target); err != nil {
+	if q.DeadLetter, err = ReadDeadLetters(ctx, client, url, target); err != nil {
 		return fail(err, advice(err))
 	}
 	return q, nil
 }
 
-// readDeadLetters reads the dead-letter queue of the queue with the URL. Its own URL is
-// mostly like that one, which saves a request that every start would wait for; the ARN
-// that it answers with says whether it is the right one, and else SQS is asked.
-func readDeadLetters(ctx context.Context, client SQS, url string, target arn.ARN) (*Queue, error) {
+// ReadDeadLetters reads a dead-letter queue of the queue with the URL: its redrive policy's,
+// or another one. Its own URL is mostly like that one, which saves a request that every
+// start would wait for; the ARN that it answers with says whether it is the right one, and
+// else SQS is asked.
+func ReadDeadLetters(ctx context.Context, client SQS, url string, target arn.ARN) (*Queue, error) {
 	if likely := neighbour(url, target); likely != "" {
 		if q, _, err := readQueue(ctx, client, likely); err == nil && arn.Parse(q.ARN) == target {
 			return q, nil
@@ -123,14 +126,16 @@ func readQueue(ctx context.Context, client SQS, url string) (q *Queue, redrive s
 			types.QueueAttributeNameVisibilityTimeout,
 			types.QueueAttributeNameMessageRetentionPeriod,
 			types.QueueAttributeNameRedrivePolicy,
+			types.QueueAttributeNameApproximateNumberOfMessages,
 		},
 	})
 	if err != nil {
 		return nil, "", fmt.Errorf("read its attributes: %w", err)
 	}
 	text := func(name types.QueueAttributeName) string { return out.Attributes[string(name)] }
+	messages, _ := strconv.Atoi(text(types.QueueAttributeNameApproximateNumberOfMessages)) // always there
 	return &Queue{
-		URL: url, Name: queueName(url), ARN: text(types.QueueAttributeNameQueueArn), Key: text(types.QueueAttributeNameKmsMasterKeyId),
+		URL: url, Name: queueName(url), Messages: messages, ARN: text(types.QueueAttributeNameQueueArn), Key: text(types.QueueAttributeNameKmsMasterKeyId),
 		visibility: seconds(text(types.QueueAttributeNameVisibilityTimeout)),
 		retention:  seconds(text(types.QueueAttributeNameMessageRetentionPeriod)),
 	}, text(types.QueueAttributeNameRedrivePolicy), nil

@@ -156,6 +156,9 @@ type Options struct {
 	// STS GetCallerIdentity, a session's name included or not): only a copy that it sent is
 	// believed when the original was sent, and by whom. "": everybody's is.
 	Sender string
+	// Late is how long a message may wait before it is first received, for Pool.Sight; 0:
+	// however long.
+	Late time.Duration
 	// WaitTime is how long a poll waits for messages, in whole seconds, at most
 	// 20 s, which zero means as well. It is less where a DrainTimeout of two seconds
 	// or more would be over before the poll.
@@ -182,6 +185,7 @@ type Pool struct {
 	deletes  chan *delivery
 
 	receiving, renewing, deleting condition
+	watch                         watch
 
 	// pollsAborted: polls were aborted that SQS may still take for open.
 	pollsAborted atomic.Bool
@@ -274,6 +278,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	defer cancelHandlers(nil)
 	finishing, abortFinishing := context.WithCancel(background)
 
+	p.watch.begins()
 	// The pollers first: everything else can wait for what they receive.
 	received := make(chan *delivery, p.options.Concurrency)
 	var pollers sync.WaitGroup
@@ -367,6 +372,7 @@ func (p *Pool) poll(ctx, pollContext context.Context, w work) {
 			if ctx.Err() != nil {
 				return
 			}
+			p.watch.failed(err)
 			if p.receiving.failed(err) {
 				p.log.Error("cannot receive messages", "error", err, "fix", advice(err))
 			}
@@ -375,6 +381,7 @@ func (p *Pool) poll(ctx, pollContext context.Context, w work) {
 			continue
 		}
 		failures = 0
+		p.watch.received(began, messages, p.options.Sender, p.options.Late)
 		if p.receiving.succeeded(began) {
 			p.log.Info("messages are received again")
 		}

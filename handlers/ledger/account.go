@@ -14,6 +14,9 @@ type Account struct {
 	// Met is when the first sweep that looked at how things stand began whose findings were
 	// told. Until then what is new is told with the others, in one alert.
 	Met time.Time `json:"met,omitzero"`
+	// Looked is when a first sweep began that did not look at all of it: grants and tags of
+	// many keys are read after the rest. The next one finishes the first meeting.
+	Looked time.Time `json:"looked,omitzero"`
 	// Stores are the custom key stores as they were last read, at StoresAt.
 	Stores   []KeyStore `json:"stores,omitempty"`
 	StoresAt time.Time  `json:"stores_at,omitzero"`

@@ -282,3 +282,6 @@ func (a *Alias) Reconcile(arn, keyARN string, updated, at time.Time) Reconciled 
 	a.Learn(Target{KeyARN: keyARN, Since: since, Known: true})
 	return ReconciledAccepted
 }
+
+// Waits reports whether a move of the alias is not dealt with, or not certain.
+func (a *Alias) Waits() bool { return a.Pending != nil || a.Candidate != nil }

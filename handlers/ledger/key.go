@@ -43,6 +43,8 @@ type Key struct {
 	Untold []Untold `json:"untold,omitempty"`
 	// Standing is what is wrong with the key, and what people were told of that.
 	Standing Standing `json:"standing,omitzero"`
+	// Denied are the calls that AWS last denied us, each operation once.
+	Denied []Denied `json:"denied,omitempty"`
 }
 
 // Schema implements state.Document.

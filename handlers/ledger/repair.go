@@ -84,6 +84,7 @@ func (k *Key) openCall(operation, by string) int {
 // Confirm notes the request ids of a call that AWS confirmed; known: every attempt
 // of it was answered.
 func (k *Key) Confirm(operation string, r Repair, ids []string, known bool) {
+	k.forgetDenied(operation)
 	if i := k.openCall(operation, r.By); i >= 0 {
 		k.Calls[i].RequestIDs, k.Calls[i].Known = ids, known
 	} else if !slices.ContainsFunc(k.Calls, func(c Call) bool { return c.Operation == operation && slices.Equal(c.RequestIDs, ids) }) {
@@ -104,6 +105,39 @@ func (k *Key) Refuse(operation string, r Repair) {
 		k.Repairs = slices.Delete(k.Repairs, i, i+1)
 		k.MarkTold(r.Reaction, r.By)
 	}
+}
+
+// Denied is a call of ours that AWS denied.
+type Denied struct {
+	Operation string    `json:"operation"`
+	Why       string    `json:"why"` // AWS's words
+	At        time.Time `json:"at"`
+}
+
+// deniedFor is how long a denial stands for how things are: while it matters, sweeps try
+// again.
+const deniedFor = 24 * time.Hour
+
+// NoteDenied notes that AWS denied a call.
+func (k *Key) NoteDenied(operation, why string, at time.Time) {
+	const longest = 500
+	k.forgetDenied(operation)
+	k.Denied = last(append(k.Denied, Denied{operation, why[:min(len(why), longest)], at}), maxCalls)
+}
+
+func (k *Key) forgetDenied(operation string) {
+	k.Denied = slices.DeleteFunc(k.Denied, func(d Denied) bool { return d.Operation == operation })
+}
+
+// DeniedNow returns the denials that still stand.
+func (k *Key) DeniedNow(now time.Time) []Denied {
+	var standing []Denied
+	for _, d := range k.Denied {
+		if now.Sub(d.At) < deniedFor {
+			standing = append(standing, d)
+		}
+	}
+	return standing
 }
 
 // RepairOf returns the repair that a reaction made for an occurrence, or nil.
@@ -229,4 +263,18 @@ func (k *Key) MarkCircuit(told Circuit) {
 func (k *Key) RepairsBefore(c Circuit) []Repair {
 	recent := k.RepairsSince(c.Reaction, c.By, c.At.Add(-FlapWindow))
 	return slices.DeleteFunc(recent, func(r Repair) bool { return !r.Done || r.At.After(c.At) })
+}
+
+// Waits reports whether something about the key is not over, or may be judged otherwise
+// only because time passes: the next sweep has to look again, whatever has changed.
+func (k *Key) Waits(now time.Time) bool {
+	recent := func(at time.Time) bool { return now.Sub(at) < 2*FlapWindow }
+	state := k.LastState()
+	switch {
+	case state == nil, state.State != StateEnabled, k.Restore != nil, k.IsContained(), !k.ShutOut.IsZero(), len(k.Untold) > 0:
+		return true
+	}
+	return k.Standing.waits() || where(k.Restorations, func(r Restoration) bool { return !r.Told || recent(r.At) }) != nil ||
+		where(k.Repairs, func(r Repair) bool { return recent(r.At) }) != nil ||
+		where(k.Circuits, func(c Circuit) bool { return recent(c.At) }) != nil
 }

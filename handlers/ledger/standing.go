@@ -180,6 +180,12 @@ func (s *Standing) drop(which func(Open) bool) {
 
 func named(name string) func(Open) bool { return func(o Open) bool { return o.Name == name } }
 
+// waits reports whether something is about to end, is not told yet, or is not told because
+// it is exempt, which ends with time.
+func (s *Standing) waits() bool {
+	return slices.ContainsFunc(s.Open, func(o Open) bool { return !o.Gone.IsZero() || o.Alert == "" || o.Exempt })
+}
+
 // Wait is how long after a time a look can end one of these dangers, of which people were
 // told: 0 where none of them is about to end.
 func (s *Standing) Wait(of func(name string) bool, now time.Time) time.Duration {

@@ -60,6 +60,12 @@ func TestStoredBytes(t *testing.T) {
 		"baseline": func() state.Document { return new(Baseline) },
 		"sweeps":   func() state.Document { return new(Sweeps) },
 		"account":  func() state.Document { return new(Account) },
+		"shard":    func() state.Document { return new(Shard) }, "sweep-facts": func() state.Document { return new(SweepFacts) },
+		"sweep-record": func() state.Document { return new(SweepRecord) },
+		"guard":        func() state.Document { return new(Guard) },
+		"ticks":        func() state.Document { return new(Ticks) },
+		"blind":        func() state.Document { return new(Blind) },
+		"role":         func() state.Document { return new(Role) }, "canary": func() state.Document { return new(Canary) },
 	} {
 		full, hollow := empty(), empty()
 		fill(t, reflect.ValueOf(full).Elem(), kind, new(int))
@@ -116,6 +122,11 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 		for i := range 2 {
 			fill(t, v.Index(i), fmt.Sprintf("%s[%d]", path, i), n)
 		}
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		one := reflect.New(v.Type().Elem()).Elem()
+		fill(t, one, path+"{}", n)
+		v.SetMapIndex(reflect.ValueOf("name"), one)
 	case reflect.String:
 		v.SetString(path)
 	case reflect.Bool:
@@ -129,6 +140,10 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 		}
 		for field, member := range v.Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if field.Anonymous {
+				fill(t, member, path, n)
+				continue
+			}
 			if name == "" {
 				t.Fatalf("%s.%s is stored under its Go name, or not at all", path, field.Name)
 			}
@@ -148,6 +163,11 @@ func hollowOut(v reflect.Value) {
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 		hollowOut(v.Index(0))
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		one := reflect.New(v.Type().Elem()).Elem()
+		hollowOut(one)
+		v.SetMapIndex(reflect.ValueOf("name"), one)
 	case reflect.Struct:
 		if _, ok := v.Interface().(time.Time); ok {
 			return

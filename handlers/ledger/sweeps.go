@@ -33,6 +33,12 @@ type Sweeps struct {
 	Next time.Time `json:"next,omitzero"`
 	// Failures is how many have failed since one was whole.
 	Failures int `json:"failures,omitempty"`
+	// Plan is how the sweep that runs is cut into shards; nil while one worker does all of
+	// it. A former build drops it, and begins anew when nobody says any more that the sweep
+	// runs.
+	Plan *SweepPlan `json:"plan,omitempty"`
+	// Rolling is how far grants and tags are read of keys that are cut into shards.
+	Rolling *Rolling `json:"rolling,omitempty"`
 }
 
 // Schema implements state.Document.
@@ -51,8 +57,31 @@ func (s *Sweeps) Wait(asked, now time.Time) (wait time.Duration, swept bool) {
 	return max(0, s.Next.Sub(now)), false
 }
 
+// Early is how long somebody who asked then is to wait before beginning a sweep that will be
+// cut into shards: who asks again later has to see that it began after they asked.
+func (s *Sweeps) Early(asked, now time.Time) time.Duration {
+	if s.Rolling == nil { // the last one was not cut
+		return 0
+	}
+	return max(0, asked.Add(sweepClocks).Sub(now))
+}
+
 // Begin notes that a sweep runs.
-func (s *Sweeps) Begin(run string, now time.Time) { s.Run, s.Until = run, now.Add(sweepLease) }
+func (s *Sweeps) Begin(run string, now time.Time) {
+	s.Run, s.Until, s.Plan = run, now.Add(sweepLease), nil
+}
+
+// Cut notes how the sweep that runs is cut. It reports false when another one runs by now.
+func (s *Sweeps) Cut(run string, p *SweepPlan, now time.Time) bool {
+	if s.Run != run {
+		return false
+	}
+	if s.Plan == nil { // else the answer was lost
+		s.Plan = p
+		s.extend(now)
+	}
+	return true
+}
 
 // Renew notes that it still runs. It reports false when another one runs by now.
 func (s *Sweeps) Renew(run string, now time.Time) bool {
@@ -91,6 +120,6 @@ func (s *Sweeps) Stop(run string) { s.end(run, s.Next) }
 
 func (s *Sweeps) end(run string, next time.Time) {
 	if s.Run == run {
-		s.Run, s.Until, s.Next = "", time.Time{}, next
+		s.Run, s.Until, s.Next, s.Plan = "", time.Time{}, next, nil
 	}
 }

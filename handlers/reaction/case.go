@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/retire"
@@ -49,7 +50,21 @@ type Case struct {
 	shutOut  time.Time // ledger.Key.ShutOut, before the key was read
 	unread   bool      // something of the key may still not be read
 	awaits   bool      // CloudTrail's record of the event would change what was decided
+	did      Did
 }
+
+// Did is what came of a case.
+type Did struct {
+	// Alerts are the severities of those that were told, again or for the first time.
+	Alerts []finding.Severity
+	// Repairs are the calls that changed a key.
+	Repairs int
+	// Acted: a reaction had something to do, whatever came of it.
+	Acted bool
+}
+
+// Did is what came of the case so far.
+func (c *Case) Did() Did { return c.did }
 
 // account is what is known of the account. All cases of a sweep share it.
 type account struct {
@@ -299,6 +314,13 @@ func (d *document[T, P]) Reload(ctx context.Context) error {
 	return d.value.Reload(ctx)
 }
 
+func (d *document[T, P]) etag(listed string) string {
+	if d.value == nil {
+		return listed
+	}
+	return d.value.ETag()
+}
+
 func (d *document[T, P]) update(ctx context.Context, change func(P)) error {
 	if change == nil {
 		return nil
@@ -379,6 +401,19 @@ func (c *Case) BucketLedger(ctx context.Context, name string) (*ledger.Bucket, e
 	}
 	return c.bucket.open(ctx, c.State, ledger.BucketName(name), "bucket "+name)
 }
+
+// KeyETags are the ETags of the documents of the event's key, as the case last read or
+// stored them; of one that it did not open, the one that was listed.
+func (c *Case) KeyETags(document, baseline string) (string, string) {
+	return c.ledger.etag(document), c.baseline.etag(baseline)
+}
+
+// AliasETag is that of the document of the event's alias, as KeyETags are.
+func (c *Case) AliasETag(listed string) string { return c.alias.etag(listed) }
+
+// AliasWaits reports whether the document of the event's alias says that something about it
+// is not over, also where it was not read.
+func (c *Case) AliasWaits() bool { return c.alias.value == nil || c.alias.value.Doc().Waits() }
 
 // AliasKnown returns what the state bucket knows of any alias; one that it does not
 // know is a zero document.

@@ -31,6 +31,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/guard"
 	"github.com/cmkeeper/cmkeeper/handlers/confirm"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
@@ -50,6 +51,8 @@ const (
 	EnableKey         = "EnableKey"
 	PutKeyPolicy      = "PutKeyPolicy"
 	DisableKey        = "DisableKey"
+	// UpdateKeyDescription changes the description of the canary key.
+	UpdateKeyDescription = "UpdateKeyDescription"
 )
 
 // KMS is every mutating call that cmkeeper makes on keys; *kms.Client has it.
@@ -59,6 +62,7 @@ type KMS interface {
 	EnableKey(context.Context, *kms.EnableKeyInput, ...func(*kms.Options)) (*kms.EnableKeyOutput, error)
 	PutKeyPolicy(context.Context, *kms.PutKeyPolicyInput, ...func(*kms.Options)) (*kms.PutKeyPolicyOutput, error)
 	DisableKey(context.Context, *kms.DisableKeyInput, ...func(*kms.Options)) (*kms.DisableKeyOutput, error)
+	UpdateKeyDescription(context.Context, *kms.UpdateKeyDescriptionInput, ...func(*kms.Options)) (*kms.UpdateKeyDescriptionOutput, error)
 }
 
 // Trail is CloudTrail, which is asked who called for a key. Call calls an operation of
@@ -142,9 +146,14 @@ type Deps struct {
 	Records Records
 	// Senders says whose messages are CloudTrail's records; nil: nobody's are.
 	Senders Senders
-	// SelfCheck, if set, is asked on each sweep which parts of cmkeeper's own set-up
-	// depend on a key that it guards; findings become one alert.
-	SelfCheck func(context.Context) ([]finding.Finding, error)
+	// Send sends a message of the fleet's own to its events queue, to be received after a
+	// while (15 minutes at most). nil: there is nobody to share a sweep with.
+	Send func(ctx context.Context, body string, after time.Duration) error
+	// Guard, if set, reads on each sweep what the guard needs to see and to tell. Its time
+	// and the ticks are filled in.
+	Guard func(context.Context) guard.Facts
+	// Swept, if set, is called at the end of each sweep, and returns at once.
+	Swept func()
 	// Logger; nil discards.
 	Logger *slog.Logger
 }
@@ -352,6 +361,19 @@ type Config struct {
 	FailedUse bool
 	// StateBucket is never in scope.
 	StateBucket string
+	// SweepShare is the part of each of KMS's request quotas that the sweeps of the whole
+	// fleet use, up to 1; 0 means a tenth. The account's applications have the rest.
+	SweepShare float64
+	// SweepShard is the least number of keys of a part of a sweep that another worker may
+	// take; 0 means 1600.
+	SweepShard int
+	// Build tells this build from others, which may judge otherwise.
+	Build string
+	// CanaryKey is the ARN of a key made for that, whose description each sweep changes, to see
+	// the event of that come back; "" for none.
+	CanaryKey string
+	// SweepInterval is how often the schedule asks for a sweep; 0 means an hour.
+	SweepInterval time.Duration
 	// Concurrency is how many events the worker handles at once. Those of one key or actor
 	// are a part of them at most, and the others wait; 0: they may be all.
 	Concurrency int
@@ -379,8 +401,12 @@ func (c Config) problems() []error {
 	add(outside(c.RotationPeriodDays, 90, 2560), "rotation period of %d days: allowed are 90 to 2560", c.RotationPeriodDays)
 	add(outside(c.FlapLimit, 1, ledger.MaxFlapLimit), "flap limit of %d: allowed are 1 to %d", c.FlapLimit, ledger.MaxFlapLimit)
 	add(outside(c.DeletionMinWindowDays, 7, 30), "shortest waiting period of %d days: allowed are 7 to 30", c.DeletionMinWindowDays)
+	canary := arn.Parse(c.CanaryKey)
+	add(c.CanaryKey != "" && (canary.Region != c.Region || canary.Account != c.Identity.Account), "canary key %s: it has to be in account %s and Region %s", c.CanaryKey, c.Identity.Account, c.Region)
+	add(c.SweepInterval < 0, "sweeps every %s: it must be positive", c.SweepInterval)
 	add(c.DeletionApprovalDays < 0, "approvals of %d days: allowed are 0 and more", c.DeletionApprovalDays)
 	add(c.ContainQuietDays < 0, "containment after %d days without use: allowed are 0 and more", c.ContainQuietDays)
+	add(c.SweepShare < 0 || c.SweepShare > 1, "sweeps with a share of %g of KMS's quotas: allowed are 0 to 1", c.SweepShare)
 	for _, d := range c.DeletionReminders {
 		add(d <= 0, "reminder %s before a deletion: it must be positive", d)
 	}
@@ -399,6 +425,8 @@ func (c Config) Makes(operation string) bool {
 		return c.Policy == Enforce
 	case DisableKey:
 		return c.Contain == Enforce
+	case UpdateKeyDescription: // in mode observe as well
+		return c.CanaryKey != ""
 	}
 	return false
 }
@@ -430,6 +458,15 @@ func (c Config) withDefaults(d Deps) (Config, error) {
 	}
 	if c.FlapLimit == 0 {
 		c.FlapLimit = 5
+	}
+	if c.SweepShare == 0 {
+		c.SweepShare = 0.1
+	}
+	if c.SweepShard == 0 {
+		c.SweepShard = ledger.ShardKeys
+	}
+	if c.SweepInterval == 0 {
+		c.SweepInterval = time.Hour
 	}
 	return c, nil
 }

@@ -20,6 +20,10 @@ func (c *Case) Who() string {
 	return "somebody (the event does not say who)"
 }
 
+// Unreported says of a change that was found by comparing what is read with what was known
+// that its event is missing: it ends a sentence.
+const Unreported = "no event reported the change. Its event should have come, or is still on its way."
+
 // ShortName is how a title names a key: by alias where it has one.
 func ShortName(k *alert.Key) string {
 	if len(k.Aliases) > 0 {

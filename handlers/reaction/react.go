@@ -126,6 +126,7 @@ func (e *Env) React(ctx context.Context, c *Case, reactions ...Reaction) error {
 	all := c.decide(ctx, reactions)
 	for _, t := range all {
 		if t.Act != nil {
+			c.did.Acted = true
 			t.fail(t.Act(ctx))
 		}
 	}
@@ -216,6 +217,7 @@ func (c *Case) tell(ctx context.Context, all []*taken) error {
 	for _, t := range all {
 		for _, a := range t.alerts {
 			c.tellClaim(&a)
+			c.did.Alerts = append(c.did.Alerts, a.Severity)
 			t.fail(c.Publish(ctx, a))
 		}
 	}
@@ -268,8 +270,14 @@ func (c *Case) Perform(ctx context.Context, operation string, r ledger.Repair, c
 		if !IsRefusal(err) {
 			return err // it may have happened: the intent stays
 		}
-		return errors.Join(err, c.Update(ctx, func(k *ledger.Key) { k.Refuse(operation, r) }))
+		at := ledger.Now()
+		return errors.Join(err, c.Update(ctx, func(k *ledger.Key) {
+			if k.Refuse(operation, r); isAccessDenied(err) {
+				k.NoteDenied(operation, err.Error(), at)
+			}
+		}))
 	}
+	c.did.Repairs++
 	ids, known := requestIDs(meta)
 	return c.Update(ctx, func(k *ledger.Key) { k.Confirm(operation, r, ids, known) })
 }

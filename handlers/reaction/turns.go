@@ -3,10 +3,16 @@ package reaction
 import (
 	"cmp"
 	"context"
+	"errors"
+	"time"
 
 	"github.com/cmkeeper/cmkeeper/internal/crowd"
+	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
+
+// all are the events that a worker has in hand.
+const all = "all"
 
 // enter begins to handle the case's event, until leave is called, unless it has to wait for
 // others: see docs/decisions/crowds.md. A key's events are a quarter of the slots at most,
@@ -14,7 +20,6 @@ import (
 // room. An actor's are a quarter, too, but only while half of the slots are taken: what one
 // pipeline does to many keys may use the slots that nobody else needs.
 func (c *Case) enter() (leave func(), err error) {
-	const all = "all"
 	e, slots := c.Event, c.Config.Concurrency
 	about, actor := cmp.Or(e.KeyARN, e.Alias), cmp.Or(e.Actor.RoleARN, e.Actor.ARN)
 	shares := []crowd.Share{{Crowd: all, Most: slots}}
@@ -55,6 +60,27 @@ func (c *Case) enterAll(shares ...crowd.Share) (leave func(), err error) {
 		return func() {}, nil
 	}
 	return c.crowds.Enter(shares...)
+}
+
+// shards are the parts of sweeps that a worker has in hand.
+const shards = "shards"
+
+// EnterShard begins a part of a sweep, until leave is called. Those take a quarter of the
+// slots at most, and none while events take the others.
+func (e *Env) EnterShard() (leave func(), err error) {
+	if e.EventsWait() {
+		return nil, outcome.RetryAfter(shardPause, errors.New("events take up all slots but those of sweeps"))
+	}
+	return e.crowds.Enter(crowd.Share{Crowd: shards, Most: e.crowds.Part(4)})
+}
+
+// shardPause is how long a part of a sweep waits for events.
+const shardPause = 10 * time.Second
+
+// EventsWait reports whether events may wait in the queue for a slot: they take up all that
+// parts of sweeps leave them.
+func (e *Env) EventsWait() bool {
+	return e.Config.Concurrency > 0 && e.crowds.InHand(all) >= max(1, e.Config.Concurrency-e.crowds.InHand(shards))
 }
 
 // settle calls decide, and stores the documents that it changed. Where another case or

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/internal/crowd"
+	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
 // entered enters so often as it may, at most n times.
@@ -75,4 +76,36 @@ func TestCrowdsOfTellingAndWriting(t *testing.T) {
 			t.Errorf("%d of 100 %s are in hand, want %d", got, tt.what, tt.want)
 		}
 	}
+}
+
+// Parts of sweeps have a quarter of the slots, and none while events have all the others:
+// then those that are at work are to be left, too.
+func TestShardsYield(t *testing.T) {
+	for slots, want := range map[int]int{0: 100, 1: 1, 3: 1, 8: 2, 40: 10} {
+		e := &Env{Config: Config{Concurrency: slots}, crowds: crowd.New(slots)}
+		shard := func(int) (func(), error) { return e.EnterShard() }
+		if got := entered(100, shard); got != want {
+			t.Errorf("%d shards in hand of %d slots, want %d", got, slots, want)
+		}
+	}
+	e := &Env{Config: Config{Concurrency: 8}, crowds: crowd.New(8)}
+	leave, err := e.EnterShard()
+	if err != nil || e.EventsWait() {
+		t.Fatalf("with nothing else to do: %v", err)
+	}
+	n := 0
+	event := func(int) (func(), error) {
+		n++
+		return e.NewCase(events.Event{Kind: events.APICall, KeyARN: fmt.Sprint("k", n), Actor: events.Actor{ARN: fmt.Sprint("a", n)}}).enter()
+	}
+	if entered(6, event); e.EventsWait() {
+		t.Error("a slot is free, and the shard is to be left")
+	}
+	if entered(1, event); !e.EventsWait() {
+		t.Error("no slot is free, and the shard is not to be left")
+	}
+	if _, err := e.EnterShard(); outcome.Of(err).Action != outcome.Delay {
+		t.Errorf("no slot is free, and a shard began: %v", err)
+	}
+	leave()
 }

@@ -52,6 +52,7 @@ func TestEveryVariableArrives(t *testing.T) {
 // unset are the consumers' fields that no variable sets, and where they come from.
 var unset = map[string]string{
 	"reaction.Config.Identity": "STS", "reaction.Config.Region": "the SDK", "reaction.Config.Queues": "the check at the start",
+	"reaction.Config.Build": "the build", "reaction.Config.SweepShard": "its default",
 	"alert.Publisher.SNS": "a client", "alert.Publisher.Store": "the state", "alert.Publisher.Logger": "slog",
 	"alert.Grouping.SQS":   "a client",
 	"reencrypt.Options.S3": "a client", "reencrypt.Options.Resolver": "the inventory", "reencrypt.Options.KMS": "a client", "reencrypt.Options.SQS": "a client",
@@ -59,7 +60,7 @@ var unset = map[string]string{
 	"reencrypt.Options.Ties": "package retire", "reencrypt.Options.Logger": "slog", "reencrypt.Options.Versions": "all versions, in jobs",
 	"reencrypt.Options.SliceSize": "its default", "reencrypt.Options.MaxCopySize": "S3's limit", "reencrypt.Options.PartSize": "its default",
 	"events pool.WaitTime": "its default", "events pool.Logger": "slog", "events pool.InFlight": "ECS", "events pool.Queue": "the check at the start", "events pool.Sender": "STS",
-	"jobs pool.WaitTime": "its default", "jobs pool.Logger": "slog", "jobs pool.InFlight": "ECS", "jobs pool.Queue": "the check at the start", "jobs pool.Sender": "STS",
+	"jobs pool.WaitTime": "its default", "jobs pool.Logger": "slog", "jobs pool.InFlight": "ECS", "jobs pool.Queue": "the check at the start", "jobs pool.Sender": "STS", "jobs pool.Late": "slices of a job wait as long as they have to",
 }
 
 // consumers returns what everything gets that is made from the configuration, by its
@@ -82,6 +83,7 @@ func consumers(t *testing.T, variable, value string) map[string]any {
 	got := map[string]any{
 		"queues that are worked on": [2]bool{c.runsEvents(), c.runsJobs()},
 		"connections":               c.connections(),
+		"weekly report":             c.reportsWeekly(),
 		"address":                   healthServer(c.HTTPAddr, nil).Addr,
 		"state":                     c.store(nil, "", ""),
 		"path style":                c.s3(aws.Config{}).Options().UsePathStyle,
@@ -121,9 +123,9 @@ func logged(t *testing.T, c Config) string {
 func otherValue(t *testing.T, v variable) string {
 	t.Helper()
 	for _, value := range []string{
-		"true", "enforce", "events", "low", "update", "batch", "debug", "text", // a choice
+		"true", "enforce", "events", "low", "update", "weekly", "batch", "debug", "text", // a choice
 		"15", "100", "0.5", "1m30s", "2d", // a number or a time
-		"123456789012", "o-a1b2c3d4e5", "alias/other-*", "role/other-*", "arn:aws:iam::111122223333:role/other", "https://sqs.eu-west-1.amazonaws.com/111122223333/other",
+		"123456789012", "o-a1b2c3d4e5", "alias/other-*", "role/other-*", "arn:aws:iam::111122223333:role/other", "arn:aws:kms:eu-west-1:111122223333:key/other", "https://sqs.eu-west-1.amazonaws.com/111122223333/other",
 		"arn:aws:sns:eu-west-1:111122223333:other", "arn:aws:sns:eu-west-1:111122223333:other=chat", "other-state", "other/", ":9090", "alias/x=bucket/prefix",
 		"Mon-Fri 08:00-18:00 Europe/Berlin", "rotation of alias/x until 2099-01-31: a test",
 	} {

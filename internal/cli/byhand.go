@@ -149,11 +149,11 @@ func printFindings(w io.Writer, indent string, findings []reencrypt.Finding) {
 	}
 }
 
-// counting returns a function that shows how many objects of a bucket were read,
+// counting returns a function that shows how many objects of a bucket, say, were read,
 // where w is a terminal, and one that ends the show.
-func counting(w io.Writer) (show func(bucket string, n int64), finish func()) {
+func counting(w io.Writer) (show func(what string, n int64), finish func()) {
 	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		return func(string, int64) {}, func() {}
 	}
-	return func(bucket string, n int64) { fmt.Fprintf(w, "\r\033[K%s: %d read", bucket, n) }, func() { fmt.Fprint(w, "\r\033[K") }
+	return func(what string, n int64) { fmt.Fprintf(w, "\r\033[K%s: %d read", what, n) }, func() { fmt.Fprint(w, "\r\033[K") }
 }

@@ -47,8 +47,9 @@ func TestCommandLine(t *testing.T) {
 }
 
 func TestHealthAsksTheWorker(t *testing.T) {
-	var ready atomic.Bool
-	server := httptest.NewServer(healthServer("", &ready).Handler)
+	var why atomic.Value
+	why.Store("not receiving yet")
+	server := httptest.NewServer(healthServer("", func() string { return why.Load().(string) }).Handler)
 	defer server.Close()
 	addr := strings.TrimPrefix(server.URL, "http://")
 	health := func(environ []string, args ...string) int {
@@ -63,7 +64,7 @@ func TestHealthAsksTheWorker(t *testing.T) {
 	if code := health(nil, "--addr", addr, "--ready"); code != exitError {
 		t.Errorf("not ready, and the exit code is %d", code)
 	}
-	ready.Store(true)
+	why.Store("")
 	if code := health(nil, "--addr", addr, "--ready"); code != exitOK {
 		t.Errorf("ready, and the exit code is %d", code)
 	}

@@ -56,6 +56,8 @@ type Config struct {
 
 	ConfirmLookupsPerSecond float64 `env:"CONFIRM_LOOKUPS_PER_SECOND, default=1" about:"How many times a second the whole fleet asks CloudTrail whether an event is true: above 0, up to the 2 that CloudTrail allows for everybody in the account and Region. See [operations](operations.md#confirmed-events)."`
 
+	SweepQuotaShare float64 `env:"SWEEP_QUOTA_SHARE, default=0.1" about:"The part of each of KMS's request quotas that the sweeps of the whole fleet use at most; above 0, up to 1. The account's applications share the quotas. A sweep of 100,000 keys takes 23 minutes with a tenth. See [performance](performance.md#sweeps)."`
+
 	ReencryptEngine string `env:"REENCRYPT_ENGINE, default=fleet" about:"{executors}: who moves the objects, the workers or S3 Batch Operations; the workers prove it in any case. auto leaves to S3 what is larger than BATCH_THRESHOLD."`
 	BatchRoleARN    string `env:"BATCH_ROLE_ARN" about:"IAM role that S3 Batch Operations take. Required by REENCRYPT_ENGINE=batch and auto."`
 	BatchThreshold  int    `env:"BATCH_THRESHOLD, default=10000000" about:"Object versions of a bucket that REENCRYPT_ENGINE=auto leaves to the workers."`
@@ -63,6 +65,10 @@ type Config struct {
 	EventsConcurrency int           `env:"EVENTS_CONCURRENCY, default=40" about:"Events handled at once; 1 to 1000. One poll of the queue runs for each ten. See [performance](performance.md#events-and-messages)."`
 	JobsConcurrency   int           `env:"JOBS_CONCURRENCY, default=2" about:"Slices of re-encryption worked on at once; 1 to 100."`
 	DrainTimeout      time.Duration `env:"DRAIN_TIMEOUT, default=25s" about:"How long running work may go on after SIGTERM; at most 110s, below the container's stop timeout."`
+
+	BlindAfter time.Duration `env:"BLIND_AFTER, default=3m" about:"A worker that has received nothing for this long although it tries, has no free slot, or receives only messages that have waited longer, is blind: it sends a critical alert, and /readyz fails. See [operations](operations.md#does-the-guard-see)."`
+
+	ReportSchedule string `env:"REPORT_SCHEDULE, default=off" about:"off or weekly: write the report about the keys to the state bucket once a week, and send its summary and address. See [keys and report](keys-and-report.md#the-weekly-report)."`
 
 	HTTPAddr string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz and /readyz."`
 }
@@ -114,6 +120,9 @@ type Common struct {
 
 	FlapLimit  int    `env:"FLAP_LIMIT, default=5" about:"How often within an hour the same setting of a key is restored. Once that is used up, cmkeeper leaves the setting alone for an hour. 1 to 20."`
 	Exemptions string `env:"EXEMPTIONS" about:"What is reported as info and not repaired, for a time and with a reason: rotation of alias/legacy-* until 2027-03-31: the vendor cannot rotate; anything of tag env=sandbox until 2026-12-31: nobody depends on it; deletion by role/break-glass until 2026-12-01: a drill. See [judgement](judgement.md#exemptions)."`
+
+	CanaryKey     string        `env:"CANARY_KEY" about:"ARN of a key made for this, with the tag cmkeeper:canary: each sweep changes its description, whatever the modes are, and the event of that call has to come back. See [why](decisions/canary.md)."`
+	SweepInterval time.Duration `env:"SWEEP_INTERVAL, default=1h" about:"How often the schedule asks for a sweep. When it has not for twice as long, the workers say so, and sweep by themselves. See [operations](operations.md#does-the-guard-see)."`
 
 	EventRules  []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them make an alert."`
 	WatchedTags []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change makes an alert, such as data-classification. Tags that begin with cmkeeper:, and those that EXEMPTIONS, SENSITIVE_KEYS and SANDBOX_KEYS name, always do."`
@@ -167,12 +176,15 @@ var checks = map[string]func(string) error{
 	"BUSINESS_HOURS":               func(s string) error { _, err := judgement.ParseHours(s); return err },
 	"FLAP_LIMIT":                   between(1, ledger.MaxFlapLimit),
 	"EXEMPTIONS":                   func(s string) error { _, err := parseExemptions(s); return err },
+	"CANARY_KEY":                   matching(`^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[0-9a-z-]+$`, "a key's ARN, arn:aws:kms:REGION:ACCOUNT:key/ID"),
+	"SWEEP_INTERVAL":               duration(time.Minute, 7*24*time.Hour),
 	"EVENT_RULES":                  each(ruleName),
 	"WATCHED_TAGS":                 each(tagName),
 	"FAILED_USE":                   boolean,
 	"REENCRYPT_ALIASES":            aliasPatterns,
 	"REENCRYPT_SCOPE":              func(s string) error { _, err := parseScope(s); return err },
 	"CONFIRM_LOOKUPS_PER_SECOND":   lookupsPerSecond,
+	"SWEEP_QUOTA_SHARE":            quotaShare,
 	"REENCRYPT_CONCURRENCY":        between(1, 1024),
 	"REENCRYPT_RATE":               between(0, 1_000_000),
 	"REENCRYPT_METHOD":             oneOf(reencrypt.Methods()...),
@@ -183,6 +195,8 @@ var checks = map[string]func(string) error{
 	"EVENTS_CONCURRENCY":           between(1, 1000),
 	"JOBS_CONCURRENCY":             between(1, 100),
 	"DRAIN_TIMEOUT":                duration(0, maxDrain),
+	"BLIND_AFTER":                  duration(time.Minute, 24*time.Hour),
+	"REPORT_SCHEDULE":              oneOf("off", "weekly"),
 	"HTTP_ADDR":                    listenAddress,
 	"LOG_LEVEL":                    oneOf("debug", "info", "warn", "error"),
 	"LOG_FORMAT":                   oneOf("json", "text"),
@@ -312,7 +326,7 @@ func (c Common) reactions(identity reaction.Identity, region string, topics []al
 		DeletionReminders: reminders, DeletionMinWindowDays: c.DeletionMinWindowDays, DeletionApprovalDays: c.DeletionApprovalDays,
 		RestoreSeverity: finding.Severity(c.PolicyRestoreSeverity),
 		TrustedAccounts: c.TrustedAccounts, TrustedOrgs: c.TrustedOrgs, ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
-		Rules: rules, FlapLimit: c.FlapLimit, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
+		Rules: rules, FlapLimit: c.FlapLimit, SweepInterval: c.SweepInterval, CanaryKey: c.CanaryKey, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
 		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
 	}, nil
 }
@@ -389,6 +403,14 @@ func between(low, high int) func(string) error {
 		}
 		return nil
 	}
+}
+
+// quotaShare checks a part of KMS's quotas. NaN is none.
+func quotaShare(s string) error {
+	if share, err := strconv.ParseFloat(s, 64); err != nil || !(share > 0 && share <= 1) {
+		return errors.New("allowed is a number above 0, up to 1")
+	}
+	return nil
 }
 
 // lookupsPerSecond checks a share of CloudTrail's look-ups. NaN is neither.

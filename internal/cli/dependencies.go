@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/guard"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/worker"
@@ -41,6 +43,7 @@ type dependencies struct {
 type found struct {
 	queues []*worker.Queue
 	owners []ownership
+	topic  guard.Topic // of checkTopic
 	// risks are the resources that are encrypted under a customer managed key, but for
 	// the state bucket: who disables that key silences the guard.
 	risks []finding.Finding
@@ -168,10 +171,12 @@ func (d dependencies) owner(ctx context.Context, url string) (string, error) {
 }
 
 func (d dependencies) checkTopic(ctx context.Context, variable, name string) (f found, err error) {
+	f.topic.ARN = name
 	topic, err := d.sns.GetTopicAttributes(ctx, &sns.GetTopicAttributesInput{TopicArn: &name})
 	if err != nil {
 		return f, fmt.Errorf("%s%s: topic %s cannot be read: create it, or grant sns:GetTopicAttributes and sns:Publish: %w", envPrefix, variable, name, err)
 	}
+	f.topic.Confirmed.Value, f.topic.Confirmed.Err = strconv.Atoi(topic.Attributes["SubscriptionsConfirmed"])
 	f.encrypted("topic "+name, topic.Attributes["KmsMasterKeyId"])
 	return f, nil
 }
@@ -202,18 +207,20 @@ func (d dependencies) readBucket(ctx context.Context, account string) error {
 }
 
 // risks returns those of what check found, and the state bucket's. Nothing that a member
-// does depends on them, so no start waits for the request.
-func (d dependencies) risks(ctx context.Context, f found) []finding.Finding {
+// does depends on them, so no start waits for the request. The error says that the bucket's
+// encryption cannot be read; a member can still run.
+func (d dependencies) risks(ctx context.Context, f found) ([]finding.Finding, error) {
 	bucket := &d.config.StateBucket
 	encryption, err := d.s3.GetBucketEncryption(ctx, &s3.GetBucketEncryptionInput{Bucket: bucket, ExpectedBucketOwner: &d.account})
-	if err != nil || encryption.ServerSideEncryptionConfiguration == nil {
-		// Every bucket has a default encryption; a member that may not read it can still run.
-		return f.risks
+	if err != nil {
+		return f.risks, fmt.Errorf("read the encryption of bucket %s: %w", *bucket, err)
 	}
-	for _, rule := range encryption.ServerSideEncryptionConfiguration.Rules {
-		if byDefault := rule.ApplyServerSideEncryptionByDefault; byDefault != nil {
-			f.encrypted("bucket "+*bucket, aws.ToString(byDefault.KMSMasterKeyID))
+	if c := encryption.ServerSideEncryptionConfiguration; c != nil {
+		for _, rule := range c.Rules {
+			if byDefault := rule.ApplyServerSideEncryptionByDefault; byDefault != nil {
+				f.encrypted("bucket "+*bucket, aws.ToString(byDefault.KMSMasterKeyID))
+			}
 		}
 	}
-	return f.risks
+	return f.risks, nil
 }

@@ -102,8 +102,10 @@ func printChanges(w io.Writer, d policyDiff) {
 
 // wrap breaks text into lines of at most 100 characters. The first one begins with
 // first, the others with rest.
-func wrap(text, first, rest string) string {
-	const width = 100
+func wrap(text, first, rest string) string { return wrapTo(100, text, first, rest) }
+
+// wrapTo is wrap for lines of another width.
+func wrapTo(width int, text, first, rest string) string {
 	var b strings.Builder
 	b.WriteString(first)
 	column, gap := len(first)-1, ""

@@ -220,6 +220,10 @@ func (unwritableKMS) PutKeyPolicy(context.Context, *kms.PutKeyPolicyInput, ...fu
 	return nil, errUnwritable
 }
 
+func (unwritableKMS) UpdateKeyDescription(context.Context, *kms.UpdateKeyDescriptionInput, ...func(*kms.Options)) (*kms.UpdateKeyDescriptionOutput, error) {
+	return nil, errUnwritable
+}
+
 // readEvents reads the JSON values of all files. A value with a "Records" array
 // is a CloudTrail log file: its records are the events.
 func readEvents(files []string) ([]json.RawMessage, error) {

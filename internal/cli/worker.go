@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -99,7 +100,16 @@ func (c Config) memoryLimit() int64 { return 80<<20 + int64(c.connections())*160
 // run works from the checks at the start to the end of the drain.
 func (f fleetMember) run(ctx context.Context) error {
 	var isReady atomic.Bool
-	server := healthServer(f.config.HTTPAddr, &isReady)
+	var blind atomic.Pointer[sight]
+	server := healthServer(f.config.HTTPAddr, func() string {
+		switch s := blind.Load(); {
+		case !isReady.Load():
+			return "not receiving yet"
+		case s != nil:
+			return s.blindness()
+		}
+		return ""
+	})
 	listening := make(chan error, 1)
 	go func() { listening <- serve(ctx, server) }()
 	defer func() { _ = server.Close() }()
@@ -111,6 +121,7 @@ func (f fleetMember) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	blind.Store(w.sight)
 	return f.work(ctx, w, func() { isReady.Store(true) })
 }
 
@@ -123,8 +134,14 @@ func (f fleetMember) work(ctx context.Context, w *wired, ready func()) error {
 	if w.records != nil {
 		g.Go(func() error { return w.records.Run(ctx) })
 	}
+	if w.sight != nil {
+		g.Go(func() error { w.sight.run(ctx); return nil })
+	}
 	if w.protection != nil {
 		g.Go(func() error { w.protection.Run(ctx); return nil })
+	}
+	if w.report != nil {
+		g.Go(func() error { w.report.run(ctx); return nil })
 	}
 	g.Go(func() error {
 		for _, p := range w.pools {
@@ -150,6 +167,7 @@ func (f fleetMember) work(ctx context.Context, w *wired, ready func()) error {
 				return nil
 			}
 			f.startupSweep(ctx, w.router)
+			g.Go(func() error { w.router.Watch(ctx); return nil })
 		}
 		// What the start and the sweep needed, and an idle worker would keep: it makes
 		// too little garbage for a collection.
@@ -172,13 +190,14 @@ func serve(ctx context.Context, server *http.Server) error {
 	return nil
 }
 
-// healthServer answers /healthz while the process runs and /readyz once it is ready.
-func healthServer(addr string, ready *atomic.Bool) *http.Server {
+// healthServer answers /healthz while the process runs and /readyz unless unready says why it
+// is not ready.
+func healthServer(addr string, unready func() string) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !ready.Load() {
-			http.Error(w, "not receiving yet", http.StatusServiceUnavailable)
+		if why := unready(); why != "" {
+			http.Error(w, why, http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
@@ -193,7 +212,9 @@ type wired struct {
 	identity   string
 	pools      []*worker.Pool
 	protection *worker.Protection // nil outside ECS
+	report     *reportSchedule    // nil where none is asked for
 	records    *confirm.Records   // nil where no events are handled
+	sight      *sight             // nil where no events are handled
 	// known is closed when the alias snapshot is taken, before the first event is handled.
 	known chan struct{}
 	// risks returns what of the configuration depends on keys that are guarded.
@@ -262,24 +283,29 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	if err != nil {
 		return nil, err
 	}
-	selfCheck := func(ctx context.Context) ([]finding.Finding, error) {
-		found, err := check.check(ctx)
-		others.look(ctx, found)
-		return check.risks(ctx, found), err
-	}
 	deps := reaction.Deps{
-		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, SelfCheck: selfCheck, Logger: log,
-		Scans: engine, Trail: awsclient.CloudTrail(cfg), EBS: awsclient.NewEC2(cfg),
+		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, Logger: log,
+		Scans: engine, Trail: awsclient.CloudTrail(cfg), EBS: awsclient.NewEC2(cfg), Send: sender(own, c.EventsQueueURL),
 	}
 	w := &wired{
 		identity: aws.ToString(caller.Arn), known: make(chan struct{}),
-		risks: func(ctx context.Context) []finding.Finding { return check.risks(ctx, found) },
+		risks: func(ctx context.Context) []finding.Finding {
+			risks, _ := check.risks(ctx, found) // the sweep says what cannot be read
+			return risks
+		},
 	}
 	if events := found.queue(c.EventsQueueURL); events != nil {
 		w.records = c.records(cfg, store, log)
+		watched := check.guard(cfg, events, reactions, others)
+		deps.Guard = watched.read
 		deps.Records, deps.Senders = w.records, &handlers.QueueSenders{
-			Policy: worker.Policy(queues, events.URL), QueueARN: events.ARN, Identity: identity, Rules: reactions.EventRules, State: store, Logger: log,
+			Policy: watched.policy, QueueARN: events.ARN, Identity: identity, Rules: reactions.EventRules, State: store, Logger: log,
 		}
+	}
+	if c.reportsWeekly() {
+		by := byHand{account: account, caller: w.identity, region: cfg.Region, settings: c.Common, facts: facts, s3: bucket}
+		w.report = by.scheduleReports(c.SweepQuotaShare, alerts, engine, log)
+		deps.Swept = w.report.swept
 	}
 	if w.router, err = handlers.New(deps, reactions); err != nil {
 		return nil, err
@@ -300,6 +326,10 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		if err := pool(c.eventsPool(), w.handle); err != nil {
 			return nil, err
 		}
+		w.sight = &sight{
+			pool: w.pools[0], after: c.BlindAfter, alerts: alerts, store: store, log: log, look: c.SweepInterval,
+			worker: w.identity, account: account, region: cfg.Region,
+		}
 	}
 	if c.runsJobs() {
 		if err := pool(c.jobsPool(), func(ctx context.Context, m worker.Message) error {
@@ -309,6 +339,17 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		}
 	}
 	return w, nil
+}
+
+// sender sends the fleet's own messages to a queue; nil where there is none.
+func sender(own ownMessages, queue string) func(context.Context, string, time.Duration) error {
+	if queue == "" {
+		return nil
+	}
+	return func(ctx context.Context, body string, after time.Duration) error {
+		_, err := own.SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: &queue, MessageBody: &body, DelaySeconds: int32(after / time.Second)})
+		return err
+	}
 }
 
 // whoWeAre returns what asks AWS, once, who this is.
@@ -337,13 +378,16 @@ func (c Config) confirmations() confirm.Config {
 // reactions are how a member of the fleet reacts.
 func (c Config) reactions(identity reaction.Identity, region string, topics []alert.Topic, queues []string) (reaction.Config, error) {
 	r, err := c.Common.reactions(identity, region, topics, queues)
-	r.Concurrency = c.EventsConcurrency
+	r.Concurrency, r.SweepShare, r.Build = c.EventsConcurrency, c.SweepQuotaShare, versionString()
 	return r, err
 }
 
+// reportsWeekly reports whether this member may make the fleet's report.
+func (c Config) reportsWeekly() bool { return c.ReportSchedule == "weekly" && c.runsEvents() }
+
 // eventsPool is how the events queue is worked on.
 func (c Config) eventsPool() worker.Options {
-	return worker.Options{QueueURL: c.EventsQueueURL, Concurrency: c.EventsConcurrency, DrainTimeout: c.DrainTimeout}
+	return worker.Options{QueueURL: c.EventsQueueURL, Concurrency: c.EventsConcurrency, DrainTimeout: c.DrainTimeout, Late: c.BlindAfter}
 }
 
 // jobsPool is how the jobs queue is worked on.

@@ -104,6 +104,9 @@ var (
 	Trail     = of("a trail's name or ARN", `(?:arn:`+partition+`:cloudtrail:`+region+`:`+account+`:trail/)?[A-Za-z0-9][A-Za-z0-9._-]{2,127}`)
 	Rule      = of("a rule name", `[A-Za-z0-9_.][A-Za-z0-9_.-]{0,63}`)
 	Queue     = of("a queue URL", `https://[a-z0-9.-]{1,100}\.(?:amazonaws\.com|amazonaws\.com\.cn|api\.aws)/`+account+`/[A-Za-z0-9_-]{1,80}(?:\.fifo)?`)
+	// QueueName and QueueARN are a queue's without its URL.
+	QueueName = of("a queue name", `[A-Za-z0-9_][A-Za-z0-9_-]{0,79}(?:\.fifo)?`)
+	QueueARN  = of("a queue ARN", `arn:`+partition+`:sqs:`+region+`:`+account+`:[A-Za-z0-9_-]{1,80}(?:\.fifo)?`)
 	Topic     = of("a topic ARN", `arn:`+partition+`:sns:`+region+`:`+account+`:[A-Za-z0-9_-]{1,256}(?:\.fifo)?`)
 	KeyStore  = of("a key store id", `cks-[0-9a-z]{1,60}`)
 	// EventID is CloudTrail's eventID.

@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/keylist"
+)
+
+// hostile is text that does something to a terminal, a page or a spreadsheet.
+const hostile = "=cmd|' /C calc'!A0 \x1b[31m\u202e\u009b2J</script><b>&\"'"
+
+func TestKeysCommand(t *testing.T) {
+	a := newAccount(t)
+	a.enter()
+	dying := a.newKey("alias/payments")
+	must(a.kms.ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: &dying}))(t)
+	odd := *must(a.kms.CreateKey(t.Context(), &kms.CreateKeyInput{
+		Description: aws.String(hostile), Tags: []types.Tag{{TagKey: aws.String("team"), TagValue: aws.String("=blue")}},
+	}))(t).KeyMetadata.Arn
+	keys := func(args ...string) string {
+		code, out, errs := a.command(append([]string{"keys", "--quota-share", "1"}, args...)...)
+		if code != exitOK || errs != "" {
+			t.Fatalf("%q: exit code %d: %s", args, code, errs)
+		}
+		if strings.ContainsAny(out, "\x1b\u202e\u009b") {
+			t.Errorf("%q prints what a terminal acts on: %q", args, out)
+		}
+		return out
+	}
+	var l keylist.List
+	if err := json.Unmarshal([]byte(keys("--json", "--tags")), &l); err != nil {
+		t.Fatal(err)
+	}
+	if k := l.Keys[0]; l.Schema != keylist.Schema || k.ARN != dying || k.Worst != "critical" || l.Totals.Keys != len(l.Keys) {
+		t.Errorf("the first is %+v of %+v", k, l.Totals)
+	}
+	if i := slices.IndexFunc(l.Keys, func(k keylist.Key) bool { return k.ARN == odd }); i < 0 || l.Keys[i].Description != hostile || l.Keys[i].Tags.Values["team"] != "=blue" {
+		t.Errorf("the odd key: %+v", l.Keys)
+	}
+
+	rows, err := csv.NewReader(strings.NewReader(keys("--csv", "--tag", "team=*"))).ReadAll()
+	if err != nil || len(rows) != 2 {
+		t.Fatalf("CSV: %v, %q", err, rows)
+	}
+	cell := func(name string) string { return rows[1][slices.Index(rows[0], name)] }
+	if !strings.HasPrefix(cell("description"), `'=cmd|`) || cell("arn") != odd || cell("tags") != "team==blue" || cell("last_use") != keylist.NotAsked {
+		t.Errorf("CSV: %q", rows[1])
+	}
+
+	text := keys()
+	for _, want := range []string{"WORST", "critical", "alias/payments", "PendingDeletion", "- critical: The key will be deleted on ", " keys of account "} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "Not known") {
+		t.Errorf("something is not known:\n%s", text)
+	}
+	details := keys("alias/payments", odd)
+	for _, want := range []string{dying + "\n", "state             PendingDeletion, to be deleted at ", "last use          none since ", `description       =cmd|' /C calc'!A0 \x1b[31m\u202e\u009b2J</script><b>&"'`, "rotation          cannot: pending-deletion"} {
+		if !strings.Contains(details, want) {
+			t.Errorf("%q is not in:\n%s", want, details)
+		}
+	}
+
+	a.deny(administrator, "kms:ListGrants", "s3:GetEncryptionConfiguration")
+	if text := keys("--bad"); !strings.Contains(text, "Not known: grants of ") || !strings.Contains(text, "Not known: buckets: ") || !strings.Contains(text, odd[len(odd)-36:]) {
+		t.Errorf("without permission for grants and buckets:\n%s", text)
+	}
+}
+
+func TestKeysUsage(t *testing.T) {
+	for _, args := range [][]string{
+		{"--json", "--csv"}, {"--unused", "soon"}, {"--unused", "-3d"}, {"--tag", "team"}, {"--alias", "app"}, {"--quota-share", "0"}, {"--quota-share", "1.1"},
+	} {
+		var out, errs strings.Builder
+		if code := run(t.Context(), append([]string{"keys"}, args...), nil, &out, &errs); code != exitUsage {
+			t.Errorf("%q: exit code %d: %s", args, code, errs.String())
+		}
+	}
+}
+
+// TestKeysFitATerminal: no line of the table is longer than the terminal, also where names
+// are; columns that have no room are named.
+func TestKeysFitATerminal(t *testing.T) {
+	on := true
+	l := keylist.List{Account: "111122223333", Region: "eu-central-1", Keys: []keylist.Key{{
+		ID: "1234abcd-12ab-34cd-56ef-1234567890ab", Aliases: []string{"alias/" + strings.Repeat("long-", 30)}, State: "PendingReplicaDeletion",
+		Spec: "SYMMETRIC_DEFAULT", Origin: "EXTERNAL_KEY_STORE", MultiRegion: "PRIMARY", Manager: "CUSTOMER", Worst: "critical", Judged: true,
+		Rotation: keylist.Rotation{Enabled: &on, PeriodDays: 2560}, Tags: keylist.Tags{Values: map[string]string{strings.Repeat("a b ", 40): "c"}},
+	}, {ID: "x", Rotation: keylist.Rotation{Blocker: inventory.BlockedUnavailable}}}}
+	for width, left := range map[int]string{200: "", 100: "", 80: "rotation", 70: "rotation"} {
+		var b strings.Builder
+		if err := printKeys(&b, l, width, keylist.Options{Unused: 1, Tags: true}); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(b.String()) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > width {
+				t.Errorf("%d characters in a line of %d: %s", n, width, line)
+			}
+		}
+		if named := strings.Contains(b.String(), "Not shown for want of room"); left != "" && (!named || !strings.Contains(b.String(), left)) {
+			t.Errorf("width %d does not say that %s is left out:\n%s", width, left, b.String())
+		}
+	}
+	if d := cmp.Diff("ab…", cut("abcdef", 3)); d != "" {
+		t.Error(d)
+	}
+}

@@ -1,0 +1,93 @@
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/cmkeeper/cmkeeper/internal/localaws"
+)
+
+// paceOf counts what waits for it, and refuses once it is closed.
+type paceOf struct {
+	mu     sync.Mutex
+	waited map[string]int
+	closed error
+}
+
+func (p *paceOf) Wait(_ context.Context, operation string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waited[operation]++
+	return p.closed
+}
+
+// Every request to KMS waits for the pace, and has a quota: each page of a list, and each
+// attempt. Where the pace refuses, no request is sent.
+func TestPace(t *testing.T) {
+	w := newWorld(t)
+	key := w.createKey(t, &kms.CreateKeyInput{})
+	for n := range 150 {
+		w.createAlias(t, fmt.Sprintf("alias/a%d", n), key)
+	}
+	pace := &paceOf{waited: map[string]int{}}
+	ctx := WithPace(t.Context(), pace)
+	readAll := func() error {
+		_, err := w.Key(ctx, key)
+		errs := []error{err}
+		_, err = w.Rotation(ctx, key)
+		errs = append(errs, err)
+		_, err = w.Policy(ctx, key)
+		errs = append(errs, err)
+		_, err = w.Tags(ctx, key)
+		errs = append(errs, err)
+		_, err = w.Grants(ctx, key)
+		errs = append(errs, err)
+		_, err = w.LastUsage(ctx, key)
+		errs = append(errs, err)
+		_, err = w.Keys(ctx)
+		errs = append(errs, err)
+		_, err = w.LastRotation(ctx, key)
+		errs = append(errs, err)
+		_, err = w.Aliases(ctx)
+		return errors.Join(append(errs, err)...)
+	}
+	w.server.SetFaults(localaws.Fault{Service: "kms", Operations: []string{"DescribeKey"}, Effect: localaws.Throttle, Rate: 1e-9, Burst: 1, Count: 1})
+	if err := readAll(); err != nil {
+		t.Fatal(err)
+	}
+	if err := readAll(); err != nil {
+		t.Fatal(err)
+	}
+	for operation, n := range pace.waited {
+		if sent := w.server.Requests("kms", operation); n != sent {
+			t.Errorf("%d requests of %s waited, %d were sent", n, operation, sent)
+		}
+	}
+	if n := pace.waited["DescribeKey"]; n != 3 {
+		t.Errorf("%d attempts of DescribeKey waited, one of two requests was throttled once", n)
+	}
+	if n := pace.waited["ListAliases"]; n != 4 {
+		t.Errorf("%d pages of aliases waited, want 4", n)
+	}
+	if got, want := slices.Sorted(maps.Keys(pace.waited)), slices.Sorted(maps.Keys(Quotas)); !slices.Equal(got, want) {
+		t.Errorf("waited: %q; quotas: %q", got, want)
+	}
+	sent := w.server.Requests("kms", "GetKeyPolicy")
+	pace.closed = errors.New("not now")
+	if _, err := w.Policy(ctx, key); !errors.Is(err, pace.closed) {
+		t.Errorf("policy: %v", err)
+	}
+	if n := w.server.Requests("kms", "GetKeyPolicy") - sent; n != 0 {
+		t.Errorf("%d requests were sent", n)
+	}
+	if _, err := w.Policy(t.Context(), key); err != nil {
+		t.Errorf("without a pace: %v", err)
+	}
+}
