@@ -81,6 +81,11 @@ type Alert struct {
 	// Resolves is the ID of the alert whose condition is over, "" for other alerts; the
 	// status of the action is StatusResolved then.
 	Resolves string `json:"resolves,omitempty"`
+	// Thread is the chat thread that it belongs to, where that is not its key's.
+	Thread string `json:"thread,omitempty"`
+	// Dangers name what it tells that is wrong with its key, bucket or account as that
+	// stands; they are for the one that composes it, and in no rendering.
+	Dangers []string `json:"-"`
 	// Incident is the ID of the incident that the alert belongs to, set by Publisher.
 	Incident string `json:"incident,omitempty"`
 	// Digest is set by Publisher where it publishes several alerts as one.
@@ -190,6 +195,11 @@ type Call struct {
 	Session  string `json:"session,omitempty"`
 	SourceIP string `json:"source_ip,omitempty"`
 	Title    string `json:"title"`
+	// Do is the first thing to do about it, as in Alert.Next; "" in a digest, which has the
+	// commands of all.
+	Do string `json:"do,omitempty"`
+	// Resolves is that of the alert.
+	Resolves string `json:"resolves,omitempty"`
 	// Status is how cmkeeper's action ended.
 	Status Status `json:"status"`
 }

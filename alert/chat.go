@@ -77,12 +77,15 @@ func (a Alert) Chat() ([]byte, error) {
 	return encode(m)
 }
 
-// thread is what the alert belongs to: its incident, its key, or nothing but itself.
+// thread is what the alert belongs to: its incident, the thread that it names, its key, or
+// nothing but itself.
 func (a Alert) thread() string {
 	thread := a.ID
 	switch {
 	case a.Incident != "":
 		thread = a.Incident
+	case a.Thread != "":
+		thread = a.Thread
 	case a.Digest != nil:
 		thread = a.Digest.Group
 	case a.Key != nil:
@@ -130,8 +133,12 @@ func (a Alert) chatDescription() string {
 		line("By", code(d.Group))
 		for i, c := range d.Calls {
 			if i == chatRows {
-				lines = append(lines, fmt.Sprintf("… and %d more calls, in the mail and in the JSON", d.all()-i))
+				lines = append(lines, fmt.Sprintf("… and %d more, in the mail and in the JSON", d.all()-i))
 				break
+			}
+			if a.Kind == KindPosture {
+				lines = append(lines, fmt.Sprintf("• %s %s: %s", text(strings.ToUpper(string(c.Severity))), code(c.stands()), text(c.Title)))
+				continue
 			}
 			row := fmt.Sprintf("• %s %s %s", c.Time.UTC().Format("15:04:05"), text(strings.ToUpper(string(c.Severity))), code(c.EventName))
 			if key := c.key(); key != "" {

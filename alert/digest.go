@@ -38,8 +38,11 @@ type gathered struct {
 	first gatheredRow // its row
 	rows  []gatheredRow
 	// What follows is about all of them.
-	all         int
+	all int
+	// most is how many rows are kept, with what to do about each; 0 is digestRows, without.
+	most        int
 	severity    finding.Severity
+	thread      string // of all of them, "" where that differs
 	keys        map[string]bool
 	statuses    map[Status]int
 	from, until time.Time
@@ -61,8 +64,13 @@ func (r gatheredRow) order(other gatheredRow) int {
 func (g *gathered) add(i item) {
 	a := i.Alert
 	r := gatheredRow{weight: a.weight(), name: i.Name, call: Call{
-		ID: a.ID, Kind: a.Kind, Severity: a.Severity, EventName: a.EventName, Time: a.Time, Title: a.headline(), Status: cmp.Or(a.Action.Status, StatusNone),
+		ID: a.ID, Kind: a.Kind, Severity: a.Severity, EventName: a.EventName, Time: a.Time, Title: a.headline(), Status: cmp.Or(a.Action.Status, StatusNone), Resolves: a.Resolves,
 	}}
+	if g.all == 0 {
+		g.thread = a.Thread
+	} else if g.thread != a.Thread {
+		g.thread = ""
+	}
 	if g.keys == nil {
 		g.keys, g.statuses = map[string]bool{}, map[Status]int{}
 	}
@@ -75,6 +83,9 @@ func (g *gathered) add(i item) {
 	}
 	if a.Actor != nil {
 		r.call.Session, r.call.SourceIP = a.Actor.Session, a.Actor.SourceIP
+	}
+	if g.most > 0 && len(a.Next) > 0 {
+		r.call.Do = a.Next[0]
 	}
 	r.call = rowLimits.call(r.call)
 	for _, n := range a.Next {
@@ -96,16 +107,19 @@ func (g *gathered) add(i item) {
 		g.worst, g.first = i, r
 	}
 	g.all++
-	if g.rows = append(g.rows, r); len(g.rows) >= 2*digestRows {
+	if g.rows = append(g.rows, r); len(g.rows) >= 2*g.limit() {
 		g.prune()
 	}
 }
 
-// prune sorts the rows and cuts them to digestRows: one of each severity, kind and event,
+func (g *gathered) limit() int { return cmp.Or(g.most, digestRows) }
+
+// prune sorts the rows and cuts them to the limit: one of each severity, kind and event,
 // by which subscriptions filter, and the worst others.
 func (g *gathered) prune() {
 	slices.SortFunc(g.rows, gatheredRow.order)
-	if len(g.rows) <= digestRows {
+	most := g.limit()
+	if len(g.rows) <= most {
 		return
 	}
 	type sort struct {
@@ -116,14 +130,14 @@ func (g *gathered) prune() {
 	seen := map[sort]bool{}
 	var only, others []gatheredRow
 	for _, r := range g.rows {
-		if of := (sort{r.call.Severity, r.call.Kind, r.call.EventName}); !seen[of] && len(only) < digestRows/10 {
+		if of := (sort{r.call.Severity, r.call.Kind, r.call.EventName}); !seen[of] && len(only) < most/10 {
 			seen[of] = true
 			only = append(only, r)
 		} else {
 			others = append(others, r)
 		}
 	}
-	g.rows = slices.Concat(only, others[:digestRows-len(only)])
+	g.rows = slices.Concat(only, others[:most-len(only)])
 	slices.SortFunc(g.rows, gatheredRow.order)
 }
 
@@ -152,7 +166,11 @@ func digest(s *window, g *gathered, inIncident bool, address string) Alert {
 	}
 	d := g.digest(s.Name, address)
 	a.ID, a.Ongoing, a.Digest, a.Severity = "digest/"+s.ID, false, d, g.severity
+	a.Resolves, a.Thread = "", g.thread
 	a.Title = d.what() + " by " + s.Short
+	if g.statuses[StatusResolved] == g.all {
+		a.Title = fmt.Sprintf("Resolved: %d alerts, keys: %d", g.all, d.Keys)
+	}
 	a.Summary = fmt.Sprintf("%s within %s. They came in quick succession, so this is one message; each was judged by itself. Everything below the table is about the worst of them.",
 		d.what(), d.Until.Sub(d.From).Round(time.Second))
 	if d.All > 0 {

@@ -21,11 +21,11 @@ type group struct {
 }
 
 // groupOf returns the group of an alert, and whether it has one: the actor, or the kind
-// for what sweeps and AWS itself did. Alerts of jobs have none.
+// for what sweeps and AWS itself did. Alerts of jobs, and those of many alerts, have none.
 func groupOf(a Alert) (group, bool) {
 	var g group
 	switch {
-	case a.Kind == "", a.Kind == KindReencryption, a.Kind == KindIncident:
+	case a.Kind == "", a.Kind == KindReencryption, a.Kind == KindIncident, a.Digest != nil:
 		return group{}, false
 	case a.hasActor():
 		g.name = actorARN(a.Actor.ARN)
@@ -42,11 +42,24 @@ func groupOf(a Alert) (group, bool) {
 		if a.EventName == sweepEvent {
 			g.name, g.short = "sweep: "+string(a.Kind), "a sweep"
 		}
+		if a.Resolves != "" { // of whatever kind
+			g.name, g.short = "what is over", "AWS or unknown"
+		}
+	}
+	if a.isNote() {
+		g.name, g.short = g.name+", notes", g.short+", notes"
 	}
 	sum := sha256.Sum256([]byte(g.name + "\n" + a.Account + "\n" + a.Region))
 	g.id = hex.EncodeToString(sum[:16])
 	return g, true
 }
+
+// isNote reports whether an alert says that nothing is wrong, or not any more. Those are
+// told apart from what is, whoever did it.
+func (a Alert) isNote() bool { return a.Resolves != "" || strings.HasSuffix(a.ID, NoteSuffix) }
+
+// NoteSuffix ends the IDs of alerts about calls that do no harm.
+const NoteSuffix = "/note"
 
 func (a Alert) hasActor() bool { return a.Actor != nil && a.Actor.ARN != "" }
 
@@ -180,7 +193,7 @@ func decideSchedule(a Alert, m marks) scheduleDecision {
 // does what only creates something.
 func isDangerous(a Alert) bool {
 	switch {
-	case !a.hasActor(), !a.Severity.AtLeast(finding.Medium), a.Kind == KindUse:
+	case a.isNote(), !a.hasActor(), !a.Severity.AtLeast(finding.Medium), a.Kind == KindUse:
 		return false
 	case a.Kind == KindGrant, a.Kind == KindAlias:
 		return true

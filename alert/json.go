@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -30,6 +31,14 @@ func (a Alert) JSON() ([]byte, error) {
 	a.Title = a.headline()
 	a.Action.Status = cmp.Or(a.Action.Status, StatusNone)
 	a.Next = a.steps()
+	if a.Digest != nil {
+		d := *a.Digest
+		d.Calls = slices.Clone(d.Calls)
+		for i, c := range d.Calls {
+			d.Calls[i].Do = c.step()
+		}
+		a.Digest = &d
+	}
 	raw, err := encode(struct {
 		Schema string `json:"schema"`
 		Alert

@@ -195,11 +195,15 @@ func (p *Publisher) publishToAll(ctx context.Context, log *slog.Logger, name str
 
 // send publishes the alert to a topic, cut to size.
 func (p *Publisher) send(ctx context.Context, log *slog.Logger, t Topic, name string, a Alert) error {
-	in, err := t.message(a)
-	if err != nil {
-		return fmt.Errorf("render alert: %w", err)
+	var in *sns.PublishInput
+	var err error
+	long := a.Digest != nil && len(a.Digest.Calls) > digestRows // which is not worth to be rendered in every format
+	if !long {
+		if in, err = t.message(a); err != nil {
+			return fmt.Errorf("render alert: %w", err)
+		}
 	}
-	if size(in) > sizeLimit {
+	if long || size(in) > sizeLimit {
 		if in, err = p.cut(ctx, log, t, name, a); err != nil {
 			return fmt.Errorf("cut alert: %w", err)
 		}
@@ -323,7 +327,7 @@ func (a Alert) cut(l limits, whole string) Alert {
 	for i, f := range a.Facts {
 		a.Facts[i] = Fact{Name: l.text(f.Name), Source: l.text(f.Source), Values: l.list(f.Values)}
 	}
-	a.Incident = l.text(a.Incident)
+	a.Incident, a.Resolves, a.Thread = l.text(a.Incident), l.text(a.Resolves), l.text(a.Thread)
 	if a.Digest != nil {
 		d := *a.Digest
 		c.Calls = d.all()
@@ -339,8 +343,12 @@ func (a Alert) cut(l limits, whole string) Alert {
 
 // call returns a row within the limits.
 func (l limits) call(c Call) Call {
+	if command.Is(c.Do) && len(c.Do) > l.chars {
+		c.Do = "" // half a command may be another one
+	}
+	c.Do = l.text(c.Do)
 	c.Kind, c.Severity, c.Status = Kind(l.text(string(c.Kind))), finding.Severity(l.text(string(c.Severity))), Status(l.text(string(c.Status)))
-	for _, s := range []*string{&c.ID, &c.EventName, &c.Key, &c.Alias, &c.Session, &c.SourceIP, &c.Title} {
+	for _, s := range []*string{&c.ID, &c.EventName, &c.Key, &c.Alias, &c.Session, &c.SourceIP, &c.Title, &c.Resolves} {
 		*s = l.text(*s)
 	}
 	return c

@@ -425,9 +425,10 @@ func TestCutAlwaysFits(t *testing.T) {
 			ID: s, Kind: Kind(s), Severity: finding.Severity(s), EventName: s, EventID: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
 			Key: &Key{s, list, s, true, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s, s, s, true}, Action: Action{s, Status(s), s}, Next: list,
 		}
+		a.Resolves, a.Thread = s, s
 		a.Incident, a.Digest = s, &Digest{Group: s, Alerts: s}
 		for range list {
-			a.Digest.Calls = append(a.Digest.Calls, Call{s, Kind(s), finding.Severity(s), s, time.Time{}, s, s, true, s, s, s, Status(s)})
+			a.Digest.Calls = append(a.Digest.Calls, Call{s, Kind(s), finding.Severity(s), s, time.Time{}, s, s, true, s, s, s, s, s, Status(s)})
 			a.Findings = append(a.Findings, finding.Finding{ID: finding.NoEffect, Severity: finding.Severity(s), Statement: s, Principal: s, Message: s})
 			a.Facts = append(a.Facts, Fact{s, s, list})
 		}

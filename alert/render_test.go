@@ -71,13 +71,13 @@ func deletion() Alert {
 // complete is an alert with every member.
 func complete() Alert {
 	a := deletion()
-	a.ID, a.Ongoing, a.Incident = "digest/1", true, "incident/1"
+	a.ID, a.Ongoing, a.Incident, a.Resolves, a.Thread = "digest/1", true, "incident/1", "former", "posture"
 	a.Digest = &Digest{
 		Group: "arn:aws:iam::111122223333:role/Admin", From: instant("2026-11-25T08:59:03Z"), Until: instant("2026-11-25T09:00:03Z"), Keys: 1, All: 3,
 		Calls: []Call{{
 			ID: "e0000000-0000-4000-8000-000000000002/rotation", Kind: KindRotation, Severity: finding.High, EventName: "DisableKeyRotation",
 			Time: instant("2026-11-25T08:59:03Z"), Key: "arn:aws:kms:eu-central-1:111122223333:key/1b2c3d4e-0000-4000-8000-000000000001",
-			Alias: "alias/payments", Sensitive: true, Session: "mallory\n", SourceIP: "203.0.113.7", Title: "Rotation of alias/payments was turned off", Status: StatusDone,
+			Alias: "alias/payments", Sensitive: true, Session: "mallory\n", SourceIP: "203.0.113.7", Title: "Rotation of alias/payments was turned off", Do: "aws kms list-aliases", Resolves: "former", Status: StatusDone,
 		}},
 		Alerts: "s3://state/cmkeeper/groups/x/",
 	}
@@ -220,8 +220,8 @@ func compile(t *testing.T) *jsonschema.Schema {
 func TestJSONMatchesSchema(t *testing.T) {
 	schema := compile(t)
 	alerts := []Alert{deletion(), complete(), sparse(), {Severity: finding.Low, Kind: KindAlias}}
-	for _, k := range []Kind{KindRotation, KindPolicy, KindDeletion, KindAlias, KindReencryption, KindGuard, KindIncident} {
-		for _, s := range []Status{StatusDone, StatusWouldDo, StatusNone, StatusFailed, StatusRefused} {
+	for _, k := range []Kind{KindRotation, KindPolicy, KindDeletion, KindAlias, KindReencryption, KindGuard, KindIncident, KindPosture} {
+		for _, s := range []Status{StatusDone, StatusWouldDo, StatusNone, StatusFailed, StatusRefused, StatusResolved} {
 			a := complete()
 			a.Kind, a.Action.Status, a.Action.Mode = k, s, "enforce"
 			alerts = append(alerts, a, a.cut(limits{rows: 0, chars: 100}, ""))
@@ -343,7 +343,7 @@ func FuzzText(f *testing.F) {
 			ID: s, Kind: Kind(s), Severity: finding.Severity(s), EventName: s, Account: s, Region: s, Title: s, Summary: s, Risk: s,
 			Key: &Key{s, same(2), s, true, s, nil}, Actor: &Actor{s, s, s, s, s, s, s, s, s, s, true}, Action: Action{s, Status(s), s},
 			Next: same(2), Findings: []finding.Finding{{ID: id, Severity: finding.Severity(s), Statement: s, Principal: s, Message: s}}, Facts: []Fact{{s, s, same(2)}}, Cut: &Cut{Whole: s},
-			Incident: s, Digest: &Digest{Group: s, Alerts: s, Calls: []Call{{s, Kind(s), finding.Severity(s), s, time.Time{}, s, s, true, s, s, s, Status(s)}}},
+			Resolves: s, Thread: s, Incident: s, Digest: &Digest{Group: s, Alerts: s, Calls: []Call{{s, Kind(s), finding.Severity(s), s, time.Time{}, s, s, true, s, s, s, s, s, Status(s)}}},
 		}
 		for line := range strings.SplitSeq(a.Text(), "\n") {
 			for _, r := range line {

@@ -139,10 +139,15 @@ func (a Alert) calls(t *text) {
 	if d == nil {
 		return
 	}
-	t.section(fmt.Sprintf("Calls (%d)", d.all()))
+	heading := "Calls"
+	if a.Kind == KindPosture {
+		heading = "What is wrong"
+	}
+	t.section(fmt.Sprintf("%s (%d)", heading, d.all()))
 	t.table("  ", row{"By", d.Group}, row{"From", moment(&d.From)}, row{"Until", moment(&d.Until)}, row{"Incident", a.Incident}, row{"Full alerts", d.Alerts})
 	const indent = "            "
 	for _, c := range d.Calls {
+		severity := fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(c.Severity)), 20)))
 		line := c.EventName
 		if key := c.key(); key != "" {
 			line += " on " + key
@@ -150,12 +155,39 @@ func (a Alert) calls(t *text) {
 		if c.Sensitive {
 			line += ", a sensitive key"
 		}
-		t.line(fmt.Sprintf("  %-9s ", Escape(shorten(strings.ToUpper(string(c.Severity)), 20))), indent, fmt.Sprintf("%s %s: %s", c.Time.UTC().Format("15:04:05"), line, c.Status.words()))
+		line = fmt.Sprintf("%s %s: %s", c.Time.UTC().Format("15:04:05"), line, c.Status.words())
+		if a.Kind == KindPosture {
+			line = c.stands()
+		}
+		t.line(severity, indent, line)
 		t.line(indent, indent, c.Title)
+		switch step := c.step(); {
+		case command.Is(step):
+			t.raw(indent + step)
+		case step != "":
+			t.line(indent, indent, step)
+		}
 	}
 	if more := d.all() - len(d.Calls); more > 0 {
 		t.line("  ", "  ", fmt.Sprintf("… and %d more", more))
 	}
+}
+
+// stands names the key of a row about how things stand.
+func (c Call) stands() string {
+	line := cmp.Or(c.key(), "a bucket or a setting")
+	if c.Sensitive {
+		line += ", a sensitive key"
+	}
+	return line
+}
+
+// step is what to do about it, but for a command that is not safe to paste.
+func (c Call) step() string {
+	if command.Is(c.Do) && !command.Safe(c.Do) {
+		return ""
+	}
+	return c.Do
 }
 
 // key names the call's key in a few words.

@@ -155,8 +155,8 @@ func TestImportedMaterialIsLost(t *testing.T) {
 		expires := time.Now().Add(time.Hour)
 		w.importMaterial(key, material, &expires)
 		w.react()
-		if a := w.one(); a.Kind != alert.KindMaterial || a.Severity != finding.High {
-			t.Errorf("alert:\n%s", a.Text())
+		if got := w.over("was deleted"); len(got) != 1 || got[0].Kind != alert.KindMaterial || got[0].Severity != finding.High {
+			t.Errorf("alerts:\n%s", texts(got))
 		}
 		time.Sleep(2 * time.Hour)
 		w.react()

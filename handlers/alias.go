@@ -284,8 +284,15 @@ func aliasGone(ctx context.Context, c *reaction.Case) (*reaction.Decision, error
 		live.ARN = c.Event.KeyARN
 		key = &live
 	}
-	return &reaction.Decision{Tell: func() []alert.Alert {
+	id := ""
+	told := func(doc *ledger.Alias) {
+		if id != "" {
+			doc.GoneTold = id
+		}
+	}
+	return &reaction.Decision{Told: reaction.Told{Alias: told}, Tell: func() []alert.Alert {
 		a := c.NewAlert(alert.KindAlias, "/gone")
+		id = a.ID
 		a.Severity = severity
 		a.Title = "Alias " + name + " was deleted"
 		a.Summary = fmt.Sprintf("%s called DeleteAlias. The key itself is unchanged.", c.Who())

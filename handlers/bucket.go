@@ -70,6 +70,12 @@ type bucketCase struct {
 	unread bool           // only the event says how it is: that is told, and not noted
 	in     defaultInput
 	reason defaultReason
+	// severity of what reason says is wrong, "" for nothing. What is different from the last
+	// read: changed, the default encryption; follows, the tag; opened, the policy.
+	severity                 finding.Severity
+	changed, follows, opened bool
+	// goneTold are the alerts that told that an alias was deleted, by its name.
+	goneTold map[string]string
 	// sets and tags say that the event set the default encryption, or the tags.
 	sets, tags bool
 }
@@ -150,7 +156,9 @@ func defaultKey(b inventory.Bucket) string { return cmp.Or(b.DefaultKeyARN, b.De
 
 // noted notes what was read, once its alert is published.
 func (b *bucketCase) noted() reaction.Told {
-	return reaction.Told{Bucket: func(doc *ledger.Bucket) { doc.See(b.Name, defaultKey(b.Bucket), b.AliasTags, b.denies, b.At) }}
+	return reaction.Told{Bucket: func(doc *ledger.Bucket) {
+		doc.See(b.Name, defaultKey(b.Bucket), b.DefaultKey, b.AliasTags, b.denies, b.At)
+	}}
 }
 
 // judge decides what is alerted about a bucket that was read, and notes it afterwards, so
@@ -166,35 +174,79 @@ func (b *bucketCase) judge(ctx context.Context) (*reaction.Decision, error) {
 	if err := b.require(ctx); err != nil {
 		return nil, err
 	}
-	reason, severity := decideDefault(b.in)
-	b.reason = reason
-	b.Debug(ctx, "default encryption decided", "bucket", b.Name, "reason", reason)
+	if err := b.decide(ctx); err != nil {
+		return nil, err
+	}
+	b.Debug(ctx, "default encryption decided", "bucket", b.Name, "reason", b.reason)
 	_, b.sets = b.Event.Detail.(events.BucketEncryption)
 	_, b.tags = b.Event.Detail.(events.BucketTags)
 	// Whoever reads a change first tells it, whichever event or sweep that is: what is
 	// noted here is what the next one compares with.
-	changed := severity != "" && (b.sets || doc.Seen && doc.Key != key)
-	follows := !b.unread && (b.tags || doc.Seen) && !slices.Equal(doc.Aliases, b.AliasTags)
-	opened := doc.Denies && b.denies != nil && !*b.denies
-	d := &reaction.Decision{}
+	b.changed = b.severity != "" && (b.sets || doc.Seen && doc.Key != key)
+	b.follows = !b.unread && (b.tags || doc.Seen) && !slices.Equal(doc.Aliases, b.AliasTags)
+	b.opened = doc.Denies && b.denies != nil && !*b.denies
+	d, err := b.watch(ctx, doc)
+	if err != nil {
+		return nil, err
+	}
 	if !b.unread {
 		d.Told = b.noted()
 	}
-	if changed || follows || opened {
-		d.Tell = func() (alerts []alert.Alert) {
-			if changed {
-				alerts = append(alerts, b.defaultAlert(severity))
-			}
-			if follows {
-				alerts = append(alerts, b.tagAlert())
-			}
-			if opened {
-				alerts = append(alerts, b.policyAlert())
-			}
-			return alerts
+	d.Tell = b.tell
+	return d, nil
+}
+
+// decide decides what the default encryption comes to. One that goes under another key
+// because an alias has moved there is as it is meant: the move is told by itself.
+func (b *bucketCase) decide(ctx context.Context) error {
+	b.reason, b.severity = decideDefault(b.in)
+	if b.reason != defaultLeft {
+		return nil
+	}
+	followed, err := b.followed(ctx)
+	if followed {
+		b.reason, b.severity = defaultKept, ""
+	}
+	return err
+}
+
+// followed reports whether the default encryption went from its former key to the present
+// one with an alias: the one that it names, or one that another key was put in place of.
+func (b *bucketCase) followed(ctx context.Context) (bool, error) {
+	if b.Config.Reencrypt == reaction.Off {
+		return false, nil // nobody tells of moves
+	}
+	if b.DefaultAlias != "" && b.former.Default == b.DefaultKey {
+		return true, nil
+	}
+	aliases, err := b.Aliases(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, a := range aliases {
+		if a.TargetKeyARN != b.in.key || a.AWSManaged {
+			continue
+		}
+		doc, err := b.AliasKnown(ctx, a.Name)
+		if err != nil || slices.Contains(doc.Keys(), b.in.former) {
+			return err == nil, err
 		}
 	}
-	return d, nil
+	return false, nil
+}
+
+// tell tells what is different from the last read.
+func (b *bucketCase) tell() (alerts []alert.Alert) {
+	if b.changed {
+		alerts = append(alerts, b.defaultAlert(b.severity))
+	}
+	if b.follows {
+		alerts = append(alerts, b.tagAlert())
+	}
+	if b.opened {
+		alerts = append(alerts, b.policyAlert())
+	}
+	return alerts
 }
 
 // require finds the keys of the aliases that a bucket is tagged with, and those that
@@ -249,6 +301,10 @@ func (b *bucketCase) common(kind alert.Kind, severity finding.Severity, made boo
 
 func (b *bucketCase) defaultAlert(severity finding.Severity) alert.Alert {
 	a, in := b.common(alert.KindEncryption, severity, b.sets), b.in
+	a.Dangers = []string{dangerDefault}
+	if b.reason == defaultLeft || b.reason == defaultNone {
+		a.Dangers = []string{dangerLeft + in.former}
+	}
 	a.Title = "New objects in bucket " + b.Name + " are encrypted under another key"
 	a.Risk = "New objects are encrypted under a key that is not the expected one, and are lost if that key is lost."
 	switch b.reason {
@@ -268,7 +324,10 @@ func (b *bucketCase) defaultAlert(severity finding.Severity) alert.Alert {
 	if len(in.required) > 0 {
 		a.Facts = append(a.Facts, alert.Fact{Name: "keys of the aliases in the bucket's tag", Values: in.required})
 	}
-	key := cmp.Or(append(in.required, in.former)...)
+	key := cmp.Or(append(slices.Clone(in.required), in.former)...)
+	if b.Posture.IsForeign(key) { // no better than the one that it has
+		key = ""
+	}
 	a.Next = append(a.Next, command.Line("aws s3api put-bucket-encryption --bucket %s --region %s --server-side-encryption-configuration %s", command.Bucket(b.Name), b.InRegion(),
 		command.Document(json.RawMessage(`{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"aws:kms","KMSMasterKeyID":"`+cmp.Or(key, "KEY-ARN")+`"},"BucketKeyEnabled":true}]}`), command.BucketKey(key).Or("KEY-ARN"))))
 	return a
@@ -290,6 +349,7 @@ func (b *bucketCase) policyAlert() alert.Alert {
 	_, policy := b.Event.Detail.(events.BucketPolicy)
 	a := b.common(alert.KindEncryption, finding.Medium, policy)
 	a.ID += "/policy"
+	a.Dangers = []string{dangerDeny}
 	if len(b.AliasTags) > 0 {
 		a.Severity = finding.High
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // containReason names a decision about a key that was opened.
@@ -403,6 +404,9 @@ func (k *containCase) common() alert.Alert {
 	}
 	for _, x := range open {
 		a.Findings = append(a.Findings, x.Finding)
+		if a.Dangers = append(a.Dangers, posture.DangerPolicy); x.grant != "" {
+			a.Dangers[len(a.Dangers)-1] = posture.Grant(x.grant)
+		}
 	}
 	a.Findings = finding.WorstFirst(a.Findings)
 	name := reaction.ShortName(a.Key)
@@ -415,6 +419,7 @@ func (k *containCase) common() alert.Alert {
 		a.Summary = fmt.Sprintf("A message says that %s called %s. The findings show how the key is open.", k.Who(), k.Event.Name)
 	}
 	if k.Event.Name == reaction.EnableKey {
+		a.Dangers = append(a.Dangers, posture.DangerReopened)
 		a.Title = "Key " + name + " was enabled again while it is still open"
 		a.Summary = fmt.Sprintf("cmkeeper had disabled the key because it was opened. %s enabled it, but it is still open: see the findings.", k.Who())
 	}

@@ -43,6 +43,16 @@ const (
 	deletionRestore deletionReason = "restore" // finish what was begun: enable the key
 )
 
+// stood reports whether the key may have been in its state for long, as far as a sweep knows.
+func (r deletionReason) stood() bool {
+	switch r {
+	case deletionFirstSeen, deletionAccepted, deletionApproved, deletionExempt:
+		return true
+	default:
+		return false
+	}
+}
+
 type deletionInput struct {
 	event   string
 	sweep   bool
@@ -226,6 +236,9 @@ func deletion(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 		c.Await(ctx, "that the key was in use before")
 	}
 	todo := &reaction.Decision{Gather: d.gather, Tell: d.tell, Told: reaction.Told{Key: d.told}}
+	if reason.stood() {
+		todo.Tells = reaction.Stands
+	}
 	switch {
 	case reason == deletionFlapping:
 		todo.Told = c.CircuitTold(ledger.ReactionDeletion, d.breaker)
@@ -261,6 +274,7 @@ func (d *deletionCase) decide(ctx context.Context) (err error) {
 	}
 	d.state = *doc.LastState()
 	d.approval = d.approval.judge(doc, d.Config.DeletionApprovalDays)
+	d.Approved = d.approval.given()
 	d.decision = decideDeletion(deletionInput{
 		event: d.Event.Name, sweep: d.IsSweep(), claimed: d.Event.Claimed, state: d.key.State, history: doc.States, restore: doc.Restore,
 		approved: d.approval.given(), exempt: d.exemption.Holds, contained: doc.IsContained(),

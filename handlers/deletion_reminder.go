@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // reminder counts down to what a sweep sees coming: the deletion of a key, and the
@@ -63,7 +64,7 @@ func remindOfDeletion(ctx context.Context, c *reaction.Case, key inventory.Key) 
 		}
 		d := &deletionCase{Case: c, key: key}
 		a := d.common()
-		a.ID, a.Severity = id, reminderSeverity(before)
+		a.ID, a.Severity, a.Dangers = id, reminderSeverity(before), nil // the alert about the deletion told of it
 		a.Title = fmt.Sprintf("Key %s will be deleted in %s", reaction.ShortName(a.Key), span(key.DeletionDate.Sub(c.At)))
 		a.Summary = fmt.Sprintf("This is a reminder. KMS will delete the key on %s. It was first seen %s at %s.",
 			reaction.TimeText(*key.DeletionDate), key.State, reaction.TimeText(pending.At))
@@ -71,7 +72,7 @@ func remindOfDeletion(ctx context.Context, c *reaction.Case, key inventory.Key) 
 			a.Summary += fmt.Sprintf(" It was scheduled by %s.", pending.Of.Name)
 		}
 		a.Action = alert.Action{Mode: string(c.Config.Deletion), Status: alert.StatusNone, Description: "The deletion is still pending. The alert about the deletion says what cmkeeper did."}
-		a.Next = append(c.UndoCommands(key.State, true), a.Next...)
+		a.Next = append(append([]string{"If the key is still needed:"}, c.UndoCommands(key.State, true)...), a.Next...)
 		a.Facts = append(a.Facts, dependents...)
 		if exemption.Holds {
 			reaction.TellExempt(&a, exemption, c.Config.Deletion)
@@ -92,10 +93,10 @@ func remindOfExpiry(ctx context.Context, c *reaction.Case, key inventory.Key) (*
 	if err != nil || doc.Reminded == id {
 		return nil, err
 	}
-	return reminding(c, key, id, func(dependents []alert.Fact) []alert.Alert {
+	d := reminding(c, key, id, func(dependents []alert.Fact) []alert.Alert {
 		a := c.NewAlert(alert.KindDeletion, "")
 		a.ID, a.Severity = id, reminderSeverity(before)
-		a.Key = c.Describe(key)
+		a.Key, a.Dangers = c.Describe(key), []string{posture.DangerExpiry}
 		a.Title = fmt.Sprintf("Imported key material of %s expires in %s", reaction.ShortName(a.Key), span(key.MaterialExpires.Sub(c.At)))
 		a.Summary = fmt.Sprintf("This is a reminder. KMS deletes the key's imported material on %s.", reaction.TimeText(*key.MaterialExpires))
 		a.Risk = "From then on, nothing encrypted under the key can be read until the same material is imported again. AWS has no copy of it."
@@ -103,7 +104,9 @@ func remindOfExpiry(ctx context.Context, c *reaction.Case, key inventory.Key) (*
 		a.Next = c.ImportAgain()
 		a.Facts = append(a.Facts, dependents...)
 		return []alert.Alert{a}
-	}), nil
+	})
+	d.Tells = reaction.Reminds
+	return d, nil
 }
 
 // reminding publishes a reminder and notes that, so that the next sweeps need not look

@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // tell composes the alert about a key that may be lost: what was decided, and the result.
@@ -23,7 +24,7 @@ func (d *deletionCase) tell() []alert.Alert {
 	a.Action = alert.Action{Mode: string(d.Config.Deletion), Status: alert.StatusNone}
 	a.Facts = append(a.Facts, d.dependents...)
 	reason, next := d.decision.reason, a.Next
-	a.Next = append(d.UndoCommands(d.key.State, d.decision.enable || d.decision.former != ledger.StateDisabled), next...)
+	a.Next = append(d.undoSteps(), next...)
 	switch {
 	case reason == deletionFlapping:
 		return d.TellFlapping(a, d.Config.Deletion, ledger.ReactionDeletion, d.breaker)
@@ -54,6 +55,21 @@ func (d *deletionCase) tell() []alert.Alert {
 	d.approval.tell(&a, d.Config.DeletionApprovalDays)
 	d.tellWindow(&a)
 	return []alert.Alert{a}
+}
+
+// undoSteps are how to bring the key back by hand. Where somebody may have meant it, they say
+// so, and a key that cmkeeper closed is not to be opened again.
+func (d *deletionCase) undoSteps() []string {
+	steps := d.UndoCommands(d.key.State, d.decision.enable || d.decision.former != ledger.StateDisabled)
+	switch {
+	case len(steps) == 0:
+		return nil
+	case d.decision.reason == deletionContained:
+		return []string{"Close the key before anybody enables it: the alert about its containment says how it is open."}
+	case d.decision.acts() || d.approval.given(): // that says so itself
+		return steps
+	}
+	return append([]string{"If the key is still needed:"}, steps...)
 }
 
 // tellHeld is for a deletion that nothing but a message says was scheduled after cmkeeper
@@ -143,6 +159,7 @@ func (d *deletionCase) common() alert.Alert {
 	e := d.Event
 	a := d.NewAlert(alert.KindDeletion, "")
 	a.Severity, a.Key = finding.Critical, d.Describe(d.key)
+	a.Dangers = []string{posture.DangerDeletion, posture.DangerDisabled, posture.DangerMaterial}
 	name := reaction.ShortName(a.Key)
 	switch {
 	case isMaterialLoss(e.Name):

@@ -15,6 +15,8 @@ type TableRow struct {
 	// Enforces: mode enforce does something else than mode observe.
 	Enforces bool
 	Refused  finding.Severity
+	// Lost is why no sweep tells what a lost event was about, "" where one does.
+	Lost string
 }
 
 // TableRows is the event table.
@@ -23,7 +25,7 @@ func TableRows() []TableRow {
 	for _, w := range rows() {
 		all = append(all, TableRow{
 			Key: w.key(), Source: w.on.source, Name: w.on.name, Reaction: w.reaction.name, Kind: w.on.kind, Unusable: w.on.unusable,
-			Alert: w.reaction.alert, Enforces: w.enforce != "", Refused: w.refused,
+			Alert: w.reaction.alert, Enforces: w.enforce != "", Refused: w.refused, Lost: lost(w),
 		})
 	}
 	return all

@@ -147,6 +147,9 @@ func TestNoCircuitInObserve(t *testing.T) {
 			}
 			w.enableRotation(key, 180)
 			w.react()
+			if got := w.over("was turned off"); len(got) > 0 {
+				t.Errorf("alerts:\n%s", texts(got))
+			}
 		}
 	})
 }

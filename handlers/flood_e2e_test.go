@@ -103,6 +103,7 @@ func (s *storm) flood(victim string, messages []string) (f flooded) {
 		}
 	}
 	uncount()
+	f.messages = append(f.messages, s.arrived()...)
 	var all []string
 	for _, operation := range slices.Sorted(maps.Keys(f.requests)) {
 		all = append(all, fmt.Sprintf("%d %s", f.requests[operation], operation))

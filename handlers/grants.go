@@ -47,7 +47,7 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		return nil, nil
 	}
 	return c.AboutKey(ctx, alert.KindGrant, "", func(a *alert.Alert) {
-		a.Severity, a.Findings = findings[0].Severity, findings
+		a.Severity, a.Findings, a.Dangers = findings[0].Severity, findings, []string{posture.Grant(g.ID)}
 		to := reaction.OrUnknown(g.Grantee + g.GranteeService)
 		who := to
 		if c.Posture.IsForeign(to) {

@@ -56,8 +56,11 @@ func (s sweep) lookAtGuard(ctx context.Context) (due time.Time, err error) {
 	var seen ledger.Seen
 	var known ledger.Guard
 	err = state.Update(ctx, s.State, ledger.GuardName, func(doc *ledger.Guard, _ bool) error {
-		seen = doc.Standing.See(live, looked, at)
-		known, due = *doc, doc.Standing.Due()
+		seen = doc.Standing.See(ledger.Look{Live: live, Looked: looked, Judged: true, At: at})
+		known, due = *doc, time.Time{}
+		if wait := doc.Standing.Wait(looked, at); wait > 0 {
+			due = at.Add(wait)
+		}
 		return nil
 	})
 	if err != nil {
@@ -65,7 +68,7 @@ func (s sweep) lookAtGuard(ctx context.Context) (due time.Time, err error) {
 	}
 	var errs []error
 	for _, p := range problems {
-		errs = append(errs, s.tellProblem(ctx, p, known, seen))
+		errs = append(errs, s.tellProblem(ctx, p, known, seen, at))
 	}
 	for _, o := range seen.Over {
 		errs = append(errs, s.tellOver(ctx, o, known.TitleOf(o.Name)))
@@ -103,7 +106,7 @@ func (s sweep) judged(ctx context.Context, results []guard.Result) (problems []g
 
 // tellProblem tells a problem that is new or worse, and repeats one that people know when
 // that is due.
-func (s sweep) tellProblem(ctx context.Context, p guard.Problem, known ledger.Guard, seen ledger.Seen) error {
+func (s sweep) tellProblem(ctx context.Context, p guard.Problem, known ledger.Guard, seen ledger.Seen, at time.Time) error {
 	i := slices.IndexFunc(known.Standing.Open, func(o ledger.Open) bool { return o.Name == p.Name })
 	if i < 0 {
 		return nil // there are more problems than the document has room for
@@ -114,7 +117,7 @@ func (s sweep) tellProblem(ctx context.Context, p guard.Problem, known ledger.Gu
 	if !told && p.Choice {
 		return nil
 	}
-	if p.Patient && open.Since.Equal(known.Standing.At) {
+	if p.Patient && open.Since.Equal(at) {
 		return nil // it may be over by the next sweep
 	}
 	a := s.guardAlert(open.Alert, p.Severity)
@@ -131,7 +134,7 @@ func (s sweep) tellProblem(ctx context.Context, p guard.Problem, known ledger.Gu
 		return err
 	}
 	return s.updateGuard(ctx, func(doc *ledger.Guard) {
-		doc.Told(a.ID, p.Title, ledger.Open{Name: p.Name, Severity: p.Severity})
+		doc.Told(a.ID, p.Title, ledger.Open{Name: p.Name, Severity: p.Severity, Since: open.Since})
 	})
 }
 

@@ -133,7 +133,14 @@ func (r *Router) react(ctx context.Context, e events.Event) error {
 		reactions = append(reactions, reaction.Reaction{Name: "impostor", Decide: impostor})
 	case byOthers:
 	}
-	return r.React(ctx, c, append(reactions, w.reactTo(ctx, c)...)...)
+	reactions = append(reactions, w.reactTo(ctx, c)...)
+	if e.IsKMS() && skipForeign(c) == "" { // last, since it looks at what all others read and tell
+		reactions = append(reactions, reaction.Reaction{Name: "standing", Decide: standing})
+	}
+	if aboutAccount(e) && skipElsewhere(c) == "" {
+		reactions = append(reactions, reaction.Reaction{Name: "account", Decide: account})
+	}
+	return r.React(ctx, c, reactions...)
 }
 
 // reactTo returns the reactions that the case concerns, in the configured modes.
@@ -146,7 +153,7 @@ func (w watch) reactTo(ctx context.Context, c *reaction.Case) (reactions []react
 			c.Debug(ctx, "event ignored", "reason", "mode off", "reaction", re.name)
 		} else if why := re.skip(c); why != "" {
 			c.Log().InfoContext(ctx, "event ignored", "reason", why, "reaction", re.name)
-		} else {
+		} else if re.decide != nil {
 			reactions = append(reactions, reaction.Reaction{Name: re.name, Decide: re.decide})
 		}
 	}

@@ -27,6 +27,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
@@ -155,10 +156,30 @@ func inWorld(t *testing.T, c reaction.Config, test func(*world)) {
 		w.s3 = s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
 		w.listen(eventbridge.NewFromConfig(cfg), c.FailedUse)
 		w.bucket(stateBucket, "")
+		w.ebs("EnableEbsEncryptionByDefault")
+		w.met()
 		w.router = w.newRouter(c)
 		time.Sleep(10 * time.Second) // fake: what follows is in another second than the set-up
 		test(w)
 	})
+}
+
+// accountDocument is where the state bucket has what the fleet knows of the account.
+const (
+	accountDocument = "cmkeeper/" + ledger.AccountName
+	metDocument     = `{"schema":"cmkeeper.account.v1","met":"1999-12-31T00:00:00Z","stores_at":"1999-12-31T00:00:00Z"}`
+)
+
+// met makes the account one that was swept before, when nothing was wrong in it.
+func (w *world) met() {
+	w.t.Helper()
+	must(w.s3.PutObject(w.ctx, &s3.PutObjectInput{Bucket: aws.String(stateBucket), Key: aws.String(accountDocument), Body: strings.NewReader(metDocument)}))
+}
+
+// unmet makes it one that the fleet meets for the first time.
+func (w *world) unmet() {
+	w.t.Helper()
+	must(w.s3.DeleteObject(w.ctx, &s3.DeleteObjectInput{Bucket: aws.String(stateBucket), Key: aws.String(accountDocument)}))
 }
 
 // newRouter returns another worker of the fleet.
@@ -176,7 +197,7 @@ func (w *world) newRouterWith(c reaction.Config, change func(*reaction.Deps)) *h
 	deps := reaction.Deps{
 		KMS: keys, Facts: inventory.New(keys, buckets, account, region),
 		State:  state.New(buckets, stateBucket, "cmkeeper/", account),
-		Alerts: w.told, Moves: w.moves, Trail: awsclient.CloudTrail(keeper), Senders: handlers.AnySender{},
+		Alerts: w.told, Moves: w.moves, Trail: awsclient.CloudTrail(keeper), Senders: handlers.AnySender{}, EBS: awsclient.NewEC2(keeper),
 	}
 	if w.untraced {
 		deps.Trail = nil
@@ -356,6 +377,9 @@ type memorySink struct {
 	mu     sync.Mutex
 	alerts []alert.Alert
 	broken bool
+	// notes: it also keeps what is told about calls that do no harm, which most tests make
+	// to set something up.
+	notes bool
 }
 
 func (s *memorySink) Publish(_ context.Context, a alert.Alert) error {
@@ -363,6 +387,9 @@ func (s *memorySink) Publish(_ context.Context, a alert.Alert) error {
 	defer s.mu.Unlock()
 	if s.broken {
 		return errors.New("the topic is gone")
+	}
+	if strings.HasSuffix(a.ID, alert.NoteSuffix) && !s.notes {
+		return nil
 	}
 	if !slices.ContainsFunc(s.alerts, func(o alert.Alert) bool { return o.ID == a.ID }) {
 		s.alerts = append(s.alerts, a)
@@ -398,6 +425,22 @@ func (w *world) one() alert.Alert {
 		w.t.Fatalf("%d alerts, want one:\n%s", len(got), texts(got))
 	}
 	return got[0]
+}
+
+// over takes the alerts, of which there has to be one that something is over, and returns
+// the others.
+func (w *world) over(title string) []alert.Alert {
+	w.t.Helper()
+	got := w.told.take()
+	i := slices.IndexFunc(got, func(a alert.Alert) bool { return a.Resolves != "" })
+	if i < 0 || got[i].Action.Status != alert.StatusResolved || !strings.HasPrefix(got[i].Title, "Resolved: ") || !strings.Contains(got[i].Title, title) {
+		w.t.Fatalf("nothing is told to be over:\n%s", texts(got))
+	}
+	got = slices.Delete(got, i, i+1)
+	if i = slices.IndexFunc(got, func(a alert.Alert) bool { return a.Resolves != "" }); i >= 0 {
+		w.t.Fatalf("more is told to be over:\n%s", got[i].Text())
+	}
+	return got
 }
 
 // none fails the test if there was an alert.

@@ -12,6 +12,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // keyStoreReason names a decision about a call on a custom key store.
@@ -71,7 +72,7 @@ func keyStore(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 	c.Debug(ctx, "key store decided", "reason", reason)
 	return &reaction.Decision{Tell: func() []alert.Alert {
 		a := c.NewAlert(alert.KindKeyStore, "")
-		a.Severity = severity
+		a.Severity, a.Dangers = severity, []string{posture.Store(d.ID)}
 		tellKeyStore(&a, c, d, reason)
 		if !empty {
 			a.Facts = append(a.Facts, reaction.LookedAt("its keys", "KMS DescribeKey of all keys", c.At, keys, err))

@@ -12,6 +12,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // materialSoon is how near an expiry date has to be to be alerted as urgent.
@@ -55,7 +56,7 @@ func material(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 		return nil, nil
 	}
 	return c.AboutKey(ctx, alert.KindMaterial, "", func(a *alert.Alert) {
-		a.Severity = severity
+		a.Severity, a.Dangers = severity, []string{posture.DangerExpiry}
 		a.Title = "Key material imported into " + reaction.ShortName(a.Key) + " will expire"
 		a.Risk = "AWS keeps no copy of imported material after its deletion; only the owner's own copy remains."
 		a.Action = alert.Action{Mode: string(c.Config.Deletion), Status: alert.StatusNone, Description: "cmkeeper does not touch key material."}

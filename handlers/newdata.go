@@ -9,6 +9,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/command"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // newDataReason names a decision about a volume or a database that was made.
@@ -84,7 +85,7 @@ func newData(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 		enable := command.Line("aws ec2 enable-ebs-encryption-by-default --region %s", c.InRegion())
 		switch reason {
 		case newDataSwitch:
-			a.Title = "New EBS volumes are no longer encrypted by default"
+			a.Dangers, a.Title = []string{posture.DangerEBS}, "New EBS volumes are no longer encrypted by default"
 			a.Risk = "Every new volume is stored in plain text unless its creator asks for encryption."
 			a.Next = []string{"If this is not intended:", enable}
 		case newDataForeign:

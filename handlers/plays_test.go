@@ -70,6 +70,18 @@ var plays = map[string]play{
 	"CreateKey/policy": {severity: finding.Critical, do: func(w *world) string {
 		return w.newKey(kms.CreateKeyInput{Policy: aws.String(takeover)})
 	}},
+	"CreateKey/note": {severity: finding.Info, title: "was created", do: func(w *world) string { return w.newKey(kms.CreateKeyInput{}) }},
+	"CancelKeyDeletion/note": {severity: finding.Info, title: "was cancelled", change: func(c *reaction.Config) { c.Deletion = reaction.Off }, do: func(w *world) string {
+		key := w.knownKey("alias/orders")
+		w.scheduleDeletion(key)
+		must(w.kms.CancelKeyDeletion(w.ctx, &kms.CancelKeyDeletionInput{KeyId: &key}))
+		return key
+	}},
+	"EnableKeyRotation/note": {severity: finding.Info, title: "was turned on", do: func(w *world) string {
+		key := w.knownKey("alias/orders")
+		w.enableRotation(key, 180)
+		return key
+	}},
 	"EnableKey/rotation": {severity: finding.High, live: rotatesEvery(180),
 		change: func(c *reaction.Config) { c.Deletion = reaction.Off },
 		do: func(w *world) string {
@@ -601,6 +613,7 @@ func (w *world) play(row handlers.TableRow, p play) (key string) {
 
 func playRow(t *testing.T, row handlers.TableRow, p play, mode reaction.Mode) {
 	inWorld(t, playConfig(mode, p), func(w *world) {
+		w.told.notes = row.Reaction == "note"
 		key := w.play(row, p)
 		var told []alert.Alert
 		for _, a := range w.told.take() {

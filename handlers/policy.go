@@ -15,6 +15,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // policyReason names a decision about a key's policy.
@@ -189,6 +190,7 @@ func (p *policyCase) superseded(doc *ledger.Key) (*reaction.Decision, error) {
 	}
 	return &reaction.Decision{Tell: func() []alert.Alert {
 		a := p.common(p.NewAlert(alert.KindPolicy, ""))
+		a.Dangers = nil // the live policy is another one
 		a.Facts = []alert.Fact{{Name: "note", Values: []string{"The policy has been changed again since. The findings are about the policy that this event set; the live one is judged separately."}}}
 		switch {
 		case taken != nil:
@@ -267,7 +269,7 @@ func (p *policyCase) judgedAlert() alert.Alert {
 
 // common fills in what the alerts about all policies have in common.
 func (p *policyCase) common(a alert.Alert) alert.Alert {
-	a.Key, a.Findings = p.Describe(p.key), p.Found
+	a.Key, a.Findings, a.Dangers = p.Describe(p.key), p.Found, []string{posture.DangerPolicy}
 	_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
 	name := reaction.ShortName(a.Key)
 	switch {

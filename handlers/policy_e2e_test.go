@@ -71,7 +71,7 @@ func TestPolicyFindingsAndDifference(t *testing.T) {
 		}
 		w.putPolicy(key, rootOnly)
 		w.react()
-		a = w.one()
+		a = w.over("everyone")[0]
 		if a.Severity != finding.Info || len(a.Findings) != 0 || !strings.Contains(facts(a, "difference from the last recorded policy"), "removed") {
 			t.Errorf("alert:\n%s", a.Text())
 		}

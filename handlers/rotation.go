@@ -20,6 +20,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/outcome"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // rotationReason names a decision about a key's rotation.
@@ -171,6 +172,9 @@ func rotation(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 	}
 	c.Debug(ctx, "rotation decided", "reason", r.decision.reason, "blocker", r.blocker)
 	d := &reaction.Decision{Tell: r.tell}
+	if r.decision.reason == rotationRequired {
+		d.Tells = reaction.Stands
+	}
 	switch r.decision.reason {
 	case rotationSettling:
 		return nil, outcome.RetryAfter(r.decision.wait, errors.New("rotation is not as the event left it yet: waiting for KMS to become consistent"))
@@ -395,7 +399,7 @@ func (r *rotationCase) earlier() ledger.Repair {
 func (r *rotationCase) common() alert.Alert {
 	doc, reason := r.Known(), r.decision.reason
 	a := r.NewAlert(alert.KindRotation, "")
-	a.Key = r.Describe(r.key)
+	a.Key, a.Dangers = r.Describe(r.key), []string{posture.DangerRotation}
 	a.Severity = finding.High
 	a.Risk = rotationRisk
 	name := reaction.ShortName(a.Key)

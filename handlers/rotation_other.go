@@ -98,7 +98,7 @@ func primary(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 		a.Next = []string{c.KMSCommand("get-key-rotation-status")}
 		if reason == primaryLeft {
 			a.Risk = "cmkeeper in this Region can no longer see or turn on rotation of this key. Only a cmkeeper in the new primary Region guards it."
-			a.Next = []string{"Make sure that cmkeeper runs in " + to + ". To move the primary back:",
+			a.Next = []string{"Make sure that cmkeeper runs in " + to + ". If the move is not intended, move the primary back:",
 				command.Line("aws kms update-primary-region --key-id %s --primary-region %s --region %s", command.KeyID(arn.KeyID(c.Event.KeyARN)), c.InRegion(), command.Region(d.PrimaryRegion))}
 		}
 	})

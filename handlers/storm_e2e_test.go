@@ -159,7 +159,7 @@ type told struct {
 	at time.Time
 }
 
-// arrived returns the alerts in the inbox, each whole.
+// arrived returns the alerts in the inbox, each whole, without notes.
 func (s *storm) arrived() []told {
 	s.t.Helper()
 	var all []told
@@ -183,9 +183,20 @@ func (s *storm) arrived() []told {
 				s.decode(must(io.ReadAll(whole.Body)), &one.Alert)
 			}
 			noteNext(one.Alert)
-			all = append(all, one)
+			if !isNote(one.Alert) {
+				all = append(all, one)
+			}
 		}
 	}
+}
+
+// isNote reports whether an alert tells of nothing but calls that do no harm, which made
+// what the storm is about.
+func isNote(a alert.Alert) bool {
+	if a.Digest == nil {
+		return strings.HasSuffix(a.ID, alert.NoteSuffix)
+	}
+	return !slices.ContainsFunc(a.Digest.Calls, func(c alert.Call) bool { return !strings.HasSuffix(c.ID, alert.NoteSuffix) })
 }
 
 func (s *storm) decode(body []byte, a *alert.Alert) {

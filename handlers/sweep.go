@@ -117,6 +117,8 @@ func (s sweep) alone(ctx context.Context, keys []ledger.ShardKey, aliases []ledg
 func (s sweep) end(ctx context.Context, failed error, before ledger.SweepTotals, shards int) error {
 	err := errors.Join(
 		failed,
+		s.account(ctx),
+		s.meet(ctx),
 		s.resumeMoves(ctx),
 		s.unreadable.skip(s.sendCanary(ctx)),
 		s.unreadable.skip(s.checkGuard(ctx)),
@@ -224,6 +226,7 @@ func (s sweep) key(ctx context.Context, c *reaction.Case) error {
 	}
 	add(reaction.Enforce, "untold", untold)
 	add(reaction.Enforce, "role", s.roleOn)
+	add(reaction.Enforce, "standing", standsSwept(s.rolling))
 	return s.React(ctx, c, reactions...)
 }
 

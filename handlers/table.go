@@ -94,6 +94,8 @@ func rows() []row {
 		newData       = react{"new-data", alert.KindEncryption, nil, "", skipElsewhere, newData}
 		batch         = react{"batch", alert.KindReencryption, nil, "", skipNothing, batchChanged}
 		sweep         = react{"sweep", "", nil, "", skipNothing, nil} // Router.Sweep: each part of it obeys its own mode
+		// What stands is watched on every event about a key, by whatever reacts to it.
+		note = func(kind alert.Kind) react { return react{"note", kind, nil, "", skipForeign, nil} }
 	)
 
 	call := func(name string) route { return route{source: events.SourceKMS, kind: events.APICall, name: name} }
@@ -225,6 +227,12 @@ func rows() []row {
 		row{on: other(events.SourceEC2, "DisableEbsEncryptionByDefault"), reaction: newData, refused: finding.Medium, severity: "high", observe: "alerts"},
 		row{on: other(events.SourceRDS, "CreateDBInstance"), reaction: newData, severity: plain, observe: "alerts with what was created; for an instance of a cluster, the cluster's alert"},
 		row{on: other(events.SourceRDS, "CreateDBCluster"), reaction: newData, severity: plain, observe: "alerts with what was created"},
+	)
+	const noted = "info; none where another alert tells of the call"
+	all = append(all,
+		row{on: call("CreateKey"), reaction: note(alert.KindPolicy), severity: noted, observe: "alerts that there is a new key"},
+		row{on: call("CancelKeyDeletion"), reaction: note(alert.KindDeletion), severity: noted, observe: "alerts with the key's state"},
+		row{on: call("EnableKeyRotation"), reaction: note(alert.KindRotation), severity: noted, observe: "alerts"},
 	)
 	for _, name := range uses {
 		all = append(all, row{on: route{source: events.SourceKMS, kind: events.APICall, name: name, unusable: true}, reaction: use,

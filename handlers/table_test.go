@@ -45,7 +45,7 @@ func TestRowsAreComplete(t *testing.T) {
 			t.Errorf("%s is there twice", w.key())
 		}
 		seen[w.key()] = true
-		if w.reaction.name == "" || w.reaction.decide == nil && w.reaction.name != "sweep" || w.reaction.skip == nil || w.severity == "" || w.observe == "" {
+		if w.reaction.name == "" || w.reaction.decide == nil && w.reaction.name != "sweep" && w.reaction.name != "note" || w.reaction.skip == nil || w.severity == "" || w.observe == "" {
 			t.Errorf("%s lacks something", w.key())
 		}
 		if (w.reaction.mode == nil) != (w.reaction.variable == "") {
@@ -109,6 +109,26 @@ func eventsDocument() string {
 		}
 		fmt.Fprintf(&b, "| %s | %s |\n", severity, strings.Join(names, ", "))
 	}
+	b.WriteString("\n## Lost events\n\n" +
+		"An event that never arrives makes its alert later: the next sweep reads how things stand, and tells what nobody was told of ([how](decisions/posture-and-endings.md)). " +
+		"It does not tell who did it. What cannot be found later:\n\n| event | reaction | why |\n|---|---|---|\n")
+	var whys, events []string
+	for _, w := range rows() {
+		why := w.reaction.name + " | " + lost(w)
+		if lost(w) == "" || w.on.unusable || w.severity == "none" {
+			continue
+		}
+		i := slices.Index(whys, why)
+		if i < 0 {
+			whys, events = append(whys, why), append(events, w.on.word())
+		} else {
+			events[i] += ", " + w.on.word()
+		}
+	}
+	for i, why := range whys {
+		fmt.Fprintf(&b, "| %s | %s |\n", events[i], why)
+	}
+	fmt.Fprintf(&b, "| uses that failed because the key cannot be used | use | %s |\n", lost(row{on: route{unusable: true}}))
 	b.WriteString("\n## The rules\n\n" +
 		"Events reach cmkeeper through rules on the default bus whose target is the events queue. CloudTrail events need a trail that logs management events; " +
 		"each Region has its own. The first rule passes the events about keys:\n\n" + fenced(kmsPattern) +

@@ -17,6 +17,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // tagPrefix begins the tags that are cmkeeper's own.
@@ -181,16 +182,12 @@ func tellTags(ctx context.Context, c *reaction.Case, in tagInput, suffix string)
 			a.Summary = "The sweep found changed tags; " + reaction.Unreported
 		}
 		if reason == tagsApproved {
+			a.Dangers = []string{posture.DangerApproval}
 			a.Title = "Deletion of key " + name + " was approved by a tag"
 			a.Risk = "If the key's deletion is scheduled later, cmkeeper may neither alert at full severity nor cancel it. This alert may be the only warning."
 		}
 		a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change tags."}
-		a.Next = []string{"If this is not intended, change the tags back:", c.KMSCommand("list-resource-tags")}
-		for _, tag := range slices.Sorted(maps.Keys(in.set)) {
-			if had, known := in.before[tag]; in.steers(tag) && (!c.IsSweep() || !known || had != in.set[tag]) {
-				a.Next = append(a.Next, c.KMSCommand("untag-resource --tag-keys %s", command.TagKey(tag)))
-			}
-		}
+		a.Next = append([]string{"If this is not intended, change the tags back:", c.KMSCommand("list-resource-tags")}, tagsBack(c, in)...)
 		a.Facts = append(a.Facts, alert.Fact{Name: changed, Values: changes}, now)
 	})
 	if d != nil {
@@ -209,6 +206,29 @@ func tellTags(ctx context.Context, c *reaction.Case, in tagInput, suffix string)
 		}
 	}
 	return d, err
+}
+
+// tagsBack are the commands that give the tags that have an effect their former values, and
+// take away only those that were not there before.
+func tagsBack(c *reaction.Case, in tagInput) (commands []string) {
+	former := func(tag, had string) string {
+		return c.KMSCommand("tag-resource --tags %s", command.Document([]struct{ TagKey, TagValue string }{{tag, had}}, command.TagKey(tag), command.TagValue(had)))
+	}
+	for _, tag := range slices.Sorted(maps.Keys(in.set)) {
+		switch had, known := in.before[tag]; {
+		case !in.steers(tag), known && had == in.set[tag]:
+		case known:
+			commands = append(commands, former(tag, had))
+		default:
+			commands = append(commands, c.KMSCommand("untag-resource --tag-keys %s", command.TagKey(tag)))
+		}
+	}
+	for _, tag := range in.removed {
+		if had, known := in.before[tag]; known && in.steers(tag) {
+			commands = append(commands, former(tag, had))
+		}
+	}
+	return commands
 }
 
 // tagsNow reads the tags, nil if that fails, and says what those that have an effect are

@@ -42,6 +42,8 @@ type Key struct {
 	Usage    Fact[inventory.Usage]
 	// Approved: the pending deletion is one that was approved.
 	Approved bool
+	// Rotated: the key was seen rotating at some time; Worked: it was seen enabled.
+	Rotated, Worked bool
 }
 
 // Rules are what keys are judged by.
@@ -59,7 +61,7 @@ type Rules struct {
 // Danger is one thing that is wrong with a key.
 type Danger struct {
 	// Name names it among those of its key, and is the same as long as it lasts:
-	// "policy", "grant/ID", "state", "rotation", "material".
+	// DangerPolicy and the others, for a grant what Grant returns.
 	Name     string           `json:"name"`
 	Kind     alert.Kind       `json:"kind"`
 	Severity finding.Severity `json:"severity"`
@@ -70,16 +72,80 @@ type Danger struct {
 	Findings []finding.Finding `json:"findings,omitempty"`
 }
 
+// The names of dangers. Those of a state are apart, since a key whose deletion is cancelled
+// is disabled, and may be so for good.
+const (
+	DangerPolicy      = "policy"
+	DangerDeletion    = "deletion"    // it is pending
+	DangerDisabled    = "disabled"    // the key is
+	DangerMaterial    = "material"    // the key has none
+	DangerUnavailable = "unavailable" // its key store does not answer
+	DangerRotation    = "rotation"
+	DangerExpiry      = "expiry" // of the material
+	// Only whoever remembers the key knows these: it was disabled because it was open, works
+	// again and is open; and a tag approves its deletion, should somebody schedule that.
+	DangerReopened = "reopened"
+	DangerApproval = "approval"
+	// DangerEBS is one of the account: new EBS volumes are not encrypted by default. Of a
+	// custom key store that is not connected it is what Store returns.
+	DangerEBS   = "ebs-default"
+	grantPrefix = "grant/"
+	storePrefix = "key-store/"
+)
+
+// Grant names the danger that a grant is.
+func Grant(id string) string { return grantPrefix + id }
+
+// Store names the danger that a custom key store is not connected.
+func Store(id string) string { return storePrefix + id }
+
+// GrantID returns the grant of a danger that Grant names, "" for any other.
+func GrantID(name string) string { return after(grantPrefix, name) }
+
+// StoreID returns the key store of a danger that Store names, "" for any other.
+func StoreID(name string) string { return after(storePrefix, name) }
+
+func after(prefix, name string) string {
+	id, ok := strings.CutPrefix(name, prefix)
+	if !ok {
+		return ""
+	}
+	return id
+}
+
+// Looked reports whether the facts that are known of a key show a danger of that name, or
+// that there is none. A key has one state at a time: that its deletion is pending does not
+// mean that it is not disabled, and only one that works may have what else its state hides.
+func (k Key) Looked(name string) bool {
+	switch {
+	case name == DangerPolicy:
+		return k.Policy.Known()
+	case GrantID(name) != "":
+		return k.Grants.Known()
+	case name == DangerRotation:
+		return k.Rotation.Known() && k.RotationBlocker() == ""
+	case name == DangerMaterial, name == DangerExpiry, name == DangerUnavailable, name == DangerDisabled:
+		return k.State == "Enabled" || k.State == "Disabled"
+	}
+	return k.State != ""
+}
+
+// materialComes is how long a key that was made for imported material may wait for it.
+const materialComes = 24 * time.Hour
+
+// Guarded reports whether it is a key that is guarded at all: AWS guards its own.
+func (k Key) Guarded() bool { return k.Manager == "CUSTOMER" }
+
 // expiresSoon is how near the end of imported material is a danger.
 const expiresSoon = 30 * 24 * time.Hour
 
 // Dangers returns what is wrong with a customer managed key, the worst first; nothing for
 // keys that AWS manages.
 func (r Rules) Dangers(k Key, now time.Time) []Danger {
-	if k.Manager != "CUSTOMER" {
+	if !k.Guarded() {
 		return nil
 	}
-	all := slices.Concat(r.policy(k, now), r.grants(k), state(k), r.rotation(k), material(k, now))
+	all := slices.Concat(r.policy(k, now), r.grants(k), state(k, now), r.rotation(k), material(k, now))
 	slices.SortStableFunc(all, func(a, b Danger) int { return cmp.Compare(b.Severity.Rank(), a.Severity.Rank()) })
 	return all
 }
@@ -107,7 +173,7 @@ func (r Rules) policy(k Key, now time.Time) []Danger {
 	if title := found[0].ID.Rule().Title; title != "" {
 		text = title + "."
 	}
-	return []Danger{{Name: "policy", Kind: alert.KindPolicy, Severity: found[0].Severity, Text: text, Findings: found}}
+	return []Danger{{Name: DangerPolicy, Kind: alert.KindPolicy, Severity: found[0].Severity, Text: text, Findings: found}}
 }
 
 // JudgePolicy parses a policy document and returns what is wrong with it, the worst
@@ -140,7 +206,7 @@ func (r Rules) grants(k Key) []Danger {
 		if len(found) == 0 {
 			continue
 		}
-		all = append(all, Danger{Name: "grant/" + g.ID, Kind: alert.KindGrant, Severity: found[0].Severity,
+		all = append(all, Danger{Name: Grant(g.ID), Kind: alert.KindGrant, Severity: found[0].Severity,
 			Text: found[0].ID.Rule().Title + ".", Findings: found})
 	}
 	return all
@@ -202,23 +268,24 @@ func (r Rules) IsForeign(name string) bool {
 
 // state judges what the key can be used for. One that nobody named an alias for is less
 // likely to be missed.
-func state(k Key) []Danger {
-	danger := func(severity finding.Severity, format string, args ...any) []Danger {
-		return []Danger{{Name: "state", Kind: alert.KindDeletion, Severity: severity, Text: fmt.Sprintf(format, args...)}}
+func state(k Key, now time.Time) []Danger {
+	danger := func(name string, severity finding.Severity, format string, args ...any) []Danger {
+		return []Danger{{Name: name, Kind: alert.KindDeletion, Severity: severity, Text: fmt.Sprintf(format, args...)}}
 	}
 	switch {
 	case k.PendingDeletion() && k.Approved:
-		return danger(finding.Info, "The key will be deleted%s; the deletion was approved.", on(k.DeletionDate))
+		return danger(DangerDeletion, finding.Info, "The key will be deleted%s; the deletion was approved.", on(k.DeletionDate))
 	case k.PendingDeletion():
-		return danger(finding.Critical, "The key will be deleted%s. Then nothing that is encrypted under it can be read any more.", on(k.DeletionDate))
+		return danger(DangerDeletion, finding.Critical, "The key will be deleted%s. Then nothing that is encrypted under it can be read any more.", on(k.DeletionDate))
+	case k.State == "PendingImport" && !k.Worked && now.Sub(k.Created) < materialComes: // it is new
 	case k.State == "PendingImport":
-		return danger(finding.High, "The key has no key material, so nothing that is encrypted under it can be read until the material is imported again.")
+		return danger(DangerMaterial, finding.High, "The key has no key material, so nothing that is encrypted under it can be read until the material is imported again.")
 	case k.State == "Disabled" && len(k.Aliases) > 0:
-		return danger(finding.High, "The key is disabled, and has an alias that applications may use. Nothing that is encrypted under it can be read.")
+		return danger(DangerDisabled, finding.High, "The key is disabled, and has an alias that applications may use. Nothing that is encrypted under it can be read.")
 	case k.State == "Disabled":
-		return danger(finding.Medium, "The key is disabled. Nothing that is encrypted under it can be read.")
+		return danger(DangerDisabled, finding.Medium, "The key is disabled. Nothing that is encrypted under it can be read.")
 	case k.State == "Unavailable":
-		return danger(finding.High, "The key cannot be used, because its custom key store does not answer KMS.")
+		return danger(DangerUnavailable, finding.High, "The key cannot be used, because its custom key store does not answer KMS.")
 	}
 	return nil
 }
@@ -234,14 +301,16 @@ func (r Rules) rotation(k Key) []Danger {
 	if !k.Rotation.Known() || k.RotationBlocker() != "" {
 		return nil
 	}
-	danger := func(format string, args ...any) []Danger {
-		return []Danger{{Name: "rotation", Kind: alert.KindRotation, Severity: finding.Medium, Text: fmt.Sprintf(format, args...)}}
+	danger := func(severity finding.Severity, format string, args ...any) []Danger {
+		return []Danger{{Name: DangerRotation, Kind: alert.KindRotation, Severity: severity, Text: fmt.Sprintf(format, args...)}}
 	}
 	switch live := k.Rotation.Value; {
+	case !live.Enabled && k.Rotated:
+		return danger(finding.High, "Automatic rotation is off, and was on before.")
 	case !live.Enabled && r.RotationRequired:
-		return danger("Automatic rotation is off, and the configuration requires it.")
+		return danger(finding.Medium, "Automatic rotation is off, and the configuration requires it.")
 	case live.Enabled && r.RotationPeriodDays > 0 && live.Period > r.RotationPeriodDays:
-		return danger("The key rotates every %d days; the configuration allows at most %d.", live.Period, r.RotationPeriodDays)
+		return danger(finding.Medium, "The key rotates every %d days; the configuration allows at most %d.", live.Period, r.RotationPeriodDays)
 	}
 	return nil
 }
@@ -250,6 +319,6 @@ func material(k Key, now time.Time) []Danger {
 	if k.MaterialExpires == nil || k.MaterialExpires.Sub(now) >= expiresSoon {
 		return nil
 	}
-	return []Danger{{Name: "material", Kind: alert.KindMaterial, Severity: finding.High,
+	return []Danger{{Name: DangerExpiry, Kind: alert.KindMaterial, Severity: finding.High,
 		Text: fmt.Sprintf("KMS deletes the key's imported material%s. Then nothing that is encrypted under it can be read until the material is imported again.", on(k.MaterialExpires))}}
 }

@@ -105,26 +105,31 @@ func TestDangers(t *testing.T) {
 		rules  func(r *Rules)
 		want   []string
 	}{
-		"healthy":                {},
-		"AWS managed":            {change: func(k *Key) { k.Manager, k.Policy.Value, k.State = "AWS", open, "Disabled" }},
-		"open to everybody":      {change: func(k *Key) { k.Policy.Value = open }, want: []string{"critical policy"}},
-		"policy not read":        {change: func(k *Key) { k.Policy = Fact[string]{Value: open, At: now, Err: inventory.ErrAccessDenied} }},
-		"policy not asked for":   {change: func(k *Key) { k.Policy = Fact[string]{Value: open} }},
-		"policy not understood":  {change: func(k *Key) { k.Policy.Value = "{" }, want: []string{"high policy"}},
-		"disabled":               {change: func(k *Key) { k.State = "Disabled" }, want: []string{"medium state"}},
-		"disabled, in use":       {change: func(k *Key) { k.State, k.Aliases = "Disabled", []string{"alias/app"} }, want: []string{"high state"}},
-		"dying":                  {change: func(k *Key) { k.State = "PendingDeletion" }, want: []string{"critical state"}},
-		"dying replica":          {change: func(k *Key) { k.State = "PendingReplicaDeletion" }, want: []string{"critical state"}},
-		"dying, approved":        {change: func(k *Key) { k.State, k.Approved = "PendingDeletion", true }, want: []string{"info state"}},
-		"no material":            {change: func(k *Key) { k.State, k.Origin = "PendingImport", "EXTERNAL" }, want: []string{"high state"}},
-		"key store gone":         {change: func(k *Key) { k.State, k.CustomKeyStoreID = "Unavailable", "cks-1" }, want: []string{"high state"}},
+		"healthy":               {},
+		"AWS managed":           {change: func(k *Key) { k.Manager, k.Policy.Value, k.State = "AWS", open, "Disabled" }},
+		"open to everybody":     {change: func(k *Key) { k.Policy.Value = open }, want: []string{"critical policy"}},
+		"policy not read":       {change: func(k *Key) { k.Policy = Fact[string]{Value: open, At: now, Err: inventory.ErrAccessDenied} }},
+		"policy not asked for":  {change: func(k *Key) { k.Policy = Fact[string]{Value: open} }},
+		"policy not understood": {change: func(k *Key) { k.Policy.Value = "{" }, want: []string{"high policy"}},
+		"disabled":              {change: func(k *Key) { k.State = "Disabled" }, want: []string{"medium disabled"}},
+		"disabled, in use":      {change: func(k *Key) { k.State, k.Aliases = "Disabled", []string{"alias/app"} }, want: []string{"high disabled"}},
+		"dying":                 {change: func(k *Key) { k.State = "PendingDeletion" }, want: []string{"critical deletion"}},
+		"dying replica":         {change: func(k *Key) { k.State = "PendingReplicaDeletion" }, want: []string{"critical deletion"}},
+		"dying, approved":       {change: func(k *Key) { k.State, k.Approved = "PendingDeletion", true }, want: []string{"info deletion"}},
+		"no material":           {change: func(k *Key) { k.State, k.Origin = "PendingImport", "EXTERNAL" }, want: []string{"high material"}},
+		"material to come":      {change: func(k *Key) { k.State, k.Origin, k.Created = "PendingImport", "EXTERNAL", now.Add(-time.Hour) }},
+		"material lost": {change: func(k *Key) {
+			k.State, k.Origin, k.Created, k.Worked = "PendingImport", "EXTERNAL", now.Add(-time.Hour), true
+		}, want: []string{"high material"}},
+		"key store gone":         {change: func(k *Key) { k.State, k.CustomKeyStoreID = "Unavailable", "cks-1" }, want: []string{"high unavailable"}},
 		"being created":          {change: func(k *Key) { k.State = "Creating" }},
 		"rotation off":           {change: func(k *Key) { k.Rotation.Value = inventory.Rotation{} }},
+		"rotation was on":        {change: func(k *Key) { k.Rotation.Value, k.Rotated = inventory.Rotation{}, true }, want: []string{"high rotation"}},
 		"rotation required":      {change: func(k *Key) { k.Rotation.Value = inventory.Rotation{} }, rules: func(r *Rules) { r.RotationRequired = true }, want: []string{"medium rotation"}},
 		"rotation not possible":  {change: func(k *Key) { k.Rotation.Value, k.Spec = inventory.Rotation{}, "RSA_2048" }, rules: func(r *Rules) { r.RotationRequired = true }},
 		"rotation too slow":      {change: func(k *Key) { k.Rotation.Value.Period = 366 }, want: []string{"medium rotation"}},
 		"rotation, any period":   {change: func(k *Key) { k.Rotation.Value.Period = 366 }, rules: func(r *Rules) { r.RotationPeriodDays = 0 }},
-		"material expires":       {change: func(k *Key) { k.MaterialExpires = &soon }, want: []string{"high material"}},
+		"material expires":       {change: func(k *Key) { k.MaterialExpires = &soon }, want: []string{"high expiry"}},
 		"material expires later": {change: func(k *Key) { k.MaterialExpires = &later }},
 		"grants": {
 			change: func(k *Key) {
@@ -139,7 +144,7 @@ func TestDangers(t *testing.T) {
 		},
 		"the worst first": {
 			change: func(k *Key) { k.Policy.Value, k.State = open, "Disabled" },
-			want:   []string{"critical policy", "medium state"},
+			want:   []string{"critical policy", "medium disabled"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -14,6 +14,9 @@ type Alias struct {
 	ARN string `json:"arn"`
 	// History is in the order of Since.
 	History []Target `json:"history"`
+	// GoneTold is the ID of the alert that the alias was deleted, where that is the last thing
+	// that is known of it.
+	GoneTold string `json:"gone_told,omitempty"`
 	// Candidate is a change that no event announced and only one sweep has seen.
 	Candidate *Candidate `json:"candidate,omitempty"`
 	Pending   *Move      `json:"pending,omitempty"`

@@ -20,18 +20,24 @@ type Bucket struct {
 	// Denies: the policy denied uploads for their encryption.
 	Denies bool      `json:"denies,omitempty"`
 	At     time.Time `json:"at,omitzero"`
+	// Default is the key of the default encryption as it was configured: a bucket that names
+	// an alias follows it.
+	Default string `json:"default,omitempty"`
+	// Standing is what is wrong with the bucket, and what people were told of that.
+	Standing Standing `json:"standing,omitzero"`
 }
 
 // Schema implements state.Document.
 func (*Bucket) Schema() (string, int) { return "bucket", 1 }
 
-// See notes what was read at a time: the key of the default encryption ("" for
-// none), the aliases in the tag, and whether the policy denies uploads; nil, one that
-// could not be read, leaves what is known.
-func (b *Bucket) See(name, key string, aliases []string, denies *bool, at time.Time) {
+// See notes what was read at a time: the key of the default encryption ("" for none) and
+// how it was configured, the aliases in the tag, and whether the policy denies uploads;
+// nil, one that could not be read, leaves what is known.
+func (b *Bucket) See(name, key, configured string, aliases []string, denies *bool, at time.Time) {
 	if at.Before(b.At) {
 		return
 	}
+	b.Default = configured
 	if !b.Seen || b.Key != key || !slices.Equal(b.Aliases, aliases) || denies != nil && b.Denies != *denies {
 		b.At = at
 	}

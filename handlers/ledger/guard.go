@@ -32,7 +32,8 @@ func (*Guard) Schema() (string, int) { return "guard", 1 }
 
 // Told is Standing.Told for one condition, with the alert's title.
 func (g *Guard) Told(alert, title string, told Open) {
-	g.Standing.Told(alert, told)
+	told.Alert, told.Title = alert, title
+	g.Standing.Told(told)
 	g.forget(told.Name)
 	g.Titles = append(g.Titles, Titled{told.Name, title})
 }

@@ -41,6 +41,8 @@ type Key struct {
 	TagsTold []ToldTag `json:"tags_told,omitempty"`
 	// Untold are the repairs of sweeps whose alerts may not be published.
 	Untold []Untold `json:"untold,omitempty"`
+	// Standing is what is wrong with the key, and what people were told of that.
+	Standing Standing `json:"standing,omitzero"`
 	// Denied are the calls that AWS last denied us, each operation once.
 	Denied []Denied `json:"denied,omitempty"`
 }

@@ -274,7 +274,7 @@ func (k *Key) Waits(now time.Time) bool {
 	case state == nil, state.State != StateEnabled, k.Restore != nil, k.IsContained(), !k.ShutOut.IsZero(), len(k.Untold) > 0:
 		return true
 	}
-	return where(k.Restorations, func(r Restoration) bool { return !r.Told || recent(r.At) }) != nil ||
+	return k.Standing.waits() || where(k.Restorations, func(r Restoration) bool { return !r.Told || recent(r.At) }) != nil ||
 		where(k.Repairs, func(r Repair) bool { return recent(r.At) }) != nil ||
 		where(k.Circuits, func(c Circuit) bool { return recent(c.At) }) != nil
 }

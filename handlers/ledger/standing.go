@@ -1,18 +1,19 @@
 package ledger
 
 import (
+	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 )
 
 // Standing is what is wrong with something as it stands, and what people were told about
-// that. It is part of the document of a key, bucket or the fleet. The zero value was never
-// looked at.
+// that. It is part of the document of a key, a bucket or the account. The zero value is a
+// thing of which nothing bad was ever seen.
 type Standing struct {
-	// At is when it was last looked at; the first look at a thing that was bad before is
-	// not told like a change.
+	// At is the look that last changed something here.
 	At time.Time `json:"at,omitzero"`
 	// Open are the dangers, each once by its name.
 	Open []Open `json:"open,omitempty"`
@@ -23,91 +24,184 @@ type Open struct {
 	// Name names it within its Standing.
 	Name     string           `json:"name"`
 	Severity finding.Severity `json:"severity"`
+	// Kind is that of the alert about it, Title what that said in one line.
+	Kind  string `json:"kind,omitempty"`
+	Title string `json:"title,omitempty"`
 	// Since is the first read that showed it.
 	Since time.Time `json:"since"`
-	// Alert is the ID of the alert that told people, "" while none is published.
-	Alert string `json:"alert,omitempty"`
+	// Alert is the ID of the alert that told people, "" while none is published; Thread is
+	// where that was, "" for the key's own.
+	Alert  string `json:"alert,omitempty"`
+	Thread string `json:"thread,omitempty"`
+	// Exempt: an exemption covered it when that was last judged, so nobody is told of it.
+	// Sensitive: the operator's rules call what it is about so.
+	Exempt    bool `json:"exempt,omitempty"`
+	Sensitive bool `json:"sensitive,omitempty"`
 	// Gone is the first read that did not show it any more, zero while it is there.
 	Gone time.Time `json:"gone,omitzero"`
+	// By is who ended it, and Call how, where an event said so.
+	By   *Actor `json:"by,omitempty"`
+	Call string `json:"call,omitempty"`
 }
 
 // Seen is what a look found to be new, to be worse than people were told, and to be over:
 // not seen by two reads that are the consistency window apart. Repeated looks return it
-// again until Told and Ended say that people know.
+// again until Told and Ended say that people know. What is exempt is none of it.
 type Seen struct{ New, Worse, Over []Open }
 
-// maxOpen bounds the dangers of one thing that are stored, the worst of them.
-const maxOpen = 100
+// Look is one look at something.
+type Look struct {
+	// Live are the dangers that it found, the worst first.
+	Live []Open
+	// Looked reports whether it could see a danger of that name; what it could not see stays
+	// as it was, and ends nothing.
+	Looked func(name string) bool
+	// Judged: severities are those in context, and Exempt is known.
+	Judged bool
+	// At is when it was.
+	At time.Time
+	// By and Call are who ended, and how, what it does not find any more; nil and "" where
+	// nobody is known to have.
+	By   *Actor
+	Call string
+}
 
-// See takes a look at the given time into the standing: live are the dangers that it
-// found, by name and severity. looked reports whether the look could see a danger of that
-// name; what it could not see stays as it was, and ends nothing. An older look than the
-// last one changes nothing.
-func (s *Standing) See(live []Open, looked func(name string) bool, at time.Time) Seen {
+const (
+	// maxOpen bounds the dangers of one thing that are stored, the worst of them.
+	maxOpen = 100
+	// maxOpenTitle bounds what is kept of a title, in bytes.
+	maxOpenTitle = 300
+)
+
+// See takes a look into the standing. One that is older than what is known changes nothing.
+func (s *Standing) See(l Look) Seen {
 	var seen Seen
-	if at.Before(s.At) {
+	if l.At.Before(s.At) {
 		return seen
 	}
-	s.At = at
-	named := func(name string) func(Open) bool { return func(o Open) bool { return o.Name == name } }
+	before := slices.Clone(s.Open)
 	for i := range s.Open {
 		o := &s.Open[i]
-		if slices.ContainsFunc(live, named(o.Name)) {
-			o.Gone = time.Time{}
-			continue
+		if looked := l.Looked(o.Name); looked && !o.Gone.IsZero() && l.By != nil && (o.By == nil || o.By.Unconfirmed && !l.By.Unconfirmed) {
+			o.By, o.Call = l.By, l.Call // the event came after the look that found it gone
 		}
 		switch {
-		case !looked(o.Name):
+		case slices.ContainsFunc(l.Live, named(o.Name)):
+			o.Gone, o.By, o.Call = time.Time{}, nil, ""
+		case !l.Looked(o.Name):
 		case o.Gone.IsZero():
-			o.Gone = at
-		case at.Sub(o.Gone) >= ConsistencyWindow && o.Alert != "":
+			o.Gone, o.By, o.Call = l.At, l.By, l.Call
+		case l.At.Sub(o.Gone) >= ConsistencyWindow && o.Alert != "":
 			seen.Over = append(seen.Over, *o)
 		}
 	}
-	s.Open = slices.DeleteFunc(s.Open, func(o Open) bool { return o.Alert == "" && !o.Gone.IsZero() }) // nobody was told
-	for _, l := range live {
-		known := where(s.Open, named(l.Name))
-		switch {
-		case known == nil && len(s.Open) < maxOpen:
-			l.Since, l.Alert, l.Gone = at, "", time.Time{}
-			s.Open = append(s.Open, l)
-			seen.New = append(seen.New, l)
-		case known == nil:
-		case known.Alert == "":
-			known.Severity = l.Severity
-			seen.New = append(seen.New, *known)
-		case l.Severity.Rank() > known.Severity.Rank():
-			worse := *known
-			worse.Severity = l.Severity
-			seen.Worse = append(seen.Worse, worse)
-		}
+	s.drop(func(o Open) bool { return o.Alert == "" && !o.Gone.IsZero() }) // nobody was told
+	for _, live := range l.Live {
+		s.find(live, l, &seen)
+	}
+	if len(s.Open) > 0 && !slices.Equal(before, s.Open) {
+		s.At = l.At
 	}
 	return seen
 }
 
-// Told notes that an alert told people of dangers as they are in told.
-func (s *Standing) Told(alert string, told ...Open) {
-	for _, t := range told {
-		if o := where(s.Open, func(o Open) bool { return o.Name == t.Name }); o != nil {
-			o.Alert, o.Severity = alert, t.Severity
+// find takes one danger that a look found into the standing.
+func (s *Standing) find(live Open, l Look, seen *Seen) {
+	live.Title = cut(live.Title, maxOpenTitle)
+	known := where(s.Open, named(live.Name))
+	if known == nil {
+		live.Since, live.Alert, live.Thread, live.Gone, live.By, live.Call = l.At, "", "", time.Time{}, nil, ""
+		if known = s.add(live); known == nil {
+			return
 		}
+	}
+	switch {
+	case known.Alert == "":
+		if l.Judged {
+			known.Severity, known.Kind, known.Title, known.Exempt, known.Sensitive = live.Severity, live.Kind, live.Title, live.Exempt, live.Sensitive
+		}
+		if !known.Exempt {
+			seen.New = append(seen.New, *known)
+		}
+	case !l.Judged:
+	case live.Exempt:
+		known.Exempt = true
+	case known.Exempt, live.Severity.Rank() > known.Severity.Rank():
+		worse := *known
+		worse.Severity, worse.Kind, worse.Title = live.Severity, live.Kind, live.Title
+		seen.Worse = append(seen.Worse, worse)
 	}
 }
 
-// Ended notes that people were told that dangers are over.
-func (s *Standing) Ended(over ...Open) {
-	s.Open = slices.DeleteFunc(s.Open, func(o Open) bool {
-		return !o.Gone.IsZero() && slices.ContainsFunc(over, func(e Open) bool { return e.Name == o.Name })
-	})
+// add adds a danger, in place of the least one where there is no room; nil: that is worse.
+func (s *Standing) add(o Open) *Open {
+	if len(s.Open) < maxOpen {
+		s.Open = append(s.Open, o)
+		return newest(s.Open)
+	}
+	least := slices.MinFunc(s.Open, func(a, b Open) int { return cmp.Compare(a.Severity.Rank(), b.Severity.Rank()) })
+	if least.Severity.Rank() >= o.Severity.Rank() {
+		return nil
+	}
+	known := where(s.Open, named(least.Name))
+	*known = o
+	return known
 }
 
-// Due is when the next look can end something: zero where nothing is about to end.
-func (s *Standing) Due() time.Time {
-	var due time.Time
+// Told notes that an alert told people of a danger as it is in told. One that a later look
+// did not find, or that is not stored, is one that people wait to hear the end of.
+func (s *Standing) Told(told Open) {
+	told.Title = cut(told.Title, maxOpenTitle)
+	o := where(s.Open, named(told.Name))
+	if o == nil {
+		told.Gone, told.By, told.Call = time.Time{}, nil, ""
+		s.add(told)
+		return
+	}
+	o.Alert, o.Thread, o.Severity, o.Kind, o.Title, o.Exempt = told.Alert, told.Thread, told.Severity, told.Kind, told.Title, false
+}
+
+// Repaired notes that people were told that a danger was there and is not any more.
+func (s *Standing) Repaired(name string) { s.drop(named(name)) }
+
+// Ended notes that people were told that a danger is over. One that is back since stays.
+func (s *Standing) Ended(over Open) {
+	s.drop(func(o Open) bool { return o.Name == over.Name && o.Alert == over.Alert && !o.Gone.IsZero() })
+}
+
+// Of is the danger of that name, nil for none.
+func (s *Standing) Of(name string) *Open { return where(s.Open, named(name)) }
+
+func (s *Standing) drop(which func(Open) bool) {
+	if s.Open = slices.DeleteFunc(s.Open, which); len(s.Open) == 0 {
+		*s = Standing{} // an older look that finds it again is put right by the next one
+	}
+}
+
+func named(name string) func(Open) bool { return func(o Open) bool { return o.Name == name } }
+
+// waits reports whether something is about to end, is not told yet, or is not told because
+// it is exempt, which ends with time.
+func (s *Standing) waits() bool {
+	return slices.ContainsFunc(s.Open, func(o Open) bool { return !o.Gone.IsZero() || o.Alert == "" || o.Exempt })
+}
+
+// Wait is how long after a time a look can end one of these dangers, of which people were
+// told: 0 where none of them is about to end.
+func (s *Standing) Wait(of func(name string) bool, now time.Time) time.Duration {
+	var wait time.Duration
 	for _, o := range s.Open {
-		if at := o.Gone.Add(ConsistencyWindow); !o.Gone.IsZero() && (due.IsZero() || at.Before(due)) {
-			due = at
+		if left := o.Gone.Add(ConsistencyWindow).Sub(now); !o.Gone.IsZero() && o.Alert != "" && of(o.Name) && left > 0 && (wait == 0 || left < wait) {
+			wait = left
 		}
 	}
-	return due
+	return wait
+}
+
+// cut is a text without what is too much of it.
+func cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit-len("…")], "") + "…"
 }

@@ -1,8 +1,12 @@
 package ledger
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -87,15 +91,110 @@ func TestStanding(t *testing.T) {
 				if l.blind {
 					looked = func(string) bool { return false }
 				}
-				seen := s.See(l.live, looked, at(l.at))
+				seen := s.See(Look{Live: l.live, Looked: looked, Judged: true, At: at(l.at)})
 				if diff := cmp.Diff(l.expect, want{names(seen.New), names(seen.Worse), names(seen.Over)}); diff != "" {
 					t.Errorf("look %d (-want +got):\n%s", i, diff)
 				}
 				if l.tell {
-					s.Told("alert", append(seen.New, seen.Worse...)...)
-					s.Ended(seen.Over...)
+					for _, o := range append(seen.New, seen.Worse...) {
+						o.Alert = "alert"
+						s.Told(o)
+					}
+					for _, o := range seen.Over {
+						s.Ended(o)
+					}
 				}
 			}
 		})
+	}
+}
+
+// TestStandingBy: who ended something is the actor of the event that did, whenever that comes;
+// one whom only a message names gives way.
+func TestStandingBy(t *testing.T) {
+	t0 := time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC)
+	look := func(s *Standing, seconds int, by *Actor) Seen {
+		l := Look{Looked: func(string) bool { return true }, At: t0.Add(time.Duration(seconds) * time.Second), By: by}
+		if by != nil {
+			l.Call = "EnableKey"
+		}
+		return s.See(l)
+	}
+	claimed, known := &Actor{Name: "claimed", Unconfirmed: true}, &Actor{Name: "known"}
+	for name, tt := range map[string]struct {
+		by   []*Actor
+		want *Actor
+	}{
+		"nobody":                    {[]*Actor{nil, nil}, nil},
+		"the event first":           {[]*Actor{known, nil}, known},
+		"the sweep first":           {[]*Actor{nil, known}, known},
+		"a message, then a record":  {[]*Actor{claimed, known}, known},
+		"a record, then a message":  {[]*Actor{known, claimed}, known},
+		"nothing but a message":     {[]*Actor{claimed, nil}, claimed},
+		"the first of two messages": {[]*Actor{claimed, {Name: "other", Unconfirmed: true}}, claimed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var s Standing
+			s.Told(Open{Name: "disabled", Severity: finding.High, Since: t0, Alert: "alert"})
+			for i, by := range tt.by {
+				look(&s, 10+i, by)
+			}
+			over := look(&s, 100, nil).Over
+			if len(over) != 1 {
+				t.Fatalf("over: %v", over)
+			}
+			if diff := cmp.Diff(tt.want, over[0].By); diff != "" {
+				t.Errorf("by (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestStandingJudged: what is exempt is not told, and is told when it is not exempt any more,
+// whether people were told of it before or not. A look that does not judge changes nothing.
+func TestStandingJudged(t *testing.T) {
+	t0 := time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC)
+	s, n := Standing{}, 0
+	see := func(exempt, judged bool) Seen {
+		n++
+		return s.See(Look{Live: []Open{{Name: "policy", Severity: finding.High, Exempt: exempt}}, Looked: func(string) bool { return true }, Judged: judged, At: t0.Add(time.Duration(n) * time.Minute)})
+	}
+	if seen := see(true, true); len(seen.New) != 0 || len(s.Open) != 1 {
+		t.Errorf("exempt: %+v of %+v", seen, s)
+	}
+	if seen := see(false, false); len(seen.New)+len(seen.Worse) != 0 {
+		t.Errorf("not judged: %+v", seen)
+	}
+	seen := see(false, true)
+	if len(seen.New) != 1 {
+		t.Fatalf("not exempt any more: %+v", seen)
+	}
+	seen.New[0].Alert = "alert"
+	s.Told(seen.New[0])
+	if seen := see(true, true); len(seen.New)+len(seen.Worse)+len(seen.Over) != 0 {
+		t.Errorf("exempt again: %+v", seen)
+	}
+	if seen := see(false, true); len(seen.Worse) != 1 {
+		t.Errorf("and not any more: %+v", seen)
+	}
+}
+
+// TestStandingIsBounded: the worst dangers are kept, and titles are short.
+func TestStandingIsBounded(t *testing.T) {
+	t0 := time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC)
+	var live []Open
+	for i := range 3 * maxOpen {
+		live = append(live, Open{Name: fmt.Sprint("grant/", i), Severity: finding.Medium, Title: strings.Repeat("ü", 1000)})
+	}
+	var s Standing
+	s.See(Look{Live: live, Looked: func(string) bool { return true }, Judged: true, At: t0})
+	seen := s.See(Look{Live: append(live, Open{Name: "policy", Severity: finding.Critical}), Looked: func(string) bool { return true }, Judged: true, At: t0.Add(time.Hour)})
+	if len(s.Open) != maxOpen || s.Of("policy") == nil || !slices.ContainsFunc(seen.New, named("policy")) {
+		t.Errorf("%d dangers are kept", len(s.Open))
+	}
+	for _, o := range s.Open {
+		if len(o.Title) > maxOpenTitle || !utf8.ValidString(o.Title) {
+			t.Errorf("title %q", o.Title)
+		}
 	}
 }

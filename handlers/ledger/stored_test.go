@@ -59,6 +59,7 @@ func TestStoredBytes(t *testing.T) {
 		"bucket":   func() state.Document { return new(Bucket) },
 		"baseline": func() state.Document { return new(Baseline) },
 		"sweeps":   func() state.Document { return new(Sweeps) },
+		"account":  func() state.Document { return new(Account) },
 		"shard":    func() state.Document { return new(Shard) }, "sweep-facts": func() state.Document { return new(SweepFacts) },
 		"sweep-record": func() state.Document { return new(SweepRecord) },
 		"guard":        func() state.Document { return new(Guard) },

@@ -25,6 +25,8 @@ type Case struct {
 	Event events.Event
 	// At is when the case began: the time that everything it reads stands for.
 	At time.Time
+	// Approved: a reaction found that the key's pending deletion is one that was approved.
+	Approved bool
 
 	key      fact[inventory.Key]
 	rotation fact[inventory.Rotation]
@@ -34,6 +36,8 @@ type Case struct {
 	tags     fact[map[string]string]
 	usage    fact[inventory.Usage]
 	approval fact[*retire.Approval]
+	stores   fact[[]inventory.KeyStore]
+	ebs      fact[bool]
 	account  *account
 	others   map[string]*Case // by key
 
@@ -41,6 +45,7 @@ type Case struct {
 	baseline document[ledger.Baseline, *ledger.Baseline]
 	alias    document[ledger.Alias, *ledger.Alias]
 	bucket   document[ledger.Bucket, *ledger.Bucket]
+	own      document[ledger.Account, *ledger.Account]
 	unstored error     // why the working copies cannot be stored
 	shutOut  time.Time // ledger.Key.ShutOut, before the key was read
 	unread   bool      // something of the key may still not be read
@@ -65,6 +70,7 @@ func (c *Case) Did() Did { return c.did }
 type account struct {
 	aliases fact[[]inventory.Alias]
 	buckets fact[[]inventory.Bucket]
+	meeting fact[bool]
 }
 
 // NewCase begins the case of an event.
@@ -251,6 +257,21 @@ func (c *Case) Aliases(ctx context.Context) ([]inventory.Alias, error) {
 	})
 }
 
+// KeyStores are the custom key stores of the account and Region. Errors: inventory.ErrAccessDenied.
+func (c *Case) KeyStores(ctx context.Context) ([]inventory.KeyStore, error) {
+	return c.stores.get(ctx, "", func(ctx context.Context, _ string) ([]inventory.KeyStore, error) { return c.Facts.KeyStores(ctx) })
+}
+
+// EncryptedByDefault reports whether new EBS volumes are encrypted by default.
+func (c *Case) EncryptedByDefault(ctx context.Context) (bool, error) {
+	return c.ebs.get(ctx, "", func(ctx context.Context, _ string) (bool, error) {
+		if c.EBS == nil {
+			return false, errors.New("nobody asks EC2 here")
+		}
+		return c.EBS.EncryptedByDefault(ctx)
+	})
+}
+
 // Buckets are the Region's buckets: those that could be read, beside the error.
 func (c *Case) Buckets(ctx context.Context) ([]inventory.Bucket, error) {
 	return c.account.buckets.get(ctx, "", func(ctx context.Context, _ string) ([]inventory.Bucket, error) { return c.Facts.Buckets(ctx) })
@@ -407,12 +428,12 @@ func (e *Env) AliasKnown(ctx context.Context, name string) (ledger.Alias, error)
 // store stores the working copies that deciding has changed. ErrConflict: another
 // worker was faster, and everybody has to decide again.
 func (c *Case) store(ctx context.Context) error {
-	return errors.Join(c.ledger.save(ctx), c.alias.save(ctx), c.bucket.save(ctx))
+	return errors.Join(c.ledger.save(ctx), c.alias.save(ctx), c.bucket.save(ctx), c.own.save(ctx))
 }
 
 // Reload reads the documents again, and leaves the live facts as they are.
 func (c *Case) Reload(ctx context.Context) error {
-	return errors.Join(c.ledger.Reload(ctx), c.alias.Reload(ctx), c.bucket.Reload(ctx), c.baseline.Reload(ctx))
+	return errors.Join(c.ledger.Reload(ctx), c.alias.Reload(ctx), c.bucket.Reload(ctx), c.own.Reload(ctx), c.baseline.Reload(ctx))
 }
 
 // Unreadable reports whether an error says that trying again would not help to read

@@ -71,6 +71,12 @@ type Trail interface {
 	Call(ctx context.Context, operation string, in, out any) error
 }
 
+// EBS is what is asked of EC2; *awsclient.EC2 does.
+type EBS interface {
+	// EncryptedByDefault reports whether new volumes are encrypted where nobody asks for it.
+	EncryptedByDefault(context.Context) (bool, error)
+}
+
 // Records asks CloudTrail for the records that messages claim to be; *confirm.Records
 // does.
 type Records interface {
@@ -134,6 +140,8 @@ type Deps struct {
 	// nil, the alerts say that it is unknown.
 	Scans Scans
 	Trail Trail
+	// EBS knows whether new volumes are encrypted; nil: that is not looked at.
+	EBS EBS
 	// Records confirms what messages claim; nil: nothing is ever confirmed.
 	Records Records
 	// Senders says whose messages are CloudTrail's records; nil: nobody's are.

@@ -143,14 +143,20 @@ const marksTimeout = 2 * time.Second
 // reasons as a fact. An occurrence that is exempt, and about which nothing was done,
 // becomes a note. What cannot be read makes nothing quieter and keeps no alert waiting.
 func (c *Case) judge(ctx context.Context, a alert.Alert) alert.Alert {
+	a, _ = c.judged(ctx, a)
+	return a
+}
+
+// judged is judge, and says whether it is exempt.
+func (c *Case) judged(ctx context.Context, a alert.Alert) (judged alert.Alert, exempt bool) {
 	if a.Kind == alert.KindGuard || a.Severity == finding.Info {
-		return a
+		return a, false
 	}
 	m, by := c.marksOf(ctx, a), c.alertActor(a.Actor)
 	if cmp.Or(a.Action.Status, alert.StatusNone) == alert.StatusNone {
 		if x, ok := c.Config.Exemptions.Find(string(a.Kind), m.lasted, by, ledger.Now()); ok {
 			TellExempt(&a, Exemption{Exemption: x, Holds: true}, Mode(a.Action.Mode))
-			return a
+			return a, true
 		}
 		if _, ok := c.Config.Exemptions.Find(string(a.Kind), m.lasted, by.Confirmed(), ledger.Now()); ok {
 			c.Await(ctx, "exemption")
@@ -172,7 +178,7 @@ func (c *Case) judge(ctx context.Context, a alert.Alert) alert.Alert {
 	if len(v.Reasons) > 0 {
 		a.Facts = append(slices.Clone(a.Facts), alert.Fact{Name: "why this severity", Values: v.Reasons})
 	}
-	return a
+	return a, false
 }
 
 // marksOf reads what an alert's key is picked by, if any rule asks for that.

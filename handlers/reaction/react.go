@@ -47,7 +47,25 @@ type Decision struct {
 	// Once, if set, is the id of an alert that stands for an hour of occurrences: when
 	// it is published, Case.ToldThisHour remembers it.
 	Once string
+	// Tells says whether what it tells has just happened.
+	Tells Telling
+	// Watch, if set, tells what else is wrong, and what is over.
+	Watch *Watch
 }
+
+// Telling says of what kind it is what a decision tells, unless it did something about it.
+type Telling int
+
+// The kinds.
+const (
+	// Happened: it has just happened, and is told as such.
+	Happened Telling = iota
+	// Stands: it may have been so for long. At the first meeting of an account that is told
+	// together with everything else, and it is told once while it lasts.
+	Stands
+	// Reminds: it may have been so for long, and is told again and again.
+	Reminds
+)
 
 // Told is what documents are to say once alerts are published. Each change has to be
 // safe to apply twice; nil changes nothing.
@@ -56,6 +74,26 @@ type Told struct {
 	Baseline func(*ledger.Baseline)
 	Alias    func(*ledger.Alias)
 	Bucket   func(*ledger.Bucket)
+	Account  func(*ledger.Account)
+}
+
+// and is what two have documents say.
+func (t Told) and(o Told) Told {
+	return Told{both(t.Key, o.Key), both(t.Baseline, o.Baseline), both(t.Alias, o.Alias), both(t.Bucket, o.Bucket), both(t.Account, o.Account)}
+}
+
+// both are two changes, one after the other; nil changes nothing.
+func both[D any](a, b func(D)) func(D) {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	}
+	return func(doc D) {
+		a(doc)
+		b(doc)
+	}
 }
 
 // FactsTimeout bounds how long an alert waits for what only its text needs.
@@ -103,7 +141,7 @@ func (e *Env) React(ctx context.Context, c *Case, reactions ...Reaction) error {
 	if c.awaits {
 		errs = append(errs, unconfirmed())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, watching(all))...)
 }
 
 // decide has the reactions decide, and stores what they intend. Where it cannot be
@@ -156,6 +194,11 @@ func (c *Case) compose(ctx context.Context, all []*taken) {
 			t.alerts[i] = c.judge(ctx, a)
 		}
 	}
+	for _, t := range all {
+		if t.Watch != nil {
+			t.Watch.compose(bounded, c, t, all)
+		}
+	}
 }
 
 // tell publishes the alerts, and stores that they are published.
@@ -198,7 +241,7 @@ func (c *Case) recordPublished(ctx context.Context, all []*taken) error {
 		if t.Told.Baseline != nil {
 			errs = append(errs, c.UpdateBaseline(ctx, t.Told.Baseline))
 		}
-		errs = append(errs, c.alias.update(ctx, t.Told.Alias), c.bucket.update(ctx, t.Told.Bucket))
+		errs = append(errs, c.alias.update(ctx, t.Told.Alias), c.bucket.update(ctx, t.Told.Bucket), c.own.update(ctx, t.Told.Account))
 	}
 	if len(key) > 0 {
 		errs = append(errs, c.Update(ctx, func(k *ledger.Key) {

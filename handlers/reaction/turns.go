@@ -124,6 +124,9 @@ func (c *Case) lock(ctx context.Context) (renewed bool, unlock func(), err error
 	if c.bucket.value != nil {
 		drafts = append(drafts, c.bucket.value)
 	}
+	if c.own.value != nil {
+		drafts = append(drafts, c.own.value)
+	}
 	var unlocks []func()
 	unlock = func() {
 		for _, u := range unlocks {

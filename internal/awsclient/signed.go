@@ -143,6 +143,47 @@ func (b *BatchOperations) Call(ctx context.Context, method, path string, in, out
 	return nil
 }
 
+// EC2 is the query API of Amazon EC2. It is safe for concurrent use.
+type EC2 struct{ service }
+
+// NewEC2 returns a client for EC2 made from cfg.
+func NewEC2(cfg aws.Config) *EC2 {
+	s := newService(cfg, "EC2", "ec2", func(_ http.Header, body []byte) (code, message string) {
+		var e struct {
+			Code    string `xml:"Errors>Error>Code"`
+			Message string `xml:"Errors>Error>Message"`
+		}
+		_ = xml.Unmarshal(body, &e) // a proxy's page has none
+		return e.Code, e.Message
+	})
+	s.endpoint = s.resolve("ec2", "sqs", func(region *string, fips, dualStack *bool) (smithyendpoints.Endpoint, error) {
+		return sqs.NewDefaultEndpointResolverV2().ResolveEndpoint(context.Background(), sqs.EndpointParameters{Region: region, UseFIPS: fips, UseDualStack: dualStack})
+	})
+	return &EC2{s}
+}
+
+// EncryptedByDefault reports whether new EBS volumes of the account and Region are encrypted
+// where their creators ask for nothing (GetEbsEncryptionByDefault). Retries and errors are
+// those of [JSON.Call].
+func (e *EC2) EncryptedByDefault(ctx context.Context) (bool, error) {
+	const operation = "GetEbsEncryptionByDefault"
+	answer, err := e.send(ctx, operation, http.MethodPost, "/", []byte("Action="+operation+"&Version=2016-11-15"),
+		map[string]string{"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"})
+	if err != nil {
+		return false, err
+	}
+	var out struct {
+		Default *bool `xml:"ebsEncryptionByDefault"`
+	}
+	if err := xml.Unmarshal(answer, &out); err != nil {
+		return false, fmt.Errorf("decode the answer to %s: %w", operation, err)
+	}
+	if out.Default == nil {
+		return false, fmt.Errorf("decode the answer to %s: it does not say", operation)
+	}
+	return *out.Default, nil
+}
+
 func newService(cfg aws.Config, id, signingName string, fault func(http.Header, []byte) (code, message string)) service {
 	return service{id: id, signingName: signingName, config: cfg, options: sync.OnceValue(func() sqs.Options { return sqs.NewFromConfig(cfg).Options() }), fault: fault, skew: new(atomic.Int64)}
 }

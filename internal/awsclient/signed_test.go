@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail/types"
@@ -35,6 +36,17 @@ type attribute struct{ AttributeKey, AttributeValue string }
 type lookup struct {
 	LookupAttributes []attribute
 	MaxResults       int
+}
+
+// patient tries again two seconds later each time: CloudTrail takes two look-ups a second,
+// and the SDK may wait for less than that.
+func patient(cfg aws.Config) aws.Config {
+	cfg.Retryer = func() aws.Retryer {
+		return retry.NewStandard(func(o *retry.StandardOptions) {
+			o.Backoff = retry.BackoffDelayerFunc(func(int, error) (time.Duration, error) { return 2 * time.Second, nil })
+		})
+	}
+	return cfg
 }
 
 // TestAnswersAreThoseOfTheSDK makes the same calls by a signed request and by the SDK's client.
@@ -85,7 +97,7 @@ func TestAnswersAreThoseOfTheSDK(t *testing.T) {
 
 		server.SetIdentityPolicy("eve", func(string, string) bool { return false })
 		for caller, most := range map[string]int{"ada": 51, "eve": 50} { // refused, denied
-			cfg := inprocess.Config(server, "us-east-1", caller)
+			cfg := patient(inprocess.Config(server, "us-east-1", caller))
 			_, want := cloudtrail.NewFromConfig(cfg).LookupEvents(t.Context(), &cloudtrail.LookupEventsInput{MaxResults: aws.Int32(int32(most))})
 			sameError(t, CloudTrail(cfg).Call(t.Context(), "LookupEvents", lookup{nil, most}, nil), want)
 		}
@@ -139,7 +151,7 @@ func TestRetries(t *testing.T) {
 					defer server.Close()
 					c.fault.Service = "cloudtrail"
 					server.SetFaults(c.fault)
-					cfg, before := inprocess.Config(server, "us-east-1", "ada"), 0
+					cfg, before := patient(inprocess.Config(server, "us-east-1", "ada")), 0
 					if c.fault.Effect == localaws.Throttle { // one request passes
 						if err := call(cfg); err != nil {
 							t.Fatal(err)
@@ -326,3 +338,40 @@ func TestAnswersThatAreNoDocuments(t *testing.T) {
 		}
 	}
 }
+
+// TestEBSEncryption asks EC2 as its query API wants it. The SDK's package, which is the
+// largest there is, is no dependency of the tests either.
+func TestEBSEncryption(t *testing.T) {
+	server := localaws.New(localaws.Options{})
+	defer server.Close()
+	cfg := inprocess.Config(server, "us-east-1", "ada")
+	client := NewEC2(cfg)
+	for _, want := range []bool{false, true} {
+		server.EC2().EncryptByDefault(want)
+		if got, err := client.EncryptedByDefault(t.Context()); err != nil || got != want {
+			t.Errorf("encrypted by default: %v, %v, want %v", got, err, want)
+		}
+	}
+	cfg.HTTPClient = roundTripper(func(*http.Request) (*http.Response, error) {
+		body := `<?xml version="1.0"?><Response><Errors><Error><Code>UnauthorizedOperation</Code><Message>You are not authorized</Message></Error></Errors><RequestID>x</RequestID></Response>`
+		return &http.Response{StatusCode: http.StatusForbidden, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
+	})
+	_, err := NewEC2(cfg).EncryptedByDefault(t.Context())
+	if e, ok := errors.AsType[smithy.APIError](err); !ok || e.ErrorCode() != "UnauthorizedOperation" || e.ErrorMessage() != "You are not authorized" {
+		t.Errorf("denied: %v", err)
+	}
+	cfg.HTTPClient = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if r.Host != "ec2.us-east-1.amazonaws.com" && cfg.BaseEndpoint == nil {
+			t.Errorf("host %s", r.Host)
+		}
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("<html></html>"))}, nil
+	})
+	if _, err := NewEC2(cfg).EncryptedByDefault(t.Context()); err == nil {
+		t.Error("a page that does not say is taken for an answer")
+	}
+}
+
+// roundTripper is an HTTP client that answers by itself.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) Do(r *http.Request) (*http.Response, error) { return f(r) }

@@ -100,7 +100,10 @@ func TestAlertsListShowsWhatIsCollected(t *testing.T) {
 	a.enter()
 	a.start("ALERT_GROUP_INTERVAL", "10m", "ALERT_GROUP_WAIT", "10m")
 	first, second := a.newRotatingKey(), a.newRotatingKey()
-	a.awaitQuiet()
+	a.eventually("the keys are known", func() bool {
+		_, out, _ := a.alerts("list")
+		return strings.Contains(out, "4 alerts of arn:aws:iam::"+sandbox.Account+":user/"+operator)
+	})
 	a.disableRotation(first)
 	a.await("the first is told at once", tells(alert.KindRotation, first, alert.StatusDone))
 	a.disableRotation(second)

@@ -285,7 +285,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	deps := reaction.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, Logger: log,
-		Scans: engine, Trail: awsclient.CloudTrail(cfg), Send: sender(own, c.EventsQueueURL),
+		Scans: engine, Trail: awsclient.CloudTrail(cfg), EBS: awsclient.NewEC2(cfg), Send: sender(own, c.EventsQueueURL),
 	}
 	w := &wired{
 		identity: aws.ToString(caller.Arn), known: make(chan struct{}),

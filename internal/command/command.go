@@ -87,9 +87,11 @@ var (
 	BucketKey = of("a key ARN, key id or alias", `(?:`+kmsARN+`)?(?:key/)?`+keyID+`|(?:`+kmsARN+`)?`+alias)
 	Alias     = of("an alias name", alias)
 	// TagKey is an AWS tag key in ASCII that the AWS CLI does not read as an option.
-	TagKey  = of("a tag key", `[A-Za-z0-9_.:/=+@][A-Za-z0-9_.:/=+@ -]{0,127}`)
-	GrantID = of("a grant id", `[A-Za-z0-9][A-Za-z0-9_.-]{0,127}`)
-	Bucket  = of("a bucket name", bucketName)
+	TagKey = of("a tag key", `[A-Za-z0-9_.:/=+@][A-Za-z0-9_.:/=+@ -]{0,127}`)
+	// TagValue is an AWS tag value in ASCII, for a Document.
+	TagValue = of("a tag value", `[A-Za-z0-9_.:/=+@][A-Za-z0-9_.:/=+@ -]{0,255}`)
+	GrantID  = of("a grant id", `[A-Za-z0-9][A-Za-z0-9_.-]{0,127}`)
+	Bucket   = of("a bucket name", bucketName)
 	// Prefix is the beginning of the keys of S3 objects.
 	Prefix = of("an object prefix", `[A-Za-z0-9/!_.*()=:+,@~][A-Za-z0-9/!_.*()=:+,@~ -]{0,500}`)
 	// Role and User are names without a path, Session is a role session's.

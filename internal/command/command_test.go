@@ -33,6 +33,7 @@ func TestForms(t *testing.T) {
 		{"BucketKey", BucketKey, []string{key, id, "alias/aws/s3", "arn:aws:kms:eu-central-1:111122223333:alias/x"}, []string{"x"}},
 		{"Alias", Alias, []string{"alias/a/b_c-D"}, []string{"alias/", "alias/a:b", "x"}},
 		{"TagKey", TagKey, []string{"cmkeeper:deletion-approved", "Cost Center", "a/b=c+d@e"}, []string{"a,b", strings.Repeat("x", 129)}},
+		{"TagValue", TagValue, []string{"secret", "2026-03-01", "team a=b"}, []string{"a,b", strings.Repeat("x", 257)}},
 		{"GrantID", GrantID, []string{strings.Repeat("0f", 32)}, []string{"a/b"}},
 		{"Bucket", Bucket, []string{"orders-data", "a.b.c", "Old_Bucket"}, []string{"ab", "-ab", "a/b"}},
 		{"Prefix", Prefix, []string{"in voices/", "a=1/b=2/", "(x)!*"}, []string{"a'b", "a;b", "a&b", "a<b"}},
@@ -96,7 +97,7 @@ func FuzzPaste(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		for _, form := range []func(string) Value{Region, Account, KeyID, Key, BucketKey, Alias, TagKey, GrantID, Bucket, Prefix, Role, User, Session, AccessKeyID, Principal, Trail, Rule, Queue, Topic, KeyStore, Job} {
+		for _, form := range []func(string) Value{Region, Account, KeyID, Key, BucketKey, Alias, TagKey, TagValue, GrantID, Bucket, Prefix, Role, User, Session, AccessKeyID, Principal, Trail, Rule, Queue, Topic, KeyStore, Job} {
 			v := form(s)
 			doc := Document(map[string]string{"a": s}, v)
 			line := Line("aws x --y %s --z %s --doc %s", v, Lookup("Username", v), doc)

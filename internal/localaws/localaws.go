@@ -147,6 +147,9 @@ func (s *Server) S3Control() *s3control.Service { return s.s3control }
 // SNS returns the topics, for what no API can do.
 func (s *Server) SNS() *sns.Service { return s.sns }
 
+// EC2 is the EC2 of the account.
+func (s *Server) EC2() *ec2.Service { return s.ec2 }
+
 // SQS returns the queues, for what no API can do.
 func (s *Server) SQS() *sqs.Service { return s.sqs }
 

@@ -98,6 +98,7 @@ func InProcess(ctx context.Context) (*Sandbox, error) {
 func (s *Sandbox) open(o localaws.Options) {
 	o.Account, o.Region = Account, Region
 	s.AWS = localaws.New(o)
+	s.AWS.EC2().EncryptByDefault(true) // nothing is wrong here before somebody does it
 	s.AWS.AddIdentity(WorkerKey, wire.Caller{
 		Type: "AssumedRole", AccountID: Account, PrincipalID: "AROACMKEEPERWORKER:local",
 		ARN: "arn:aws:sts::" + Account + ":assumed-role/" + workerName + "/local",

@@ -60,6 +60,14 @@ func New(c Config) *Service {
 	return s
 }
 
+// EncryptByDefault sets whether new volumes are encrypted where nobody asks for it, as
+// EnableEbsEncryptionByDefault does, without a record.
+func (s *Service) EncryptByDefault(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.encrypted = on
+}
+
 // ServeHTTP answers one request of EC2's own query protocol, whose answers have
 // no result element.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
