@@ -45,7 +45,7 @@ func refuseCanary(key inventory.Key, tags map[string]string) string {
 
 // sendCanary makes the call of ours whose event has to come back, unless one is under way,
 // and notes those that did not. It writes whatever the modes are.
-func (s sweep) sendCanary(ctx context.Context) error {
+func (s look) sendCanary(ctx context.Context) error {
 	key := s.Config.CanaryKey
 	if key == "" {
 		return nil
@@ -53,10 +53,10 @@ func (s sweep) sendCanary(ctx context.Context) error {
 	if under, err := s.canaryUnderWay(ctx); err != nil || under {
 		return err
 	}
-	e := s.SweepEvent(fmt.Sprintf("canary-%d/%s", s.start.UnixMilli(), arn.KeyID(key)), s.start)
+	e := s.SweepEvent(fmt.Sprintf("canary-%d/%s", s.Start.UnixMilli(), arn.KeyID(key)), s.Start)
 	e.KeyARN = key
-	c := s.whole.Part(e)
-	repair := ledger.Repair{Reaction: reactionCanary, By: e.ID, At: s.start}
+	c := s.Whole.Part(e)
+	repair := ledger.Repair{Reaction: reactionCanary, By: e.ID, At: s.Start}
 	return s.React(ctx, c, reaction.Reaction{Name: reactionCanary, Decide: func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		live, err := c.Key(ctx)
 		var tags map[string]string
@@ -83,7 +83,7 @@ func (s sweep) sendCanary(ctx context.Context) error {
 
 // canaryUnderWay reports whether one is under way. One that has been for too long is lost, if
 // it was made: of one whose answer is not known, nobody could know the event.
-func (s sweep) canaryUnderWay(ctx context.Context) (bool, error) {
+func (s look) canaryUnderWay(ctx context.Context) (bool, error) {
 	var doc ledger.Canary
 	if err := s.updateCanary(ctx, func(c *ledger.Canary, _ time.Time) bool { doc = *c; return false }); err != nil {
 		return false, err
@@ -92,7 +92,7 @@ func (s sweep) canaryUnderWay(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	by := doc.Flight.By
-	c := s.whole.Part(events.Event{ID: by, Kind: events.Scheduled, KeyARN: doc.Key})
+	c := s.Whole.Part(events.Event{ID: by, Kind: events.Scheduled, KeyARN: doc.Key})
 	known, err := c.Ledger(ctx)
 	if err != nil {
 		return false, err
@@ -120,7 +120,7 @@ func (s sweep) canaryUnderWay(ctx context.Context) (bool, error) {
 }
 
 // flyCanary makes the call.
-func (s sweep) flyCanary(ctx context.Context, c *reaction.Case, repair ledger.Repair) error {
+func (s look) flyCanary(ctx context.Context, c *reaction.Case, repair ledger.Repair) error {
 	mine := false
 	err := s.updateCanary(ctx, func(doc *ledger.Canary, now time.Time) bool {
 		mine = doc.Send(c.Event.KeyARN, ledger.Flight{By: repair.By, At: now})
@@ -131,7 +131,7 @@ func (s sweep) flyCanary(ctx context.Context, c *reaction.Case, repair ledger.Re
 	}
 	err = c.Perform(ctx, reaction.UpdateKeyDescription, repair, func(ctx context.Context) (middleware.Metadata, error) {
 		out, err := s.KMS.UpdateKeyDescription(ctx, &kms.UpdateKeyDescriptionInput{
-			KeyId: aws.String(c.Event.KeyARN), Description: aws.String(canaryText + ", sent " + reaction.TimeText(s.start)),
+			KeyId: aws.String(c.Event.KeyARN), Description: aws.String(canaryText + ", sent " + reaction.TimeText(s.Start)),
 		})
 		if err != nil {
 			return middleware.Metadata{}, err
@@ -145,12 +145,12 @@ func (s sweep) flyCanary(ctx context.Context, c *reaction.Case, repair ledger.Re
 }
 
 // refuse decides to send none.
-func (s sweep) refuse(by, why string) *reaction.Decision {
+func (s look) refuse(by, why string) *reaction.Decision {
 	return &reaction.Decision{Act: func(ctx context.Context) error { return s.refused(ctx, by, why) }}
 }
 
 // refused notes why none is sent.
-func (s sweep) refused(ctx context.Context, by, why string) error {
+func (s look) refused(ctx context.Context, by, why string) error {
 	return s.updateCanary(ctx, func(c *ledger.Canary, _ time.Time) bool {
 		c.Key = s.Config.CanaryKey
 		c.Drop(by, why)

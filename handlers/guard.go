@@ -22,7 +22,7 @@ import (
 // checkGuard judges whether the guard sees, and tells what keeps it from that: once while it
 // lasts, and once when it is over. What seems to be over is looked at again when a second
 // look can tell, so that it is told by the same sweep.
-func (s sweep) checkGuard(ctx context.Context) error {
+func (s look) checkGuard(ctx context.Context) error {
 	if s.Guard == nil {
 		return nil
 	}
@@ -42,7 +42,7 @@ func (s sweep) checkGuard(ctx context.Context) error {
 }
 
 // lookAtGuard makes all checks once, and tells. due is when another look can end something.
-func (s sweep) lookAtGuard(ctx context.Context) (due time.Time, err error) {
+func (s look) lookAtGuard(ctx context.Context) (due time.Time, err error) {
 	at := ledger.Now()
 	facts := s.Guard(ctx)
 	facts.At, facts.Ticks, facts.Canary = at, s.ticks(ctx), s.canaryFacts(ctx)
@@ -78,7 +78,7 @@ func (s sweep) lookAtGuard(ctx context.Context) (due time.Time, err error) {
 
 // judged returns the problems of all checks, with what was not looked at as one of them, and
 // what says whether a problem of a name could be seen.
-func (s sweep) judged(ctx context.Context, results []guard.Result) (problems []guard.Problem, looked func(name string) bool) {
+func (s look) judged(ctx context.Context, results []guard.Result) (problems []guard.Problem, looked func(name string) bool) {
 	unread := map[string]bool{}
 	var fine, found, not []string
 	for _, r := range results {
@@ -106,7 +106,7 @@ func (s sweep) judged(ctx context.Context, results []guard.Result) (problems []g
 
 // tellProblem tells a problem that is new or worse, and repeats one that people know when
 // that is due.
-func (s sweep) tellProblem(ctx context.Context, p guard.Problem, known ledger.Guard, seen ledger.Seen, at time.Time) error {
+func (s look) tellProblem(ctx context.Context, p guard.Problem, known ledger.Guard, seen ledger.Seen, at time.Time) error {
 	i := slices.IndexFunc(known.Standing.Open, func(o ledger.Open) bool { return o.Name == p.Name })
 	if i < 0 {
 		return nil // there are more problems than the document has room for
@@ -139,7 +139,7 @@ func (s sweep) tellProblem(ctx context.Context, p guard.Problem, known ledger.Gu
 }
 
 // tellOver tells that a problem is over.
-func (s sweep) tellOver(ctx context.Context, o ledger.Open, title string) error {
+func (s look) tellOver(ctx context.Context, o ledger.Open, title string) error {
 	a := s.guardAlert(o.Alert+"/resolved", finding.Info)
 	a.Resolves = o.Alert
 	a.Title = "Resolved: " + title
@@ -151,7 +151,7 @@ func (s sweep) tellOver(ctx context.Context, o ledger.Open, title string) error 
 	return s.updateGuard(ctx, func(doc *ledger.Guard) { doc.Ended(o) })
 }
 
-func (s sweep) updateGuard(ctx context.Context, change func(*ledger.Guard)) error {
+func (s look) updateGuard(ctx context.Context, change func(*ledger.Guard)) error {
 	return state.Update(ctx, s.State, ledger.GuardName, func(doc *ledger.Guard, _ bool) error {
 		change(doc)
 		return nil
@@ -244,7 +244,7 @@ func (r *Router) sweepIfOverdue(ctx context.Context) error {
 	}
 	r.Logger.WarnContext(ctx, "the schedule does not ask for sweeps: a worker does", "last", t.Value.Last, "interval", r.Config.SweepInterval)
 	limit := guard.TickLimit * r.Config.SweepInterval
-	err := r.sweepAsked(ctx, func(now time.Time) time.Time {
+	err := r.sweeps.Asked(ctx, func(now time.Time) time.Time {
 		asked := now.Add(-limit)
 		for _, from := range []time.Time{t.Value.Last, r.heard.since} { // a sweep since it was overdue has told so
 			if from.Add(limit).After(asked) {

@@ -29,6 +29,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/handlers/sweep"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -37,11 +38,9 @@ import (
 // Router takes events to the reactions. It is safe for concurrent use.
 type Router struct {
 	*reaction.Env
-	table map[route]watch
-	alone alone
-	// judgedBy stands for the build and the configuration.
-	judgedBy string
-	heard    heard
+	table  map[route]watch
+	sweeps *sweep.Fleet
+	heard  heard
 	// powers is what the role cannot do.
 	powers powers
 }
@@ -52,9 +51,9 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Router{
-		Env: env, table: table(), judgedBy: configMark(env.Config), heard: heard{since: ledger.Now()}, powers: powers{turn: make(chan struct{}, 1)},
-	}, nil
+	r := &Router{Env: env, table: table(), heard: heard{since: ledger.Now()}, powers: powers{turn: make(chan struct{}, 1)}}
+	r.sweeps = sweep.New(env, r.looks())
+	return r, nil
 }
 
 // Message is a message of the events queue.
@@ -76,8 +75,8 @@ func (r *Router) Handle(ctx context.Context, m Message) error {
 	if slot, ok := alert.FlushWindow(m.Body); ok {
 		return r.flushAlerts(ctx, slot)
 	}
-	if m, ok := shardMessageOf(m.Body); ok {
-		return r.sweepShard(ctx, m)
+	if handled, err := r.sweeps.Shard(ctx, m.Body); handled {
+		return err
 	}
 	e, err := events.Parse(m.Body)
 	if err != nil {
@@ -85,7 +84,7 @@ func (r *Router) Handle(ctx context.Context, m Message) error {
 	}
 	if e.Kind == events.Scheduled {
 		r.noteTick(ctx, m.Sent)
-		return r.sweepFor(ctx, m.Sent)
+		return r.sweeps.For(ctx, m.Sent)
 	}
 	if e, err = r.evidence(ctx, e.SentAt(m.Sent), m); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/handlers/sweep"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/posture"
 	"github.com/cmkeeper/cmkeeper/state"
@@ -29,7 +30,7 @@ import (
 // done. What that finds is told at the end of the second sweep, which is part of the first
 // meeting then.
 type meeting struct {
-	sweep
+	look
 	mu     sync.Mutex
 	found  []standingOf
 	exempt int
@@ -52,11 +53,11 @@ const (
 )
 
 // meet tells what was wrong before the account was first looked at, if it was not told yet.
-func (s sweep) meet(ctx context.Context) error {
-	if first, err := s.whole.Meeting(ctx); err != nil || !first {
+func (s look) meet(ctx context.Context) error {
+	if first, err := s.Whole.Meeting(ctx); err != nil || !first {
 		return err
 	}
-	m := &meeting{sweep: s}
+	m := &meeting{look: s}
 	if err := m.collect(ctx); err != nil {
 		return fmt.Errorf("collect how things stand: %w", err)
 	}
@@ -72,10 +73,10 @@ func (s sweep) meet(ctx context.Context) error {
 	err := state.Update(ctx, s.State, ledger.AccountName, func(doc *ledger.Account, _ bool) error {
 		switch {
 		case !doc.Met.IsZero():
-		case s.rolling || !doc.Looked.IsZero() && doc.Looked.Before(s.start):
-			doc.Met = s.start
+		case s.Rolling || !doc.Looked.IsZero() && doc.Looked.Before(s.Start):
+			doc.Met = s.Start
 		case doc.Looked.IsZero():
-			doc.Looked = s.start
+			doc.Looked = s.Start
 		}
 		return nil
 	})
@@ -115,7 +116,7 @@ func (m *meeting) each(ctx context.Context, folder string, do func(context.Conte
 		}
 		names = append(names, name)
 	}
-	return each(ctx, m.sweep, names, func(ctx context.Context, name string) error { return m.gone(do(ctx, name)) })
+	return sweep.Each(ctx, m.Sweep, names, func(ctx context.Context, name string) error { return m.gone(do(ctx, name)) })
 }
 
 // gone returns the error, but for a document that is not there (any more).
@@ -201,9 +202,9 @@ func (m *meeting) row(f standingOf, o ledger.Open) alert.Alert {
 // step is the first thing to do about a danger: a command that puts it right, should it not
 // be meant, or that shows it.
 func (m *meeting) step(f standingOf, o ledger.Open) string {
-	e := m.whole.Event
+	e := m.Whole.Event
 	e.KeyARN = f.key
-	c := m.whole.Part(e)
+	c := m.Whole.Part(e)
 	switch o.Name {
 	case posture.DangerPolicy, posture.DangerReopened:
 		return c.KMSCommand("get-key-policy --policy-name default --output text")
@@ -233,7 +234,7 @@ func (m *meeting) step(f standingOf, o ledger.Open) string {
 
 // told notes in each document that the alert told of what was found there.
 func (m *meeting) told(ctx context.Context, a alert.Alert) error {
-	return each(ctx, m.sweep, m.found, func(ctx context.Context, f standingOf) error {
+	return sweep.Each(ctx, m.Sweep, m.found, func(ctx context.Context, f standingOf) error {
 		note := func(s *ledger.Standing) {
 			for _, o := range f.open {
 				if known := s.Of(o.Name); known != nil && known.Alert == "" {
@@ -253,7 +254,7 @@ func (m *meeting) told(ctx context.Context, a alert.Alert) error {
 }
 
 // account sweeps what belongs to no key and no bucket.
-func (s sweep) account(ctx context.Context) error {
-	c := s.whole.Part(s.SweepEvent("sweep/account", s.start))
-	return s.unreadable.skip(s.React(ctx, c, reaction.Reaction{Name: "account", Decide: account}))
+func (s look) account(ctx context.Context) error {
+	c := s.Whole.Part(s.SweepEvent("sweep/account", s.Start))
+	return s.Skip(s.React(ctx, c, reaction.Reaction{Name: "account", Decide: account}))
 }

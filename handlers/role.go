@@ -50,7 +50,7 @@ func roleNeeds(c reaction.Config) []string {
 
 // roleOn notes what the role cannot do on a key: what its policy surely denies, as far as a
 // sweep reads that, and what AWS has denied.
-func (s sweep) roleOn(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+func (s look) roleOn(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	doc, err := c.Ledger(ctx)
 	if err != nil {
 		return nil, err

@@ -2,19 +2,17 @@ package handlers
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/handlers/sweep"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -48,128 +46,50 @@ func (r *Router) Snapshot(ctx context.Context) error {
 	})
 }
 
-// Sweep reconciles everything that events may have missed: rotation, state and
-// policy of every key, every alias, what buckets encrypt with, and unfinished work.
-// What cannot be done is in the error, key by key; the rest is done all the same. A stored
-// document that cannot be read is no error, since another sweep would find it again: it is
-// left out and told. It is all done here, by this worker.
-func (r *Router) Sweep(ctx context.Context) error {
-	start := ledger.Now()
-	s := r.newSweep(ledger.RunName(start, rand.Text()), start)
-	ctx = s.paced(ctx, paceOfAll)
-	keys, aliases, err := s.list(ctx)
-	return s.alone(ctx, keys, aliases, err)
-}
+// Sweep reconciles everything that events may have missed: rotation, state and policy of
+// every key, every alias, what buckets encrypt with, and unfinished work. It is all done
+// here, by this worker. Errors are those of sweep.Fleet.Alone.
+func (r *Router) Sweep(ctx context.Context) error { return r.sweeps.Alone(ctx) }
 
-// sweepAsked has the fleet sweep for somebody who asked at that time, unless it has.
-func (r *Router) sweepAsked(ctx context.Context, asked func(now time.Time) time.Time) error {
-	_, err := r.sweepOnce(ctx, asked)
-	return err
-}
+// StartupSweep is Sweep, unless the fleet's last one began a short time ago. The error is
+// an outcome.RetryAfter where another worker sweeps now, or where the sweep failed.
+func (r *Router) StartupSweep(ctx context.Context) error { return r.sweeps.Startup(ctx) }
 
-// sweep is one sweep, or a part of it. Its parts share what is read of the account.
-type sweep struct {
+// look is a sweep, or a part of one, with what it looks at.
+type look struct {
 	*Router
-	run        string
-	start      time.Time // the sweep's, also in a part of it
-	whole      *reaction.Case
-	unreadable *unreadable
-	totals     *tally
-	// rolling: grants and tags are read with the rest of a key. Where there are many keys,
-	// they are read at another pace.
-	rolling bool
-	// resumes: the part may have been begun before, and left.
-	resumes bool
-	// leave reports that the part is to be left for others; nil: never.
-	leave func() bool
+	sweep.Sweep
 }
 
-// newSweep is a sweep that began then.
-func (r *Router) newSweep(run string, start time.Time) sweep {
-	return sweep{Router: r, run: run, start: start, whole: r.NewCase(r.SweepEvent("sweep", start)), unreadable: &unreadable{}, totals: &tally{}}
-}
-
-// rolledAtOnce is of how many keys grants and tags are read with the rest. Those of more
-// keys are read after the rest of all, which need not wait for them.
-const rolledAtOnce = 100
-
-// alone looks at everything that was listed, and ends the sweep. failed is what could not
-// be listed.
-func (s sweep) alone(ctx context.Context, keys []ledger.ShardKey, aliases []ledger.ShardAlias, failed error) error {
-	ctx = s.paced(ctx, paceOfAll)
-	shards := ledger.Shards(len(keys), s.Config.SweepShard)
-	s.rolling = len(keys) <= rolledAtOnce
-	for n, shard := range cut(keys, aliases, shards) {
-		failed = errors.Join(failed, s.shard(ctx, shard, n, shards))
+// looks are what sweeps look at.
+func (r *Router) looks() sweep.Looks {
+	return sweep.Looks{
+		Key:     func(ctx context.Context, s sweep.Sweep, c *reaction.Case) error { return look{r, s}.key(ctx, c) },
+		Alias:   sweepAlias,
+		Buckets: func(ctx context.Context, s sweep.Sweep) error { return look{r, s}.buckets(ctx) },
+		End:     func(ctx context.Context, s sweep.Sweep) error { return look{r, s}.end(ctx) },
+		Unreadable: func(ctx context.Context, s sweep.Sweep, found []string) error {
+			return look{r, s}.tellUnreadable(ctx, found)
+		},
 	}
-	failed = errors.Join(failed, s.buckets(ctx))
-	if !s.rolling {
-		s.rolling = true
-		for n := range shards {
-			failed = errors.Join(failed, s.unreadable.skip(s.rollShard(ctx, n, shards)))
-		}
-	}
-	return s.end(ctx, failed, ledger.SweepTotals{}, 1)
 }
 
-// end does what is done once, when everything was looked at, and records the sweep. failed
-// is what was not done until here, and before what others came to.
-func (s sweep) end(ctx context.Context, failed error, before ledger.SweepTotals, shards int) error {
-	err := errors.Join(
-		failed,
+// end does what is done once, when everything was looked at.
+func (s look) end(ctx context.Context) error {
+	return errors.Join(
 		s.account(ctx),
 		s.meet(ctx),
 		s.resumeMoves(ctx),
-		s.unreadable.skip(s.sendCanary(ctx)),
-		s.unreadable.skip(s.checkGuard(ctx)),
+		s.Skip(s.sendCanary(ctx)),
+		s.Skip(s.checkGuard(ctx)),
 		s.tellExpiring(ctx),
 		s.resumeAlerts(ctx),
 	)
-	s.unreadable.found = append(s.unreadable.found, before.Unreadable...)
-	err = errors.Join(err, s.tellUnreadable(ctx))
-	before.Add(s.sum())
-	s.record(ctx, err, before, shards)
-	if s.Swept != nil {
-		s.Swept()
-	}
-	return err
-}
-
-// unreadable collects what the stored documents say that cannot be read.
-type unreadable struct {
-	mu    sync.Mutex
-	found []string
-}
-
-// skip returns what the sweep is to return of an error: nil where a document cannot be
-// read.
-func (u *unreadable) skip(err error) error {
-	if !errors.Is(err, state.ErrUnreadable) {
-		return err
-	}
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) {
-		var errs []error
-		for _, err := range joined.Unwrap() {
-			errs = append(errs, u.skip(err))
-		}
-		return errors.Join(errs...)
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.found = append(u.found, err.Error())
-	return nil
-}
-
-// each is reaction.Each, without what cannot be read.
-func each[T any](ctx context.Context, s sweep, items []T, do func(context.Context, T) error) error {
-	return reaction.Each(ctx, items, func(ctx context.Context, item T) error { return s.unreadable.skip(do(ctx, item)) })
 }
 
 // tellUnreadable tells of the documents that cannot be read, the same ones once while
 // they are there.
-func (s sweep) tellUnreadable(ctx context.Context) error {
-	found := s.unreadable.found
+func (s look) tellUnreadable(ctx context.Context, found []string) error {
 	if len(found) == 0 {
 		return nil
 	}
@@ -189,27 +109,24 @@ func (s sweep) tellUnreadable(ctx context.Context) error {
 	return s.Publish(ctx, a)
 }
 
-// aliasCase sweeps one alias.
-func (s sweep) aliasCase(ctx context.Context, c *reaction.Case, live inventory.Alias) error {
+// sweepAlias sweeps one alias.
+func sweepAlias(ctx context.Context, s sweep.Sweep, c *reaction.Case, live inventory.Alias) error {
 	return s.React(ctx, c, reaction.Reaction{Name: "alias " + live.Name, Decide: sweptAlias(live)})
 }
 
-// isGuarded reports whether a key is none of AWS's own.
-func isGuarded(key inventory.Key) bool { return key.Manager == managerCustomer }
-
 // key sweeps one key: it goes the way that an event goes, with the reactions that need
 // none to have happened.
-func (s sweep) key(ctx context.Context, c *reaction.Case) error {
+func (s look) key(ctx context.Context, c *reaction.Case) error {
 	key, err := c.Key(ctx)
 	switch {
 	case err != nil:
 		unread := func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) { return c.Unread(ctx, err) }
 		return s.React(ctx, c, reaction.Reaction{Name: "unread", Decide: unread})
-	case !isGuarded(key):
+	case !key.Guarded():
 		return nil
 	}
 	reactions := []reaction.Reaction{{Name: "notes", Decide: noteKey}}
-	if s.rolling {
+	if s.Rolling {
 		reactions = append(reactions, reaction.Reaction{Name: "tags", Decide: noteTags})
 	}
 	add := func(mode reaction.Mode, name string, decide decider) {
@@ -221,12 +138,12 @@ func (s sweep) key(ctx context.Context, c *reaction.Case) error {
 	add(s.Config.Deletion, ledger.ReactionDeletion, deletion)
 	add(s.Config.Deletion, "reminder", reminder)
 	add(s.Config.Rotation, ledger.ReactionRotation, rotation)
-	if s.rolling {
+	if s.Rolling {
 		add(s.Config.Contain, ledger.ReactionContain, noteExposures)
 	}
 	add(reaction.Enforce, "untold", untold)
 	add(reaction.Enforce, "role", s.roleOn)
-	add(reaction.Enforce, "standing", standsSwept(s.rolling))
+	add(reaction.Enforce, "standing", standsSwept(s.Rolling))
 	return s.React(ctx, c, reactions...)
 }
 
@@ -264,45 +181,45 @@ func noteTags(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 
 // buckets judges the buckets. One that may not be read is left out: nothing is known of
 // it, and nothing is claimed.
-func (s sweep) buckets(ctx context.Context) error {
-	buckets, err := s.whole.Buckets(ctx)
+func (s look) buckets(ctx context.Context) error {
+	buckets, err := s.Whole.Buckets(ctx)
 	if err != nil {
 		s.Logger.InfoContext(ctx, "some buckets cannot be read, so changes of their encryption may be missed", "error", err)
-		s.totals.add(func(t *ledger.SweepTotals) { t.NoteUnread("buckets", err) })
+		s.Note(func(t *ledger.SweepTotals) { t.NoteUnread("buckets", err) })
 	}
-	s.totals.add(func(t *ledger.SweepTotals) { t.Buckets += len(buckets) })
-	return each(ctx, s, buckets, func(ctx context.Context, b inventory.Bucket) error {
-		c := s.whole.Part(s.SweepEvent("sweep/bucket/"+b.Name, s.start))
+	s.Note(func(t *ledger.SweepTotals) { t.Buckets += len(buckets) })
+	return sweep.Each(ctx, s.Sweep, buckets, func(ctx context.Context, b inventory.Bucket) error {
+		c := s.Whole.Part(s.SweepEvent("sweep/bucket/"+b.Name, s.Start))
 		err := s.React(ctx, c, reaction.Reaction{Name: "bucket " + b.Name, Decide: sweptBucket(b)})
-		s.count(c)
+		s.Count(c)
 		return err
 	})
 }
 
-func (s sweep) resumeMoves(ctx context.Context) error {
+func (s look) resumeMoves(ctx context.Context) error {
 	if s.Config.Reencrypt != reaction.Enforce {
 		return nil
 	}
-	if err := s.unreadable.skip(s.Moves.Resume(ctx, s.start)); err != nil {
+	if err := s.Skip(s.Moves.Resume(ctx, s.Start)); err != nil {
 		return fmt.Errorf("resume re-encryptions: %w", err)
 	}
 	return nil
 }
 
-func (s sweep) resumeAlerts(ctx context.Context) error {
+func (s look) resumeAlerts(ctx context.Context) error {
 	if s.Digests == nil {
 		return nil
 	}
-	if err := s.unreadable.skip(s.Digests.Resume(ctx)); err != nil {
+	if err := s.Skip(s.Digests.Resume(ctx)); err != nil {
 		return fmt.Errorf("resume alerts: %w", err)
 	}
 	return nil
 }
 
 // guardAlert is what the alerts of a sweep about cmkeeper itself have in common.
-func (s sweep) guardAlert(id string, severity finding.Severity) alert.Alert {
+func (s look) guardAlert(id string, severity finding.Severity) alert.Alert {
 	return alert.Alert{
-		ID: id, Kind: alert.KindGuard, Severity: severity, EventName: reaction.SweepName, Time: s.start,
+		ID: id, Kind: alert.KindGuard, Severity: severity, EventName: reaction.SweepName, Time: s.Start,
 		Account: s.Config.Identity.Account, Region: s.Config.Region, Action: alert.Action{Status: alert.StatusNone},
 	}
 }
@@ -312,10 +229,10 @@ const expiryNotice = 14
 
 // tellExpiring alerts, once each, about the exemptions that are about to expire and
 // those that have.
-func (s sweep) tellExpiring(ctx context.Context) error {
+func (s look) tellExpiring(ctx context.Context) error {
 	var errs []error
 	for _, x := range s.Config.Exemptions {
-		left := x.DaysLeft(s.start)
+		left := x.DaysLeft(s.Start)
 		if left > expiryNotice {
 			continue
 		}

@@ -45,6 +45,9 @@ type Key struct {
 // Enabled reports whether the key can be used.
 func (k Key) Enabled() bool { return k.State == string(types.KeyStateEnabled) }
 
+// Guarded reports whether the account's owner manages the key: AWS guards its own.
+func (k Key) Guarded() bool { return k.Manager == string(types.KeyManagerTypeCustomer) }
+
 // PendingDeletion reports whether the key will be deleted, with or without a date yet.
 func (k Key) PendingDeletion() bool {
 	return k.State == string(types.KeyStatePendingDeletion) || k.State == string(types.KeyStatePendingReplicaDeletion)

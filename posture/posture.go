@@ -133,9 +133,6 @@ func (k Key) Looked(name string) bool {
 // materialComes is how long a key that was made for imported material may wait for it.
 const materialComes = 24 * time.Hour
 
-// Guarded reports whether it is a key that is guarded at all: AWS guards its own.
-func (k Key) Guarded() bool { return k.Manager == "CUSTOMER" }
-
 // expiresSoon is how near the end of imported material is a danger.
 const expiresSoon = 30 * 24 * time.Hour
 

@@ -1,4 +1,4 @@
-package handlers
+package sweep
 
 import (
 	"context"
@@ -18,46 +18,46 @@ const (
 	// startupAge is how long ago the fleet's last sweep may have begun for a worker that
 	// starts to need none. What happened meanwhile is in the queue.
 	startupAge = 15 * time.Minute
-	// sweepAttempts is how many sweeps in a row fail before the message of the schedule
+	// attempts is how many sweeps in a row fail before the message of the schedule
 	// that asked for the last one goes to the dead-letter queue: three hours.
-	sweepAttempts = 10
+	attempts = 10
 )
 
-// StartupSweep is Sweep, unless the fleet's last one began a short time ago. The error is
+// Startup is Sweep, unless the fleet's last one began a short time ago. The error is
 // an outcome.RetryAfter where another worker sweeps now, or where the sweep failed.
-func (r *Router) StartupSweep(ctx context.Context) error {
-	_, err := r.sweepOnce(ctx, func(now time.Time) time.Time { return now.Add(-startupAge) })
+func (f *Fleet) Startup(ctx context.Context) error {
+	_, err := f.once(ctx, func(now time.Time) time.Time { return now.Add(-startupAge) })
 	return err
 }
 
-// sweepFor does what a message of the schedule asks for that SQS took at the time sent: it
+// For does what a message of the schedule asks for that SQS took at the time sent: it
 // is done when a sweep was whole that began later, whoever made that. Until then the
 // message waits, and takes up no slot. It is rejected when too many sweeps have failed: the
 // later ones of the schedule go on.
-func (r *Router) sweepFor(ctx context.Context, sent time.Time) error {
-	failures, err := r.sweepOnce(ctx, func(now time.Time) time.Time {
+func (f *Fleet) For(ctx context.Context, sent time.Time) error {
+	failures, err := f.once(ctx, func(now time.Time) time.Time {
 		if sent.IsZero() {
 			return now
 		}
 		return sent
 	})
-	if failures >= sweepAttempts {
+	if failures >= attempts {
 		return outcome.Reject(err)
 	}
 	return err
 }
 
-// sweepOnce sweeps, once for all who ask before it begins. asked is when the caller did, by
+// once sweeps, once for all who ask before it begins. asked is when the caller did, by
 // SQS's or S3's clock, of which it gets the time; nobody's own clock decides. failures is
 // how many sweeps in a row have failed, where this one did.
-func (r *Router) sweepOnce(ctx context.Context, asked func(now time.Time) time.Time) (failures int, err error) {
+func (f *Fleet) once(ctx context.Context, asked func(now time.Time) time.Time) (failures int, err error) {
 	for {
 		t := &taking{by: rand.Text()}
 		var began time.Time
 		var run string
 		var wait time.Duration
 		var swept bool
-		err = r.updateSweeps(ctx, func(s *ledger.Sweeps, now time.Time) bool {
+		err = f.update(ctx, func(s *ledger.Sweeps, now time.Time) bool {
 			if strings.HasSuffix(s.Run, t.by) { // the answer was lost
 				return false
 			}
@@ -66,7 +66,7 @@ func (r *Router) sweepOnce(ctx context.Context, asked func(now time.Time) time.T
 			}
 			if s.Planned(now) {
 				wait = max(wait, ledger.SweepRenewal)
-				return r.help(s, t, now)
+				return f.help(s, t, now)
 			}
 			if wait = max(wait, s.Early(asked(now), now)); wait > 0 {
 				return false
@@ -84,37 +84,37 @@ func (r *Router) sweepOnce(ctx context.Context, asked func(now time.Time) time.T
 		case swept:
 			return 0, nil
 		case t.mine || t.ends:
-			if failures, err = r.work(ctx, t); err != nil {
+			if failures, err = f.work(ctx, t); err != nil {
 				return failures, err
 			}
 		case wait > 0:
 			return 0, outcome.RetryAfter(wait, errors.New("another sweep is running, or ended a short time ago"))
 		default:
-			return r.sweepClaimed(ctx, run, began)
+			return f.claimed(ctx, run, began)
 		}
 	}
 }
 
-// sweepClaimed sweeps under a claim, and records what came of it; or cuts the sweep into
+// claimed sweeps under a claim, and records what came of it; or cuts the sweep into
 // shards for the fleet, and has the caller ask again.
-func (r *Router) sweepClaimed(ctx context.Context, run string, began time.Time) (failures int, err error) {
-	stop := r.renewSweep(ctx, run)
-	shared, err := r.newSweep(run, began).begin(ctx, r.alone.unreadable())
+func (f *Fleet) claimed(ctx context.Context, run string, began time.Time) (failures int, err error) {
+	stop := f.renewClaim(ctx, run)
+	shared, err := f.newSweep(run, began).begin(ctx, f.alone.unreadable())
 	stop()
 	if shared {
 		return 0, outcome.RetryAfter(ledger.SweepRenewal, errors.New("the fleet sweeps"))
 	}
-	return r.finished(ctx, run, began, err, func(*ledger.Sweeps, time.Time) {})
+	return f.finished(ctx, run, began, err, func(*ledger.Sweeps, time.Time) {})
 }
 
 // finished records what came of a sweep. and changes the document of the fleet's sweeps as
 // well.
-func (r *Router) finished(ctx context.Context, run string, began time.Time, err error, and func(*ledger.Sweeps, time.Time)) (failures int, _ error) {
+func (f *Fleet) finished(ctx context.Context, run string, began time.Time, err error, and func(*ledger.Sweeps, time.Time)) (failures int, _ error) {
 	var next time.Duration
 	// Also where ctx is done: nobody else could sweep before the claim runs out.
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	unrecorded := r.updateSweeps(bounded, func(s *ledger.Sweeps, now time.Time) bool {
+	unrecorded := f.update(bounded, func(s *ledger.Sweeps, now time.Time) bool {
 		switch {
 		case err == nil:
 			s.Done(run, began, now)
@@ -129,22 +129,22 @@ func (r *Router) finished(ctx context.Context, run string, began time.Time, err 
 	})
 	switch {
 	case unrecorded != nil:
-		r.Logger.WarnContext(ctx, "the end of a sweep cannot be recorded; the next one begins later, or once more", "error", unrecorded)
+		f.Logger.WarnContext(ctx, "the end of a sweep cannot be recorded; the next one begins later, or once more", "error", unrecorded)
 		return 0, err
 	case err == nil || ctx.Err() != nil:
 		return 0, err
 	}
-	r.Logger.ErrorContext(ctx, "sweep failed", "error", err, "in_a_row", failures, "again_in", next)
+	f.Logger.ErrorContext(ctx, "sweep failed", "error", err, "in_a_row", failures, "again_in", next)
 	return failures, outcome.RetryAfter(next, fmt.Errorf("sweep failed, %d times in a row: %w", failures, err))
 }
 
-// renewSweep renews the claim of a sweep until stop is called.
-func (r *Router) renewSweep(ctx context.Context, run string) (stop func()) {
-	return r.renew(ctx, ledger.SweepRenewal, func(s *ledger.Sweeps, now time.Time) bool { return s.Renew(run, now) })
+// renewClaim renews the claim of a sweep until stop is called.
+func (f *Fleet) renewClaim(ctx context.Context, run string) (stop func()) {
+	return f.renew(ctx, ledger.SweepRenewal, func(s *ledger.Sweeps, now time.Time) bool { return s.Renew(run, now) })
 }
 
 // renew renews a claim in the document of the fleet's sweeps until stop is called.
-func (r *Router) renew(ctx context.Context, every time.Duration, still func(*ledger.Sweeps, time.Time) bool) (stop func()) {
+func (f *Fleet) renew(ctx context.Context, every time.Duration, still func(*ledger.Sweeps, time.Time) bool) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var renewing sync.WaitGroup
 	renewing.Go(func() {
@@ -156,9 +156,9 @@ func (r *Router) renew(ctx context.Context, every time.Duration, still func(*led
 				return
 			case <-tick.C:
 			}
-			err := r.updateSweeps(ctx, still)
+			err := f.update(ctx, still)
 			if err != nil && ctx.Err() == nil {
-				r.Logger.WarnContext(ctx, "the claim of a sweep cannot be renewed; another worker may sweep, too", "error", err)
+				f.Logger.WarnContext(ctx, "the claim of a sweep cannot be renewed; another worker may sweep, too", "error", err)
 			}
 		}
 	})
@@ -168,20 +168,20 @@ func (r *Router) renew(ctx context.Context, every time.Duration, still func(*led
 	}
 }
 
-// updateSweeps changes the document of the fleet's sweeps, unless change returns false. It
+// update changes the document of the fleet's sweeps, unless change returns false. It
 // gets S3's time. Where the document cannot be read, each worker has one of its own.
-func (r *Router) updateSweeps(ctx context.Context, change func(s *ledger.Sweeps, now time.Time) bool) error {
-	err := state.Update(ctx, r.State, ledger.SweepsName, func(s *ledger.Sweeps, _ bool) error {
-		if !change(s, r.State.Now().UTC().Round(0)) {
+func (f *Fleet) update(ctx context.Context, change func(s *ledger.Sweeps, now time.Time) bool) error {
+	err := state.Update(ctx, f.State, ledger.SweepsName, func(s *ledger.Sweeps, _ bool) error {
+		if !change(s, f.State.Now().UTC().Round(0)) {
 			return state.ErrUnchanged
 		}
 		return nil
 	})
-	r.alone.mu.Lock()
-	defer r.alone.mu.Unlock()
-	if r.alone.unread = nil; errors.Is(err, state.ErrUnreadable) {
-		change(&r.alone.sweeps, r.State.Now())
-		r.alone.unread, err = err, nil
+	f.alone.mu.Lock()
+	defer f.alone.mu.Unlock()
+	if f.alone.unread = nil; errors.Is(err, state.ErrUnreadable) {
+		change(&f.alone.sweeps, f.State.Now())
+		f.alone.unread, err = err, nil
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package handlers
+package sweep
 
 import (
 	"context"
@@ -10,19 +10,19 @@ import (
 
 // record stores and logs what came of a sweep, and deletes records that are too old. Where
 // that fails, the sweep does not.
-func (s sweep) record(ctx context.Context, failed error, totals ledger.SweepTotals, shards int) {
+func (s Sweep) record(ctx context.Context, failed error, totals ledger.SweepTotals, shards int) {
 	now := ledger.Now()
-	r := &ledger.SweepRecord{Run: s.run, Began: s.start, Ended: now, Seconds: int(now.Sub(s.start).Round(time.Second) / time.Second), Shards: shards, Whole: failed == nil, Totals: totals}
+	r := &ledger.SweepRecord{Run: s.run, Began: s.Start, Ended: now, Seconds: int(now.Sub(s.Start).Round(time.Second) / time.Second), Shards: shards, Whole: failed == nil, Totals: totals}
 	if failed != nil {
 		r.SetError(failed)
 	}
-	s.Logger.InfoContext(ctx, "sweep ended", "duration", now.Sub(s.start), "ok", failed == nil, "run", s.run, "shards", shards,
+	s.Logger.InfoContext(ctx, "sweep ended", "duration", now.Sub(s.Start), "ok", failed == nil, "run", s.run, "shards", shards,
 		"keys", totals.Keys, "changed", totals.Changed, "aliases", totals.Aliases, "buckets", totals.Buckets, "unread", totals.Unread,
 		"repairs", totals.Repairs, "alerts", sumOf(totals.Alerts), "errors", totals.Errors, "requests", sumOf(totals.Requests))
 	if ctx.Err() != nil {
 		return // it is made again
 	}
-	_, err := s.State.Put(ctx, ledger.RecordName(s.run, s.start), r, "")
+	_, err := s.State.Put(ctx, ledger.RecordName(s.run, s.Start), r, "")
 	if err = errors.Join(err, s.deleteOldRecords(ctx, now)); err != nil {
 		s.Logger.WarnContext(ctx, "the record of a sweep cannot be stored, or old ones deleted", "error", err)
 	}
@@ -36,7 +36,7 @@ func sumOf(counts map[string]int) (sum int) {
 }
 
 // deleteOldRecords deletes the records of a few days that are too old.
-func (s sweep) deleteOldRecords(ctx context.Context, now time.Time) error {
+func (s Sweep) deleteOldRecords(ctx context.Context, now time.Time) error {
 	var days []string
 	for day, err := range s.State.Folders(ctx, ledger.SweepRecords) {
 		if err != nil {
@@ -59,7 +59,7 @@ func (s sweep) deleteOldRecords(ctx context.Context, now time.Time) error {
 const mostDeleted = 1000
 
 // deleteBelow deletes the documents of a folder but the last few.
-func (s sweep) deleteBelow(ctx context.Context, folder string, keep int) error {
+func (s Sweep) deleteBelow(ctx context.Context, folder string, keep int) error {
 	var names []string
 	for name, err := range s.State.Keys(ctx, folder) {
 		if err != nil {
@@ -77,7 +77,7 @@ func (s sweep) deleteBelow(ctx context.Context, folder string, keep int) error {
 }
 
 // deleteRuns deletes the shards of this sweep, and what is left of earlier ones.
-func (s sweep) deleteRuns(ctx context.Context) error {
+func (s Sweep) deleteRuns(ctx context.Context) error {
 	var errs []error
 	for run, err := range s.State.Folders(ctx, ledger.ShardRuns) {
 		if err != nil {

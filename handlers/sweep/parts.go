@@ -1,4 +1,4 @@
-package handlers
+package sweep
 
 import (
 	"context"
@@ -22,13 +22,13 @@ var errLeft = errors.New("events need the worker")
 
 // list lists keys and aliases, with the ETags of their documents. What cannot be listed is
 // in the error. Without the ETags no key is taken to be unchanged.
-func (s sweep) list(ctx context.Context) ([]ledger.ShardKey, []ledger.ShardAlias, error) {
+func (s Sweep) list(ctx context.Context) ([]ledger.ShardKey, []ledger.ShardAlias, error) {
 	var errs []error
 	arns, err := s.Facts.Keys(ctx)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("list keys: %w", err))
 	}
-	live, err := s.whole.Aliases(ctx)
+	live, err := s.Whole.Aliases(ctx)
 	if err != nil {
 		return nil, nil, errors.Join(append(errs, err)...) // keys are not told without their names
 	}
@@ -53,12 +53,12 @@ func (s sweep) list(ctx context.Context) ([]ledger.ShardKey, []ledger.ShardAlias
 	return keys, aliases, errors.Join(errs...)
 }
 
-func (s sweep) etags(ctx context.Context, keys []ledger.ShardKey, of func(*ledger.ShardKey) (string, *string)) error {
+func (s Sweep) etags(ctx context.Context, keys []ledger.ShardKey, of func(*ledger.ShardKey) (string, *string)) error {
 	return etagsOf(ctx, s, keys, of)
 }
 
 // etagsOf lists the documents of items, which are in one folder, and fills in their ETags.
-func etagsOf[T any](ctx context.Context, s sweep, items []T, of func(*T) (name string, etag *string)) error {
+func etagsOf[T any](ctx context.Context, s Sweep, items []T, of func(*T) (name string, etag *string)) error {
 	if len(items) == 0 {
 		return nil
 	}
@@ -106,8 +106,8 @@ func (t *tally) add(change func(*ledger.SweepTotals)) {
 	change(&t.sum)
 }
 
-// count counts what came of a case.
-func (s sweep) count(c *reaction.Case) {
+// Count counts what came of a case.
+func (s Sweep) Count(c *reaction.Case) {
 	did := c.Did()
 	s.totals.add(func(t *ledger.SweepTotals) {
 		t.Repairs += did.Repairs
@@ -118,7 +118,7 @@ func (s sweep) count(c *reaction.Case) {
 }
 
 // sum is what the part came to until now.
-func (s sweep) sum() ledger.SweepTotals {
+func (s Sweep) sum() ledger.SweepTotals {
 	var sum ledger.SweepTotals
 	s.totals.add(func(t *ledger.SweepTotals) { sum.Add(*t) })
 	s.unreadable.mu.Lock()
@@ -129,7 +129,7 @@ func (s sweep) sum() ledger.SweepTotals {
 
 // part is a shard that is being looked at.
 type part struct {
-	sweep
+	Sweep
 	byKey map[string][]inventory.Alias
 	mu    sync.Mutex
 	// known is what the last sweep left of it, and found what this one does.
@@ -138,21 +138,21 @@ type part struct {
 
 // shard looks at the keys and aliases of a shard, the n-th of so many. A key that this
 // sweep has looked at already, before the shard was left or failed, is not looked at again.
-func (s sweep) shard(ctx context.Context, work ledger.Shard, n, of int) error {
+func (s Sweep) shard(ctx context.Context, work ledger.Shard, n, of int) error {
 	draft, err := s.readFacts(ctx, n, of)
-	p := &part{sweep: s, byKey: map[string][]inventory.Alias{}, known: &ledger.SweepFacts{}, found: &ledger.SweepFacts{Keys: map[string]ledger.KeyFacts{}, Aliases: map[string]ledger.FactsMark{}}}
+	p := &part{Sweep: s, byKey: map[string][]inventory.Alias{}, known: &ledger.SweepFacts{}, found: &ledger.SweepFacts{Keys: map[string]ledger.KeyFacts{}, Aliases: map[string]ledger.FactsMark{}}}
 	if err == nil {
 		known := *draft.Doc()
 		p.known = &known
 	}
-	errs := []error{s.unreadable.skip(err)}
+	errs := []error{s.Skip(err)}
 	for _, a := range work.Aliases {
 		p.byKey[a.Target] = append(p.byKey[a.Target], liveOf(a))
 	}
 	if s.Config.Reencrypt != reaction.Off {
-		errs = append(errs, each(ctx, s, work.Aliases, p.alias))
+		errs = append(errs, Each(ctx, s, work.Aliases, p.alias))
 	}
-	errs = append(errs, each(ctx, s, work.Keys, p.keyOf))
+	errs = append(errs, Each(ctx, s, work.Keys, p.keyOf))
 	if err == nil {
 		p.save(ctx, draft, func(f *ledger.SweepFacts) { f.Keep(work) })
 	}
@@ -163,7 +163,7 @@ func (s sweep) shard(ctx context.Context, work ledger.Shard, n, of int) error {
 // readFacts opens the facts of a shard. Where the number of shards has just doubled, they
 // are with those of the shard that it was a part of. Errors: state.ErrUnreadable, and that
 // they cannot be read, which costs nothing but time.
-func (s sweep) readFacts(ctx context.Context, n, of int) (*state.Draft[ledger.SweepFacts, *ledger.SweepFacts], error) {
+func (s Sweep) readFacts(ctx context.Context, n, of int) (*state.Draft[ledger.SweepFacts, *ledger.SweepFacts], error) {
 	draft, err := state.Open[ledger.SweepFacts](ctx, s.State, ledger.FactsName(n, of))
 	if err != nil || draft.ETag() != "" || of == 1 {
 		return draft, err
@@ -219,11 +219,11 @@ func (p *part) alias(ctx context.Context, a ledger.ShardAlias) error {
 		p.noteAlias(a.Name, before)
 		return nil
 	}
-	e := p.SweepEvent("sweep/"+a.Name, p.start)
+	e := p.SweepEvent("sweep/"+a.Name, p.Start)
 	e.Alias = a.Name
-	c := p.whole.Part(e)
-	err := p.aliasCase(ctx, c, live)
-	p.count(c)
+	c := p.Whole.Part(e)
+	err := p.looks.Alias(ctx, p.Sweep, c, live)
+	p.Count(c)
 	did := c.Did()
 	quiet := err == nil && len(did.Alerts) == 0 && !did.Acted && !c.AliasWaits()
 	p.noteAlias(a.Name, before.Looked(facts, markOfETags(c.AliasETag(a.Document), ""), quiet))
@@ -275,7 +275,7 @@ func (p *part) keyOf(ctx context.Context, k ledger.ShardKey) error {
 		return errLeft
 	}
 	before := p.known.Keys[k.ARN]
-	if p.resumes && !before.At.Before(p.start) && !before.Failed {
+	if p.resumes && !before.At.Before(p.Start) && !before.Failed {
 		p.noteKey(k.ARN, before)
 		return nil
 	}
@@ -292,8 +292,8 @@ func (p *part) keyOf(ctx context.Context, k ledger.ShardKey) error {
 		return nil
 	}
 	p.totals.add(func(t *ledger.SweepTotals) { t.Changed++ })
-	err := p.key(ctx, c)
-	p.count(c)
+	err := p.looks.Key(ctx, p.Sweep, c)
+	p.Count(c)
 	now.FactsMark = before.Looked(facts, markOfETags(c.KeyETags(k.Document, k.Baseline)), quietly(c, err))
 	now.Open, now.Failed = worstOf(ctx, c), err != nil
 	p.noteKey(k.ARN, now)
@@ -301,16 +301,16 @@ func (p *part) keyOf(ctx context.Context, k ledger.ShardKey) error {
 }
 
 // caseOf begins the case of a key.
-func (s sweep) caseOf(key string) *reaction.Case {
-	e := s.SweepEvent(fmt.Sprintf("sweep-%d/%s", s.start.Unix(), arn.KeyID(key)), s.start)
+func (s Sweep) caseOf(key string) *reaction.Case {
+	e := s.SweepEvent(fmt.Sprintf("sweep-%d/%s", s.Start.Unix(), arn.KeyID(key)), s.Start)
 	e.KeyARN = key
-	return s.whole.Part(e)
+	return s.Whole.Part(e)
 }
 
 // look reads a key's state, rotation and policy, and where it is time for them its tags
 // and grants. theirs: it is a key of AWS. facts stands for all that, "" where something
 // could not be read.
-func (s sweep) look(ctx context.Context, c *reaction.Case, before ledger.KeyFacts) (now ledger.KeyFacts, theirs bool, facts string) {
+func (s Sweep) look(ctx context.Context, c *reaction.Case, before ledger.KeyFacts) (now ledger.KeyFacts, theirs bool, facts string) {
 	now = ledger.KeyFacts{At: c.At, Rolled: before.Rolled, Grants: before.Grants, Tags: before.Tags}
 	whole := true
 	read := func(what string, err error) {
@@ -322,7 +322,7 @@ func (s sweep) look(ctx context.Context, c *reaction.Case, before ledger.KeyFact
 	if read("state", err); err != nil {
 		return now, false, ""
 	}
-	if !isGuarded(key) {
+	if !key.Guarded() {
 		return now, true, ""
 	}
 	if key.RotationBlocker() == "" {
@@ -333,7 +333,7 @@ func (s sweep) look(ctx context.Context, c *reaction.Case, before ledger.KeyFact
 	_, err = c.Policy(ctx)
 	read("policy", err)
 	facts = s.factsOf(ctx, c)
-	if s.rolling {
+	if s.Rolling {
 		at := ledger.Now()
 		tags, err := c.Tags(ctx)
 		read("tags", err)
@@ -352,7 +352,7 @@ func (s sweep) look(ctx context.Context, c *reaction.Case, before ledger.KeyFact
 
 // factsOf stands for a key's state, rotation, policy and aliases, and for what judges them;
 // "" where one of them cannot be read. It reads what the case has not.
-func (s sweep) factsOf(ctx context.Context, c *reaction.Case) string {
+func (s Sweep) factsOf(ctx context.Context, c *reaction.Case) string {
 	key, err := c.Key(ctx)
 	errs := []error{err}
 	var rotation inventory.Rotation

@@ -1,4 +1,4 @@
-package handlers
+package sweep
 
 import (
 	"bytes"
@@ -16,10 +16,10 @@ import (
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
-// shardMessage is a message of the fleet's to itself: a shard of a sweep is due. It holds
+// message is a message of the fleet's to itself: a shard of a sweep is due. It holds
 // nothing but their ids. It has the form of an event, so that a former build, which knows
 // no shards, ignores it.
-type shardMessage struct {
+type message struct {
 	DetailType string `json:"detail-type"`
 	Source     string `json:"source"`
 	ID         string `json:"id"` // run/shard
@@ -36,18 +36,18 @@ const (
 	longestSendDelay = outcome.MaxDelay
 )
 
-// shardMessageOf recognises such a message.
-func shardMessageOf(body []byte) (m shardMessage, ok bool) {
+// messageOf recognises such a message.
+func messageOf(body []byte) (m message, ok bool) {
 	if !bytes.Contains(body, []byte(`"`+shardDetailType+`"`)) || json.Unmarshal(body, &m) != nil {
-		return shardMessage{}, false
+		return message{}, false
 	}
 	return m, m.DetailType == shardDetailType
 }
 
 // sendShard sends the message of a shard.
-func (s sweep) sendShard(ctx context.Context, shard string, after time.Duration) error {
+func (s Sweep) sendShard(ctx context.Context, shard string, after time.Duration) error {
 	c := s.Config
-	body, err := json.Marshal(shardMessage{DetailType: shardDetailType, Source: "cmkeeper", ID: s.run + "/" + shard, Account: c.Identity.Account, Region: c.Region, Time: s.start.Format(time.RFC3339)})
+	body, err := json.Marshal(message{DetailType: shardDetailType, Source: "cmkeeper", ID: s.run + "/" + shard, Account: c.Identity.Account, Region: c.Region, Time: s.Start.Format(time.RFC3339)})
 	if err != nil {
 		return err
 	}
@@ -60,17 +60,17 @@ func (s sweep) sendShard(ctx context.Context, shard string, after time.Duration)
 // begin lists the account, and does the sweep where it is small, or where there is nobody
 // to share it with. Else it cuts it into shards: shared. unread is what cannot be read
 // already; nil for nothing.
-func (s sweep) begin(ctx context.Context, unread error) (shared bool, err error) {
+func (s Sweep) begin(ctx context.Context, unread error) (shared bool, err error) {
 	s.Logger.InfoContext(ctx, "sweep began", "run", s.run)
 	keys, aliases, err := s.list(s.paced(ctx, paceOfPlan))
 	shards := ledger.Shards(len(keys), s.Config.SweepShard)
 	if err != nil || unread != nil || shards == 1 || s.Send == nil {
-		return false, s.alone(ctx, keys, aliases, errors.Join(s.unreadable.skip(unread), err))
+		return false, s.alone(ctx, keys, aliases, errors.Join(s.Skip(unread), err))
 	}
-	s.whole = nil // it holds all aliases once more
+	s.Whole = nil // it holds all aliases once more
 	perSecond, _ := s.rateOf(paceOfShard, "GetKeyPolicy")
 	step := time.Duration(float64(len(keys)) / float64(shards) / perSecond * float64(time.Second))
-	plan := ledger.NewSweepPlan(s.start, shards, step)
+	plan := ledger.NewSweepPlan(s.Start, shards, step)
 	plan.Totals = s.sum() // the requests until here
 	type numbered struct {
 		n    int
@@ -85,7 +85,7 @@ func (s sweep) begin(ctx context.Context, unread error) (shared bool, err error)
 		return err
 	})
 	if err == nil {
-		err = s.updateSweeps(ctx, func(f *ledger.Sweeps, now time.Time) bool { return f.Cut(s.run, plan, now) })
+		err = s.update(ctx, func(f *ledger.Sweeps, now time.Time) bool { return f.Cut(s.run, plan, now) })
 	}
 	if err != nil {
 		return false, fmt.Errorf("cut the sweep into shards: %w", err)
@@ -122,7 +122,7 @@ func (t *taking) release() {
 
 // take takes a shard of a run for this worker, if it has a slot for it, or the end of the
 // run. It reports whether the document was changed.
-func (r *Router) take(s *ledger.Sweeps, t *taking, run string, shard int, now time.Time) bool {
+func (f *Fleet) take(s *ledger.Sweeps, t *taking, run string, shard int, now time.Time) bool {
 	t.mine, t.ends, t.wait = false, false, 0
 	if s.TakeEnd(run, t.by, now) {
 		t.ends, t.run, t.plan = true, run, *s.Plan
@@ -133,7 +133,7 @@ func (r *Router) take(s *ledger.Sweeps, t *taking, run string, shard int, now ti
 		return false
 	}
 	if t.leave == nil {
-		if t.leave, t.busy = r.EnterShard(); t.busy != nil {
+		if t.leave, t.busy = f.EnterShard(); t.busy != nil {
 			return false
 		}
 	}
@@ -142,27 +142,36 @@ func (r *Router) take(s *ledger.Sweeps, t *taking, run string, shard int, now ti
 }
 
 // help takes what of the sweep that runs is overdue.
-func (r *Router) help(s *ledger.Sweeps, t *taking, now time.Time) bool {
+func (f *Fleet) help(s *ledger.Sweeps, t *taking, now time.Time) bool {
 	shard, stale := s.StaleShard(now)
 	if !stale {
 		shard = -1 // the end, if that is left
 	}
-	return r.take(s, t, s.Run, shard, now)
+	return f.take(s, t, s.Run, shard, now)
 }
 
-// sweepShard does what the message of a shard asks for. One that is unknown, done, or of
-// another sweep than the one that runs costs one read.
-func (r *Router) sweepShard(ctx context.Context, m shardMessage) error {
+// Shard does what the message of a shard asks for; handled is false for any other message.
+// The error says what becomes of the message, per package outcome. A shard that is unknown,
+// done, or of another sweep than the one that runs costs one read.
+func (f *Fleet) Shard(ctx context.Context, body []byte) (handled bool, err error) {
+	m, ok := messageOf(body)
+	if !ok {
+		return false, nil
+	}
+	return true, f.shardOf(ctx, m)
+}
+
+func (f *Fleet) shardOf(ctx context.Context, m message) error {
 	run, name, _ := strings.Cut(m.ID, "/")
 	if name == shardRolling {
-		return r.roll(ctx, run)
+		return f.roll(ctx, run)
 	}
 	shard, err := strconv.Atoi(name)
 	if err != nil {
 		return nil //nolint:nilerr // no shard has that name
 	}
 	t := &taking{by: rand.Text()}
-	err = r.updateSweeps(ctx, func(s *ledger.Sweeps, now time.Time) bool { return r.take(s, t, run, shard, now) })
+	err = f.update(ctx, func(s *ledger.Sweeps, now time.Time) bool { return f.take(s, t, run, shard, now) })
 	if err != nil || !t.mine {
 		t.release()
 	}
@@ -170,7 +179,7 @@ func (r *Router) sweepShard(ctx context.Context, m shardMessage) error {
 	case err != nil:
 		return fmt.Errorf("take shard: %w", err)
 	case t.mine || t.ends:
-		_, err = r.work(ctx, t)
+		_, err = f.work(ctx, t)
 		return err
 	case t.busy != nil:
 		return t.busy
@@ -182,15 +191,15 @@ func (r *Router) sweepShard(ctx context.Context, m shardMessage) error {
 
 // work does what was taken. failures is how many sweeps in a row have failed, where this
 // one has.
-func (r *Router) work(ctx context.Context, t *taking) (failures int, err error) {
+func (f *Fleet) work(ctx context.Context, t *taking) (failures int, err error) {
 	if t.mine {
 		defer t.release()
-		if err := r.workShard(ctx, t); err != nil {
+		if err := f.workShard(ctx, t); err != nil {
 			return 0, err
 		}
 	}
 	if t.ends {
-		return r.endShards(ctx, t)
+		return f.endShards(ctx, t)
 	}
 	return 0, nil
 }
@@ -200,27 +209,27 @@ var errLost = errors.New("another worker has the shard by now")
 
 // workShard looks at the shard, and notes what came of it. Where it was the last one, the
 // end is taken with it.
-func (r *Router) workShard(ctx context.Context, t *taking) error {
+func (f *Fleet) workShard(ctx context.Context, t *taking) error {
 	working, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := r.renew(working, ledger.SweepRenewal, func(s *ledger.Sweeps, now time.Time) bool {
+	stop := f.renew(working, ledger.SweepRenewal, func(s *ledger.Sweeps, now time.Time) bool {
 		still := s.RenewShard(t.run, t.shard, t.by, now)
 		if !still {
 			cancel(errLost)
 		}
 		return still
 	})
-	s := r.newSweep(t.run, t.plan.Began)
-	s.resumes, s.leave = true, r.leaver()
-	err := s.unreadable.skip(s.lookAt(s.paced(working, paceOfShard), t.shard, t.plan.Shards))
+	s := f.newSweep(t.run, t.plan.Began)
+	s.resumes, s.leave = true, f.leaver()
+	err := s.Skip(s.lookAt(s.paced(working, paceOfShard), t.shard, t.plan.Shards))
 	stop()
-	return r.shardEnded(ctx, working, t, s, err)
+	return f.shardEnded(ctx, working, t, s, err)
 }
 
 // lookAt looks at a shard of keys, or at the buckets.
-func (s sweep) lookAt(ctx context.Context, shard, of int) error {
+func (s Sweep) lookAt(ctx context.Context, shard, of int) error {
 	if shard == of {
-		return s.buckets(ctx)
+		return s.looks.Buckets(ctx, s)
 	}
 	var work ledger.Shard
 	if _, err := s.State.Get(ctx, ledger.ShardName(s.run, shard), &work); err != nil {
@@ -238,20 +247,20 @@ const (
 
 // leaver says when a shard is to be left: when events need the worker, and where it has so
 // few slots that a shard takes up more than its part, every few seconds.
-func (r *Router) leaver() func() bool {
+func (f *Fleet) leaver() func() bool {
 	began := time.Now()
 	return func() bool {
-		return r.EventsWait() || r.Config.Concurrency > 0 && r.Config.Concurrency < fewSlots && time.Since(began) > shortTurn
+		return f.EventsWait() || f.Config.Concurrency > 0 && f.Config.Concurrency < fewSlots && time.Since(began) > shortTurn
 	}
 }
 
 // shardEnded notes what came of a shard. The error says what becomes of its message.
-func (r *Router) shardEnded(ctx, working context.Context, t *taking, s sweep, err error) error {
+func (f *Fleet) shardEnded(ctx, working context.Context, t *taking, s Sweep, err error) error {
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	totals, left := s.sum(), errors.Is(err, errLeft) || context.Cause(working) != nil
 	var wait time.Duration
-	unrecorded := r.updateSweeps(bounded, func(f *ledger.Sweeps, now time.Time) bool {
+	unrecorded := f.update(bounded, func(f *ledger.Sweeps, now time.Time) bool {
 		switch wait = 0; {
 		case left:
 			wait = time.Second
@@ -274,25 +283,25 @@ func (r *Router) shardEnded(ctx, working context.Context, t *taking, s sweep, er
 	case left:
 		return outcome.RetryAfter(wait, fmt.Errorf("shard %d of a sweep is left: %w", t.shard, err))
 	case wait > 0:
-		r.Logger.WarnContext(ctx, "a shard of a sweep failed", "run", t.run, "shard", t.shard, "error", err, "again_in", wait)
+		f.Logger.WarnContext(ctx, "a shard of a sweep failed", "run", t.run, "shard", t.shard, "error", err, "again_in", wait)
 		return outcome.RetryAfter(wait, fmt.Errorf("shard %d of a sweep: %w", t.shard, err))
 	case err != nil:
-		r.Logger.ErrorContext(ctx, "a shard of a sweep failed and is given up", "run", t.run, "shard", t.shard, "error", err)
+		f.Logger.ErrorContext(ctx, "a shard of a sweep failed and is given up", "run", t.run, "shard", t.shard, "error", err)
 	}
 	return nil
 }
 
 // endShards does what is done once, after all shards, and records the sweep.
-func (r *Router) endShards(ctx context.Context, t *taking) (failures int, err error) {
-	stop := r.renew(ctx, ledger.SweepRenewal, func(s *ledger.Sweeps, now time.Time) bool { return s.TakeEnd(t.run, t.by, now) })
-	s := r.newSweep(t.run, t.plan.Began)
+func (f *Fleet) endShards(ctx context.Context, t *taking) (failures int, err error) {
+	stop := f.renew(ctx, ledger.SweepRenewal, func(s *ledger.Sweeps, now time.Time) bool { return s.TakeEnd(t.run, t.by, now) })
+	s := f.newSweep(t.run, t.plan.Began)
 	if !t.plan.Whole() {
 		err = fmt.Errorf("some shards failed: %s", strings.Join(t.plan.Totals.ErrorsOf, "; "))
 	}
 	err = s.end(s.paced(ctx, paceOfShard), err, t.plan.Totals, t.plan.Shards)
 	stop()
 	rolls := false
-	failures, err = r.finished(ctx, t.run, t.plan.Began, err, func(f *ledger.Sweeps, now time.Time) {
+	failures, err = f.finished(ctx, t.run, t.plan.Began, err, func(f *ledger.Sweeps, now time.Time) {
 		rolls = f.CallRolling(t.run, t.plan.Shards, now)
 	})
 	if rolls {

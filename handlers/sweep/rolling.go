@@ -1,4 +1,4 @@
-package handlers
+package sweep
 
 import (
 	"cmp"
@@ -15,19 +15,19 @@ import (
 
 // roll reads the grants and tags of one shard, and has its message come back for the next
 // one. run is the sweep that has called for it.
-func (r *Router) roll(ctx context.Context, run string) error {
+func (f *Fleet) roll(ctx context.Context, run string) error {
 	by := rand.Text()
 	var shard, of int
 	var mine bool
 	var wait time.Duration
 	var busy error
 	var leave func()
-	err := r.updateSweeps(ctx, func(s *ledger.Sweeps, now time.Time) bool {
+	err := f.update(ctx, func(s *ledger.Sweeps, now time.Time) bool {
 		if shard, mine, wait = s.TakeRolling(run, by, now); !mine {
 			return false
 		}
 		if leave == nil {
-			if leave, busy = r.EnterShard(); busy != nil {
+			if leave, busy = f.EnterShard(); busy != nil {
 				return false
 			}
 		}
@@ -45,36 +45,36 @@ func (r *Router) roll(ctx context.Context, run string) error {
 	}
 	working, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := r.renew(working, ledger.RollingRenewal, func(s *ledger.Sweeps, now time.Time) bool {
+	stop := f.renew(working, ledger.RollingRenewal, func(s *ledger.Sweeps, now time.Time) bool {
 		still := s.RenewRolling(by, now)
 		if !still {
 			cancel(errLost)
 		}
 		return still
 	})
-	s := r.newSweep(run, ledger.Now())
-	s.rolling, s.leave = true, r.leaver()
-	err = s.unreadable.skip(s.rollShard(s.paced(working, paceOfRolling), shard, of))
+	s := f.newSweep(run, ledger.Now())
+	s.Rolling, s.leave = true, f.leaver()
+	err = s.Skip(s.rollShard(s.paced(working, paceOfRolling), shard, of))
 	stop()
-	return r.rolledShard(ctx, s, by, shard, err)
+	return f.rolledShard(ctx, s, by, shard, err)
 }
 
 // rolledShard notes that a shard's grants and tags were read. Keys whose reading failed are
 // read again in the next round.
-func (r *Router) rolledShard(ctx context.Context, s sweep, by string, shard int, err error) error {
+func (f *Fleet) rolledShard(ctx context.Context, s Sweep, by string, shard int, err error) error {
 	left := errors.Is(err, errLeft) || ctx.Err() != nil
 	var after time.Duration
 	var again bool
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	unrecorded := r.updateSweeps(bounded, func(f *ledger.Sweeps, now time.Time) bool {
+	unrecorded := f.update(bounded, func(f *ledger.Sweeps, now time.Time) bool {
 		after, again = f.RolledShard(by, !left, now)
 		return true
 	})
 	sum := s.sum()
-	r.Logger.DebugContext(ctx, "grants and tags were read", "shard", shard, "requests", sumOf(sum.Requests), "left", left)
+	f.Logger.DebugContext(ctx, "grants and tags were read", "shard", shard, "requests", sumOf(sum.Requests), "left", left)
 	if err != nil && !left {
-		r.Logger.WarnContext(ctx, "grants or tags of some keys were not looked at", "shard", shard, "error", err)
+		f.Logger.WarnContext(ctx, "grants or tags of some keys were not looked at", "shard", shard, "error", err)
 	}
 	switch {
 	case unrecorded != nil:
@@ -89,15 +89,15 @@ func (r *Router) rolledShard(ctx context.Context, s sweep, by string, shard int,
 
 // rollShard reads grants and tags of the keys of a shard, those that were read longest ago
 // first. A key of which they have changed goes the way of all cases.
-func (s sweep) rollShard(ctx context.Context, n, of int) error {
+func (s Sweep) rollShard(ctx context.Context, n, of int) error {
 	draft, err := s.readFacts(ctx, n, of)
 	if err != nil {
 		return err
 	}
-	p := &part{sweep: s, known: &ledger.SweepFacts{}, found: &ledger.SweepFacts{Keys: map[string]ledger.KeyFacts{}}}
+	p := &part{Sweep: s, known: &ledger.SweepFacts{}, found: &ledger.SweepFacts{Keys: map[string]ledger.KeyFacts{}}}
 	*p.known = *draft.Doc()
-	due := p.known.Due(s.start)
-	err = each(ctx, s, due, func(ctx context.Context, key string) error {
+	due := p.known.Due(s.Start)
+	err = Each(ctx, s, due, func(ctx context.Context, key string) error {
 		if p.leave != nil && p.leave() {
 			return errLeft
 		}
@@ -125,8 +125,8 @@ func (p *part) rollKey(ctx context.Context, key string) error {
 	now := before
 	now.Rolled, now.Tags, now.Grants = at, mark(tags), markOfGrants(grants)
 	if before.Rolled.IsZero() || now.Tags != before.Tags || now.Grants != before.Grants {
-		err = p.key(ctx, c)
-		p.count(c)
+		err = p.looks.Key(ctx, p.Sweep, c)
+		p.Count(c)
 		now.FactsMark = p.lookedWhile(ctx, c, before, err)
 		if err != nil {
 			now.Rolled = before.Rolled

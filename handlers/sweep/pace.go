@@ -1,4 +1,4 @@
-package handlers
+package sweep
 
 import (
 	"context"
@@ -58,7 +58,7 @@ const paceMargin = 0.95
 
 // rateOf is how many requests of an operation a part of a sweep may send in a second, and
 // how many at once: together no more than its part of the quota.
-func (s sweep) rateOf(kind paceKind, operation string) (perSecond float64, atOnce int) {
+func (s Sweep) rateOf(kind paceKind, operation string) (perSecond float64, atOnce int) {
 	part := inventory.Quotas[operation] * s.Config.SweepShare * kind.part(operation)
 	if kind == paceOfAll {
 		return part / 2, max(1, int(part/2))
@@ -69,7 +69,7 @@ func (s sweep) rateOf(kind paceKind, operation string) (perSecond float64, atOnc
 // pace lets requests pass at fixed rates, and counts them.
 type pace struct {
 	kind  paceKind
-	sweep sweep
+	sweep Sweep
 
 	mu       sync.Mutex
 	limiters map[string]*rate.Limiter
@@ -77,7 +77,7 @@ type pace struct {
 
 // paced returns a context whose requests to KMS use that part of the fleet's share, and are
 // counted.
-func (s sweep) paced(ctx context.Context, kind paceKind) context.Context {
+func (s Sweep) paced(ctx context.Context, kind paceKind) context.Context {
 	return inventory.WithPace(ctx, &pace{kind: kind, sweep: s, limiters: map[string]*rate.Limiter{}})
 }
 

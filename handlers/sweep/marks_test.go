@@ -1,4 +1,4 @@
-package handlers
+package sweep
 
 import (
 	"testing"
