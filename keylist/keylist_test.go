@@ -180,7 +180,7 @@ var kinds = []struct {
 		w.rotating(key, 365)
 		return key
 	}, nil},
-	{"without material", func(w *world, _ int) string { return w.key(kms.CreateKeyInput{Origin: types.OriginTypeExternal}) }, []string{"high state"}},
+	{"without material", func(w *world, _ int) string { return w.key(kms.CreateKeyInput{Origin: types.OriginTypeExternal}) }, []string{"high material"}},
 	{"disabled with alias", func(w *world, i int) string {
 		key := w.key(kms.CreateKeyInput{})
 		w.rotating(key, 365)
@@ -188,12 +188,12 @@ var kinds = []struct {
 		w.alias(fmt.Sprintf("alias/also-%d", i), key)
 		do(w, w.kms.DisableKey, kms.DisableKeyInput{KeyId: &key})
 		return key
-	}, []string{"high state"}},
+	}, []string{"high disabled"}},
 	{"dying", func(w *world, _ int) string {
 		key := w.key(kms.CreateKeyInput{})
 		do(w, w.kms.ScheduleKeyDeletion, kms.ScheduleKeyDeletionInput{KeyId: &key, PendingWindowInDays: aws.Int32(9)})
 		return key
-	}, []string{"critical state"}},
+	}, []string{"critical deletion"}},
 	{"open", func(w *world, _ int) string {
 		key := w.key(kms.CreateKeyInput{Policy: &w.open})
 		w.rotating(key, 365)
@@ -234,7 +234,7 @@ func TestKeysAreLiveState(t *testing.T) {
 		}
 		imported := w.key(kms.CreateKeyInput{Origin: types.OriginTypeExternal})
 		w.importMaterial(imported)
-		want[imported] = []string{"high material"}
+		want[imported] = []string{"high expiry"}
 		want[w.storeKey()] = nil
 		w.bucket("under-aws-managed", "")
 		if _, err := w.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("under-aws-managed"), Key: aws.String("x"), Body: strings.NewReader("x")}); err != nil {
