@@ -194,7 +194,7 @@ func (p *part) countAges(work ledger.Shard) {
 	p.totals.add(func(t *ledger.SweepTotals) {
 		for _, k := range work.Keys {
 			if found, ok := p.found.Keys[k.ARN]; ok {
-				t.NoteRolled(found.Rolled)
+				t.NoteRolled(found.Rolled, found.At)
 			}
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
@@ -267,6 +269,47 @@ func TestShardsYieldToEvents(t *testing.T) {
 		}
 		stop()
 		s.wg.Wait()
+	})
+}
+
+// Many workers ask for the same shards at once, and refuse each other the document: no slot
+// is lost for that.
+func TestContendedShardsKeepNoSlot(t *testing.T) {
+	c := inShards(30)
+	c.Concurrency = 8
+	inStormOf(t, c, func(s *storm) {
+		keys := s.manyKeys(250)
+		var routers []*handlers.Router
+		for range 8 {
+			routers = append(routers, s.newRouterWith(c, func(d *reaction.Deps) { d.Send = func(context.Context, string, time.Duration) error { return nil } }))
+		}
+		s.ticked(routers[0], time.Now())
+		run := s.fleetSweeps().Run
+		var wg sync.WaitGroup
+		for _, r := range routers {
+			for shard := range 9 {
+				wg.Go(func() {
+					for range 500 {
+						d := outcome.Of(r.Handle(s.ctx, handlers.Message{Body: []byte(shardBody(run, fmt.Sprint(shard)))}))
+						if d.Action != outcome.Delay {
+							return
+						}
+						time.Sleep(d.After)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		if all := s.records(); len(all) != 1 || !all[0].Whole || all[0].Totals.Keys != len(keys) {
+			t.Errorf("records: %+v", all)
+		}
+		for _, r := range routers {
+			for n := range 2 {
+				if _, err := r.EnterShard(); err != nil {
+					t.Fatalf("when nothing is to be done any more, slot %d of a worker is taken: %v", n, err)
+				}
+			}
+		}
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/keylist"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 // Status is what a check came to.
@@ -259,7 +260,7 @@ func rotates(k keylist.Key) verdict {
 		}
 		return verdict{status: Pass, what: what, read: r.Read, how: how}
 	}
-	return verdict{status: Fail, what: "does not rotate", read: r.Read, how: how, exempt: exempted(k, "rotation")}
+	return verdict{status: Fail, what: "does not rotate", read: r.Read, how: how, exempt: exempted(k, posture.DangerRotation)}
 }
 
 func notDying(k keylist.Key) verdict {
@@ -280,7 +281,7 @@ func notDying(k keylist.Key) verdict {
 	case k.ApprovalNotKnown != "":
 		what += "; whether that was approved is not known: " + k.ApprovalNotKnown
 	}
-	return verdict{status: Fail, what: what, read: k.Described, how: how, exempt: exempted(k, "state")}
+	return verdict{status: Fail, what: what, read: k.Described, how: how, exempt: exempted(k, posture.DangerDeletion)}
 }
 
 func notPublic(k keylist.Key) verdict {
@@ -292,7 +293,7 @@ func notPublic(k keylist.Key) verdict {
 		switch f.ID {
 		case finding.PublicPrincipal, finding.PublicThroughService, finding.AllowNotPrincipal:
 			if f.Exposes() {
-				return verdict{status: Fail, what: f.Message, read: k.Policy.Read, how: how, exempt: exempted(k, "policy")}
+				return verdict{status: Fail, what: f.Message, read: k.Policy.Read, how: how, exempt: exempted(k, posture.DangerPolicy)}
 			}
 		case finding.NotUnderstood:
 			return verdict{status: NotChecked, what: "not known: " + f.Message, read: k.Policy.Read, how: how}

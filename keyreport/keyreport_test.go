@@ -59,21 +59,21 @@ func endanger(k *keylist.Key, d posture.Danger) {
 
 func off(k *keylist.Key) {
 	k.Rotation.Enabled = new(bool)
-	endanger(k, posture.Danger{Name: "rotation", Kind: alert.KindRotation, Severity: finding.Medium, Text: "Automatic rotation is off."})
+	endanger(k, posture.Danger{Name: posture.DangerRotation, Kind: alert.KindRotation, Severity: finding.Medium, Text: "Automatic rotation is off."})
 }
 
 func dying(k *keylist.Key) {
 	date := made.AddDate(0, 0, 7)
 	k.State, k.DeletionDate = "PendingDeletion", &date
 	k.Rotation = keylist.Rotation{Blocker: inventory.BlockedPendingDeletion}
-	endanger(k, posture.Danger{Name: "state", Kind: alert.KindDeletion, Severity: finding.Critical, Text: "The key will be deleted."})
+	endanger(k, posture.Danger{Name: posture.DangerDeletion, Kind: alert.KindDeletion, Severity: finding.Critical, Text: "The key will be deleted."})
 }
 
 func open(k *keylist.Key) {
 	p := `{"Statement":[{"Effect":"Allow","Principal":{"AWS":"` + account + `"},"Action":"kms:*","Resource":"*"},{"Sid":"all","Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}]}`
 	_, k.Policy.Findings = rules.JudgePolicy(keypolicy.Context{KeyARN: k.ARN, Now: made}, p)
 	k.Policy.Worst = k.Policy.Findings[0].Severity
-	endanger(k, posture.Danger{Name: "policy", Kind: alert.KindPolicy, Severity: k.Policy.Worst, Text: "The key is open to every AWS account.", Findings: k.Policy.Findings})
+	endanger(k, posture.Danger{Name: posture.DangerPolicy, Kind: alert.KindPolicy, Severity: k.Policy.Worst, Text: "The key is open to every AWS account.", Findings: k.Policy.Findings})
 }
 
 func granted(k *keylist.Key) {

@@ -299,8 +299,8 @@ func TestTotalsAreBounded(t *testing.T) {
 			one.NoteError(errors.New(strings.Repeat("z", 5000)))
 		}
 		one.Unreadable = slices.Repeat([]string{"doc"}, 100)
-		one.NoteRolled(time.Time{})
-		one.NoteRolled(sweepTime.Add(time.Hour))
+		one.NoteRolled(time.Time{}, sweepTime)
+		one.NoteRolled(sweepTime.Add(time.Hour), sweepTime.Add(2*time.Hour))
 		sum.Add(one)
 	}
 	if len(sum.UnreadOf) != maxUnread || len(sum.ErrorsOf) != maxErrors || len(sum.Unreadable) != maxUnreadable || sum.Unread != 10_000 || sum.Errors != 10_000 {
@@ -309,7 +309,7 @@ func TestTotalsAreBounded(t *testing.T) {
 	if text, _ := json.Marshal(sum); len(text) > 30_000 {
 		t.Errorf("%d bytes", len(text))
 	}
-	if sum.NotRolled != 100 || !sum.OldestRolled.Equal(sweepTime.Add(time.Hour)) {
+	if sum.NotRolled != 100 || sum.RolledAge != 3600 || !sum.OldestRolled.Equal(sweepTime.Add(time.Hour)) {
 		t.Errorf("not rolled %d, oldest %s", sum.NotRolled, sum.OldestRolled)
 	}
 }

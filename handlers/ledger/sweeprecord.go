@@ -127,10 +127,12 @@ type SweepTotals struct {
 	ErrorsOf []string `json:"errors_of,omitempty"`
 	// Requests are those to KMS, by operation.
 	Requests map[string]int `json:"requests,omitempty"`
-	// NotRolled is how many keys' grants and tags were never read, and OldestRolled when
-	// those of the others were at the earliest; zero where there are none.
+	// NotRolled is how many keys' grants and tags were never read when the sweep came to
+	// them. OldestRolled is when those of the others had been at the earliest, zero where
+	// there are none, and RolledAge how many seconds ago that was at most, then.
 	NotRolled    int       `json:"not_rolled"`
 	OldestRolled time.Time `json:"oldest_rolled,omitzero"`
+	RolledAge    int       `json:"rolled_age_seconds,omitempty"`
 }
 
 // Add adds the totals of another part.
@@ -150,6 +152,7 @@ func (t *SweepTotals) Add(o SweepTotals) {
 	if !o.OldestRolled.IsZero() && (t.OldestRolled.IsZero() || o.OldestRolled.Before(t.OldestRolled)) {
 		t.OldestRolled = o.OldestRolled
 	}
+	t.RolledAge = max(t.RolledAge, o.RolledAge)
 }
 
 // work is what of the totals was done, and is not done again where the rest is.
@@ -169,14 +172,16 @@ func (t *SweepTotals) NoteError(why error) {
 	t.ErrorsOf = first(append(t.ErrorsOf, brief(why.Error())), maxErrors)
 }
 
-// NoteRolled notes when a key's grants and tags were last read.
-func (t *SweepTotals) NoteRolled(at time.Time) {
-	switch {
-	case at.IsZero():
+// NoteRolled notes when the grants and tags of a key were last read that is looked at now.
+func (t *SweepTotals) NoteRolled(at, now time.Time) {
+	if at.IsZero() {
 		t.NotRolled++
-	case t.OldestRolled.IsZero() || at.Before(t.OldestRolled):
+		return
+	}
+	if t.OldestRolled.IsZero() || at.Before(t.OldestRolled) {
 		t.OldestRolled = at
 	}
+	t.RolledAge = max(t.RolledAge, int(now.Sub(at)/time.Second))
 }
 
 // Count counts one under a name.

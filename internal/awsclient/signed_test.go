@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
 	"github.com/aws/aws-sdk-go-v2/service/cloudtrail/types"
@@ -35,6 +36,17 @@ type attribute struct{ AttributeKey, AttributeValue string }
 type lookup struct {
 	LookupAttributes []attribute
 	MaxResults       int
+}
+
+// patient tries again two seconds later each time: CloudTrail takes two look-ups a second,
+// and the SDK may wait for less than that.
+func patient(cfg aws.Config) aws.Config {
+	cfg.Retryer = func() aws.Retryer {
+		return retry.NewStandard(func(o *retry.StandardOptions) {
+			o.Backoff = retry.BackoffDelayerFunc(func(int, error) (time.Duration, error) { return 2 * time.Second, nil })
+		})
+	}
+	return cfg
 }
 
 // TestAnswersAreThoseOfTheSDK makes the same calls by a signed request and by the SDK's client.
@@ -85,7 +97,7 @@ func TestAnswersAreThoseOfTheSDK(t *testing.T) {
 
 		server.SetIdentityPolicy("eve", func(string, string) bool { return false })
 		for caller, most := range map[string]int{"ada": 51, "eve": 50} { // refused, denied
-			cfg := inprocess.Config(server, "us-east-1", caller)
+			cfg := patient(inprocess.Config(server, "us-east-1", caller))
 			_, want := cloudtrail.NewFromConfig(cfg).LookupEvents(t.Context(), &cloudtrail.LookupEventsInput{MaxResults: aws.Int32(int32(most))})
 			sameError(t, CloudTrail(cfg).Call(t.Context(), "LookupEvents", lookup{nil, most}, nil), want)
 		}
@@ -139,7 +151,7 @@ func TestRetries(t *testing.T) {
 					defer server.Close()
 					c.fault.Service = "cloudtrail"
 					server.SetFaults(c.fault)
-					cfg, before := inprocess.Config(server, "us-east-1", "ada"), 0
+					cfg, before := patient(inprocess.Config(server, "us-east-1", "ada")), 0
 					if c.fault.Effect == localaws.Throttle { // one request passes
 						if err := call(cfg); err != nil {
 							t.Fatal(err)
