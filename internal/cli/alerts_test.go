@@ -98,18 +98,18 @@ func TestAlertsResend(t *testing.T) {
 func TestAlertsListShowsWhatIsCollected(t *testing.T) {
 	a := newAccount(t)
 	a.enter()
-	a.start("ALERT_GROUP_INTERVAL", "10m", "ALERT_GROUP_WAIT", "10m")
+	m := a.start("ALERT_GROUP_INTERVAL", "10m", "ALERT_GROUP_WAIT", "10m")
 	first, second := a.newRotatingKey(), a.newRotatingKey()
 	a.eventually("the keys are known", func() bool {
 		_, out, _ := a.alerts("list")
-		return strings.Contains(out, "4 alerts of arn:aws:iam::"+sandbox.Account+":user/"+operator)
+		return strings.Contains(out, "alerts of arn:aws:iam::"+sandbox.Account+":user/"+operator) && len(m.log.lines("alert collected")) == 4
 	})
 	a.disableRotation(first)
 	a.await("the first is told at once", tells(alert.KindRotation, first, alert.StatusDone))
 	a.disableRotation(second)
 	a.eventually("the second is collected", func() bool {
 		_, out, _ := a.alerts("list")
-		return strings.Contains(out, "2 alerts of arn:aws:iam::"+sandbox.Account+":user/"+operator)
+		return strings.Contains(out, " alerts of arn:aws:iam::"+sandbox.Account+":user/"+operator) && len(m.log.lines("alert collected")) == 5
 	})
 	if len(a.inbox) != 1 {
 		t.Errorf("told at once:\n%s", titles(a.inbox))
