@@ -24,7 +24,7 @@ func (r *Reader) KeyStores(ctx context.Context) ([]KeyStore, error) {
 	var stores []KeyStore
 	pages := kms.NewDescribeCustomKeyStoresPaginator(r.kms, &kms.DescribeCustomKeyStoresInput{})
 	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+		page, err := pages.NextPage(ctx, paced(ctx)...)
 		if err != nil {
 			return nil, failed("describe custom key stores", err)
 		}

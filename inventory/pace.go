@@ -13,15 +13,16 @@ import (
 // well (KMS Developer Guide, "Request quotas"). An account's may be higher, and no lower
 // unless somebody asked for that.
 var Quotas = map[string]float64{
-	"DescribeKey":          2000,
-	"GetKeyLastUsage":      5,
-	"GetKeyPolicy":         1000,
-	"GetKeyRotationStatus": 1000,
-	"ListAliases":          500,
-	"ListGrants":           100,
-	"ListKeyRotations":     100,
-	"ListKeys":             500,
-	"ListResourceTags":     100,
+	"DescribeCustomKeyStores": 5,
+	"DescribeKey":             2000,
+	"GetKeyLastUsage":         5,
+	"GetKeyPolicy":            1000,
+	"GetKeyRotationStatus":    1000,
+	"ListAliases":             500,
+	"ListGrants":              100,
+	"ListKeyRotations":        100,
+	"ListKeys":                500,
+	"ListResourceTags":        100,
 }
 
 // Pace decides when requests to KMS are sent.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -55,6 +56,8 @@ func TestPace(t *testing.T) {
 		errs = append(errs, err)
 		_, err = w.LastRotation(ctx, key)
 		errs = append(errs, err)
+		_, err = w.KeyStores(ctx)
+		errs = append(errs, err)
 		_, err = w.Aliases(ctx)
 		return errors.Join(append(errs, err)...)
 	}
@@ -89,5 +92,22 @@ func TestPace(t *testing.T) {
 	}
 	if _, err := w.Policy(t.Context(), key); err != nil {
 		t.Errorf("without a pace: %v", err)
+	}
+}
+
+// The in-process AWS throttles what a Reader calls as the Reader believes that KMS does.
+func TestQuotas(t *testing.T) {
+	modelled := map[string]float64{}
+	for _, f := range localaws.KMSQuotas() {
+		for _, operation := range f.Operations {
+			modelled[operation] = f.Rate
+		}
+	}
+	keys := reflect.TypeFor[KMS]()
+	for i := range keys.NumMethod() {
+		operation := keys.Method(i).Name
+		if quota := Quotas[operation]; quota == 0 || modelled[operation] != quota {
+			t.Errorf("%s: %g a second, and localaws has %g", operation, quota, modelled[operation])
+		}
 	}
 }

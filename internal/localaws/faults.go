@@ -95,10 +95,10 @@ func KMSQuotas() []Fault {
 	cryptographic := []string{"Encrypt", "Decrypt", "ReEncrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "GenerateRandom"}
 	faults := []Fault{{Service: "kms", Operations: cryptographic, Effect: Throttle, Rate: 10_000}}
 	for rate, operations := range map[float64][]string{
-		5:    {"CancelKeyDeletion", "CreateAlias", "CreateKey", "DisableKey", "DisableKeyRotation", "EnableKey", "GetKeyLastUsage", "RotateKeyOnDemand", "UpdateAlias"},
+		5:    {"CancelKeyDeletion", "CreateAlias", "CreateKey", "DescribeCustomKeyStores", "DisableKey", "DisableKeyRotation", "EnableKey", "GetKeyLastUsage", "RotateKeyOnDemand", "UpdateAlias"},
 		15:   {"DeleteAlias", "DeleteImportedKeyMaterial", "EnableKeyRotation", "PutKeyPolicy", "ScheduleKeyDeletion"},
 		50:   {"CreateGrant", "RetireGrant", "RevokeGrant"},
-		100:  {"ListGrants", "ListKeyRotations"},
+		100:  {"ListGrants", "ListKeyRotations", "ListResourceTags"},
 		500:  {"ListAliases", "ListKeys"},
 		1000: {"GetKeyPolicy", "GetKeyRotationStatus"},
 		2000: {"DescribeKey"},
