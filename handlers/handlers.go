@@ -29,6 +29,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/handlers/selfcheck"
 	"github.com/cmkeeper/cmkeeper/handlers/sweep"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/command"
@@ -40,9 +41,7 @@ type Router struct {
 	*reaction.Env
 	table  map[route]watch
 	sweeps *sweep.Fleet
-	heard  heard
-	// powers is what the role cannot do.
-	powers powers
+	checks *selfcheck.Checks
 }
 
 // New returns a router. It reports all problems of the configuration at once.
@@ -51,7 +50,7 @@ func New(d reaction.Deps, c reaction.Config) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Router{Env: env, table: table(), heard: heard{since: ledger.Now()}, powers: powers{turn: make(chan struct{}, 1)}}
+	r := &Router{Env: env, table: table(), checks: selfcheck.New(env)}
 	r.sweeps = sweep.New(env, r.looks())
 	return r, nil
 }
@@ -83,7 +82,7 @@ func (r *Router) Handle(ctx context.Context, m Message) error {
 		return outcome.Reject(err)
 	}
 	if e.Kind == events.Scheduled {
-		r.noteTick(ctx, m.Sent)
+		r.checks.NoteTick(ctx, m.Sent)
 		return r.sweeps.For(ctx, m.Sent)
 	}
 	if e, err = r.evidence(ctx, e.SentAt(m.Sent), m); err != nil {
@@ -121,7 +120,7 @@ func (r *Router) react(ctx context.Context, e events.Event) error {
 	switch by {
 	case byEcho:
 		c.Debug(ctx, "event ignored", "reason", "it is the record of our own call")
-		return r.canaryBack(ctx, c)
+		return r.checks.CanaryBack(ctx, c)
 	case byImpostor:
 		if r.Config.Makes(e.Name) {
 			// Our own call may not be noted yet: another worker may be at it now.

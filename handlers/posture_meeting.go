@@ -167,7 +167,7 @@ func (m *meeting) alert() alert.Alert {
 			survey.Add(m.row(f, o))
 		}
 	}
-	a := m.guardAlert(fmt.Sprintf("posture/%x", id.Sum(nil)), "")
+	a := m.GuardAlert(fmt.Sprintf("posture/%x", id.Sum(nil)), "")
 	a.Title = fmt.Sprintf("Posture of account %s in %s: %d dangers, keys affected: %d", m.Config.Identity.Account, m.Config.Region, survey.Len(), keys)
 	a.Summary = "cmkeeper looked at all keys, buckets and settings here for the first time. This is what it found to be wrong as it stands, the worst first; keys that are not named are healthy as far as they could be read. From now on it tells only what is new, worse or over."
 	if m.exempt > 0 {

@@ -55,6 +55,10 @@ func (r *Router) Sweep(ctx context.Context) error { return r.sweeps.Alone(ctx) }
 // an outcome.RetryAfter where another worker sweeps now, or where the sweep failed.
 func (r *Router) StartupSweep(ctx context.Context) error { return r.sweeps.Startup(ctx) }
 
+// Watch sweeps when the schedule has not asked for that for twice its interval, until ctx is
+// done.
+func (r *Router) Watch(ctx context.Context) { r.checks.Watch(ctx, r.sweeps.Asked) }
+
 // look is a sweep, or a part of one, with what it looks at.
 type look struct {
 	*Router
@@ -80,8 +84,8 @@ func (s look) end(ctx context.Context) error {
 		s.account(ctx),
 		s.meet(ctx),
 		s.resumeMoves(ctx),
-		s.Skip(s.sendCanary(ctx)),
-		s.Skip(s.checkGuard(ctx)),
+		s.Skip(s.checks.SendCanary(ctx, s.Sweep)),
+		s.Skip(s.checks.Check(ctx, s.Sweep)),
 		s.tellExpiring(ctx),
 		s.resumeAlerts(ctx),
 	)
@@ -95,7 +99,7 @@ func (s look) tellUnreadable(ctx context.Context, found []string) error {
 	}
 	slices.Sort(found)
 	s.Logger.WarnContext(ctx, "stored documents cannot be read and were left out", "documents", len(found), "first", found[0])
-	a := s.guardAlert(fmt.Sprintf("unreadable/%x", sha256.Sum256([]byte(strings.Join(found, "\n")))), finding.High)
+	a := s.GuardAlert(fmt.Sprintf("unreadable/%x", sha256.Sum256([]byte(strings.Join(found, "\n")))), finding.High)
 	a.Ongoing = true
 	a.Title = fmt.Sprintf("cmkeeper cannot read documents in its state bucket (%d)", len(found))
 	a.Summary = "The sweep left out what they are about. Everything else was checked."
@@ -142,7 +146,7 @@ func (s look) key(ctx context.Context, c *reaction.Case) error {
 		add(s.Config.Contain, ledger.ReactionContain, noteExposures)
 	}
 	add(reaction.Enforce, "untold", untold)
-	add(reaction.Enforce, "role", s.roleOn)
+	add(reaction.Enforce, "role", s.checks.RoleOn)
 	add(reaction.Enforce, "standing", standsSwept(s.Rolling))
 	return s.React(ctx, c, reactions...)
 }
@@ -216,14 +220,6 @@ func (s look) resumeAlerts(ctx context.Context) error {
 	return nil
 }
 
-// guardAlert is what the alerts of a sweep about cmkeeper itself have in common.
-func (s look) guardAlert(id string, severity finding.Severity) alert.Alert {
-	return alert.Alert{
-		ID: id, Kind: alert.KindGuard, Severity: severity, EventName: reaction.SweepName, Time: s.Start,
-		Account: s.Config.Identity.Account, Region: s.Config.Region, Action: alert.Action{Status: alert.StatusNone},
-	}
-}
-
 // expiryNotice is how many days before its end an exemption is alerted.
 const expiryNotice = 14
 
@@ -236,7 +232,7 @@ func (s look) tellExpiring(ctx context.Context) error {
 		if left > expiryNotice {
 			continue
 		}
-		a := s.guardAlert("", finding.Medium)
+		a := s.GuardAlert("", finding.Medium)
 		a.Title = fmt.Sprintf("An exemption expires on %s: %s", x.Until(), x.Covers())
 		a.Summary = fmt.Sprintf("Its reason: %s. It is valid until the end of %s.", x.Reason, x.Until())
 		a.Risk = "After that day, cmkeeper alerts on what it covers at full severity, and restores it in mode enforce."

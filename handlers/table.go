@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/guard"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/handlers/selfcheck"
 )
 
 // route is what a reaction is registered under. Name and source are "" for
@@ -85,7 +86,7 @@ func rows() []row {
 		use           = react{"use", alert.KindUse, useMode, "FAILED_USE", skipForeign, use}
 		alias         = react{"alias", alert.KindAlias, aliasMode, "REENCRYPT_MODE", skipForeignAlias, alias}
 		tags          = react{"tags", alert.KindTag, nil, "", skipForeign, tags}
-		canary        = react{reactionCanary, alert.KindGuard, nil, "", skipNoCanary, canary}
+		canary        = react{selfcheck.CanaryName, alert.KindGuard, nil, "", skipNoCanary, selfcheck.Canary}
 		keyStore      = react{"key-store", alert.KindKeyStore, nil, "", skipElsewhere, keyStore}
 		tamper        = react{"tamper", alert.KindGuard, nil, "", skipOthersSetUp, tamper}
 		bucketDefault = react{"defaults", alert.KindEncryption, nil, "", skipNoBucket, bucketSettings}
@@ -242,6 +243,14 @@ func rows() []row {
 	return all
 }
 
+// skipNoCanary says why an event is not about the canary key, or "".
+func skipNoCanary(c *reaction.Case) string {
+	if c.Config.CanaryKey == "" || c.Event.KeyARN != c.Config.CanaryKey {
+		return "its key is not CMKEEPER_CANARY_KEY"
+	}
+	return skipForeign(c)
+}
+
 // watch is everything that is done about an event.
 type watch struct {
 	reactions []react
@@ -371,7 +380,7 @@ func lost(w row) string {
 		return "the call does no harm; what it ended is told as over by sweeps"
 	case "tamper":
 		return ours
-	case reactionCanary:
+	case selfcheck.CanaryName:
 		return "the next sweep sends no canary, and says so"
 	case "primary":
 		return "the key is guarded where its primary is; here it is judged as a replica"

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -158,4 +160,12 @@ func (s Sweep) Note(change func(*ledger.SweepTotals)) { s.totals.add(change) }
 // Each is reaction.Each, without what cannot be read.
 func Each[T any](ctx context.Context, s Sweep, items []T, do func(context.Context, T) error) error {
 	return reaction.Each(ctx, items, func(ctx context.Context, item T) error { return s.Skip(do(ctx, item)) })
+}
+
+// GuardAlert is what the alerts of a sweep about cmkeeper itself have in common.
+func (s Sweep) GuardAlert(id string, severity finding.Severity) alert.Alert {
+	return alert.Alert{
+		ID: id, Kind: alert.KindGuard, Severity: severity, EventName: reaction.SweepName, Time: s.Start,
+		Account: s.Config.Identity.Account, Region: s.Config.Region, Action: alert.Action{Status: alert.StatusNone},
+	}
 }

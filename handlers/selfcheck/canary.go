@@ -1,4 +1,4 @@
-package handlers
+package selfcheck
 
 import (
 	"context"
@@ -28,8 +28,8 @@ const (
 	canaryTag = "cmkeeper:canary"
 	// canaryText begins the descriptions that are ours.
 	canaryText = "cmkeeper canary"
-	// reactionCanary names the canary's calls among those of its key.
-	reactionCanary = "canary"
+	// CanaryName names the canary's calls among those of its key.
+	CanaryName = "canary"
 )
 
 // refuseCanary says why the description of a key is not to be changed, or "".
@@ -56,8 +56,8 @@ func (s look) sendCanary(ctx context.Context) error {
 	e := s.SweepEvent(fmt.Sprintf("canary-%d/%s", s.Start.UnixMilli(), arn.KeyID(key)), s.Start)
 	e.KeyARN = key
 	c := s.Whole.Part(e)
-	repair := ledger.Repair{Reaction: reactionCanary, By: e.ID, At: s.Start}
-	return s.React(ctx, c, reaction.Reaction{Name: reactionCanary, Decide: func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+	repair := ledger.Repair{Reaction: CanaryName, By: e.ID, At: s.Start}
+	return s.React(ctx, c, reaction.Reaction{Name: CanaryName, Decide: func(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		live, err := c.Key(ctx)
 		var tags map[string]string
 		if err == nil {
@@ -160,9 +160,9 @@ func (s look) refused(ctx context.Context, by, why string) error {
 
 // updateCanary changes the document of the canary, unless change returns false. It gets S3's
 // time.
-func (r *Router) updateCanary(ctx context.Context, change func(c *ledger.Canary, now time.Time) bool) error {
-	err := state.Update(ctx, r.State, ledger.CanaryName, func(c *ledger.Canary, _ bool) error {
-		if !change(c, r.State.Now().UTC().Round(0)) {
+func (k *Checks) updateCanary(ctx context.Context, change func(c *ledger.Canary, now time.Time) bool) error {
+	err := state.Update(ctx, k.State, ledger.CanaryName, func(c *ledger.Canary, _ bool) error {
+		if !change(c, k.State.Now().UTC().Round(0)) {
 			return state.ErrUnchanged
 		}
 		return nil
@@ -174,26 +174,26 @@ func (r *Router) updateCanary(ctx context.Context, change func(c *ledger.Canary,
 }
 
 // canaryFacts is what the guard check has to know.
-func (r *Router) canaryFacts(ctx context.Context) guard.Known[guard.Canary] {
-	known := guard.Known[guard.Canary]{Value: guard.Canary{Key: r.Config.CanaryKey, Patience: ledger.CanaryPatience, Grave: ledger.CanaryMissed}}
-	if r.Config.CanaryKey == "" {
+func (k *Checks) canaryFacts(ctx context.Context) guard.Known[guard.Canary] {
+	known := guard.Known[guard.Canary]{Value: guard.Canary{Key: k.Config.CanaryKey, Patience: ledger.CanaryPatience, Grave: ledger.CanaryMissed}}
+	if k.Config.CanaryKey == "" {
 		return known
 	}
 	var doc ledger.Canary
-	if _, err := r.State.Get(ctx, ledger.CanaryName, &doc); err != nil && !errors.Is(err, state.ErrNotFound) {
+	if _, err := k.State.Get(ctx, ledger.CanaryName, &doc); err != nil && !errors.Is(err, state.ErrNotFound) {
 		known.Err = fmt.Errorf("read what became of the canary: %w", err)
 	}
-	if doc.Key == r.Config.CanaryKey {
+	if doc.Key == k.Config.CanaryKey {
 		known.Value.Lost, known.Value.Refused = doc.Lost, doc.Refused
 	}
 	return known
 }
 
-// canaryBack takes note that the record of a call of ours has arrived, if that is the
+// CanaryBack takes note that the record of a call of ours has arrived, if that is the
 // canary's. By its request id: who forges an event does not know that.
-func (r *Router) canaryBack(ctx context.Context, c *reaction.Case) error {
+func (k *Checks) CanaryBack(ctx context.Context, c *reaction.Case) error {
 	e := c.Event
-	if e.Name != reaction.UpdateKeyDescription || e.KeyARN != r.Config.CanaryKey || e.RequestID == "" {
+	if e.Name != reaction.UpdateKeyDescription || e.KeyARN != k.Config.CanaryKey || e.RequestID == "" {
 		return nil
 	}
 	doc, err := c.Ledger(ctx)
@@ -208,27 +208,19 @@ func (r *Router) canaryBack(ctx context.Context, c *reaction.Case) error {
 	}
 	var took time.Duration
 	var known bool
-	err = r.updateCanary(ctx, func(doc *ledger.Canary, now time.Time) bool {
+	err = k.updateCanary(ctx, func(doc *ledger.Canary, now time.Time) bool {
 		took, known = doc.Back(c.Known().Calls[i].By, now)
 		return known
 	})
 	if err == nil && known {
-		r.Logger.InfoContext(ctx, "the canary is back", "latency", took.Round(time.Millisecond), "late", took > ledger.CanaryPatience, "request_id", e.RequestID)
+		k.Logger.InfoContext(ctx, "the canary is back", "latency", took.Round(time.Millisecond), "late", took > ledger.CanaryPatience, "request_id", e.RequestID)
 	}
 	return err
 }
 
-// skipNoCanary says why an event is not about the canary key, or "".
-func skipNoCanary(c *reaction.Case) string {
-	if c.Config.CanaryKey == "" || c.Event.KeyARN != c.Config.CanaryKey {
-		return "its key is not CMKEEPER_CANARY_KEY"
-	}
-	return skipForeign(c)
-}
-
-// canary alerts that somebody else changed the description of the canary key in a way that
+// Canary alerts that somebody else changed the description of the canary key in a way that
 // keeps the canary from being sent.
-func canary(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+func Canary(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	key, _, err := c.Look(ctx)
 	switch {
 	case errors.Is(err, inventory.ErrNotFound):

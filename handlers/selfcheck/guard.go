@@ -1,4 +1,8 @@
-package handlers
+// Package selfcheck has the fleet look at itself: whether events, sweeps and alerts still
+// come through, whether a call of our own comes back as an event (the canary), and what the
+// role cannot do although its modes need it. Package guard judges; here facts are gathered
+// and people told.
+package selfcheck
 
 import (
 	"context"
@@ -15,14 +19,45 @@ import (
 	"github.com/cmkeeper/cmkeeper/guard"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/handlers/sweep"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
-// checkGuard judges whether the guard sees, and tells what keeps it from that: once while it
+// Checks are what a worker knows of whether the guard itself works. It is safe for
+// concurrent use.
+type Checks struct {
+	*reaction.Env
+	heard heard
+	// powers is what the role cannot do.
+	powers powers
+}
+
+// New begins to listen for the schedule.
+func New(e *reaction.Env) *Checks {
+	return &Checks{Env: e, heard: heard{since: ledger.Now()}, powers: powers{turn: make(chan struct{}, 1)}}
+}
+
+// look is a sweep that checks.
+type look struct {
+	*Checks
+	sweep.Sweep
+}
+
+// Check judges at the end of a sweep whether the guard sees, and tells what keeps it from
+// that: once while it lasts, and once when it is over. It tells by itself what it finds.
+func (k *Checks) Check(ctx context.Context, s sweep.Sweep) error { return look{k, s}.check(ctx) }
+
+// SendCanary makes the call of ours whose event has to come back, unless one is under way,
+// and notes those that did not. It writes whatever the modes are.
+func (k *Checks) SendCanary(ctx context.Context, s sweep.Sweep) error {
+	return look{k, s}.sendCanary(ctx)
+}
+
+// check judges whether the guard sees, and tells what keeps it from that: once while it
 // lasts, and once when it is over. What seems to be over is looked at again when a second
 // look can tell, so that it is told by the same sweep.
-func (s look) checkGuard(ctx context.Context) error {
+func (s look) check(ctx context.Context) error {
 	if s.Guard == nil {
 		return nil
 	}
@@ -120,7 +155,7 @@ func (s look) tellProblem(ctx context.Context, p guard.Problem, known ledger.Gua
 	if p.Patient && open.Since.Equal(at) {
 		return nil // it may be over by the next sweep
 	}
-	a := s.guardAlert(open.Alert, p.Severity)
+	a := s.GuardAlert(open.Alert, p.Severity)
 	if told {
 		a.ID = fmt.Sprintf("guard/%x/%d/%s", sha256.Sum256([]byte(p.Name)), open.Since.Unix(), p.Severity)
 	}
@@ -140,7 +175,7 @@ func (s look) tellProblem(ctx context.Context, p guard.Problem, known ledger.Gua
 
 // tellOver tells that a problem is over.
 func (s look) tellOver(ctx context.Context, o ledger.Open, title string) error {
-	a := s.guardAlert(o.Alert+"/resolved", finding.Info)
+	a := s.GuardAlert(o.Alert+"/resolved", finding.Info)
 	a.Resolves = o.Alert
 	a.Title = "Resolved: " + title
 	a.Summary = fmt.Sprintf("This was so since %s. Two reads, a minute apart, do not show it any more.", reaction.TimeText(o.Since))
@@ -170,22 +205,22 @@ type heard struct {
 // what asks more often is no schedule.
 const tickPrecision = time.Minute
 
-// noteTick notes that a message of the schedule arrived that SQS took then. Whoever forges
+// NoteTick notes that a message of the schedule arrived that SQS took then. Whoever forges
 // one has a sweep made, which is all that the schedule is for.
-func (r *Router) noteTick(ctx context.Context, sent time.Time) {
+func (k *Checks) NoteTick(ctx context.Context, sent time.Time) {
 	if sent.IsZero() {
 		sent = ledger.Now()
 	}
-	r.heard.mu.Lock()
-	fresh := sent.Sub(r.heard.last) >= tickPrecision
+	k.heard.mu.Lock()
+	fresh := sent.Sub(k.heard.last) >= tickPrecision
 	if fresh {
-		r.heard.last = sent
+		k.heard.last = sent
 	}
-	r.heard.mu.Unlock()
+	k.heard.mu.Unlock()
 	if !fresh {
 		return
 	}
-	err := state.Update(ctx, r.State, ledger.TicksName, func(t *ledger.Ticks, _ bool) error {
+	err := state.Update(ctx, k.State, ledger.TicksName, func(t *ledger.Ticks, _ bool) error {
 		if sent.Sub(t.Last) < tickPrecision {
 			return state.ErrUnchanged
 		}
@@ -193,30 +228,33 @@ func (r *Router) noteTick(ctx context.Context, sent time.Time) {
 		return nil
 	})
 	if err != nil {
-		r.Logger.WarnContext(ctx, "it cannot be stored that the schedule asked for a sweep", "error", err)
+		k.Logger.WarnContext(ctx, "it cannot be stored that the schedule asked for a sweep", "error", err)
 	}
 }
 
 // ticks is when the schedule asked for sweeps, whichever worker heard it.
-func (r *Router) ticks(ctx context.Context) guard.Known[guard.Ticks] {
-	known := guard.Known[guard.Ticks]{Value: guard.Ticks{Interval: r.Config.SweepInterval, Since: r.heard.since}}
+func (k *Checks) ticks(ctx context.Context) guard.Known[guard.Ticks] {
+	known := guard.Known[guard.Ticks]{Value: guard.Ticks{Interval: k.Config.SweepInterval, Since: k.heard.since}}
 	var doc ledger.Ticks
-	if _, err := r.State.Get(ctx, ledger.TicksName, &doc); err != nil && !errors.Is(err, state.ErrNotFound) {
+	if _, err := k.State.Get(ctx, ledger.TicksName, &doc); err != nil && !errors.Is(err, state.ErrNotFound) {
 		known.Err = fmt.Errorf("read when the schedule last asked for a sweep: %w", err)
 	}
 	known.Value.Last = doc.Last
-	r.heard.mu.Lock()
-	defer r.heard.mu.Unlock()
-	if r.heard.last.After(doc.Last) {
-		known.Value.Last = r.heard.last
+	k.heard.mu.Lock()
+	defer k.heard.mu.Unlock()
+	if k.heard.last.After(doc.Last) {
+		known.Value.Last = k.heard.last
 	}
 	return known
 }
 
+// Asked has the fleet sweep for somebody who asked at a time.
+type Asked func(ctx context.Context, asked func(now time.Time) time.Time) error
+
 // Watch sweeps when the schedule has not asked for that for twice its interval, until ctx is
-// done. The fleet makes one sweep then, as for a tick.
-func (r *Router) Watch(ctx context.Context) {
-	tick := time.NewTicker(r.Config.SweepInterval / 4)
+// done. The fleet makes one sweep then, as for a tick: asked is sweep.Fleet.Asked.
+func (k *Checks) Watch(ctx context.Context, asked Asked) {
+	tick := time.NewTicker(k.Config.SweepInterval / 4)
 	defer tick.Stop()
 	for {
 		select {
@@ -224,34 +262,33 @@ func (r *Router) Watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := r.sweepIfOverdue(ctx); err != nil && ctx.Err() == nil && outcome.Of(err).Action != outcome.Delay {
-			r.Logger.ErrorContext(ctx, "sweep without a schedule", "error", err)
+		if err := k.sweepIfOverdue(ctx, asked); err != nil && ctx.Err() == nil && outcome.Of(err).Action != outcome.Delay {
+			k.Logger.ErrorContext(ctx, "sweep without a schedule", "error", err)
 		}
 	}
 }
 
-func (r *Router) sweepIfOverdue(ctx context.Context) error {
+func (k *Checks) sweepIfOverdue(ctx context.Context, sweep Asked) error {
 	now := ledger.Now()
-	r.heard.mu.Lock()
-	mine := guard.Ticks{Interval: r.Config.SweepInterval, Last: r.heard.last, Since: r.heard.since}
-	r.heard.mu.Unlock()
+	k.heard.mu.Lock()
+	mine := guard.Ticks{Interval: k.Config.SweepInterval, Last: k.heard.last, Since: k.heard.since}
+	k.heard.mu.Unlock()
 	if _, overdue := mine.Overdue(now); !overdue {
 		return nil // no need to ask what others heard
 	}
-	t := r.ticks(ctx)
+	t := k.ticks(ctx)
 	if _, overdue := t.Value.Overdue(now); !overdue {
 		return nil
 	}
-	r.Logger.WarnContext(ctx, "the schedule does not ask for sweeps: a worker does", "last", t.Value.Last, "interval", r.Config.SweepInterval)
-	limit := guard.TickLimit * r.Config.SweepInterval
-	err := r.sweeps.Asked(ctx, func(now time.Time) time.Time {
+	k.Logger.WarnContext(ctx, "the schedule does not ask for sweeps: a worker does", "last", t.Value.Last, "interval", k.Config.SweepInterval)
+	limit := guard.TickLimit * k.Config.SweepInterval
+	return sweep(ctx, func(now time.Time) time.Time {
 		asked := now.Add(-limit)
-		for _, from := range []time.Time{t.Value.Last, r.heard.since} { // a sweep since it was overdue has told so
+		for _, from := range []time.Time{t.Value.Last, k.heard.since} { // a sweep since it was overdue has told so
 			if from.Add(limit).After(asked) {
 				asked = from.Add(limit)
 			}
 		}
 		return asked
 	})
-	return err
 }

@@ -1,4 +1,4 @@
-package handlers
+package selfcheck
 
 import (
 	"context"
@@ -48,9 +48,9 @@ func roleNeeds(c reaction.Config) []string {
 	return needs
 }
 
-// roleOn notes what the role cannot do on a key: what its policy surely denies, as far as a
+// RoleOn notes what the role cannot do on a key: what its policy surely denies, as far as a
 // sweep reads that, and what AWS has denied.
-func (s look) roleOn(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
+func (k *Checks) RoleOn(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	doc, err := c.Ledger(ctx)
 	if err != nil {
 		return nil, err
@@ -67,14 +67,14 @@ func (s look) roleOn(ctx context.Context, c *reaction.Case) (*reaction.Decision,
 		denied["kms:"+d.Operation] = true
 		lack("kms:"+d.Operation, fmt.Sprintf("AWS refused it at %s: %s", reaction.TimeText(d.At), d.Why), d.At)
 	}
-	if s.Config.Policy != reaction.Off {
+	if k.Config.Policy != reaction.Off {
 		document, err := c.Policy(ctx)
 		if err != nil {
 			return nil, nil //nolint:nilerr // the reaction to policies says so, and what was known stays
 		}
 		if p, err := keypolicy.Parse([]byte(document)); err == nil {
-			us := guard.Principal{Account: s.Config.Identity.Account, Noun: s.Config.Identity.Noun(), Name: s.Config.Identity.Name}
-			for _, action := range guard.Denied(p, us, roleNeeds(s.Config)) {
+			us := guard.Principal{Account: k.Config.Identity.Account, Noun: k.Config.Identity.Noun(), Name: k.Config.Identity.Name}
+			for _, action := range guard.Denied(p, us, roleNeeds(k.Config)) {
 				if !denied[action] {
 					lack(action, "the key policy does not allow it", time.Time{})
 				}
@@ -82,41 +82,41 @@ func (s look) roleOn(ctx context.Context, c *reaction.Case) (*reaction.Decision,
 		}
 	}
 	key := c.Event.KeyARN
-	known, err := s.role(ctx, powersRead)
+	known, err := k.role(ctx, powersRead)
 	if err != nil || !known.Set(key, lacks) {
 		return nil, nil //nolint:nilerr // the guard's check says that it is not known
 	}
 	return &reaction.Decision{Act: func(ctx context.Context) error {
-		return s.updateRole(ctx, func(doc *ledger.Role) bool { return doc.Set(key, lacks) })
+		return k.updateRole(ctx, func(doc *ledger.Role) bool { return doc.Set(key, lacks) })
 	}}, nil
 }
 
 // role returns guard/role.json as it was read at most that long ago.
-func (r *Router) role(ctx context.Context, age time.Duration) (ledger.Role, error) {
-	end, err := r.powers.take(ctx)
+func (k *Checks) role(ctx context.Context, age time.Duration) (ledger.Role, error) {
+	end, err := k.powers.take(ctx)
 	if err != nil {
 		return ledger.Role{}, err
 	}
 	defer end()
-	if r.powers.read.IsZero() || time.Since(r.powers.read) >= age {
+	if k.powers.read.IsZero() || time.Since(k.powers.read) >= age {
 		var doc ledger.Role
-		if _, err := r.State.Get(ctx, ledger.RoleName, &doc); err != nil && !errors.Is(err, state.ErrNotFound) {
+		if _, err := k.State.Get(ctx, ledger.RoleName, &doc); err != nil && !errors.Is(err, state.ErrNotFound) {
 			return ledger.Role{}, fmt.Errorf("read what the role cannot do: %w", err)
 		}
-		r.powers.read, r.powers.doc = time.Now(), doc
+		k.powers.read, k.powers.doc = time.Now(), doc
 	}
-	return ledger.Role{Lacks: append([]ledger.Lack(nil), r.powers.doc.Lacks...)}, nil
+	return ledger.Role{Lacks: append([]ledger.Lack(nil), k.powers.doc.Lacks...)}, nil
 }
 
-func (r *Router) updateRole(ctx context.Context, change func(*ledger.Role) bool) error {
-	end, err := r.powers.take(ctx)
+func (k *Checks) updateRole(ctx context.Context, change func(*ledger.Role) bool) error {
+	end, err := k.powers.take(ctx)
 	if err != nil {
 		return err
 	}
 	defer end()
-	return state.Update(ctx, r.State, ledger.RoleName, func(doc *ledger.Role, _ bool) error {
+	return state.Update(ctx, k.State, ledger.RoleName, func(doc *ledger.Role, _ bool) error {
 		changed := change(doc)
-		r.powers.doc = ledger.Role{Lacks: append([]ledger.Lack(nil), doc.Lacks...)}
+		k.powers.doc = ledger.Role{Lacks: append([]ledger.Lack(nil), doc.Lacks...)}
 		if !changed {
 			return state.ErrUnchanged
 		}
@@ -129,8 +129,8 @@ func (r *Router) updateRole(ctx context.Context, change func(*ledger.Role) bool)
 const maxLackingKeys = 20
 
 // roleFacts is what the role cannot do, without the keys that are deleted by now.
-func (r *Router) roleFacts(ctx context.Context) guard.Known[[]guard.Lack] {
-	doc, err := r.role(ctx, 0)
+func (k *Checks) roleFacts(ctx context.Context) guard.Known[[]guard.Lack] {
+	doc, err := k.role(ctx, 0)
 	if err != nil {
 		return guard.Known[[]guard.Lack]{Err: err}
 	}
@@ -140,12 +140,12 @@ func (r *Router) roleFacts(ctx context.Context) guard.Known[[]guard.Lack] {
 			continue
 		}
 		looked[l.Key] = true
-		if _, err := r.Facts.Key(ctx, l.Key); errors.Is(err, inventory.ErrNotFound) {
+		if _, err := k.Facts.Key(ctx, l.Key); errors.Is(err, inventory.ErrNotFound) {
 			gone[l.Key] = true
 		}
 	}
 	if len(gone) > 0 {
-		err = r.updateRole(ctx, func(doc *ledger.Role) (changed bool) {
+		err = k.updateRole(ctx, func(doc *ledger.Role) (changed bool) {
 			for key := range gone {
 				changed = doc.Set(key, nil) || changed
 			}
