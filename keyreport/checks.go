@@ -1,6 +1,7 @@
 package keyreport
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -132,7 +133,10 @@ var definitions = []definition{
 	notLookedAt(checkIAMManaged, "IAM customer managed policies do not allow decryption with all keys", "cmkeeper does not read IAM policies"),
 	notLookedAt(checkIAMInline, "Inline policies of IAM principals do not allow decryption with all keys", "cmkeeper does not read IAM policies"),
 	notLookedAt(checkTrail, "CloudTrail encrypts at rest with a KMS key", "This report does not read trails"),
-	notLookedAt(checkEBS, "EBS encrypts new volumes by default", "This report does not read the settings of EC2"),
+	{
+		checkEBS, "EBS encrypts new volumes by default", "EC2 GetEbsEncryptionByDefault in this Region", "aws ec2 enable-ebs-encryption-by-default",
+		finding.Medium, nil, ebs,
+	},
 }
 
 // notLookedAt is a check that is named because frameworks ask for it. Security Hub calls
@@ -347,6 +351,18 @@ func underKMS(r Report, c *Check) {
 			}
 		}
 	}
+}
+
+func ebs(r Report, c *Check) {
+	e := Evidence{Resource: "AWS::::Account:" + r.Keys.Account, Type: "AWS::::Account", Status: Fail, What: "does not encrypt new volumes by default", At: r.EBS.At, How: "EC2 GetEbsEncryptionByDefault"}
+	switch {
+	case !r.EBS.Known():
+		e.Status, e.What = NotChecked, "not known: "+cmp.Or(r.EBS.NotKnown, keylist.NotAsked)
+	case r.EBS.On:
+		e.Status, e.What = Pass, "encrypts new volumes by default"
+	}
+	c.add(e)
+	c.conclude("account", "accounts")
 }
 
 // longestSweep is how long a sweep may take: the last one is not older than two of the

@@ -138,6 +138,19 @@ func TestChecks(t *testing.T) {
 	}
 }
 
+func TestEBSByDefault(t *testing.T) {
+	for want, setting := range map[Status]Setting{
+		Pass:       {Read: keylist.Read{At: made}, On: true},
+		Fail:       {Read: keylist.Read{At: made}},
+		NotChecked: {Read: keylist.Read{At: made, NotKnown: "access denied"}, On: true},
+	} {
+		c := Make(Input{Made: made, Keys: listOf(), EBS: setting, History: emptyHistory()}).Check(checkEBS)
+		if c.Status != want || len(c.Evidence) != 1 || !c.Evidence[0].At.Equal(made) || c.Evidence[0].Status != want {
+			t.Errorf("%+v: %+v", setting, c)
+		}
+	}
+}
+
 func TestWatched(t *testing.T) {
 	sweep := func(ago time.Duration, whole bool, unread int) Sweep {
 		return Sweep{Began: made.Add(-ago - time.Minute), Ended: made.Add(-ago), Whole: whole, Keys: 5, Unread: unread}

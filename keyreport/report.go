@@ -31,12 +31,20 @@ type Report struct {
 	// RotationPeriodDays is the longest period that is allowed, 0 for any.
 	RotationPeriodDays int `json:"rotation_period_days"`
 	// SweepSeconds is how often the schedule asks for a sweep.
-	SweepSeconds int        `json:"sweep_interval_seconds"`
-	Exemptions   []Forgiven `json:"exemptions"`
-	History      History    `json:"history"`
+	SweepSeconds int `json:"sweep_interval_seconds"`
+	// EBS is whether new EBS volumes are encrypted by default.
+	EBS        Setting    `json:"ebs_encryption_by_default"`
+	Exemptions []Forgiven `json:"exemptions"`
+	History    History    `json:"history"`
 	// Checks are what was checked, and Frameworks which controls ask for it.
 	Checks     []Check     `json:"checks"`
 	Frameworks []Framework `json:"frameworks"`
+}
+
+// Setting is a setting of the account in its Region that is on or off.
+type Setting struct {
+	keylist.Read
+	On bool `json:"on"`
 }
 
 // Input is what a report is made of.
@@ -47,6 +55,7 @@ type Input struct {
 	RotationPeriodDays int
 	// SweepInterval is how often the schedule asks for a sweep; 0 is an hour.
 	SweepInterval time.Duration
+	EBS           Setting
 	Exemptions    judgement.Exemptions
 	History       History
 }
@@ -68,7 +77,7 @@ func Make(in Input) Report {
 	r := Report{
 		Schema: Schema, Made: in.Made.UTC(), By: in.By, Version: in.Version, Keys: in.Keys, RotationPeriodDays: in.RotationPeriodDays,
 		SweepSeconds: int(cmp.Or(in.SweepInterval, time.Hour) / time.Second),
-		Exemptions:   []Forgiven{}, History: in.History,
+		Exemptions:   []Forgiven{}, History: in.History, EBS: in.EBS,
 	}
 	for _, e := range in.Exemptions {
 		f := Forgiven{Covers: e.Covers(), Reason: e.Reason, Until: e.Until(), Holds: e.Holds(in.Made)}

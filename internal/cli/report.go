@@ -146,8 +146,18 @@ func (b byHand) reportOf(ctx context.Context, o keylist.Options, share float64, 
 	}
 	return keyreport.Make(keyreport.Input{
 		Made: time.Now(), By: b.caller, Version: strings.TrimPrefix(versionString(), "cmkeeper "), Keys: l,
-		RotationPeriodDays: b.settings.RotationPeriodDays, SweepInterval: b.settings.SweepInterval, Exemptions: o.Exemptions, History: history,
+		RotationPeriodDays: b.settings.RotationPeriodDays, SweepInterval: b.settings.SweepInterval, EBS: b.encryptedByDefault(ctx), Exemptions: o.Exemptions, History: history,
 	}), ctx.Err()
+}
+
+// encryptedByDefault reads whether new EBS volumes are encrypted by default.
+func (b byHand) encryptedByDefault(ctx context.Context) keyreport.Setting {
+	s := keyreport.Setting{Read: keylist.Read{At: time.Now().UTC()}}
+	var err error
+	if s.On, err = b.ebs.EncryptedByDefault(ctx); err != nil {
+		s.NotKnown = err.Error()
+	}
+	return s
 }
 
 // jobReader is an engine for reading jobs. Reading sends nothing, so its queue is none.
