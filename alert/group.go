@@ -55,7 +55,7 @@ func groupOf(a Alert) (group, bool) {
 }
 
 // isNote reports whether an alert says that nothing is wrong, or not any more. Those are
-// told apart from what is, whoever did it.
+// grouped apart from alerts about problems, for every actor.
 func (a Alert) isNote() bool { return a.Resolves != "" || strings.HasSuffix(a.ID, NoteSuffix) }
 
 // NoteSuffix ends the IDs of alerts about calls that do no harm.
