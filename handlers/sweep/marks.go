@@ -8,6 +8,7 @@ import (
 	"hash"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
@@ -59,7 +60,7 @@ func hashValue(h hash.Hash, v reflect.Value) {
 	case reflect.Map:
 		write("{%d}", v.Len())
 		keys := v.MapKeys()
-		slices.SortFunc(keys, func(a, b reflect.Value) int { return compareText(a.String(), b.String()) })
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
 		for _, key := range keys {
 			write("%q:", key.String())
 			hashValue(h, v.MapIndex(key))
@@ -67,14 +68,4 @@ func hashValue(h hash.Hash, v reflect.Value) {
 	default:
 		write("%#v;", v)
 	}
-}
-
-func compareText(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

@@ -43,18 +43,14 @@ func (s Sweep) list(ctx context.Context) ([]ledger.ShardKey, []ledger.ShardAlias
 		}
 	}
 	err = errors.Join(
-		s.etags(ctx, keys, func(k *ledger.ShardKey) (string, *string) { return ledger.KeyName(k.ARN), &k.Document }),
-		s.etags(ctx, keys, func(k *ledger.ShardKey) (string, *string) { return ledger.BaselineName(k.ARN), &k.Baseline }),
+		etagsOf(ctx, s, keys, func(k *ledger.ShardKey) (string, *string) { return ledger.KeyName(k.ARN), &k.Document }),
+		etagsOf(ctx, s, keys, func(k *ledger.ShardKey) (string, *string) { return ledger.BaselineName(k.ARN), &k.Baseline }),
 		etagsOf(ctx, s, aliases, func(a *ledger.ShardAlias) (string, *string) { return ledger.AliasName(a.Name), &a.Document }),
 	)
 	if err != nil {
 		s.Logger.WarnContext(ctx, "stored documents cannot be listed, so all are read", "error", err)
 	}
 	return keys, aliases, errors.Join(errs...)
-}
-
-func (s Sweep) etags(ctx context.Context, keys []ledger.ShardKey, of func(*ledger.ShardKey) (string, *string)) error {
-	return etagsOf(ctx, s, keys, of)
 }
 
 // etagsOf lists the documents of items, which are in one folder, and fills in their ETags.
