@@ -68,8 +68,11 @@ func (d *Draft[T, P]) Save(ctx context.Context) error {
 		return nil
 	}
 	etag, err := d.store.Put(ctx, d.key, d.Doc(), d.etag)
-	if err == nil {
+	switch {
+	case err == nil:
 		d.etag, d.body, d.seen = etag, body, d.store.turns.note(d.key, etag, body)
+	case errors.Is(err, ErrConflict):
+		d.store.turns.contend(d.key)
 	}
 	return err
 }

@@ -7,13 +7,17 @@ import (
 	"math"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // courtesy is up to how long those who take turns pause between two writes: about as long
-// as a request takes. Without it the writers of one process would be one after another so
-// quickly that another process never finds the document as it has just read it.
-const courtesy = 20 * time.Millisecond
+// as a read and a write take. Without it the writers of one process would be one after
+// another so quickly that another process never finds the document as it has just read it.
+const courtesy = 40 * time.Millisecond
+
+// contended is how many turns in a process stay slow after it saw another process's write.
+const contended = 16
 
 // maxTurns bounds of how many documents a Store remembers what it stored last, unless more
 // are being changed at once.
@@ -33,6 +37,9 @@ type turns struct {
 type turn struct {
 	token chan struct{} // who takes it out may write
 	users int           // those who have it or wait for it
+	// slow is how many of the next turns pause for longer and read before they write, as
+	// another process has to: whoever writes from memory would win again and again.
+	slow atomic.Int32
 	// stored numbers the last write that was noted; etag and body are what it stored.
 	stored int
 	etag   string
@@ -57,20 +64,26 @@ func (t *turns) enter(key string) *turn {
 	return one
 }
 
-// take takes the token, and reports false when ctx is done before.
-func (t *turn) take(ctx context.Context) bool {
+// take takes the token, and reports false when ctx is done before. A turn that is contended
+// needs a read first.
+func (t *turn) take(ctx context.Context) (taken, contended bool) {
 	select {
 	case <-t.token:
-		return true
+		return true, false
 	default:
 	}
 	select {
 	case <-t.token:
 	case <-ctx.Done():
-		return false
+		return false, false
 	}
-	_ = pause(ctx, rand.N(courtesy)) // whoever has the token sees for themselves that ctx is done
-	return true
+	d := rand.N(courtesy)
+	if n := t.slow.Load(); n > 0 {
+		t.slow.Store(n - 1)
+		d, contended = d+2*courtesy, true
+	}
+	_ = pause(ctx, d) // the holder of the token sees for itself that ctx is done
+	return true, contended
 }
 
 // evict forgets the document that nobody uses and that was written longest ago, where
@@ -117,6 +130,15 @@ func (t *turns) note(key, etag string, body []byte) int {
 	return t.last
 }
 
+// contend notes that another process has written a document.
+func (t *turns) contend(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if one := t.of[key]; one != nil {
+		one.slow.Store(contended)
+	}
+}
+
 // newer returns what was noted of a document since that number.
 func (t *turns) newer(key string, than int) (stored int, etag string, body []byte, ok bool) {
 	t.mu.Lock()
@@ -135,13 +157,14 @@ func (d *Draft[T, P]) Changed() bool {
 }
 
 // Lock waits until nobody else in this process has a draft of the document locked. Where
-// somebody has stored it since it was read here, the working copy is replaced by what is
-// stored, and renewed is true: decide again. unlock is to be called in any case. When ctx
+// somebody has stored it since it was read here, or other processes write it as well, the
+// working copy is replaced by what is stored, and renewed is true: decide again. unlock is to be called in any case. When ctx
 // is done, Lock waits no longer. Who locks several drafts at once does so in an order that
 // everybody keeps.
 func (d *Draft[T, P]) Lock(ctx context.Context) (renewed bool, unlock func(), err error) {
 	one := d.store.turns.enter(d.key)
-	if !one.take(ctx) {
+	taken, contended := one.take(ctx)
+	if !taken {
 		d.store.turns.leave(one)
 		return false, func() {}, context.Cause(ctx)
 	}
@@ -150,7 +173,20 @@ func (d *Draft[T, P]) Lock(ctx context.Context) (renewed bool, unlock func(), er
 		d.store.turns.leave(one)
 	}
 	stored, etag, body, ok := d.store.turns.newer(d.key, d.seen)
-	if !ok {
+	switch {
+	case contended:
+		if !ok {
+			etag = d.etag
+		}
+		if err := d.Reload(ctx); err != nil {
+			unlock()
+			return false, func() {}, err
+		}
+		if d.etag != etag {
+			d.store.turns.contend(d.key)
+		}
+		return true, unlock, nil
+	case !ok:
 		return false, unlock, nil
 	}
 	doc := new(T)

@@ -32,7 +32,7 @@ func (b *bucket) slowly() (reads, writes *atomic.Int32) {
 // until it gives up.
 func TestTurns(t *testing.T) {
 	const writers = 600
-	for processes, most := range map[int]int32{1: writers, 2: 3 * writers / 2, 3: 2 * writers} {
+	for processes, most := range map[int]int32{1: writers, 2: 3 * writers / 2, 3: 3 * writers / 2} {
 		t.Run(fmt.Sprint(processes), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBucket(t)
