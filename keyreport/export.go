@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"time"
 
@@ -79,11 +78,13 @@ type ocsfProduct struct {
 	Version    string `json:"version"`
 }
 
+// ocsfFindingInfo has the same UID in every report, so that a later report is an update of
+// the finding, and no new one. When it was first made is not recorded.
 type ocsfFindingInfo struct {
-	UID         string `json:"uid"`
-	Title       string `json:"title"`
-	Desc        string `json:"desc"`
-	CreatedTime int64  `json:"created_time"`
+	UID          string `json:"uid"`
+	Title        string `json:"title"`
+	Desc         string `json:"desc"`
+	ModifiedTime int64  `json:"modified_time"`
 }
 
 type ocsfCompliance struct {
@@ -166,7 +167,7 @@ func (r Report) ocsf(c Check, e Evidence, standards, requirements []string) ocsf
 		ActivityID: 1, ActivityName: "Create", CategoryUID: 2, CategoryName: "Findings", ClassUID: 2003, ClassName: "Compliance Finding",
 		TypeUID: 200301, TypeName: "Compliance Finding: Create", StatusID: 1, Status: "New", Time: at.UnixMilli(), Message: fmt.Sprintf("%s: %s", c.Title, e.What),
 		Metadata:    ocsfMetadata{OCSFVersion, ocsfProduct{"cmkeeper", "cmkeeper", r.Version}, []string{"cloud"}},
-		FindingInfo: ocsfFindingInfo{strings.Join([]string{"cmkeeper", r.Keys.Account, r.Keys.Region, string(c.ID), cmp.Or(e.Resource, "account"), strconv.FormatInt(r.Made.UnixMilli(), 10)}, "/"), c.Title, c.How, r.Made.UnixMilli()},
+		FindingInfo: ocsfFindingInfo{strings.Join([]string{"cmkeeper", r.Keys.Account, r.Keys.Region, string(c.ID), cmp.Or(e.Resource, "account")}, "/"), c.Title, c.How, r.Made.UnixMilli()},
 		Compliance:  ocsfCompliance{Control: string(c.ID), Standards: standards, Requirements: requirements, StatusDetails: []string{e.What, e.How}},
 		Remediation: ocsfRemediation{c.Fix},
 		Cloud:       ocsfCloud{"AWS", r.Keys.Region, ocsfAccount{r.Keys.Account, 10, "AWS Account"}},

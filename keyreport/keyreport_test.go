@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -545,6 +546,52 @@ func TestOCSF(t *testing.T) {
 	}
 	if !strings.Contains(b.String(), `"status":"Suppressed"`) {
 		t.Error("what is exempt is not suppressed")
+	}
+}
+
+// The same resource is the same finding in every report, whatever it came to; only its
+// times tell the reports apart.
+func TestOCSFFindingsLast(t *testing.T) {
+	type finding struct {
+		Time int64 `json:"time"`
+		Info struct {
+			UID      string `json:"uid"`
+			Modified int64  `json:"modified_time"`
+		} `json:"finding_info"`
+		Compliance struct {
+			Status string `json:"status"`
+		} `json:"compliance"`
+	}
+	findings := func(at time.Time, change func(*keylist.Key)) map[string]finding {
+		k := key(1, change)
+		for _, r := range []*keylist.Read{&k.Described, &k.Rotation.Read, &k.Policy.Read, &k.Grants.Read} {
+			r.At = at.Add(-time.Minute)
+		}
+		var b bytes.Buffer
+		if err := Make(Input{Made: at, Keys: listOf(k), History: NoHistory("no state")}).OCSF(&b); err != nil {
+			t.Fatal(err)
+		}
+		all := map[string]finding{}
+		for d := json.NewDecoder(&b); d.More(); {
+			var f finding
+			if err := d.Decode(&f); err != nil {
+				t.Fatal(err)
+			}
+			if f.Info.Modified != at.UnixMilli() {
+				t.Errorf("%s was modified at %d", f.Info.UID, f.Info.Modified)
+			}
+			all[f.Info.UID] = f
+		}
+		return all
+	}
+	later := made.AddDate(0, 0, 7)
+	before, after := findings(made, nil), findings(later, off)
+	if d := cmp.Diff(slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(after))); d != "" {
+		t.Errorf("the reports have other findings: %s", d)
+	}
+	uid := "cmkeeper/" + account + "/eu-central-1/KMS.4/" + key(1, nil).ARN
+	if b, a := before[uid], after[uid]; b.Compliance.Status != "Pass" || a.Compliance.Status != "Fail" || a.Time != later.Add(-time.Minute).UnixMilli() || b.Time == a.Time {
+		t.Errorf("%s: %+v, then %+v", uid, b, a)
 	}
 }
 
