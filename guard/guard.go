@@ -88,10 +88,11 @@ const (
 
 // Trail is a trail of CloudTrail's that covers the Region.
 type Trail struct {
-	// Name is its name, ARN its ARN.
-	Name, ARN string
-	Logging   bool
-	Selectors events.EventSelectors
+	// Name is its name, ARN its ARN, and Key the KMS key that encrypts its log files, "" for
+	// none.
+	Name, ARN, Key string
+	Logging        bool
+	Selectors      events.EventSelectors
 }
 
 // Topic is an SNS topic, and how many have confirmed their subscription.

@@ -113,29 +113,43 @@ func (r Reader) ReadTrails(ctx context.Context) Known[[]Trail] {
 	return Known[[]Trail]{trails, err}
 }
 
-func (r Reader) trails(ctx context.Context) ([]Trail, error) {
+// ListTrails reads which trails cover the Region, as ReadTrails does, with no more than one
+// call: without whether they log, and what.
+func (r Reader) ListTrails(ctx context.Context) ([]Trail, error) {
 	var listed struct {
 		TrailList []struct {
 			Name     string
 			TrailARN string
+			KmsKeyID string `json:"KmsKeyId"`
 		} `json:"trailList"`
 	}
 	if err := r.Trails.Call(ctx, "DescribeTrails", struct{}{}, &listed); err != nil {
 		return nil, fmt.Errorf("list trails: %w", err)
 	}
+	trails := make([]Trail, len(listed.TrailList))
+	for i, l := range listed.TrailList {
+		trails[i] = Trail{Name: l.Name, ARN: l.TrailARN, Key: l.KmsKeyID}
+	}
+	return trails, nil
+}
+
+func (r Reader) trails(ctx context.Context) ([]Trail, error) {
+	listed, err := r.ListTrails(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var trails []Trail
 	var unread error
-	for _, l := range listed.TrailList {
+	for _, t := range listed {
 		// By ARN: the only name of a trail of another Region, or of the organization.
-		t := Trail{Name: l.Name, ARN: l.TrailARN}
 		var status struct{ IsLogging bool }
-		err := r.Trails.Call(ctx, "GetTrailStatus", map[string]string{"Name": l.TrailARN}, &status)
+		err := r.Trails.Call(ctx, "GetTrailStatus", map[string]string{"Name": t.ARN}, &status)
 		if err == nil {
 			t.Logging = status.IsLogging
-			t.Selectors, err = r.selectors(ctx, l.TrailARN)
+			t.Selectors, err = r.selectors(ctx, t.ARN)
 		}
 		if err != nil { // the organization's trail need not be readable here
-			unread = errors.Join(unread, fmt.Errorf("read trail %s: %w", l.Name, err))
+			unread = errors.Join(unread, fmt.Errorf("read trail %s: %w", t.Name, err))
 			continue
 		}
 		trails = append(trails, t)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/keylist"
 	"github.com/cmkeeper/cmkeeper/posture"
 )
@@ -130,14 +131,20 @@ var definitions = []definition{
 		checkRepaired, "Settings that were changed are put back", "the fleet's documents about keys in its state bucket", "CMKEEPER_ROTATION_MODE, POLICY_MODE and DELETION_MODE=enforce",
 		finding.Medium, nil, repaired,
 	},
-	notLookedAt(checkIAMManaged, "IAM customer managed policies do not allow decryption with all keys", "cmkeeper does not read IAM policies"),
-	notLookedAt(checkIAMInline, "Inline policies of IAM principals do not allow decryption with all keys", "cmkeeper does not read IAM policies"),
-	notLookedAt(checkTrail, "CloudTrail encrypts at rest with a KMS key", "This report does not read trails"),
+	notLookedAt(checkIAMManaged, "IAM customer managed policies do not allow decryption with all keys", iamUnread),
+	notLookedAt(checkIAMInline, "Inline policies of IAM principals do not allow decryption with all keys", iamUnread),
+	{
+		checkTrail, "CloudTrail encrypts log files with a KMS key", "CloudTrail DescribeTrails: every trail that covers this Region", "aws cloudtrail update-trail --kms-key-id",
+		finding.Medium, nil, trailsEncrypted,
+	},
 	{
 		checkEBS, "EBS encrypts new volumes by default", "EC2 GetEbsEncryptionByDefault in this Region", "aws ec2 enable-ebs-encryption-by-default",
 		finding.Medium, nil, ebs,
 	},
 }
+
+// iamUnread is why what IAM policies allow is not checked.
+const iamUnread = "cmkeeper does not read IAM policies: the check needs iam:GetAccountAuthorizationDetails, and every policy of the account judged for kms:Decrypt and kms:ReEncryptFrom on all keys"
 
 // notLookedAt is a check that is named because frameworks ask for it. Security Hub calls
 // all of them medium.
@@ -363,6 +370,28 @@ func ebs(r Report, c *Check) {
 	}
 	c.add(e)
 	c.conclude("account", "accounts")
+}
+
+// trailsEncrypted is Security Hub's CloudTrail.2: a trail fails that has no KmsKeyId. What
+// another account shows of its organization trail may lack it.
+func trailsEncrypted(r Report, c *Check) {
+	const how = "CloudTrail DescribeTrails"
+	if !r.Trails.Known() {
+		c.add(Evidence{Resource: "AWS::::Account:" + r.Keys.Account, Type: "AWS::::Account", Status: NotChecked, What: "trails not known: " + cmp.Or(r.Trails.NotKnown, keylist.NotAsked), At: r.Trails.At, How: how})
+		c.conclude("account", "accounts")
+		return
+	}
+	for _, t := range r.Trails.All {
+		e := Evidence{Resource: t.ARN, Type: "AWS::CloudTrail::Trail", Name: t.Name, Status: Fail, What: "encrypts its log files with keys of S3", At: r.Trails.At, How: how}
+		switch {
+		case t.Key != "":
+			e.Status, e.What = Pass, "encrypts its log files under "+t.Key
+		case arn.Account(t.ARN) != r.Keys.Account:
+			e.Status, e.What = NotChecked, "not known: the trail is of another account, and no key is shown"
+		}
+		c.add(e)
+	}
+	c.conclude("trail", "trails")
 }
 
 // longestSweep is how long a sweep may take: the last one is not older than two of the

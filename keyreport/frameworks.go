@@ -65,7 +65,7 @@ func frameworks() []Framework {
 			{ID: "KMS.3", Title: "AWS KMS keys should not be deleted unintentionally", Checks: []CheckID{checkDeletion}},
 			{ID: "KMS.5", Title: "KMS keys should not be publicly accessible", Checks: []CheckID{checkPublic}},
 		}},
-		{"NIST SP 800-53", "Revision 5", []Reference{hubKMS, hubS3, hubEC2, nist}, nist53()},
+		{"NIST SP 800-53", "Revision 5", []Reference{hubKMS, hubS3, hubEC2, hubSamples, nist}, nist53()},
 		{"PCI DSS", "4.0.1", []Reference{hubKMS, hubS3, hubSamples}, []Control{
 			{ID: "3.5.1", Title: "Primary account numbers are unreadable where they are stored", Checks: []CheckID{checkBuckets}},
 			{ID: "3.7.4", Title: "Keys are changed at the end of their cryptoperiod", Checks: []CheckID{checkRotation}},
@@ -88,16 +88,16 @@ func frameworks() []Framework {
 }
 
 // nist53 are the controls that Security Hub relates to its controls about keys and to
-// S3.17 and EC2.7.
+// S3.17, EC2.7 and CloudTrail.2.
 func nist53() []Control {
 	iam := []CheckID{checkIAMManaged, checkIAMInline}
-	data := []CheckID{checkBuckets, checkEBS}
+	data := []CheckID{checkBuckets, checkEBS, checkTrail}
 	return []Control{
 		{ID: "AC-2, AC-2(1)", Title: "Account management: " + hubTitleKMS12, Checks: iam},
 		{ID: "AC-3, AC-3(7), AC-3(15)", Title: "Access enforcement: " + hubTitleKMS12, Checks: iam},
 		{ID: "AC-5", Title: "Separation of duties: " + hubTitleKMS12, Checks: iam},
 		{ID: "AC-6, AC-6(3)", Title: "Least privilege: " + hubTitleKMS12, Checks: iam},
-		{ID: "AU-9", Title: "Protection of audit information", Checks: []CheckID{checkBuckets}},
+		{ID: "AU-9", Title: "Protection of audit information", Checks: []CheckID{checkBuckets, checkTrail}},
 		{ID: "CA-9(1)", Title: "Internal system connections: compliance checks", Checks: data},
 		{ID: "CM-3(6)", Title: "Configuration change control: cryptography management", Checks: data},
 		{ID: "SC-7(10)", Title: "Boundary protection: prevent exfiltration", Checks: data},

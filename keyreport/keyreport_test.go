@@ -152,6 +152,34 @@ func TestEBSByDefault(t *testing.T) {
 	}
 }
 
+func TestTrailsEncrypted(t *testing.T) {
+	trail := func(account, key string) Trail {
+		return Trail{Name: "main", ARN: "arn:aws:cloudtrail:eu-west-1:" + account + ":trail/main", Key: key}
+	}
+	read := keylist.Read{At: made}
+	for name, tt := range map[string]struct {
+		trails Trails
+		want   []Status // of the check, and then of its evidence
+	}{
+		"not read":                 {Trails{}, []Status{NotChecked, NotChecked}},
+		"access denied":            {Trails{Read: keylist.Read{At: made, NotKnown: "access denied"}}, []Status{NotChecked, NotChecked}},
+		"no trail":                 {Trails{Read: read}, []Status{NotChecked}},
+		"encrypted":                {Trails{read, []Trail{trail(account, "k")}}, []Status{Pass, Pass}},
+		"one is not":               {Trails{read, []Trail{trail(account, "k"), trail(account, "")}}, []Status{Fail, Fail, Pass}},
+		"organization, key shown":  {Trails{read, []Trail{trail("999988887777", "k")}}, []Status{Pass, Pass}},
+		"organization, none shown": {Trails{read, []Trail{trail(account, "k"), trail("999988887777", "")}}, []Status{NotChecked, NotChecked, Pass}},
+	} {
+		c := Make(Input{Made: made, Keys: listOf(), Trails: tt.trails, History: emptyHistory()}).Check(checkTrail)
+		got := []Status{c.Status}
+		for _, e := range c.Evidence {
+			got = append(got, e.Status)
+		}
+		if d := cmp.Diff(tt.want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", name, d)
+		}
+	}
+}
+
 func TestWatched(t *testing.T) {
 	sweep := func(ago time.Duration, whole bool, unread int) Sweep {
 		return Sweep{Began: made.Add(-ago - time.Minute), Ended: made.Add(-ago), Whole: whole, Keys: 5, Unread: unread}
@@ -399,7 +427,7 @@ func TestHostileTexts(t *testing.T) {
 	_, _, healthy := page(t, r)
 	r.Keys.Keys[0].Tags = keylist.Tags{Read: keylist.Read{At: made}, Values: map[string]string{}}
 	poisoned := 0
-	for _, part := range []any{&r.Keys, &r.Exemptions, &r.History, &r.Checks, &r.By, &r.Version} {
+	for _, part := range []any{&r.Keys, &r.Exemptions, &r.History, &r.Checks, &r.Trails, &r.By, &r.Version} {
 		poisoned += poison(reflect.ValueOf(part))
 	}
 	if poisoned < 200 {

@@ -33,7 +33,9 @@ type Report struct {
 	// SweepSeconds is how often the schedule asks for a sweep.
 	SweepSeconds int `json:"sweep_interval_seconds"`
 	// EBS is whether new EBS volumes are encrypted by default.
-	EBS        Setting    `json:"ebs_encryption_by_default"`
+	EBS Setting `json:"ebs_encryption_by_default"`
+	// Trails are the trails of CloudTrail that cover the Region.
+	Trails     Trails     `json:"trails"`
 	Exemptions []Forgiven `json:"exemptions"`
 	History    History    `json:"history"`
 	// Checks are what was checked, and Frameworks which controls ask for it.
@@ -47,6 +49,21 @@ type Setting struct {
 	On bool `json:"on"`
 }
 
+// Trails are trails of CloudTrail, if they could be read.
+type Trails struct {
+	keylist.Read
+	All []Trail `json:"all"`
+}
+
+// Trail is a trail of CloudTrail.
+type Trail struct {
+	Name string `json:"name"`
+	// ARN names the account and the Region that it is of.
+	ARN string `json:"arn"`
+	// Key is the KMS key that encrypts its log files, "" for none.
+	Key string `json:"kms_key,omitempty"`
+}
+
 // Input is what a report is made of.
 type Input struct {
 	Made               time.Time
@@ -56,6 +73,7 @@ type Input struct {
 	// SweepInterval is how often the schedule asks for a sweep; 0 is an hour.
 	SweepInterval time.Duration
 	EBS           Setting
+	Trails        Trails
 	Exemptions    judgement.Exemptions
 	History       History
 }
@@ -77,7 +95,7 @@ func Make(in Input) Report {
 	r := Report{
 		Schema: Schema, Made: in.Made.UTC(), By: in.By, Version: in.Version, Keys: in.Keys, RotationPeriodDays: in.RotationPeriodDays,
 		SweepSeconds: int(cmp.Or(in.SweepInterval, time.Hour) / time.Second),
-		Exemptions:   []Forgiven{}, History: in.History, EBS: in.EBS,
+		Exemptions:   []Forgiven{}, History: in.History, EBS: in.EBS, Trails: in.Trails,
 	}
 	for _, e := range in.Exemptions {
 		f := Forgiven{Covers: e.Covers(), Reason: e.Reason, Until: e.Until(), Holds: e.Holds(in.Made)}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/cmkeeper/cmkeeper/guard"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/keylist"
 	"github.com/cmkeeper/cmkeeper/keyreport"
@@ -146,7 +147,7 @@ func (b byHand) reportOf(ctx context.Context, o keylist.Options, share float64, 
 	}
 	return keyreport.Make(keyreport.Input{
 		Made: time.Now(), By: b.caller, Version: strings.TrimPrefix(versionString(), "cmkeeper "), Keys: l,
-		RotationPeriodDays: b.settings.RotationPeriodDays, SweepInterval: b.settings.SweepInterval, EBS: b.encryptedByDefault(ctx), Exemptions: o.Exemptions, History: history,
+		RotationPeriodDays: b.settings.RotationPeriodDays, SweepInterval: b.settings.SweepInterval, EBS: b.encryptedByDefault(ctx), Trails: b.readTrails(ctx), Exemptions: o.Exemptions, History: history,
 	}), ctx.Err()
 }
 
@@ -158,6 +159,19 @@ func (b byHand) encryptedByDefault(ctx context.Context) keyreport.Setting {
 		s.NotKnown = err.Error()
 	}
 	return s
+}
+
+// readTrails reads the trails of CloudTrail.
+func (b byHand) readTrails(ctx context.Context) keyreport.Trails {
+	t := keyreport.Trails{Read: keylist.Read{At: time.Now().UTC()}, All: []keyreport.Trail{}}
+	all, err := guard.Reader{Trails: b.trails}.ListTrails(ctx)
+	if err != nil {
+		t.NotKnown = err.Error()
+	}
+	for _, trail := range all {
+		t.All = append(t.All, keyreport.Trail{Name: trail.Name, ARN: trail.ARN, Key: trail.Key})
+	}
+	return t
 }
 
 // jobReader is an engine for reading jobs. Reading sends nothing, so its queue is none.

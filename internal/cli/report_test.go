@@ -21,6 +21,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/demo"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 	"github.com/cmkeeper/cmkeeper/keylist"
@@ -37,6 +38,9 @@ func TestReportCommand(t *testing.T) {
 	must(a.kms.ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: &dying}))(t)
 	must(a.kms.CreateKey(t.Context(), &kms.CreateKeyInput{Description: aws.String(hostile)}))(t)
 	a.newRotatingKey()
+	if err := awsclient.CloudTrail(a.box.Config(operator)).Call(t.Context(), "CreateTrail", map[string]string{"Name": "encrypted", "S3BucketName": "encrypted-trail", "KmsKeyId": dying}, nil); err != nil {
+		t.Fatal(err)
+	}
 	command := func(args ...string) string {
 		code, out, errs := a.command(append(args, "--quota-share", "1")...)
 		if code != exitOK || errs != "" {
@@ -63,6 +67,10 @@ func TestReportCommand(t *testing.T) {
 	}
 	if c := r.Check("KMS.3"); c.Status != keyreport.Fail || c.Failed != 1 || c.Passed != l.Totals.Customer-1 || c.Evidence[0].Resource != dying {
 		t.Errorf("KMS.3: %+v", c)
+	}
+	// The sandbox has a trail without a key.
+	if c := r.Check("CloudTrail.2"); c.Failed != 1 || c.Passed != 1 || !strings.HasSuffix(c.Evidence[0].Resource, ":trail/management") || !strings.HasSuffix(c.Evidence[1].What, dying) {
+		t.Errorf("CloudTrail.2: %+v", c)
 	}
 	file := filepath.Join(t.TempDir(), "report.html")
 	if out := command("report", "--out", file); out != "" {

@@ -303,7 +303,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		}
 	}
 	if c.reportsWeekly() {
-		by := byHand{account: account, caller: w.identity, region: cfg.Region, settings: c.Common, facts: facts, s3: bucket, ebs: awsclient.NewEC2(cfg)}
+		by := byHand{account: account, caller: w.identity, region: cfg.Region, settings: c.Common, facts: facts, s3: bucket, ebs: awsclient.NewEC2(cfg), trails: awsclient.CloudTrail(cfg)}
 		w.report = by.scheduleReports(c.SweepQuotaShare, alerts, engine, log)
 		deps.Swept = w.report.swept
 	}
