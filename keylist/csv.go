@@ -113,15 +113,36 @@ func (r Rotation) Words() string {
 	return "off"
 }
 
-// Words says when the key was used.
+// Words says when the key was used; by the record, and as of when, where that was not read.
 func (u LastUse) Words() string {
-	switch {
-	case !u.Known():
-		return notKnown(u.Read)
-	case u.Used != nil:
-		return u.Operation + " at " + u.Used.UTC().Format(time.RFC3339)
+	if !u.Known() {
+		words := notKnown(u.Read)
+		if u.Record == nil {
+			return words
+		}
+		recorded := useWords(*u.Record) + " (as of " + u.Record.At.UTC().Format(time.DateOnly) + ")"
+		if u.NotKnown == NotAsked || u.NotKnown == AWSManages {
+			return recorded
+		}
+		return words + "; recorded before: " + recorded
 	}
-	return "none since " + u.Since.Format(time.DateOnly)
+	return useWords(u.record())
+}
+
+func useWords(u UseRecord) string {
+	if u.Used.IsZero() {
+		return "none since " + u.Since.UTC().Format(time.DateOnly)
+	}
+	return u.Operation + " at " + u.Used.UTC().Format(time.RFC3339)
+}
+
+// record is what is recorded of a last use that is known.
+func (u LastUse) record() UseRecord {
+	r := UseRecord{At: u.At, Operation: u.Operation, Since: u.Since}
+	if u.Used != nil {
+		r.Used = u.Used.UTC()
+	}
+	return r
 }
 
 func day(t *time.Time) string {

@@ -151,6 +151,9 @@ type LastUse struct {
 	Operation string     `json:"operation,omitempty"`
 	// Since is when KMS began to record uses, or when the key was created if that was later.
 	Since time.Time `json:"since,omitzero"`
+	// Record is what was read before, where nothing is known now; nil for nothing. It is
+	// shown with its date, and decides nothing.
+	Record *UseRecord `json:"last_record,omitempty"`
 }
 
 // UnusedFor reports whether the key is known not to have been used for d before t.

@@ -609,6 +609,65 @@ func TestOrderAndFilters(t *testing.T) {
 	})
 }
 
+// A last use that was read is recorded, and shown with its date where it is not read. It
+// decides nothing: what is asked for by last use is read.
+func TestRecordedLastUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		key := w.key(kms.CreateKeyInput{})
+		use := func() { do(w, w.kms.Encrypt, kms.EncryptInput{KeyId: &key, Plaintext: []byte("x")}) }
+		time.Sleep(24 * time.Hour)
+		use()
+		used := time.Now().UTC()
+		time.Sleep(24 * time.Hour)
+		record := map[string]keylist.UseRecord{}
+		o := w.options("ada")
+		o.Record = func(key string, u keylist.UseRecord) { record[key] = u }
+		o.Recorded = func(context.Context) (map[string]keylist.UseRecord, error) { return record, nil }
+		of := func(change func(*keylist.Options)) keylist.LastUse {
+			t.Helper()
+			o := o
+			change(&o)
+			l := w.list(o)
+			if len(l.Keys) != 1 {
+				t.Fatalf("%d keys: %q", len(l.Keys), l.NotKnown)
+			}
+			return l.Keys[0].LastUse
+		}
+		asked, read := func(o *keylist.Options) { o.Names, o.LastUse = []string{key}, true }, time.Now().UTC()
+		if u := of(func(*keylist.Options) {}); u.Record != nil || u.Words() != keylist.NotAsked || len(record) != 0 {
+			t.Errorf("before any record: %q, %v", u.Words(), record)
+		}
+		if u := of(asked); u.Record != nil || !u.Known() || !u.Used.Equal(used) {
+			t.Errorf("read: %+v", u)
+		}
+		want := keylist.UseRecord{At: read, Used: used, Operation: "Encrypt", Since: record[key].Since}
+		if d := cmp.Diff(map[string]keylist.UseRecord{key: want}, record); d != "" {
+			t.Errorf("recorded (-want +got):\n%s", d)
+		}
+		time.Sleep(100 * 24 * time.Hour)
+		use()
+		u := of(func(*keylist.Options) {})
+		if words := "Encrypt at " + used.Format(time.RFC3339) + " (as of " + read.Format(time.DateOnly) + ")"; u.Known() || u.Words() != words || u.UnusedFor(time.Hour, time.Now()) {
+			t.Errorf("later: %q, want %q", u.Words(), words)
+		}
+		// By the record it has not been used for 90 days.
+		unused := o
+		unused.Unused = 90 * 24 * time.Hour
+		if l := w.list(unused); len(l.Keys) != 0 || !record[key].Used.Equal(time.Now()) {
+			t.Errorf("unused: %d keys, recorded %+v", len(l.Keys), record[key])
+		}
+		w.aws.SetIdentityPolicy("ada", func(action, _ string) bool { return action != "kms:GetKeyLastUsage" })
+		if u := of(asked); u.Known() || !strings.HasPrefix(u.Words(), "not known: ") || !strings.Contains(u.Words(), "; recorded before: Encrypt at ") {
+			t.Errorf("denied: %q", u.Words())
+		}
+		o.Recorded = func(context.Context) (map[string]keylist.UseRecord, error) { return nil, errors.New("no state") }
+		if l := w.list(o); !slices.Equal(l.NotKnown, []string{"last uses that were recorded: no state"}) {
+			t.Errorf("the record is not readable: %q", l.NotKnown)
+		}
+	})
+}
+
 // TestExemptionsAndApprovals: what is forgiven is said, and stays a danger.
 func TestExemptionsAndApprovals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -40,6 +40,12 @@ type Options struct {
 	// Tags for its tags.
 	LastUse, Tags bool
 
+	// Recorded returns what was recorded of keys' last uses, by ARN; nil: nothing was. It is
+	// shown of keys whose last use is not read now.
+	Recorded func(context.Context) (map[string]UseRecord, error)
+	// Record, if not nil, is called for each key whose last use was read, one at a time.
+	Record func(keyARN string, u UseRecord)
+
 	// Seen, if not nil, is called after each key with how many were read.
 	Seen func(keys int)
 	// Most, if above 0, is how many keys there may be: New returns ErrTooMany for more.
@@ -80,6 +86,11 @@ func New(ctx context.Context, o Options) (List, error) {
 	if r.bucketsUnread != "" {
 		l.NotKnown = append(l.NotKnown, "buckets: "+r.bucketsUnread)
 	}
+	if o.Recorded != nil {
+		if r.recorded, err = o.Recorded(ctx); err != nil {
+			l.NotKnown = append(l.NotKnown, "last uses that were recorded: "+err.Error())
+		}
+	}
 	l.Keys, l.Buckets = make([]Key, 0, len(arns)), r.all
 	var mu sync.Mutex
 	unsure, seen := map[string][]string{}, 0
@@ -99,6 +110,9 @@ func New(ctx context.Context, o Options) (List, error) {
 			defer mu.Unlock()
 			if seen++; o.Seen != nil {
 				o.Seen(seen)
+			}
+			if o.Record != nil && k.LastUse.Known() {
+				o.Record(arn, k.LastUse.record())
 			}
 			switch {
 			case kept:
@@ -146,6 +160,7 @@ type reader struct {
 	all           []Bucket
 	bucketsAt     time.Time
 	bucketsUnread string
+	recorded      map[string]UseRecord // by key
 }
 
 // account reads what is known of all keys, and returns the ARNs of those to be read.
@@ -258,7 +273,7 @@ func (r *reader) key(ctx context.Context, arn string) (k Key, there bool) {
 	if r.LastUse && r.keepsBeforeUse(k) { // the slowest request, so only where it counts
 		p.Usage = ask(ctx, r.Facts.LastUsage, arn)
 	}
-	k.LastUse = lastUse(p.Usage)
+	k.LastUse = r.lastUse(p.Usage, arn)
 	return k, true
 }
 
@@ -285,7 +300,7 @@ func (r *reader) managedByAWS(ctx context.Context, k *Key) {
 	k.Policy.Read, k.Grants.Read, k.LastUse.Read, k.Tags.Read = none, none, none, none
 	k.Judged = true
 	if len(r.Names) > 0 && r.LastUse {
-		k.LastUse = lastUse(ask(ctx, r.Facts.LastUsage, k.ARN))
+		k.LastUse = r.lastUse(ask(ctx, r.Facts.LastUsage, k.ARN), k.ARN)
 	}
 }
 
@@ -349,9 +364,12 @@ func (r *reader) grants(p posture.Key) Grants {
 	return out
 }
 
-func lastUse(f posture.Fact[inventory.Usage]) LastUse {
+func (r *reader) lastUse(f posture.Fact[inventory.Usage], keyARN string) LastUse {
 	out := LastUse{Read: readOf(f)}
 	if !f.Known() {
+		if u, ok := r.recorded[keyARN]; ok {
+			out.Record = &u
+		}
 		return out
 	}
 	u := f.Value

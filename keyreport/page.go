@@ -262,12 +262,16 @@ func (r Report) allKeys() node {
 		if k.Described.Known() {
 			created = day(k.Created)
 		}
+		used := "?"
+		if k.LastUse.Known() || k.LastUse.Record != nil {
+			used = k.LastUse.Words()
+		}
 		rows = append(rows, []node{
-			short(worst), r.keyCell(k.ARN, aliasOf(k)), cell(k.Description), short(orUnknown(k.State)), cell(r.rotationText(k)), short(policy), short(grants), short(buckets), short(created),
+			short(worst), r.keyCell(k.ARN, aliasOf(k)), cell(k.Description), short(orUnknown(k.State)), cell(r.rotationText(k)), short(policy), short(grants), short(buckets), short(created), cell(used),
 		})
 	}
 	return part("keys", "All keys", class("p", "small", text("- is nothing found, ? is not known. cmkeeper keys --json has everything that was read, with times and reasons.")),
-		table("There are no keys.", []string{"worst", "key", "description", "state", "rotation", "policy", "grants", "buckets", "created"}, rows))
+		table("There are no keys.", []string{"worst", "key", "description", "state", "rotation", "policy", "grants", "buckets", "created", "last use"}, rows))
 }
 
 func orUnknown(s string) string {

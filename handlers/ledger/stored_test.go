@@ -19,6 +19,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/keylist"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
@@ -66,6 +67,7 @@ func TestStoredBytes(t *testing.T) {
 		"ticks":        func() state.Document { return new(Ticks) },
 		"blind":        func() state.Document { return new(Blind) },
 		"role":         func() state.Document { return new(Role) }, "canary": func() state.Document { return new(Canary) },
+		"last-uses": func() state.Document { return new(keylist.LastUses) },
 	} {
 		full, hollow := empty(), empty()
 		fill(t, reflect.ValueOf(full).Elem(), kind, new(int))

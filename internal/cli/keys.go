@@ -12,17 +12,19 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/keylist"
 	"github.com/cmkeeper/cmkeeper/posture"
 	"github.com/cmkeeper/cmkeeper/retire"
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
-const keysAbout = `Lists every key of the account and Region with what is known of it, the most dangerous first: aliases, state, rotation, what is found in the policy, grants to other accounts, buckets that encrypt with it by default, exemptions. It changes nothing.
+const keysAbout = `Lists every key of the account and Region with what is known of it, the most dangerous first: aliases, state, rotation, what is found in the policy, grants to other accounts, buckets that encrypt with it by default, exemptions. It changes no key.
 
 Give it the fleet's variables: keys are judged by CMKEEPER_TRUSTED_ACCOUNTS, ROTATION_PERIOD_DAYS and the like, and STATE_BUCKET is asked whether a deletion was approved. What cannot be read is shown as not known, with the reason.
 
-When a key was last used is asked only for keys that are named, and with --unused: KMS answers that 5 times a second.`
+When a key was last used is asked only for keys that are named, and with --unused: KMS answers that 5 times a second. It is recorded in the STATE_BUCKET, and the other lists show it with its date.`
 
 // keysFlags are the flags of keys.
 type keysFlags struct {
@@ -138,9 +140,30 @@ func listKeys(ctx context.Context, p *process, o keylist.Options, share float64)
 		return keylist.List{}, err
 	}
 	show, finish := counting(p.stderr)
-	defer finish()
 	o.Seen = func(keys int) { show("keys", int64(keys)) }
-	return keylist.New(ctx, o)
+	used := map[string]keylist.UseRecord{}
+	o.Record = func(key string, u keylist.UseRecord) { used[key] = u }
+	l, err := keylist.New(ctx, o)
+	finish()
+	hand.recordUses(ctx, used) // also where the rest was not read: it takes hours
+	return l, err
+}
+
+// recordUses records the last uses that were read, for lists that do not read them. Where
+// that fails it says so, and the list is none the worse.
+func (b byHand) recordUses(ctx context.Context, used map[string]keylist.UseRecord) {
+	if b.settings.StateBucket == "" || len(used) == 0 {
+		return
+	}
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	err := state.Update(bounded, b.store(b.settings.StateBucket), keylist.LastUsesName, func(doc *keylist.LastUses, _ bool) error {
+		doc.Note(used)
+		return nil
+	})
+	if err != nil {
+		fmt.Fprintf(b.stderr, "The last uses were not recorded: %s\n", alert.Escape(err.Error()))
+	}
 }
 
 // judgedBy completes options with what keys are read with and judged by.
@@ -155,6 +178,13 @@ func (b byHand) judgedBy(o *keylist.Options, share float64) (err error) {
 		o.Approved = func(ctx context.Context, k inventory.Key) (bool, error) {
 			a, ok, err := retire.ReadApproval(ctx, store, k.ARN)
 			return ok && a.Covers(k.DeletionDate), err
+		}
+		o.Recorded = func(ctx context.Context) (map[string]keylist.UseRecord, error) {
+			var doc keylist.LastUses
+			if _, err := store.Get(ctx, keylist.LastUsesName, &doc); err != nil && !errors.Is(err, state.ErrNotFound) {
+				return nil, err
+			}
+			return doc.Keys, nil
 		}
 	}
 	return nil

@@ -28,7 +28,7 @@ type keyColumn struct {
 // minKeyWidth is how short the column with the key's name may get: an id is whole.
 const minKeyWidth = 36
 
-func keyColumns(o keylist.Options) []keyColumn {
+func keyColumns(o keylist.Options, keys []keylist.Key) []keyColumn {
 	columns := []keyColumn{
 		{"WORST", 0, worstText},
 		{"KEY", 0, nameOfKey},
@@ -40,8 +40,11 @@ func keyColumns(o keylist.Options) []keyColumn {
 		{"KIND", 6, kindText},
 		{"AGE", 7, ageCell},
 	}
-	if o.Unused > 0 {
+	switch {
+	case o.Unused > 0:
 		columns = slices.Insert(columns, 3, keyColumn{"LAST USE", 1, useCell})
+	case slices.ContainsFunc(keys, func(k keylist.Key) bool { return k.LastUse.Record != nil }):
+		columns = append(columns, keyColumn{"LAST USE", 8, useCell})
 	}
 	return columns
 }
@@ -49,7 +52,7 @@ func keyColumns(o keylist.Options) []keyColumn {
 // printKeys writes the list for people, in lines of so many characters.
 func printKeys(w io.Writer, l keylist.List, width int, o keylist.Options) error {
 	var b bytes.Buffer
-	columns := keyColumns(o)
+	columns := keyColumns(o, l.Keys)
 	var rows [][]string
 	for _, k := range l.Keys {
 		row := make([]string, 0, len(columns))
@@ -283,11 +286,18 @@ func ageCell(k keylist.Key) string {
 }
 
 func useCell(k keylist.Key) string {
+	u := k.LastUse
 	switch {
-	case !k.LastUse.Known():
+	case !u.Known() && u.Record == nil:
 		return "?"
-	case k.LastUse.Used != nil:
-		return k.LastUse.Used.UTC().Format(time.DateOnly)
+	case !u.Known():
+		used := "none"
+		if !u.Record.Used.IsZero() {
+			used = u.Record.Used.UTC().Format(time.DateOnly)
+		}
+		return used + " as of " + u.Record.At.UTC().Format(time.DateOnly)
+	case u.Used != nil:
+		return u.Used.UTC().Format(time.DateOnly)
 	}
 	return "none"
 }

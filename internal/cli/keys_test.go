@@ -74,6 +74,24 @@ func TestKeysCommand(t *testing.T) {
 		}
 	}
 
+	// The last uses that were read are recorded, and other lists show them with their date.
+	var listed keylist.List
+	if err := json.Unmarshal([]byte(keys("--json")), &listed); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range listed.Keys {
+		if named := k.ARN == dying || k.ARN == odd; named != (k.LastUse.Record != nil) || k.LastUse.Known() {
+			t.Errorf("last use of %s: %+v", k.ARN, k.LastUse)
+		}
+	}
+	var wide strings.Builder
+	if err := printKeys(&wide, listed, 200, keylist.Options{}); err != nil || !strings.Contains(wide.String(), "LAST USE") || strings.Count(wide.String(), "none as of 20") != 2 {
+		t.Errorf("%v, of last uses:\n%s", err, wide.String())
+	}
+	a.deny(administrator, "s3:PutObject")
+	if code, out, errs := a.command("keys", odd); code != exitOK || !strings.HasPrefix(errs, "The last uses were not recorded: ") || !strings.Contains(out, "none since ") {
+		t.Errorf("exit code %d, %q: %q", code, errs, out)
+	}
 	a.deny(administrator, "kms:ListGrants", "s3:GetEncryptionConfiguration")
 	if text := keys("--bad"); !strings.Contains(text, "Not known: grants of ") || !strings.Contains(text, "Not known: buckets: ") || !strings.Contains(text, odd[len(odd)-36:]) {
 		t.Errorf("without permission for grants and buckets:\n%s", text)
