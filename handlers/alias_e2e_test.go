@@ -3,6 +3,7 @@ package handlers_test
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -493,4 +494,100 @@ func TestAliasEventOlderThanAnyQueueHolds(t *testing.T) {
 			t.Errorf("history %+v", doc.History)
 		}
 	})
+}
+
+// TestLostDeletionOfAnAlias: a listed alias that no bucket names is missed by two sweeps, and
+// told once, whatever comes between them.
+func TestLostDeletionOfAnAlias(t *testing.T) {
+	const name = "alias/app-orders"
+	gone := func(all []alert.Alert) (told []alert.Alert) {
+		for _, a := range all {
+			if a.Kind == alert.KindAlias {
+				told = append(told, a)
+			}
+		}
+		return told
+	}
+	for title, tt := range map[string]struct {
+		alias string
+		// between is what happens after the first sweep that misses it.
+		between func(w *world, key, event string)
+		broken  bool // the topic, when it is to be told first
+		told    int
+		late    bool // and its event tells who did it afterwards
+	}{
+		"lost": {told: 1},
+		"late": {told: 1, late: true},
+		"the event comes": {between: func(w *world, _, event string) {
+			if err := w.handle(event); err != nil {
+				w.t.Fatal(err)
+			}
+			w.one()
+		}},
+		"it is there again":        {between: func(w *world, key, _ string) { w.createAlias(name, key) }},
+		"its key is deleted":       {between: func(w *world, key, _ string) { w.scheduleDeletionIn(key, 7); time.Sleep(8 * 24 * time.Hour) }},
+		"not listed by its name":   {alias: "alias/other"},
+		"the alert cannot be sent": {broken: true, told: 1},
+	} {
+		t.Run(title, func(t *testing.T) {
+			c := enforceAll()
+			c.ReencryptAliases = []string{"*", "alias/a*-orders"}
+			inWorld(t, c, func(w *world) {
+				alias := name
+				if tt.alias != "" {
+					alias = tt.alias
+				}
+				key := w.knownKey(alias)
+				w.react()
+				w.sweep()
+				w.told.take()
+				w.deleteAlias(alias)
+				event := w.event("DeleteAlias")
+				w.sweep()
+				w.none()
+				if tt.between != nil {
+					tt.between(w, key, event)
+				}
+				var told []alert.Alert
+				for i := range 4 {
+					time.Sleep(6 * time.Minute)
+					w.told.broken = tt.broken && i < 2
+					if err := w.router.Sweep(w.ctx); (err != nil) != (tt.broken && i == 1) {
+						t.Fatalf("sweep %d: %v", i, err)
+					}
+					w.events()
+					told = append(told, gone(w.told.take())...)
+				}
+				if len(told) != tt.told {
+					t.Fatalf("%d alerts, want %d:\n%s", len(told), tt.told, texts(told))
+				}
+				for _, a := range told {
+					if a.Severity != finding.Medium || a.Title != "Alias "+name+" was deleted" || a.Actor != nil || !strings.Contains(a.Summary, "no event reported the change") || a.Key.ARN != key {
+						t.Errorf("alert:\n%s", a.Text())
+					}
+				}
+				if tt.late {
+					if err := w.handle(event); err != nil {
+						t.Fatal(err)
+					}
+					if a := w.one(); a.Actor == nil || a.Title != told[0].Title {
+						t.Errorf("alert:\n%s", a.Text())
+					}
+					w.sweep()
+					w.none()
+				}
+				if tt.told == 0 {
+					return
+				}
+				// Created again for another key, it is a move, as after its event.
+				next := w.newKey(kms.CreateKeyInput{})
+				w.createAlias(name, next)
+				w.react()
+				var doc ledger.Alias
+				if must(w.store().Get(w.ctx, ledger.AliasName(name), &doc)); !slices.Equal(slices.Compact(doc.Keys()), []string{key, next}) || doc.Candidate != nil {
+					t.Errorf("known: %+v", doc)
+				}
+			})
+		})
+	}
 }

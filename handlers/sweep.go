@@ -13,6 +13,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/handlers/sweep"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -83,6 +84,7 @@ func (s look) end(ctx context.Context) error {
 	return errors.Join(
 		s.account(ctx),
 		s.meet(ctx),
+		s.goneAliases(ctx),
 		s.resumeMoves(ctx),
 		s.Skip(s.checks.SendCanary(ctx, s.Sweep)),
 		s.Skip(s.checks.Check(ctx, s.Sweep)),
@@ -116,6 +118,63 @@ func (s look) tellUnreadable(ctx context.Context, found []string) error {
 // sweepAlias sweeps one alias.
 func sweepAlias(ctx context.Context, s sweep.Sweep, c *reaction.Case, live inventory.Alias) error {
 	return s.React(ctx, c, reaction.Reaction{Name: "alias " + live.Name, Decide: sweptAlias(live)})
+}
+
+// goneAliases sweeps the aliases that CMKEEPER_REENCRYPT_ALIASES lists, that are known, and
+// that are not there any more. Others are told where buckets name them.
+func (s look) goneAliases(ctx context.Context) error {
+	if s.Config.Reencrypt == reaction.Off {
+		return nil
+	}
+	var known []string
+	for _, pattern := range s.Config.ReencryptAliases {
+		if pattern == "*" {
+			continue
+		}
+		literal, _, _ := strings.Cut(pattern, "*")
+		for o, err := range s.State.List(ctx, strings.TrimSuffix(ledger.AliasName(literal), ".json")) {
+			if err != nil {
+				return fmt.Errorf("list the aliases that are known: %w", err)
+			}
+			known = append(known, o.Key)
+		}
+	}
+	if len(known) == 0 {
+		return nil
+	}
+	live, err := s.Whole.Aliases(ctx)
+	if err != nil {
+		return err
+	}
+	there := map[string]bool{}
+	for _, a := range live {
+		there[ledger.AliasName(a.Name)] = true
+	}
+	slices.Sort(known)
+	gone := slices.DeleteFunc(slices.Compact(known), func(document string) bool { return there[document] })
+	return sweep.Each(ctx, s.Sweep, gone, s.goneAlias)
+}
+
+// goneAlias sweeps an alias that is not there any more, by the name of its document.
+func (s look) goneAlias(ctx context.Context, document string) error {
+	var known ledger.Alias
+	if _, err := s.State.Get(ctx, document, &known); err != nil {
+		if errors.Is(err, state.ErrNotFound) {
+			err = nil
+		}
+		return err
+	}
+	name := arn.Parse(known.ARN).Resource
+	newest, ok := known.Newest()
+	if !ok || newest.Deleted && known.Candidate == nil || ledger.AliasName(name) != document || !listedByName(s.Config, name) {
+		return nil
+	}
+	e := s.SweepEvent("sweep/"+name, s.Start)
+	e.Alias, e.KeyARN = name, newest.KeyARN
+	c := s.Whole.Part(e)
+	err := s.React(ctx, c, reaction.Reaction{Name: "alias " + name, Decide: sweptGone})
+	s.Count(c)
+	return err
 }
 
 // key sweeps one key: it goes the way that an event goes, with the reactions that need

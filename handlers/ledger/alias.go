@@ -47,7 +47,8 @@ type Target struct {
 // sameAs reports whether two targets are one, at whatever times.
 func (t Target) sameAs(o Target) bool { return t.KeyARN == o.KeyARN && t.Deleted == o.Deleted }
 
-// Candidate is a target that one sweep has seen, at SeenAt.
+// Candidate is a target that one sweep has seen, at SeenAt. No key: the alias was not there,
+// and that is not told.
 type Candidate struct {
 	KeyARN string    `json:"key_arn"`
 	SeenAt time.Time `json:"seen_at"`
@@ -281,6 +282,37 @@ func (a *Alias) Reconcile(arn, keyARN string, updated, at time.Time) Reconciled 
 	a.Candidate = nil
 	a.Learn(Target{KeyARN: keyARN, Since: since, Known: true})
 	return ReconciledAccepted
+}
+
+// Missing compares what is known with a reading of ListAliases at a time, which does not have
+// the alias, and which no event announced. It reports whether two such readings agree, and
+// nobody was told.
+func (a *Alias) Missing(at time.Time) bool {
+	to, known := a.Newest()
+	c := a.Candidate
+	missed := c != nil && c.KeyARN == ""
+	switch {
+	case !known:
+		return false
+	case to.Deleted:
+		return missed && a.GoneTold == ""
+	case !missed:
+		a.Candidate = &Candidate{SeenAt: at}
+		return false
+	case at.Sub(c.SeenAt) < reconcileAfter:
+		return false
+	}
+	a.GoneTold = "" // it may be of an earlier deletion
+	a.Learn(Target{KeyARN: to.KeyARN, Since: at, Deleted: true, Known: true})
+	return true
+}
+
+// TellGone notes that the alert with the ID has told that the alias was deleted.
+func (a *Alias) TellGone(id string) {
+	a.GoneTold = id
+	if a.Candidate != nil && a.Candidate.KeyARN == "" {
+		a.Candidate = nil
+	}
 }
 
 // Waits reports whether a move of the alias is not dealt with, or not certain.
