@@ -170,7 +170,7 @@ func (b *bucketCase) judge(ctx context.Context) (*reaction.Decision, error) {
 	}
 	b.former = doc
 	key := defaultKey(b.Bucket)
-	b.in = defaultInput{key: key, former: doc.Key, known: doc.Seen, foreign: b.Posture.IsForeign(key)}
+	b.in = defaultInput{key: key, former: doc.Key, known: doc.Seen, foreign: b.Config.Posture.IsForeign(key)}
 	if err := b.require(ctx); err != nil {
 		return nil, err
 	}
@@ -325,7 +325,7 @@ func (b *bucketCase) defaultAlert(severity finding.Severity) alert.Alert {
 		a.Facts = append(a.Facts, alert.Fact{Name: "keys of the aliases in the bucket's tag", Values: in.required})
 	}
 	key := cmp.Or(append(slices.Clone(in.required), in.former)...)
-	if b.Posture.IsForeign(key) { // no better than the one that it has
+	if b.Config.Posture.IsForeign(key) { // no better than the one that it has
 		key = ""
 	}
 	a.Next = append(a.Next, command.Line("aws s3api put-bucket-encryption --bucket %s --region %s --server-side-encryption-configuration %s", command.Bucket(b.Name), b.InRegion(),

@@ -94,7 +94,7 @@ func policyExposures(c *reaction.Case, document string) []exposure {
 // grantExposure is that of a grant to a principal of an account that is not trusted,
 // for more than reading the key's settings.
 func grantExposure(c *reaction.Case, g inventory.Grant) (exposure, bool) {
-	found := c.Posture.JudgeGrant(g, false)
+	found := c.Config.Posture.JudgeGrant(g, false)
 	i := slices.IndexFunc(found, func(f finding.Finding) bool { return f.ID == finding.GrantToForeignAccount })
 	uses := slices.ContainsFunc(g.Operations, func(o string) bool {
 		return o != "DescribeKey" && o != "GetPublicKey" && o != "RetireGrant"

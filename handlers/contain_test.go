@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 func TestDecideContain(t *testing.T) {
@@ -164,7 +165,7 @@ func TestOpened(t *testing.T) {
 func caseOf(t *testing.T, e events.Event, trusted ...string) *reaction.Case {
 	t.Helper()
 	env, err := reaction.NewEnv(reaction.Deps{}, reaction.Config{
-		Identity: reaction.Identity{Account: "444455556666", Name: "cmkeeper", Role: true}, Region: "eu-central-1", TrustedAccounts: trusted,
+		Identity: reaction.Identity{Account: "444455556666", Name: "cmkeeper", Role: true}, Region: "eu-central-1", Posture: posture.Rules{TrustedAccounts: trusted},
 	})
 	if err != nil {
 		t.Fatal(err)

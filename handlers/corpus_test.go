@@ -224,7 +224,7 @@ func (l labelled) judge(t *testing.T) (told []string) {
 		t.Fatalf("%s: %q is no world", l.Name, l.Given)
 	}
 	c := playConfig(reaction.Enforce, play{})
-	c.FailedUse, c.WatchedTags, c.TrustedAccounts = true, []string{"class"}, []string{"111122223333"}
+	c.FailedUse, c.WatchedTags, c.Posture.TrustedAccounts = true, []string{"class"}, []string{"111122223333"}
 	inWorld(t, c, func(w *world) {
 		key := given(w)
 		w.events() // this one is all that arrives

@@ -19,7 +19,7 @@ import (
 func TestManyEndings(t *testing.T) {
 	const keys = 420
 	c := observing()
-	c.RotationRequired = false
+	c.Posture.RotationRequired = false
 	inStormOf(t, c, func(s *storm) {
 		ctx, stop := context.WithCancel(s.ctx)
 		for range 3 {

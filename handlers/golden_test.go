@@ -469,7 +469,7 @@ var scenes = map[string]scene{
 		w.disableRotation(key)
 		w.react()
 		w.sweep()
-		c.Rotation, c.RotationRequired = reaction.Enforce, true
+		c.Rotation, c.Posture.RotationRequired = reaction.Enforce, true
 		w.router = w.newRouter(c)
 		w.sweep()
 		w.react()

@@ -50,7 +50,7 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		a.Severity, a.Findings, a.Dangers = findings[0].Severity, findings, []string{posture.Grant(g.ID)}
 		to := reaction.OrUnknown(g.Grantee + g.GranteeService)
 		who := to
-		if c.Posture.IsForeign(to) {
+		if c.Config.Posture.IsForeign(to) {
 			who = grantee(to)
 		}
 		a.Title = fmt.Sprintf("Grant on %s lets %s %s", reaction.ShortName(a.Key), who, findings[0].Access)
@@ -74,9 +74,9 @@ func grant(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 // only a message says so far.
 func judgeGrant(ctx context.Context, c *reaction.Case, g inventory.Grant) (findings []finding.Finding, wait bool) {
 	service := byService(c.Event)
-	findings = c.Posture.JudgeGrant(g, service)
+	findings = c.Config.Posture.JudgeGrant(g, service)
 	if service && c.Event.Claimed && len(findings) == 0 {
-		findings = c.Posture.JudgeGrant(g, false)
+		findings = c.Config.Posture.JudgeGrant(g, false)
 		wait = len(findings) > 0 && c.Await(ctx, "that an AWS service made the grant")
 	}
 	return findings, wait

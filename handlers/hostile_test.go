@@ -26,7 +26,7 @@ func TestHostileRecords(t *testing.T) {
 	pasted, reasons := map[string]bool{}, 0
 	for _, l := range corpus {
 		c := playConfig(reaction.Observe, play{})
-		c.FailedUse, c.WatchedTags, c.TrustedAccounts = true, []string{"class"}, []string{"111122223333"}
+		c.FailedUse, c.WatchedTags, c.Posture.TrustedAccounts = true, []string{"class"}, []string{"111122223333"}
 		inWorld(t, c, func(w *world) {
 			key := givens[l.Given](w)
 			w.events()

@@ -118,7 +118,7 @@ func TestSandboxIsQuieter(t *testing.T) {
 
 func TestActorAndHours(t *testing.T) {
 	c := enforceAll()
-	c.RotationRequired = true
+	c.Posture.RotationRequired = true
 	hours, err := judgement.ParseHours("Sun 00:00-01:00 UTC") // the bubble begins on a Saturday
 	if err != nil {
 		t.Fatal(err)

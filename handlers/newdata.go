@@ -50,10 +50,10 @@ func newData(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	again := "Create it again with encryption before there is data in it."
 	switch d := c.Event.Detail.(type) {
 	case events.Volume:
-		what, in = "volume "+reaction.OrUnknown(d.ID), newDataInput{encrypted: d.Encrypted, foreign: c.Posture.IsForeign(d.Key)}
+		what, in = "volume "+reaction.OrUnknown(d.ID), newDataInput{encrypted: d.Encrypted, foreign: c.Config.Posture.IsForeign(d.Key)}
 	case events.Database:
 		cluster := c.Event.Name == "CreateDBCluster"
-		in = newDataInput{encrypted: d.Encrypted, foreign: c.Posture.IsForeign(d.Key), ofCluster: !cluster && d.Cluster != ""}
+		in = newDataInput{encrypted: d.Encrypted, foreign: c.Config.Posture.IsForeign(d.Key), ofCluster: !cluster && d.Cluster != ""}
 		what = "database " + reaction.OrUnknown(d.Name)
 		if cluster {
 			what = "database cluster " + reaction.OrUnknown(d.Cluster)

@@ -65,7 +65,7 @@ var plays = map[string]play{
 		return key
 	}},
 	"CreateKey/rotation": {severity: finding.Medium, live: rotatesEvery(365),
-		change: func(c *reaction.Config) { c.RotationRequired = true },
+		change: func(c *reaction.Config) { c.Posture.RotationRequired = true },
 		do:     func(w *world) string { return w.newKey(kms.CreateKeyInput{}) }},
 	"CreateKey/policy": {severity: finding.Critical, do: func(w *world) string {
 		return w.newKey(kms.CreateKeyInput{Policy: aws.String(takeover)})

@@ -109,7 +109,7 @@ func TestPolicyThatIsWidened(t *testing.T) {
 // TestPolicyTrustsOrganizations: a condition on a trusted organization is no finding.
 func TestPolicyTrustsOrganizations(t *testing.T) {
 	c := enforceAll()
-	c.TrustedOrgs = []string{"o-a1b2c3d4e5"}
+	c.Posture.TrustedOrgs = []string{"o-a1b2c3d4e5"}
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		members := strings.Replace(public, `"Resource":"*"}]}`, `"Resource":"*","Condition":{"StringEquals":{"aws:PrincipalOrgID":"o-a1b2c3d4e5"}}}]}`, 1)
@@ -129,7 +129,7 @@ func TestPolicyTrustsOrganizations(t *testing.T) {
 
 func TestPolicyTrustsTheAccountsThatItIsTold(t *testing.T) {
 	c := enforceAll()
-	c.TrustedAccounts = []string{"777788889999"}
+	c.Posture.TrustedAccounts = []string{"777788889999"}
 	inWorld(t, c, func(w *world) {
 		key := w.knownKey("alias/orders")
 		w.putPolicy(key, partner)

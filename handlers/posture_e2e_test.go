@@ -27,7 +27,7 @@ import (
 func observing() reaction.Config {
 	c := enforceAll()
 	c.Rotation, c.Deletion, c.Policy, c.Reencrypt = reaction.Observe, reaction.Observe, reaction.Observe, reaction.Observe
-	c.RotationRequired = true
+	c.Posture.RotationRequired = true
 	return c
 }
 
@@ -308,7 +308,7 @@ func TestMeetingIsFinished(t *testing.T) {
 func TestPostureIsJudged(t *testing.T) {
 	config := func(t *testing.T, until string) reaction.Config {
 		c := observing()
-		c.RotationRequired = false
+		c.Posture.RotationRequired = false
 		c.Exemptions = must(judgement.ParseExemptions("policy of alias/legacy-* until "+until+": the vendor", handlers.Exemptible()))
 		c.Rules.Sandbox = selector(t, "alias/dev-*")
 		c.Rules.Sensitive = selector(t, "alias/prod-*")

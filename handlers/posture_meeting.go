@@ -213,7 +213,7 @@ func (m *meeting) step(f standingOf, o ledger.Open) string {
 	case posture.DangerDisabled:
 		return c.KMSCommand("enable-key")
 	case posture.DangerRotation:
-		return c.KMSCommand("enable-key-rotation --rotation-period-in-days %s", command.Number(m.Config.RotationPeriodDays))
+		return c.KMSCommand("enable-key-rotation --rotation-period-in-days %s", command.Number(m.Config.Posture.RotationPeriodDays))
 	case posture.DangerMaterial, posture.DangerExpiry:
 		return "Import the same key material again from your own copy; AWS has none."
 	case posture.DangerUnavailable:

@@ -165,7 +165,7 @@ func rotation(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 	r := &rotationCase{Case: c, harm: c.Event.Name == opDisableRotation}
 	if d, ok := c.Event.Detail.(events.EnableKeyRotation); ok {
 		r.set = cmp.Or(d.RotationPeriodInDays, kmsPeriodDays)
-		r.lengthens = r.set > c.Config.RotationPeriodDays
+		r.lengthens = r.set > c.Config.Posture.RotationPeriodDays
 	}
 	if err := r.decide(ctx); err != nil {
 		return r.unread(ctx, err)
@@ -237,7 +237,7 @@ func (r *rotationCase) decide(ctx context.Context) (err error) {
 		mine:   doc.RepairOf(ledger.ReactionRotation, r.Event.ID) != nil,
 		since:  len(doc.RepairsSince(ledger.ReactionRotation, r.Event.ID, r.Event.Time)) > 0,
 		around: len(r.repairsAround(doc)) > 0,
-		at:     r.Event.Time, now: r.At, period: r.Config.RotationPeriodDays, required: r.Config.RotationRequired,
+		at:     r.Event.Time, now: r.At, period: r.Config.Posture.RotationPeriodDays, required: r.Config.Posture.RotationRequired,
 		claimed: r.Event.Claimed, exempt: r.exemption.Holds, breaker: r.breaker,
 	})
 	r.repair = ledger.Repair{
@@ -301,7 +301,7 @@ func (r *rotationCase) unread(ctx context.Context, err error) (*reaction.Decisio
 			a.Summary = fmt.Sprintf("%s called DisableKeyRotation. Whether rotation is off now could not be checked.", r.Who())
 			a.Risk = rotationRisk
 			a.Key = &alert.Key{ARN: r.Event.KeyARN}
-			a.Next = []string{r.KMSCommand("get-key-rotation-status"), r.enableCommand(r.Config.RotationPeriodDays)}
+			a.Next = []string{r.KMSCommand("get-key-rotation-status"), r.enableCommand(r.Config.Posture.RotationPeriodDays)}
 			return r.Failed(a, r.Config.Rotation, "read the key", err)
 		},
 	}, nil
@@ -350,7 +350,7 @@ func (r *rotationCase) tellHeld(a *alert.Alert) {
 		a.ID += "/unconfirmed"
 		a.Action.Description = "cmkeeper left rotation as it is: it has never read that it was otherwise, and CloudTrail did not show the call within 15 minutes."
 	}
-	a.Next = append([]string{"To set it by hand:", r.enableCommand(r.Config.RotationPeriodDays)}, a.Next...)
+	a.Next = append([]string{"To set it by hand:", r.enableCommand(r.Config.Posture.RotationPeriodDays)}, a.Next...)
 }
 
 // tellTurnedOn says that rotation was turned on, or that enforce would, or that it
@@ -411,16 +411,16 @@ func (r *rotationCase) common() alert.Alert {
 	case r.lengthens && reason != rotationRestore && reason != rotationRequired:
 		a.Severity = finding.Medium
 		a.Title = fmt.Sprintf("Rotation period of %s was lengthened to %d days", name, r.set)
-		a.Summary = fmt.Sprintf("%s called EnableKeyRotation with a period of %d days. The longest allowed period is %d days (CMKEEPER_ROTATION_PERIOD_DAYS).", r.Who(), r.set, r.Config.RotationPeriodDays)
+		a.Summary = fmt.Sprintf("%s called EnableKeyRotation with a period of %d days. The longest allowed period is %d days (CMKEEPER_ROTATION_PERIOD_DAYS).", r.Who(), r.set, r.Config.Posture.RotationPeriodDays)
 		a.Next = []string{"If this was intended, agree on it with the key's owner and raise CMKEEPER_ROTATION_PERIOD_DAYS. If not, find out why " + r.Who() + " may call kms:EnableKeyRotation."}
 	case reason == rotationLonger:
 		// A weaker setting, but one that the operator allows: nobody has to wake up for it.
 		a.Severity = finding.Low
-		if doc.Rotation.Period > r.Config.RotationPeriodDays {
+		if doc.Rotation.Period > r.Config.Posture.RotationPeriodDays {
 			a.Severity = finding.Medium
 		}
 		a.Title = fmt.Sprintf("Rotation period of %s was lengthened from %d to %d days", name, doc.Rotation.Former, doc.Rotation.Period)
-		a.Summary = fmt.Sprintf("cmkeeper noticed this on %s. The longest allowed period is %d days (CMKEEPER_ROTATION_PERIOD_DAYS).", r.Event.Name, r.Config.RotationPeriodDays)
+		a.Summary = fmt.Sprintf("cmkeeper noticed this on %s. The longest allowed period is %d days (CMKEEPER_ROTATION_PERIOD_DAYS).", r.Event.Name, r.Config.Posture.RotationPeriodDays)
 		a.Next = []string{"If this was not intended, set the former period again:", r.enableCommand(doc.Rotation.Former)}
 	case reason == rotationRequired:
 		a.Severity = finding.Medium
@@ -451,9 +451,9 @@ func (r *rotationCase) tellDone(a *alert.Alert, done ledger.Repair) {
 	if !done.Done {
 		a.Action.Description = fmt.Sprintf("Rotation is on%s. cmkeeper was interrupted while it set that; either its call or somebody else's took effect.", every)
 	}
-	if period > r.Config.RotationPeriodDays {
+	if period > r.Config.Posture.RotationPeriodDays {
 		a.Findings = append(a.Findings, finding.Finding{ID: finding.PeriodTooLong, Severity: finding.Medium,
-			Message: fmt.Sprintf("The period is %d days, longer than the configured %d.", period, r.Config.RotationPeriodDays)})
+			Message: fmt.Sprintf("The period is %d days, longer than the configured %d.", period, r.Config.Posture.RotationPeriodDays)})
 	}
 }
 

@@ -224,7 +224,7 @@ func TestRotationIsRequiredOnlyWhereAsked(t *testing.T) {
 		w.none()
 	})
 	c := enforceAll()
-	c.RotationRequired, c.RotationPeriodDays = true, 120
+	c.Posture.RotationRequired, c.Posture.RotationPeriodDays = true, 120
 	inWorld(t, c, func(w *world) {
 		key := w.newKey(kms.CreateKeyInput{})
 		w.react()

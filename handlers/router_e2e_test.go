@@ -16,6 +16,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/outcome"
+	"github.com/cmkeeper/cmkeeper/posture"
 )
 
 func TestHandleWhatIsNoEvent(t *testing.T) {
@@ -196,7 +197,7 @@ func TestSweepStopsWithItsContext(t *testing.T) {
 }
 
 func TestNewReportsEveryProblem(t *testing.T) {
-	_, err := handlers.New(reaction.Deps{}, reaction.Config{RestoreSeverity: "bad", RotationPeriodDays: 30, Reencrypt: reaction.Enforce})
+	_, err := handlers.New(reaction.Deps{}, reaction.Config{RestoreSeverity: "bad", Posture: posture.Rules{RotationPeriodDays: 30}, Reencrypt: reaction.Enforce})
 	if err == nil {
 		t.Fatal("no error")
 	}

@@ -162,7 +162,7 @@ func ends(e events.Event, name string) bool {
 // dangers are what is wrong with the case's key by what was read of it, the worst first.
 func dangers(c *reaction.Case) []reaction.Danger {
 	k, doc := c.AsRead(), c.Known()
-	all := c.Posture.Dangers(k, c.At)
+	all := c.Config.Posture.Dangers(k, c.At)
 	if k.Guarded() {
 		all = append(all, remembered(k, doc, all)...)
 	}
@@ -265,7 +265,7 @@ func tellRotation(c *reaction.Case, k posture.Key, a *alert.Alert, name string) 
 		a.Title = fmt.Sprintf("Rotation of %s is slow: every %d days", name, k.Rotation.Value.Period)
 	}
 	a.Risk = "Without regular rotation all data stays under one generation of key material, and compliance checks (CIS, Security Hub KMS.4) fail."
-	period := c.Config.RotationPeriodDays
+	period := c.Config.Posture.RotationPeriodDays
 	if former := c.Known().Rotation.Period; former > 0 {
 		period = min(period, former)
 	}

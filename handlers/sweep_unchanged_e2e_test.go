@@ -75,7 +75,7 @@ func TestUnchangedKeysAreSkipped(t *testing.T) {
 		}},
 		"configuration changed": {func(w *world, _ string) {
 			c := settledConfig()
-			c.TrustedAccounts = []string{"999988887777"}
+			c.Posture.TrustedAccounts = []string{"999988887777"}
 			w.router = w.newRouter(c)
 		}, func(w *world, _ string) bool {
 			all := w.records()

@@ -3,9 +3,11 @@ package inventory
 import (
 	"context"
 	"slices"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/smithy-go/middleware"
+	"golang.org/x/time/rate"
 )
 
 // Quotas are KMS's default request quotas of the operations that a Reader calls, in
@@ -25,28 +27,62 @@ var Quotas = map[string]float64{
 	"ListResourceTags":        100,
 }
 
-// Pace decides when requests to KMS are sent.
-type Pace interface {
-	// Wait waits until a request of the operation may be sent. An error is the request's.
-	Wait(ctx context.Context, operation string) error
+// Pace is how fast requests to KMS are sent. Its functions are safe for concurrent use.
+type Pace struct {
+	// Rate is how many requests of an operation may be sent in a second, and how many at once.
+	// It is asked once for each operation.
+	Rate func(operation string) (perSecond float64, atOnce int)
+	// Passed, if not nil, is called before each request that is sent.
+	Passed func(operation string)
+}
+
+// Share is the rate that uses a part of a quota. It stays a little below, since one request
+// may pass at once in the beginning.
+func Share(quota, part float64) (perSecond float64, atOnce int) { return quota * part * 0.95, 1 }
+
+// pace is a Pace with what it needs.
+type pace struct {
+	Pace
+	mu       sync.Mutex
+	limiters map[string]*rate.Limiter // by operation
+}
+
+// wait waits until a request of the operation may be sent.
+func (p *pace) wait(ctx context.Context, operation string) error {
+	p.mu.Lock()
+	l := p.limiters[operation]
+	if l == nil {
+		perSecond, atOnce := p.Rate(operation)
+		l = rate.NewLimiter(rate.Limit(perSecond), atOnce)
+		p.limiters[operation] = l
+	}
+	p.mu.Unlock()
+	if err := l.Wait(ctx); err != nil {
+		return err
+	}
+	if p.Passed != nil {
+		p.Passed(operation)
+	}
+	return nil
 }
 
 type paceKey struct{}
 
 // WithPace returns a context with which all requests that a Reader sends to KMS wait for
-// the pace: each page of a list, and each attempt of a request that is tried again.
+// the pace: each page of a list, and each attempt of a request that is tried again. A
+// request that cannot wait for so long as its context lasts is not sent.
 func WithPace(ctx context.Context, p Pace) context.Context {
-	return context.WithValue(ctx, paceKey{}, p)
+	return context.WithValue(ctx, paceKey{}, &pace{Pace: p, limiters: map[string]*rate.Limiter{}})
 }
 
 // paced are the options of a request that waits for the pace of its context.
 func paced(ctx context.Context) []func(*kms.Options) {
-	p, ok := ctx.Value(paceKey{}).(Pace)
+	p, ok := ctx.Value(paceKey{}).(*pace)
 	if !ok {
 		return nil
 	}
 	wait := middleware.FinalizeMiddlewareFunc("Pace", func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
-		if err := p.Wait(ctx, middleware.GetOperationName(ctx)); err != nil {
+		if err := p.wait(ctx, middleware.GetOperationName(ctx)); err != nil {
 			return middleware.FinalizeOutput{}, middleware.Metadata{}, err
 		}
 		return next.HandleFinalize(ctx, in)

@@ -1,7 +1,6 @@
 package inventory
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,20 +14,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 )
 
-// paceOf counts what waits for it, and refuses once it is closed.
-type paceOf struct {
-	mu     sync.Mutex
-	waited map[string]int
-	closed error
-}
-
-func (p *paceOf) Wait(_ context.Context, operation string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.waited[operation]++
-	return p.closed
-}
-
 // Every request to KMS waits for the pace, and has a quota: each page of a list, and each
 // attempt. Where the pace refuses, no request is sent.
 func TestPace(t *testing.T) {
@@ -37,8 +22,16 @@ func TestPace(t *testing.T) {
 	for n := range 150 {
 		w.createAlias(t, fmt.Sprintf("alias/a%d", n), key)
 	}
-	pace := &paceOf{waited: map[string]int{}}
-	ctx := WithPace(t.Context(), pace)
+	var mu sync.Mutex
+	waited := map[string]int{}
+	ctx := WithPace(t.Context(), Pace{
+		Rate: func(string) (float64, int) { return 1e9, 1000 },
+		Passed: func(operation string) {
+			mu.Lock()
+			defer mu.Unlock()
+			waited[operation]++
+		},
+	})
 	readAll := func() error {
 		_, err := w.Key(ctx, key)
 		errs := []error{err}
@@ -68,24 +61,24 @@ func TestPace(t *testing.T) {
 	if err := readAll(); err != nil {
 		t.Fatal(err)
 	}
-	for operation, n := range pace.waited {
+	for operation, n := range waited {
 		if sent := w.server.Requests("kms", operation); n != sent {
 			t.Errorf("%d requests of %s waited, %d were sent", n, operation, sent)
 		}
 	}
-	if n := pace.waited["DescribeKey"]; n != 3 {
+	if n := waited["DescribeKey"]; n != 3 {
 		t.Errorf("%d attempts of DescribeKey waited, one of two requests was throttled once", n)
 	}
-	if n := pace.waited["ListAliases"]; n != 4 {
+	if n := waited["ListAliases"]; n != 4 {
 		t.Errorf("%d pages of aliases waited, want 4", n)
 	}
-	if got, want := slices.Sorted(maps.Keys(pace.waited)), slices.Sorted(maps.Keys(Quotas)); !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(waited)), slices.Sorted(maps.Keys(Quotas)); !slices.Equal(got, want) {
 		t.Errorf("waited: %q; quotas: %q", got, want)
 	}
 	sent := w.server.Requests("kms", "GetKeyPolicy")
-	pace.closed = errors.New("not now")
-	if _, err := w.Policy(ctx, key); !errors.Is(err, pace.closed) {
-		t.Errorf("policy: %v", err)
+	closed := WithPace(t.Context(), Pace{Rate: func(string) (float64, int) { return 0, 0 }})
+	if _, err := w.Policy(closed, key); err == nil {
+		t.Error("a request was sent for which there is no rate")
 	}
 	if n := w.server.Requests("kms", "GetKeyPolicy") - sent; n != 0 {
 		t.Errorf("%d requests were sent", n)

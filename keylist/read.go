@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -73,7 +72,9 @@ func New(ctx context.Context, o Options) (List, error) {
 	l := List{Schema: Schema, Account: o.Account, Region: o.Region, Began: time.Now().UTC()}
 	o.LastUse, o.Tags = o.LastUse || o.Unused > 0, o.Tags || o.TagName != ""
 	if o.Share > 0 {
-		ctx = inventory.WithPace(ctx, &pace{share: o.Share, limiters: map[string]*rate.Limiter{}})
+		ctx = inventory.WithPace(ctx, inventory.Pace{Rate: func(operation string) (float64, int) {
+			return inventory.Share(inventory.Quotas[operation], o.Share)
+		}})
 	}
 	r := reader{Options: o, now: l.Began}
 	arns, err := r.account(ctx)

@@ -171,8 +171,6 @@ const (
 // Env is what all cases of a worker have in common. It is safe for concurrent use.
 type Env struct {
 	Config Config
-	// Posture judges keys as they stand, by the configuration.
-	Posture posture.Rules
 	Deps
 	writes, lookups *rate.Limiter
 	told, awaited   hourly
@@ -192,10 +190,6 @@ func NewEnv(d Deps, c Config) (*Env, error) {
 	}
 	return &Env{
 		Config: c, Deps: d,
-		Posture: posture.Rules{
-			Account: c.Identity.Account, TrustedAccounts: c.TrustedAccounts, TrustedOrgs: c.TrustedOrgs,
-			RotationRequired: c.RotationRequired, RotationPeriodDays: c.RotationPeriodDays,
-		},
 		writes: rate.NewLimiter(writesPerSecond, writesPerSecond), lookups: rate.NewLimiter(lookupsPerSecond, 1),
 		crowds: crowd.New(c.Concurrency),
 	}, nil
@@ -316,10 +310,10 @@ type Config struct {
 	// disabled; with ContainInUse that does not matter, nor who holds grants.
 	ContainQuietDays int
 	ContainInUse     bool
-	// RotationPeriodDays is the longest period that is ever set, 90 to 2560; 0 means 365.
-	RotationPeriodDays int
-	// RotationRequired turns rotation on for keys that were never seen rotating, too.
-	RotationRequired bool
+	// Posture is what keys are judged by as they stand. Its RotationPeriodDays is also the
+	// longest period that is ever set, 90 to 2560; 0 means 365. RotationRequired turns
+	// rotation on for keys that were never seen rotating, too. Account is that of Identity.
+	Posture posture.Rules
 	// DeletionReminders are how long before a key's deletion, or the expiry of its
 	// imported material, people are reminded of it.
 	DeletionReminders []time.Duration
@@ -328,10 +322,6 @@ type Config struct {
 	// DeletionApprovalDays is how old the day in the tag cmkeeper:deletion-approved
 	// may be when a deletion is scheduled; 0: no tag approves.
 	DeletionApprovalDays int
-	// TrustedAccounts may appear in key policies.
-	TrustedAccounts []string
-	// TrustedOrgs are the organizations (o-…) whose members key policies may let in.
-	TrustedOrgs []string
 	// RestoreSeverity is the least severity of a new finding that makes Policy restore
 	// the good policy; policies with such a finding are never recorded as good by
 	// themselves. "" means critical.
@@ -398,7 +388,7 @@ func (c Config) problems() []error {
 		errs = append(errs, fmt.Errorf("restore severity %q: allowed are low, medium, high and critical", c.RestoreSeverity))
 	}
 	outside := func(n, least, most int) bool { return n != 0 && (n < least || n > most) }
-	add(outside(c.RotationPeriodDays, 90, 2560), "rotation period of %d days: allowed are 90 to 2560", c.RotationPeriodDays)
+	add(outside(c.Posture.RotationPeriodDays, 90, 2560), "rotation period of %d days: allowed are 90 to 2560", c.Posture.RotationPeriodDays)
 	add(outside(c.FlapLimit, 1, ledger.MaxFlapLimit), "flap limit of %d: allowed are 1 to %d", c.FlapLimit, ledger.MaxFlapLimit)
 	add(outside(c.DeletionMinWindowDays, 7, 30), "shortest waiting period of %d days: allowed are 7 to 30", c.DeletionMinWindowDays)
 	canary := arn.Parse(c.CanaryKey)
@@ -450,8 +440,9 @@ func (c Config) withDefaults(d Deps) (Config, error) {
 	if err := errors.Join(errs...); err != nil {
 		return c, fmt.Errorf("configure handlers: %w", err)
 	}
-	if c.RotationPeriodDays == 0 {
-		c.RotationPeriodDays = 365
+	c.Posture.Account = c.Identity.Account
+	if c.Posture.RotationPeriodDays == 0 {
+		c.Posture.RotationPeriodDays = 365
 	}
 	if c.RestoreSeverity == "" {
 		c.RestoreSeverity = finding.Critical

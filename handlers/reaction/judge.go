@@ -115,7 +115,7 @@ func (e *Env) ActorOf(p *ledger.Party) judgement.Actor {
 
 func (e *Env) actor(principal, account string) judgement.Actor {
 	foreign := account != "" && account != e.Config.Identity.Account
-	return judgement.Actor{Principal: principal, Foreign: foreign, Trusted: foreign && slices.Contains(e.Config.TrustedAccounts, account)}
+	return judgement.Actor{Principal: principal, Foreign: foreign, Trusted: foreign && slices.Contains(e.Config.Posture.TrustedAccounts, account)}
 }
 
 // TellExempt makes an alert the note of what was left alone because of x. Where only a

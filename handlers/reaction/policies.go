@@ -35,13 +35,13 @@ func (v Verdict) Good(limit finding.Severity) bool {
 
 // PolicyContext is what policies of a key are judged against.
 func (e *Env) PolicyContext(keyARN string, bypassed bool) keypolicy.Context {
-	return e.Posture.Context(keypolicy.Context{KeyARN: keyARN, BypassLockoutSafetyCheck: bypassed, Now: ledger.Now()})
+	return e.Config.Posture.Context(keypolicy.Context{KeyARN: keyARN, BypassLockoutSafetyCheck: bypassed, Now: ledger.Now()})
 }
 
 // JudgePolicy judges a policy document of a key; bypassed: it was set without KMS's
 // lock-out check.
 func (e *Env) JudgePolicy(keyARN, document string, bypassed bool) Verdict {
-	parsed, found := e.Posture.JudgePolicy(e.PolicyContext(keyARN, bypassed), document)
+	parsed, found := e.Config.Posture.JudgePolicy(e.PolicyContext(keyARN, bypassed), document)
 	return Verdict{Parsed: parsed, Found: found}
 }
 

@@ -40,7 +40,7 @@ func TestConfigMark(t *testing.T) {
 	for name, change := range map[string]func(*reaction.Config){
 		"mode":            func(c *reaction.Config) { c.Policy = reaction.Enforce },
 		"build":           func(c *reaction.Config) { c.Build = "v2" },
-		"trusted account": func(c *reaction.Config) { c.TrustedAccounts = []string{"1"} },
+		"trusted account": func(c *reaction.Config) { c.Posture.TrustedAccounts = []string{"1"} },
 		"no exemption":    func(c *reaction.Config) { c.Exemptions = nil },
 		"its end":         func(c *reaction.Config) { c.Exemptions[0].Last = c.Exemptions[0].Last.Add(24 * time.Hour) },
 		"its selector":    func(c *reaction.Config) { c.Exemptions[0].Of = &selector },

@@ -2,9 +2,6 @@ package sweep
 
 import (
 	"context"
-	"sync"
-
-	"golang.org/x/time/rate"
 
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -52,48 +49,24 @@ func (k paceKind) part(operation string) float64 {
 	return 1
 }
 
-// paceMargin keeps a little of each part back: a limiter lets one request pass at once when
-// a shard begins.
-const paceMargin = 0.95
-
 // rateOf is how many requests of an operation a part of a sweep may send in a second, and
 // how many at once: together no more than its part of the quota.
 func (s Sweep) rateOf(kind paceKind, operation string) (perSecond float64, atOnce int) {
-	part := inventory.Quotas[operation] * s.Config.SweepShare * kind.part(operation)
+	quota, part := inventory.Quotas[operation], s.Config.SweepShare*kind.part(operation)
 	if kind == paceOfAll {
-		return part / 2, max(1, int(part/2))
+		half := quota * part / 2
+		return half, max(1, int(half))
 	}
-	return part * paceMargin, 1
-}
-
-// pace lets requests pass at fixed rates, and counts them.
-type pace struct {
-	kind  paceKind
-	sweep Sweep
-
-	mu       sync.Mutex
-	limiters map[string]*rate.Limiter
+	return inventory.Share(quota, part)
 }
 
 // paced returns a context whose requests to KMS use that part of the fleet's share, and are
 // counted.
 func (s Sweep) paced(ctx context.Context, kind paceKind) context.Context {
-	return inventory.WithPace(ctx, &pace{kind: kind, sweep: s, limiters: map[string]*rate.Limiter{}})
-}
-
-// Wait implements inventory.Pace.
-func (p *pace) Wait(ctx context.Context, operation string) error {
-	p.mu.Lock()
-	l := p.limiters[operation]
-	if l == nil {
-		perSecond, atOnce := p.sweep.rateOf(p.kind, operation)
-		l = rate.NewLimiter(rate.Limit(perSecond), atOnce)
-		p.limiters[operation] = l
-	}
-	p.mu.Unlock()
-	if err := l.Wait(ctx); err != nil {
-		return err
-	}
-	p.sweep.totals.add(func(t *ledger.SweepTotals) { ledger.Count(&t.Requests, operation) })
-	return nil
+	return inventory.WithPace(ctx, inventory.Pace{
+		Rate: func(operation string) (float64, int) { return s.rateOf(kind, operation) },
+		Passed: func(operation string) {
+			s.totals.add(func(t *ledger.SweepTotals) { ledger.Count(&t.Requests, operation) })
+		},
+	})
 }
