@@ -39,7 +39,7 @@ func TestSweepsAreRecorded(t *testing.T) {
 		if r.Run <= all[0].Run || !r.Whole || r.Shards != 1 || r.Ended.Before(r.Began) {
 			t.Errorf("record: %+v", r)
 		}
-		if got.Keys != 3 || got.Changed != 3 || got.Buckets != 2 || got.CanRotate != 3 || got.Rotates != 0 || got.Repairs != 1 || got.Open["critical"] != 1 {
+		if got.Keys != 3 || got.Changed != 3 || got.Buckets != 2 || got.CanRotate != 3 || got.Rotates != 0 || got.Repairs != 1 || got.Dangers["critical"] != 1 || got.DangersOf != 3 {
 			t.Errorf("totals: %+v", got)
 		}
 		if got.Requests["DescribeKey"] < 3 || got.Requests["ListKeys"] != 1 || got.NotRolled != 0 || got.OldestRolled.Before(r.Began) {
@@ -61,14 +61,25 @@ func TestSweepsAreRecorded(t *testing.T) {
 			t.Errorf("the log says %+v:\n%s", line, &log)
 		}
 		w.told.take()
-		// What may not be read is no zero value.
+		// What may not be read is no zero value, and ends no danger.
 		deny := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:root"},"Action":"kms:*","Resource":"*"},{"Effect":"Deny","Principal":{"AWS":"arn:aws:iam::` + account + `:role/cmkeeper"},"Action":["kms:GetKeyPolicy"],"Resource":"*"}]}`
 		w.putPolicy(shut, deny)
 		w.events()
 		time.Sleep(time.Hour)
 		w.sweep()
 		all = w.records()
-		if got := all[2].Totals; got.Unread != 1 || len(got.UnreadOf) != 1 || got.Open["critical"] != 0 || got.Keys != 3 {
+		if got := all[2].Totals; got.Unread != 1 || len(got.UnreadOf) != 1 || got.Dangers["critical"] != 1 || got.Keys != 3 {
+			t.Errorf("totals: %+v", got)
+		}
+		w.told.take()
+		// A key that nothing has changed of has the dangers that it had.
+		for range 3 {
+			w.events()
+			time.Sleep(time.Hour)
+			w.sweep()
+		}
+		all = w.records()
+		if got := all[len(all)-1].Totals; got.Changed >= got.Keys || got.Dangers["critical"] != 1 || got.DangersOf != 3 {
 			t.Errorf("totals: %+v", got)
 		}
 		w.told.take()

@@ -319,8 +319,11 @@ func (r Report) past() node {
 		if s.CanRotate > 0 {
 			line = append(line, point{s.Ended, float64(s.Rotates) / float64(s.CanRotate)})
 		}
+		if !s.counted() {
+			continue
+		}
 		n := map[finding.Severity]int{}
-		for severity, count := range s.Open {
+		for severity, count := range s.Dangers {
 			n[finding.Severity(severity)] += count
 		}
 		stacks = append(stacks, stack{s.Ended, n})
@@ -330,7 +333,10 @@ func (r Report) past() node {
 		charts = append(charts, words("h3", "Keys that rotate, of those that can"), lineChart("Keys that rotate, of those that can", line))
 	}
 	if len(stacks) > 1 {
-		charts = append(charts, words("h3", "Keys with open findings, by severity"), stackChart("Keys with open findings", stacks))
+		charts = append(charts, words("h3", "Open dangers of keys, by severity"), stackChart("Open dangers of keys", stacks))
+		if since := stacks[0].at; since.After(days[0].Ended) {
+			charts = append(charts, class("p", "small", text("Since "+day(since)+": earlier records do not have the dangers of all keys.")))
+		}
 	}
 	var rows [][]node
 	for _, s := range slices.Backward(days[max(0, len(days)-shownDays):]) {
@@ -340,7 +346,7 @@ func (r Report) past() node {
 		}
 		rows = append(rows, []node{
 			short(stamp(s.Began)), cell(s.Ended.Sub(s.Began).Round(time.Second).String()), cell(whole), number(s.Keys), number(s.Changed), number(s.Unread),
-			cell(fmt.Sprintf("%d of %d", s.Rotates, s.CanRotate)), cell(bySeverity(s.Open)), number(s.Repairs),
+			cell(fmt.Sprintf("%d of %d", s.Rotates, s.CanRotate)), cell(s.openText()), number(s.Repairs),
 		})
 	}
 	canary := "How long an event needs on its way to cmkeeper is not known: " + h.Canary.NotKnown + "."
@@ -365,6 +371,19 @@ func (r Report) past() node {
 		words("h3", "From the event to the repair"), words("p", r.repairText()),
 		table("", []string{"setting", "put back", "time from the event to the repair"}, repairs),
 		words("h3", "From the call to cmkeeper"), words("p", canary))
+}
+
+// openText says what was wrong, and of what that is where it is not of all keys.
+func (s Sweep) openText() string {
+	switch {
+	case s.counted():
+		return bySeverity(s.Dangers)
+	case s.DangersOf > 0:
+		return fmt.Sprintf("%s (of %d keys)", bySeverity(s.Dangers), s.DangersOf)
+	case len(s.Open) > 0:
+		return bySeverity(s.Open) + " (keys, by their policies alone)"
+	}
+	return "not on record"
 }
 
 func (r Report) repairText() string {

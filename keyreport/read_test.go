@@ -60,7 +60,7 @@ func TestReadHistory(t *testing.T) {
 	record := func(began, totals string) string {
 		return `{"schema":"cmkeeper.sweep-record.v1","write":"T","run":"r","began":"` + began + `","ended":"2026-11-29T07:05:00Z","seconds":300,"shards":1,"whole":true,"totals":` + totals + `}`
 	}
-	put("sweeps/records/2026-11-29/b.json", record("2026-11-29T07:00:00Z", `{"keys":10,"others":2,"changed":3,"can_rotate":8,"rotates":6,"open":{"high":1},"repairs":1,"alerts":{"high":2},"unread":4}`))
+	put("sweeps/records/2026-11-29/b.json", record("2026-11-29T07:00:00Z", `{"keys":10,"others":2,"changed":3,"can_rotate":8,"rotates":6,"open":{"high":1},"dangers":{"high":2},"dangers_of":10,"repairs":1,"alerts":{"high":2},"unread":4}`))
 	put("sweeps/records/2026-11-28/a.json", record("2026-11-28T07:00:00Z", `{"keys":9}`))
 	const arn = "arn:aws:kms:us-east-1:111122223333:key/k"
 	write(ledger.KeyName(arn), &ledger.Key{
@@ -90,7 +90,7 @@ func TestReadHistory(t *testing.T) {
 	if h.SweepsNotKnown+h.RecordsNotKnown+h.JobsNotKnown != "" {
 		t.Errorf("not known: %+v", h)
 	}
-	if s := h.Sweeps; len(s) != 2 || s[0].Keys != 9 || s[1].Keys != 10 || s[1].Changed != 3 || s[1].Rotates != 6 || s[1].CanRotate != 8 || s[1].Open["high"] != 1 || s[1].Unread != 4 || s[1].Alerts["high"] != 2 || !s[1].Whole || s[1].Repairs != 1 {
+	if s := h.Sweeps; len(s) != 2 || s[0].Keys != 9 || s[1].Keys != 10 || s[1].Changed != 3 || s[1].Rotates != 6 || s[1].CanRotate != 8 || s[1].Open["high"] != 1 || s[1].Dangers["high"] != 2 || !s[1].counted() || s[0].counted() || s[1].Unread != 4 || s[1].Alerts["high"] != 2 || !s[1].Whole || s[1].Repairs != 1 {
 		t.Errorf("sweeps: %+v", s)
 	}
 	if r := h.Repairs; r.Count != 3 || r.Measured != 2 || r.Unconfirmed != 1 || r.Mean != 1802 || r.By["rotation"].Count != 2 || r.By["deletion"].Count != 1 || r.By["deletion"].Measured != 0 {

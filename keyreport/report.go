@@ -152,11 +152,18 @@ type Sweep struct {
 	// CanRotate are the keys that can rotate, Rotates those of them that do.
 	CanRotate int `json:"can_rotate"`
 	Rotates   int `json:"rotates"`
-	// Open counts what it judged to be wrong, by severity.
+	// Dangers count what was wrong with DangersOf of the keys and not exempt, by severity.
+	Dangers   map[string]int `json:"dangers,omitempty"`
+	DangersOf int            `json:"dangers_of,omitempty"`
+	// Open is what former builds recorded instead: the keys whose policy had findings, by
+	// the worst finding's severity.
 	Open    map[string]int `json:"open,omitempty"`
 	Repairs int            `json:"repairs"`
 	Alerts  map[string]int `json:"alerts,omitempty"`
 }
+
+// counted reports whether the record says of all keys what was wrong with them.
+func (s Sweep) counted() bool { return s.DangersOf > 0 && s.DangersOf == s.Keys }
 
 // Repairs are settings that the fleet put back, as far as its documents reach back.
 type Repairs struct {

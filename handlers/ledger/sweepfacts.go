@@ -109,8 +109,9 @@ type KeyFacts struct {
 	// CanRotate and Rotates are its automatic rotation, where that was read.
 	CanRotate bool `json:"can_rotate,omitempty"`
 	Rotates   bool `json:"rotates,omitempty"`
-	// Open is the severity of the worst that was found of its policy, "" for nothing.
-	Open string `json:"open,omitempty"`
+	// Dangers count what is wrong with it and not exempt, by severity. Counted: that is known.
+	Dangers map[string]int `json:"dangers,omitempty"`
+	Counted bool           `json:"counted,omitempty"`
 	// Rolled is when its grants and its tags were read, zero for never, and Grants and Tags
 	// stand for what they were then.
 	Rolled time.Time `json:"rolled,omitzero"`

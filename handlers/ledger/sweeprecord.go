@@ -110,8 +110,13 @@ type SweepTotals struct {
 	// them that rotate.
 	CanRotate int `json:"can_rotate"`
 	Rotates   int `json:"rotates"`
-	// Open are the keys whose policy has findings, by the worst finding's severity. It is
-	// what the sweep judged, and no more: a key that could not be read is in Unread.
+	// Dangers count what is wrong with keys and not exempt, by severity. They are of DangersOf
+	// of the keys: those of which the sweep, or one that nothing has changed since, judged it.
+	// What could not be read of them is in Unread.
+	Dangers   map[string]int `json:"dangers,omitempty"`
+	DangersOf int            `json:"dangers_of,omitempty"`
+	// Open is what former builds counted instead: the keys whose policy has findings, by the
+	// worst finding's severity.
 	Open map[string]int `json:"open,omitempty"`
 	// Repairs are the calls that changed a key, Alerts those that were told, by severity;
 	// told again as the same alert they count again.
@@ -139,11 +144,12 @@ type SweepTotals struct {
 func (t *SweepTotals) Add(o SweepTotals) {
 	for mine, theirs := range map[*int]int{
 		&t.Keys: o.Keys, &t.Others: o.Others, &t.Changed: o.Changed, &t.Aliases: o.Aliases, &t.Buckets: o.Buckets, &t.CanRotate: o.CanRotate,
-		&t.Rotates: o.Rotates, &t.Repairs: o.Repairs, &t.Unread: o.Unread, &t.Errors: o.Errors, &t.NotRolled: o.NotRolled,
+		&t.Rotates: o.Rotates, &t.Repairs: o.Repairs, &t.Unread: o.Unread, &t.Errors: o.Errors, &t.NotRolled: o.NotRolled, &t.DangersOf: o.DangersOf,
 	} {
 		*mine += theirs
 	}
 	addCounts(&t.Open, o.Open)
+	addCounts(&t.Dangers, o.Dangers)
 	addCounts(&t.Alerts, o.Alerts)
 	addCounts(&t.Requests, o.Requests)
 	t.UnreadOf = first(append(t.UnreadOf, o.UnreadOf...), maxUnread)

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
@@ -258,8 +257,8 @@ func (p *part) noteKey(key string, k ledger.KeyFacts) {
 		if k.Rotates {
 			t.Rotates++
 		}
-		if k.Open != "" {
-			ledger.Count(&t.Open, k.Open)
+		if k.Counted {
+			t.Add(ledger.SweepTotals{Dangers: k.Dangers, DangersOf: 1})
 		}
 	})
 }
@@ -283,7 +282,7 @@ func (p *part) keyOf(ctx context.Context, k ledger.ShardKey) error {
 		return nil
 	}
 	if before.Settles(facts, markOfETags(k.Document, k.Baseline)) {
-		now.FactsMark, now.Open = before.FactsMark, before.Open
+		now.FactsMark, now.Dangers, now.Counted = before.FactsMark, before.Dangers, before.Counted
 		p.noteKey(k.ARN, now)
 		return nil
 	}
@@ -291,7 +290,8 @@ func (p *part) keyOf(ctx context.Context, k ledger.ShardKey) error {
 	err := p.looks.Key(ctx, p.Sweep, c)
 	p.Count(c)
 	now.FactsMark = before.Looked(facts, markOfETags(c.KeyETags(k.Document, k.Baseline)), quietly(c, err))
-	now.Open, now.Failed = worstOf(ctx, c), err != nil
+	countDangers(&now, c.Opened())
+	now.Failed = err != nil
 	p.noteKey(k.ARN, now)
 	return p.failed(err)
 }
@@ -375,20 +375,17 @@ func quietly(c *reaction.Case, err error) bool {
 	return err == nil && len(did.Alerts) == 0 && !did.Acted && !c.Known().Waits(c.At) && c.KeyRead().MaterialExpires == nil
 }
 
-// worstOf is the severity of the worst that is found of a key's policy, "" for nothing and
-// for one that was not read.
-func worstOf(ctx context.Context, c *reaction.Case) string {
-	document, err := c.Policy(ctx)
-	if err != nil {
-		return ""
+// countDangers counts what is wrong with a key by its document, nil where that is not known.
+func countDangers(k *ledger.KeyFacts, doc *ledger.Key) {
+	k.Dangers, k.Counted = nil, doc != nil
+	if doc == nil {
+		return
 	}
-	worst := finding.Severity("")
-	for _, f := range c.JudgePolicy(c.Event.KeyARN, document, false).Found {
-		if worst == "" || f.Severity.AtLeast(worst) {
-			worst = f.Severity
+	for _, o := range doc.Standing.Open {
+		if o.Gone.IsZero() && !o.Exempt {
+			ledger.Count(&k.Dangers, string(o.Severity))
 		}
 	}
-	return string(worst)
 }
 
 // markOfETags stands for the stored documents of a key or an alias.

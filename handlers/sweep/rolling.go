@@ -128,6 +128,7 @@ func (p *part) rollKey(ctx context.Context, key string) error {
 		err = p.looks.Key(ctx, p.Sweep, c)
 		p.Count(c)
 		now.FactsMark = p.lookedWhile(ctx, c, before, err)
+		countDangers(&now, c.Opened())
 		if err != nil {
 			now.Rolled = before.Rolled
 		}
