@@ -19,6 +19,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/judgement"
 )
@@ -355,5 +356,62 @@ func TestPostureIsJudged(t *testing.T) {
 		}
 		w.sweep()
 		w.none()
+	})
+}
+
+// TestMoreDangersThanAreKept: a key with more dangers than its document has room for is told
+// to have more, by the first sweep and by later ones, once; they are told when there is room.
+func TestMoreDangersThanAreKept(t *testing.T) {
+	inWorld(t, observing(), func(w *world) {
+		key := w.knownKey("alias/orders")
+		w.enableRotation(key, 365)
+		var grants []string
+		grant := func(n int) {
+			for range n {
+				grants = append(grants, w.grant(key, "arn:aws:iam::"+stranger+":role/visitor"))
+			}
+			w.events() // lost
+		}
+		grant(ledger.MostOpen + 2)
+		w.unmet()
+		w.sweep()
+		if a := w.one(); !strings.Contains(a.Title, "100 dangers") || !strings.Contains(a.Summary, "Not named, because one thing has more than 100 dangers: 2.") {
+			t.Errorf("the first meeting:\n%s", a.Text())
+		}
+		time.Sleep(time.Hour)
+		w.sweep()
+		w.none()
+		grant(1)
+		time.Sleep(time.Hour)
+		w.sweep()
+		if a := w.one(); !strings.HasPrefix(a.Title, "3 dangers more than are told one by one, such as: ") || a.Severity != finding.High || a.Kind != alert.KindGrant || a.Key == nil || a.Key.ARN != key {
+			t.Errorf("a later sweep:\n%s", a.Text())
+		}
+		records := w.records()
+		if got := records[len(records)-1].Totals; got.Dangers["high"] != ledger.MostOpen || got.DangersMore != 3 {
+			t.Errorf("recorded: %+v", got)
+		}
+		for _, id := range grants[:2] {
+			must(w.kms.RevokeGrant(w.ctx, &kms.RevokeGrantInput{KeyId: &key, GrantId: &id}))
+		}
+		w.events() // lost
+		var over, told, more int
+		for range 3 {
+			time.Sleep(time.Hour)
+			w.sweep()
+			for _, a := range w.told.take() {
+				switch {
+				case a.Resolves != "":
+					over++
+				case strings.Contains(a.Title, "more than are told"):
+					more++
+				default:
+					told++
+				}
+			}
+		}
+		if over != 2 || told != 2 || more != 0 {
+			t.Errorf("%d are told to be over, %d are told, and %d times that there is more; want 2, 2 and 0", over, told, more)
+		}
 	})
 }

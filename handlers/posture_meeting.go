@@ -34,6 +34,8 @@ type meeting struct {
 	mu     sync.Mutex
 	found  []standingOf
 	exempt int
+	// more is how many dangers were found that no document has room for.
+	more int
 }
 
 // standingOf is what nobody was told of in one document.
@@ -44,6 +46,7 @@ type standingOf struct {
 	key, thing string
 	aliases    []string
 	open       []ledger.Open
+	more       int
 }
 
 // The folders of documents that have a standing.
@@ -142,7 +145,9 @@ func (m *meeting) add(err error, of standingOf, standing ledger.Standing) {
 			of.open = append(of.open, o)
 		}
 	}
-	if len(of.open) > 0 {
+	of.more = standing.More
+	m.more += of.more
+	if len(of.open) > 0 || of.more > standing.MoreTold {
 		m.found = append(m.found, of)
 	}
 }
@@ -170,6 +175,9 @@ func (m *meeting) alert() alert.Alert {
 	a := m.GuardAlert(fmt.Sprintf("posture/%x", id.Sum(nil)), "")
 	a.Title = fmt.Sprintf("Posture of account %s in %s: %d dangers, keys affected: %d", m.Config.Identity.Account, m.Config.Region, survey.Len(), keys)
 	a.Summary = "cmkeeper looked at all keys, buckets and settings here for the first time. This is what it found to be wrong as it stands, the worst first; keys that are not named are healthy as far as they could be read. From now on it tells only what is new, worse or over."
+	if m.more > 0 {
+		a.Summary += fmt.Sprintf(" Not named, because one thing has more than %d dangers: %d.", ledger.MostOpen, m.more)
+	}
 	if m.exempt > 0 {
 		a.Summary += fmt.Sprintf(" Exempt, and not named: %d.", m.exempt)
 	}
@@ -242,6 +250,7 @@ func (m *meeting) told(ctx context.Context, a alert.Alert) error {
 					s.Told(o)
 				}
 			}
+			s.TellMore(f.more)
 		}
 		switch {
 		case strings.HasPrefix(f.document, keyDocuments):

@@ -375,11 +375,15 @@ func (r Report) past() node {
 
 // openText says what was wrong, and of what that is where it is not of all keys.
 func (s Sweep) openText() string {
+	open := bySeverity(s.Dangers)
+	if s.DangersMore > 0 {
+		open += fmt.Sprintf(", and %d more", s.DangersMore)
+	}
 	switch {
 	case s.counted():
-		return bySeverity(s.Dangers)
+		return open
 	case s.DangersOf > 0:
-		return fmt.Sprintf("%s (of %d keys)", bySeverity(s.Dangers), s.DangersOf)
+		return fmt.Sprintf("%s (of %d keys)", open, s.DangersOf)
 	case len(s.Open) > 0:
 		return bySeverity(s.Open) + " (keys, by their policies alone)"
 	}

@@ -66,7 +66,7 @@ func (h *History) readSweeps(ctx context.Context, store *state.Store) {
 		t := r.Totals
 		h.Sweeps = append(h.Sweeps, Sweep{
 			Began: r.Began, Ended: r.Ended, Whole: r.Whole, Error: r.Error, Keys: t.Keys, Changed: t.Changed, Unread: t.Unread,
-			CanRotate: t.CanRotate, Rotates: t.Rotates, Dangers: t.Dangers, DangersOf: t.DangersOf, Open: t.Open, Repairs: t.Repairs, Alerts: t.Alerts,
+			CanRotate: t.CanRotate, Rotates: t.Rotates, Dangers: t.Dangers, DangersOf: t.DangersOf, DangersMore: t.DangersMore, Open: t.Open, Repairs: t.Repairs, Alerts: t.Alerts,
 		})
 	})
 	if err != nil {

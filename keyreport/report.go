@@ -153,8 +153,10 @@ type Sweep struct {
 	CanRotate int `json:"can_rotate"`
 	Rotates   int `json:"rotates"`
 	// Dangers count what was wrong with DangersOf of the keys and not exempt, by severity.
-	Dangers   map[string]int `json:"dangers,omitempty"`
-	DangersOf int            `json:"dangers_of,omitempty"`
+	// DangersMore are those beyond what the fleet keeps of one key.
+	Dangers     map[string]int `json:"dangers,omitempty"`
+	DangersOf   int            `json:"dangers_of,omitempty"`
+	DangersMore int            `json:"dangers_more,omitempty"`
 	// Open is what former builds recorded instead: the keys whose policy had findings, by
 	// the worst finding's severity.
 	Open    map[string]int `json:"open,omitempty"`

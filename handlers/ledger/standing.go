@@ -17,6 +17,10 @@ type Standing struct {
 	At time.Time `json:"at,omitzero"`
 	// Open are the dangers, each once by its name.
 	Open []Open `json:"open,omitempty"`
+	// More is how many there are beside these, which there is no room for and which are not
+	// told one by one; of MoreTold of them people know that they are there.
+	More     int `json:"more,omitempty"`
+	MoreTold int `json:"more_told,omitempty"`
 }
 
 // Open is a danger that is there, or was when people were told.
@@ -46,8 +50,9 @@ type Open struct {
 
 // Seen is what a look found to be new, to be worse than people were told, and to be over:
 // not seen by two reads that are the consistency window apart. Repeated looks return it
-// again until Told and Ended say that people know. What is exempt is none of it.
-type Seen struct{ New, Worse, Over []Open }
+// again until Told and Ended say that people know. What is exempt is none of it. More are
+// those that there is no room for, where people do not know of so many.
+type Seen struct{ New, Worse, Over, More []Open }
 
 // Look is one look at something.
 type Look struct {
@@ -66,12 +71,11 @@ type Look struct {
 	Call string
 }
 
-const (
-	// maxOpen bounds the dangers of one thing that are stored, the worst of them.
-	maxOpen = 100
-	// maxOpenTitle bounds what is kept of a title, in bytes.
-	maxOpenTitle = 300
-)
+// MostOpen bounds the dangers of one thing that are stored, the worst of them.
+const MostOpen = 100
+
+// maxOpenTitle bounds what is kept of a title, in bytes.
+const maxOpenTitle = 300
 
 // See takes a look into the standing. One that is older than what is known changes nothing.
 func (s *Standing) See(l Look) Seen {
@@ -79,7 +83,7 @@ func (s *Standing) See(l Look) Seen {
 	if l.At.Before(s.At) {
 		return seen
 	}
-	before := slices.Clone(s.Open)
+	before, more := slices.Clone(s.Open), s.More
 	for i := range s.Open {
 		o := &s.Open[i]
 		if looked := l.Looked(o.Name); looked && !o.Gone.IsZero() && l.By != nil && (o.By == nil || o.By.Unconfirmed && !l.By.Unconfirmed) {
@@ -99,7 +103,8 @@ func (s *Standing) See(l Look) Seen {
 	for _, live := range l.Live {
 		s.find(live, l, &seen)
 	}
-	if len(s.Open) > 0 && !slices.Equal(before, s.Open) {
+	seen.More = s.count(l)
+	if len(s.Open) > 0 && (!slices.Equal(before, s.Open) || s.More != more) {
 		s.At = l.At
 	}
 	return seen
@@ -135,7 +140,7 @@ func (s *Standing) find(live Open, l Look, seen *Seen) {
 
 // add adds a danger, in place of the least one where there is no room; nil: that is worse.
 func (s *Standing) add(o Open) *Open {
-	if len(s.Open) < maxOpen {
+	if len(s.Open) < MostOpen {
 		s.Open = append(s.Open, o)
 		return newest(s.Open)
 	}
@@ -147,6 +152,31 @@ func (s *Standing) add(o Open) *Open {
 	*known = o
 	return known
 }
+
+// count counts what a look found that there is no room for, and returns that where people
+// know of less. A look that could not see all that is stored may not have seen all of it.
+func (s *Standing) count(l Look) []Open {
+	if !l.Judged {
+		return nil
+	}
+	var more []Open
+	for _, live := range l.Live {
+		if !live.Exempt && !slices.ContainsFunc(s.Open, named(live.Name)) {
+			more = append(more, live)
+		}
+	}
+	if len(more) < s.More && slices.ContainsFunc(s.Open, func(o Open) bool { return !l.Looked(o.Name) }) {
+		return nil
+	}
+	s.More, s.MoreTold = len(more), min(s.MoreTold, len(more))
+	if s.More == s.MoreTold {
+		return nil
+	}
+	return more
+}
+
+// TellMore notes that people know of so many that there is no room for.
+func (s *Standing) TellMore(n int) { s.MoreTold = min(n, s.More) }
 
 // Told notes that an alert told people of a danger as it is in told. One that a later look
 // did not find, or that is not stored, is one that people wait to hear the end of.
@@ -183,7 +213,7 @@ func named(name string) func(Open) bool { return func(o Open) bool { return o.Na
 // waits reports whether something is about to end, is not told yet, or is not told because
 // it is exempt, which ends with time.
 func (s *Standing) waits() bool {
-	return slices.ContainsFunc(s.Open, func(o Open) bool { return !o.Gone.IsZero() || o.Alert == "" || o.Exempt })
+	return s.More > s.MoreTold || slices.ContainsFunc(s.Open, func(o Open) bool { return !o.Gone.IsZero() || o.Alert == "" || o.Exempt })
 }
 
 // Wait is how long after a time a look can end one of these dangers, of which people were

@@ -183,18 +183,63 @@ func TestStandingJudged(t *testing.T) {
 func TestStandingIsBounded(t *testing.T) {
 	t0 := time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC)
 	var live []Open
-	for i := range 3 * maxOpen {
+	for i := range 3 * MostOpen {
 		live = append(live, Open{Name: fmt.Sprint("grant/", i), Severity: finding.Medium, Title: strings.Repeat("ü", 1000)})
 	}
 	var s Standing
 	s.See(Look{Live: live, Looked: func(string) bool { return true }, Judged: true, At: t0})
 	seen := s.See(Look{Live: append(live, Open{Name: "policy", Severity: finding.Critical}), Looked: func(string) bool { return true }, Judged: true, At: t0.Add(time.Hour)})
-	if len(s.Open) != maxOpen || s.Of("policy") == nil || !slices.ContainsFunc(seen.New, named("policy")) {
+	if len(s.Open) != MostOpen || s.Of("policy") == nil || !slices.ContainsFunc(seen.New, named("policy")) {
 		t.Errorf("%d dangers are kept", len(s.Open))
 	}
 	for _, o := range s.Open {
 		if len(o.Title) > maxOpenTitle || !utf8.ValidString(o.Title) {
 			t.Errorf("title %q", o.Title)
+		}
+	}
+}
+
+// TestMoreThanIsStored: what there is no room for is counted, and known once.
+func TestMoreThanIsStored(t *testing.T) {
+	now := time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC)
+	grants := func(from, to int) (live []Open) {
+		for i := from; i < to; i++ {
+			live = append(live, Open{Name: fmt.Sprint("grant/", i), Severity: finding.High})
+		}
+		return live
+	}
+	all := func(string) bool { return true }
+	var s Standing
+	for i, step := range []struct {
+		live   []Open
+		looked func(string) bool
+		tell   bool
+		// more is how many are not known, stored how many the document says there are.
+		more, stored int
+	}{
+		{live: grants(0, MostOpen), looked: all},
+		{live: grants(0, MostOpen+2), looked: all, more: 2, stored: 2},
+		{live: grants(0, MostOpen+2), looked: all, more: 2, stored: 2, tell: true},
+		{live: grants(0, MostOpen+2), looked: all, stored: 2},
+		// Grants were not read: that says nothing of them.
+		{looked: func(name string) bool { return name == "policy" }, stored: 2},
+		{live: grants(0, MostOpen+3), looked: all, more: 3, stored: 3, tell: true},
+		{live: grants(0, MostOpen+1), looked: all, stored: 1},
+		{live: grants(0, MostOpen+2), looked: all, more: 2, stored: 2},
+		{live: append(grants(0, MostOpen), Open{Name: "exempt", Severity: finding.High, Exempt: true}), looked: all},
+		{live: nil, looked: all},
+	} {
+		now = now.Add(time.Hour)
+		seen := s.See(Look{Live: step.live, Looked: step.looked, Judged: true, At: now})
+		if len(seen.More) != step.more || s.More != step.stored {
+			t.Errorf("step %d: %d more, want %d; stored %d, want %d", i, len(seen.More), step.more, s.More, step.stored)
+		}
+		for _, o := range seen.New {
+			o.Alert = "alert"
+			s.Told(o)
+		}
+		if step.tell {
+			s.TellMore(len(seen.More))
 		}
 	}
 }

@@ -109,8 +109,10 @@ type KeyFacts struct {
 	// CanRotate and Rotates are its automatic rotation, where that was read.
 	CanRotate bool `json:"can_rotate,omitempty"`
 	Rotates   bool `json:"rotates,omitempty"`
-	// Dangers count what is wrong with it and not exempt, by severity. Counted: that is known.
+	// Dangers count what is wrong with it and not exempt, by severity, and More what its
+	// document has no room for. Counted: that is known.
 	Dangers map[string]int `json:"dangers,omitempty"`
+	More    int            `json:"more,omitempty"`
 	Counted bool           `json:"counted,omitempty"`
 	// Rolled is when its grants and its tags were read, zero for never, and Grants and Tags
 	// stand for what they were then.

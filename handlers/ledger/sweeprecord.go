@@ -113,8 +113,10 @@ type SweepTotals struct {
 	// Dangers count what is wrong with keys and not exempt, by severity. They are of DangersOf
 	// of the keys: those of which the sweep, or one that nothing has changed since, judged it.
 	// What could not be read of them is in Unread.
-	Dangers   map[string]int `json:"dangers,omitempty"`
-	DangersOf int            `json:"dangers_of,omitempty"`
+	// DangersMore are those that documents have no room for.
+	Dangers     map[string]int `json:"dangers,omitempty"`
+	DangersOf   int            `json:"dangers_of,omitempty"`
+	DangersMore int            `json:"dangers_more,omitempty"`
 	// Open is what former builds counted instead: the keys whose policy has findings, by the
 	// worst finding's severity.
 	Open map[string]int `json:"open,omitempty"`
@@ -144,7 +146,7 @@ type SweepTotals struct {
 func (t *SweepTotals) Add(o SweepTotals) {
 	for mine, theirs := range map[*int]int{
 		&t.Keys: o.Keys, &t.Others: o.Others, &t.Changed: o.Changed, &t.Aliases: o.Aliases, &t.Buckets: o.Buckets, &t.CanRotate: o.CanRotate,
-		&t.Rotates: o.Rotates, &t.Repairs: o.Repairs, &t.Unread: o.Unread, &t.Errors: o.Errors, &t.NotRolled: o.NotRolled, &t.DangersOf: o.DangersOf,
+		&t.Rotates: o.Rotates, &t.Repairs: o.Repairs, &t.Unread: o.Unread, &t.Errors: o.Errors, &t.NotRolled: o.NotRolled, &t.DangersOf: o.DangersOf, &t.DangersMore: o.DangersMore,
 	} {
 		*mine += theirs
 	}

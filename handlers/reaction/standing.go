@@ -133,6 +133,12 @@ func (w *Watch) compose(ctx context.Context, c *Case, t *taken, all []*taken) {
 			}
 		}
 	}
+	if more := w.seen.More; len(more) > 0 && !w.meeting {
+		if d, is := live[more[0].Name]; is {
+			t.alerts = append(t.alerts, c.moreAlert(ctx, w, d, len(more)))
+			changes = append(changes, change{t, func(s *ledger.Standing) { s.TellMore(len(more)) }})
+		}
+	}
 	for _, o := range w.seen.Over {
 		t.alerts = append(t.alerts, c.ending(w, o))
 		changes = append(changes, change{t, func(s *ledger.Standing) { s.Ended(o) }})
@@ -198,6 +204,18 @@ func (c *Case) standingAlert(ctx context.Context, w *Watch, d Danger, o ledger.O
 	if worse {
 		a.ID += "/" + string(o.Severity)
 	}
+	return a
+}
+
+// moreAlert is the alert of a sweep that there are so many more dangers than are told one by
+// one. worst is the worst of them.
+func (c *Case) moreAlert(ctx context.Context, w *Watch, worst Danger, n int) alert.Alert {
+	a, _ := c.judged(ctx, worst.Alert)
+	a.ID = fmt.Sprintf("sweep/%s/standing-more/%d/%d", w.Thing, n, w.Standing().At.UnixMilli())
+	a.Dangers = nil
+	a.Summary = fmt.Sprintf("The sweep found more dangers than the %d of one thing that are told one by one. The worst of these %d: %s. %s", ledger.MostOpen, n, a.Title, a.Summary)
+	a.Title = fmt.Sprintf("%d dangers more than are told one by one, such as: %s", n, a.Title)
+	a.Next = append([]string{"List all of them (cmkeeper keys lists what is wrong with a key, and each of its grants that reach outside). When others are over, the next sweep tells of these."}, a.Next...)
 	return a
 }
 

@@ -258,7 +258,7 @@ func (p *part) noteKey(key string, k ledger.KeyFacts) {
 			t.Rotates++
 		}
 		if k.Counted {
-			t.Add(ledger.SweepTotals{Dangers: k.Dangers, DangersOf: 1})
+			t.Add(ledger.SweepTotals{Dangers: k.Dangers, DangersOf: 1, DangersMore: k.More})
 		}
 	})
 }
@@ -282,7 +282,7 @@ func (p *part) keyOf(ctx context.Context, k ledger.ShardKey) error {
 		return nil
 	}
 	if before.Settles(facts, markOfETags(k.Document, k.Baseline)) {
-		now.FactsMark, now.Dangers, now.Counted = before.FactsMark, before.Dangers, before.Counted
+		now.FactsMark, now.Dangers, now.More, now.Counted = before.FactsMark, before.Dangers, before.More, before.Counted
 		p.noteKey(k.ARN, now)
 		return nil
 	}
@@ -377,10 +377,11 @@ func quietly(c *reaction.Case, err error) bool {
 
 // countDangers counts what is wrong with a key by its document, nil where that is not known.
 func countDangers(k *ledger.KeyFacts, doc *ledger.Key) {
-	k.Dangers, k.Counted = nil, doc != nil
+	k.Dangers, k.More, k.Counted = nil, 0, doc != nil
 	if doc == nil {
 		return
 	}
+	k.More = doc.Standing.More
 	for _, o := range doc.Standing.Open {
 		if o.Gone.IsZero() && !o.Exempt {
 			ledger.Count(&k.Dangers, string(o.Severity))
