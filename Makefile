@@ -24,13 +24,14 @@ race:
 
 # Re-encryption under chaos, with as many seeds as asked: make soak SEEDS=5000 FROM=201
 # Then the reactions with grouped alerts, 500 seeds; killed worker processes in a job of 20,000 objects, a worker's memory over the
-# largest messages, floods, and 100,000 key policies that are judged and played.
+# largest messages and over a sweep of 100,000 keys, floods, and 100,000 key policies that are judged and played.
 SEEDS ?= 1000
 FROM ?= 1
 soak:
 	CMKEEPER_CHAOS_SEEDS=$(SEEDS) CMKEEPER_CHAOS_FROM=$(FROM) go test -C reencrypt -count=1 -timeout 0 -run '^TestChaos$$'
 	CMKEEPER_CHAOS_SEEDS=500 go test -C handlers -count=1 -timeout 0 -v -run '^TestChaos$$'
 	CMKEEPER_SOAK=1 go test -count=1 -v -timeout 30m -run '^Test(KilledWorkers|MemoryOfLargeMessages)$$' ./internal/cli
+	CMKEEPER_SOAK=1 go test -count=1 -v -timeout 2h -run '^TestMemoryOfASweep$$' ./internal/cli
 	CMKEEPER_SOAK=1 go test -count=1 -v -run '^TestFloodOf' ./handlers
 	CMKEEPER_DIFFERENTIAL_POLICIES=100000 go test -count=1 -timeout 0 -v -run '^TestJudgementAgainstEvaluator$$' ./keypolicy
 

@@ -380,7 +380,7 @@ func (s Sweep) openText() string {
 		open += fmt.Sprintf(", and %d more", s.DangersMore)
 	}
 	switch {
-	case s.counted():
+	case s.counted(), s.Keys == 0:
 		return open
 	case s.DangersOf > 0:
 		return fmt.Sprintf("%s (of %d keys)", open, s.DangersOf)

@@ -178,8 +178,9 @@ type program struct {
 	stop    func()
 }
 
-// spawn starts a program with what a worker must be given and nothing else.
-func spawn(b testing.TB, box *sandbox.Sandbox, binary string) program {
+// spawn starts a program with what a worker must be given, and what else the environment is
+// to say.
+func spawn(b testing.TB, box *sandbox.Sandbox, binary string, environment ...string) program {
 	b.Helper()
 	p := program{command: exec.CommandContext(b.Context(), binary), logs: &bytes.Buffer{}, first: make(chan time.Time, 1)}
 	if filepath.Base(binary) == "cmkeeper" {
@@ -192,6 +193,7 @@ func spawn(b testing.TB, box *sandbox.Sandbox, binary string) program {
 	for _, name := range []string{"CMKEEPER_EVENTS_QUEUE_URL", "CMKEEPER_JOBS_QUEUE_URL", "CMKEEPER_ALERT_TOPIC_ARN", "CMKEEPER_STATE_BUCKET", "CMKEEPER_HTTP_ADDR"} {
 		p.command.Env = append(p.command.Env, name+"="+given[name])
 	}
+	p.command.Env = append(p.command.Env, environment...)
 	var once sync.Once
 	p.stop = box.AWS.Observe(func(r localaws.Request) {
 		if r.Operation == "ReceiveMessage" {
