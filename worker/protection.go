@@ -65,8 +65,8 @@ func (p *Protection) InFlight(delta int) {
 	}
 }
 
-// Run switches protection on and off until ctx is done, and off then. Run it
-// for longer than the pools.
+// Run switches protection on and off until ctx is done, and off then. Its context has to
+// outlive the Run of every pool: messages are in flight until the end of their drain.
 func (p *Protection) Run(ctx context.Context) {
 	var (
 		failing    condition

@@ -76,7 +76,10 @@ var (
 
 const (
 	batchSize   = 10               // SQS takes and gives at most ten messages a call
-	longestPoll = 20 * time.Second // the longest WaitTimeSeconds
+	longestPoll = 20 * time.Second // the longest WaitTimeSeconds that SQS takes
+	// pollTime is how long a poll waits as a rule. An idle pool takes as long to stop, and
+	// Docker kills after ten seconds; see docs/decisions/open-polls.md.
+	pollTime = 8 * time.Second
 	// linger is how long a poller that has a slot waits for further ones, so
 	// that quick handlers do not turn batches of ten into calls for one.
 	linger = 5 * time.Millisecond
@@ -160,7 +163,7 @@ type Options struct {
 	// however long.
 	Late time.Duration
 	// WaitTime is how long a poll waits for messages, in whole seconds, at most
-	// 20 s, which zero means as well. It is less where a DrainTimeout of two seconds
+	// 20 s; zero means 8 s. It is less where a DrainTimeout of two seconds
 	// or more would be over before the poll.
 	WaitTime time.Duration
 	// Logger gets one record per message and one per change of the queue's
@@ -219,7 +222,7 @@ func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
 		return nil, fmt.Errorf("configure worker: %w", err)
 	}
 	if o.WaitTime == 0 {
-		o.WaitTime = longestPoll
+		o.WaitTime = pollTime
 	}
 	if o.DrainTimeout >= 2*time.Second { // so that an open poll is over before
 		o.WaitTime = min(o.WaitTime, (o.DrainTimeout - 1).Truncate(time.Second))

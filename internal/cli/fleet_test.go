@@ -8,9 +8,11 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -355,4 +357,49 @@ func (f *twoFleets) reencrypt(stateBucket string, n int) {
 	must(engine.Start(f.Context(), reencrypt.Move{
 		AliasARN: "arn:aws:kms:" + sandbox.Region + ":" + sandbox.Account + ":alias/app", From: keys[:1], To: keys[1], At: time.Now(), Scope: []reencrypt.Scope{{Bucket: *bucket}},
 	}))(f.T)
+}
+
+// TestProtectionLastsUntilTheEndOfTheDrain stops a member while it handles an event: ECS
+// protects the task until the event is handled.
+func TestProtectionLastsUntilTheEndOfTheDrain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newTwoFleets(t)
+		var protected atomic.Bool
+		agent := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body := must(io.ReadAll(r.Body))(t)
+			protected.Store(bytes.Contains(body, []byte("true")))
+			fmt.Fprintf(w, `{"protection":{"ProtectionEnabled":%t}}`, protected.Load())
+		})
+		must(f.s3.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("state")}))(t)
+		m := f.member("state")
+		m.protection = worker.NewProtection("http://agent", inprocess.Client{Handler: agent}, m.log)
+		w := must(m.wire(t.Context()))(t)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		ended := make(chan error, 1)
+		go func() { ended <- m.work(ctx, w, func() {}) }()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if protected.Load() {
+			t.Fatal("an idle task is protected")
+		}
+
+		key := *must(f.kms.CreateKey(t.Context(), &kms.CreateKeyInput{}))(t).KeyMetadata.Arn
+		f.server.SetFaults(localaws.Fault{Service: "kms", Caller: sandbox.WorkerKey, Effect: localaws.Delay, Count: 1, Latency: localaws.Latency{Min: 15 * time.Second}})
+		must(f.sqs.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: &f.events, MessageBody: aws.String(event("kms.amazonaws.com", "DisableKeyRotation", key))}))(t)
+		time.Sleep(time.Second)
+		stop()
+		time.Sleep(10 * time.Second) // the idle polls are over
+		synctest.Wait()
+		if !protected.Load() {
+			t.Error("protection ended at SIGTERM, with an event in hand")
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if protected.Load() {
+			t.Error("the task is still protected after the drain")
+		}
+	})
 }

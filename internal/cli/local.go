@@ -62,6 +62,7 @@ func (c *localCommand) run(ctx context.Context, p *process) error {
 	}
 	environment := box.WorkerEnvironment("*")
 	environment["CMKEEPER_LOG_FORMAT"] = "text"
+	environment["CMKEEPER_DRAIN_TIMEOUT"] = "0s" // the queues end with this process: there is nothing to drain for
 	does := "enforces"
 	if c.observe {
 		does = "observes"

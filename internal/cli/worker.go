@@ -61,7 +61,11 @@ func runWorker(ctx context.Context, p *process) error {
 	if p.environment["GOMEMLIMIT"] == "" {
 		debug.SetMemoryLimit(c.memoryLimit())
 	}
-	return fleetMember{config: c, aws: cfg, log: c.logger(p.stderr), ecsAgent: p.environment["ECS_AGENT_URI"]}.run(ctx)
+	f := fleetMember{config: c, aws: cfg, log: c.logger(p.stderr)}
+	if agent := p.environment["ECS_AGENT_URI"]; agent != "" {
+		f.protection = worker.NewProtection(agent, http.DefaultClient, f.log)
+	}
+	return f.run(ctx)
 }
 
 // fleetMember is a member of the fleet: what it works with.
@@ -69,8 +73,8 @@ type fleetMember struct {
 	config Config
 	aws    aws.Config
 	log    *slog.Logger
-	// ecsAgent is the ECS agent's address, "" elsewhere.
-	ecsAgent string
+	// protection is the ECS task's, nil elsewhere.
+	protection *worker.Protection
 	// swept, if set, is called after the start-up sweep, when it knows the account;
 	// where there is none, as soon as the member is ready.
 	swept func()
@@ -128,17 +132,21 @@ func (f fleetMember) run(ctx context.Context) error {
 // work works until the end of the drain. ready is called when messages are received.
 func (f fleetMember) work(ctx context.Context, w *wired, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
+	var draining sync.WaitGroup
 	for _, p := range w.pools {
-		g.Go(func() error { return p.Run(ctx) })
+		draining.Add(1)
+		g.Go(func() error { defer draining.Done(); return p.Run(ctx) })
+	}
+	if f.protection != nil {
+		protected, unprotect := context.WithCancel(context.WithoutCancel(ctx))
+		go func() { draining.Wait(); unprotect() }()
+		g.Go(func() error { f.protection.Run(protected); return nil })
 	}
 	if w.records != nil {
 		g.Go(func() error { return w.records.Run(ctx) })
 	}
 	if w.sight != nil {
 		g.Go(func() error { w.sight.run(ctx); return nil })
-	}
-	if w.protection != nil {
-		g.Go(func() error { w.protection.Run(ctx); return nil })
 	}
 	if w.report != nil {
 		g.Go(func() error { w.report.run(ctx); return nil })
@@ -209,12 +217,11 @@ func healthServer(addr string, unready func() string) *http.Server {
 type wired struct {
 	router *handlers.Router
 	// identity is the ARN of who this member is.
-	identity   string
-	pools      []*worker.Pool
-	protection *worker.Protection // nil outside ECS
-	report     *reportSchedule    // nil where none is asked for
-	records    *confirm.Records   // nil where no events are handled
-	sight      *sight             // nil where no events are handled
+	identity string
+	pools    []*worker.Pool
+	report   *reportSchedule  // nil where none is asked for
+	records  *confirm.Records // nil where no events are handled
+	sight    *sight           // nil where no events are handled
 	// known is closed when the alias snapshot is taken, before the first event is handled.
 	known chan struct{}
 	// risks returns what of the configuration depends on keys that are guarded.
@@ -311,10 +318,9 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		return nil, err
 	}
 
-	inFlight := func(int) {}
-	if f.ecsAgent != "" {
-		w.protection = worker.NewProtection(f.ecsAgent, http.DefaultClient, log)
-		inFlight = w.protection.InFlight
+	var inFlight func(int)
+	if f.protection != nil {
+		inFlight = f.protection.InFlight
 	}
 	pool := func(o worker.Options, handle worker.HandlerFunc) error {
 		o.Queue, o.Logger, o.InFlight, o.Sender = found.queue(o.QueueURL), log, inFlight, aws.ToString(caller.UserId)
