@@ -18,6 +18,8 @@ FROM ${BASE_IMAGE}
 COPY --from=build /cmkeeper /cmkeeper
 USER 65532:65532
 EXPOSE 8080
+# Where every command serves its health, and the health check asks.
+ENV CMKEEPER_HTTP_ADDR=:8080
 # The worker drains for CMKEEPER_DRAIN_TIMEOUT (25 s): stop it with SIGTERM and
 # give it more than that (ECS stopTimeout, docker stop --time).
 STOPSIGNAL SIGTERM

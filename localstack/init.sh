@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Creates what a deployment of cmkeeper has, and keys, aliases and buckets to
-# try it on. Idempotent. docker compose mounts it into LocalStack; against
-# another endpoint:
+# try it on. Idempotent. docker compose mounts it into LocalStack, and waits for
+# its last line; against another endpoint:
 #   AWS_ENDPOINT_URL=http://127.0.0.1:4566 localstack/init.sh
 set -euo pipefail
 here=/opt/cmkeeper
@@ -62,4 +62,6 @@ for i in 1 2 3; do
   printf 'object %s\n' "$i" | cli s3 cp - "s3://cmkeeper-demo-data/object $i.txt" \
     --sse aws:kms --sse-kms-key-id "$(key_of alias/cmkeeper-data)" --metadata "row=$i" >/dev/null
 done
+# What docker compose asks for: a directory in memory, so that it is empty after a restart.
+[ ! -d /run/cmkeeper ] || touch /run/cmkeeper/ready
 echo "ready"

@@ -20,6 +20,12 @@ account=$(cli sts get-caller-identity --query Account --output text)
 queue_url() { cli sqs get-queue-url --queue-name "$1" --query QueueUrl --output text; }
 key_of() { cli kms describe-key --key-id "$1" --query KeyMetadata.Arn --output text; }
 
+# quote TEXT: as a JSON string. The text has no control characters.
+quote() {
+  local text=${1//\\/\\\\}
+  printf '"%s"' "${text//\"/\\\"}"
+}
+
 # eventually SECONDS COMMAND…: repeats the command until it succeeds.
 eventually() {
   local until=$((SECONDS + $1))

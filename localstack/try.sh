@@ -33,21 +33,17 @@ check() { # TEXT COMMAND…: waits for the command to succeed
 # that AWS would send. "cmkeeper local" has sent it already and refuses this
 # one, since on AWS nobody else may use the source aws.kms.
 emit() {
-  local id now resources
+  local id now resources detail
   id=$(cat /proc/sys/kernel/random/uuid)
   now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
   resources='{"accountId":"'$account'","type":"AWS::KMS::Key","ARN":"'$2'"}'
   [ -z "${4:-}" ] || resources='{"accountId":"'$account'","type":"AWS::KMS::Key","ARN":"arn:aws:kms:'$region:$account:$4'"},'$resources
-  python3 - "$region" "$account" "$1" "$2" "$3" "$id" "$now" "[$resources]" >"$event" <<'PY'
-import json, sys
-region, account, name, key, parameters, event_id, now, resources = sys.argv[1:]
-print(json.dumps([{"Source": "aws.kms", "DetailType": "AWS API Call via CloudTrail", "Detail": json.dumps({
-    "eventVersion": "1.11", "eventTime": now, "eventSource": "kms.amazonaws.com", "eventName": name, "awsRegion": region,
-    "userIdentity": {"type": "IAMUser", "principalId": "AIDATRY", "arn": f"arn:aws:iam::{account}:user/try", "accountId": account, "userName": "try"},
-    "sourceIPAddress": "192.0.2.10", "userAgent": "try.sh", "requestParameters": json.loads(parameters), "responseElements": {"keyId": key},
-    "requestID": event_id, "eventID": event_id, "readOnly": False, "resources": json.loads(resources),
-    "eventType": "AwsApiCall", "managementEvent": True, "recipientAccountId": account, "eventCategory": "Management"})}]))
-PY
+  detail='{"eventVersion":"1.11","eventTime":"'$now'","eventSource":"kms.amazonaws.com","eventName":"'$1'","awsRegion":"'$region'",
+    "userIdentity":{"type":"IAMUser","principalId":"AIDATRY","arn":"arn:aws:iam::'$account':user/try","accountId":"'$account'","userName":"try"},
+    "sourceIPAddress":"192.0.2.10","userAgent":"try.sh","requestParameters":'$3',"responseElements":{"keyId":"'$2'"},
+    "requestID":"'$id'","eventID":"'$id'","readOnly":false,"resources":['$resources'],
+    "eventType":"AwsApiCall","managementEvent":true,"recipientAccountId":"'$account'","eventCategory":"Management"}'
+  printf '[{"Source":"aws.kms","DetailType":"AWS API Call via CloudTrail","Detail":%s}]' "$(quote "${detail//$'\n'/}")" >"$event"
   cli events put-events --entries "file://$event" >/dev/null 2>&1 || true
 }
 
@@ -62,7 +58,7 @@ echo "policy: opened to everybody, and reported"
 key=$(key_of alias/cmkeeper-policy)
 policy='{"Version":"2012-10-17","Statement":[{"Sid":"Root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::'$account':root"},"Action":"kms:*","Resource":"*"},{"Sid":"Oops","Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}]}'
 cli kms put-key-policy --key-id "$key" --policy-name default --policy "$policy"
-emit PutKeyPolicy "$key" "$(python3 -c 'import json,sys; print(json.dumps({"keyId":sys.argv[1],"policyName":"default","policy":sys.argv[2],"bypassPolicyLockoutSafetyCheck":False}))' "$key" "$policy")"
+emit PutKeyPolicy "$key" "{\"keyId\":\"$key\",\"policyName\":\"default\",\"policy\":$(quote "$policy"),\"bypassPolicyLockoutSafetyCheck\":false}"
 told() {
   cli sqs receive-message --queue-url "$inbox" --max-number-of-messages 10 --wait-time-seconds 2 --query 'Messages[].Body' --output text >"$event"
   grep -q public-principal "$event" && grep -q "$key" "$event"
@@ -77,13 +73,14 @@ enabled() { [ "$(cli kms describe-key --key-id "$key" --query KeyMetadata.KeySta
 check "the key of alias/cmkeeper-deletion is enabled again" enabled
 
 echo "alias: moved to a new key, and the data with it"
-new=$(cli kms create-key --description "cmkeeper playground: next data key" --query KeyMetadata.Arn --output text)
+# By its id: LocalStack cannot resolve an alias whose target was given as an ARN.
+new=$(cli kms create-key --description "cmkeeper playground: next data key" --query KeyMetadata.KeyId --output text)
 cli kms update-alias --alias-name alias/cmkeeper-data --target-key-id "$new"
-emit UpdateAlias "$new" "{\"aliasName\":\"alias/cmkeeper-data\",\"targetKeyId\":\"$new\"}" alias/cmkeeper-data
+emit UpdateAlias "arn:aws:kms:$region:$account:key/$new" "{\"aliasName\":\"alias/cmkeeper-data\",\"targetKeyId\":\"$new\"}" alias/cmkeeper-data
 moved() {
   local i
   for i in 1 2 3; do
-    cli s3api head-object --bucket cmkeeper-demo-data --key "object $i.txt" --query SSEKMSKeyId --output text | grep -q "${new##*/}" || return 1
+    cli s3api head-object --bucket cmkeeper-demo-data --key "object $i.txt" --query SSEKMSKeyId --output text | grep -q "$new" || return 1
   done
 }
 check "the objects of cmkeeper-demo-data are under the new key" moved

@@ -25,7 +25,7 @@ func TestCommandLine(t *testing.T) {
 		"worker without settings":      {[]string{"worker"}, exitUsage, "CMKEEPER_EVENTS_QUEUE_URL is not set"},
 		"help of the worker":           {[]string{"worker", "--help"}, exitOK, "Work on the queues until SIGTERM"},
 		"a flag that it does not have": {[]string{"worker", "--fast"}, exitUsage, "--fast"},
-		"local in public":              {[]string{"local", "--addr", "0.0.0.0:0"}, exitError, "loopback"},
+		"local in public":              {[]string{"local", "--addr", "0.0.0.0:0"}, exitUsage, "--beyond-loopback"},
 		"health of nobody":             {[]string{"health", "--addr", "127.0.0.1:1"}, exitError, "no answer"},
 		"help of the policy commands":  {[]string{"policy", "--help"}, exitOK, "2 the command line is wrong"},
 		"replay of no file":            {[]string{"replay", "does-not-exist.json"}, exitUsage, "does-not-exist.json"},

@@ -2,12 +2,15 @@ package cli
 
 import (
 	"context"
+	"io"
 	"net"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 )
@@ -44,5 +47,56 @@ func TestLocal(t *testing.T) {
 	}
 	if strings.Contains(out.String(), "level=") {
 		t.Errorf("the log is on standard output: %s", out.String())
+	}
+}
+
+func TestLocalAddress(t *testing.T) {
+	t.Parallel()
+	for addr, want := range map[string]struct{ alone, beyond bool }{
+		"127.0.0.1:4566": {true, true}, "[::1]:4566": {true, true}, "127.9.9.9:0": {true, true},
+		":4566": {false, true}, "0.0.0.0:4566": {false, true}, "[::]:0": {false, true}, "192.0.2.1:4566": {false, true}, "localhost:4566": {false, true},
+		"4566": {}, "": {},
+	} {
+		alone, beyond := localCommand{addr: addr}, localCommand{addr: addr, beyondLoopback: true}
+		if got := alone.address() == nil; got != want.alone {
+			t.Errorf("%q: accepted %t", addr, got)
+		}
+		if got := beyond.address() == nil; got != want.beyond {
+			t.Errorf("%q beyond loopback: accepted %t", addr, got)
+		}
+	}
+}
+
+// TestLocalWithoutAWorker has only the AWS run, as a container does: the image's health
+// check finds it where the environment says, and nothing is repaired.
+func TestLocalWithoutAWorker(t *testing.T) {
+	t.Parallel()
+	listener := must(new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0"))(t)
+	health := listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"CMKEEPER_HTTP_ADDR=" + health}
+	var out, log logBuffer
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(ctx, []string{"local", "--beyond-loopback", "--no-worker", "--addr", "127.0.0.1:0"}, environ, &out, &log)
+	}()
+	a := &account{t: t, box: &sandbox.Sandbox{}}
+	a.eventually("it is healthy", func() bool {
+		return run(t.Context(), []string{"health", "--ready"}, environ, io.Discard, io.Discard) == exitOK
+	})
+	a.eventually("it has said where it is", func() bool { return strings.Contains(out.String(), "no worker runs beside them") })
+	told := regexp.MustCompile(`AWS_ENDPOINT_URL=(http://\S+)`).FindStringSubmatch(out.String())
+	if told == nil {
+		t.Fatalf("nothing to export: %s", out.String())
+	}
+	a.box.Endpoint = told[1]
+	must(sqs.NewFromConfig(a.box.Config("test")).GetQueueUrl(t.Context(), &sqs.GetQueueUrlInput{QueueName: aws.String("cmkeeper-events")}))(t)
+	interrupt()
+	if code := <-ended; code != exitOK || log.String() != "" { // a worker would log
+		t.Errorf("exit code %d\n%s", code, log.String())
 	}
 }

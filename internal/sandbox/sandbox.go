@@ -1,5 +1,5 @@
 // Package sandbox is an AWS account in this process, ready for cmkeeper: a
-// localaws server on the loopback interface with the queues, topic, rules and state
+// localaws server with the queues, topic, rules and state
 // bucket of a deployment.
 package sandbox
 
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -54,21 +55,18 @@ type Sandbox struct {
 	served chan struct{}
 }
 
-// Start listens on addr, a loopback address such as "127.0.0.1:0", and creates
-// the resources of a deployment.
+// Start listens on addr and creates the resources of a deployment. Nobody is
+// authenticated, so the address should be a loopback address such as "127.0.0.1:0".
 func Start(ctx context.Context, addr string) (*Sandbox, error) {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, fmt.Errorf("address %q: %w", addr, err)
-	}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return nil, fmt.Errorf("address %q: the sandbox has no authentication, so the address must be a loopback address such as 127.0.0.1:4566", addr)
-	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	s := &Sandbox{Endpoint: "http://" + listener.Addr().String(), served: make(chan struct{})}
+	bound := netip.MustParseAddrPort(listener.Addr().String())
+	if bound.Addr().IsUnspecified() { // which is nothing to connect to
+		bound = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), bound.Port())
+	}
+	s := &Sandbox{Endpoint: "http://" + bound.String(), served: make(chan struct{})}
 	s.open(localaws.Options{BaseURL: s.Endpoint})
 	s.server = &http.Server{Handler: s.AWS, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
