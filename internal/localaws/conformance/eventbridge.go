@@ -15,7 +15,7 @@ import (
 // and LocalStack 4.14 is not like AWS's.
 type EventBridgeDeviations struct {
 	// EventsQueuePolicyIgnored: events reach queues whose policy does not let
-	// the rule send (moto).
+	// the rule send (moto, LocalStack).
 	EventsQueuePolicyIgnored bool
 	// EventsAWSSources: PutEvents takes the sources of AWS services (moto, LocalStack).
 	EventsAWSSources bool

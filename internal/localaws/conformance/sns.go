@@ -12,17 +12,17 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 )
 
-// SNSDeviations are the known ways in which the SNS of moto 5.2 is not like
-// AWS's. LocalStack's was not measured.
+// SNSDeviations are the known ways in which the SNS of moto 5.2 and
+// LocalStack 4.14 is not like AWS's.
 type SNSDeviations struct {
 	// SNSQueuePolicyIgnored: messages reach queues whose policy does not let
-	// the topic send (moto).
+	// the topic send (moto, LocalStack).
 	SNSQueuePolicyIgnored bool
-	// SNSStructureUnchecked: a message by protocol need not have a default (moto).
+	// SNSStructureUnchecked: a message by protocol need not have a default (moto, LocalStack).
 	SNSStructureUnchecked bool
-	// SNSSubjectUnchecked: any subject of up to 100 characters is taken (moto).
+	// SNSSubjectUnchecked: any subject of up to 100 characters is taken (moto, LocalStack).
 	SNSSubjectUnchecked bool
-	// SNSSizeUnchecked: attributes do not count in a message's size (moto).
+	// SNSSizeUnchecked: attributes do not count in a message's size (moto, LocalStack).
 	SNSSizeUnchecked bool
 }
 
