@@ -1,6 +1,6 @@
 # The steps of .ci/run under obvious names.
 
-.PHONY: all build fmt vet lint test race soak demo scripts bench bench-scale ci docker
+.PHONY: all build fmt vet lint test race soak demo scripts bench bench-scale ci docker docker-test
 
 all: fmt vet test
 
@@ -63,3 +63,7 @@ ci:
 
 docker:
 	docker build -t cmkeeper .
+
+# The image and both compose files, with an engine of its own where none runs.
+docker-test:
+	bash .ci/docker
