@@ -132,7 +132,7 @@ var localStack = conformance.Deviations{
 	},
 	S3Deviations: conformance.S3Deviations{
 		S3CustomerKeysAllowed: true, S3KeyAsGiven: true, S3NoUpdateObjectEncryption: true, S3VersionPaging: true,
-		// reported; "paging" did not say of what
+		// reported as "paging", "owner" and "disabled keys accepted" without the operations
 		S3KeysUnchecked: true, S3ListPaging: true, S3MD5OfKMS: true, S3NoConditionalDelete: true, S3OwnerUnchecked: true, S3PartPaging: true,
 	},
 	S3ControlDeviations: conformance.S3ControlDeviations{S3ControlNone: true},
