@@ -17,12 +17,10 @@ var shownCommand = regexp.MustCompile(`(?m)^ *(?:\d+\. |\$ )cmkeeper ([^#>|\n]*)
 // TestShownCommands runs every command that the documents show, as the fleet is set up
 // but without an answer of AWS: its command line is right.
 func TestShownCommands(t *testing.T) {
-	files, err := filepath.Glob("../../docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := append([]string{"../../README.md"}, must(filepath.Glob("../../docs/*.md"))(t)...)
+	files = append(files, must(filepath.Glob("../../docs/runbooks/*.md"))(t)...)
 	var text []byte
-	for _, file := range append(files, "../../README.md") {
+	for _, file := range files {
 		text = append(text, must(os.ReadFile(file))(t)...)
 	}
 	commands := shownCommand.FindAllSubmatch(text, -1)
