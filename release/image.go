@@ -137,6 +137,7 @@ func (r release) image(platform v1.Platform, binary []byte) (v1.Image, error) {
 	config.Created = v1.Time{Time: r.date}
 	config.Config = v1.Config{
 		User: "65532:65532", WorkingDir: "/", StopSignal: "SIGTERM",
+		Env:          []string{"CMKEEPER_HTTP_ADDR=:8080"}, // where the health check asks
 		ExposedPorts: map[string]struct{}{"8080/tcp": {}},
 		Entrypoint:   []string{"/cmkeeper"}, Cmd: []string{"worker"},
 		Healthcheck: &v1.HealthConfig{

@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,6 +63,36 @@ func TestWrongArguments(t *testing.T) {
 	} {
 		if err := run(args, io.Discard); err == nil {
 			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// TestImageSaysWhatTheDockerfileSays: people who build their own image get the same.
+func TestImageSaysWhatTheDockerfileSays(t *testing.T) {
+	image, err := release{}.image(v1.Platform{OS: "linux", Architecture: "amd64"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, h := config.Config, config.Config.Healthcheck
+	list := func(words []string) string { return `["` + strings.Join(words, `", "`) + `"]` }
+	dockerfile := string(read(t, filepath.Join("..", "Dockerfile")))
+	_, final, _ := strings.Cut(dockerfile, "FROM ${BASE_IMAGE}")
+	for _, line := range []string{
+		"USER " + c.User, "STOPSIGNAL " + c.StopSignal, "ENTRYPOINT " + list(c.Entrypoint), "CMD " + list(c.Cmd),
+		"EXPOSE " + strings.TrimSuffix(slices.Collect(maps.Keys(c.ExposedPorts))[0], "/tcp"),
+		fmt.Sprintf("HEALTHCHECK --interval=%v --timeout=%v --start-period=%v --retries=%d CMD %s", h.Interval, h.Timeout, h.StartPeriod, h.Retries, list(h.Test[1:])),
+	} {
+		if !strings.Contains(final, "\n"+line+"\n") {
+			t.Errorf("the Dockerfile does not say %s", line)
+		}
+	}
+	for line := range strings.Lines(final) {
+		if env, ok := strings.CutPrefix(strings.TrimSpace(line), "ENV "); ok && !slices.Contains(c.Env, env) {
+			t.Errorf("the image has not %s, which the Dockerfile sets", env)
 		}
 	}
 }
