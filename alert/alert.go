@@ -39,6 +39,14 @@ const (
 	KindEncryption   Kind = "encryption" // data that is not, or no longer, under the key that it should be under
 )
 
+// Kinds returns all kinds.
+func Kinds() []Kind {
+	return []Kind{
+		KindRotation, KindPolicy, KindDeletion, KindContainment, KindAlias, KindReencryption, KindGuard, KindAccess, KindUse,
+		KindGrant, KindMaterial, KindKeyStore, KindTag, KindIncident, KindPosture, KindEncryption,
+	}
+}
+
 // Alert is one message. What is zero is left out of the renderings.
 type Alert struct {
 	// ID names the occurrence and the reaction to it: of all alerts with the same

@@ -55,6 +55,9 @@ type Publisher struct {
 	// Grouping, if set, makes one message of several alerts of a group. Then the consumer
 	// of its queue has to call Flush, and each sweep Resume.
 	Grouping *Grouping
+	// Count, if set, is called with what happens to each alert: published, collected (stored
+	// for a digest), digest (published as one) or failed.
+	Count func(k Kind, s finding.Severity, delivery string)
 	// Logger logs each published alert, and what failed beside it; nil logs nothing.
 	Logger *slog.Logger
 }
@@ -94,6 +97,12 @@ func (p *Publisher) Direct(ctx context.Context, a Alert) error {
 }
 
 func (p *Publisher) logger() *slog.Logger { return cmp.Or(p.Logger, slog.New(slog.DiscardHandler)) }
+
+func (p *Publisher) count(a Alert, delivery string) {
+	if p.Count != nil {
+		p.Count(a.Kind, a.Severity, delivery)
+	}
+}
 
 // deliver publishes the alert to every topic, unless that has been done, and stores it
 // where it fails.
@@ -187,7 +196,15 @@ func (p *Publisher) publishToAll(ctx context.Context, log *slog.Logger, name str
 		wg.Wait()
 	}
 	if err := errors.Join(errs...); err != nil {
+		if outcome.Of(err).Action != outcome.Delay { // else another worker publishes it
+			p.count(a, "failed")
+		}
 		return err
+	}
+	if a.Digest != nil {
+		p.count(a, "digest")
+	} else {
+		p.count(a, "published")
 	}
 	log.InfoContext(ctx, "alert published", "severity", a.Severity, "event", Escape(a.EventName), "status", a.Action.Status, "title", Escape(a.Title))
 	return nil

@@ -144,6 +144,7 @@ func (p *Publisher) publishGrouped(ctx context.Context, name string, a Alert, g 
 			}
 			return err
 		case scheduleCollect:
+			p.count(a, "collected")
 			log.InfoContext(ctx, "alert collected", "severity", a.Severity, "event", Escape(a.EventName), "status", a.Action.Status, "title", Escape(a.Title), "slot", scheduled.window.ID)
 		}
 		return nil

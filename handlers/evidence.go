@@ -20,12 +20,12 @@ func (r *Router) evidence(ctx context.Context, e events.Event, m Message) (event
 	}
 	shown, err := events.Parse(record)
 	if err != nil {
-		r.Logger.WarnContext(ctx, "CloudTrail's record of an event cannot be used, so its message stays a claim", "event_id", e.RecordID, "error", err)
+		r.Logger.WarnContext(ctx, "CloudTrail's record of an event cannot be used, so its message stays a claim", "error", err)
 		return claim, nil // trying again would not change it
 	}
 	if r.Senders != nil {
 		r.Senders.Confirmed(ctx, m.Sender)
 	}
-	r.Logger.InfoContext(ctx, "event confirmed by CloudTrail", "event", shown.Name, "event_id", shown.ID)
+	r.Logger.InfoContext(ctx, "event confirmed by CloudTrail", "event", shown.Name)
 	return shown.SentAt(m.Sent), nil
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/sweep"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/command"
+	"github.com/cmkeeper/cmkeeper/internal/eventlog"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
 
@@ -72,15 +73,23 @@ type Message struct {
 // was done: repairs look at the key first, and alerts are published once.
 func (r *Router) Handle(ctx context.Context, m Message) error {
 	if slot, ok := alert.FlushWindow(m.Body); ok {
+		eventlog.Note(ctx, eventlog.Event{Name: ownFlush})
 		return r.flushAlerts(ctx, slot)
 	}
 	if handled, err := r.sweeps.Shard(ctx, m.Body); handled {
+		eventlog.Note(ctx, eventlog.Event{Name: ownShard})
 		return err
 	}
 	e, err := events.Parse(m.Body)
 	if err != nil {
 		return outcome.Reject(err)
 	}
+	name := e.Name
+	if e.Kind == events.Scheduled {
+		name = ownSchedule // its own is the operator's choice
+	}
+	eventlog.Note(ctx, eventlog.Event{ID: e.ID, Name: name})
+	r.Logger.DebugContext(ctx, "event received", "event", e.Name, "source", e.Source)
 	if e.Kind == events.Scheduled {
 		r.checks.NoteTick(ctx, m.Sent)
 		return r.sweeps.For(ctx, m.Sent)
@@ -99,7 +108,7 @@ func (r *Router) Handle(ctx context.Context, m Message) error {
 func (r *Router) react(ctx context.Context, e events.Event) error {
 	w := r.table[routeOf(e)]
 	if len(w.reactions) == 0 && !e.IsKMS() {
-		r.Logger.DebugContext(ctx, "event ignored", "event", e.Name, "event_id", e.ID, "reason", "nothing reacts to it", "source", e.Source)
+		r.Logger.DebugContext(ctx, "event ignored", "event", e.Name, "reason", "nothing reacts to it", "source", e.Source)
 		return nil
 	}
 	c := r.NewCase(e)
@@ -152,10 +161,18 @@ func (w watch) reactTo(ctx context.Context, c *reaction.Case) (reactions []react
 		} else if why := re.skip(c); why != "" {
 			c.Log().InfoContext(ctx, "event ignored", "reason", why, "reaction", re.name)
 		} else if re.decide != nil {
-			reactions = append(reactions, reaction.Reaction{Name: re.name, Decide: re.decide})
+			reactions = append(reactions, reaction.Reaction{Name: re.name, Mode: re.modeIn(c.Config), Decide: re.decide})
 		}
 	}
 	return reactions
+}
+
+// modeIn is how far it goes, "" where it has no mode.
+func (re react) modeIn(c reaction.Config) reaction.Mode {
+	if re.mode == nil {
+		return ""
+	}
+	return re.mode(c)
 }
 
 // flushAlerts publishes what was collected. The message is our own and no event.

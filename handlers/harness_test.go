@@ -198,6 +198,7 @@ func (w *world) newRouterWith(c reaction.Config, change func(*reaction.Deps)) *h
 		KMS: keys, Facts: inventory.New(keys, buckets, account, region),
 		State:  state.New(buckets, stateBucket, "cmkeeper/", account),
 		Alerts: w.told, Moves: w.moves, Trail: awsclient.CloudTrail(keeper), Senders: handlers.AnySender{}, EBS: awsclient.NewEC2(keeper),
+		Metrics: declared{t: w.t},
 	}
 	if w.untraced {
 		deps.Trail = nil
@@ -209,6 +210,23 @@ func (w *world) newRouterWith(c reaction.Config, change func(*reaction.Deps)) *h
 	}
 	return r
 }
+
+// declared fails the test for reactions that no metric could count.
+type declared struct {
+	reaction.Metrics
+	t *testing.T
+}
+
+var reactionNames = handlers.ReactionNames()
+
+func (d declared) Reacted(name, _, _ string, _ bool) {
+	if first, _, _ := strings.Cut(name, " "); !slices.Contains(reactionNames, first) {
+		d.t.Errorf("ReactionNames does not have %q", name)
+	}
+}
+func (declared) ReactionEnded(string, time.Duration)      {}
+func (declared) SweepEnded(time.Duration, int, int, bool) {}
+func (declared) Canary(string, time.Duration)             {}
 
 // listen makes the account's KMS events arrive in a queue; those of reads, too,
 // if they are wanted.

@@ -194,7 +194,7 @@ func (s look) key(ctx context.Context, c *reaction.Case) error {
 	}
 	add := func(mode reaction.Mode, name string, decide decider) {
 		if mode != reaction.Off {
-			reactions = append(reactions, reaction.Reaction{Name: name, Decide: decide})
+			reactions = append(reactions, reaction.Reaction{Name: name, Mode: mode, Decide: decide})
 		}
 	}
 	add(s.Config.Policy, ledger.ReactionPolicy, policy)

@@ -41,6 +41,13 @@ type react struct {
 	decide decider
 }
 
+// The names of messages that are no record of a call.
+const (
+	ownSchedule = "schedule"
+	ownShard    = "sweep-shard"
+	ownFlush    = "alert-digest"
+)
+
 // row is one line of the event table: an event, a reaction to it, and in words
 // what that comes to. docs/events.md is made of the rows.
 type row struct {
@@ -278,6 +285,36 @@ func routeOf(e events.Event) route {
 		return route{kind: e.Kind}
 	}
 	return route{source: e.Source, kind: e.Kind, name: e.Name, unusable: isUnusable(e)}
+}
+
+// EventNames returns the names of all events that something reacts to, and of the
+// fleet's own messages: what package eventlog is told of a message that is none of them
+// was chosen by somebody else.
+func EventNames() []string {
+	names := []string{ownSchedule, ownShard, ownFlush}
+	for _, line := range rows() {
+		if line.on.kind != events.Scheduled {
+			names = append(names, line.on.name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// ReactionNames returns the first words of the names of all reactions, to events and in
+// sweeps.
+func ReactionNames() []string {
+	names := []string{
+		"refused", "impostor", "standing", "account", // beside the rows
+		"alias", "bucket", "notes", "unread", "reminder", "untold", "role", ledger.ReactionContain, // of sweeps
+	}
+	for _, line := range rows() {
+		if line.reaction.decide != nil {
+			names = append(names, line.reaction.name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // Exemptible are the kinds of occurrences that can be exempt, as exemptions name

@@ -208,6 +208,29 @@ func (p *limiters) bucket(name string) *limiter {
 // most, as it has found out by now; Options.Concurrency bounds it.
 func (e *Engine) Concurrency(bucket string) int { return e.limiters.bucket(bucket).limit() }
 
+// Load is how many objects this process works on, how many it would at most by what the
+// buckets at work have turned out to take, and how many a second it may move: 0 where it
+// moves none or where Options.Rate is 0.
+func (e *Engine) Load() (objects, width int, perSecond float64) {
+	e.limiters.mu.Lock()
+	defer e.limiters.mu.Unlock()
+	for _, l := range e.limiters.of {
+		if running, limit := l.load(); running > 0 {
+			objects, width = objects+running, width+limit
+		}
+	}
+	if objects > 0 {
+		perSecond = float64(e.rate.limiter.Limit())
+	}
+	return objects, min(width, e.opt.Concurrency), perSecond
+}
+
+func (p *limiter) load() (running, limit int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.aimd.running, p.aimd.limit
+}
+
 // errBusy means that something was throttled maxThrottled times.
 var errBusy = errors.New("throttled again and again")
 

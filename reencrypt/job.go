@@ -199,7 +199,14 @@ func (e *Engine) create(ctx context.Context, j jobDoc) error {
 	if err := e.putFirst(ctx, openKey(j.ID), marker, ""); err != nil {
 		return err
 	}
-	return e.putFirst(ctx, j.key(), &j, "")
+	_, err := e.opt.Store.Put(ctx, j.key(), &j, "")
+	switch {
+	case err == nil:
+		e.opt.Meter.Job("started")
+	case errors.Is(err, state.ErrConflict): // it has been stored before
+		return nil
+	}
+	return err
 }
 
 // supersede marks a job that newer ones have taken over from. A job that was
@@ -399,6 +406,7 @@ func (e *Engine) notify(ctx context.Context, j jobDoc) error {
 		if open.Notified == string(j.State) {
 			return nil
 		}
+		e.opt.Meter.Job("stopped")
 		// It stays open: a newer move of its alias takes over from it.
 		open.Notified = string(j.State)
 		return e.putFirst(ctx, openKey(j.ID), &open, etag)

@@ -65,6 +65,19 @@ type verdict struct {
 	bytes   int64
 }
 
+// result is what it counts as: moved, skipped, refused or failed.
+func (v verdict) result() string {
+	switch {
+	case v.failed:
+		return "failed"
+	case v.action == skip:
+		return "skipped"
+	case v.action == refuse:
+		return "refused"
+	}
+	return "moved"
+}
+
 // operationError says which operation an error is from, so that what is missing
 // can be named.
 type operationError struct {
@@ -159,7 +172,9 @@ func (m *mover) feed(ctx context.Context, c pool, entries iter.Seq2[entry, error
 			return err
 		}
 		if en.deleteMarker { // nothing is asked of anybody
-			if err := count(ctx, verdict{action: skip, reason: ReasonDeleteMarker}); err != nil {
+			v := verdict{action: skip, reason: ReasonDeleteMarker}
+			m.e.opt.Meter.Object(v.result(), 0)
+			if err := count(ctx, v); err != nil {
 				return err
 			}
 			continue
@@ -173,6 +188,7 @@ func (m *mover) feed(ctx context.Context, c pool, entries iter.Seq2[entry, error
 			if err != nil {
 				return fmt.Errorf("re-encrypt %q in %s: %w", en.key, m.Bucket, err)
 			}
+			m.e.opt.Meter.Object(v.result(), v.bytes)
 			return count(ctx, v)
 		})
 	}
@@ -221,7 +237,9 @@ func (m *mover) patiently(ctx context.Context, f func() error) error {
 		switch {
 		case err == nil, classify(err) != faultThrottled, errors.Is(err, errBusy):
 			return err
-		case n == maxThrottled:
+		}
+		m.e.opt.Meter.Throttled()
+		if n == maxThrottled {
 			return fmt.Errorf("%w: %w", errBusy, err)
 		}
 		if err := rest(ctx, n); err != nil {

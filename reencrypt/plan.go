@@ -166,7 +166,9 @@ func (e *Engine) emit(ctx context.Context, j jobDoc, pass int, p planDoc, etag, 
 		return p, etag, err
 	}
 	p.Next, p.After, p.Done = p.Next+1, s.Through, s.Through == ""
-	etag, err = e.opt.Store.Put(ctx, planKey(j.ID, pass), &p, etag)
+	if etag, err = e.opt.Store.Put(ctx, planKey(j.ID, pass), &p, etag); err == nil {
+		e.opt.Meter.Slice("planned")
+	}
 	return p, etag, err
 }
 
@@ -181,6 +183,7 @@ func (e *Engine) resend(ctx context.Context, j jobDoc, pass int, p planDoc, etag
 		if err := gate(ctx); err != nil {
 			return err
 		}
+		before := p.Next
 		for range min(planStep, cut.Next-p.Next) {
 			if err := e.send(ctx, message{Job: j.ID, Pass: pass, Slice: p.Next}, 0); err != nil {
 				return err
@@ -190,6 +193,9 @@ func (e *Engine) resend(ctx context.Context, j jobDoc, pass int, p planDoc, etag
 		p.Done = p.Next >= cut.Next
 		if etag, err = e.opt.Store.Put(ctx, planKey(j.ID, pass), &p, etag); err != nil {
 			return err
+		}
+		for range p.Next - before {
+			e.opt.Meter.Slice("planned")
 		}
 	}
 	return nil

@@ -239,9 +239,31 @@ type Options struct {
 	// Ties, where not nil, lists what besides objects still needs an old key, for
 	// the report of a job that is complete.
 	Ties func(ctx context.Context, keyARN string) []string
+	// Meter counts what is done; nil: nothing is counted.
+	Meter Meter
 	// Logger is slog.Default where nil.
 	Logger *slog.Logger
 }
+
+// Meter counts what re-encryption does; *metrics.Metrics has it.
+type Meter interface {
+	// Object counts an object version: moved, skipped, refused or failed.
+	Object(result string, bytes int64)
+	// Throttled counts an attempt on an object that was throttled.
+	Throttled()
+	// Slice counts a slice that is planned, or done.
+	Slice(state string)
+	// Job counts a job that is started, complete, stopped or stalled.
+	Job(state string)
+}
+
+// unmetered counts nothing.
+type unmetered struct{}
+
+func (unmetered) Object(string, int64) {}
+func (unmetered) Throttled()           {}
+func (unmetered) Slice(string)         {}
+func (unmetered) Job(string)           {}
 
 // Engine re-encrypts: it starts jobs, handles their messages and runs single
 // buckets. It is safe for concurrent use.
@@ -293,6 +315,9 @@ func New(o Options) (*Engine, error) {
 	o.MaxCopySize = cmp.Or(o.MaxCopySize, 5<<30)
 	o.PartSize = cmp.Or(o.PartSize, 512<<20)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
+	if o.Meter == nil {
+		o.Meter = unmetered{}
+	}
 	e := &Engine{opt: o, slots: make(chan struct{}, o.Concurrency), limiters: limiters{bound: o.Concurrency}, throttlesBack: throttlesBack()}
 	e.rate = newThrottle(o.Rate, e.slicesInFlight)
 	e.probe.turn = make(chan struct{}, 1)

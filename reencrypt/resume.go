@@ -97,6 +97,7 @@ func (e *Engine) resume(ctx context.Context, id string, now time.Time) error {
 			return fmt.Errorf("report that it stalled: %w", err)
 		}
 		open.Notified = stalled
+		e.opt.Meter.Job("stalled")
 	}
 	return e.putFirst(ctx, openKey(id), &open, etag) // another sweep sees the same
 }

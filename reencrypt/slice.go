@@ -111,7 +111,10 @@ func (e *Engine) work(ctx context.Context, j jobDoc, pass, n int) error {
 	}
 	result := r.result()
 	_, err = e.opt.Store.Put(ctx, resultKey(j.ID, pass, n), &result, "")
-	if errors.Is(err, state.ErrConflict) { // another worker's counts
+	switch {
+	case err == nil:
+		e.opt.Meter.Slice("done")
+	case errors.Is(err, state.ErrConflict): // another worker's counts
 		err = e.dropRows(ctx, r.rows[r.named:])
 	}
 	if err != nil || r.etag == "" {
@@ -277,6 +280,7 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 	}
 	// Should this worker end here, its message comes back and finds what is left to do.
 	if next == StateComplete {
+		e.opt.Meter.Job("complete")
 		return e.notify(ctx, j)
 	}
 	return e.sendPlan(ctx, id, time.Now())

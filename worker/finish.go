@@ -139,10 +139,10 @@ func (p *Pool) decide(d *delivery, err error) outcome.Decision {
 	return decision
 }
 
-// logOutcome logs what became of a message.
+// logOutcome logs and counts what becomes of a message.
 func (p *Pool) logOutcome(d *delivery, level slog.Level, result string, took time.Duration, err error) {
-	ctx := context.Background()
-	if !p.log.Enabled(ctx, level) {
+	p.options.Handled(d.ctx, strings.ReplaceAll(result, " ", "-"))
+	if !p.log.Enabled(d.ctx, level) {
 		return
 	}
 	attributes := make([]slog.Attr, 0, 6)
@@ -156,7 +156,7 @@ func (p *Pool) logOutcome(d *delivery, level slog.Level, result string, took tim
 		level = slog.LevelError
 		attributes = append(attributes, slog.String("stack", string(panicked.stack)))
 	}
-	p.log.LogAttrs(ctx, level, "message handled", attributes...)
+	p.log.LogAttrs(d.ctx, level, "message handled", attributes...)
 }
 
 // release ends a message's time in flight; finished is false when it could be
@@ -172,7 +172,7 @@ func (p *Pool) release(d *delivery, finished bool) {
 // the copy is not accepted.
 func (p *Pool) replace(ctx context.Context, d *delivery, url string, delay time.Duration, attributes map[string]types.MessageAttributeValue) {
 	if err := p.send(ctx, d, url, delay, attributes); err != nil {
-		p.log.Error("cannot send a copy; the message is retried", "message_id", d.ID, "error", err, "fix", advice(err))
+		p.log.ErrorContext(d.ctx, "cannot send a copy; the message is retried", "message_id", d.ID, "error", err, "fix", advice(err))
 		p.makeVisible(ctx, d, outcome.Backoff(d.ReceiveCount))
 		return
 	}
@@ -183,17 +183,18 @@ func (p *Pool) replace(ctx context.Context, d *delivery, url string, delay time.
 // without spending a receive where a copy can be sent that says when it was sent first.
 func (p *Pool) handBack(ctx context.Context, d *delivery) {
 	d.cancel(ErrDraining)
+	p.options.Handled(d.ctx, "handed-back")
 	attributes, all := requeued(d)
 	err := errors.New("no room for the attribute " + AttributeFirstSent)
 	if all {
 		err = p.send(ctx, d, p.options.QueueURL, p.hidden(0), attributes)
 	}
 	if err != nil {
-		p.log.Warn("cannot send a copy; the message is handed back as it is, with one receive spent", "message_id", d.ID, "error", err)
+		p.log.WarnContext(d.ctx, "cannot send a copy; the message is handed back as it is, with one receive spent", "message_id", d.ID, "error", err)
 		p.makeVisible(ctx, d, 0)
 		return
 	}
-	p.log.Info("message handed back", "message_id", d.ID)
+	p.log.InfoContext(d.ctx, "message handed back", "message_id", d.ID)
 	p.delete(ctx, d)
 }
 
@@ -225,7 +226,7 @@ func (p *Pool) makeVisible(ctx context.Context, d *delivery, after time.Duration
 		err = errors.New(aws.ToString(out.Failed[0].Code))
 	}
 	if err != nil {
-		p.log.Warn("cannot set when the message is visible again; it will be when its lease runs out", "message_id", d.ID, "error", err)
+		p.log.WarnContext(d.ctx, "cannot set when the message is visible again; it will be when its lease runs out", "message_id", d.ID, "error", err)
 	}
 	p.release(d, err == nil)
 }
@@ -369,7 +370,7 @@ func printable(s string, limit int) string {
 // delete passes a message on to deleteFinished.
 func (p *Pool) delete(ctx context.Context, d *delivery) {
 	if !p.inFlight.startDelete(d) {
-		p.log.Warn("lease lost; the message is not deleted and will be received again", "message_id", d.ID)
+		p.log.WarnContext(d.ctx, "lease lost; the message is not deleted and will be received again", "message_id", d.ID)
 		p.release(d, true)
 		return
 	}
@@ -451,7 +452,7 @@ func (p *Pool) deleteBatch(ctx context.Context, batch []*delivery) {
 
 // giveUp releases a message that could not be deleted.
 func (p *Pool) giveUp(d *delivery) {
-	p.log.Error("the message was handled but could not be deleted; it will be received again", "message_id", d.ID)
+	p.log.ErrorContext(d.ctx, "the message was handled but could not be deleted; it will be received again", "message_id", d.ID)
 	p.release(d, false)
 }
 

@@ -9,6 +9,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"github.com/cmkeeper/cmkeeper/internal/eventlog"
 )
 
 const (
@@ -48,7 +50,7 @@ type delivery struct {
 func newDelivery(ctx context.Context, raw *types.Message, self string, lease time.Duration) *delivery {
 	now := time.Now()
 	d := &delivery{Message: newMessage(raw, self), raw: raw, received: now, until: now.Add(lease)}
-	d.ctx, d.cancel = context.WithCancelCause(ctx)
+	d.ctx, d.cancel = context.WithCancelCause(eventlog.Begin(ctx))
 	return d
 }
 

@@ -30,6 +30,8 @@ type Sight struct {
 	Failed time.Time
 	// InFlight is how many messages are not finished, of Slots.
 	InFlight, Slots int
+	// Oldest is when the oldest of them was sent; the zero time where there is none.
+	Oldest time.Time
 	// Late is when a message was last received for the first time that had waited for
 	// longer than is allowed, and Waited for how long.
 	Late   time.Time
@@ -123,10 +125,16 @@ func (w *watch) received(began time.Time, messages []*delivery, self string, lat
 func (p *Pool) Sight() Sight {
 	p.inFlight.mu.Lock()
 	held := len(p.inFlight.held)
+	var oldest time.Time
+	for d := range p.inFlight.held {
+		if !d.Sent.IsZero() && (oldest.IsZero() || d.Sent.Before(oldest)) {
+			oldest = d.Sent
+		}
+	}
 	p.inFlight.mu.Unlock()
 	p.watch.mu.Lock()
 	defer p.watch.mu.Unlock()
 	s := p.watch.Sight
-	s.InFlight, s.Slots = held, p.options.Concurrency
+	s.InFlight, s.Slots, s.Oldest = held, p.options.Concurrency, oldest
 	return s
 }

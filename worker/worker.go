@@ -166,9 +166,13 @@ type Options struct {
 	// 20 s; zero means 8 s. It is less where a DrainTimeout of two seconds
 	// or more would be over before the poll.
 	WaitTime time.Duration
-	// Logger gets one record per message and one per change of the queue's
-	// health; nil discards them.
+	// Logger gets one record per message, with its handler's context (see package
+	// eventlog), and one per change of the queue's health; nil discards them.
 	Logger *slog.Logger
+	// Handled, if set, is called once for each message whose handling has ended, with the
+	// context of its handler: outcome is delete, delay, retry, dead-letter, lease-lost or
+	// handed-back. It is called from several goroutines.
+	Handled func(ctx context.Context, outcome string)
 	// InFlight, if set, is called with each change of the number of messages in
 	// flight, from several goroutines; see Protection.
 	InFlight func(delta int)
@@ -232,6 +236,9 @@ func New(ctx context.Context, client SQS, h Handler, o Options) (*Pool, error) {
 	}
 	if o.InFlight == nil {
 		o.InFlight = func(int) {}
+	}
+	if o.Handled == nil {
+		o.Handled = func(context.Context, string) {}
 	}
 	q := o.Queue
 	if q == nil {

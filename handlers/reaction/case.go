@@ -101,9 +101,9 @@ func (c *Case) For(keyARN string) *Case {
 	return c.others[keyARN]
 }
 
-// Log is the logger of the case.
+// Log is the logger of the case. The id of its event is the context's, see package eventlog.
 func (c *Case) Log() *slog.Logger {
-	return c.Logger.With("event", c.Event.Name, "event_id", c.Event.ID, "key", c.Event.KeyARN)
+	return c.Logger.With("event", c.Event.Name, "key", c.Event.KeyARN)
 }
 
 // Debug logs at debug level. It costs nothing while that is off.

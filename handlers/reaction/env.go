@@ -154,9 +154,33 @@ type Deps struct {
 	Guard func(context.Context) guard.Facts
 	// Swept, if set, is called at the end of each sweep, and returns at once.
 	Swept func()
-	// Logger; nil discards.
+	// Metrics counts what is done; nil: nothing is counted.
+	Metrics Metrics
+	// Logger; nil discards. A record about an occurrence gets its id from package eventlog.
 	Logger *slog.Logger
 }
+
+// Metrics counts what is done about occurrences; *metrics.Metrics does.
+type Metrics interface {
+	// Reacted counts a reaction that has decided and acted. mode is "" where it has none;
+	// result is quiet, error, or the status of its first alert's action.
+	Reacted(reaction, mode, result string, sweep bool)
+	// ReactionEnded observes how long after an event a reaction to it was complete.
+	ReactionEnded(reaction string, after time.Duration)
+	// SweepEnded counts a sweep.
+	SweepEnded(took time.Duration, keys, errors int, ok bool)
+	// Canary counts a canary that was sent, is back, is late, is lost or was refused. One
+	// that is back or late took that long.
+	Canary(result string, took time.Duration)
+}
+
+// uncounted counts nothing.
+type uncounted struct{}
+
+func (uncounted) Reacted(string, string, string, bool)     {}
+func (uncounted) ReactionEnded(string, time.Duration)      {}
+func (uncounted) SweepEnded(time.Duration, int, int, bool) {}
+func (uncounted) Canary(string, time.Duration)             {}
 
 const (
 	// writesPerSecond is how fast a process changes keys. KMS allows 5 a second for
@@ -187,6 +211,9 @@ func NewEnv(d Deps, c Config) (*Env, error) {
 	}
 	if d.Logger == nil {
 		d.Logger = slog.New(slog.DiscardHandler)
+	}
+	if d.Metrics == nil {
+		d.Metrics = uncounted{}
 	}
 	return &Env{
 		Config: c, Deps: d,

@@ -1,6 +1,7 @@
 package reaction
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/internal/eventlog"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/outcome"
 )
@@ -24,6 +26,8 @@ import (
 // Reaction is something that is done about occurrences.
 type Reaction struct {
 	Name string
+	// Mode is how far it goes, "" where that does not matter.
+	Mode Mode
 	// Decide reads what it needs through the case, and decides. It changes nothing but
 	// the working copies of the case's documents, and may be called again, after
 	// another worker has written one of them. nil: there is nothing to be done. An
@@ -102,6 +106,7 @@ const FactsTimeout = 10 * time.Second
 // taken is a decision, and how it went.
 type taken struct {
 	name string
+	mode Mode
 	*Decision
 	alerts []alert.Alert
 	err    error
@@ -123,7 +128,9 @@ func (e *Env) React(ctx context.Context, c *Case, reactions ...Reaction) error {
 		return err
 	}
 	defer leave()
+	ctx = eventlog.With(ctx, noted(c.Event))
 	all := c.decide(ctx, reactions)
+	c.logDecisions(ctx, all)
 	for _, t := range all {
 		if t.Act != nil {
 			c.did.Acted = true
@@ -137,6 +144,7 @@ func (e *Env) React(ctx context.Context, c *Case, reactions ...Reaction) error {
 	errs := []error{err}
 	for _, t := range all {
 		errs = append(errs, t.err)
+		c.count(t, err)
 	}
 	if c.awaits {
 		errs = append(errs, unconfirmed())
@@ -155,7 +163,7 @@ func (c *Case) decide(ctx context.Context, reactions []Reaction) []*taken {
 			if d == nil {
 				d = &Decision{}
 			}
-			t := &taken{name: r.Name, Decision: d}
+			t := &taken{name: r.Name, mode: r.Mode, Decision: d}
 			t.fail(err)
 			all = append(all, t)
 		}
@@ -166,6 +174,36 @@ func (c *Case) decide(ctx context.Context, reactions []Reaction) []*taken {
 		_ = once()
 	}
 	return all
+}
+
+// noted is how log records tell an event: a claim and CloudTrail's record of it alike.
+func noted(e events.Event) eventlog.Event {
+	return eventlog.Event{ID: events.Occurrence(e.ID), Name: e.Name}
+}
+
+// logDecisions logs what was decided; of a sweep only what is more than nothing.
+func (c *Case) logDecisions(ctx context.Context, all []*taken) {
+	for _, t := range all {
+		if t.Act != nil || t.Tell != nil || t.err != nil || !c.IsSweep() {
+			c.Debug(ctx, "decided", "reaction", t.name, "acts", t.Act != nil, "tells", t.Tell != nil, "error", t.err)
+		}
+	}
+}
+
+// count counts what came of a decision. failed is what keeps all of them from being complete.
+func (c *Case) count(t *taken, failed error) {
+	mode, result := string(t.mode), "quiet"
+	switch {
+	case t.err != nil || failed != nil:
+		result = "error"
+	case len(t.alerts) > 0:
+		did := t.alerts[0].Action
+		mode, result = cmp.Or(did.Mode, mode), string(cmp.Or(did.Status, alert.StatusNone))
+	}
+	c.Metrics.Reacted(t.name, mode, result, c.IsSweep())
+	if result != "error" && !c.awaits && !c.IsSweep() {
+		c.Metrics.ReactionEnded(t.name, time.Since(c.Event.Time))
+	}
 }
 
 // Redecide has a reaction decide again while it acts, because what others did may
@@ -278,6 +316,7 @@ func (c *Case) Perform(ctx context.Context, operation string, r ledger.Repair, c
 		}))
 	}
 	c.did.Repairs++
+	c.Log().InfoContext(ctx, "key changed", "operation", operation)
 	ids, known := requestIDs(meta)
 	return c.Update(ctx, func(k *ledger.Key) { k.Confirm(operation, r, ids, known) })
 }

@@ -114,6 +114,9 @@ func (s look) canaryUnderWay(ctx context.Context) (bool, error) {
 		return true
 	})
 	if err == nil && !under {
+		if made {
+			s.Metrics.Canary("lost", 0)
+		}
 		s.Logger.WarnContext(ctx, "a canary did not come back", "key", doc.Key, "sent", doc.Flight.At, "made", made)
 	}
 	return under, err
@@ -141,6 +144,9 @@ func (s look) flyCanary(ctx context.Context, c *reaction.Case, repair ledger.Rep
 	if reaction.IsRefusal(err) {
 		return s.refused(ctx, repair.By, err.Error()) // the guard check tells; another sweep would not help
 	}
+	if err == nil {
+		s.Metrics.Canary("sent", 0)
+	}
 	return err
 }
 
@@ -151,6 +157,7 @@ func (s look) refuse(by, why string) *reaction.Decision {
 
 // refused notes why none is sent.
 func (s look) refused(ctx context.Context, by, why string) error {
+	s.Metrics.Canary("refused", 0)
 	return s.updateCanary(ctx, func(c *ledger.Canary, _ time.Time) bool {
 		c.Key = s.Config.CanaryKey
 		c.Drop(by, why)
@@ -213,7 +220,12 @@ func (k *Checks) CanaryBack(ctx context.Context, c *reaction.Case) error {
 		return known
 	})
 	if err == nil && known {
-		k.Logger.InfoContext(ctx, "the canary is back", "latency", took.Round(time.Millisecond), "late", took > ledger.CanaryPatience, "request_id", e.RequestID)
+		late, result := took > ledger.CanaryPatience, "back"
+		if late {
+			result = "late"
+		}
+		k.Metrics.Canary(result, took)
+		k.Logger.InfoContext(ctx, "the canary is back", "latency", took.Round(time.Millisecond), "late", late, "request_id", e.RequestID)
 	}
 	return err
 }

@@ -19,6 +19,7 @@ func (s Sweep) record(ctx context.Context, failed error, totals ledger.SweepTota
 	s.Logger.InfoContext(ctx, "sweep ended", "duration", now.Sub(s.Start), "ok", failed == nil, "run", s.run, "shards", shards,
 		"keys", totals.Keys, "changed", totals.Changed, "aliases", totals.Aliases, "buckets", totals.Buckets, "unread", totals.Unread,
 		"repairs", totals.Repairs, "alerts", sumOf(totals.Alerts), "errors", totals.Errors, "requests", sumOf(totals.Requests))
+	s.Metrics.SweepEnded(now.Sub(s.Start), totals.Keys, totals.Errors, failed == nil)
 	if ctx.Err() != nil {
 		return // it is made again
 	}

@@ -274,6 +274,11 @@ func (s service) send(ctx context.Context, operation, method, path string, body 
 	); err != nil {
 		return nil, err
 	}
+	for _, add := range s.config.APIOptions {
+		if err := add(stack); err != nil {
+			return nil, err
+		}
+	}
 	ctx = awsmiddleware.SetServiceID(awsmiddleware.SetOperationName(ctx, operation), s.id)
 	handler := middleware.DecorateHandler(smithyhttp.NewClientHandlerWithOptions(s.options().HTTPClient), stack)
 	answer, _, err := handler.Handle(ctx, nil)

@@ -53,14 +53,14 @@ func TestEveryVariableArrives(t *testing.T) {
 var unset = map[string]string{
 	"reaction.Config.Identity": "STS", "reaction.Config.Region": "the SDK", "reaction.Config.Queues": "the check at the start",
 	"reaction.Config.Build": "the build", "reaction.Config.SweepShard": "its default",
-	"alert.Publisher.SNS": "a client", "alert.Publisher.Store": "the state", "alert.Publisher.Logger": "slog",
+	"alert.Publisher.SNS": "a client", "alert.Publisher.Store": "the state", "alert.Publisher.Logger": "slog", "alert.Publisher.Count": "the metrics",
 	"alert.Grouping.SQS":   "a client",
 	"reencrypt.Options.S3": "a client", "reencrypt.Options.Resolver": "the inventory", "reencrypt.Options.KMS": "a client", "reencrypt.Options.SQS": "a client",
 	"reencrypt.Options.Batch": "a client", "reencrypt.Options.Account": "STS", "reencrypt.Options.Store": "the state", "reencrypt.Options.Observer": "the alerts",
-	"reencrypt.Options.Ties": "package retire", "reencrypt.Options.Logger": "slog", "reencrypt.Options.Versions": "all versions, in jobs",
+	"reencrypt.Options.Ties": "package retire", "reencrypt.Options.Logger": "slog", "reencrypt.Options.Meter": "the metrics", "reencrypt.Options.Versions": "all versions, in jobs",
 	"reencrypt.Options.SliceSize": "its default", "reencrypt.Options.MaxCopySize": "S3's limit", "reencrypt.Options.PartSize": "its default",
-	"events pool.WaitTime": "its default", "events pool.Logger": "slog", "events pool.InFlight": "ECS", "events pool.Queue": "the check at the start", "events pool.Sender": "STS",
-	"jobs pool.WaitTime": "its default", "jobs pool.Logger": "slog", "jobs pool.InFlight": "ECS", "jobs pool.Queue": "the check at the start", "jobs pool.Sender": "STS", "jobs pool.Late": "slices of a job wait as long as they have to",
+	"events pool.WaitTime": "its default", "events pool.Logger": "slog", "events pool.InFlight": "ECS", "events pool.Handled": "the metrics", "events pool.Queue": "the check at the start", "events pool.Sender": "STS",
+	"jobs pool.WaitTime": "its default", "jobs pool.Logger": "slog", "jobs pool.InFlight": "ECS", "jobs pool.Handled": "the metrics", "jobs pool.Queue": "the check at the start", "jobs pool.Sender": "STS", "jobs pool.Late": "slices of a job wait as long as they have to",
 }
 
 // consumers returns what everything gets that is made from the configuration, by its
@@ -84,7 +84,7 @@ func consumers(t *testing.T, variable, value string) map[string]any {
 		"queues that are worked on": [2]bool{c.runsEvents(), c.runsJobs()},
 		"connections":               c.connections(),
 		"weekly report":             c.reportsWeekly(),
-		"address":                   healthServer(c.HTTPAddr, nil).Addr,
+		"address":                   healthServer(c.HTTPAddr, nil, nil).Addr,
 		"state":                     c.store(nil, "", ""),
 		"path style":                c.s3(aws.Config{}).Options().UsePathStyle,
 		"logged":                    logged(t, c),

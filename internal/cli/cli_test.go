@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -49,7 +50,7 @@ func TestCommandLine(t *testing.T) {
 func TestHealthAsksTheWorker(t *testing.T) {
 	var why atomic.Value
 	why.Store("not receiving yet")
-	server := httptest.NewServer(healthServer("", func() string { return why.Load().(string) }).Handler)
+	server := httptest.NewServer(healthServer("", func() string { return why.Load().(string) }, func() http.Handler { return nil }).Handler)
 	defer server.Close()
 	addr := strings.TrimPrefix(server.URL, "http://")
 	health := func(environ []string, args ...string) int {

@@ -70,7 +70,7 @@ type Config struct {
 
 	ReportSchedule string `env:"REPORT_SCHEDULE, default=off" about:"off or weekly: write the report about the keys to the state bucket once a week, and send its summary and address. See [keys and report](keys-and-report.md#the-weekly-report)."`
 
-	HTTPAddr string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz and /readyz."`
+	HTTPAddr string `env:"HTTP_ADDR, default=:8080" about:"Address of /healthz, /readyz and /metrics."`
 }
 
 // Queues are the fleet's queues.

@@ -116,7 +116,7 @@ func (c *localCommand) run(ctx context.Context, p *process) error {
 
 // serve answers health checks until the context is cancelled.
 func (c *localCommand) serve(ctx context.Context, addr string, ready func()) error {
-	health := healthServer(addr, func() string { return "" })
+	health := healthServer(addr, func() string { return "" }, nil)
 	if err := serve(ctx, health); err != nil {
 		return err
 	}

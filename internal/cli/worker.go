@@ -28,6 +28,8 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/command"
+	"github.com/cmkeeper/cmkeeper/internal/eventlog"
+	"github.com/cmkeeper/cmkeeper/internal/metrics"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -75,6 +77,8 @@ type fleetMember struct {
 	log    *slog.Logger
 	// protection is the ECS task's, nil elsewhere.
 	protection *worker.Protection
+	// metrics is set by wire.
+	metrics *metrics.Metrics
 	// swept, if set, is called after the start-up sweep, when it knows the account;
 	// where there is none, as soon as the member is ready.
 	swept func()
@@ -86,9 +90,9 @@ func (c Common) logger(w io.Writer) *slog.Logger {
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked when it was read
 	options := &slog.HandlerOptions{Level: level}
 	if c.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(w, options))
+		return slog.New(eventlog.Handler(slog.NewTextHandler(w, options)))
 	}
-	return slog.New(slog.NewJSONHandler(alert.JSONWriter{W: w}, options))
+	return slog.New(eventlog.Handler(slog.NewJSONHandler(alert.JSONWriter{W: w}, options)))
 }
 
 // connections is how many calls to one host run at once.
@@ -104,15 +108,20 @@ func (c Config) memoryLimit() int64 { return 80<<20 + int64(c.connections())*160
 // run works from the checks at the start to the end of the drain.
 func (f fleetMember) run(ctx context.Context) error {
 	var isReady atomic.Bool
-	var blind atomic.Pointer[sight]
+	var working atomic.Pointer[wired]
 	server := healthServer(f.config.HTTPAddr, func() string {
-		switch s := blind.Load(); {
+		switch w := working.Load(); {
 		case !isReady.Load():
 			return "not receiving yet"
-		case s != nil:
-			return s.blindness()
+		case w.sight != nil:
+			return w.sight.blindness()
 		}
 		return ""
+	}, func() http.Handler {
+		if w := working.Load(); w != nil {
+			return w.metrics
+		}
+		return nil
 	})
 	listening := make(chan error, 1)
 	go func() { listening <- serve(ctx, server) }()
@@ -125,7 +134,7 @@ func (f fleetMember) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	blind.Store(w.sight)
+	working.Store(w)
 	return f.work(ctx, w, func() { isReady.Store(true) })
 }
 
@@ -199,9 +208,19 @@ func serve(ctx context.Context, server *http.Server) error {
 }
 
 // healthServer answers /healthz while the process runs and /readyz unless unready says why it
-// is not ready.
-func healthServer(addr string, unready func() string) *http.Server {
+// is not ready. Where there is measured, it answers /metrics once that returns a handler.
+func healthServer(addr string, unready func() string, measured func() http.Handler) *http.Server {
 	mux := http.NewServeMux()
+	if measured != nil {
+		mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+			m := measured()
+			if m == nil {
+				http.Error(w, "starting", http.StatusServiceUnavailable)
+				return
+			}
+			m.ServeHTTP(w, r)
+		})
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if why := unready(); why != "" {
@@ -222,6 +241,7 @@ type wired struct {
 	report   *reportSchedule  // nil where none is asked for
 	records  *confirm.Records // nil where no events are handled
 	sight    *sight           // nil where no events are handled
+	metrics  *metrics.Metrics
 	// known is closed when the alias snapshot is taken, before the first event is handled.
 	known chan struct{}
 	// risks returns what of the configuration depends on keys that are guarded.
@@ -250,6 +270,8 @@ func (w *wired) handle(ctx context.Context, m worker.Message) error {
 
 // wire checks what the configuration names and connects everything to it.
 func (f fleetMember) wire(ctx context.Context) (*wired, error) {
+	f.metrics = newMetrics()
+	f.aws = awsclient.Observe(f.aws, f.requested)
 	c, cfg, log := f.config, f.aws, f.log
 	var (
 		queues = awsclient.SQS(cfg)
@@ -273,6 +295,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	facts := inventory.New(keys, bucket, account, cfg.Region)
 	own := ownMessages{queues, fleet}
 	alerts := c.publisher(topics, own, store, log)
+	alerts.Count = f.alerted
 	others := &neighbours{fleet: fleet, alerts: alerts, log: log}
 	engine, err := reencrypt.New(c.engine(reencrypt.Options{
 		S3: bucket, Resolver: facts, KMS: keys, Account: account, Store: store, SQS: own,
@@ -281,21 +304,23 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		Batch:    awsclient.S3Control(cfg, account),
 		Observer: handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region, StateBucket: c.StateBucket},
 		Ties:     f.ties(retire.Checker{S3: bucket, Facts: facts, Account: account}),
+		Meter:    f.metrics,
 		Logger:   log,
 	}))
 	if err != nil {
 		return nil, err
 	}
+	f.metrics.WatchWidth(widthOf(engine))
 	reactions, err := c.reactions(identity, cfg.Region, c.topics(), found.queueNames())
 	if err != nil {
 		return nil, err
 	}
 	deps := reaction.Deps{
-		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, Logger: log,
+		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, Metrics: f.metrics, Logger: log,
 		Scans: engine, Trail: awsclient.CloudTrail(cfg), EBS: awsclient.NewEC2(cfg), Send: sender(own, c.EventsQueueURL),
 	}
 	w := &wired{
-		identity: aws.ToString(caller.Arn), known: make(chan struct{}),
+		identity: aws.ToString(caller.Arn), known: make(chan struct{}), metrics: f.metrics,
 		risks: func(ctx context.Context) []finding.Finding {
 			risks, _ := check.risks(ctx, found) // the sweep says what cannot be read
 			return risks
@@ -322,23 +347,29 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	if f.protection != nil {
 		inFlight = f.protection.InFlight
 	}
-	pool := func(o worker.Options, handle worker.HandlerFunc) error {
+	pool := func(name string, o worker.Options, handle worker.HandlerFunc) error {
 		o.Queue, o.Logger, o.InFlight, o.Sender = found.queue(o.QueueURL), log, inFlight, aws.ToString(caller.UserId)
+		o.Handled = f.handled(name)
 		p, err := worker.New(ctx, queues, others.keepApart(o.Queue, handle), o)
+		if err != nil {
+			return err
+		}
+		f.metrics.Watch(name, receiving(p))
 		w.pools = append(w.pools, p)
-		return err
+		return nil
 	}
 	if c.runsEvents() {
-		if err := pool(c.eventsPool(), w.handle); err != nil {
+		if err := pool(metrics.EventsQueue, c.eventsPool(), w.handle); err != nil {
 			return nil, err
 		}
 		w.sight = &sight{
 			pool: w.pools[0], after: c.BlindAfter, alerts: alerts, store: store, log: log, look: c.SweepInterval,
 			worker: w.identity, account: account, region: cfg.Region,
 		}
+		f.metrics.WatchSight(func() bool { return w.sight.blindness() != "" })
 	}
 	if c.runsJobs() {
-		if err := pool(c.jobsPool(), func(ctx context.Context, m worker.Message) error {
+		if err := pool(metrics.JobsQueue, c.jobsPool(), func(ctx context.Context, m worker.Message) error {
 			return engine.Handle(ctx, []byte(m.Body))
 		}); err != nil {
 			return nil, err
