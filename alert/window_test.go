@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -518,4 +520,54 @@ func (w *world) mortal(requests int64) (*Publisher, *mortal) {
 	g.SQS = sqs.NewFromConfig(cfg)
 	p.Grouping = &g
 	return &p, m
+}
+
+// TestCount has each delivery counted once.
+func TestCount(t *testing.T) {
+	inGroups(t, func(t *testing.T, w *world) {
+		counted := map[string]int{}
+		w.Count = func(k Kind, s finding.Severity, delivery string) { counted[fmt.Sprint(k, " ", s, " ", delivery)]++ }
+		broken := errors.New("the topic is gone")
+		w.SNS = snsFunc(func(ctx context.Context, in *sns.PublishInput) (*sns.PublishOutput, error) {
+			if broken != nil {
+				return nil, broken
+			}
+			return w.topics.Publish(ctx, in)
+		})
+		one := deletion()
+		if err := w.Publish(t.Context(), one); !errors.Is(err, broken) {
+			t.Fatal(err)
+		}
+		broken = nil
+		w.publish(t, one, one)
+		for i := range 2 {
+			a := deletion()
+			a.ID, a.Kind, a.Severity = fmt.Sprint("more", i), KindPolicy, finding.Low
+			w.publish(t, a)
+		}
+		w.pass(t, 2*groupInterval)
+		want := map[string]int{"deletion critical failed": 1, "deletion critical published": 1, "policy low collected": 2, "policy low digest": 1}
+		if diff := cmp.Diff(want, counted); diff != "" {
+			t.Errorf("what was counted: %s", diff)
+		}
+	})
+}
+
+// TestKinds compares the list of kinds with that of the schema.
+func TestKinds(t *testing.T) {
+	var schema struct {
+		Defs struct {
+			Kind struct{ Enum []Kind }
+		} `json:"$defs"`
+	}
+	raw, err := os.ReadFile("../docs/alert.v1.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(raw, &schema); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(slices.Sorted(slices.Values(schema.Defs.Kind.Enum)), slices.Sorted(slices.Values(Kinds()))); diff != "" {
+		t.Errorf("kinds of the schema, and Kinds: %s", diff)
+	}
 }

@@ -78,3 +78,21 @@ func TestLateMessages(t *testing.T) {
 		}
 	}
 }
+
+func TestSightKnowsTheOldestMessage(t *testing.T) {
+	t.Parallel()
+	p := &Pool{inFlight: newInFlight(), options: Options{Concurrency: 3}}
+	if s := p.Sight(); !s.Oldest.IsZero() || s.InFlight != 0 || s.Slots != 3 {
+		t.Errorf("with nothing in flight: %+v", s)
+	}
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	oldest := &delivery{Message: Message{Sent: at}}
+	p.inFlight.add([]*delivery{{Message: Message{Sent: at.Add(time.Hour)}}, oldest, {}})
+	if s := p.Sight(); !s.Oldest.Equal(at) || s.InFlight != 3 {
+		t.Errorf("with three in flight: %+v", s)
+	}
+	p.inFlight.remove(oldest, true)
+	if s := p.Sight(); !s.Oldest.Equal(at.Add(time.Hour)) {
+		t.Errorf("after the oldest: %+v", s)
+	}
+}

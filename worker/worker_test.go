@@ -22,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/internal/eventlog"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -1282,6 +1283,47 @@ func TestRunTwice(t *testing.T) {
 		}
 		if f.log.lines != nil {
 			t.Errorf("logged %q", f.log.lines)
+		}
+	})
+}
+
+// TestHandled has every outcome counted once, with the event that the handler has noted.
+func TestHandled(t *testing.T) {
+	bubble(t, func(t *testing.T, f fixture) {
+		var mu sync.Mutex
+		counted := map[string]int{}
+		started := make(chan struct{})
+		stop := f.start(f.client, func(ctx context.Context, m worker.Message) error {
+			eventlog.Note(ctx, eventlog.Event{Name: m.Body})
+			switch m.Body {
+			case "delay":
+				return outcome.RetryAfter(time.Hour, errors.New("not yet"))
+			case "reject":
+				return outcome.Reject(errors.New("never"))
+			case "retry":
+				return errors.New("failed")
+			case "panic":
+				panic("at the disco")
+			case "hang":
+				close(started)
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+			return nil
+		}, worker.Options{Concurrency: 6, Handled: func(ctx context.Context, result string) {
+			mu.Lock()
+			defer mu.Unlock()
+			counted[eventlog.Noted(ctx).Name+": "+result]++
+		}})
+		f.send("done", "delay", "reject", "retry", "panic", "hang")
+		<-started
+		time.Sleep(500 * time.Millisecond)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]int{"done: delete": 1, "delay: delay": 1, "reject: dead-letter": 1, "retry: retry": 1, "panic: retry": 1, "hang: handed-back": 1}
+		if diff := cmp.Diff(want, counted); diff != "" {
+			t.Errorf("what was counted: %s", diff)
 		}
 	})
 }
