@@ -199,14 +199,7 @@ func (e *Engine) create(ctx context.Context, j jobDoc) error {
 	if err := e.putFirst(ctx, openKey(j.ID), marker, ""); err != nil {
 		return err
 	}
-	_, err := e.opt.Store.Put(ctx, j.key(), &j, "")
-	switch {
-	case err == nil:
-		e.opt.Meter.Job("started")
-	case errors.Is(err, state.ErrConflict): // it has been stored before
-		return nil
-	}
-	return err
+	return e.putFirst(ctx, j.key(), &j, "")
 }
 
 // supersede marks a job that newer ones have taken over from. A job that was

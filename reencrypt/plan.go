@@ -87,6 +87,9 @@ func (e *Engine) plan(ctx context.Context, j jobDoc, pass int) error {
 			if etag, err = e.opt.Store.Put(ctx, planKey(j.ID, pass), &p, ""); errors.Is(err, state.ErrConflict) {
 				continue
 			}
+			if err == nil && pass == 1 {
+				e.opt.Meter.Job("started")
+			}
 		case err == nil && p.Done:
 			return e.advance(ctx, j.ID, pass, (p.Next-1)/groupSize)
 		}

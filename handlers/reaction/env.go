@@ -163,7 +163,7 @@ type Deps struct {
 // Metrics counts what is done about occurrences; *metrics.Metrics does.
 type Metrics interface {
 	// Reacted counts a reaction that has decided and acted. mode is "" where it has none;
-	// result is quiet, error, or the status of its first alert's action.
+	// result is quiet, waiting, error, or the status of its first alert's action.
 	Reacted(reaction, mode, result string, sweep bool)
 	// ReactionEnded observes how long after an event a reaction to it was complete.
 	ReactionEnded(reaction string, after time.Duration)

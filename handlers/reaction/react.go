@@ -199,9 +199,11 @@ func (c *Case) count(t *taken, failed error) {
 	case len(t.alerts) > 0:
 		did := t.alerts[0].Action
 		mode, result = cmp.Or(did.Mode, mode), string(cmp.Or(did.Status, alert.StatusNone))
+	case c.awaits:
+		result = "waiting"
 	}
 	c.Metrics.Reacted(t.name, mode, result, c.IsSweep())
-	if result != "error" && !c.awaits && !c.IsSweep() {
+	if result != "error" && result != "waiting" && !c.IsSweep() {
 		c.Metrics.ReactionEnded(t.name, time.Since(c.Event.Time))
 	}
 }

@@ -76,9 +76,9 @@ func New(n Names, b Build) *Metrics {
 		of("outcome", "delete", "delay", "retry", "dead-letter", "lease-lost", "handed-back"))
 	m.reacted = m.histogram("reaction_latency_seconds", "Time from an event to the end of a reaction to it, its alerts included. Sweeps are not in it.",
 		[]float64{1, 2.5, 5, 10, 20, 30, 60, 120, 300, 900, 3600, 21600}, reaction)
-	m.reactions = m.counter("reactions_total", "Reactions that decided, by what came of it. quiet: there was nothing to do or to tell; error: the message comes back; otherwise the status of the alert's action.",
+	m.reactions = m.counter("reactions_total", "Reactions that decided, by what came of it. quiet: there was nothing to do or to tell; waiting: CloudTrail has not confirmed the event yet, and the message comes back; error: the message comes back; otherwise the status of the alert's action.",
 		reaction, of("mode", "none", "observe", "enforce"),
-		of("result", "done", "would-do", "none", "failed", "refused", "resolved", "quiet", "error"), of("trigger", "event", "sweep"))
+		of("result", "done", "would-do", "none", "failed", "refused", "resolved", "quiet", "waiting", "error"), of("trigger", "event", "sweep"))
 	m.alerts = m.counter("alerts_total", "Alerts, by what happened to them. published: all topics have it; collected: it is stored for a digest; digest: a digest was published, which counts with the kind and severity of its worst alert; failed: a topic refused it, and it is tried again.",
 		of("kind", n.Kinds...), of("severity", n.Severities...), of("delivery", "published", "collected", "digest", "failed"))
 	m.sweeps = m.counter("sweeps_total", "Sweeps that this worker has ended.", of("result", "ok", "failed"))
@@ -106,9 +106,9 @@ func (m *Metrics) declareReencryption() {
 		of("result", "moved", "skipped", "refused", "failed"))
 	m.bytes = m.counter("reencrypt_bytes_total", "Size of the object versions that were moved.")
 	m.throttles = m.counter("reencrypt_throttles_total", "Attempts on objects that S3 or KMS throttled.")
-	m.slices = m.counter("reencrypt_slices_total", "Slices of jobs. The difference between planned and done, over the fleet and since a job began, is what it still has to do in this pass.",
+	m.slices = m.counter("reencrypt_slices_total", "Slices of jobs. The difference between planned and done, over the fleet and since a job began, is what it still has to do in this pass. Those that `cmkeeper reencrypt retry` makes are planned by that command, and not counted as planned.",
 		of("state", "planned", "done"))
-	m.jobs = m.counter("reencrypt_jobs_total", "Jobs that started, completed, stopped for a person to fix something, or made no progress.",
+	m.jobs = m.counter("reencrypt_jobs_total", "Jobs whose planning started, that completed, stopped for a person to fix something, or made no progress.",
 		of("state", "started", "complete", "stopped", "stalled"))
 }
 
