@@ -1,8 +1,8 @@
 package metrics
 
 import (
-	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -60,8 +60,12 @@ type names struct {
 	of   map[string]bool
 }
 
-// plain is what the names of services, operations and error codes look like.
-var plain = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9 ._-]{0,63}$`) })
+// plain reports whether a name looks like one of a service, an operation or an error code.
+func plain(name string) bool {
+	return name != "" && len(name) <= 64 && !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && (r < '0' || r > '9') && !strings.ContainsRune(" ._-", r)
+	})
+}
 
 func (n *names) allows(name string) string {
 	n.mu.RLock()
@@ -70,7 +74,7 @@ func (n *names) allows(name string) string {
 	if known {
 		return name
 	}
-	if !plain().MatchString(name) {
+	if !plain(name) {
 		return Other
 	}
 	n.mu.Lock()

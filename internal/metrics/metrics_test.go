@@ -117,6 +117,9 @@ func TestInventedNamesMakeNoSeries(t *testing.T) {
 	for i := range 1000 {
 		invent(i)
 	}
+	for _, name := range []string{"", "a/b", "a\"b", "ä", strings.Repeat("a", 65)} {
+		m.Request(name, name, name, time.Second)
+	}
 	if after := seriesOf(t, m); after != before {
 		t.Errorf("%d series became %d", before, after)
 	}
