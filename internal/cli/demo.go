@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/internal/demo"
+	"github.com/cmkeeper/cmkeeper/internal/eventlog"
 )
 
 type demoCommand struct{ json, verbose bool }
@@ -28,7 +29,7 @@ func newDemoCommand(p *process) *cobra.Command {
 func (c *demoCommand) run(ctx context.Context, p *process) error {
 	o := demo.Options{Out: p.stdout, Worker: demoWorker(slog.New(slog.DiscardHandler))}
 	if c.verbose {
-		o.Worker = demoWorker(slog.New(slog.NewTextHandler(p.stderr, nil)))
+		o.Worker = demoWorker(slog.New(eventlog.Handler(slog.NewTextHandler(p.stderr, nil))))
 	}
 	if c.json {
 		o.Out = io.Discard
