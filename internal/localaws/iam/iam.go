@@ -1,5 +1,5 @@
-// Package iam evaluates resource policies as AWS does, for the key policies of
-// localaws' KMS and the queue policies of its SQS.
+// Package iam evaluates policies as AWS does: the key policies of localaws' KMS, the
+// queue policies of its SQS, and the identity policies that tests give its callers.
 //
 // It shares no code with the product's package keypolicy on purpose: what
 // judges a policy and what enforces it in the tests must not be wrong in the
@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Policy is a parsed resource policy. The zero value has no statement and
+// Policy is a parsed policy. The zero value has no statement and
 // allows nobody.
 type Policy struct {
 	statements []statement

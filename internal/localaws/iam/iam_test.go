@@ -216,3 +216,31 @@ func TestGlob(t *testing.T) {
 		}
 	}
 }
+
+func TestIdentityPolicies(t *testing.T) {
+	p, err := ParseIdentity([]byte(`{"Version":"2012-10-17","Statement":[
+		{"Effect":"Allow","Action":["sqs:SendMessage","s3:Get*"],"Resource":["arn:aws:sqs:us-east-1:111122223333:q","arn:aws:s3:::b/*"]},
+		{"Effect":"Deny","Action":"s3:GetObject","Resource":"arn:aws:s3:::b/secret"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ask, want := range map[[2]string]Decision{
+		{"sqs:SendMessage", "arn:aws:sqs:us-east-1:111122223333:q"}:    Allow,
+		{"sqs:SendMessage", "arn:aws:sqs:us-east-1:111122223333:else"}: ImplicitDeny,
+		{"s3:GetObjectTagging", "arn:aws:s3:::b/x"}:                    Allow,
+		{"s3:GetObject", "arn:aws:s3:::b/secret"}:                      ExplicitDeny,
+		{"s3:PutObject", "arn:aws:s3:::b/x"}:                           ImplicitDeny,
+	} {
+		if got := p.Evaluate(Request{Action: ask[0], Resource: ask[1]}); got != want {
+			t.Errorf("%s on %s: %v, want %v", ask[0], ask[1], got, want)
+		}
+	}
+	for _, wrong := range []string{
+		`{"Statement":{"Effect":"Allow","Action":"s3:*"}}`,
+		`{"Statement":{"Effect":"Allow","Principal":"*","Action":"s3:*","Resource":"*"}}`,
+	} {
+		if _, err := ParseIdentity([]byte(wrong)); err == nil {
+			t.Errorf("accepted: %s", wrong)
+		}
+	}
+}

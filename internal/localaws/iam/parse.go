@@ -17,7 +17,13 @@ import (
 // AWS are not documented. As in KMS, a statement without Resource is accepted
 // and applies to nothing. That a named user or role exists is not checked:
 // localaws keeps no list of them.
-func Parse(document []byte) (*Policy, error) {
+func Parse(document []byte) (*Policy, error) { return parse(document, false) }
+
+// ParseIdentity reads an identity policy: its statements have a Resource and no
+// Principal, and are about the identity that has it.
+func ParseIdentity(document []byte) (*Policy, error) { return parse(document, true) }
+
+func parse(document []byte, identity bool) (*Policy, error) {
 	var doc struct {
 		Version   string
 		ID        string
@@ -35,7 +41,7 @@ func Parse(document []byte) (*Policy, error) {
 	}
 	p := &Policy{}
 	for i, r := range raw {
-		s, err := parseStatement(r)
+		s, err := parseStatement(r, identity)
 		if err != nil {
 			return nil, fmt.Errorf("statement %d: %w", i+1, err)
 		}
@@ -47,7 +53,7 @@ func Parse(document []byte) (*Policy, error) {
 	return p, nil
 }
 
-func parseStatement(raw json.RawMessage) (statement, error) {
+func parseStatement(raw json.RawMessage, identity bool) (statement, error) {
 	var s statement
 	var doc struct {
 		Sid                     string
@@ -68,7 +74,17 @@ func parseStatement(raw json.RawMessage) (statement, error) {
 		return s, fmt.Errorf("invalid effect %q", doc.Effect)
 	}
 	var err error
-	if s.principal, err = parsePrincipals(doc.Principal, doc.NotPrincipal); err != nil {
+	switch {
+	case !identity:
+		s.principal, err = parsePrincipals(doc.Principal, doc.NotPrincipal)
+	case doc.Principal != nil || doc.NotPrincipal != nil:
+		err = errors.New("an identity policy has no Principal")
+	case doc.Resource == nil && doc.NotResource == nil:
+		err = errors.New("missing required field Resource")
+	default:
+		s.principal.everyone = true
+	}
+	if err != nil {
 		return s, err
 	}
 	if s.action, err = parsePatterns("Action", doc.Action, doc.NotAction); err != nil {
