@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,6 +32,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
@@ -60,6 +62,8 @@ type world struct {
 	told   *memorySink
 	moves  *memoryMover
 	router *handlers.Router
+	// role is what the worker may do, in worlds under the template of the deployment.
+	role atomic.Pointer[iam.Policy]
 	// sender is the SenderId of the last of them.
 	sender string
 	// quit stops what asks CloudTrail, in worlds that have it.

@@ -1,9 +1,11 @@
 package handlers_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,10 +21,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/deploy"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 )
 
@@ -162,12 +166,14 @@ var plays = map[string]play{
 	}},
 	"EnableKey/containment": {severity: finding.Critical, title: "still open", live: isState("Disabled"), contain: true, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
-		played := w.router
-		w.router = w.newRouter(playConfig(reaction.Enforce, play{contain: true}))
+		played, enforcing := w.router, playConfig(reaction.Enforce, play{contain: true})
+		w.router = w.newRouter(enforcing)
+		role := w.role.Swap(templateRole(enforcing))
 		w.putPolicy(key, public)
 		w.react()
 		w.told.take()
 		w.router = played
+		w.role.Store(role)
 		w.enable(key)
 		return key
 	}},
@@ -612,8 +618,10 @@ func (w *world) play(row handlers.TableRow, p play) (key string) {
 }
 
 func playRow(t *testing.T, row handlers.TableRow, p play, mode reaction.Mode) {
-	inWorld(t, playConfig(mode, p), func(w *world) {
+	c := playConfig(mode, p)
+	inWorld(t, c, func(w *world) {
 		w.told.notes = row.Reaction == "note"
+		defer w.underTheTemplate(c)()
 		key := w.play(row, p)
 		var told []alert.Alert
 		for _, a := range w.told.take() {
@@ -640,6 +648,46 @@ func playRow(t *testing.T, row handlers.TableRow, p play, mode reaction.Mode) {
 		}
 	})
 }
+
+// templateRole is the role that the template of the deployment has for a configuration.
+func templateRole(c reaction.Config) *iam.Policy {
+	stack := must(must(deploy.Parse(deploy.Source)).Deploy(deploy.Place{
+		Account: account, Region: region, Stack: "cmkeeper", IDs: map[string]string{"StateBucket": stateBucket},
+		Parameters: map[string]string{
+			"Image": "cmkeeper", "VpcId": "vpc", "Subnets": "subnet", "ReencryptAliases": "alias/app-*",
+			"RotationMode": mode(c.Rotation), "PolicyMode": mode(c.Policy), "DeletionMode": mode(c.Deletion), "ContainMode": mode(c.Contain), "ReencryptMode": mode(c.Reencrypt),
+		},
+	}))
+	return must(iam.ParseIdentity(must(stack.RolePolicy("EventsRole"))))
+}
+
+// underTheTemplate holds the worker to that role. What it returns fails the test where it
+// was not enough.
+func (w *world) underTheTemplate(c reaction.Config) (check func()) {
+	w.role.Store(templateRole(c))
+	var mu sync.Mutex
+	var refused []string
+	w.aws.SetIdentityPolicy(keeperKey, func(action, resource string) bool {
+		if w.role.Load().Evaluate(iam.Request{Action: action, Resource: resource}) == iam.Allow {
+			return true
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		refused = append(refused, action+" on "+resource)
+		return false
+	})
+	return func() {
+		w.t.Helper()
+		mu.Lock()
+		defer mu.Unlock()
+		if len(refused) > 0 {
+			w.t.Errorf("the role of the template refused %q", refused)
+		}
+	}
+}
+
+// mode is a mode as the template has it.
+func mode(m reaction.Mode) string { return string(cmp.Or(m, reaction.Off)) }
 
 // checkPlayed checks what every alert of the table has to say.
 func checkPlayed(t *testing.T, row handlers.TableRow, p play, mode reaction.Mode, key string, a alert.Alert) {
