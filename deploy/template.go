@@ -228,12 +228,34 @@ func (s *Stack) Container(task string) map[string]any {
 	return s.Resources[task].Properties["ContainerDefinitions"].([]any)[0].(map[string]any)
 }
 
-// RolePolicy returns the inline policies of a role as one document.
+// Policies returns the policies of a role, by name, in the order of the template: its
+// inline ones, and then those that are resources of their own.
+func (s *Stack) Policies(role string) (all []Policy) {
+	policies, _ := s.Resources[role].Properties["Policies"].([]any)
+	ref, _ := s.Identity(role)
+	for _, id := range s.OfType("AWS::IAM::Policy") {
+		if p := s.Resources[id].Properties; slices.Contains(p["Roles"].([]any), any(ref)) {
+			policies = append(slices.Clone(policies), p)
+		}
+	}
+	for _, p := range policies {
+		p := p.(map[string]any)
+		all = append(all, Policy{p["PolicyName"].(string), p["PolicyDocument"].(map[string]any)["Statement"].([]any)})
+	}
+	return all
+}
+
+// Policy is a policy of a role.
+type Policy struct {
+	Name       string
+	Statements []any
+}
+
+// RolePolicy returns the policies of a role as one document.
 func (s *Stack) RolePolicy(role string) ([]byte, error) {
 	var statements []any
-	policies, _ := s.Resources[role].Properties["Policies"].([]any)
-	for _, p := range policies {
-		statements = append(statements, p.(map[string]any)["PolicyDocument"].(map[string]any)["Statement"].([]any)...)
+	for _, p := range s.Policies(role) {
+		statements = append(statements, p.Statements...)
 	}
 	return json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": statements})
 }

@@ -57,10 +57,10 @@ func TestStacks(t *testing.T) {
 // TestFaults seeds faults: each is a problem that the template does not have.
 func TestFaults(t *testing.T) {
 	for name, fault := range map[string]struct{ old, new, want string }{
-		"target without dead-letter queue":  {"          DeadLetterConfig: {Arn: !GetAtt RulesDeadLetters.Arn}\n", "", "its target has no dead-letter queue"},
+		"target without dead-letter queue":  {"DeadLetterConfig: {Arn: !GetAtt RulesDeadLetters.Arn}, ", "", "its target has no dead-letter queue"},
 		"customer managed key on the queue": {"      SqsManagedSseEnabled: true\n", "      KmsMasterKeyId: !Ref CanaryKey\n", "is encrypted under a key of KMS"},
 		"topic without CloudWatch":          {"Principal: {Service: cloudwatch.amazonaws.com}", "Principal: {Service: budgets.amazonaws.com}", "does not admit CloudWatch"},
-		"alarm to nobody":                   {"      AlarmActions: [!Ref AlertTopic]\n", "", "has no AlarmActions"},
+		"alarm to nobody":                   {"AlarmActions: [!Ref AlertTopic], ", "", "has no AlarmActions"},
 		"rule without queue policy":         {"rule/${AWS::StackName}-*", "rule/other-*", "does not admit it"},
 		"queue for any rule":                {"rule/${AWS::StackName}-*", "rule/*", "admits any rule"},
 		"without TLS":                       {"aws:SecureTransport: 'false'", "aws:SecureTransport: 'true'", "without TLS"},
