@@ -2,6 +2,7 @@
 
 .PHONY: all build fmt vet lint test race soak demo scripts bench bench-scale ci docker docker-test
 .PHONY: all build fmt vet lint test race soak demo scripts bench bench-scale ci docker release-test
+.PHONY: all build fmt vet lint test race soak demo scripts bench bench-scale ci deploy-test docker
 
 all: fmt vet test
 
@@ -61,6 +62,10 @@ bench-scale: build
 
 ci:
 	bash .ci/run
+
+# cfn-lint, seeded faults, all runs under the roles of the template, and the stack on moto.
+deploy-test:
+	bash .ci/deploy
 
 docker:
 	docker build -t cmkeeper .

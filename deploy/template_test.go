@@ -70,21 +70,22 @@ func TestFaults(t *testing.T) {
 		"root":                              {"User: '65532:65532'", "User: '0'", "runs as user"},
 		"lossy log":                         {", mode: non-blocking", "", "its log has no mode"},
 	} {
-		if !bytes.Contains(deploy.Source, []byte(fault.old)) {
-			t.Errorf("%s: the template has no %q any more", name, fault.old)
-			continue
-		}
-		parsed, err := deploy.Parse(bytes.ReplaceAll(deploy.Source, []byte(fault.old), []byte(fault.new)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := parsed.Deploy(place(everything...))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if found := problems(s); !slices.ContainsFunc(found, func(p string) bool { return strings.Contains(p, fault.want) }) {
-			t.Errorf("%s: not found among %q", name, found)
-		}
+		t.Run(name, func(t *testing.T) {
+			if !bytes.Contains(deploy.Source, []byte(fault.old)) {
+				t.Fatalf("the template has no %q any more", fault.old)
+			}
+			parsed, err := deploy.Parse(bytes.ReplaceAll(deploy.Source, []byte(fault.old), []byte(fault.new)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := parsed.Deploy(place(everything...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found := problems(s); !slices.ContainsFunc(found, func(p string) bool { return strings.Contains(p, fault.want) }) {
+				t.Errorf("not found among %q", found)
+			}
+		})
 	}
 }
 

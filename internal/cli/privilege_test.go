@@ -398,14 +398,15 @@ func TestLeastPrivilege(t *testing.T) {
 			t.Run(strings.Join(values, " "), func(t *testing.T) {
 				t.Parallel()
 				parameters := map[string]string{"ReencryptAliases": "alias/app*", "DataBuckets": "arn:aws:s3:::app-*"}
-				var settings []string
+				var settings, says []string
 				for f, v := range values {
+					says = append(says, factors[f].name+"="+v)
 					if v == "copy" {
 						v, settings = "fleet", []string{"REENCRYPT_METHOD", "copy"}
 					}
 					parameters[factors[f].name] = v
 				}
-				t.Logf("run %d: %v", i+1, parameters)
+				t.Logf("run %d: %s", i+1, strings.Join(says, " "))
 				inStack(t, parameters, func(d *deployed) {
 					d.play(settings...)
 					for _, refused := range slices.Sorted(maps.Keys(d.asked.refused)) {
