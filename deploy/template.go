@@ -22,8 +22,8 @@ var Source []byte
 
 // Template is a template whose intrinsic functions are in their long form ("Fn::Sub").
 type Template struct {
-	Parameters            map[string]Parameter
-	Conditions, Resources map[string]any
+	Parameters                     map[string]Parameter
+	Conditions, Resources, Outputs map[string]any
 }
 
 // Parameter is what a template asks for.
