@@ -262,6 +262,32 @@ func envelope(t *testing.T, file string) (event []byte, name string) {
 	return event, name
 }
 
+// TestDeploymentDocument: what docs/deployment.md counts, and multiplies with prices, is what
+// the template has.
+func TestDeploymentDocument(t *testing.T) {
+	text, err := os.ReadFile("../docs/deployment.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := stack(t, everything...)
+	interfaces := 0
+	for _, id := range s.OfType("AWS::EC2::VPCEndpoint") {
+		if s.Resources[id].Properties["VpcEndpointType"] == "Interface" {
+			interfaces++
+		}
+	}
+	alarms, rules := len(s.OfType("AWS::CloudWatch::Alarm")), len(s.OfType("AWS::Events::Rule"))
+	for _, want := range []string{
+		fmt.Sprintf("%d alarms, a dashboard", alarms), fmt.Sprintf("| %d × 0.10,", alarms), fmt.Sprintf("| %d × 0.30 |", len(s.OfType("AWS::Logs::MetricFilter"))),
+		fmt.Sprintf("are %d × 2 × 730 h", interfaces), fmt.Sprintf("| %d × 730 h ×", 2*len(s.OfType("AWS::ECS::Service"))),
+		map[int]string{5: "five EventBridge rules"}[rules],
+	} {
+		if want == "" || !strings.Contains(string(text), want) {
+			t.Errorf("docs/deployment.md does not say %q (%d rules)", want, rules)
+		}
+	}
+}
+
 // native are the metrics of AWS that alarms, scaling and dashboard may use, and their dimensions.
 var native = map[string]string{
 	"AWS/SQS ApproximateNumberOfMessagesVisible": "QueueName", "AWS/SQS ApproximateAgeOfOldestMessage": "QueueName", "AWS/SQS NumberOfMessagesReceived": "QueueName",
