@@ -86,11 +86,7 @@ func inStack(t *testing.T, parameters map[string]string, test func(d *deployed))
 		d.box = must(sandbox.InProcess(t.Context()))(t)
 		defer d.box.Close()
 		defer func() {
-			for _, stop := range d.stops {
-				if err := stop(); err != nil {
-					t.Error(err)
-				}
-			}
+			d.stop()
 			if t.Failed() && testing.Verbose() {
 				t.Log(d.log.String())
 			}
@@ -112,6 +108,26 @@ func inStack(t *testing.T, parameters map[string]string, test func(d *deployed))
 		time.Sleep(time.Minute)
 		test(d)
 	})
+}
+
+// stop stops the workers.
+func (d *deployed) stop() {
+	d.Helper()
+	for _, stop := range d.stops {
+		if err := stop(); err != nil {
+			d.Error(err)
+		}
+	}
+}
+
+// expectNothingRefused fails the test for each call that a role does not allow.
+func (d *deployed) expectNothingRefused() {
+	d.Helper()
+	d.asked.mu.Lock()
+	defer d.asked.mu.Unlock()
+	for _, refused := range slices.Sorted(maps.Keys(d.asked.refused)) {
+		d.Errorf("refused: %s", refused)
+	}
 }
 
 // create makes the sandbox's queues, topic and rules those of the stack.
@@ -409,9 +425,8 @@ func TestLeastPrivilege(t *testing.T) {
 				t.Logf("run %d: %s", i+1, strings.Join(says, " "))
 				inStack(t, parameters, func(d *deployed) {
 					d.play(settings...)
-					for _, refused := range slices.Sorted(maps.Keys(d.asked.refused)) {
-						t.Errorf("refused: %s", refused)
-					}
+					d.stop() // so that nothing is asked any more
+					d.expectNothingRefused()
 					mu.Lock()
 					defer mu.Unlock()
 					for role, made := range d.asked.calls {
@@ -610,7 +625,5 @@ func TestDemoUnderTheRoles(t *testing.T) {
 	if !summary.OK {
 		t.Errorf("the demo: %q", summary.Problems)
 	}
-	for _, refused := range slices.Sorted(maps.Keys(d.asked.refused)) {
-		t.Errorf("refused: %s", refused)
-	}
+	d.expectNothingRefused()
 }
