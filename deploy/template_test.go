@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -374,6 +375,36 @@ func TestMetricsExist(t *testing.T) {
 	}
 	if len(made) == 0 || shown == 0 {
 		t.Errorf("%d metrics are made, %d are shown", len(made), shown)
+	}
+}
+
+// TestFilterMessagesExist: each message that a metric filter looks for is one that the
+// program has. TestMetricFilters of package cli has a worker log most of them.
+func TestFilterMessagesExist(t *testing.T) {
+	var source strings.Builder
+	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		source.Write(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := stack(t, everything...)
+	for _, id := range s.OfType("AWS::Logs::MetricFilter") {
+		pattern := s.Resources[id].Properties["FilterPattern"].(string)
+		messages := regexp.MustCompile(`\$\.msg = ("[^"]*")`).FindAllStringSubmatch(pattern, -1)
+		if len(messages) == 0 {
+			t.Errorf("%s looks for no message", id)
+		}
+		for _, m := range messages {
+			if !strings.Contains(source.String(), m[1]) {
+				t.Errorf("%s: the program logs no %s", id, m[1])
+			}
+		}
 	}
 }
 
