@@ -15,7 +15,7 @@ import (
 var purposes = [][2]string{
 	{"work", "to work: queues, topic, state, and [protection](#running-it) on ECS"},
 	{"observe", "to observe, in every mode"},
-	{"guard", "to check [whether the guard sees](#does-the-guard-see)"},
+	{"guard", "to check [whether the guard sees](#does-the-guard-see); the [report](keys-and-report.md) asks `cloudtrail:DescribeTrails`, too"},
 	{"canary", "the [canary](#the-canary-key)"},
 	{"report", "the [weekly report](keys-and-report.md#the-weekly-report)"},
 	{"rotation", "rotation, enforce"},
