@@ -28,7 +28,7 @@ type runbook struct {
 var (
 	runbookKind  = regexp.MustCompile("(?m)^Alert kind: `(.+)`$")
 	runbookAlarm = regexp.MustCompile("(?m)^Alarm: `STACK-(.+)`$")
-	alarmName    = regexp.MustCompile(`(?m)^ +AlarmName: !Sub '?\$\{AWS::StackName\}-([a-z-]+)'?$`)
+	alarmName    = regexp.MustCompile(`AlarmName: !Sub '?\$\{AWS::StackName\}-([a-z-]+)`)
 )
 
 // TestRunbooks wants a page for each kind of alert and each alarm of the template, no page
@@ -64,15 +64,9 @@ func TestRunbooks(t *testing.T) {
 		t.Errorf("%s is out of date; UPDATE_DOCS=1 go test ./internal/cli -run Runbooks writes it:\n%s", path, diff)
 	}
 	t.Run("alarms", func(t *testing.T) {
-		templates := must(filepath.Glob("../../deploy/cloudformation/*.yaml"))(t)
-		if len(templates) == 0 {
-			t.Skip("there is no template here yet, and so no alarm")
-		}
 		var defined []string
-		for _, file := range templates {
-			for _, m := range alarmName.FindAllSubmatch(must(os.ReadFile(file))(t), -1) {
-				defined = append(defined, string(m[1]))
-			}
+		for _, m := range alarmName.FindAllSubmatch(must(os.ReadFile("../../deploy/cloudformation/cmkeeper.yaml"))(t), -1) {
+			defined = append(defined, string(m[1]))
 		}
 		if diff := cmp.Diff(slices.Sorted(slices.Values(defined)), slices.Sorted(slices.Values(alarms))); diff != "" {
 			t.Errorf("alarms of the templates, and those of the pages:\n%s", diff)
