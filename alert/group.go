@@ -33,7 +33,7 @@ func groupOf(a Alert) (group, bool) {
 		if _, resource, ok := strings.Cut(g.short, ":"); ok {
 			g.short = strings.TrimPrefix(resource, "assumed-")
 		}
-		if a.Actor.Unconfirmed { // whoever forges messages collects no alerts about the real actor
+		if a.Actor.Unconfirmed { // forged messages are not grouped with alerts about the real actor
 			g.name, g.short = g.name+" (unconfirmed)", g.short+" (unconfirmed)"
 		}
 	default:

@@ -148,7 +148,7 @@ type Problem struct {
 	Title, Summary, Risk string
 	// Next is what to do, in order, as alerts have it.
 	Next []string
-	// Details are what exactly is wrong, and Findings what that comes to; either may be empty.
+	// Details say what exactly is wrong, and Findings judge it; either may be empty.
 	Details  []string
 	Findings []finding.Finding
 	// Choice: it may be intended, so that nobody is reminded of it.

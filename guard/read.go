@@ -26,8 +26,7 @@ type Reader struct {
 // readTimeout bounds how long a fact is waited for.
 const readTimeout = 30 * time.Second
 
-// maxPages bounds a list. Whoever has more rules than that on one bus has a quota of
-// their own from AWS.
+// maxPages bounds a list. More rules than that on one bus need a raised quota.
 const maxPages = 50
 
 // Rules reads the rules of the default bus whose names match one of the patterns, and those

@@ -180,8 +180,8 @@ func (b *bucketCase) judge(ctx context.Context) (*reaction.Decision, error) {
 	b.Debug(ctx, "default encryption decided", "bucket", b.Name, "reason", b.reason)
 	_, b.sets = b.Event.Detail.(events.BucketEncryption)
 	_, b.tags = b.Event.Detail.(events.BucketTags)
-	// Whoever reads a change first tells it, whichever event or sweep that is: what is
-	// noted here is what the next one compares with.
+	// The first event or sweep that reads a change tells it: the next one compares with what
+	// is noted here.
 	b.changed = b.severity != "" && (b.sets || doc.Seen && doc.Key != key)
 	b.follows = !b.unread && (b.tags || doc.Seen) && !slices.Equal(doc.Aliases, b.AliasTags)
 	b.opened = doc.Denies && b.denies != nil && !*b.denies
@@ -196,8 +196,8 @@ func (b *bucketCase) judge(ctx context.Context) (*reaction.Decision, error) {
 	return d, nil
 }
 
-// decide decides what the default encryption comes to. One that goes under another key
-// because an alias has moved there is as it is meant: the move is told by itself.
+// decide judges the default encryption. Where it changed because an alias moved, it is as
+// intended: the move has an alert of its own.
 func (b *bucketCase) decide(ctx context.Context) error {
 	b.reason, b.severity = decideDefault(b.in)
 	if b.reason != defaultLeft {

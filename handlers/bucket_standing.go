@@ -16,7 +16,7 @@ import (
 )
 
 // What may be wrong with a bucket as it stands. What it left, and that its policy denied
-// uploads, only shows to whoever saw it before; it is wrong until it is back.
+// uploads, shows only in comparison with an earlier read; it is wrong until it is back.
 const (
 	dangerDefault = "default" // it is not under the key that it should be under
 	dangerLeft    = "left/"   // and the key that it left

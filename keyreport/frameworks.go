@@ -120,7 +120,7 @@ func (r Report) Check(id CheckID) Check {
 	return Check{ID: id, Status: NotChecked, Summary: "There is no such check."}
 }
 
-// Status is what a control comes to: the worst that its checks came to.
+// Status is a control's status: the worst of its checks.
 func (r Report) Status(c Control) Status {
 	status := Pass
 	for _, id := range c.Checks {

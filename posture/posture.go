@@ -1,6 +1,6 @@
-// Package posture says what is dangerous about a key as it stands, whoever made it so
-// and whenever: its policy, its grants, its state, its rotation and its material. It is
-// pure. An event's reactions judge what changed; posture judges what is there, for the
+// Package posture says what is dangerous about a key as it stands: its policy, its
+// grants, its state, its rotation and its material, no matter who changed them and when.
+// It is pure. An event's reactions judge what changed; posture judges what is there, for the
 // sweep, for "cmkeeper keys" and for the report, so that all three say the same.
 package posture
 
@@ -82,8 +82,8 @@ const (
 	DangerUnavailable = "unavailable" // its key store does not answer
 	DangerRotation    = "rotation"
 	DangerExpiry      = "expiry" // of the material
-	// Only whoever remembers the key knows these: it was disabled because it was open, works
-	// again and is open; and a tag approves its deletion, should somebody schedule that.
+	// Only the key's stored document shows these: the key was disabled because it was open,
+	// works again and is open; and a tag approves a deletion that nobody has scheduled yet.
 	DangerReopened = "reopened"
 	DangerApproval = "approval"
 	// DangerEBS is one of the account: new EBS volumes are not encrypted by default. Of a

@@ -36,9 +36,9 @@ type turns struct {
 // turn is that of one document.
 type turn struct {
 	token chan struct{} // who takes it out may write
-	users int           // those who have it or wait for it
+	users int           // those that have it or wait for it
 	// slow is how many of the next turns pause for longer and read before they write, as
-	// another process has to: whoever writes from memory would win again and again.
+	// another process has to: a process that writes from memory would always win.
 	slow atomic.Int32
 	// stored numbers the last write that was noted; etag and body are what it stored.
 	stored int

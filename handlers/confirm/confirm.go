@@ -1,13 +1,13 @@
 // Package confirm asks CloudTrail whether the record that a message claims to be exists.
 //
-// A message is a claim of whoever could send it. The record that CloudTrail itself shows
+// A message is a claim of its sender. The record that CloudTrail itself shows
 // is knowledge, but it comes minutes after the call, and everybody in the account and
 // Region together may ask for two a second. So questions are noted and answered later:
-// whoever has a message asks [Records.Record] each time that the message comes back, and
+// the handler of a message asks [Records.Record] each time that the message comes back, and
 // one goroutine, [Records.Run], makes the look-ups.
 //
-// Whoever can send messages can ask as much as he likes, about any key, in any name. So
-// the look-ups are shared out (questions.go), and most of them answer many questions at
+// A sender of messages can ask as much as it likes, about any key, in any name. So the
+// look-ups are shared out (questions.go), and most of them answer many questions at
 // once (lookup.go). The workers of a fleet take turns (turn.go), so that they do not ask
 // more often together than one of them may.
 package confirm
@@ -122,8 +122,8 @@ func (r *Records) Record(q Question) (record []byte, ok bool) {
 	return nil, false
 }
 
-// Busy reports whether a question waits for a look-up that could be made now. Whoever
-// looks something up that only informs people yields to it.
+// Busy reports whether a question waits for a look-up that could be made now. A
+// look-up that only informs people yields to it.
 func (r *Records) Busy() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -26,7 +26,7 @@ type Danger struct {
 	Told string
 }
 
-// Watch looks at what is wrong with a thing as it stands, whoever made it so and whenever,
+// Watch looks at what is wrong with a thing as it stands, no matter who changed it and when,
 // beside what the reactions of the case tell. Where they tell of a danger (alert.Dangers),
 // that counts; of others a sweep tells. An account that is swept for the first time has
 // them told together, when all of it was looked at. Who was told of a danger is told once

@@ -205,8 +205,8 @@ type heard struct {
 // what asks more often is no schedule.
 const tickPrecision = time.Minute
 
-// NoteTick notes that a message of the schedule arrived that SQS took then. Whoever forges
-// one has a sweep made, which is all that the schedule is for.
+// NoteTick notes that a message of the schedule arrived that SQS took then. A forged
+// one causes a sweep, as the schedule does, and nothing else.
 func (k *Checks) NoteTick(ctx context.Context, sent time.Time) {
 	if sent.IsZero() {
 		sent = ledger.Now()

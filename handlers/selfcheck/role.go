@@ -17,7 +17,7 @@ import (
 // powers is what this worker last read of guard/role.json: keys that lack nothing and are
 // not in it cost no request.
 type powers struct {
-	// turn has a token for whoever reads or writes it: not a mutex, since requests are made
+	// turn has a token that a reader or writer takes: not a mutex, since requests are made
 	// meanwhile.
 	turn chan struct{}
 	read time.Time

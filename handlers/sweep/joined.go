@@ -30,9 +30,9 @@ func (f *Fleet) Startup(ctx context.Context) error {
 	return err
 }
 
-// For does what a message of the schedule asks for that SQS took at the time sent: it
-// is done when a sweep was whole that began later, whoever made that. Until then the
-// message waits, and takes up no slot. It is rejected when too many sweeps have failed: the
+// For handles a message of the schedule that SQS took at the time sent: the message is
+// done when any worker has completed a sweep that began later. Until then the message
+// waits, and takes up no slot. It is rejected when too many sweeps have failed: the
 // later ones of the schedule go on.
 func (f *Fleet) For(ctx context.Context, sent time.Time) error {
 	failures, err := f.once(ctx, func(now time.Time) time.Time {
