@@ -66,7 +66,7 @@ func TestAction(t *testing.T) {
 				inputs[k] = v
 			}
 			command := exec.CommandContext(t.Context(), "sh", script)
-			command.Dir, command.Env = repository, os.Environ()
+			command.Dir, command.Env = repository, []string{"PATH=" + os.Getenv("PATH")} // and nothing of the tests' own variables
 			for k, v := range inputs {
 				command.Env = append(command.Env, k+"="+v)
 			}
