@@ -94,7 +94,7 @@ func New(n Names, b Build) *Metrics {
 	service, operation := open("service", "AWS services, by the SDK's names", 20), open("operation", "operations of the AWS APIs", 150)
 	m.requests = m.counter("aws_requests_total", "Requests to AWS, each attempt counted. code is ok, canceled, unreachable, or the code of AWS's error.",
 		service, operation, open("code", "`ok`, `canceled`, `unreachable`, AWS's error codes", 100))
-	m.requestDuration = m.histogram("aws_request_duration_seconds", "Duration of requests to AWS, each attempt counted. ReceiveMessage waits for up to 20 seconds on purpose.",
+	m.requestDuration = m.histogram("aws_request_duration_seconds", "Duration of requests to AWS, each attempt counted. ReceiveMessage waits for messages, as a rule for up to 8 seconds.",
 		[]float64{.01, .025, .05, .1, .25, .5, 1, 5, 25}, service, operation)
 	m.readings = newReadings(&m.declarations, queue, b)
 	m.registry.MustRegister(m.readings, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
