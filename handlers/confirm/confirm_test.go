@@ -229,14 +229,14 @@ func TestFoundWhenVisible(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 7*time.Minute)
 		r, calls := w.worker()
-		w.run(r)
 		q := w.call("CreateKey", "")
 		if _, ok := r.Record(q); ok {
 			t.Fatal("answered at once")
 		}
-		if !r.Busy() {
+		if !r.Busy() { // before anybody looks it up
 			t.Error("a question waits, and Records is not busy")
 		}
+		w.run(r)
 		synctest.Wait()
 		time.Sleep(3 * time.Second)
 		if r.Busy() {
