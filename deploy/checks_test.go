@@ -128,7 +128,8 @@ func checkRules(s *deploy.Stack, say report) {
 	}
 }
 
-// checkAlarms: every alarm tells of its begin and its end on a topic that admits CloudWatch.
+// checkAlarms: every alarm notifies a topic, when it starts and when it ends, and the
+// topic's policy lets CloudWatch publish.
 func checkAlarms(s *deploy.Stack, say report) {
 	for _, id := range s.OfType("AWS::CloudWatch::Alarm") {
 		p := s.Resources[id].Properties

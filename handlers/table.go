@@ -287,9 +287,9 @@ func routeOf(e events.Event) route {
 	return route{source: e.Source, kind: e.Kind, name: e.Name, unusable: isUnusable(e)}
 }
 
-// EventNames returns the names of all events that something reacts to, and of the
-// fleet's own messages: what package eventlog is told of a message that is none of them
-// was chosen by somebody else.
+// EventNames returns the names of all events that have a row in the event table, and of
+// the fleet's own messages. Any other name is the sender's choice, and is no label of a
+// metric.
 func EventNames() []string {
 	names := []string{ownSchedule, ownShard, ownFlush}
 	for _, line := range rows() {
