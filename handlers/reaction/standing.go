@@ -215,7 +215,7 @@ func (c *Case) moreAlert(ctx context.Context, w *Watch, worst Danger, n int) ale
 	a.Dangers = nil
 	a.Summary = fmt.Sprintf("The sweep found more dangers than the %d of one thing that are told one by one. The worst of these %d: %s. %s", ledger.MostOpen, n, a.Title, a.Summary)
 	a.Title = fmt.Sprintf("%d dangers more than are told one by one, such as: %s", n, a.Title)
-	a.Next = append([]string{"List all of them (cmkeeper keys lists what is wrong with a key, and each of its grants that reach outside). When others are over, the next sweep tells of these."}, a.Next...)
+	a.Next = append([]string{"List all of them: the command keys of cmkeeper shows what is wrong with a key, and each of its grants that reach outside. When some are over, the next sweep reports the remaining ones one by one."}, a.Next...)
 	return a
 }
 
