@@ -348,7 +348,7 @@ func metricsDocument() string {
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.Name, f.Type, strings.Join(labels, "; "), f.Help)
 	}
-	b.WriteString("\nBesides, there are client_golang's own metrics of Go (`go_…`) and, on Linux, of the process (`process_…`).\n")
+	b.WriteString("\nBesides, there are the library's own metrics of Go (`go_…`) and, on Linux, of the process (`process_…`).\n")
 	for _, name := range slices.Sorted(maps.Keys(long)) {
 		fmt.Fprintf(&b, "\n## Values of %s\n\n%s\n", name, strings.Join(long[name], ", "))
 	}

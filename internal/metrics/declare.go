@@ -1,11 +1,15 @@
 package metrics
 
 import (
+	"fmt"
+	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/VictoriaMetrics/metrics"
 )
 
 // Family is a metric as it is documented.
@@ -24,6 +28,8 @@ type Label struct {
 	About string
 
 	seen *names
+	// fixed: this process has one value, which the build chose.
+	fixed bool
 }
 
 // Other is the value of a label where the actual one is not among those it may have.
@@ -34,7 +40,7 @@ func (l Label) allows(value string) string {
 	if l.seen != nil {
 		return l.seen.allows(value)
 	}
-	if slices.Contains(l.Values, value) {
+	if l.fixed || slices.Contains(l.Values, value) {
 		return value
 	}
 	return Other
@@ -86,9 +92,9 @@ func (n *names) allows(name string) string {
 	return name
 }
 
-// declarations are the metrics of a registry.
+// declarations are the metrics of a set.
 type declarations struct {
-	registry *prometheus.Registry
+	set      *metrics.Set
 	families []Family
 }
 
@@ -97,35 +103,35 @@ const (
 	prefix                                = "cmkeeper_"
 )
 
-// declare notes a family and returns its full name and the names of its labels.
-func (d *declarations) declare(kind, name, help string, labels []Label) (full string, variable []string) {
+// declare notes a family and returns its full name.
+func (d *declarations) declare(kind, name, help string, labels []Label) (full string) {
 	full = prefix + name
 	d.families = append(d.families, Family{full, kind, help, labels})
-	for _, l := range labels {
-		variable = append(variable, l.Name)
-	}
-	return full, variable
+	return full
 }
 
-// bounded are the values of labels as they are counted.
-func bounded(labels []Label, values []string) []string {
-	allowed := make([]string, len(labels))
-	for i, l := range labels {
-		allowed[i] = l.allows(values[i])
+// series is the name of a series, with its labels; values that are not allowed are Other.
+func series(name string, labels []Label, values []string) string {
+	if len(labels) == 0 {
+		return name
 	}
-	return allowed
+	b := []byte(name)
+	for i, l := range labels {
+		b = append(b, "{,"[min(i, 1)])
+		b = append(append(b, l.Name...), '=')
+		b = strconv.AppendQuote(b, l.allows(values[i]))
+	}
+	return string(append(b, '}'))
 }
 
 type counter struct {
-	vec    *prometheus.CounterVec
+	set    *metrics.Set
+	name   string
 	labels []Label
 }
 
 func (d *declarations) counter(name, help string, labels ...Label) counter {
-	full, variable := d.declare(counterType, name, help, labels)
-	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: full, Help: help}, variable)
-	d.registry.MustRegister(vec)
-	c := counter{vec, labels}
+	c := counter{d.set, d.declare(counterType, name, help, labels), labels}
 	switch { // where it is known what can be counted, it is 0 from the beginning
 	case len(labels) == 0:
 		c.add(0)
@@ -139,40 +145,60 @@ func (d *declarations) counter(name, help string, labels ...Label) counter {
 	return c
 }
 
-func (c counter) add(n float64, values ...string) {
-	c.vec.WithLabelValues(bounded(c.labels, values)...).Add(n)
+func (c counter) add(n int, values ...string) {
+	c.set.GetOrCreateCounter(series(c.name, c.labels, values)).Add(n)
 }
 
 type histogram struct {
-	vec    *prometheus.HistogramVec
-	labels []Label
+	set     *metrics.Set
+	name    string
+	labels  []Label
+	buckets []float64
 }
 
 func (d *declarations) histogram(name, help string, buckets []float64, labels ...Label) histogram {
-	full, variable := d.declare(histogramType, name, help, labels)
-	vec := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: full, Help: help, Buckets: buckets}, variable)
-	d.registry.MustRegister(vec)
-	return histogram{vec, labels}
+	return histogram{d.set, d.declare(histogramType, name, help, labels), labels, buckets}
 }
 
 func (h histogram) observe(v float64, values ...string) {
-	h.vec.WithLabelValues(bounded(h.labels, values)...).Observe(v)
+	h.set.GetOrCreatePrometheusHistogramExt(series(h.name, h.labels, values), h.buckets).Update(v)
 }
 
 // gauge has no series before it is set, so that "never" is not the year 1970.
-type gauge struct{ vec *prometheus.GaugeVec }
-
-func (d *declarations) gauge(name, help string) gauge {
-	full, _ := d.declare(gaugeType, name, help, nil)
-	vec := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: full, Help: help}, nil)
-	d.registry.MustRegister(vec)
-	return gauge{vec}
+type gauge struct {
+	set  *metrics.Set
+	name string
 }
 
-func (g gauge) now() { g.vec.WithLabelValues().SetToCurrentTime() }
+func (d *declarations) gauge(name, help string) gauge {
+	return gauge{d.set, d.declare(gaugeType, name, help, nil)}
+}
+
+func (g gauge) now() { g.set.GetOrCreateGauge(g.name, nil).Set(seconds(time.Now())) }
+
+func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
 
 // reading is a gauge that is read when somebody asks for the metrics.
-func (d *declarations) reading(name, help string, labels ...Label) *prometheus.Desc {
-	full, variable := d.declare(gaugeType, name, help, labels)
-	return prometheus.NewDesc(full, help, variable, nil)
+type reading struct {
+	name   string
+	labels []Label
+	// read calls write with each value and its labels.
+	read func(write func(v float64, values ...string))
+}
+
+func (d *declarations) reading(name, help string, read func(write func(v float64, values ...string)), labels ...Label) {
+	r := reading{d.declare(gaugeType, name, help, labels), labels, read}
+	d.set.RegisterMetricsWriter(r.write)
+}
+
+// write writes the values, below the name and type of the family.
+func (r reading) write(w io.Writer) {
+	written := false
+	r.read(func(v float64, values ...string) {
+		if !written {
+			metrics.WriteMetadataIfNeeded(w, r.name, gaugeType)
+			written = true
+		}
+		_, _ = fmt.Fprintf(w, "%s %g\n", series(r.name, r.labels, values), v)
+	})
 }

@@ -6,14 +6,15 @@
 package metrics
 
 import (
+	"bytes"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/common/expfmt"
+	"github.com/VictoriaMetrics/metrics"
 )
 
 // Names are the values of labels that are defined elsewhere.
@@ -63,12 +64,14 @@ type Metrics struct {
 	objects, bytes, throttles, slices, jobs, requests                     counter
 	reacted, sweepDuration, canaryLatency, requestDuration                histogram
 	sweepEnd, canaryReturn                                                gauge
-	readings                                                              *readings
+	readings                                                              readings
+	help                                                                  *strings.Replacer // puts the texts in
 }
 
 // New returns the metrics, with values for Go and the process.
 func New(n Names, b Build) *Metrics {
-	m := &Metrics{declarations: declarations{registry: prometheus.NewRegistry()}}
+	metrics.ExposeMetadata(true) // the library has this once for the whole process
+	m := &Metrics{declarations: declarations{set: metrics.NewSet()}}
 	queue := of("queue", EventsQueue, JobsQueue)
 	reaction := of("reaction", n.Reactions...)
 	m.messages = m.counter("messages_handled_total", "Messages that were received and finished, by their event and what became of them.",
@@ -96,8 +99,14 @@ func New(n Names, b Build) *Metrics {
 		service, operation, open("code", "`ok`, `canceled`, `unreachable`, AWS's error codes", 100))
 	m.requestDuration = m.histogram("aws_request_duration_seconds", "Duration of requests to AWS, each attempt counted. ReceiveMessage waits for messages, as a rule for up to 8 seconds.",
 		[]float64{.01, .025, .05, .1, .25, .5, 1, 5, 25}, service, operation)
-	m.readings = newReadings(&m.declarations, queue, b)
-	m.registry.MustRegister(m.readings, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.declareReadings(queue, b)
+	m.set.RegisterMetricsWriter(metrics.WriteProcessMetrics)
+	var texts []string
+	for _, f := range m.families {
+		head := "# HELP " + f.Name
+		texts = append(texts, head+"\n", head+" "+f.Help+"\n")
+	}
+	m.help = strings.NewReplacer(texts...)
 	return m
 }
 
@@ -115,22 +124,12 @@ func (m *Metrics) declareReencryption() {
 // Families are the metrics in their order, without those of Go and the process.
 func (m *Metrics) Families() []Family { return m.families }
 
-// Gatherer returns what collects the values.
-func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
-
 // ServeHTTP answers with the metrics in Prometheus's text format.
 func (m *Metrics) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	families, err := m.registry.Gather()
-	if err != nil && len(families) == 0 {
-		http.Error(w, "the metrics cannot be collected", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", string(expfmt.NewFormat(expfmt.TypeTextPlain)))
-	for _, f := range families {
-		if _, err := expfmt.MetricFamilyToText(w, f); err != nil { // the reader has gone
-			return
-		}
-	}
+	var b bytes.Buffer
+	m.set.WritePrometheus(&b)
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_, _ = m.help.WriteString(w, b.String()) // else the reader has gone
 }
 
 // Handled counts a message that is finished.
@@ -172,8 +171,8 @@ func (m *Metrics) SweepEnded(took time.Duration, keys, errors int, ok bool) {
 	}
 	m.sweeps.add(1, result)
 	m.sweepDuration.observe(took.Seconds())
-	m.sweptKeys.add(float64(keys))
-	m.sweepErrors.add(float64(errors))
+	m.sweptKeys.add(keys)
+	m.sweepErrors.add(errors)
 }
 
 // Canary counts what became of a canary. One that is back or late has taken so long.
@@ -189,7 +188,7 @@ func (m *Metrics) Canary(result string, took time.Duration) {
 func (m *Metrics) Object(result string, bytes int64) {
 	m.objects.add(1, result)
 	if result == "moved" {
-		m.bytes.add(float64(bytes))
+		m.bytes.add(int(bytes))
 	}
 }
 
@@ -209,95 +208,99 @@ func (m *Metrics) Request(service, operation, code string, took time.Duration) {
 	m.requestDuration.observe(took.Seconds(), service, operation)
 }
 
-// Watch has a queue read each time that somebody asks for the metrics.
-func (m *Metrics) Watch(queue string, read func() Queue) { m.readings.watch(queue, read) }
-
-// WatchSight has it read whether the worker is blind, and WatchWidth how much is
-// re-encrypted at once.
-func (m *Metrics) WatchSight(blind func() bool) {
-	m.readings.set(func(r *readings) { r.blind = blind })
-}
-
-// WatchWidth has it read how much is re-encrypted at once.
-func (m *Metrics) WatchWidth(read func() Width) { m.readings.set(func(r *readings) { r.width = read }) }
-
 // readings are what is read when somebody asks for the metrics.
 type readings struct {
-	build                                   Build
-	received, slots, inFlight, oldest, info *prometheus.Desc
-	sight, objects, limit, rate             *prometheus.Desc
-
 	mu     sync.Mutex
 	queues map[string]func() Queue
 	blind  func() bool
 	width  func() Width
 }
 
-func newReadings(d *declarations, queue Label, b Build) *readings {
-	return &readings{
-		build: b, queues: map[string]func() Queue{},
-		received: d.reading("queue_last_receive_timestamp_seconds", "When a receive from the queue last succeeded, with messages or without.", queue),
-		slots:    d.reading("queue_slots", "How many messages of the queue the worker handles at once at most.", queue),
-		inFlight: d.reading("queue_in_flight_messages", "Messages of the queue that the worker has received and not finished.", queue),
-		oldest:   d.reading("queue_oldest_in_flight_seconds", "How long ago the oldest message that the worker has received and not finished was sent; 0 where there is none.", queue),
-		sight:    d.reading("blind", "1 while the worker is blind: it cannot receive, has no slot, or messages wait for too long. Only where it handles events."),
-		objects:  d.reading("reencrypt_in_flight_objects", "Objects that re-encryption works on in this worker."),
-		limit:    d.reading("reencrypt_width_objects", "Objects that this worker would work on at once at most: what the buckets at work have turned out to take."),
-		rate:     d.reading("reencrypt_allowed_rate", "Objects a second that this worker may move: its part of the fleet's rate. 0 where it moves none, or where the rate is not limited."),
-		info: d.reading("build_info", "1, with what is running in the labels.",
-			Label{Name: "version", About: "the release"}, Label{Name: "commit", About: "the commit it was built from"}, Label{Name: "goversion", About: "the version of Go"}),
-	}
+// Watch has a queue read each time that somebody asks for the metrics.
+func (m *Metrics) Watch(queue string, read func() Queue) {
+	m.readings.mu.Lock()
+	defer m.readings.mu.Unlock()
+	m.readings.queues[queue] = read
 }
 
-func (r *readings) set(change func(*readings)) {
+// WatchSight has it read whether the worker is blind.
+func (m *Metrics) WatchSight(blind func() bool) {
+	m.readings.mu.Lock()
+	defer m.readings.mu.Unlock()
+	m.readings.blind = blind
+}
+
+// WatchWidth has it read how much is re-encrypted at once.
+func (m *Metrics) WatchWidth(read func() Width) {
+	m.readings.mu.Lock()
+	defer m.readings.mu.Unlock()
+	m.readings.width = read
+}
+
+// now returns what the queues, the sight and the width are now; nil for what is not watched.
+func (r *readings) now() (queues map[string]Queue, blind *bool, width *Width) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	change(r)
-}
-
-func (r *readings) watch(queue string, read func() Queue) {
-	r.set(func(r *readings) { r.queues[queue] = read })
-}
-
-// Describe is prometheus.Collector's.
-func (r *readings) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{r.received, r.slots, r.inFlight, r.oldest, r.sight, r.objects, r.limit, r.rate, r.info} {
-		to <- d
-	}
-}
-
-// Collect is prometheus.Collector's.
-func (r *readings) Collect(to chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	queues = map[string]Queue{}
 	for name, read := range r.queues {
-		q := read()
-		if !q.Received.IsZero() {
-			gauge(r.received, float64(q.Received.UnixMilli())/1000, name)
-		}
-		age := 0.0
-		if !q.Oldest.IsZero() {
-			age = max(0, time.Since(q.Oldest).Seconds())
-		}
-		gauge(r.oldest, age, name)
-		gauge(r.slots, float64(q.Slots), name)
-		gauge(r.inFlight, float64(q.InFlight), name)
+		queues[name] = read()
 	}
 	if r.blind != nil {
-		blind := 0.0
-		if r.blind() {
-			blind = 1
-		}
-		gauge(r.sight, blind)
+		is := r.blind()
+		blind = &is
 	}
 	if r.width != nil {
-		w := r.width()
-		gauge(r.objects, float64(w.InFlight))
-		gauge(r.limit, float64(w.Limit))
-		gauge(r.rate, w.Rate)
+		is := r.width()
+		width = &is
 	}
-	gauge(r.info, 1, r.build.Version, r.build.Commit, r.build.Go)
+	return queues, blind, width
+}
+
+func (m *Metrics) declareReadings(queue Label, b Build) {
+	r := &m.readings
+	r.queues = map[string]func() Queue{}
+	ofQueue := func(name, help string, value func(Queue) (v float64, known bool)) {
+		m.reading(name, help, func(write func(float64, ...string)) {
+			queues, _, _ := r.now()
+			for _, name := range slices.Sorted(maps.Keys(queues)) {
+				if v, known := value(queues[name]); known {
+					write(v, name)
+				}
+			}
+		}, queue)
+	}
+	ofWidth := func(name, help string, value func(Width) float64) {
+		m.reading(name, help, func(write func(float64, ...string)) {
+			if _, _, width := r.now(); width != nil {
+				write(value(*width))
+			}
+		})
+	}
+	ofQueue("queue_last_receive_timestamp_seconds", "When a receive from the queue last succeeded, with messages or without.",
+		func(q Queue) (float64, bool) { return seconds(q.Received), !q.Received.IsZero() })
+	ofQueue("queue_slots", "How many messages of the queue the worker handles at once at most.",
+		func(q Queue) (float64, bool) { return float64(q.Slots), true })
+	ofQueue("queue_in_flight_messages", "Messages of the queue that the worker has received and not finished.",
+		func(q Queue) (float64, bool) { return float64(q.InFlight), true })
+	ofQueue("queue_oldest_in_flight_seconds", "How long ago the oldest message that the worker has received and not finished was sent; 0 where there is none.",
+		func(q Queue) (float64, bool) {
+			if q.Oldest.IsZero() {
+				return 0, true
+			}
+			return max(0, time.Since(q.Oldest).Seconds()), true
+		})
+	m.reading("blind", "1 while the worker is blind: it cannot receive, has no slot, or messages wait for too long. Only where it handles events.", func(write func(float64, ...string)) {
+		switch _, blind, _ := r.now(); {
+		case blind == nil:
+		case *blind:
+			write(1)
+		default:
+			write(0)
+		}
+	})
+	ofWidth("reencrypt_in_flight_objects", "Objects that re-encryption works on in this worker.", func(w Width) float64 { return float64(w.InFlight) })
+	ofWidth("reencrypt_width_objects", "Objects that this worker would work on at once at most: what the buckets at work have turned out to take.", func(w Width) float64 { return float64(w.Limit) })
+	ofWidth("reencrypt_allowed_rate", "Objects a second that this worker may move: its part of the fleet's rate. 0 where it moves none, or where the rate is not limited.", func(w Width) float64 { return w.Rate })
+	m.reading("build_info", "1, with what is running in the labels.", func(write func(float64, ...string)) { write(1, b.Version, b.Commit, b.Go) },
+		Label{Name: "version", About: "the release", fixed: true}, Label{Name: "commit", About: "the commit it was built from", fixed: true}, Label{Name: "goversion", About: "the version of Go", fixed: true})
 }
