@@ -20,8 +20,9 @@ import (
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
-// KMS is what Schedule calls; *kms.Client has it.
+// KMS is what Schedule and Disable call; *kms.Client has it.
 type KMS interface {
+	DisableKey(context.Context, *kms.DisableKeyInput, ...func(*kms.Options)) (*kms.DisableKeyOutput, error)
 	ScheduleKeyDeletion(context.Context, *kms.ScheduleKeyDeletionInput, ...func(*kms.Options)) (*kms.ScheduleKeyDeletionOutput, error)
 }
 
