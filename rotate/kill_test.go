@@ -1,8 +1,11 @@
 package rotate_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,17 +118,76 @@ func playKilled(t *testing.T, objects int, k kill) (killed bool) {
 	return killed
 }
 
-// TestKilledRotation kills a rotation at each of its requests that write, before it is
-// sent and after it is executed; between two writes all kills leave the same behind.
+// soak is whether the long versions of the tests run (make soak).
+func soak() bool { return os.Getenv("CMKEEPER_SOAK") != "" }
+
+// TestKilledRotation kills one process of each rotation: in the long version with each
+// of its requests, before it is sent and after it is executed, and else with some of those
+// that write. Between two writes all kills leave the same behind.
 func TestKilledRotation(t *testing.T) {
-	killed := true
-	for n := 1; killed; n++ {
-		for _, after := range []bool{false, true} {
-			k := kill{n, after, true}
-			t.Run(k.String(), func(t *testing.T) { killed = playKilled(t, 2, k) })
+	if soak() {
+		for n, killed := 1, true; killed; n++ {
+			for _, after := range []bool{false, true} {
+				k := kill{n, after, false}
+				t.Run(k.String(), func(t *testing.T) { killed = playKilled(t, 2, k) })
+			}
 		}
-		if t.Failed() {
-			return
+		return
+	}
+	for n, killed := 1, true; killed; n += 6 {
+		k := kill{n, n%4 == 1, true}
+		t.Run(k.String(), func(t *testing.T) { killed = playKilled(t, 2, k) })
+	}
+}
+
+// chain has one process after another work until the work is done, each of which is
+// killed right after its second write, or later where that came to nothing: so that one is
+// killed after each write of the work. It returns how many were killed.
+func (w *world) chain(do func(*machine) (rotate.Record, error)) (rec rotate.Record, kills int) {
+	w.t.Helper()
+	before := ""
+	for n := 2; ; {
+		m := w.machine(kill{n, true, true}.of)
+		rec, err := do(m)
+		if !m.died() {
+			w.must(err)
+			return rec, kills
+		}
+		if kills++; kills > 300 {
+			w.t.Fatalf("no end after %d processes, at %s", kills, before)
+		}
+		n++
+		if now := w.progress(); now != before {
+			before, n = now, 2
 		}
 	}
+}
+
+// progress is how far the rotation is, without what differs in each survey.
+func (w *world) progress() string {
+	w.t.Helper()
+	rec, err := rotate.Read(w.t.Context(), w.store(), app)
+	if errors.Is(err, rotate.ErrNone) {
+		return ""
+	}
+	w.must(err)
+	p := fmt.Sprint(rec.State, rec.Step, len(rec.Done), rec.New, rec.Creating.IsZero(), len(rec.Moves), rec.Defaults, len(rec.Back), len(rec.Left), rec.Why, rec.Deletion)
+	for _, m := range slices.Concat(rec.Moves, rec.Back) {
+		p += fmt.Sprint(m.Ordered.IsZero(), m.Job, m.Ended)
+	}
+	return p
+}
+
+// TestKilledAfterEachWrite kills a process after each write of one rotation.
+func TestKilledAfterEachWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		defer w.fleet()()
+		rec, kills := w.chain(func(m *machine) (rotate.Record, error) {
+			w.live(fmt.Sprintf("during/%d", len(w.bodies)%7))
+			return m.begin(rotate.Choices{})
+		})
+		w.isRotated(rec)
+		t.Logf("%d processes were killed", kills)
+	})
 }

@@ -373,6 +373,9 @@ func (w *world) document(key string) []byte {
 	return body
 }
 
+// store is the state bucket.
+func (w *world) store() *state.Store { return state.New(w.s3, stateBucket, "cmkeeper/", account) }
+
 // fleet handles the messages of jobs until stop is called.
 func (w *world) fleet() (stop func()) {
 	cfg := inprocess.Config(w.aws, region, "worker")
