@@ -181,6 +181,9 @@ func (w *work) createKey(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
+	if err := w.awaitNew(ctx); err != nil {
+		return "", err
+	}
 	policy := finalPolicy(s.policy, s.key.ID, arn.KeyID(w.New))
 	switch live, err := w.Facts.Policy(ctx, w.New); {
 	case err != nil:
@@ -203,6 +206,19 @@ func (w *work) createKey(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("the new key %s is %s", w.New, created.State)
 	}
 	return "The new key is " + w.New + ".", nil
+}
+
+// awaitNew waits until KMS shows the new key, which may take a while.
+func (w *work) awaitNew(ctx context.Context) error {
+	for n := 0; ; n++ {
+		_, err := w.Facts.Key(ctx, w.New)
+		if !errors.Is(err, inventory.ErrNotFound) || n == 20 {
+			return permission(err, "kms:DescribeKey")
+		}
+		if err := sleep(ctx, 3*time.Second); err != nil {
+			return err
+		}
+	}
 }
 
 // judge judges the policy that the new key will have.
@@ -232,7 +248,7 @@ func (w *work) create(ctx context.Context, s source) error {
 	if err != nil {
 		return err
 	}
-	if err := w.save(ctx, func(rec *Record) { rec.Creating = w.Store.Now() }); err != nil {
+	if err := w.save(ctx, func(rec *Record) { rec.Creating = w.now() }); err != nil {
 		return err
 	}
 	out, err := w.KMS.CreateKey(ctx, in, func(o *kms.Options) { o.RetryMaxAttempts = 1 })

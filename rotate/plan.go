@@ -30,6 +30,8 @@ type Plan struct {
 	Buckets []reencrypt.BucketPlan `json:"buckets"`
 	// Left is what would need the old key afterwards, or may.
 	Left []Left `json:"left"`
+	// Notes are what no check can see.
+	Notes []string `json:"notes"`
 	// Stops are why it could not begin; none: it can.
 	Stops []string `json:"stops"`
 	// USD and MonthlyUSD are what it costs once and each month: see reencrypt.Prices.
@@ -60,7 +62,7 @@ func (r *Rotator) Plan(ctx context.Context, alias string, others []string, c Cho
 	}
 	p := Plan{
 		Schema: PlanSchema, At: time.Now().UTC(), Aliases: aliases, Old: s.key.ARN, MonthlyUSD: keyMonth,
-		Findings: []finding.Finding{}, Buckets: []reencrypt.BucketPlan{}, Left: []Left{}, Stops: []string{},
+		Findings: []finding.Finding{}, Buckets: []reencrypt.BucketPlan{}, Left: []Left{}, Notes: []string{}, Stops: []string{},
 	}
 	if why := s.blocker(c); why != "" {
 		p.Stops = append(p.Stops, why)
@@ -93,6 +95,7 @@ func (r *Rotator) Plan(ctx context.Context, alias string, others []string, c Cho
 	if err != nil {
 		return p, err
 	}
+	p.Notes = beside.Notes
 	for _, l := range leftOf(beside) {
 		// The aliases and defaults move; the others stay.
 		if name, ok := strings.CutPrefix(l.ID, "alias:"); ok && slices.Contains(aliases, name) || strings.HasPrefix(l.ID, "bucket-default:") {

@@ -86,6 +86,8 @@ type Record struct {
 	Back     []Move   `json:"moves_back,omitempty"`
 	// Left is what could not be moved, or was not looked at, and what to do about it.
 	Left []Left `json:"left,omitempty"`
+	// Notes are what no check can see.
+	Notes []string `json:"notes,omitempty"`
 	// Waits is the time before which the next step cannot be done, and Why the reason.
 	Waits time.Time `json:"waits_until,omitzero"`
 	Why   string    `json:"why,omitempty"`
@@ -165,6 +167,17 @@ func (r *Record) Ended() bool { return r.State == StateDone || r.State == StateA
 // InPlace reports whether the key gets new material and stays the same.
 func (r *Record) InPlace() bool { return len(r.steps()) == 1 }
 
+// holdsAliases reports whether the rotation may still move its aliases. Afterwards they
+// may be rotated again.
+func (r *Record) holdsAliases() bool {
+	return !r.Ended() && r.Step != StepDisableNewKey && r.Step != StepDeleteOldKey
+}
+
+// Steps returns the steps that replace a key by another one, in their order.
+func Steps() []Step {
+	return []Step{StepCreateKey, StepSurvey, StepMoveAliases, StepMoveDefaults, StepMoveData, StepCheckOldKey, StepDeleteOldKey}
+}
+
 // steps are those of the record's state.
 func (r *Record) steps() []Step {
 	switch {
@@ -173,9 +186,9 @@ func (r *Record) steps() []Step {
 	case r.Step == StepRotateMaterial, len(r.Done) > 0 && r.Done[0].Step == StepRotateMaterial:
 		return []Step{StepRotateMaterial}
 	}
-	steps := []Step{StepCreateKey, StepSurvey, StepMoveAliases, StepMoveDefaults, StepMoveData, StepCheckOldKey}
-	if r.Options.DeleteOld {
-		steps = append(steps, StepDeleteOldKey)
+	steps := Steps()
+	if !r.Options.DeleteOld {
+		steps = steps[:len(steps)-1]
 	}
 	return steps
 }

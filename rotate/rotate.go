@@ -96,7 +96,7 @@ const (
 func (r *Rotator) Start(ctx context.Context, alias string, others []string, c Choices) (rec Record, begun bool, err error) {
 	aliases := append([]string{alias}, others...)
 	switch rec, err := Read(ctx, r.Store, alias); {
-	case err == nil && !rec.Ended():
+	case err == nil && rec.holdsAliases():
 		if rec.State != StateRunning || !slices.Equal(rec.Aliases, aliases) && len(others) > 0 {
 			return rec, false, fmt.Errorf("rotation %s of %s is %s: %w; resume or abort it first", rec.ID, strings.Join(rec.Aliases, ", "), rec.State, ErrState)
 		}
@@ -111,7 +111,7 @@ func (r *Rotator) Start(ctx context.Context, alias string, others []string, c Ch
 	if why := s.blocker(c); why != "" {
 		return Record{}, false, fmt.Errorf("rotate %s: %s", alias, why)
 	}
-	now := r.Store.Now().UTC().Truncate(time.Millisecond)
+	now := r.now()
 	rec = Record{
 		ID: now.Format("20060102") + "-" + strings.ToLower(rand.Text()[:8]), State: StateRunning, Step: StepCreateKey,
 		Aliases: aliases, Old: s.key.ARN, By: r.By, Started: now, Options: c,
@@ -129,7 +129,7 @@ func (r *Rotator) Start(ctx context.Context, alias string, others []string, c Ch
 }
 
 // claim notes for each alias of a rotation that it belongs to it. ErrState: one belongs
-// to another rotation that has not ended.
+// to a later rotation, or to one that still moves it.
 func (r *Rotator) claim(ctx context.Context, rec Record) error {
 	for _, alias := range rec.Aliases {
 		err := state.Update(ctx, r.Store, claimKey(alias), func(c *claim, exists bool) error {
@@ -138,7 +138,7 @@ func (r *Rotator) claim(ctx context.Context, rec Record) error {
 			}
 			if exists {
 				switch other, err := Read(ctx, r.Store, c.Rotation); {
-				case err == nil && !other.Ended():
+				case err == nil && (other.holdsAliases() || other.Started.After(rec.Started)):
 					return fmt.Errorf("%s belongs to rotation %s, which is %s: %w", alias, other.ID, other.State, ErrState)
 				case err != nil && !errors.Is(err, ErrNone):
 					return err
@@ -214,9 +214,9 @@ func (r *Rotator) work(ctx context.Context, rec Record, until Step, begin func(*
 	working, stop := context.WithCancelCause(ctx)
 	kept := make(chan struct{})
 	go func() { defer close(kept); w.keep(working, stop) }()
-	err := w.claim(working, w.Record)
-	if err == nil {
-		err = w.save(working, begin)
+	err := w.save(working, begin)
+	if err == nil && w.holdsAliases() {
+		err = w.claim(working, w.Record)
 	}
 	for err == nil && !w.Ended() {
 		step := w.Step
@@ -231,6 +231,9 @@ func (r *Rotator) work(ctx context.Context, rec Record, until Step, begin func(*
 	<-kept
 	return w.Record, errors.Join(err, w.release(context.WithoutCancel(ctx)))
 }
+
+// now is the time by S3's clock, on which machines agree to a second.
+func (r *Rotator) now() time.Time { return r.Store.Now().UTC().Truncate(time.Second) }
 
 // say says a line to whoever follows.
 func (r *Rotator) say(format string, args ...any) {
@@ -256,7 +259,10 @@ type source struct {
 func (r *Rotator) source(ctx context.Context, aliases []string) (source, error) {
 	var s source
 	key, err := r.Facts.Key(ctx, aliases[0])
-	if err != nil {
+	switch {
+	case errors.Is(err, inventory.ErrNotFound):
+		return s, fmt.Errorf("there is no alias %q in this account and Region", aliases[0])
+	case err != nil:
 		return s, permission(err, "kms:DescribeKey")
 	}
 	if s, err = r.sourceKey(ctx, key); err != nil {

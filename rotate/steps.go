@@ -55,7 +55,7 @@ func (w *work) step(ctx context.Context) error {
 		return nil
 	}
 	w.say("%s: %s", step, what)
-	at := w.Store.Now().UTC()
+	at := w.now()
 	return w.save(ctx, func(rec *Record) { rec.finish(step, at, what) })
 }
 
@@ -241,7 +241,7 @@ func (w *work) pointAliases(ctx context.Context, from, to string) (string, error
 			break
 		}
 	}
-	return fmt.Sprintf("%s now at key %s.", strings.Join(w.Aliases, ", "), to), nil
+	return fmt.Sprintf("Key %s has %s.", to, strings.Join(w.Aliases, ", ")), nil
 }
 
 // target returns the ARN of the key that an alias points to, "" where there is no such alias.
@@ -283,7 +283,7 @@ func (w *work) moveData(ctx context.Context, from, to string, of func(*Record) [
 			continue
 		}
 		if m.Ordered.IsZero() {
-			m.Ordered = w.Store.Now().UTC()
+			m.Ordered = w.now()
 			if err := set(i, func(to *Move) { to.Ordered = m.Ordered }); err != nil {
 				return "", err
 			}
@@ -370,7 +370,7 @@ func (w *work) checkOldKey(ctx context.Context) (string, error) {
 		})
 		return "Data was found under the old key that was not there before; it is moved, too.", err
 	}
-	err = w.save(ctx, func(rec *Record) { rec.Left = left })
+	err = w.save(ctx, func(rec *Record) { rec.Left, rec.Notes = left, r.Notes })
 	what := "Nothing is known to need the old key. It stays enabled."
 	if len(left) > 0 {
 		what = fmt.Sprintf("%s may still need the old key. It stays enabled.", whole(len(left), "thing"))

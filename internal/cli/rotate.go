@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -229,6 +230,9 @@ func (c *rotateCommand) check(alias string) error {
 		if !strings.HasPrefix(name, "alias/") {
 			return fmt.Errorf("%q is not an alias: name it as alias/NAME", name)
 		}
+	}
+	if !slices.Contains(append(rotate.Steps(), rotate.StepRotateMaterial, ""), rotate.Step(c.until)) {
+		return fmt.Errorf("--until %q is not a step: they are listed by cmkeeper rotate --help", c.until)
 	}
 	switch {
 	case c.sample < 0:

@@ -74,7 +74,7 @@ func printRotation(w io.Writer, r rotate.Record) error {
 			fmt.Fprintf(&b, "        %s\n", command.Line("cmkeeper reencrypt watch %s", command.Job(m.Job)))
 		}
 	}
-	printLeft(&b, "What may still need the key:", r.Left)
+	printLeft(&b, "What may still need the key:", r.Left, r.Notes)
 	if !r.Ended() {
 		id := command.Rotation(r.ID)
 		fmt.Fprintf(&b, "\nTo go on:  %s\n", command.Line("cmkeeper rotate resume %s", id))
@@ -86,12 +86,11 @@ func printRotation(w io.Writer, r rotate.Record) error {
 	return err
 }
 
-// printLeft writes what may still need a key.
-func printLeft(b *strings.Builder, title string, left []rotate.Left) {
-	if len(left) == 0 {
-		return
+// printLeft writes what may still need a key, and what no check can see.
+func printLeft(b *strings.Builder, title string, left []rotate.Left, notes []string) {
+	if len(left) > 0 {
+		fmt.Fprintf(b, "\n%s\n", title)
 	}
-	fmt.Fprintf(b, "\n%s\n", title)
 	for _, l := range left {
 		fmt.Fprintf(b, "  %s\n", alert.Escape(l.ID))
 		b.WriteString(wrapTo(columns, alert.Escape(l.What), "      ", "      "))
@@ -101,6 +100,9 @@ func printLeft(b *strings.Builder, title string, left []rotate.Left) {
 		case l.Fix != "":
 			b.WriteString(wrapTo(columns, alert.Escape(l.Fix), "      ", "      "))
 		}
+	}
+	for _, n := range notes {
+		b.WriteString("\n" + wrapTo(columns, n, "", ""))
 	}
 }
 
@@ -131,7 +133,7 @@ func printRotationPlan(w io.Writer, p rotate.Plan) error {
 			}
 		}
 	}
-	printLeft(&b, "What would still need the old key, or may:", p.Left)
+	printLeft(&b, "What would still need the old key, or may:", p.Left, p.Notes)
 	fmt.Fprintf(&b, "\nIt costs about $%.2f once, and $%.2f a month for one key more.\n", p.USD, p.MonthlyUSD)
 	b.WriteString(wrapTo(columns, "("+reencrypt.Prices+")", "", ""))
 	for _, stop := range p.Stops {
