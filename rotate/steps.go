@@ -134,10 +134,14 @@ func (w *work) survey(ctx context.Context) (string, error) {
 		return "", err
 	}
 	err = w.save(ctx, func(rec *Record) {
-		if late == nil { // what a killed survey has found is found again
+		if rec.Round == 0 { // what a killed survey has found is found again
 			rec.Moves, rec.Defaults = nil, defaults
 		}
 		for _, m := range moves {
+			// Once the aliases have moved, a default encryption brings nothing more under the old key.
+			if rec.Round > 0 && m.Versions == 0 {
+				continue
+			}
 			if !slices.ContainsFunc(rec.Moves, func(o Move) bool { return o.Bucket == m.Bucket && !o.Ended }) {
 				rec.Moves = append(rec.Moves, m)
 			}
@@ -147,7 +151,8 @@ func (w *work) survey(ctx context.Context) (string, error) {
 	return summary(moves) + " " + whole(len(defaults), "bucket") + " with the key as default encryption.", err
 }
 
-// lateBuckets are those in which the check of a round before found data; nil in the first.
+// lateBuckets are those in which the check of a round before found data. nil is all: in the
+// first round, and where a survey of this round was killed after it had recorded its own.
 func lateBuckets(rec Record) (names []string) {
 	if rec.Round == 0 {
 		return nil
@@ -360,7 +365,7 @@ func (w *work) checkOldKey(ctx context.Context) (string, error) {
 	left := leftOf(r)
 	late := slices.ContainsFunc(r.Ties, func(t retire.Tie) bool {
 		bucket, data := strings.CutPrefix(t.ID, "objects:")
-		return data && inScope(w.Options, bucket) && !slices.ContainsFunc(w.Moves, func(m Move) bool { return m.Bucket == bucket })
+		return data && bucket != w.StateBucket && inScope(w.Options, bucket) && !slices.ContainsFunc(w.Moves, func(m Move) bool { return m.Bucket == bucket })
 	})
 	if late && w.Round < maxRounds {
 		err := w.save(ctx, func(rec *Record) {
