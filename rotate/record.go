@@ -193,6 +193,12 @@ func (r *Record) steps() []Step {
 	return steps
 }
 
+// goesOn reports whether a step is left up to and including until, "" for the last.
+func (r *Record) goesOn(until Step) bool {
+	steps := r.steps()
+	return !r.Ended() && (until == "" || slices.Index(steps, r.Step) <= slices.Index(steps, until))
+}
+
 // finish notes that a step is done, and what is next. It does nothing where the record is
 // at another one.
 func (r *Record) finish(step Step, at time.Time, what string) {

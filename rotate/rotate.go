@@ -154,8 +154,8 @@ func (r *Rotator) claim(ctx context.Context, rec Record) error {
 	return nil
 }
 
-// Resume does the steps of a rotation that are left, up to and including until; "" is
-// all of them. It returns the record as it is then, also with an error. What cannot be
+// Resume does the steps of a rotation that are left, up to and including until, none where
+// that is done already; "" is all of them. It returns the record as it is then, also with an error. What cannot be
 // done before some time or somebody's doing is no error: the record says so in Waits and Why.
 // Errors: ErrNone, ErrBusy.
 func (r *Rotator) Resume(ctx context.Context, name string, until Step) (Record, error) {
@@ -166,7 +166,7 @@ func (r *Rotator) Resume(ctx context.Context, name string, until Step) (Record, 
 	if rec.State == StateDone || rec.State == StateAborted && len(rec.Left) == 0 {
 		return rec, nil
 	}
-	if until != "" && !slices.Contains(rec.steps(), until) && rec.State != StateAborted {
+	if until != "" && !slices.Contains(rec.steps(), until) {
 		return rec, fmt.Errorf("rotation %s has no step %s; its steps are %s: %w", rec.ID, until, joined(rec.steps()), ErrState)
 	}
 	return r.work(ctx, rec, until, func(rec *Record) {
@@ -218,9 +218,8 @@ func (r *Rotator) work(ctx context.Context, rec Record, until Step, begin func(*
 	if err == nil && w.holdsAliases() {
 		err = w.claim(working, w.Record)
 	}
-	for err == nil && !w.Ended() {
-		step := w.Step
-		if err = w.step(working); err != nil || w.Why != "" || step == until {
+	for err == nil && w.goesOn(until) {
+		if err = w.step(working); w.Why != "" {
 			break
 		}
 	}
