@@ -214,9 +214,13 @@ func (r *Rotator) work(ctx context.Context, rec Record, until Step, begin func(*
 	working, stop := context.WithCancelCause(ctx)
 	kept := make(chan struct{})
 	go func() { defer close(kept); w.keep(working, stop) }()
-	err := w.save(working, begin)
-	if err == nil && w.holdsAliases() {
-		err = w.claim(working, w.Record)
+	var err error
+	next := w.Record
+	if begin(&next); next.holdsAliases() {
+		err = w.claim(working, next)
+	}
+	if err == nil {
+		err = w.save(working, begin)
 	}
 	for err == nil && w.goesOn(until) {
 		if err = w.step(working); w.Why != "" {
