@@ -173,6 +173,12 @@ func (r *Record) holdsAliases() bool {
 	return !r.Ended() && r.Step != StepDisableNewKey && r.Step != StepDeleteOldKey
 }
 
+// wasInterrupted reports whether the last process that worked on a rotation did not live
+// to say so: the same command again, soon, does not ask for another rotation.
+func (r *Record) wasInterrupted(now time.Time) bool {
+	return r.State != StateAborting && r.State != StateAborted && r.Lease.Holder != "" && now.Before(r.Lease.Until.Add(24*time.Hour))
+}
+
 // Steps returns the steps that replace a key by another one, in their order.
 func Steps() []Step {
 	return []Step{StepCreateKey, StepSurvey, StepMoveAliases, StepMoveDefaults, StepMoveData, StepCheckOldKey, StepDeleteOldKey}

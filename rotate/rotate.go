@@ -91,13 +91,13 @@ const (
 
 // Start records a rotation of the key that an alias points to, with other aliases of the
 // same key where some are named. Nothing is changed before Resume. Where the alias has a
-// rotation that has not ended, that is returned, and begun is false; ErrState says that
-// it is another one than was asked for.
+// rotation that has not ended, or whose end was interrupted within a day, that is returned,
+// and begun is false; ErrState says that it is another one than was asked for.
 func (r *Rotator) Start(ctx context.Context, alias string, others []string, c Choices) (rec Record, begun bool, err error) {
 	aliases := append([]string{alias}, others...)
 	switch rec, err := Read(ctx, r.Store, alias); {
-	case err == nil && rec.holdsAliases():
-		if rec.State != StateRunning || !slices.Equal(rec.Aliases, aliases) && len(others) > 0 {
+	case err == nil && (rec.holdsAliases() || rec.wasInterrupted(r.Store.Now())):
+		if rec.State != StateRunning && rec.State != StateDone || !slices.Equal(rec.Aliases, aliases) && len(others) > 0 {
 			return rec, false, fmt.Errorf("rotation %s of %s is %s: %w; resume or abort it first", rec.ID, strings.Join(rec.Aliases, ", "), rec.State, ErrState)
 		}
 		return rec, false, nil
