@@ -118,7 +118,11 @@ func creationPolicy(policy, oldID string) (string, error) {
 	}
 	for _, s := range statements {
 		if s, ok := s.(map[string]any); ok {
-			s["Resource"] = ownResource(s["Resource"], oldID)
+			for _, name := range []string{"Resource", "NotResource"} {
+				if v, ok := s[name]; ok {
+					s[name] = ownResource(v, oldID)
+				}
+			}
 		}
 	}
 	var b bytes.Buffer
@@ -130,7 +134,7 @@ func creationPolicy(policy, oldID string) (string, error) {
 	return strings.TrimSpace(b.String()), nil
 }
 
-// ownResource replaces what names the old key in the value of a Resource.
+// ownResource replaces what names the old key in the value of a Resource or NotResource.
 func ownResource(v any, oldID string) any {
 	switch v := v.(type) {
 	case string:
