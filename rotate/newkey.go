@@ -19,6 +19,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/retire"
 )
 
 // Tag is the tag of every key that a rotation creates; its value is the rotation's id.
@@ -258,7 +259,7 @@ func (w *work) create(ctx context.Context, s source) error {
 	out, err := w.KMS.CreateKey(ctx, in, func(o *kms.Options) { o.RetryMaxAttempts = 1 })
 	if err != nil {
 		err = permission(fmt.Errorf("create the new key: %w", err), "kms:CreateKey and kms:TagResource")
-		if e, ok := errors.AsType[smithy.APIError](err); ok && e.ErrorFault() == smithy.FaultClient { // refused: there is no key
+		if retire.Refused(err) { // there is no key
 			err = errors.Join(err, w.save(ctx, func(rec *Record) { rec.Creating = time.Time{} }))
 		}
 		return err
