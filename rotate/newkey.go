@@ -182,6 +182,9 @@ func (w *work) createKey(ctx context.Context) (string, error) {
 		}
 	}
 	if w.New == "" {
+		if err := s.has(w.Aliases); err != nil { // somebody has moved one since the rotation began
+			return "", err
+		}
 		if err := w.create(ctx, s); err != nil {
 			return "", err
 		}

@@ -271,12 +271,17 @@ func (r *Rotator) source(ctx context.Context, aliases []string) (source, error) 
 	if s, err = r.sourceKey(ctx, key); err != nil {
 		return s, err
 	}
+	return s, s.has(aliases)
+}
+
+// has is an error where one of the aliases does not point to the key.
+func (s source) has(aliases []string) error {
 	for _, name := range aliases {
 		if !slices.ContainsFunc(s.aliases, func(a inventory.Alias) bool { return a.Name == name }) {
-			return s, fmt.Errorf("%s does not point to key %s", name, s.key.ARN)
+			return fmt.Errorf("%s does not point to key %s", name, s.key.ARN)
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // sourceKey reads what the successor of a key needs.
