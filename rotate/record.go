@@ -301,7 +301,7 @@ func Moves(ctx context.Context, store *state.Store, alias string, from []string,
 	case err != nil:
 		return "", err
 	}
-	there := r.New != "" && to == r.New && slices.Equal(from, []string{r.Old})
+	there := r.New != "" && to == r.New && slices.Equal(from, []string{r.Old}) && r.State != StateAborted
 	back := r.New != "" && to == r.Old && slices.Equal(from, []string{r.New}) && (r.State == StateAborting || r.State == StateAborted)
 	if !there && !back {
 		return "", nil
