@@ -232,14 +232,14 @@ func (w *work) pointAliases(ctx context.Context, from, to string) (string, error
 				return "", fmt.Errorf("%s points to key %s: somebody else has moved it", name, cmp.Or(target, "none"))
 			case n == 10:
 				return "", fmt.Errorf("%s still points to key %s; resume in some minutes", name, from)
+			case n > 0: // KMS is eventually consistent
+				if err := sleep(ctx, 3*time.Second); err != nil {
+					return "", err
+				}
+				continue
 			default:
 				if _, err := w.KMS.UpdateAlias(ctx, &kms.UpdateAliasInput{AliasName: &name, TargetKeyId: &to}); err != nil {
 					return "", permission(fmt.Errorf("point %s to key %s: %w", name, to, err), "kms:UpdateAlias on the alias and on both keys")
-				}
-				if n > 0 { // KMS is eventually consistent
-					if err := sleep(ctx, 3*time.Second); err != nil {
-						return "", err
-					}
 				}
 				continue
 			}
