@@ -25,7 +25,7 @@ func (w *work) step(ctx context.Context) error {
 		StepRotateMaterial: w.rotateMaterial,
 		StepCreateKey:      w.createKey,
 		StepSurvey:         w.survey,
-		StepMoveAliases:    func(ctx context.Context) (string, error) { return w.pointAliases(ctx, w.Old, w.New) },
+		StepMoveAliases:    w.moveAliases,
 		StepMoveDefaults:   func(ctx context.Context) (string, error) { return w.pointDefaults(ctx, w.Old, w.New) },
 		StepMoveData: func(ctx context.Context) (string, error) {
 			return w.moveData(ctx, w.Old, w.New, func(rec *Record) []Move { return rec.Moves })
@@ -218,9 +218,17 @@ func summary(moves []Move) string {
 	return fmt.Sprintf("%d object versions to move (%d bytes) in %s.", versions, bytes, whole(len(moves), "bucket"))
 }
 
+// moveAliases points the aliases to the new key.
+func (w *work) moveAliases(ctx context.Context) (string, error) {
+	return w.pointAliases(ctx, w.Old, w.New, func(name, target string) error {
+		return fmt.Errorf("%s points to key %s: somebody else has moved it", name, cmp.Or(target, "none"))
+	})
+}
+
 // pointAliases points the aliases from one key to another, and reads back that they do.
-// One that points elsewhere was moved by somebody else.
-func (w *work) pointAliases(ctx context.Context, from, to string) (string, error) {
+// One that points elsewhere was moved by somebody else: elsewhere says whether that is an
+// error, or it stays there.
+func (w *work) pointAliases(ctx context.Context, from, to string, elsewhere func(name, target string) error) (string, error) {
 	for _, name := range w.Aliases {
 		for n := 0; ; n++ {
 			target, err := w.target(ctx, name)
@@ -229,7 +237,9 @@ func (w *work) pointAliases(ctx context.Context, from, to string) (string, error
 				return "", err
 			case target == to:
 			case target != from:
-				return "", fmt.Errorf("%s points to key %s: somebody else has moved it", name, cmp.Or(target, "none"))
+				if err := elsewhere(name, target); err != nil {
+					return "", err
+				}
 			case n == 10:
 				return "", fmt.Errorf("%s still points to key %s; resume in some minutes", name, from)
 			case n > 0: // KMS is eventually consistent
@@ -466,10 +476,18 @@ func (w *work) restoreAliases(ctx context.Context) (string, error) {
 	if w.New == "" {
 		return "No new key was created.", nil
 	}
-	what, err := w.pointAliases(ctx, w.New, w.Old)
+	var stay []string
+	what, err := w.pointAliases(ctx, w.New, w.Old, func(name, target string) error {
+		stay = append(stay, fmt.Sprintf(" %s points to key %s: somebody else has moved it, and it stays there.", name, cmp.Or(target, "none")))
+		return nil
+	})
 	if err != nil {
 		return "", err
 	}
+	if len(stay) == len(w.Aliases) {
+		what = ""
+	}
+	what = strings.TrimSpace(what + strings.Join(stay, ""))
 	for _, m := range w.Moves {
 		if m.Ended || m.Ordered.IsZero() {
 			continue
