@@ -129,7 +129,7 @@ func (w *work) survey(ctx context.Context) (string, error) {
 		return "S3 encrypts nothing under a key of spec " + key.Spec + ".", nil
 	}
 	late := lateBuckets(w.Record)
-	moves, defaults, left, err := w.find(ctx, w.Old, w.New, late)
+	moves, defaults, left, err := w.find(ctx, w.Old, w.New, w.Options, late)
 	if err != nil {
 		return "", err
 	}
@@ -168,8 +168,8 @@ func lateBuckets(rec Record) (names []string) {
 // find finds the data under a key that can be moved to another one, in some buckets or in
 // all that are in scope, and the buckets whose default encryption names the key itself.
 // What stops a bucket with such data is an error.
-func (w *work) find(ctx context.Context, from, to string, only []string) (moves []Move, defaults []string, left []Left, err error) {
-	buckets, left, err := w.bucketsInScope(ctx, w.Options)
+func (w *work) find(ctx context.Context, from, to string, scope Choices, only []string) (moves []Move, defaults []string, left []Left, err error) {
+	buckets, left, err := w.bucketsInScope(ctx, scope)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -533,7 +533,8 @@ func (w *work) restoreData(ctx context.Context) (string, error) {
 		return "S3 has no data under the new key, which is " + key.State + ".", nil
 	}
 	if w.Back == nil {
-		moves, _, left, err := w.find(ctx, w.New, w.Old, nil)
+		// Whatever is under the new key is there because the aliases moved.
+		moves, _, left, err := w.find(ctx, w.New, w.Old, Choices{}, nil)
 		if err != nil {
 			return "", err
 		}
