@@ -526,11 +526,15 @@ func (w *work) restoreData(ctx context.Context) (string, error) {
 		return "The data under the new key stays there.", nil
 	}
 	key, err := w.Facts.Key(ctx, w.New)
-	if err != nil {
+	switch {
+	case err != nil:
 		return "", err
-	}
-	if key.Spec != specSymmetric || !key.Enabled() {
-		return "S3 has no data under the new key, which is " + key.State + ".", nil
+	case key.Spec != specSymmetric:
+		return "S3 encrypts nothing under a key of spec " + key.Spec + ".", nil
+	case !slices.ContainsFunc(w.Done, func(d Done) bool { return d.Step == StepCreateKey }):
+		return "No data was moved.", nil
+	case !key.Enabled():
+		return "", w.wait(ctx, time.Time{}, fmt.Sprintf("The new key %s is %s, and what is under it cannot be moved back. Make it usable (aws kms cancel-key-deletion, aws kms enable-key), and then resume.", w.New, key.State))
 	}
 	if w.Back == nil {
 		// Whatever is under the new key is there because the aliases moved.
@@ -555,35 +559,65 @@ func (w *work) disableNewKey(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if !key.Enabled() {
-		return "The new key " + w.New + " is " + key.State + ".", nil
+		return w.notEnabled(ctx, key)
 	}
-	if due := latest(w.undone(), key.Created).Add(unusedBeforeDisable); w.Store.Now().Before(due) {
-		return "", w.wait(ctx, due, fmt.Sprintf("The new key %s must not have been used for a day before it is disabled. Resume after %s.", w.New, clock(due)))
-	}
-	if used, err := w.Facts.LastUsage(ctx, w.New); err == nil && w.Store.Now().Before(used.At.Add(unusedBeforeDisable)) {
-		due := used.At.Add(unusedBeforeDisable)
-		return "", w.wait(ctx, due, fmt.Sprintf("The new key %s was last used by %s, and must not have been used for a day. Resume after %s.", w.New, used, clock(due)))
+	due := latest(w.undone(), key.Created).Add(unusedBeforeDisable)
+	if w.Store.Now().Before(due) && !w.Options.LeaveData { // what was left is named at once
+		return "", w.waitUnused(ctx, due, "")
 	}
 	r, err := w.check(ctx, w.New, unusedBeforeDisable, nil)
 	if err != nil {
 		return "", err
 	}
-	if r.Free {
-		if err := retire.Disable(ctx, w.KMS, w.Store, w.New, w.Rotator.By); err != nil {
-			return "", permission(err, "kms:DisableKey")
-		}
-		return "The new key " + w.New + " is disabled: nothing was found on it.", w.save(ctx, func(rec *Record) { rec.Left = nil })
-	}
 	left := leftOf(r)
-	return fmt.Sprintf("The new key %s stays enabled: %s may need it.", w.New, whole(len(left), "thing")), w.save(ctx, func(rec *Record) { rec.Left = left })
+	onIt := slices.ContainsFunc(left, func(l Left) bool { return l.ID != "last-use" })
+	used, err := w.Facts.LastUsage(ctx, w.New)
+	if err == nil && used.At.Add(unusedBeforeDisable).After(due) {
+		due = used.At.Add(unusedBeforeDisable)
+	}
+	switch {
+	case !onIt && (w.Store.Now().Before(due) || !r.Free):
+		return "", w.waitUnused(ctx, due, " It was last used by "+used.String()+".")
+	case onIt:
+		return fmt.Sprintf("The new key %s stays enabled: %s may need it.", w.New, whole(len(left), "thing")), w.save(ctx, func(rec *Record) { rec.Left = left })
+	}
+	if err := retire.Disable(ctx, w.KMS, w.Store, w.New, w.Rotator.By); err != nil {
+		return "", permission(err, "kms:DisableKey")
+	}
+	return "The new key " + w.New + " is disabled: nothing was found on it.", w.save(ctx, func(rec *Record) { rec.Left = nil })
 }
 
-// undone is when the last step of an abort before this one was done.
-func (w *work) undone() time.Time {
-	if n := len(w.Done); n > 0 {
-		return w.Done[n-1].At
+// waitUnused notes that the new key is disabled when it was not used for a day.
+func (w *work) waitUnused(ctx context.Context, due time.Time, used string) error {
+	return w.wait(ctx, due, fmt.Sprintf("The new key %s must not have been used for a day before it is disabled.%s Resume after %s.", w.New, used, clock(due)))
+}
+
+// notEnabled says why the new key of an abort is not enabled. Where it was not this
+// rotation that disabled it, nothing is known of what is on it.
+func (w *work) notEnabled(ctx context.Context, key inventory.Key) (string, error) {
+	what := "The new key " + w.New + " is " + key.State
+	approval, ok, err := retire.ReadApproval(ctx, w.Store, w.New)
+	switch {
+	case err != nil:
+		return "", err
+	case ok && approval.Days == 0:
+		return what + ": nothing was found on it.", w.save(ctx, func(rec *Record) { rec.Left = nil })
+	case !slices.ContainsFunc(w.Done, func(d Done) bool { return d.Step == StepCreateKey }):
+		return what + "; nothing was moved to it.", nil
 	}
-	return w.Started
+	what += ", and not by this rotation: whether something is on it was not looked at."
+	return what, w.leave(ctx, Left{"key:" + key.ID, what, "Enable it (aws kms enable-key), and resume."})
+}
+
+// undone is when the last step of an abort before the new key's end was done.
+func (w *work) undone() time.Time {
+	at := w.Started
+	for _, d := range w.Done {
+		if d.Step != StepDisableNewKey {
+			at = latest(at, d.At)
+		}
+	}
+	return at
 }
 
 func latest(a, b time.Time) time.Time {
