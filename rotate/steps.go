@@ -83,12 +83,23 @@ func (w *work) rotateMaterial(ctx context.Context) (string, error) {
 		switch {
 		case err != nil:
 			return "", permission(err, "kms:ListKeyRotations")
+		case pending == "" && n == 0:
+			// Rotated by a process that was killed, or deleted by somebody?
+			at, err := w.Facts.LastRotation(ctx, w.Old)
+			if err != nil {
+				return "", permission(err, "kms:ListKeyRotations")
+			}
+			if at.Before(w.Started.Add(-settles)) {
+				return "", errors.New("no imported material waits to become the current one any more, and the key was not rotated since this began: import the material again, and resume")
+			}
+			fallthrough
 		case pending == "":
 			return "The key uses its new material. What was encrypted before is still decrypted with the former one.", nil
 		case n == 10:
 			return "", errors.New("KMS still shows the material as pending; resume in some minutes")
 		case n == 0:
-			if _, err := w.KMS.RotateKeyOnDemand(ctx, &kms.RotateKeyOnDemandInput{KeyId: &w.Old}); err != nil {
+			_, err := w.KMS.RotateKeyOnDemand(ctx, &kms.RotateKeyOnDemandInput{KeyId: &w.Old})
+			if err != nil && (retire.Refused(err) || ctx.Err() != nil) { // else it may have been done: look
 				return "", permission(fmt.Errorf("rotate the key on demand: %w", err), "kms:RotateKeyOnDemand")
 			}
 		}
