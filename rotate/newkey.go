@@ -269,7 +269,10 @@ func (w *work) create(ctx context.Context, s source) error {
 	}
 	created := aws.ToString(out.KeyMetadata.Arn)
 	w.say("Created key %s.", created)
-	return w.save(ctx, func(rec *Record) { rec.New, rec.Creating = created, time.Time{} })
+	if err := w.save(ctx, func(rec *Record) { rec.New, rec.Creating = created, time.Time{} }); err != nil {
+		return fmt.Errorf("key %s was created, and that was not recorded; who resumes finds it by its tag %s: %w", created, Tag, err)
+	}
+	return nil
 }
 
 // findCreated finds the key of a CreateKey whose answer was lost, by its tag, and records
