@@ -240,6 +240,7 @@ func (w *work) moveAliases(ctx context.Context) (string, error) {
 // One that points elsewhere was moved by somebody else: elsewhere says whether that is an
 // error, or it stays there.
 func (w *work) pointAliases(ctx context.Context, from, to string, elsewhere func(name, target string) error) (string, error) {
+	var there []string
 	for _, name := range w.Aliases {
 		for n := 0; ; n++ {
 			target, err := w.target(ctx, name)
@@ -247,6 +248,7 @@ func (w *work) pointAliases(ctx context.Context, from, to string, elsewhere func
 			case err != nil:
 				return "", err
 			case target == to:
+				there = append(there, name)
 			case target != from:
 				if err := elsewhere(name, target); err != nil {
 					return "", err
@@ -267,7 +269,10 @@ func (w *work) pointAliases(ctx context.Context, from, to string, elsewhere func
 			break
 		}
 	}
-	return fmt.Sprintf("Key %s has %s.", to, strings.Join(w.Aliases, ", ")), nil
+	if len(there) == 0 {
+		return "", nil
+	}
+	return fmt.Sprintf("Key %s has %s.", to, strings.Join(there, ", ")), nil
 }
 
 // target returns the ARN of the key that an alias points to, "" where there is no such alias.
@@ -494,9 +499,6 @@ func (w *work) restoreAliases(ctx context.Context) (string, error) {
 	})
 	if err != nil {
 		return "", err
-	}
-	if len(stay) == len(w.Aliases) {
-		what = ""
 	}
 	what = strings.TrimSpace(what + strings.Join(stay, ""))
 	for _, m := range w.Moves {
