@@ -78,6 +78,7 @@ func (w *work) leave(ctx context.Context, left ...Left) error {
 
 // rotateMaterial makes the imported material that waits the current one.
 func (w *work) rotateMaterial(ctx context.Context) (string, error) {
+	var failed error
 	for n := 0; ; n++ {
 		pending, err := w.Facts.PendingMaterial(ctx, w.Old)
 		switch {
@@ -96,11 +97,13 @@ func (w *work) rotateMaterial(ctx context.Context) (string, error) {
 		case pending == "":
 			return "The key uses its new material. What was encrypted before is still decrypted with the former one.", nil
 		case n == 10:
-			return "", errors.New("KMS still shows the material as pending; resume in some minutes")
+			return "", cmp.Or(failed, errors.New("KMS still shows the material as pending; resume in some minutes"))
 		case n == 0:
-			_, err := w.KMS.RotateKeyOnDemand(ctx, &kms.RotateKeyOnDemandInput{KeyId: &w.Old})
-			if err != nil && (retire.Refused(err) || ctx.Err() != nil) { // else it may have been done: look
-				return "", permission(fmt.Errorf("rotate the key on demand: %w", err), "kms:RotateKeyOnDemand")
+			if _, err := w.KMS.RotateKeyOnDemand(ctx, &kms.RotateKeyOnDemandInput{KeyId: &w.Old}); err != nil {
+				failed = permission(fmt.Errorf("rotate the key on demand: %w", err), "kms:RotateKeyOnDemand")
+			}
+			if retire.Refused(failed) || ctx.Err() != nil { // else it may have been done: look
+				return "", failed
 			}
 		}
 		if err := sleep(ctx, 3*time.Second); err != nil {
@@ -583,14 +586,15 @@ func (w *work) disableNewKey(ctx context.Context) (string, error) {
 		return "", err
 	}
 	left := leftOf(r)
-	onIt := slices.ContainsFunc(left, func(l Left) bool { return l.ID != "last-use" })
 	used, err := w.Facts.LastUsage(ctx, w.New)
-	if err == nil && used.At.Add(unusedBeforeDisable).After(due) {
-		due = used.At.Add(unusedBeforeDisable)
+	onIt := err != nil || slices.ContainsFunc(left, func(l Left) bool { return l.ID != "last-use" })
+	last := ""
+	if due = latest(due, used.At.Add(unusedBeforeDisable)); !used.At.IsZero() {
+		last = " It was last used by " + used.String() + "."
 	}
 	switch {
 	case !onIt && (w.Store.Now().Before(due) || !r.Free):
-		return "", w.waitUnused(ctx, due, " It was last used by "+used.String()+".")
+		return "", w.waitUnused(ctx, due, last)
 	case onIt:
 		return fmt.Sprintf("The new key %s stays enabled: %s may need it.", w.New, whole(len(left), "thing")), w.save(ctx, func(rec *Record) { rec.Left = left })
 	}
