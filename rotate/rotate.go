@@ -44,6 +44,7 @@ type Mover interface {
 	MoveDefault(ctx context.Context, bucket, from, to string) (moved bool, err error)
 	StartOrders(ctx context.Context, orders []reencrypt.Order, at time.Time) ([]string, error)
 	Cancel(ctx context.Context, job string) error
+	RemoveScratch(ctx context.Context) error
 }
 
 // Rotator rotates keys of one account and Region. Its functions may be nil.

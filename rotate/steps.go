@@ -429,6 +429,10 @@ func (w *work) check(ctx context.Context, key string, quiet time.Duration, repor
 	c := w.Check
 	c.Quiet, c.Reports, c.Accepted = quiet, reports, w.Accepted
 	c.Seen = w.Seen
+	// What a process that was killed has left there would count as data under the key.
+	if err := w.Mover.RemoveScratch(ctx); err != nil && ctx.Err() == nil {
+		w.say("%v", err)
+	}
 	return c.Check(ctx, key)
 }
 
