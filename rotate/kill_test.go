@@ -171,7 +171,7 @@ func (w *world) progress() string {
 		return ""
 	}
 	w.must(err)
-	p := fmt.Sprint(rec.State, rec.Step, len(rec.Done), rec.New, rec.Creating.IsZero(), len(rec.Moves), rec.Defaults, len(rec.Back), len(rec.Left), rec.Why, rec.Deletion)
+	p := fmt.Sprint(rec.State, rec.Step, len(rec.Done), rec.New, rec.Creating.IsZero(), len(rec.Moves), rec.Defaults, len(rec.Back), len(rec.Left), rec.Deletion)
 	for _, m := range slices.Concat(rec.Moves, rec.Back) {
 		p += fmt.Sprint(m.Ordered.IsZero(), m.Job, m.Ended)
 	}
