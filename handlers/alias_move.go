@@ -18,6 +18,8 @@ import (
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
+	"github.com/cmkeeper/cmkeeper/rotate"
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
 // moveReason names why a move does not move data by itself.
@@ -34,10 +36,12 @@ const (
 	moveUnreadable  moveReason = "key-not-readable"
 	moveFromUnknown moveReason = "old-key-unknown"
 	moveNoScope     moveReason = "nothing-in-scope"
+	moveByRotation  moveReason = "rotation-moves-it"
 )
 
 type moveInput struct {
 	listed          bool // the alias is one whose moves may move data
+	rotation        bool // a rotation that somebody runs moves the data itself
 	from            []string
 	key             inventory.Key // the to-key
 	unreadable      bool          // it may not be read, or its policy may not
@@ -56,9 +60,10 @@ func decideMove(in moveInput) []moveReason {
 			why = append(why, reason)
 		}
 	}
+	deny(in.rotation, moveByRotation)
 	deny(len(in.from) == 0, moveFromUnknown)
-	deny(!in.listed, moveNotListed)
-	deny(len(in.scope) == 0, moveNoScope)
+	deny(!in.listed && !in.rotation, moveNotListed)
+	deny(len(in.scope) == 0 && !in.rotation, moveNoScope)
 	if in.unreadable {
 		return append(why, moveUnreadable) // nothing else is known of the key
 	}
@@ -86,12 +91,13 @@ var moveText = map[moveReason]string{
 	moveUnreadable:  "cmkeeper may not read the new key or its policy, so it cannot check the key.",
 	moveFromUnknown: "The key that the alias pointed to before is not known: the event does not say, and cmkeeper had not seen the alias.",
 	moveNoScope:     "No bucket is known to belong to the alias.",
+	moveByRotation:  "A rotation by cmkeeper rotate moves the data with jobs of its own.",
 }
 
 // isDangerous reports whether a reason is about the new key itself.
 func (m moveReason) isDangerous() bool {
 	switch m {
-	case moveNotListed, moveFromUnknown, moveNoScope:
+	case moveNotListed, moveFromUnknown, moveNoScope, moveByRotation:
 		return false
 	default:
 		return true
@@ -108,6 +114,7 @@ type moveCase struct {
 	scope      []reencrypt.Scope
 	refused    []reencrypt.ScopeRefusal
 	bucketsErr error
+	rotation   string // the id of the rotation that moves the data, "" for none
 	why        []moveReason
 	jobs       []string
 	failure    error
@@ -163,8 +170,12 @@ func (m *moveCase) decide(ctx context.Context) error {
 		return err
 	}
 	m.scope, m.refused = reencrypt.ResolveScope(reencrypt.NewMovingAlias(m.live, m.From, aliases), rivals, buckets, m.Config.ReencryptScope, m.Config.StateBucket)
+	m.rotation, err = rotate.Moves(ctx, m.State, m.live.Name, m.From, m.To)
+	if err != nil && !errors.Is(err, state.ErrUnreadable) { // a newer build's; moving twice does no harm
+		return err
+	}
 	m.why = decideMove(moveInput{
-		listed: m.Config.Lists(m.live.Name), from: m.From, key: m.key, unreadable: unreadable, findings: m.findings, scope: m.scope,
+		listed: m.Config.Lists(m.live.Name), rotation: m.rotation != "", from: m.From, key: m.key, unreadable: unreadable, findings: m.findings, scope: m.scope,
 		account: m.Config.Identity.Account, region: m.Config.Region,
 	})
 	return nil
@@ -282,12 +293,23 @@ func (m *moveCase) tellRefusal(a *alert.Alert) {
 		}
 	}
 	a.Action.Description = "No data was moved. " + strings.Join(sentences, " ")
+	if m.rotation != "" {
+		a.Action.Description = "The fleet started no jobs. " + strings.Join(sentences, " ")
+		if a.Severity != finding.High {
+			a.Action.Status, a.Severity = alert.StatusNone, finding.Low
+		}
+	}
 	if a.Severity == finding.High {
 		a.Risk = "The actor who moved the alias may want your data under a key that they control. New data already goes under that key."
 		a.Next = append(a.Next, "Check the new key first. Move data only if the new key is intended; otherwise point the alias back to the old key.")
 	}
 	if len(m.From) == 0 {
 		a.Next = append(a.Next, "Find the old key in CloudTrail (the CreateAlias or UpdateAlias before this one):", m.LookupCommand("ResourceName", command.Alias(a.Key.Aliases[0])))
+	}
+	if m.rotation != "" {
+		a.Facts = append(a.Facts, alert.Fact{Name: "rotation", Values: []string{m.rotation}})
+		a.Next = append(a.Next, command.Line("cmkeeper rotate status %s", command.Rotation(m.rotation)))
+		return
 	}
 	a.Next = append(a.Next, "To move the data by hand:")
 	a.Next = append(a.Next, m.runCommands()...)

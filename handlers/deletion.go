@@ -32,7 +32,7 @@ const (
 	deletionAccepted    deletionReason = "accepted"     // it was so in mode observe
 	deletionWasDisabled deletionReason = "was-disabled" // Disabled is what it was before
 	deletionUnknown     deletionReason = "unknown"      // Disabled, and what it was before is unknown
-	deletionApproved    deletionReason = "approved"     // cmkeeper retire schedule recorded it before it was scheduled, or a tag of the key holds
+	deletionApproved    deletionReason = "approved"     // cmkeeper retire schedule or rotate abort recorded it before, or a tag of the key holds
 	deletionContained   deletionReason = "contained"    // cmkeeper itself disabled it, because it was opened
 	deletionExempt      deletionReason = "exempt"       // an exemption covers it
 	deletionFlapping    deletionReason = "flapping"     // it was undone too often
@@ -60,7 +60,7 @@ type deletionInput struct {
 	state   string // live
 	history []ledger.State
 	restore *ledger.Restore // begun before, and not finished
-	// approved: the pending deletion is one that was approved.
+	// approved: the state is one that was approved.
 	approved bool
 	exempt   bool
 	// contained: we disabled the key.
@@ -101,7 +101,7 @@ func decideDeletion(in deletionInput) deletionDecision {
 	switch {
 	case disabled && in.contained:
 		d.reason = deletionContained
-	case pending && in.approved:
+	case (pending || disabled) && in.approved:
 		d.reason = deletionApproved
 	case pending && in.sweep && d.former == "":
 		d.reason = deletionFirstSeen

@@ -71,16 +71,18 @@ func decideApproval(value string, since, pending time.Time, days int) approvalRe
 	return approvalHolds
 }
 
-// readApproval reads what may speak for a pending deletion; whether the tag holds is
-// decided with the key's document, by judge.
+// readApproval reads what may speak for a pending deletion, or for a key that is disabled;
+// whether that holds is decided with the key's document, by judge.
 func readApproval(ctx context.Context, c *reaction.Case, key inventory.Key) (approval, error) {
-	if !key.PendingDeletion() {
+	if !key.PendingDeletion() && key.State != ledger.StateDisabled {
 		return approval{}, nil
 	}
 	record, err := c.Approval(ctx)
 	switch {
 	case err != nil:
 		return approval{}, err
+	case key.State == ledger.StateDisabled:
+		return approval{record: record}, nil // whether it holds depends on when the key was disabled
 	case record != nil && record.Covers(key.DeletionDate):
 		return approval{record: record}, nil
 	case c.Config.DeletionApprovalDays == 0:
@@ -102,6 +104,9 @@ func readApproval(ctx context.Context, c *reaction.Case, key inventory.Key) (app
 // judge returns the approval with whether its tag holds for the state that the key was
 // last seen in.
 func (a approval) judge(doc *ledger.Key, days int) approval {
+	if s := doc.LastState(); a.record != nil && s.State == ledger.StateDisabled && !a.record.CoversDisabling(s.At) {
+		a.record = nil
+	}
 	if a.tag == approvalNone || a.tag == approvalUnread {
 		return a
 	}
@@ -128,6 +133,13 @@ func notedApproval(doc *ledger.Key, days int) approval {
 // not hold why not.
 func (a approval) tell(to *alert.Alert, days int) {
 	switch {
+	case a.record != nil && a.record.Days == 0:
+		to.Severity = finding.Low
+		to.Summary += fmt.Sprintf(" %s approved it at %s.", a.record.By, reaction.TimeText(a.record.At))
+		to.Action.Description = "cmkeeper did not undo this: cmkeeper rotate abort found nothing that needs the key, and recorded that before it disabled the key."
+		to.Title += ", as approved"
+		to.Next = append([]string{"Watch CloudTrail for DisabledException on this key: it shows a use that nobody knew about. To enable the key:"}, to.Next...)
+		return
 	case a.record != nil:
 		to.Severity = finding.Medium
 		to.Summary += fmt.Sprintf(" %s approved it at %s with a waiting period of %d days.", a.record.By, reaction.TimeText(a.record.At), a.record.Days)

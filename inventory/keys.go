@@ -187,6 +187,27 @@ func (r *Reader) LastRotation(ctx context.Context, keyARN string) (time.Time, er
 	return newest, nil
 }
 
+// PendingMaterial returns the id of the imported key material that waits for
+// RotateKeyOnDemand to become the current one; "" if none does. Errors: ErrNotFound,
+// ErrAccessDenied.
+func (r *Reader) PendingMaterial(ctx context.Context, keyARN string) (string, error) {
+	pages := kms.NewListKeyRotationsPaginator(r.kms, &kms.ListKeyRotationsInput{
+		KeyId: &keyARN, IncludeKeyMaterial: types.IncludeKeyMaterialAllKeyMaterial, Limit: aws.Int32(1000),
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx, paced(ctx)...)
+		if err != nil {
+			return "", failed("list key material of key "+keyARN, err)
+		}
+		for _, m := range page.Rotations {
+			if m.KeyMaterialState == types.KeyMaterialStatePendingRotation {
+				return aws.ToString(m.KeyMaterialId), nil
+			}
+		}
+	}
+	return "", nil
+}
+
 // Policy reads a key's policy document. Errors: ErrNotFound, ErrAccessDenied.
 func (r *Reader) Policy(ctx context.Context, keyARN string) (string, error) {
 	// For KMS "default" is the only name and may be left out; LocalStack and moto need it.

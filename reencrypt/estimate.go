@@ -1,6 +1,7 @@
 package reencrypt
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -106,7 +107,7 @@ func (e *Engine) Plan(ctx context.Context, o RunOptions, sample int, seen func(i
 	if err != nil {
 		return BucketPlan{}, err
 	}
-	p := BucketPlan{Bucket: s.Bucket, Prefix: s.Prefix, From: s.From, To: s.To, Versions: s.Versions, Survey: Survey{Groups: []Group{}}}
+	p := planOfBucket(s)
 	findings, settings, err := e.preflight(ctx, s, true)
 	if err != nil {
 		return p, err
@@ -121,21 +122,48 @@ func (e *Engine) Plan(ctx context.Context, o RunOptions, sample int, seen func(i
 		slices.ContainsFunc(findings, func(f Finding) bool { return f.Name == findingMethod }) {
 		return p, nil
 	}
+	return p, e.surveyPlan(ctx, s, method, &p, sample, seen)
+}
+
+// Forecast is Plan for a move to a key that does not exist yet: o.To is "". Nothing can
+// be preflighted then.
+func (e *Engine) Forecast(ctx context.Context, o RunOptions, sample int, seen func(int64)) (BucketPlan, error) {
+	s, err := e.resolveSource(ctx, o)
+	if err != nil {
+		return BucketPlan{}, err
+	}
+	p := planOfBucket(s)
+	known := s
+	known.To = s.From[0] // whether a method may be used on a server does not depend on the key
+	method, err := e.methodOf(ctx, known)
+	if err != nil {
+		return p, fmt.Errorf("plan bucket %s: %w", s.Bucket, err)
+	}
+	p.Method = method.traits().name
+	return p, e.surveyPlan(ctx, s, method, &p, sample, seen)
+}
+
+func planOfBucket(s spec) BucketPlan {
+	return BucketPlan{Bucket: s.Bucket, Prefix: s.Prefix, From: s.From, To: s.To, Versions: s.Versions, Survey: Survey{Groups: []Group{}}, Preflight: []Finding{}}
+}
+
+// surveyPlan surveys the bucket and estimates what it takes to move it by a method.
+func (e *Engine) surveyPlan(ctx context.Context, s spec, method method, p *BucketPlan, sample int, seen func(int64)) error {
 	f, err := e.bucketFacts(ctx, s.Bucket, method)
 	if err != nil {
-		return p, err
+		return err
 	}
 	m := &mover{spec: s, e: e, facts: f, limiter: e.limiters.bucket(s.Bucket), rules: rules{
-		from: s.From, to: s.To, method: method, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now(),
+		from: s.From, to: cmp.Or(s.To, "a key to come"), method: method, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now(),
 	}}
 	if p.Survey, err = m.survey(ctx, sample, seen); err != nil {
-		return p, fmt.Errorf("plan bucket %s: %w", s.Bucket, err)
+		return fmt.Errorf("plan bucket %s: %w", s.Bucket, err)
 	}
 	p.estimate(method, e.opt.PartSize)
 	if e.opt.Rate > 0 {
 		p.Seconds = float64(p.Move.Versions) / e.opt.Rate
 	}
-	return p, nil
+	return nil
 }
 
 // estimate adds up the groups: what moves, in how many requests and for how much.

@@ -100,37 +100,51 @@ func (e *Engine) Run(ctx context.Context, o RunOptions, progress func(Progress))
 
 // resolveSpec checks Run's options and names its keys by their ARNs.
 func (e *Engine) resolveSpec(ctx context.Context, o RunOptions) (spec, error) {
+	if o.To == "" {
+		return spec{}, errNeeds
+	}
+	to, err := e.resolveKey(ctx, o.To)
+	if err != nil {
+		return spec{}, fmt.Errorf("find key to move to: %w", err)
+	}
+	s, err := e.resolveSource(ctx, o)
+	s.To = to
+	if err == nil && slices.Contains(s.From, to) {
+		err = fmt.Errorf("%s is a key to move from and the one to move to: %s", o.To, to)
+	}
+	return s, err
+}
+
+var errNeeds = errors.New("a bucket, a key to move from and a key to move to are needed")
+
+// resolveSource is resolveSpec without the key to move to.
+func (e *Engine) resolveSource(ctx context.Context, o RunOptions) (spec, error) {
 	s := spec{Bucket: o.Bucket, Prefix: o.Prefix, Versions: cmp.Or(o.Versions, VersionsAll), Method: cmp.Or(o.Method, MethodAuto)}
-	if s.Bucket == "" || len(o.From) == 0 || o.To == "" {
-		return s, errors.New("a bucket, a key to move from and a key to move to are needed")
+	if s.Bucket == "" || len(o.From) == 0 {
+		return s, errNeeds
 	}
 	if err := checkChoices(s.Method, s.Versions); err != nil {
 		return s, err
 	}
-	find := func(name string) (string, error) {
-		arn, err := e.opt.Resolver.Resolve(ctx, name)
-		if err != nil && !errors.Is(err, inventory.ErrNotFound) {
-			err = fmt.Errorf("%w; where KMS cannot be asked, name the key by its ARN, arn:aws:kms:REGION:ACCOUNT:key/ID", err)
-		}
-		return arn, err
-	}
-	var err error
-	if s.To, err = find(o.To); err != nil {
-		return s, fmt.Errorf("find key to move to: %w", err)
-	}
 	for _, from := range o.From {
-		arn, err := find(from)
+		arn, err := e.resolveKey(ctx, from)
 		if err != nil {
 			return s, fmt.Errorf("find key to move from: %w", err)
-		}
-		if arn == s.To {
-			return s, fmt.Errorf("%s and %s are the same key: %s", from, o.To, arn)
 		}
 		s.From = append(s.From, arn)
 	}
 	slices.Sort(s.From)
 	s.From = slices.Compact(s.From)
 	return s, nil
+}
+
+// resolveKey returns the ARN of a key that somebody named.
+func (e *Engine) resolveKey(ctx context.Context, name string) (string, error) {
+	arn, err := e.opt.Resolver.Resolve(ctx, name)
+	if err != nil && !errors.Is(err, inventory.ErrNotFound) {
+		err = fmt.Errorf("%w; where KMS cannot be asked, name the key by its ARN, arn:aws:kms:REGION:ACCOUNT:key/ID", err)
+	}
+	return arn, err
 }
 
 // stopped puts into a summary that its run or job cannot go on, where err says so.

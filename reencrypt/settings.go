@@ -363,6 +363,27 @@ func (f *settings) defaultName() string {
 	return aws.ToString(f.encryption.ApplyServerSideEncryptionByDefault.KMSMasterKeyID)
 }
 
+// MoveDefault makes a bucket's default encryption name the key to instead of from, both
+// ARNs, and keeps everything else of it. It does nothing, and returns false, where the
+// default names another key, none, or an alias, which its owner moves.
+func (e *Engine) MoveDefault(ctx context.Context, bucket, from, to string) (moved bool, err error) {
+	f := settings{spec: spec{Bucket: bucket, From: []string{from}, To: to}}
+	if err := e.readDefault(ctx, &f); err != nil {
+		return false, fmt.Errorf("read the default encryption of bucket %s: %w", bucket, err)
+	}
+	if len(f.unread) > 0 {
+		u := f.unread[0]
+		return false, fmt.Errorf("read %s of bucket %s, which takes %s: %s", u.what, bucket, u.permission, u.words)
+	}
+	if !f.movesDefault() {
+		return false, nil
+	}
+	if err := e.moveDefault(ctx, &f); err != nil {
+		return false, fmt.Errorf("change the default encryption of bucket %s: %w", bucket, err)
+	}
+	return true, nil
+}
+
 // moveDefault puts the target key into the bucket's default encryption, keeps
 // everything else of it, and reads it back.
 func (e *Engine) moveDefault(ctx context.Context, f *settings) error {

@@ -20,8 +20,9 @@ import (
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
-// KMS is what Schedule calls; *kms.Client has it.
+// KMS is what Schedule and Disable call; *kms.Client has it.
 type KMS interface {
+	DisableKey(context.Context, *kms.DisableKeyInput, ...func(*kms.Options)) (*kms.DisableKeyOutput, error)
 	ScheduleKeyDeletion(context.Context, *kms.ScheduleKeyDeletionInput, ...func(*kms.Options)) (*kms.ScheduleKeyDeletionOutput, error)
 }
 
@@ -85,12 +86,11 @@ func (c Checker) Check(ctx context.Context, key string) (Result, error) {
 // on a key, or why that could not be determined. It reads no object.
 func (c Checker) Short(ctx context.Context, keyARN string) []string {
 	advice := " Before you delete the key, run: " + command.Line("cmkeeper retire check %s", command.Key(keyARN))
-	f, err := c.read(ctx, keyARN)
+	r, err := c.Beside(ctx, keyARN)
 	if err != nil {
 		return []string{fmt.Sprintf("Old key %s: what else depends on it could not be determined: %v.%s", keyARN, err, advice)}
 	}
 	var ties []string
-	r := judge(f, 0, nil, time.Now().UTC())
 	for _, t := range append(r.Ties, r.Unknown...) {
 		ties = append(ties, t.ID)
 	}
@@ -102,6 +102,16 @@ func (c Checker) Short(ctx context.Context, keyARN string) []string {
 		line += " Last used: " + r.LastUse + "."
 	}
 	return []string{line + advice}
+}
+
+// Beside determines what other than objects, uploads and replication rules depends on a
+// key. It reads no object, and takes any last use.
+func (c Checker) Beside(ctx context.Context, key string) (Result, error) {
+	f, err := c.read(ctx, key)
+	if err != nil {
+		return Result{}, fmt.Errorf("check key %s: %w", key, err)
+	}
+	return judge(f, 0, nil, time.Now().UTC()), nil
 }
 
 // read reads everything but objects and uploads.

@@ -23,25 +23,34 @@ import (
 // jobsEngine returns an engine for the controls of the fleet's jobs: it handles no
 // messages and moves nothing itself.
 func jobsEngine(ctx context.Context, p *process) (*reencrypt.Engine, error) {
+	_, _, e, err := fleetEngine(ctx, p, 16)
+	return e, err
+}
+
+// fleetEngine is jobsEngine with so many calls at once, and what it works with.
+func fleetEngine(ctx context.Context, p *process, concurrency int) (byHand, *state.Store, *reencrypt.Engine, error) {
 	c, err := loadForDesk[struct {
 		Common
 		Queues
 	}](ctx, p.environment, "STATE_BUCKET", "JOBS_QUEUE_URL")
 	if err != nil {
-		return nil, err
+		return byHand{}, nil, nil, err
 	}
-	hand, err := newByHand(ctx, p, c.Common, 16)
+	hand, err := newByHand(ctx, p, c.Common, concurrency)
 	if err != nil {
-		return nil, err
+		return hand, nil, nil, err
 	}
-	return reencrypt.New(reencrypt.Options{
+	store := hand.store(c.StateBucket)
+	e, err := reencrypt.New(reencrypt.Options{
 		S3: hand.s3, Resolver: hand.facts, KMS: hand.kms, Account: hand.account,
-		Store:       hand.store(c.StateBucket),
+		Store:       store,
 		StateBucket: c.StateBucket, StatePrefix: c.StatePrefix,
 		SQS: ownMessages{hand.sqs, c.fleet(hand.account, hand.region)}, QueueURL: c.JobsQueueURL,
-		Observer: handlers.JobAlerts{}, // told by workers only
-		Logger:   c.logger(p.stderr),
+		Observer:    handlers.JobAlerts{}, // told by workers only
+		Concurrency: concurrency,
+		Logger:      c.logger(p.stderr),
 	})
+	return hand, store, e, err
 }
 
 // onJob makes a command's action of what it does with a job, its one argument.

@@ -165,6 +165,15 @@ func (l *line) show(text string) (err error) {
 	return err
 }
 
+// say shows a text that stays.
+func (l *line) say(text string) {
+	if l.terminal != nil {
+		fmt.Fprint(l.w, "\r\x1b[K")
+	}
+	fmt.Fprintln(l.w, alert.Escape(text))
+	l.last = ""
+}
+
 // end ends the show.
 func (l *line) end() error {
 	if l.terminal == nil {

@@ -111,7 +111,9 @@ var (
 	KeyStore  = of("a key store id", `cks-[0-9a-z]{1,60}`)
 	// EventID is CloudTrail's eventID.
 	EventID = of("an event id", `[0-9A-Za-z]{8}(?:-[0-9A-Za-z]{4}){3}-[0-9A-Za-z]{12}`)
-	Job     = of("a job id", `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`)
+	// Rotation is the id of a rotation of cmkeeper's.
+	Rotation = of("a rotation id", `[0-9]{8}-[a-z0-9]{4,26}`)
+	Job      = of("a job id", `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`)
 )
 
 // Number is a count.

@@ -1,0 +1,217 @@
+package rotate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
+)
+
+// PlanSchema is the schema of a Plan as JSON.
+const PlanSchema = "cmkeeper.rotation-plan.v1"
+
+// Plan is what a rotation would do. Nothing is written for it but the scratch object that
+// tries how objects can be moved.
+type Plan struct {
+	Schema  string    `json:"schema"`
+	At      time.Time `json:"at"`
+	Aliases []string  `json:"aliases"`
+	// Old is the ARN of the key that is replaced.
+	Old   string     `json:"old_key"`
+	Steps []PlanStep `json:"steps"`
+	// Findings are what is wrong with the policy that the new key would have.
+	Findings []finding.Finding `json:"findings"`
+	// Buckets are those with data that moves.
+	Buckets []reencrypt.BucketPlan `json:"buckets"`
+	// Left is what would need the old key afterwards, or may.
+	Left []Left `json:"left"`
+	// Notes are what no check can see.
+	Notes []string `json:"notes"`
+	// Stops are why it could not begin; none: it can.
+	Stops []string `json:"stops"`
+	// USD and MonthlyUSD are what it costs once and each month: see reencrypt.Prices.
+	USD        float64 `json:"usd"`
+	MonthlyUSD float64 `json:"usd_monthly"`
+}
+
+// PlanStep is a step of a plan.
+type PlanStep struct {
+	Step Step   `json:"step"`
+	What string `json:"what"`
+	// Notes are what a person should know.
+	Notes []string `json:"notes,omitempty"`
+	USD   float64  `json:"usd,omitempty"`
+}
+
+// keyMonth is the price of a customer managed key, and of each of the first two rotations
+// of one, in dollars a month (aws.amazon.com/kms/pricing).
+const keyMonth = 1.0
+
+// Plan says what Start and Resume would do with the same arguments. sample is how many
+// object versions of each bucket are asked for their key, at random; 0 is all.
+func (r *Rotator) Plan(ctx context.Context, alias string, others []string, c Choices, sample int) (Plan, error) {
+	aliases := append([]string{alias}, others...)
+	s, err := r.source(ctx, aliases)
+	if err != nil {
+		return Plan{}, err
+	}
+	p := Plan{
+		Schema: PlanSchema, At: time.Now().UTC(), Aliases: aliases, Old: s.key.ARN, MonthlyUSD: keyMonth,
+		Findings: []finding.Finding{}, Buckets: []reencrypt.BucketPlan{}, Left: []Left{}, Notes: []string{}, Stops: []string{},
+	}
+	if why := s.blocker(c); why != "" {
+		p.Stops = append(p.Stops, why)
+	}
+	if s.pending != "" {
+		p.Steps = []PlanStep{{Step: StepRotateMaterial, What: "RotateKeyOnDemand makes the imported material " + s.pending + " the current one; the key, its aliases and its data stay."}}
+		return p, nil
+	}
+	if r.Judge != nil {
+		found, err := r.Judge(s.key.ARN, s.policy)
+		if err != nil {
+			return p, fmt.Errorf("judge the policy of key %s: %w", s.key.ARN, err)
+		}
+		p.Findings = append(p.Findings, found...)
+		if bad := worst(found); len(bad) > 0 && !c.AcceptPolicy {
+			p.Stops = append(p.Stops, fmt.Sprintf("the policy has %s of severity high or above, which the new key would inherit", whole(len(bad), "finding")))
+		}
+	}
+	buckets, left, err := r.bucketsInScope(ctx, c)
+	if err != nil {
+		return p, err
+	}
+	p.Left = append(p.Left, left...)
+	if s.key.Spec == specSymmetric {
+		if err := r.forecast(ctx, &p, buckets, sample); err != nil {
+			return p, err
+		}
+	}
+	beside, err := r.Check.Beside(ctx, s.key.ARN)
+	if err != nil {
+		return p, err
+	}
+	p.Notes = beside.Notes
+	for _, l := range leftOf(beside) {
+		// The aliases and defaults move; the others stay.
+		if name, ok := strings.CutPrefix(l.ID, "alias:"); ok && slices.Contains(aliases, name) || strings.HasPrefix(l.ID, "bucket-default:") {
+			continue
+		}
+		p.Left = append(p.Left, l)
+	}
+	p.Steps = s.steps(aliases, c, p.Buckets, buckets)
+	for _, step := range p.Steps {
+		p.USD += step.USD
+	}
+	return p, nil
+}
+
+// forecast plans the buckets' moves.
+func (r *Rotator) forecast(ctx context.Context, p *Plan, buckets []inventory.Bucket, sample int) error {
+	for _, b := range buckets {
+		plan, err := r.Mover.Forecast(ctx, reencrypt.RunOptions{Bucket: b.Name, From: []string{p.Old}}, sample, func(n int64) {
+			if r.Seen != nil {
+				r.Seen(b.Name, n)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if plan.InScope.Versions > 0 {
+			p.Buckets = append(p.Buckets, plan)
+		}
+		if n := plan.Refuse.Versions; n > 0 {
+			p.Left = append(p.Left, Left{"objects:" + b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key and cannot be moved.", n, b.Name), ""})
+		}
+	}
+	return nil
+}
+
+// steps says what each step does.
+func (s source) steps(aliases []string, c Choices, plans []reencrypt.BucketPlan, buckets []inventory.Bucket) []PlanStep {
+	var versions, bytes int64
+	var usd float64
+	for _, b := range plans {
+		versions, bytes, usd = versions+b.Move.Versions, bytes+b.Move.Bytes, usd+b.CostUSD
+	}
+	var defaults []string
+	for _, b := range buckets {
+		if b.DefaultKeyARN == s.key.ARN && b.DefaultAlias == "" {
+			defaults = append(defaults, b.Name)
+		}
+	}
+	last := "The new key is used; the old one stays enabled. The check says what still needs it."
+	steps := []PlanStep{
+		{Step: StepCreateKey, What: s.describe(c), Notes: s.notes(aliases)},
+		{Step: StepSurvey, What: "Each object version is asked for its key, and each bucket checked for what would stop its move."},
+		{Step: StepMoveAliases, What: strings.Join(aliases, ", ") + " to the new key: new data is encrypted under it from then on."},
+		{Step: StepMoveDefaults, What: whole(len(defaults), "bucket") + " whose default encryption names the key by its id or ARN" + listed(defaults) + "."},
+		{Step: StepMoveData, What: fmt.Sprintf("%d object versions (%d bytes) in %s, by jobs of the fleet, each verified by a pass of its own.", versions, bytes, whole(len(plans), "bucket")), USD: usd},
+		{Step: StepCheckOldKey, What: last},
+	}
+	if c.DeleteOld {
+		steps = append(steps, PlanStep{Step: StepDeleteOldKey, What: fmt.Sprintf("Once nothing is known to need the old key and it was not used for %d days, and after a confirmation, its deletion is scheduled %d days ahead.", c.UnusedDays, deletionDays)})
+	}
+	return steps
+}
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(names, ", ")
+}
+
+// describe says what the new key will be like.
+func (s source) describe(c Choices) string {
+	what := fmt.Sprintf("A new key of spec %s for %s, origin %s", s.key.Spec, s.key.Usage, s.key.Origin)
+	if s.key.MultiRegion != "" {
+		what += ", multi-Region primary"
+	}
+	if s.rotation.Enabled {
+		what += fmt.Sprintf(", automatic rotation every %d days", s.rotation.Period)
+	}
+	if c.XksKey != "" {
+		what += ", external key " + c.XksKey
+	}
+	tags := 0
+	for name := range s.tags {
+		if copied(name) {
+			tags++
+		}
+	}
+	what += fmt.Sprintf(", with the old key's description, policy and %s", whole(tags, "tag"))
+	if n := strings.Count(s.policy, s.key.ID); n > 0 {
+		what += "; the policy names the key " + whole(n, "time") + ", and will name the new one"
+	}
+	return what + "."
+}
+
+// notes are what a person should know before the key is replaced.
+func (s source) notes(aliases []string) (notes []string) {
+	if s.key.RotationBlocker() == "" {
+		notes = append(notes, "KMS can rotate this key itself, without moving anything. A new key is for material that must no longer be used, or for a wrong key policy or kind of key.")
+	}
+	if s.key.Spec != specSymmetric {
+		notes = append(notes, "What was encrypted, signed or authenticated under the old key needs the old key: its signatures are verified by its public key, and its ciphertexts decrypted by nothing else.")
+	}
+	if s.key.Origin == originExternal {
+		notes = append(notes, "The new key waits for its material, which you import. To keep the key instead, import new material into it (aws kms import-key-material --import-type NEW_KEY_MATERIAL), and run this command again.")
+	}
+	if n := len(s.key.Replicas); n > 0 {
+		notes = append(notes, "The replicas in other Regions are not replaced: replicate the new key there, and move what is under them: "+strings.Join(s.key.Replicas, ", "))
+	}
+	if n := len(s.grants); n > 0 {
+		notes = append(notes, fmt.Sprintf("The old key has %s, and the new one will have none: AWS services make their own when they use it; who made the others has to make them again.", whole(n, "grant")))
+	}
+	for _, a := range s.aliases {
+		if !slices.Contains(aliases, a.Name) {
+			notes = append(notes, a.Name+" points to the old key, too, and stays there unless you name it with --also.")
+		}
+	}
+	return notes
+}
