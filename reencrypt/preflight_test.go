@@ -249,6 +249,29 @@ func TestPreflightWithoutPermissions(t *testing.T) {
 	}
 }
 
+// TestPreflightOfUnknownDefault: a default encryption that names an alias that may not be
+// looked up may name the old key; one that names a dead alias does not.
+func TestPreflightOfUnknownDefault(t *testing.T) {
+	w := newWorld(t)
+	w.put("a", w.a)
+	e := w.engine()
+	o := RunOptions{Bucket: bucket, From: []string{w.a}, To: w.b}
+	w.defaultKey("alias/dead")
+	findings, err := e.Preflight(t.Context(), o)
+	w.must(err)
+	if len(findings) > 0 {
+		t.Errorf("an alias that does not exist: %+v", findings)
+	}
+	_, err = w.kms.CreateAlias(t.Context(), &kms.CreateAliasInput{AliasName: aws.String("alias/dead"), TargetKeyId: &w.a})
+	w.must(err)
+	w.aws.SetIdentityPolicy("worker", func(asked, resource string) bool { return asked != "kms:DescribeKey" || resource != w.a })
+	findings, err = e.Preflight(t.Context(), o)
+	w.must(err)
+	if !slices.ContainsFunc(findings, func(f Finding) bool { return f.Name == findingUnread && strings.Contains(f.What, "alias/dead") }) {
+		t.Errorf("an alias that may not be looked up: %+v", findings)
+	}
+}
+
 // TestJobWarns: what the preflight warns of is told before the first write, once,
 // and is in the report; with the setting, the default encryption moves first.
 func TestJobWarns(t *testing.T) {

@@ -159,6 +159,9 @@ func (c Checker) scan(ctx context.Context, f *facts, b *bucketFacts, verified ma
 		for _, rule := range replication.ReplicationConfiguration.Rules {
 			if d := rule.Destination; d != nil && d.EncryptionConfiguration != nil {
 				arn, err := c.Facts.Resolve(ctx, aws.ToString(d.EncryptionConfiguration.ReplicaKmsKeyID))
+				if errors.Is(err, inventory.ErrNotFound) {
+					continue // no key has that name, and this one has one
+				}
 				if failed := f.note(err, "replication:"+b.Name, "The replica key of bucket "+b.Name+" cannot be looked up", "kms:DescribeKey"); failed != nil {
 					return failed
 				}

@@ -140,11 +140,11 @@ func judge(f facts, quiet time.Duration, accepted []string, now time.Time) Resul
 }
 
 func judgeBucket(b bucketFacts, key string, r *Result, tie, maybe func(id, what, fix string)) {
-	if b.DefaultKeyARN == key {
+	switch is, known := b.DefaultIs(key); {
+	case is:
 		tie("bucket-default:"+b.Name, "New objects of bucket "+b.Name+" are encrypted under the key by default.", "Set another key: aws s3api put-bucket-encryption.")
-	}
-	if b.DefaultKey != "" && b.DefaultKeyARN == "" {
-		maybe("bucket-default:"+b.Name, "The default encryption of bucket "+b.Name+" names a key that cannot be looked up.", "Find out which key it is.")
+	case !known:
+		maybe("bucket-default:"+b.Name, "The default encryption of bucket "+b.Name+" names "+b.DefaultKey+", and which key that is may not be looked up.", "Grant kms:DescribeKey on the key of that alias, also in its key policy.")
 	}
 	if b.replicates {
 		tie("replication:"+b.Name, "Replicas of bucket "+b.Name+" are written under the key.", "Change the replica key in the bucket's rules, and re-encrypt the existing replicas.")

@@ -216,6 +216,7 @@ func TestRetireDoesNotGuess(t *testing.T) {
 	key := a.newKey("")
 	must(a.s3.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("plain")}))(t)
 	must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("plain"), Key: aws.String("k")}))(t)
+	a.encryptByDefault("plain", "alias/gone") // which is no key, and so not this one
 	if code, r := a.retireCheck(key); code != exitOK || !r.Free {
 		t.Fatalf("exit code %d, %+v", code, r)
 	}
