@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
 // named lists findings as "severity name".
@@ -254,7 +256,9 @@ func TestPreflightWithoutPermissions(t *testing.T) {
 func TestPreflightOfUnknownDefault(t *testing.T) {
 	w := newWorld(t)
 	w.put("a", w.a)
-	e := w.engine()
+	e := w.engine(func(o *Options) {
+		o.Resolver = inventory.New(kms.NewFromConfig(inprocess.Config(w.aws, "us-east-1", "worker")), w.s3, account, "us-east-1")
+	})
 	o := RunOptions{Bucket: bucket, From: []string{w.a}, To: w.b}
 	w.defaultKey("alias/dead")
 	findings, err := e.Preflight(t.Context(), o)
