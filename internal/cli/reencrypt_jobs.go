@@ -181,7 +181,7 @@ func printStatus(out io.Writer, s reencrypt.Status) error {
 	row("pass", passText(s))
 	row("counts", countsText(s.Counts))
 	for _, b := range s.Batch {
-		row("S3 Batch job", b.String())
+		row("S3 Batch job", alert.Escape(b.String()))
 	}
 	if s.State == reencrypt.StateRunning {
 		row("rate", fmt.Sprintf("%.0f/s in this pass on average%s", s.Rate(), leftText(s, s.Rate())))
