@@ -109,18 +109,24 @@ func withDoubt(c *reaction.Case, d *reaction.Decision, live inventory.Alias) *re
 	if d == nil {
 		d = &reaction.Decision{}
 	}
-	tell := d.Tell
+	tell, gather := d.Tell, d.Gather
+	d.Gather = func(ctx context.Context) {
+		if gather != nil {
+			gather(ctx)
+		}
+		c.GatherNames(ctx)
+	}
 	d.Tell = func() (alerts []alert.Alert) {
 		if tell != nil {
 			alerts = tell()
 		}
 		a := c.NewAlert(alert.KindAlias, "/unconfirmed")
 		a.Severity = finding.Medium
-		a.Title = fmt.Sprintf("CloudTrail does not show that alias %s ever had key %s, as a message says", c.Event.Alias, arn.KeyID(c.Event.KeyARN))
+		a.Key = c.Named()
+		a.Title = fmt.Sprintf("CloudTrail does not show that alias %s ever had key %s, as a message says", c.Event.Alias, reaction.ShortName(a.Key))
 		a.Summary = fmt.Sprintf("A message says that %s called %s for this alias and key at %s. Neither KMS nor CloudTrail show that.", c.Who(), c.Event.Name, reaction.TimeText(c.Event.Time))
 		a.Risk = "If the message is forged, somebody can send messages to the events queue, and wants data under that key re-encrypted. If it is genuine, data under that key was not."
 		a.Action = alert.Action{Mode: string(c.Config.Reencrypt), Status: alert.StatusRefused, Description: "cmkeeper moves no data from a key because of a message that CloudTrail does not confirm."}
-		a.Key = &alert.Key{ARN: c.Event.KeyARN}
 		a.Next = []string{"Find out who may send messages to the events queue: its policy has to deny it to everybody but the EventBridge rules and cmkeeper's role (docs/threat-model.md)."}
 		if live.TargetKeyARN != "" {
 			a.Next = append(a.Next, "If the alias did have the key, move the data by hand:")

@@ -114,3 +114,23 @@ func TestBlastRadiusUnknown(t *testing.T) {
 		}
 	})
 }
+
+// TestBucketOfUnknownKey: a bucket that names an alias that may not be looked up may be
+// encrypted under the key, and one that names a dead alias is not.
+func TestBucketOfUnknownKey(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.knownKey("alias/orders")
+		secret := w.knownKey("alias/secret")
+		w.bucket("dead-data", "alias/gone")
+		w.bucket("secret-data", "alias/secret")
+		w.aws.SetIdentityPolicy(keeperKey, func(action, resource string) bool { return action != "kms:DescribeKey" || resource != secret })
+		w.scheduleDeletion(key)
+		if err := w.handle(w.event("ScheduleKeyDeletion")); err != nil {
+			t.Fatal(err)
+		}
+		got := facts(w.one(), "buckets encrypted with it by default")
+		if !strings.HasPrefix(got, "unknown: bucket secret-data names alias/secret") || strings.Contains(got, "dead-data") {
+			t.Errorf("buckets: %q", got)
+		}
+	})
+}

@@ -319,7 +319,7 @@ func impostor(_ context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		}
 		a.Next = append(a.Next, "If a person or another tool uses the role on purpose, give it a role of its own.")
 		if c.Event.KeyARN != "" {
-			a.Key = &alert.Key{ARN: c.Event.KeyARN}
+			a.Key = c.Named()
 		}
 		a.Facts = append(a.Facts, alert.Fact{Name: "request id", Values: []string{request}})
 		return []alert.Alert{a}

@@ -222,15 +222,15 @@ func (p *policyCase) unread(ctx context.Context, err error) (*reaction.Decision,
 // replicaPolicy judges the policy that a replica was made with. The replica is in
 // another Region, where this worker cannot read it.
 func replicaPolicy(c *reaction.Case, d events.ReplicateKey) *reaction.Decision {
-	return &reaction.Decision{Tell: func() []alert.Alert {
+	return &reaction.Decision{Gather: c.GatherNames, Tell: func() []alert.Alert {
 		a := c.NewAlert(alert.KindPolicy, "/replica")
 		if d.ReplicaPolicy != "" {
 			a.Findings = c.JudgePolicy(d.ReplicaKeyARN, d.ReplicaPolicy, d.BypassPolicyLockoutSafetyCheck).Found
 		}
 		_, a.Severity = decidePolicy(policyInput{findings: a.Findings})
-		a.Key = &alert.Key{ARN: c.Event.KeyARN}
+		a.Key = c.Named()
 		where := reaction.OrUnknown(d.ReplicaRegion)
-		a.Title = fmt.Sprintf("Key %s was replicated to %s", arn.KeyID(c.Event.KeyARN), where)
+		a.Title = fmt.Sprintf("Key %s was replicated to %s", reaction.ShortName(a.Key), where)
 		a.Summary = fmt.Sprintf("%s called ReplicateKey. The replica %s has a key policy of its own. The findings are about the policy in the event, because the replica cannot be read from this Region.", c.Who(), reaction.OrUnknown(d.ReplicaKeyARN))
 		a.Risk = "A replica decrypts everything that the primary does. Only a cmkeeper in its Region guards it."
 		a.Action = alert.Action{Mode: string(c.Config.Policy), Status: alert.StatusNone, Description: "cmkeeper does not change policies in other Regions."}

@@ -197,6 +197,39 @@ func TestPolicyThatShutsUsOut(t *testing.T) {
 	})
 }
 
+// TestLockOutNamesAnAlias: KMS lists the aliases of a key that shuts the worker out, also
+// of one that it never read.
+func TestLockOutNamesAnAlias(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.newKey(kms.CreateKeyInput{})
+		w.createAlias("alias/orders", key)
+		w.events()
+		w.putPolicy(key, shutOut)
+		w.react()
+		if a := w.one(); a.Kind != alert.KindGuard || !strings.HasSuffix(a.Title, "alias/orders") {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+	})
+}
+
+// TestReplicaNamesAnAlias: so does the alert about a replica.
+func TestReplicaNamesAnAlias(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.newKey(kms.CreateKeyInput{MultiRegion: aws.Bool(true)})
+		w.createAlias("alias/orders", key)
+		w.events()
+		must(w.kms.ReplicateKey(w.ctx, &kms.ReplicateKeyInput{KeyId: &key, ReplicaRegion: aws.String("us-west-2"), Policy: aws.String(public)}))
+		w.react()
+		titles := ""
+		for _, a := range w.told.take() {
+			titles += a.Title + "\n"
+		}
+		if !strings.Contains(titles, "Key alias/orders was replicated to ") {
+			t.Errorf("titles: %s", titles)
+		}
+	})
+}
+
 func TestPolicyChangeThatNoEventTold(t *testing.T) {
 	inWorld(t, enforceAll(), func(w *world) {
 		key := w.knownKey("alias/orders")

@@ -80,7 +80,7 @@ func refused(severity finding.Severity, concerned bool) func(context.Context, *r
 				a.Risk = "cmkeeper never makes this call. Somebody else holds its credentials, or shares its role."
 			}
 			if c.Event.KeyARN != "" {
-				a.Key = &alert.Key{ARN: c.Event.KeyARN}
+				a.Key = c.Named()
 			}
 			a.Next = []string{
 				"Ask " + who + " what this was for. If nobody knows, revoke the credentials and check what else they did:",

@@ -16,7 +16,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
-	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/outcome"
@@ -294,13 +293,14 @@ func (r *rotationCase) unread(ctx context.Context, err error) (*reaction.Decisio
 		return r.Unread(ctx, err)
 	}
 	return &reaction.Decision{
-		Act: func(context.Context) error { return err },
+		Act:    func(context.Context) error { return err },
+		Gather: r.GatherNames,
 		Tell: func() []alert.Alert {
 			a := r.NewAlert(alert.KindRotation, "")
-			a.Title = "Rotation of key " + arn.KeyID(r.Event.KeyARN) + " was turned off"
+			a.Key = r.Named()
+			a.Title = "Rotation of " + reaction.ShortName(a.Key) + " was turned off"
 			a.Summary = fmt.Sprintf("%s called DisableKeyRotation. Whether rotation is off now could not be checked.", r.Who())
 			a.Risk = rotationRisk
-			a.Key = &alert.Key{ARN: r.Event.KeyARN}
 			a.Next = []string{r.KMSCommand("get-key-rotation-status"), r.enableCommand(r.Config.Posture.RotationPeriodDays)}
 			return r.Failed(a, r.Config.Rotation, "read the key", err)
 		},

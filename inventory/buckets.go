@@ -14,6 +14,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // AliasTag is the bucket tag that names the aliases whose moves concern the
@@ -36,6 +38,8 @@ type Bucket struct {
 	// DefaultKeyARN is the ARN of DefaultKey; "" if that key does not exist or we may
 	// not look it up.
 	DefaultKeyARN string
+	// DefaultKeyGone: KMS knows no key or alias of the name DefaultKey.
+	DefaultKeyGone bool
 	// KMS: new objects are encrypted under a KMS key (SSE-KMS or DSSE-KMS), which for a
 	// bucket without DefaultKey is the AWS managed one.
 	KMS bool
@@ -43,6 +47,22 @@ type Bucket struct {
 	BucketKey bool
 	// AliasTags are the aliases that the tag AliasTag names.
 	AliasTags []string
+}
+
+// DefaultIs reports whether the default encryption names a key of the bucket's account and
+// Region, and whether that is known: it is not for an alias that may not be looked up.
+func (b Bucket) DefaultIs(keyARN string) (is, known bool) {
+	switch {
+	case b.DefaultKey == "", b.DefaultKeyGone: // a name without a key names no key that exists
+		return false, true
+	case b.DefaultKeyARN != "":
+		return b.DefaultKeyARN == keyARN, true
+	case b.DefaultAlias != "":
+		// An alias and its key are always in one account and Region.
+		alias, key := arn.Parse(b.DefaultKey), arn.Parse(keyARN)
+		return false, alias != (arn.ARN{}) && (alias.Account != key.Account || alias.Region != key.Region)
+	}
+	return b.DefaultKey == arn.KeyID(keyARN), true // an id that may not be looked up is an id all the same
 }
 
 // Buckets reads all buckets of the account and Region, sorted by name. If some
@@ -153,7 +173,8 @@ func (r *Reader) bucket(ctx context.Context, name, region string, keys *resolver
 	}
 	b.DefaultAlias = aliasName(b.DefaultKey)
 	b.DefaultKeyARN, err = keys.resolve(ctx, b.DefaultKey)
-	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrAccessDenied) {
+	b.DefaultKeyGone = errors.Is(err, ErrNotFound)
+	if err != nil && !b.DefaultKeyGone && !errors.Is(err, ErrAccessDenied) {
 		return Bucket{}, fmt.Errorf("resolve default key of bucket %s: %w", name, err)
 	}
 	return b, nil

@@ -473,7 +473,7 @@ func TestBuckets(t *testing.T) {
 		{Name: "by-arn", Region: region, DefaultKey: arn, DefaultKeyARN: arn, KMS: true, BucketKey: true},
 		{Name: "by-id", Region: region, DefaultKey: id, DefaultKeyARN: arn, KMS: true, BucketKey: true},
 		{Name: "gone", Region: region, DefaultKey: nowhere, DefaultKeyARN: nowhere, KMS: true, BucketKey: true},
-		{Name: "gone-alias", Region: region, DefaultKey: "alias/gone", DefaultAlias: "alias/gone", KMS: true, BucketKey: true},
+		{Name: "gone-alias", Region: region, DefaultKey: "alias/gone", DefaultAlias: "alias/gone", DefaultKeyGone: true, KMS: true, BucketKey: true},
 		{Name: "plain", Region: region, AliasTags: []string{"alias/app", "alias/other"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -485,6 +485,30 @@ func TestBuckets(t *testing.T) {
 	}
 	if diff := cmp.Diff(want[3], one); diff != "" {
 		t.Errorf("one bucket (-want +got):\n%s", diff)
+	}
+}
+
+func TestDefaultIs(t *testing.T) {
+	const id = "1b2c3d4e-0000-4000-8000-000000000001"
+	key := "arn:aws:kms:" + region + ":" + account + ":key/" + id
+	foreign := "arn:aws:kms:" + region + ":444455556666:alias/app"
+	for name, tt := range map[string]struct {
+		b         Bucket
+		is, known bool
+	}{
+		"no key":                       {Bucket{}, false, true},
+		"the key":                      {Bucket{DefaultKey: "alias/app", DefaultAlias: "alias/app", DefaultKeyARN: key}, true, true},
+		"another key":                  {Bucket{DefaultKey: nowhere, DefaultKeyARN: nowhere}, false, true},
+		"an alias that does not exist": {Bucket{DefaultKey: "alias/gone", DefaultAlias: "alias/gone", DefaultKeyGone: true}, false, true},
+		"an id that does not exist":    {Bucket{DefaultKey: "other", DefaultKeyGone: true}, false, true},
+		"an alias, denied":             {Bucket{DefaultKey: "alias/app", DefaultAlias: "alias/app"}, false, false},
+		"a foreign alias, denied":      {Bucket{DefaultKey: foreign, DefaultAlias: "alias/app"}, false, true},
+		"its id, denied":               {Bucket{DefaultKey: id}, true, true},
+		"another id, denied":           {Bucket{DefaultKey: "other"}, false, true},
+	} {
+		if is, known := tt.b.DefaultIs(key); is != tt.is || known != tt.known {
+			t.Errorf("%s: %t, known %t", name, is, known)
+		}
 	}
 }
 

@@ -242,6 +242,8 @@ type Usage struct {
 	// Since.
 	Operation string
 	At        time.Time
+	// EventID is the eventID of CloudTrail's record of it, "" where KMS names none.
+	EventID string
 	// Since is when KMS began to record uses, Created when the key was created.
 	Since, Created time.Time
 }
@@ -266,7 +268,7 @@ func (r *Reader) LastUsage(ctx context.Context, keyARN string) (Usage, error) {
 	}
 	u := Usage{Since: aws.ToTime(out.TrackingStartDate), Created: aws.ToTime(out.KeyCreationDate)}
 	if last := out.KeyLastUsage; last != nil { // an empty object if there was no use
-		u.Operation, u.At = string(last.Operation), aws.ToTime(last.Timestamp)
+		u.Operation, u.At, u.EventID = string(last.Operation), aws.ToTime(last.Timestamp), aws.ToString(last.CloudTrailEventId)
 	}
 	return u, nil
 }

@@ -74,6 +74,9 @@ func parseExemption(entry string, kinds []string) (Exemption, error) {
 		if list, actors, isBy = strings.Cut(what, " by "); !isBy {
 			return e, errors.New(`says neither of which keys ("of alias/legacy-*", "of tag env=sandbox") nor by whom ("by role/break-glass")`)
 		}
+		if everything(strings.TrimSpace(actors)) {
+			return e, fmt.Errorf("%q is everybody: to exempt everybody, use the mode of the reaction", strings.TrimSpace(actors))
+		}
 		by, err := ParsePrincipals(actors)
 		if err != nil {
 			return e, err
@@ -83,12 +86,15 @@ func parseExemption(entry string, kinds []string) (Exemption, error) {
 		}
 		e.By = &by
 	} else {
+		if everything(strings.TrimSpace(keys)) {
+			return e, fmt.Errorf("%q is every key: to exempt all keys, use the mode of the reaction", strings.TrimSpace(keys))
+		}
 		of, err := ParseSelector(keys)
 		if err != nil {
 			return e, err
 		}
-		if of.all() {
-			return e, fmt.Errorf("%q is every key: to exempt all keys, use the mode of the reaction", of)
+		if all := of.all(); all != "" {
+			return e, fmt.Errorf("%q is %s: to exempt all keys, use the mode of the reaction", of, all)
 		}
 		e.Of = &of
 	}

@@ -69,8 +69,14 @@ func ParseSelector(s string) (Selector, error) {
 			return Selector{tag: name, value: value}, nil
 		}
 	}
-	return Selector{}, fmt.Errorf("%q picks no key: write alias/PATTERN or tag NAME=VALUE, such as alias/prod-* or tag env=prod", s)
+	if everything(s) {
+		return Selector{}, fmt.Errorf("%q would be every key, and keys are picked by alias or by tag: write alias/* for all that have an alias, or tag NAME=* for all that have the tag", s)
+	}
+	return Selector{}, fmt.Errorf("%q is neither aliases nor a tag: write alias/PATTERN or tag NAME=VALUE, such as alias/prod-* or tag env=prod", s)
 }
+
+// everything reports whether a pattern is nothing but stars.
+func everything(pattern string) bool { return pattern != "" && strings.Trim(pattern, "*") == "" }
 
 // String is the selector as ParseSelector reads it.
 func (s Selector) String() string {
@@ -101,9 +107,16 @@ func (s Selector) Picks(k Key) (by string, ok bool) {
 	return "tag " + s.tag + "=" + value, true
 }
 
-// all reports whether every key with an alias, or with the tag, would be picked.
-func (s Selector) all() bool {
-	return s.alias != "" && strings.Trim(s.alias, "*") == "alias/" || s.tag != "" && strings.Trim(s.value, "*") == ""
+// all says which keys a selector picks that picks every one with an alias, or with the
+// tag; "" for any other.
+func (s Selector) all() string {
+	switch {
+	case strings.Trim(s.alias, "*") == "alias/":
+		return "every key that has an alias"
+	case s.tag != "" && everything(s.value):
+		return "every key that has this tag"
+	}
+	return ""
 }
 
 // Principals picks actors by a pattern, in which "*" stands for any text:
@@ -118,6 +131,9 @@ func ParsePrincipals(s string) (Principals, error) {
 		if name, ok := strings.CutPrefix(s, form); ok && name != "" && !strings.ContainsAny(s, " \t\n") {
 			return Principals{s}, nil
 		}
+	}
+	if everything(s) {
+		return Principals{}, fmt.Errorf("%q would be everybody, and actors are picked by role, user or ARN: write role/*, user/* or arn:aws:iam::ACCOUNT:*", s)
 	}
 	return Principals{}, fmt.Errorf("%q is no pattern of roles or users: write role/NAME, user/NAME or an ARN, such as role/deploy-*", s)
 }

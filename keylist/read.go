@@ -203,8 +203,15 @@ func (r *reader) account(ctx context.Context) (arns []string, err error) {
 	r.all = make([]Bucket, 0, len(buckets))
 	for _, b := range buckets {
 		r.all = append(r.all, Bucket{b.Name, b.KMS, cmp.Or(b.DefaultKeyARN, b.DefaultKey), r.bucketsAt})
-		if b.DefaultKeyARN != "" {
-			r.buckets[b.DefaultKeyARN] = append(r.buckets[b.DefaultKeyARN], b.Name)
+		key := b.DefaultKeyARN
+		if i := slices.IndexFunc(all, func(a inventory.Alias) bool { return a.Name == b.DefaultKey || a.ARN == b.DefaultKey }); key == "" && i >= 0 {
+			key = all[i].TargetKeyARN // it may not be described, and is listed all the same
+		}
+		switch {
+		case key != "":
+			r.buckets[key] = append(r.buckets[key], b.Name)
+		case b.DefaultKey != "" && b.DefaultAlias == "" && !b.DefaultKeyGone && r.bucketsUnread == "":
+			r.bucketsUnread = fmt.Sprintf("bucket %s names %s, and which key that is may not be looked up", b.Name, b.DefaultKey)
 		}
 	}
 	return arns, nil

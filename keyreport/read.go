@@ -129,7 +129,7 @@ func (h *History) readJobs(ctx context.Context, jobs Jobs) {
 		errs = append(errs, err)
 	}
 	for i, j := range all {
-		if j.State != reencrypt.StateComplete {
+		if j.State == reencrypt.StateRunning || j.State == reencrypt.StatePaused {
 			continue
 		}
 		report, err := jobs.Report(ctx, j.Job)

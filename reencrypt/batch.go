@@ -59,12 +59,23 @@ type BatchJob struct {
 	Rows string `json:"rows,omitempty"`
 }
 
-// String says how far it is.
+// String says how far it is. It may hold what S3 says, as it is: escape it before it is shown.
 func (b BatchJob) String() string {
-	if b.Status == "" || b.Status == batchRefused {
+	switch {
+	case b.Status == "", b.Status == batchRefused:
 		return "one that S3 has not created"
+	case b.empty():
+		kind := "without"
+		if b.BucketKey {
+			kind = "with"
+		}
+		return fmt.Sprintf("%s: nothing to do: S3 found no objects %s a bucket key under %s, which it calls %s; the workers' passes verify that", b.ID, kind, b.From, b.Status)
 	}
-	return fmt.Sprintf("%s: %s, %d of %d tasks succeeded and %d failed", b.ID, b.Status, b.Succeeded, b.Tasks, b.Failed)
+	text := fmt.Sprintf("%s: %s, %d of %d tasks succeeded and %d failed", b.ID, b.Status, b.Succeeded, b.Tasks, b.Failed)
+	if len(b.Causes) > 0 {
+		text += " (" + strings.Join(b.Causes, "; ") + ")"
+	}
+	return text
 }
 
 // batchRefused is the Status of a BatchJob that S3 refused to create.
@@ -141,6 +152,10 @@ func (w *batchWork) String() string {
 	}
 	var parts []string
 	for _, b := range w.Jobs {
+		if b.empty() {
+			parts = append(parts, fmt.Sprintf(", S3 Batch job %s had nothing to do", b.ID))
+			continue
+		}
 		parts = append(parts, fmt.Sprintf(", S3 Batch job %s %s with %d of %d tasks done", b.ID, b.Status, b.Succeeded+b.Failed, b.Tasks))
 	}
 	return strings.Join(parts, "")

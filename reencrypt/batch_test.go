@@ -560,6 +560,24 @@ func TestBatchCause(t *testing.T) {
 	}
 }
 
+// TestBatchJobText: a batch job that had nothing to do did not fail.
+func TestBatchJobText(t *testing.T) {
+	empty := BatchJob{ID: "1", From: "arn:old", BucketKey: true, Status: "Failed", Causes: []string{"x: Manifest generation found no keys matching the filter criteria."}}
+	for want, b := range map[string]BatchJob{
+		"one that S3 has not created": {},
+		"1: nothing to do: S3 found no objects with a bucket key under arn:old, which it calls Failed; the workers' passes verify that": empty,
+		"1: Active, 2 of 3 tasks succeeded and 0 failed":              {ID: "1", Status: "Active", Tasks: 3, Succeeded: 2},
+		"1: Failed, 0 of 0 tasks succeeded and 0 failed (Denied: no)": {ID: "1", Status: "Failed", Causes: []string{"Denied: no"}},
+	} {
+		if got := b.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := (&batchWork{Jobs: []BatchJob{empty}}).String(); got != ", S3 Batch job 1 had nothing to do" {
+		t.Errorf("progress %q", got)
+	}
+}
+
 func TestBatchRow(t *testing.T) {
 	for line, want := range map[string]Refusal{
 		"b|a+b%2Fc|v|failed|AccessDenied|403|no": {Key: "a b/c", Version: "v", Reason: ReasonBatchTask, Detail: "AccessDenied (403): no"},

@@ -301,6 +301,9 @@ func (e *Engine) Retry(ctx context.Context, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if old.State != StateComplete {
+		return "", fmt.Errorf("job %s is %s, and only what a complete job left can be retried: %w", id, old.State, ErrState)
+	}
 	if old.Refused+old.Failed == 0 {
 		return "", fmt.Errorf("job %s moved all that was in its scope: %w", id, ErrState)
 	}
@@ -402,8 +405,9 @@ func (m *mover) named(ctx context.Context, rows []namedRow, after string) iter.S
 	}
 }
 
-// Report returns what a complete job has come to. ErrNoJob; ErrState where it is
-// not complete.
+// Report returns what a job has come to that has ended. Of one that is not complete that
+// is what its slices have recorded until then, with a note on what is missing. ErrNoJob;
+// ErrState where the job has not ended.
 func (e *Engine) Report(ctx context.Context, id string) (Summary, error) {
 	if err := checkID(id); err != nil {
 		return Summary{}, err
@@ -414,20 +418,48 @@ func (e *Engine) Report(ctx context.Context, id string) (Summary, error) {
 		return Summary{}, fmt.Errorf("job %s: %w", id, ErrNoJob)
 	case err != nil:
 		return Summary{}, err
+	case j.State == StateRunning || j.State == StatePaused:
+		return Summary{}, fmt.Errorf("job %s is %s, and only a job that has ended has a report: %w", id, j.State, ErrState)
 	case j.State != StateComplete:
-		return Summary{}, fmt.Errorf("job %s is %s, and only a complete job has a report: %w", id, j.State, ErrState)
+		return e.soFar(ctx, id)
 	}
 	var report reportDoc
 	_, err = e.opt.Store.Get(ctx, reportKey(id), &report)
 	return report.Summary, err
 }
 
-// ReportRows reads the rows of a complete job's report: every object version in
-// scope that did not move. An error ends the sequence.
+// ReportRows reads the rows of a job that has ended: every object version that it could not
+// move, as far as it has come. An error ends the sequence.
 func (e *Engine) ReportRows(ctx context.Context, id string) iter.Seq2[Refusal, error] {
 	return func(yield func(Refusal, error) bool) {
-		r, err := e.opt.Store.GetBlob(ctx, "jobs/"+id+"/report.jsonl")
-		if errors.Is(err, state.ErrNotFound) { // all of them moved
+		var all []source
+		j, err := e.job(ctx, id)
+		if err == nil {
+			all, err = e.sources(ctx, j)
+		}
+		if err != nil {
+			yield(Refusal{}, fmt.Errorf("read report of job %s: %w", id, err))
+			return
+		}
+		for _, from := range all {
+			for row, err := range e.rowsOf(ctx, from) {
+				if err != nil {
+					err = fmt.Errorf("read report of job %s: %w", id, err)
+				}
+				if !yield(row, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// rowsOf reads the rows of a document; none where it is not there. An error ends the
+// sequence.
+func (e *Engine) rowsOf(ctx context.Context, from source) iter.Seq2[Refusal, error] {
+	return func(yield func(Refusal, error) bool) {
+		r, err := e.opt.Store.GetBlob(ctx, from.key)
+		if errors.Is(err, state.ErrNotFound) { // all moved
 			return
 		}
 		if err != nil {
@@ -441,11 +473,10 @@ func (e *Engine) ReportRows(ctx context.Context, id string) iter.Seq2[Refusal, e
 			if errors.Is(err, io.EOF) {
 				return
 			}
-			if err != nil {
-				yield(row, fmt.Errorf("read report of job %s: %w", id, err))
-				return
+			if err == nil && from.only != "" && row.Reason != from.only {
+				continue
 			}
-			if !yield(row, nil) {
+			if !yield(row, err) || err != nil {
 				return
 			}
 		}

@@ -177,6 +177,9 @@ func TestCancelledJobStaysCancelled(t *testing.T) {
 		if err := e.Continue(t.Context(), jobs[0]); !errors.Is(err, ErrState) {
 			t.Errorf("continue a cancelled job: %v", err)
 		}
+		if _, err := e.Retry(t.Context(), jobs[0]); !errors.Is(err, ErrState) {
+			t.Errorf("retry a cancelled job: %v", err)
+		}
 		open, err := e.Jobs(t.Context(), false)
 		w.must(err)
 		all, err := e.Jobs(t.Context(), true)
@@ -185,6 +188,80 @@ func TestCancelledJobStaysCancelled(t *testing.T) {
 			t.Errorf("open jobs %+v, all %+v", open, all)
 		}
 	})
+}
+
+// TestCancelledJobIsReported: the report of a cancelled job has what it moved, what it could
+// not move, and that the rest is not known; and the status has what to do next.
+func TestCancelledJobIsReported(t *testing.T) {
+	for name, pass := range map[string]int{"in the first pass": 1, "in the verifying pass": 2} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				defer w.aws.Close()
+				w.populate(60, false)
+				f := &fleet{world: w, engines: []*Engine{w.engine(func(o *Options) { o.SliceSize = 10 })}}
+				e := f.engines[0]
+				jobs, err := e.Start(t.Context(), w.move(time.Now(), w.b, w.a))
+				w.must(err)
+				id := jobs[0]
+				if _, err := e.Report(t.Context(), id); !errors.Is(err, ErrState) {
+					t.Errorf("report of a running job: %v", err)
+				}
+				status := func() Status {
+					s, err := e.Status(t.Context(), id)
+					w.must(err)
+					return s
+				}
+				for i := 0; i < 200 && (status().Passes < pass || status().Done < 3); i++ {
+					f.handle(1)
+				}
+				w.must(e.Cancel(t.Context(), id))
+				s := status()
+				r, err := e.Report(t.Context(), id)
+				w.must(err)
+				if r.State != StateCancelled || r.Passes != pass || r.Moved == 0 || r.Moved != s.Moved || r.Refused == 0 {
+					t.Errorf("report: %+v", r)
+				}
+				rows := 0
+				for row, err := range e.ReportRows(t.Context(), id) {
+					w.must(err)
+					if row.Key == "" || row.Reason == "" {
+						t.Errorf("row %+v", row)
+					}
+					rows++
+				}
+				if rows != int(r.Refused+r.Failed) || len(r.Sample) != min(rows, sampleSize) {
+					t.Errorf("%d rows, %d in the sample, counts %+v", rows, len(r.Sample), r.Counts)
+				}
+				note := fmt.Sprintf("The job is cancelled in pass %d, with %d of %d slices done", pass, s.Done, s.Slices)
+				if !slices.ContainsFunc(r.Notes, func(n string) bool { return strings.HasPrefix(n, note) }) {
+					t.Errorf("notes %q, want %q", r.Notes, note)
+				}
+				for _, want := range []string{
+					"cmkeeper reencrypt report " + id,
+					"cmkeeper reencrypt start --bucket " + bucket + " --from " + w.a + " --to " + w.b,
+					"cmkeeper reencrypt start --bucket " + bucket + " --from " + w.b + " --to " + w.a,
+					"cmkeeper retire check " + w.a,
+				} {
+					if !slices.Contains(s.Next, want) {
+						t.Errorf("next is %q, without %s", s.Next, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestNext(t *testing.T) {
+	for state, want := range map[State]string{
+		StateRunning: "", StatePaused: "cmkeeper reencrypt resume 0123", StateStopped: "cmkeeper reencrypt resume 0123",
+		StateSuperseded: "cmkeeper reencrypt list --open", StateComplete: "cmkeeper reencrypt retry 0123",
+	} {
+		next := Summary{Job: "0123", State: state, Counts: Counts{Refused: 1}}.Next()
+		if got := strings.Join(next, "\n"); !strings.HasSuffix(got, want) || (want == "") != (got == "") {
+			t.Errorf("%s: %q", state, got)
+		}
+	}
 }
 
 // TestStoppedJobContinues mends what a job stopped for.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -60,7 +61,9 @@ type jobDoc struct {
 	RetryOf string `json:"retry_of,omitempty"`
 	// Granted are the passes that no longer count: a person resumed the job after it
 	// had stopped in the last of them.
-	Granted      int       `json:"granted,omitempty"`
+	Granted int `json:"granted,omitempty"`
+	// By is who ended its last pass, role/NAME or user/NAME.
+	By           string    `json:"by,omitempty"`
 	SupersededBy []string  `json:"superseded_by,omitempty"`
 	Started      time.Time `json:"started"`
 	Finished     time.Time `json:"finished"`
@@ -74,8 +77,19 @@ func (j *jobDoc) key() string { return "jobs/" + j.ID + "/job.json" }
 func (j *jobDoc) summary() Summary {
 	return Summary{
 		Job: j.ID, Alias: j.Alias, Bucket: j.Bucket, Prefix: j.Prefix, From: j.From, To: j.To,
-		State: j.State, Cause: j.Cause, Passes: j.Pass, Counts: withEarlier(Counts{}, j.Earlier), Batch: j.Batch.all(), Started: j.Started, Finished: j.Finished,
+		State: j.State, Cause: j.Cause, Passes: j.Pass, Counts: withEarlier(Counts{}, j.Earlier), By: j.by(), Batch: j.Batch.all(), Started: j.Started, Finished: j.Finished,
 	}
+}
+
+// by are those that worked on the job, S3 Batch Operations under their role included.
+func (j *jobDoc) by() (all []string) {
+	if j.By != "" {
+		all = append(all, j.By)
+	}
+	if j.Batch != nil && j.Batch.Role != "" {
+		all = append(all, "role/"+arn.Parse(j.Batch.Role).Name())
+	}
+	return all
 }
 
 // openDoc marks a job that still has work to do, or whose end still has to be

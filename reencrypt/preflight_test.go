@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
 // named lists findings as "severity name".
@@ -246,6 +248,31 @@ func TestPreflightWithoutPermissions(t *testing.T) {
 		if got := named(findings); !slices.Equal(got, []string{want}) || !strings.Contains(findings[0].What+findings[0].Fix, strings.TrimPrefix(action, "s3:")) {
 			t.Errorf("without %s: %+v, want %s", action, findings, want)
 		}
+	}
+}
+
+// TestPreflightOfUnknownDefault: a default encryption that names an alias that may not be
+// looked up may name the old key; one that names a dead alias does not.
+func TestPreflightOfUnknownDefault(t *testing.T) {
+	w := newWorld(t)
+	w.put("a", w.a)
+	e := w.engine(func(o *Options) {
+		o.Resolver = inventory.New(kms.NewFromConfig(inprocess.Config(w.aws, "us-east-1", "worker")), w.s3, account, "us-east-1")
+	})
+	o := RunOptions{Bucket: bucket, From: []string{w.a}, To: w.b}
+	w.defaultKey("alias/dead")
+	findings, err := e.Preflight(t.Context(), o)
+	w.must(err)
+	if len(findings) > 0 {
+		t.Errorf("an alias that does not exist: %+v", findings)
+	}
+	_, err = w.kms.CreateAlias(t.Context(), &kms.CreateAliasInput{AliasName: aws.String("alias/dead"), TargetKeyId: &w.a})
+	w.must(err)
+	w.aws.SetIdentityPolicy("worker", func(asked, resource string) bool { return asked != "kms:DescribeKey" || resource != w.a })
+	findings, err = e.Preflight(t.Context(), o)
+	w.must(err)
+	if !slices.ContainsFunc(findings, func(f Finding) bool { return f.Name == findingUnread && strings.Contains(f.What, "alias/dead") }) {
+		t.Errorf("an alias that may not be looked up: %+v", findings)
 	}
 }
 

@@ -123,6 +123,9 @@ type Summary struct {
 	// Notes say what the method could not keep, and what besides objects still needs
 	// the old keys.
 	Notes []string `json:"notes,omitempty"`
+	// By are the roles or users that worked on a job, role/NAME or user/NAME, as far as a
+	// pass of it has ended; nil in the jobs of builds before.
+	By []string `json:"by,omitempty"`
 	// Batch are the jobs that S3 Batch Operations did for it.
 	Batch []BatchJob `json:"batch,omitempty"`
 	// Preflight is what was found before the first write.
@@ -201,6 +204,8 @@ type Options struct {
 	KMS      KMS
 	// Account is the 12-digit account that every bucket must belong to.
 	Account string
+	// By is who works on jobs, role/NAME or user/NAME; "" where that is not known.
+	By string
 	// Store is where jobs are kept.
 	Store *state.Store
 	// StateBucket and StatePrefix say where the store is: the probe's scratch object

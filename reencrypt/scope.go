@@ -85,7 +85,7 @@ func claims(a MovingAlias, buckets []inventory.Bucket, operator map[string][]Sco
 	all := slices.Clone(operator[a.name()])
 	for _, b := range buckets {
 		byDefault := b.DefaultKey != "" && (b.DefaultKey == a.ARN || b.DefaultKey == a.name())
-		byOldKey := b.DefaultKeyARN != "" && !strings.Contains(b.DefaultKey, "alias/") && slices.Contains(a.OldKeys, b.DefaultKeyARN)
+		byOldKey := !strings.Contains(b.DefaultKey, "alias/") && slices.ContainsFunc(a.OldKeys, func(key string) bool { is, _ := b.DefaultIs(key); return is })
 		byTag := slices.Contains(b.AliasTags, a.name()) || slices.Contains(b.AliasTags, a.ARN)
 		if byDefault || byOldKey || byTag {
 			all = append(all, Scope{Bucket: b.Name})

@@ -184,7 +184,7 @@ func (e *Engine) defaultLock(ctx context.Context, bucket string) (bool, error) {
 func (e *Engine) readDefault(ctx context.Context, f *settings) error {
 	for _, rule := range f.replication {
 		if d := rule.Destination; d != nil && d.EncryptionConfiguration != nil {
-			arn, err := e.resolveOrNone(ctx, aws.ToString(d.EncryptionConfiguration.ReplicaKmsKeyID))
+			arn, err := e.resolveOrNone(ctx, f, "the key of replicas", aws.ToString(d.EncryptionConfiguration.ReplicaKmsKeyID))
 			if err != nil {
 				return err
 			}
@@ -202,21 +202,22 @@ func (e *Engine) readDefault(ctx context.Context, f *settings) error {
 	}
 	f.encryption = &out.ServerSideEncryptionConfiguration.Rules[0] // S3 allows one rule
 	if d := f.encryption.ApplyServerSideEncryptionByDefault; d != nil {
-		f.defaultKeyARN, err = e.resolveOrNone(ctx, aws.ToString(d.KMSMasterKeyID))
+		f.defaultKeyARN, err = e.resolveOrNone(ctx, f, "the key of the default encryption", aws.ToString(d.KMSMasterKeyID))
 	}
 	return err
 }
 
-// resolveOrNone resolves a key's name; "" is none, or one that cannot be looked up.
-func (e *Engine) resolveOrNone(ctx context.Context, name string) (string, error) {
+// resolveOrNone resolves a key's name; "" is none, a name without a key, or one that
+// cannot be looked up, which is noted.
+func (e *Engine) resolveOrNone(ctx context.Context, f *settings, what, name string) (string, error) {
 	if name == "" {
 		return "", nil
 	}
 	arn, err := e.opt.Resolver.Resolve(ctx, name)
-	if fault := classify(err); err != nil && fault != faultTransient && fault != faultThrottled || errors.Is(err, inventory.ErrNotFound) {
+	if errors.Is(err, inventory.ErrNotFound) {
 		return "", nil
 	}
-	return arn, err
+	return arn, f.note(err, unread{what: what + ", " + name + ",", permission: "kms:DescribeKey"})
 }
 
 // readKeys reads the keys of the move, and tries in a dry run whether KMS would

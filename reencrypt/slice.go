@@ -257,6 +257,7 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 	if next == StateStopped {
 		return e.stop(ctx, id, cause)
 	}
+	j.By = cmp.Or(e.opt.By, j.By)
 	if next == StateComplete {
 		if err := e.report(ctx, j, total, totals); err != nil {
 			return fmt.Errorf("report of job %s: %w", id, err)
@@ -267,6 +268,7 @@ func (e *Engine) endPass(ctx context.Context, id string, pass int, total resultD
 		if ours = exists && now.State == StateRunning && now.Pass == pass; !ours {
 			return state.ErrUnchanged
 		}
+		now.By = cmp.Or(e.opt.By, now.By)
 		if next == StateComplete {
 			now.State, now.Finished = StateComplete, time.Now()
 		} else {

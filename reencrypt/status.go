@@ -38,6 +38,8 @@ type Status struct {
 	// Concurrency is how many objects of the bucket a worker works on at once, as the
 	// last of them has said; 0 while none has.
 	Concurrency int `json:"concurrency"`
+	// Next is what a person may do about the job; see Summary.Next.
+	Next []string `json:"next,omitempty"`
 }
 
 // Share is how much of the pass is done, from 0 to 1, and false while that is not
@@ -100,6 +102,12 @@ func (e *Engine) Watch(id string) *Watch { return &Watch{e: e, job: id} }
 
 // Look looks how far the job is. ErrNoJob.
 func (w *Watch) Look(ctx context.Context) (Status, error) {
+	s, err := w.look(ctx)
+	s.Next = s.Summary.Next()
+	return s, err
+}
+
+func (w *Watch) look(ctx context.Context) (Status, error) {
 	if err := checkID(w.job); err != nil {
 		return Status{}, err
 	}

@@ -44,8 +44,8 @@ type Reports interface {
 	Status(ctx context.Context, id string) (reencrypt.Status, error)
 }
 
-// Checker checks keys of one account and Region. Reports, Accepted and Seen are
-// optional, and Short does not need Survey.
+// Checker checks keys of one account and Region. Reports, Trail, Jobs, Accepted and Seen
+// are optional, and Short does not need Survey.
 type Checker struct {
 	S3      S3
 	Facts   *inventory.Reader
@@ -54,6 +54,13 @@ type Checker struct {
 	// Reports, if not nil, replace the scan of a bucket whose last job moved all
 	// object versions off the key, is complete and left nothing behind.
 	Reports Reports
+	// Trail, if not nil, is asked who made the last use, and Jobs whether that was the
+	// fleet.
+	Trail Trail
+	Jobs  Jobs
+	// StateBucketSet says that the state bucket need not be named in the commands of an
+	// answer, because the environment of who asks names it.
+	StateBucketSet bool
 	// Quiet is the minimum age of the last use.
 	Quiet time.Duration
 	// Accepted are the IDs of ties that may stay unknown.
@@ -73,6 +80,12 @@ func (c Checker) Check(ctx context.Context, key string) (Result, error) {
 	verified, err := c.verified(ctx, f.key.ARN)
 	if err != nil {
 		return Result{}, fmt.Errorf("check key %s: read job reports: %w", key, err)
+	}
+	f.stateBucketSet = c.StateBucketSet
+	if f.usage != nil && time.Since(f.usage.At) < c.Quiet {
+		if f.user, err = c.lastUser(ctx, f.key, *f.usage); err != nil {
+			return Result{}, fmt.Errorf("check key %s: find out who used it: %w", key, err)
+		}
 	}
 	for i := range f.buckets {
 		if err := c.scan(ctx, &f, &f.buckets[i], verified); err != nil {
@@ -99,7 +112,7 @@ func (c Checker) Short(ctx context.Context, keyARN string) []string {
 		line = fmt.Sprintf("Old key %s: other than objects, these depend on it or may depend on it: %s.", keyARN, strings.Join(ties, ", "))
 	}
 	if r.LastUse != "" {
-		line += " Last used: " + r.LastUse + "."
+		line += " Last used: " + r.LastUse + "; to re-encrypt an object is to use its old key."
 	}
 	return []string{line + advice}
 }
@@ -169,6 +182,9 @@ func (c Checker) scan(ctx context.Context, f *facts, b *bucketFacts, verified ma
 		for _, rule := range replication.ReplicationConfiguration.Rules {
 			if d := rule.Destination; d != nil && d.EncryptionConfiguration != nil {
 				arn, err := c.Facts.Resolve(ctx, aws.ToString(d.EncryptionConfiguration.ReplicaKmsKeyID))
+				if errors.Is(err, inventory.ErrNotFound) {
+					continue // no key has that name, and this one has one
+				}
 				if failed := f.note(err, "replication:"+b.Name, "The replica key of bucket "+b.Name+" cannot be looked up", "kms:DescribeKey"); failed != nil {
 					return failed
 				}
@@ -183,6 +199,7 @@ func (c Checker) scan(ctx context.Context, f *facts, b *bucketFacts, verified ma
 	if uploads != nil {
 		b.uploads = len(uploads.Uploads)
 	}
+	b.moveTo = c.moveTo(ctx, b.Bucket, f.key.ARN)
 	if s, ok := verified[b.Name]; ok {
 		b.job, b.verified = s.Job, s.Finished
 		return nil
@@ -205,6 +222,20 @@ func (c Checker) scan(ctx context.Context, f *facts, b *bucketFacts, verified ma
 		b.survey = &survey
 	}
 	return nil
+}
+
+// moveTo returns the key of the bucket's default encryption, or an alias that the bucket is
+// tagged with, where that is another key than this one, else "".
+func (c Checker) moveTo(ctx context.Context, b inventory.Bucket, keyARN string) string {
+	if b.DefaultKeyARN != "" && b.DefaultKeyARN != keyARN {
+		return b.DefaultKey
+	}
+	for _, alias := range b.AliasTags {
+		if to, err := c.Facts.Resolve(ctx, alias); err == nil && to != keyARN { // else it is no place to move to
+			return alias
+		}
+	}
+	return ""
 }
 
 // verified returns, by bucket, the last job whose report replaces a scan.

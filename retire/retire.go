@@ -85,7 +85,10 @@ type facts struct {
 	grants  []inventory.Grant
 	buckets []bucketFacts
 	usage   *inventory.Usage // nil if it could not be read
+	user    user             // who made that use, where it counts
 	unread  []Tie
+	// stateBucketSet: who asks has CMKEEPER_STATE_BUCKET set.
+	stateBucketSet bool
 }
 
 // bucketFacts are what was read about a bucket.
@@ -97,7 +100,10 @@ type bucketFacts struct {
 	verified time.Time
 	// unscanned is why there is neither; "" if no survey was requested.
 	unscanned string
-	uploads   int
+	// moveTo names the key that new objects of the bucket are under, or the alias that the
+	// bucket is tagged with, as far as that is another key; "" for none.
+	moveTo  string
+	uploads int
 	// replicates: a replication rule encrypts replicas under the key.
 	replicates bool
 }
@@ -125,9 +131,9 @@ func judge(f facts, quiet time.Duration, accepted []string, now time.Time) Resul
 		tie("grant:"+g.ID, g.Grantee+g.GranteeService+" may use the key by a grant: "+strings.Join(g.Operations, ", ")+".", "Find out what the grant is for. An AWS service retires its grants when the data is deleted. If nothing needs the grant any more, revoke it: aws kms revoke-grant.")
 	}
 	for _, b := range f.buckets {
-		judgeBucket(b, f.key.ARN, &r, tie, maybe)
+		judgeBucket(b, f, &r, tie, maybe)
 	}
-	judgeUsage(f.usage, quiet, now, &r, tie)
+	judgeUsage(f, quiet, now, &r, tie, maybe)
 	for _, u := range unknown {
 		if slices.Contains(accepted, u.ID) {
 			r.Accepted = append(r.Accepted, u.ID)
@@ -139,12 +145,13 @@ func judge(f facts, quiet time.Duration, accepted []string, now time.Time) Resul
 	return r
 }
 
-func judgeBucket(b bucketFacts, key string, r *Result, tie, maybe func(id, what, fix string)) {
-	if b.DefaultKeyARN == key {
+func judgeBucket(b bucketFacts, f facts, r *Result, tie, maybe func(id, what, fix string)) {
+	key := f.key.ARN
+	switch is, known := b.DefaultIs(key); {
+	case is:
 		tie("bucket-default:"+b.Name, "New objects of bucket "+b.Name+" are encrypted under the key by default.", "Set another key: aws s3api put-bucket-encryption.")
-	}
-	if b.DefaultKey != "" && b.DefaultKeyARN == "" {
-		maybe("bucket-default:"+b.Name, "The default encryption of bucket "+b.Name+" names a key that cannot be looked up.", "Find out which key it is.")
+	case !known:
+		maybe("bucket-default:"+b.Name, "The default encryption of bucket "+b.Name+" names "+b.DefaultKey+", and which key that is may not be looked up.", "Grant kms:DescribeKey on the key of that alias, also in its key policy.")
 	}
 	if b.replicates {
 		tie("replication:"+b.Name, "Replicas of bucket "+b.Name+" are written under the key.", "Change the replica key in the bucket's rules, and re-encrypt the existing replicas.")
@@ -166,7 +173,7 @@ func judgeBucket(b bucketFacts, key string, r *Result, tie, maybe func(id, what,
 			}
 		}
 		if under > 0 {
-			tie("objects:"+b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key (%d bytes).", under, b.Name, bytes), "Move them: "+command.Line("cmkeeper reencrypt plan --bucket %s", command.Bucket(b.Name)))
+			tie("objects:"+b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key (%d bytes).", under, b.Name, bytes), moveFix(b, f))
 		}
 		if unreadable > 0 {
 			maybe("unreadable:"+b.Name, fmt.Sprintf("S3 did not return the key of %d object versions in bucket %s, for example because they use customer-provided keys.", unreadable, b.Name), "Check again, or find out what these objects are.")
@@ -177,12 +184,21 @@ func judgeBucket(b bucketFacts, key string, r *Result, tie, maybe func(id, what,
 	r.Buckets = append(r.Buckets, seen)
 }
 
-func judgeUsage(u *inventory.Usage, quiet time.Duration, now time.Time, r *Result, tie func(id, what, fix string)) {
-	if u == nil { // it is among the unknowns
-		return
+// moveFix says how the objects of a bucket get to another key: with the alias that points
+// to this one, or else to the key that the bucket names; or that somebody has to choose.
+func moveFix(b bucketFacts, f facts) string {
+	if i := slices.IndexFunc(f.aliases, func(a inventory.Alias) bool { return !a.AWSManaged }); i >= 0 {
+		return "Put a new key behind the alias, which moves them. See what that takes: " + command.Line("cmkeeper rotate %s --dry-run", command.Alias(f.aliases[i].Name))
 	}
-	r.LastUse = u.String()
-	if now.Sub(u.At) < quiet {
-		tie("last-use", fmt.Sprintf("The key was last used by %s, less than %d days ago.", r.LastUse, int(quiet/(24*time.Hour))), "Find the caller in CloudTrail, and wait.")
+	format := command.Format("cmkeeper reencrypt plan --bucket %s --from %s --to %s")
+	values := []command.Value{command.Bucket(b.Name), command.Key(f.key.ARN), command.BucketKey(b.moveTo).Or("KEY-ID")}
+	if !f.stateBucketSet {
+		format += " --state-bucket %s"
+		values = append(values, command.Value{}.Or("STATE-BUCKET"))
 	}
+	plan := command.Line(format, values...)
+	if b.moveTo == "" {
+		return "Choose the key to move them to (cmkeeper keys lists all), and see what that takes: " + plan
+	}
+	return "Move them to the key that the bucket names. See what that takes: " + plan
 }

@@ -1,6 +1,7 @@
 package retire
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -28,14 +29,17 @@ func TestJudge(t *testing.T) {
 		accepted      []string
 		ties, unknown []string
 	}{
-		"nothing":               {facts: bucket(func(*bucketFacts) {})},
-		"an alias":              {facts: facts{aliases: []inventory.Alias{{Name: "alias/app"}}}, ties: []string{"alias:alias/app"}},
-		"a grant":               {facts: facts{grants: []inventory.Grant{{ID: "g1", Grantee: "arn:x"}}}, ties: []string{"grant:g1"}},
-		"managed by AWS":        {facts: facts{key: inventory.Key{ARN: key, Manager: "AWS"}}, ties: []string{"key"}},
-		"a primary":             {facts: facts{key: inventory.Key{ARN: key, MultiRegion: "PRIMARY", Replicas: []string{"arn:replica"}}}, ties: []string{"replica:arn:replica"}},
-		"a replica":             {facts: facts{key: inventory.Key{ARN: key, MultiRegion: "REPLICA", Replicas: []string{key, "arn:replica"}}}},
-		"a default":             {facts: bucket(func(b *bucketFacts) { b.DefaultKey, b.DefaultKeyARN = key, key }), ties: []string{"bucket-default:data"}},
-		"a default of no key":   {facts: bucket(func(b *bucketFacts) { b.DefaultKey = "alias/gone" }), unknown: []string{"bucket-default:data"}},
+		"nothing":        {facts: bucket(func(*bucketFacts) {})},
+		"an alias":       {facts: facts{aliases: []inventory.Alias{{Name: "alias/app"}}}, ties: []string{"alias:alias/app"}},
+		"a grant":        {facts: facts{grants: []inventory.Grant{{ID: "g1", Grantee: "arn:x"}}}, ties: []string{"grant:g1"}},
+		"managed by AWS": {facts: facts{key: inventory.Key{ARN: key, Manager: "AWS"}}, ties: []string{"key"}},
+		"a primary":      {facts: facts{key: inventory.Key{ARN: key, MultiRegion: "PRIMARY", Replicas: []string{"arn:replica"}}}, ties: []string{"replica:arn:replica"}},
+		"a replica":      {facts: facts{key: inventory.Key{ARN: key, MultiRegion: "REPLICA", Replicas: []string{key, "arn:replica"}}}},
+		"a default":      {facts: bucket(func(b *bucketFacts) { b.DefaultKey, b.DefaultKeyARN = key, key }), ties: []string{"bucket-default:data"}},
+		"a default of no key": {facts: bucket(func(b *bucketFacts) {
+			b.DefaultKey, b.DefaultAlias, b.DefaultKeyGone = "alias/gone", "alias/gone", true
+		})},
+		"a default, denied":     {facts: bucket(func(b *bucketFacts) { b.DefaultKey, b.DefaultAlias = "alias/app", "alias/app" }), unknown: []string{"bucket-default:data"}},
 		"replicas":              {facts: bucket(func(b *bucketFacts) { b.replicates = true }), ties: []string{"replication:data"}},
 		"uploads":               {facts: bucket(func(b *bucketFacts) { b.uploads = 2 }), unknown: []string{"uploads:data"}},
 		"uploads, accepted":     {facts: bucket(func(b *bucketFacts) { b.uploads = 2 }), accepted: []string{"uploads:data"}},
@@ -67,6 +71,93 @@ func TestJudge(t *testing.T) {
 				t.Errorf("free is %t", r.Free)
 			}
 		})
+	}
+}
+
+// TestLastUse: the fleet's own last use is proved by CloudTrail's record and a job, or it
+// counts like any other.
+func TestLastUse(t *testing.T) {
+	const quiet = 7 * 24 * time.Hour
+	at := noon.Add(-time.Hour)
+	job := reencrypt.Summary{Job: "j1", From: []string{key}, To: "arn:new", By: []string{"role/cmkeeper"}, Started: at.Add(-time.Minute), Finished: at.Add(time.Minute)}
+	for name, tt := range map[string]struct {
+		user  user
+		tie   string // what the tie says; "" for an unknown
+		maybe string
+	}{
+		"nothing known":           {user{why: "CloudTrail does not show the event"}, "not known: CloudTrail does not show the event", ""},
+		"somebody":                {user{record: "app/i-1", name: "role/app"}, "names app/i-1.", ""},
+		"the fleet with a job":    {user{record: "cmkeeper/t-1", name: "role/cmkeeper", jobs: []reencrypt.Summary{job}}, "", "That was cmkeeper itself: CloudTrail's record names cmkeeper/t-1, when job j1"},
+		"the fleet without a job": {user{record: "cmkeeper/t-1", name: "role/cmkeeper"}, "names cmkeeper/t-1.", ""},
+		"somebody during a job":   {user{record: "app/i-1", name: "role/app", jobs: []reencrypt.Summary{job}}, "names app/i-1.", ""},
+		"a job without a record":  {user{why: "denied", jobs: []reencrypt.Summary{job}}, "it was probably cmkeeper, which is no proof", ""},
+		"a job of nobody knows":   {user{record: "x/y", name: "role/x", jobs: []reencrypt.Summary{{Job: "old", From: []string{key}}}}, "names x/y.", ""},
+		"another account's role":  {user{record: "cmkeeper/t-1 (role session in 444455556666)", jobs: []reencrypt.Summary{{Job: "j", By: []string{""}}}}, "in 444455556666", ""},
+		"jobs not read":           {user{why: "denied", jobsUnread: "access denied"}, "Whether a job of cmkeeper ran at that time is not known: access denied", ""},
+	} {
+		r := judge(facts{key: inventory.Key{ARN: key}, usage: &inventory.Usage{Operation: "Decrypt", At: at}, user: tt.user}, quiet, nil, noon)
+		what := func(ties []Tie) string {
+			if len(ties) != 1 || ties[0].ID != "last-use" {
+				return ""
+			}
+			return ties[0].What
+		}
+		if got := what(r.Ties); (tt.tie == "") != (got == "") || !strings.Contains(got, tt.tie) {
+			t.Errorf("%s: tie %q", name, got)
+		}
+		if got := what(r.Unknown); (tt.maybe == "") != (got == "") || !strings.Contains(got, tt.maybe) {
+			t.Errorf("%s: unknown %q", name, got)
+		}
+	}
+}
+
+func TestWorkingWith(t *testing.T) {
+	job := func(from, to string, started, finished time.Duration) reencrypt.Summary {
+		j := reencrypt.Summary{From: []string{from}, To: to, Started: noon.Add(started)}
+		if finished != 0 {
+			j.Finished = noon.Add(finished)
+		}
+		return j
+	}
+	for name, tt := range map[string]struct {
+		job  reencrypt.Summary
+		want bool
+	}{
+		"from the key":     {job(key, "arn:x", -time.Hour, time.Hour), true},
+		"to the key":       {job("arn:x", key, -time.Hour, time.Hour), true},
+		"other keys":       {job("arn:x", "arn:y", -time.Hour, time.Hour), false},
+		"it runs":          {job(key, "arn:x", -time.Hour, 0), true},
+		"before":           {job(key, "arn:x", -2*time.Hour, -time.Hour), false},
+		"after":            {job(key, "arn:x", time.Hour, 2*time.Hour), false},
+		"within the clock": {job(key, "arn:x", 30*time.Second, time.Hour), true},
+	} {
+		if got := len(workingWith([]reencrypt.Summary{tt.job}, key, noon, noon.Add(time.Hour))) == 1; got != tt.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+// TestMoveFix: what is advised has all that the command needs.
+func TestMoveFix(t *testing.T) {
+	const key = "arn:aws:kms:us-east-1:111122223333:key/1b2c3d4e-0000-4000-8000-000000000001"
+	to := strings.Replace(key, "0001", "0002", 1)
+	for name, tt := range map[string]struct {
+		moveTo string
+		f      facts
+		want   string
+	}{
+		"an alias":         {to, facts{aliases: []inventory.Alias{{Name: "alias/aws/x", AWSManaged: true}, {Name: "alias/app"}}}, "cmkeeper rotate alias/app --dry-run"},
+		"another key":      {to, facts{stateBucketSet: true}, "cmkeeper reencrypt plan --bucket data --from " + key + " --to " + to},
+		"another alias":    {"alias/new", facts{stateBucketSet: true}, "cmkeeper reencrypt plan --bucket data --from " + key + " --to alias/new"},
+		"no state bucket":  {"alias/new", facts{}, "--to alias/new --state-bucket STATE-BUCKET"},
+		"no place to go":   {"", facts{stateBucketSet: true}, "cmkeeper reencrypt plan --bucket data --from " + key + " --to KEY-ID"},
+		"a hostile target": {"alias/$(x)", facts{}, "There is no command"},
+	} {
+		tt.f.key.ARN = key
+		b := bucketFacts{Bucket: inventory.Bucket{Name: "data"}, moveTo: tt.moveTo}
+		if got := moveFix(b, tt.f); !strings.HasSuffix(got, tt.want) && (name != "a hostile target" || !strings.Contains(got, tt.want)) {
+			t.Errorf("%s: %q", name, got)
+		}
 	}
 }
 

@@ -55,8 +55,11 @@ func (c *Case) bucketFact(ctx context.Context) alert.Fact {
 	var names []string
 	buckets, err := c.Buckets(ctx)
 	for _, b := range buckets {
-		if b.DefaultKeyARN == c.Event.KeyARN {
+		switch is, known := b.DefaultIs(c.Event.KeyARN); {
+		case is:
 			names = append(names, b.Name)
+		case !known:
+			err = errors.Join(err, fmt.Errorf("bucket %s names %s, and which key that is may not be looked up", b.Name, b.DefaultKey))
 		}
 	}
 	return LookedAt("buckets encrypted with it by default", "S3 GetBucketEncryption of this Region's buckets", c.account.buckets.readAt(), names, err)

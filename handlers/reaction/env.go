@@ -165,7 +165,8 @@ type Metrics interface {
 	// Reacted counts a reaction that has decided and acted. mode is "" where it has none;
 	// result is quiet, waiting, error, or the status of its first alert's action.
 	Reacted(reaction, mode, result string, sweep bool)
-	// ReactionEnded observes how long after an event a reaction to it was complete.
+	// ReactionEnded observes how long after an event a reaction to it was complete. It is
+	// not called for what only a message says the time of.
 	ReactionEnded(reaction string, after time.Duration)
 	// SweepEnded counts a sweep.
 	SweepEnded(took time.Duration, keys, errors int, ok bool)

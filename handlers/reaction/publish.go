@@ -45,11 +45,25 @@ func (e *Env) Publish(ctx context.Context, a alert.Alert) error {
 	return nil
 }
 
-// gatherNames reads the aliases that alerts name a key by.
+// gatherNames reads the aliases that alerts name a key by. KMS lists them also to whom the
+// key's own policy shuts out.
 func (c *Case) gatherNames(ctx context.Context) {
-	if c.key.known && c.key.err == nil {
-		_, _ = c.KeyAliases(ctx) // Describe takes those that are known where it fails
+	if c.key.known && (c.key.err == nil || errors.Is(c.key.err, inventory.ErrAccessDenied)) {
+		c.GatherNames(ctx)
 	}
+}
+
+// GatherNames is the Gather of a decision whose alerts name the event's key without having
+// read it. A failure is no error: Describe takes the aliases that are known.
+func (c *Case) GatherNames(ctx context.Context) {
+	if c.Event.KeyARN != "" {
+		_, _ = c.KeyAliases(ctx)
+	}
+}
+
+// Named is the event's key as alerts show it, where nothing but its names is known.
+func (c *Case) Named() *alert.Key {
+	return c.Describe(inventory.Key{ARN: c.Event.KeyARN, Description: c.Known().Description})
 }
 
 // Describe is the key as alerts show it. Aliases are the live ones, and where those
@@ -174,7 +188,7 @@ func (c *Case) Unread(ctx context.Context, cause error) (*Decision, error) {
 		doc := c.Known()
 		a := c.NewAlert(alert.KindGuard, "/shut-out")
 		a.Severity = finding.Critical
-		a.Key = &alert.Key{ARN: c.Event.KeyARN, Aliases: doc.Aliases, Description: doc.Description}
+		a.Key = c.Named()
 		a.Title = "cmkeeper can no longer read key " + ShortName(a.Key)
 		a.Summary = fmt.Sprintf("After %s by %s, cmkeeper cannot read the key: %v.", c.Event.Name, c.Who(), cause)
 		if c.IsSweep() {

@@ -203,9 +203,19 @@ func (c *Case) count(t *taken, failed error) {
 		result = "waiting"
 	}
 	c.Metrics.Reacted(t.name, mode, result, c.IsSweep())
-	if result != "error" && result != "waiting" && !c.IsSweep() {
-		c.Metrics.ReactionEnded(t.name, time.Since(c.Event.Time))
+	if after, ok := c.latency(result, time.Now()); ok {
+		c.Metrics.ReactionEnded(t.name, after)
 	}
+}
+
+// latency is how long after its event a reaction is complete. There is none before it is,
+// for a sweep, and for an event that only a message says the time of: whoever may send
+// messages could make the figure what they like.
+func (c *Case) latency(result string, now time.Time) (after time.Duration, ok bool) {
+	if result == "error" || result == "waiting" || c.IsSweep() || c.Event.Claimed {
+		return 0, false
+	}
+	return now.Sub(c.Event.Time), true
 }
 
 // Redecide has a reaction decide again while it acts, because what others did may

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -165,6 +166,30 @@ func TestRelatedKeys(t *testing.T) {
 		got := relatedKeys(tt.key, noon)
 		if len(got.Values) != 1 || !strings.HasPrefix(got.Values[0], tt.want) {
 			t.Errorf("%s: %q", name, got.Values)
+		}
+	}
+}
+
+// TestLatency: a forged time is in no figure.
+func TestLatency(t *testing.T) {
+	now := noon
+	event := events.Event{Name: "PutKeyPolicy", Time: now.Add(-3 * time.Second)}
+	claim := event.AsClaim([]byte("forged"))
+	for name, tt := range map[string]struct {
+		event  events.Event
+		result string
+		ok     bool
+	}{
+		"complete": {event, "done", true},
+		"waiting":  {event, "waiting", false},
+		"failed":   {event, "error", false},
+		"a claim":  {claim, "done", false},
+		"a sweep":  {events.Event{Name: SweepName, Kind: events.Scheduled, Time: event.Time}, "done", false},
+	} {
+		c := &Case{Event: tt.event}
+		after, ok := c.latency(tt.result, now)
+		if ok != tt.ok || ok && after != 3*time.Second {
+			t.Errorf("%s: %s, %t", name, after, ok)
 		}
 	}
 }

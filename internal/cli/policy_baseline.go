@@ -110,7 +110,7 @@ func newBaselineListCommand(p *process) *cobra.Command {
 	var asJSON bool
 	command := &cobra.Command{
 		Use: "list [KEY]", Short: "List all keys with the policy that is restored, or the recorded policies of one key", Args: cobra.MaximumNArgs(1),
-		Long: "Lists all keys with the policy that is restored, or the recorded policies of one key: the good one, those that it was before, those that were taken away, and those that were accepted and are not live yet.",
+		Long: "Lists all keys by their aliases, with the policy that is restored, since when, who set it, and who accepted it; or the recorded policies of one key: the good one, those that it was before, those that were taken away, and those that were accepted and are not live yet. --json has the ARNs, and all in full.",
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.action(func(ctx context.Context, p *process) error {
 				from, err := r.records(ctx)
@@ -129,10 +129,90 @@ func newBaselineListCommand(p *process) *cobra.Command {
 	return command
 }
 
+// listedBaseline is what is recorded of a key's policies, with the key's aliases of now.
+type listedBaseline struct {
+	Key     string   `json:"key"`
+	Aliases []string `json:"aliases"`
+	// AliasesNotKnown is why they are not known, "" where they are.
+	AliasesNotKnown string          `json:"aliases_not_known,omitempty"`
+	Acceptances     int             `json:"acceptances,omitempty"`
+	Versions        []listedVersion `json:"versions,omitempty"`
+}
+
+type listedVersion struct {
+	ledger.PolicyVersion
+	// AcceptedAt is when it was accepted, zero for one that nobody had to accept.
+	AcceptedAt time.Time `json:"accepted_at,omitzero"`
+}
+
+// aliases reads the aliases of all keys, by the keys' ARNs.
+func (r records) aliases(ctx context.Context) (byKey map[string][]string, err error) {
+	all, err := r.hand.facts.Aliases(ctx)
+	byKey = map[string][]string{}
+	for _, a := range all {
+		byKey[a.TargetKeyARN] = append(byKey[a.TargetKeyARN], a.Name)
+	}
+	return byKey, err
+}
+
+func listed(b ledger.Baseline, aliases map[string][]string, unread error) listedBaseline {
+	l := listedBaseline{Key: b.Key, Aliases: append([]string{}, aliases[b.Key]...), Acceptances: b.Acceptances}
+	if unread != nil {
+		l.AliasesNotKnown = unread.Error()
+	}
+	for _, v := range b.Versions {
+		one := listedVersion{PolicyVersion: v}
+		if v.AcceptedBy != "" {
+			one.AcceptedAt = v.At
+		}
+		l.Versions = append(l.Versions, one)
+	}
+	return l
+}
+
+// name is the first alias with how many more there are, or else the key's id.
+func (l listedBaseline) name() string {
+	switch n := len(l.Aliases); n {
+	case 0:
+		return alert.Escape(arn.KeyID(l.Key))
+	case 1:
+		return alert.Escape(l.Aliases[0])
+	default:
+		return fmt.Sprintf("%s (+%d)", alert.Escape(l.Aliases[0]), n-1)
+	}
+}
+
+// shortPrincipal is a principal as a table shows it: of the key's own account without
+// what all its principals have in common.
+func shortPrincipal(principal, keyARN string) string {
+	a := arn.Parse(principal)
+	if a.Account == "" || a.Account != arn.Account(keyARN) {
+		return alert.Escape(principal)
+	}
+	return alert.Escape(strings.TrimPrefix(a.Resource, "assumed-role/"))
+}
+
+// setBy is who set a version, without the account where that is the key's own.
+func setBy(v ledger.PolicyVersion, keyARN string) string {
+	return alert.Escape(strings.Replace(v.Actor, " in "+arn.Account(keyARN)+")", ")", 1))
+}
+
+// acceptedText is when and by whom a version was accepted, in two columns.
+func acceptedText(v ledger.PolicyVersion, keyARN string) string {
+	if v.AcceptedBy == "" {
+		return "\t"
+	}
+	return v.At.UTC().Format(time.DateOnly) + "\t" + shortPrincipal(v.AcceptedBy, keyARN)
+}
+
 func (r records) listKeys(ctx context.Context, w io.Writer, asJSON bool) error {
+	aliases, unread := r.aliases(ctx)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if !asJSON {
-		fmt.Fprintln(table, "KEY\tGOOD VERSION\tSINCE\tSET BY\tACCEPTED BY")
+		fmt.Fprintln(table, "KEY\tGOOD\tSINCE\tSET BY\tACCEPTED\tACCEPTED BY")
+		if unread != nil {
+			fmt.Fprintf(r.hand.stderr, "The aliases of the keys are not known: %v\n", unread)
+		}
 	}
 	var errs []error
 	for b, err := range ledger.Baselines(ctx, r.store) {
@@ -140,17 +220,18 @@ func (r records) listKeys(ctx context.Context, w io.Writer, asJSON bool) error {
 			errs = append(errs, err)
 			continue
 		}
+		l := listed(b, aliases, unread)
 		if asJSON {
-			if err := printJSON(w, b); err != nil {
+			if err := printJSON(w, l); err != nil {
 				return err
 			}
 			continue
 		}
-		good := "none\t\t\t"
+		good := "none\t\t\t\t"
 		if v, ok := b.Good(); ok {
-			good = fmt.Sprintf("%d\t%s\t%s\t%s", v.Number, v.At.UTC().Format(time.DateTime), alert.Escape(v.Actor), alert.Escape(v.AcceptedBy))
+			good = fmt.Sprintf("%d\t%s\t%s\t%s", v.Number, v.At.UTC().Format(time.DateOnly), setBy(v, b.Key), acceptedText(v, b.Key))
 		}
-		fmt.Fprintf(table, "%s\t%s\n", alert.Escape(b.Key), good)
+		fmt.Fprintf(table, "%s\t%s\n", l.name(), good)
 	}
 	return errors.Join(append(errs, table.Flush())...)
 }
@@ -164,13 +245,21 @@ func (r records) listVersions(ctx context.Context, w io.Writer, key string, asJS
 	if err != nil {
 		return err
 	}
+	aliases, unread := r.aliases(ctx)
+	l := listed(b, aliases, unread)
 	if asJSON {
-		return printJSON(w, b)
+		return printJSON(w, l)
 	}
 	good, _ := b.Good()
 	fmt.Fprintln(w, b.Key)
+	switch {
+	case unread != nil:
+		fmt.Fprintf(w, "aliases: not known: %v\n", unread)
+	case len(l.Aliases) > 0:
+		fmt.Fprintf(w, "aliases: %s\n", alert.Escape(strings.Join(l.Aliases, ", ")))
+	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "VERSION\tRECORDED\tWHAT IT IS\tSET BY\tACCEPTED BY\tSHA-256")
+	fmt.Fprintln(table, "N\tRECORDED\tWHAT IT IS\tSET BY\tACCEPTED\tACCEPTED BY\tSHA-256")
 	for _, v := range b.Versions {
 		what := "was good"
 		switch {
@@ -183,7 +272,7 @@ func (r records) listVersions(ctx context.Context, w io.Writer, key string, asJS
 		case v.ReadAs == "":
 			what = "accepted, never live"
 		}
-		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\n", v.Number, v.At.UTC().Format(time.DateTime), what, alert.Escape(v.Actor), alert.Escape(v.AcceptedBy), v.SHA256[:min(12, len(v.SHA256))])
+		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\n", v.Number, v.At.UTC().Format("2006-01-02 15:04"), what, setBy(v, b.Key), acceptedText(v, b.Key), v.SHA256[:min(8, len(v.SHA256))])
 	}
 	return table.Flush()
 }

@@ -34,7 +34,7 @@ func newReencryptCommand(p *process) *cobra.Command {
 		newReencryptControlCommand(p, "resume", "Continue a paused or stopped job",
 			"Continues a paused job, or one that stopped and whose cause is fixed. The work of a running job is sent again, which does no harm.", (*reencrypt.Engine).Continue),
 		newReencryptControlCommand(p, "cancel", "End a job; what was moved stays moved",
-			"Ends a job for good. What was moved stays moved, and the rest stays under the old keys.", (*reencrypt.Engine).Cancel),
+			"Ends a job for good. What was moved stays moved, and the rest stays under the old keys. It says how to go on: move the rest, or move back what was moved; \"reencrypt report\" has what it came to.", (*reencrypt.Engine).Cancel),
 		newReencryptReportCommand(p), newReencryptRetryCommand(p))
 	return command
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/handlers"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -189,7 +190,7 @@ func printStatus(out io.Writer, s reencrypt.Status) error {
 	row("pass", passText(s))
 	row("counts", countsText(s.Counts))
 	for _, b := range s.Batch {
-		row("S3 Batch job", b.String())
+		row("S3 Batch job", alert.Escape(b.String()))
 	}
 	if s.State == reencrypt.StateRunning {
 		row("rate", fmt.Sprintf("%.0f/s in this pass on average%s", s.Rate(), leftText(s, s.Rate())))
@@ -199,7 +200,22 @@ func printStatus(out io.Writer, s reencrypt.Status) error {
 		row(string(reason), fmt.Sprint(s.ByReason[reason]))
 	}
 	row("report", s.Report)
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return printNext(out, s.Next)
+}
+
+// printNext writes what to do next, commands below their sentences.
+func printNext(w io.Writer, next []string) error {
+	var err error
+	for _, line := range next {
+		if command.Is(line) {
+			line = "  " + line
+		}
+		_, err = fmt.Fprintln(w, line)
+	}
+	return err
 }
 
 // passText says how far a job is in its pass.

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -17,8 +18,8 @@ type reencryptReportCommand struct {
 func newReencryptReportCommand(p *process) *cobra.Command {
 	var c reencryptReportCommand
 	command := &cobra.Command{
-		Use: "report JOB", Short: "Show what a complete job has come to, and every version that did not move",
-		Long: `Shows what a complete job has come to.
+		Use: "report JOB", Short: "Show what a job that has ended has come to, and every version that did not move",
+		Long: `Shows what a job that has ended has come to. Of one that was cancelled, say, that is what it recorded until then, and what it did not go through is not known.
 
 --csv prints every object version that did not move as a manifest for S3 Batch Operations: bucket, URL-encoded key and, where all of them have one, version. --jsonl prints them with their reasons, one JSON object per line.`,
 		Args: cobra.ExactArgs(1),
@@ -43,7 +44,7 @@ func (c *reencryptReportCommand) run(ctx context.Context, p *process, e *reencry
 	case c.json:
 		return printJSON(p.stdout, s)
 	case !c.lines:
-		return printSummary(p.stdout, s, "moved")
+		return errors.Join(printSummary(p.stdout, s, "moved"), printNext(p.stdout, s.Next()))
 	}
 	out := bufio.NewWriter(p.stdout)
 	lines := newEncoder(out)

@@ -116,7 +116,7 @@ func watchText(s reencrypt.Status, rate float64) string {
 		text += fmt.Sprintf("; %.0f/s%s; in work: %s", rate, leftText(s, rate), workText(s))
 	}
 	for _, b := range s.Batch {
-		text += "; S3 Batch job " + b.String()
+		text += "; S3 Batch job " + alert.Escape(b.String())
 	}
 	if s.Cause != "" {
 		text += "; " + alert.Escape(s.Cause)

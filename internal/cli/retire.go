@@ -110,11 +110,17 @@ func (f *retireFlags) check(ctx context.Context, p *process, key string) (byHand
 	show, finish := counting(p.stderr)
 	checker := retire.Checker{
 		S3: hand.s3, Facts: hand.facts, Account: hand.account, Survey: engine,
+		Trail: hand.trails, StateBucketSet: p.environment[envPrefix+"STATE_BUCKET"] != "",
 		Quiet: time.Duration(f.quietDays) * 24 * time.Hour, Accepted: f.accepted, Seen: show,
 	}
-	if f.byReports {
-		if checker.Reports, err = jobsEngine(ctx, p); err != nil {
+	if f.byReports || p.environment[envPrefix+"STATE_BUCKET"] != "" && p.environment[envPrefix+"JOBS_QUEUE_URL"] != "" {
+		jobs, err := jobsEngine(ctx, p)
+		if err != nil {
 			return hand, retire.Result{}, err
+		}
+		checker.Jobs = jobs
+		if f.byReports {
+			checker.Reports = jobs
 		}
 	}
 	r, err := checker.Check(ctx, key)

@@ -209,6 +209,72 @@ func TestRetire(t *testing.T) {
 	}
 }
 
+// TestRetireAdvice: what the check advises for objects is a command that runs.
+func TestRetireAdvice(t *testing.T) {
+	a := newAccount(t)
+	a.enter()
+	oldKey, newKey := a.newKey(""), a.newKey("")
+	a.fill("data", oldKey, 3)
+	advised := func(environment []string) (command []string) {
+		t.Helper()
+		var out, errs bytes.Buffer
+		run(t.Context(), []string{"retire", "check", "--json", "--quiet-days", "0", oldKey}, environment, &out, &errs)
+		var r retire.Result
+		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+			t.Fatalf("%v: %s%s", err, &out, &errs)
+		}
+		i := slices.IndexFunc(r.Ties, func(tie retire.Tie) bool { return tie.ID == "objects:data" })
+		if i < 0 {
+			t.Fatalf("ties %q", ids(r.Ties))
+		}
+		_, words, _ := strings.Cut(r.Ties[i].Fix, ": cmkeeper ")
+		return strings.Fields(words)
+	}
+	try := func(environment []string, want int) {
+		t.Helper()
+		command := advised(environment)
+		var out, errs bytes.Buffer
+		if code := run(t.Context(), command, environment, &out, &errs); len(command) == 0 || code != want {
+			t.Errorf("%q: exit code %d, %s%s", command, code, &out, &errs)
+		}
+	}
+	set := a.fleetEnvironment()
+	try(set, exitError) // to the key KEY-ID
+	a.encryptByDefault("data", newKey)
+	try(set, exitOK)
+	try(nil, exitError) // with the state bucket STATE-BUCKET
+}
+
+// TestRetireKnowsItsOwnUse: a last use by the fleet's own job is said to be that.
+func TestRetireKnowsItsOwnUse(t *testing.T) {
+	a := newAccount(t)
+	a.enter()
+	oldKey, newKey := a.newKey(appAlias), a.newKey("")
+	a.fill("app-data", appAlias, 3)
+	a.start()
+	a.awaitQuiet()
+	// An application used it, and nothing else has.
+	_, r := a.retireCheck(oldKey)
+	i := slices.IndexFunc(r.Ties, func(tie retire.Tie) bool { return tie.ID == "last-use" })
+	if i < 0 || !strings.Contains(r.Ties[i].What, "CloudTrail's record of it names operator (IAM user") {
+		t.Errorf("ties: %+v", r.Ties)
+	}
+	a.moveAlias(appAlias, newKey)
+	a.await("the job is complete", func(m alert.Alert) bool {
+		return tells(alert.KindReencryption, newKey, alert.StatusDone)(m) && strings.Contains(m.Title, "complete")
+	})
+	a.awaitQuiet() // CloudTrail takes two look-ups a second, and the fleet makes some
+	_, r = a.retireCheck(oldKey)
+	if !slices.Equal(ids(r.Unknown), []string{"last-use"}) || !strings.Contains(r.Unknown[0].What, "That was cmkeeper itself") || r.Free {
+		t.Errorf("ties %+v, unknown %+v", r.Ties, r.Unknown)
+	}
+	a.deny(administrator, "cloudtrail:LookupEvents")
+	_, r = a.retireCheck(oldKey)
+	if !slices.Equal(ids(r.Ties), []string{"last-use"}) || !strings.Contains(r.Ties[0].What, "cloudtrail:LookupEvents") || !strings.Contains(r.Ties[0].What, "probably cmkeeper") {
+		t.Errorf("without CloudTrail: ties %+v, unknown %+v", r.Ties, r.Unknown)
+	}
+}
+
 // TestRetireDoesNotGuess: what may not be read counts against the key.
 func TestRetireDoesNotGuess(t *testing.T) {
 	a := newAccount(t)
@@ -216,6 +282,7 @@ func TestRetireDoesNotGuess(t *testing.T) {
 	key := a.newKey("")
 	must(a.s3.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("plain")}))(t)
 	must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("plain"), Key: aws.String("k")}))(t)
+	a.encryptByDefault("plain", "alias/gone") // which is no key, and so not this one
 	if code, r := a.retireCheck(key); code != exitOK || !r.Free {
 		t.Fatalf("exit code %d, %+v", code, r)
 	}

@@ -298,7 +298,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	alerts.Count = f.alerted
 	others := &neighbours{fleet: fleet, alerts: alerts, log: log}
 	engine, err := reencrypt.New(c.engine(reencrypt.Options{
-		S3: bucket, Resolver: facts, KMS: keys, Account: account, Store: store, SQS: own,
+		S3: bucket, Resolver: facts, KMS: keys, Account: account, By: identity.Noun() + "/" + identity.Name, Store: store, SQS: own,
 		// The client is there even where CMKEEPER_REENCRYPT_ENGINE is fleet: batch jobs that
 		// others have begun have to be ended, too.
 		Batch:    awsclient.S3Control(cfg, account),

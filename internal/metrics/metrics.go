@@ -77,7 +77,7 @@ func New(n Names, b Build) *Metrics {
 	m.messages = m.counter("messages_handled_total", "Messages that were received and finished, by their event and what became of them.",
 		queue, of("event", append([]string{NoEvent}, n.Events...)...),
 		of("outcome", "delete", "delay", "retry", "dead-letter", "lease-lost", "handed-back"))
-	m.reacted = m.histogram("reaction_latency_seconds", "Time from an event to the end of a reaction to it, its alerts included. Sweeps are not in it.",
+	m.reacted = m.histogram("reaction_latency_seconds", "Time from an event to the end of a reaction to it, its alerts included. Sweeps are not in it, nor events whose time only a message says.",
 		[]float64{1, 2.5, 5, 10, 20, 30, 60, 120, 300, 900, 3600, 21600}, reaction)
 	m.reactions = m.counter("reactions_total", "Reactions that decided, by what came of it. quiet: there was nothing to do or to tell; waiting: CloudTrail has not confirmed the event yet, and the message comes back; error: the message comes back; otherwise the status of the alert's action.",
 		reaction, of("mode", "none", "observe", "enforce"),
