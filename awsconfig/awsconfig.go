@@ -62,7 +62,7 @@ func (r Recorder) Misses(resourceType string) string {
 		return "the recorder of AWS Config fails with " + r.Failure
 	case r.strategy == recordsListed && !slices.Contains(r.types, resourceType),
 		r.strategy == recordsOthers && slices.Contains(r.types, resourceType):
-		return "the recorder of AWS Config does not record " + resourceType
+		return "the recorder of AWS Config does not record the type"
 	}
 	return ""
 }

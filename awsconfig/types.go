@@ -4,8 +4,7 @@ package awsconfig
 type Type struct {
 	// Name is the type as AWS Config has it ("AWS::EC2::Volume").
 	Name string
-	// Kind is a word for ids ("ebs-volume"), Title the same for texts ("EBS volume"), to
-	// which an s makes several.
+	// Kind is a word for ids ("ebs-volume"), Title the same for texts ("EBS volume").
 	Kind, Title string
 	// Keys are the paths of the properties that name a key, by its id or ARN or by the name
 	// or ARN of an alias. A type without them cannot be found by its key: the schema of the
@@ -50,7 +49,7 @@ var Types = []Type{
 	{"AWS::S3Express::DirectoryBucket", "directory-bucket", "S3 directory bucket", []string{"configuration.BucketEncryption.ServerSideEncryptionConfiguration.ServerSideEncryptionByDefault.KMSMasterKeyID"}, ""},
 
 	{"AWS::EC2::Snapshot", "ebs-snapshot", "EBS snapshot", nil, ""},
-	{"AWS::ECR::Repository", "ecr-repository", "container image in ECR", nil, ""},
+	{"AWS::ECR::Repository", "ecr-repository", "ECR repository", nil, ""},
 	{"AWS::SSM::Parameter", "ssm-parameter", "SSM parameter", nil, ""},
 	{"AWS::Logs::LogGroup", "log-group", "CloudWatch log group", nil, ""},
 	{"AWS::FSx::FileSystem", "fsx-file-system", "FSx file system", nil, ""},
