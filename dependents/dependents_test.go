@@ -391,3 +391,43 @@ func TestNotLookedAt(t *testing.T) {
 		t.Errorf("%q names what is looked at", got)
 	}
 }
+
+// TestByKey counts the resources of two keys at once, by all names of a key.
+func TestByKey(t *testing.T) {
+	w := newWorld(t)
+	other := must(w.keys.CreateKey(t.Context(), &kms.CreateKeyInput{}))(t)
+	keys := []string{w.key.ARN, *other.KeyMetadata.Arn}
+	put := func(resourceType, id, path, name string) {
+		w.aws.AWSConfig().Put(config.Item{Type: resourceType, ID: id, Configuration: atPath(path, name)})
+	}
+	for i := range 250 {
+		put("AWS::EC2::Volume", fmt.Sprint("vol-", i), "configuration.kmsKeyId", w.key.ARN)
+	}
+	put("AWS::EC2::Volume", "another", "configuration.kmsKeyId", *other.KeyMetadata.Arn)
+	put("AWS::EC2::Volume", "foreign", "configuration.kmsKeyId", "arn:aws:kms:us-east-1:999988887777:key/x")
+	put("AWS::EC2::Volume", "plain", "configuration.encrypted", "no")
+	put("AWS::SQS::Queue", "q1", "configuration.KmsMasterKeyId", "alias/orders")
+	put("AWS::SQS::Queue", "q2", "configuration.KmsMasterKeyId", w.key.ID)
+	put("AWS::EKS::Cluster", "c", "configuration.EncryptionConfig.Provider.KeyArn", w.key.ARN)
+	w.aws.AWSConfig().Put(config.Item{Type: "AWS::RDS::DBInstance", ID: "db", Configuration: map[string]any{"kmsKeyId": w.key.ARN, "performanceInsightsKMSKeyId": w.key.ARN}})
+	got := dependents.ByKey(t.Context(), w.reader.Config, keys, w.aliases)
+	want := map[string]map[string]int{
+		w.key.ARN: {"ebs-volume": 250, "sqs-queue": 2, "eks-cluster": 1, "rds-instance": 1}, keys[1]: {"ebs-volume": 1},
+	}
+	if d := cmp.Diff(want, got.ByKey); d != "" || got.Why() != "" {
+		t.Errorf("%q: %s", got.Why(), d)
+	}
+	w.aws.AWSConfig().SetRecorder(&config.Recorder{Group: config.AllBut("AWS::SNS::Topic")})
+	if got := dependents.ByKey(t.Context(), w.reader.Config, keys, w.aliases); !strings.HasPrefix(got.Why(), "unknown of SNS topics: ") || len(got.ByKey) != 2 {
+		t.Errorf("without topics: %q, %v", got.Why(), got.ByKey)
+	}
+	w.aws.AWSConfig().SetRecorder(nil)
+	if got := dependents.ByKey(t.Context(), w.reader.Config, keys, w.aliases); got.Why() != "unknown: AWS Config has no recorder in this Region" {
+		t.Errorf("without a recorder: %q", got.Why())
+	}
+	w.aws.AWSConfig().SetRecorder(&config.Recorder{Group: config.All()})
+	w.aws.SetIdentityPolicy(caller, func(action, _ string) bool { return action != "config:SelectResourceConfig" })
+	if got := dependents.ByKey(t.Context(), w.reader.Config, keys, w.aliases); !strings.HasPrefix(got.Why(), "unknown: the permission is missing: ") {
+		t.Errorf("without the permission: %q", got.Why())
+	}
+}
