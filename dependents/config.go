@@ -36,7 +36,12 @@ func ofConfig(ctx context.Context, api awsconfig.API, key inventory.Key, aliases
 	if aliases.Err != nil {
 		s.unknown("resources that name the key by an alias", aliases.Err, "kms:ListAliases")
 	}
-	expressions, exact := conditions(names(key, aliases.Value))
+	all := names(key, aliases.Value)
+	if len(all) == 0 {
+		s.unknown("", errors.New("the key has no name that can be asked for"), "")
+		return s
+	}
+	expressions, exact := conditions(all)
 	for _, where := range expressions {
 		rows, more, err := awsconfig.Select(ctx, api, selectRows+where, 1)
 		s.found(rows)
@@ -70,13 +75,14 @@ func missed(r awsconfig.Recorder) []Unknown {
 }
 
 // names are all by which a resource may name a key: its ARN and id, and its aliases by name
-// and ARN.
+// and ARN. No key's name has a quote: one that has, which only a message can make up, is left
+// out of queries.
 func names(key inventory.Key, aliases []inventory.Alias) []string {
 	all := []string{key.ARN, key.ID}
 	for _, a := range aliases {
 		all = append(all, a.Name, a.ARN)
 	}
-	return slices.DeleteFunc(all, func(name string) bool { return name == "" })
+	return slices.DeleteFunc(all, func(name string) bool { return name == "" || strings.ContainsAny(name, "'\\") })
 }
 
 const (

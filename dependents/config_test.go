@@ -1,12 +1,17 @@
 package dependents
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/cmkeeper/cmkeeper/awsconfig"
+	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
 // TestConditions: whatever the names are, each query is short enough, has each property with
@@ -59,4 +64,28 @@ func TestGroups(t *testing.T) {
 	if len(all) != len(slices.Compact(slices.Clone(all))) || len(all) < 15 {
 		t.Errorf("groups: %q", groups())
 	}
+}
+
+// TestNames: what is no name of a key is in no query.
+func TestNames(t *testing.T) {
+	got := names(inventory.Key{ARN: "arn:k' OR resourceId LIKE 'abc%", ID: `i\`}, []inventory.Alias{{Name: "alias/a", ARN: "arn:a"}, {Name: "alias/'"}})
+	if d := cmp.Diff([]string{"alias/a", "arn:a"}, got); d != "" {
+		t.Error(d)
+	}
+	if s := ofConfig(t.Context(), nothing{}, inventory.Key{ARN: "'"}, Read[[]inventory.Alias]{}); len(s.Unknown) == 0 {
+		t.Error("a key without a name is said to have no dependents")
+	}
+}
+
+// nothing answers with a recorder of everything, and may not be queried.
+type nothing struct{}
+
+func (nothing) Call(_ context.Context, operation string, _, out any) error {
+	switch operation {
+	case "DescribeConfigurationRecorders":
+		return json.Unmarshal([]byte(`{"ConfigurationRecorders":[{"name":"default","recordingGroup":{"allSupported":true}}]}`), out)
+	case "DescribeConfigurationRecorderStatus":
+		return json.Unmarshal([]byte(`{"ConfigurationRecordersStatus":[{"name":"default","recording":true}]}`), out)
+	}
+	panic(operation)
 }
