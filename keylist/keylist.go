@@ -80,12 +80,15 @@ type Key struct {
 	ApprovalNotKnown string     `json:"approval_not_known,omitempty"`
 	MaterialExpires  *time.Time `json:"material_expires,omitempty"`
 
-	Aliases    []string    `json:"aliases"`
-	Rotation   Rotation    `json:"rotation"`
-	Policy     Policy      `json:"policy"`
-	Grants     Grants      `json:"grants"`
-	LastUse    LastUse     `json:"last_use"`
-	Buckets    Buckets     `json:"buckets"`
+	Aliases  []string `json:"aliases"`
+	Rotation Rotation `json:"rotation"`
+	Policy   Policy   `json:"policy"`
+	Grants   Grants   `json:"grants"`
+	LastUse  LastUse  `json:"last_use"`
+	Buckets  Buckets  `json:"buckets"`
+	// Dependents are the resources beside S3's that AWS Config knows under the key; nil where
+	// it was not asked.
+	Dependents *Dependents `json:"dependents,omitempty"`
 	Tags       Tags        `json:"tags"`
 	Exemptions []Exemption `json:"exemptions,omitempty"`
 	// Dangers are what is wrong with the key, the worst first, and Worst is the severity
@@ -173,6 +176,13 @@ type Buckets struct {
 	Read
 	// Names are the known ones, also where NotKnown says that there may be more.
 	Names []string `json:"names,omitempty"`
+}
+
+// Dependents are how many resources are under a key, by AWS Config.
+type Dependents struct {
+	Read
+	// ByKind are the known ones ("ebs-volume"), also where NotKnown says that there may be more.
+	ByKind map[string]int `json:"by_kind,omitempty"`
 }
 
 // Tags are a key's tags.

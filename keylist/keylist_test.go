@@ -25,7 +25,9 @@ import (
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/config"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
@@ -669,6 +671,43 @@ func TestRecordedLastUse(t *testing.T) {
 }
 
 // TestExemptionsAndApprovals: what is forgiven is said, and stays a danger.
+// TestDependents: AWS Config's numbers are those of the key, and what it does not know is said.
+func TestDependents(t *testing.T) {
+	w := newWorld(t)
+	used, unused := w.key(kms.CreateKeyInput{}), w.key(kms.CreateKeyInput{})
+	w.alias("alias/used", used)
+	for i := range 3 {
+		w.aws.AWSConfig().Put(config.Item{Type: "AWS::EC2::Volume", ID: fmt.Sprint(i), Configuration: map[string]any{"kmsKeyId": used}})
+	}
+	w.aws.AWSConfig().Put(config.Item{Type: "AWS::SQS::Queue", ID: "q", Configuration: map[string]any{"KmsMasterKeyId": "alias/used"}})
+	o := w.options("ada")
+	if l := w.list(o); l.Keys[0].Dependents != nil {
+		t.Errorf("not asked for: %+v", l.Keys[0].Dependents)
+	}
+	o.Resources = awsclient.AWSConfig(inprocess.Config(w.aws, region, "ada"))
+	texts := func(want map[string]string) {
+		t.Helper()
+		for _, k := range w.list(o).Keys {
+			for _, row := range k.Rows() {
+				if row.Name == "resources" && strings.Join(row.Values, ", ") != want[k.ARN] {
+					t.Errorf("%s: %q, want %q", k.ARN, row.Values, want[k.ARN])
+				}
+			}
+		}
+	}
+	w.aws.AWSConfig().SetRecorder(&config.Recorder{Group: config.All()})
+	texts(map[string]string{used: "3 EBS volumes, 1 SQS queue", unused: "none"})
+	if l := w.list(o); len(l.NotKnown) > 0 {
+		t.Errorf("not known: %q", l.NotKnown)
+	}
+	w.aws.AWSConfig().SetRecorder(nil)
+	const why = "unknown: AWS Config has no recorder in this Region"
+	texts(map[string]string{used: "not known: " + why, unused: "not known: " + why})
+	if l := w.list(o); len(l.NotKnown) != 1 || !strings.Contains(l.NotKnown[0], why) {
+		t.Errorf("not known: %q", l.NotKnown)
+	}
+}
+
 func TestExemptionsAndApprovals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cmkeeper/cmkeeper/awsconfig"
+	"github.com/cmkeeper/cmkeeper/dependents"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
@@ -32,6 +34,10 @@ type Options struct {
 	Exemptions      judgement.Exemptions
 	// Approved reports whether a key's pending deletion was approved; nil: none was.
 	Approved func(context.Context, inventory.Key) (bool, error)
+
+	// Resources is AWS Config, which is asked how many resources are under each key; nil: it
+	// is not asked.
+	Resources awsconfig.API
 
 	// Names, if any, are the only keys: ids, ARNs or aliases.
 	Names []string
@@ -83,6 +89,9 @@ func New(ctx context.Context, o Options) (List, error) {
 	}
 	if o.Most > 0 && len(arns) > o.Most {
 		return List{}, fmt.Errorf("%w: %d", ErrTooMany, len(arns))
+	}
+	if why := r.resources.Why(); why != "" {
+		l.NotKnown = append(l.NotKnown, "resources under keys, by AWS Config: "+why)
 	}
 	if r.bucketsUnread != "" {
 		l.NotKnown = append(l.NotKnown, "buckets: "+r.bucketsUnread)
@@ -162,6 +171,7 @@ type reader struct {
 	bucketsAt     time.Time
 	bucketsUnread string
 	recorded      map[string]UseRecord // by key
+	resources     dependents.Numbers
 }
 
 // account reads what is known of all keys, and returns the ARNs of those to be read.
@@ -213,6 +223,9 @@ func (r *reader) account(ctx context.Context) (arns []string, err error) {
 		case b.DefaultKey != "" && b.DefaultAlias == "" && !b.DefaultKeyGone && r.bucketsUnread == "":
 			r.bucketsUnread = fmt.Sprintf("bucket %s names %s, and which key that is may not be looked up", b.Name, b.DefaultKey)
 		}
+	}
+	if r.Resources != nil {
+		r.resources = dependents.ByKey(ctx, r.Resources, arns, all)
 	}
 	return arns, nil
 }
@@ -266,6 +279,9 @@ func (r *reader) key(ctx context.Context, arn string) (k Key, there bool) {
 		p.Aliases = append(p.Aliases, a.Name)
 	}
 	k = describe(described, p.Aliases, Read{now(), reason(err)}, r.now)
+	if r.Resources != nil {
+		k.Dependents = &Dependents{Read{r.resources.At.UTC().Round(0), r.resources.Why()}, r.resources.ByKey[arn]}
+	}
 	k.Buckets = Buckets{Read{r.bucketsAt, r.bucketsUnread}, r.buckets[arn]}
 	if k.Manager == "AWS" {
 		r.managedByAWS(ctx, &k)

@@ -3,8 +3,12 @@ package keylist
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/cmkeeper/cmkeeper/dependents"
 )
 
 // Row is one thing that is known of a key, in words.
@@ -51,6 +55,9 @@ func (k Key) Rows() []Row {
 		buckets = append(buckets[:len(buckets):len(buckets)], notKnown(k.Buckets.Read))
 	}
 	add("buckets", orNone(buckets)...)
+	if k.Dependents != nil {
+		add("resources", orNone(k.Dependents.texts())...)
+	}
 	if k.Tags.Known() {
 		add("tags", cmp.Or(tagText(k.Tags.Values), "none"))
 	} else {
@@ -60,6 +67,18 @@ func (k Key) Rows() []Row {
 		add("exemption", fmt.Sprintf("%s until %s (by %s): %s", e.Covers, e.Until, e.By, e.Reason))
 	}
 	return rows
+}
+
+// texts are the numbers in words, by kind, and what is not known.
+func (d Dependents) texts() []string {
+	var all []string
+	for _, kind := range slices.Sorted(maps.Keys(d.ByKind)) {
+		all = append(all, dependents.Count(d.ByKind[kind], kind))
+	}
+	if !d.Known() {
+		all = append(all, notKnown(d.Read))
+	}
+	return all
 }
 
 func orNone(values []string) []string {

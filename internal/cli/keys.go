@@ -139,6 +139,7 @@ func listKeys(ctx context.Context, p *process, o keylist.Options, share float64)
 	if err := hand.judgedBy(&o, share); err != nil {
 		return keylist.List{}, err
 	}
+	o.Resources = hand.resources
 	show, finish := counting(p.stderr)
 	o.Seen = func(keys int) { show("keys", int64(keys)) }
 	used := map[string]keylist.UseRecord{}

@@ -110,7 +110,7 @@ func (f *retireFlags) check(ctx context.Context, p *process, key string) (byHand
 	show, finish := counting(p.stderr)
 	checker := retire.Checker{
 		S3: hand.s3, Facts: hand.facts, Account: hand.account, Survey: engine,
-		Trail: hand.trails, StateBucketSet: p.environment[envPrefix+"STATE_BUCKET"] != "",
+		Resources: hand.dependents(), Trail: hand.trails, StateBucketSet: p.environment[envPrefix+"STATE_BUCKET"] != "",
 		Quiet: time.Duration(f.quietDays) * 24 * time.Hour, Accepted: f.accepted, Seen: show,
 	}
 	if f.byReports || p.environment[envPrefix+"STATE_BUCKET"] != "" && p.environment[envPrefix+"JOBS_QUEUE_URL"] != "" {

@@ -183,7 +183,7 @@ func (f *rotateFlags) rotator(ctx context.Context, p *process) (*rotate.Rotator,
 	out := newLine(p.stderr)
 	return &rotate.Rotator{
 		KMS: hand.kms, Facts: hand.facts, Mover: engine, Store: store, StateBucket: p.environment[envPrefix+"STATE_BUCKET"],
-		Check: retire.Checker{S3: hand.s3, Facts: hand.facts, Account: hand.account, Survey: engine},
+		Check: retire.Checker{S3: hand.s3, Facts: hand.facts, Account: hand.account, Survey: engine, Resources: hand.dependents(), Trail: hand.trails, Jobs: engine, StateBucketSet: true},
 		Judge: hand.judge, By: hand.caller, Accepted: f.accepted,
 		Confirm: func(r retire.Result) error { return f.confirm(p, r) },
 		Say:     out.say,
