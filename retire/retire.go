@@ -166,7 +166,7 @@ func judgeBucket(b bucketFacts, key string, r *Result, tie, maybe func(id, what,
 			}
 		}
 		if under > 0 {
-			tie("objects:"+b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key (%d bytes).", under, b.Name, bytes), "Move them: "+command.Line("cmkeeper reencrypt plan --bucket %s", command.Bucket(b.Name)))
+			tie("objects:"+b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key (%d bytes).", under, b.Name, bytes), "Move them: "+command.Line("cmkeeper reencrypt plan --bucket %s --from %s --to %s", command.Bucket(b.Name), command.Key(key), command.Value{}.Or("KEY-ID")))
 		}
 		if unreadable > 0 {
 			maybe("unreadable:"+b.Name, fmt.Sprintf("S3 did not return the key of %d object versions in bucket %s, for example because they use customer-provided keys.", unreadable, b.Name), "Check again, or find out what these objects are.")

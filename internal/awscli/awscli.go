@@ -66,11 +66,15 @@ var clients = map[string]any{
 }
 
 // shapeOnly are services whose operations cannot be looked up here.
-var shapeOnly = []string{"iam", "organizations", "ec2", "rds", "cloudhsmv2"}
+var shapeOnly = []string{"iam", "organizations", "ec2", "rds", "cloudhsmv2", "cloudformation", "cloudwatch", "ecr", "ecs", "logs"}
+
+// valueless are options that take no value, apart from those that begin with no- or bypass-.
+var valueless = []string{"enable", "use-previous-template"}
 
 // Check compares the words after "aws" with the SDK: the operation is a method of the
 // service's client, each option a member of its input. Of services that have no client here
-// it checks the form alone. A value that begins with { is JSON.
+// it checks the form alone. A value that begins with { is JSON, but for CloudWatch Logs, whose
+// filters begin so, too.
 func Check(words []string) error {
 	if len(words) < 2 {
 		return errors.New("it names no operation")
@@ -86,7 +90,11 @@ func Check(words []string) error {
 	} else if !slices.Contains(shapeOnly, service) {
 		return fmt.Errorf("service %s is not known here", service)
 	}
-	for i := 2; i < len(words); i++ {
+	first := 2
+	if service == "logs" && operation == "tail" && len(words) > 2 {
+		first++ // the log group, an argument
+	}
+	for i := first; i < len(words); i++ {
 		option, ok := strings.CutPrefix(words[i], "--")
 		if !ok {
 			return fmt.Errorf("%q is no option", words[i])
@@ -98,14 +106,14 @@ func Check(words []string) error {
 		for i+1 < len(words) && !strings.HasPrefix(words[i+1], "--") {
 			i++
 			values++
-			if strings.HasPrefix(words[i], "{") && !json.Valid([]byte(words[i])) {
+			if service != "logs" && strings.HasPrefix(words[i], "{") && !json.Valid([]byte(words[i])) {
 				return fmt.Errorf("--%s is no JSON", option)
 			}
 			if words[i] == "" {
 				return fmt.Errorf("--%s is empty", option)
 			}
 		}
-		if flag := strings.HasPrefix(option, "no-") || strings.HasPrefix(option, "bypass-") || option == "enable"; values == 0 && !flag {
+		if flag := strings.HasPrefix(option, "no-") || strings.HasPrefix(option, "bypass-") || slices.Contains(valueless, option); values == 0 && !flag {
 			return fmt.Errorf("--%s has no value", option)
 		}
 	}
