@@ -10,7 +10,6 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -637,24 +636,6 @@ func TestAdvisedAWSCommands(t *testing.T) {
 		t.Errorf("only %d commands are found", len(done))
 	}
 	t.Logf("%d commands", len(done))
-	if os.Getenv("CMKEEPER_SOAK") == "" {
-		t.Skip("CMKEEPER_SOAK is not set: the AWS CLI, where it is installed, takes a second for each command")
-	}
-	program, err := exec.LookPath("aws")
-	if err != nil {
-		t.Skip("the AWS CLI is not installed")
-	}
-	// The CLI reads the command line whole before it prints a skeleton, and calls nobody.
-	for _, one := range c.aws {
-		if strings.Contains(strings.Join(one.words, " "), "$(") || len(one.words) > 1 && (one.words[1] == "tail" || one.words[1] == "deploy") {
-			continue // commands of the CLI itself have no skeleton
-		}
-		call := exec.CommandContext(t.Context(), program, append(slices.Clone(one.words), "--region", "us-east-1", "--generate-cli-skeleton", "output")...)
-		call.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "AWS_ACCESS_KEY_ID=x", "AWS_SECRET_ACCESS_KEY=x", "AWS_ENDPOINT_URL=http://127.0.0.1:1"}
-		if out, err := call.CombinedOutput(); err != nil {
-			t.Errorf("%s advises aws %s: %v: %s", one.where, strings.Join(one.words, " "), err, out)
-		}
-	}
 }
 
 // TestCollector: what is a command, and what is a sentence about cmkeeper.
