@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -40,6 +41,9 @@ func noteNext(a alert.Alert) {
 // TestMain checks, when all tests have run, that the commands of their alerts can be
 // pasted.
 func TestMain(m *testing.M) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400) // thousands of small accounts: most of what they allocate is garbage soon
+	}
 	code := m.Run()
 	for _, n := range nextSteps.seen {
 		if err := checkNext(n); err != nil {

@@ -559,7 +559,8 @@ func (w *adviceWorld) run(words, settings []string) (code int, errs string) {
 		words = append(slices.Clone(words), "--addr", "127.0.0.1:0")
 	}
 	var stderr bytes.Buffer
-	code = run(ctx, words, append(environ, settings...), &bytes.Buffer{}, &stderr)
+	// A worker adapts the collector of its process, which here is the tests'.
+	code = run(ctx, words, append(environ, append(settings, "GOGC=100", "GOMEMLIMIT=off")...), &bytes.Buffer{}, &stderr)
 	if ctx.Err() != nil && strings.Contains(stderr.String(), context.Canceled.Error()) {
 		code = exitError
 	}
