@@ -190,7 +190,10 @@ func TestFloodOfTicks(t *testing.T) {
 // TestFloodOfOneKey: the workers used to refuse each other the key's document, and other
 // events waited. Each of these events is noted in it, and told.
 func TestFloodOfOneKey(t *testing.T) {
-	const events = 1500
+	events := 600
+	if os.Getenv("CMKEEPER_SOAK") != "" {
+		events = 1500
+	}
 	inFlood(t, 64, func(s *storm, victim string) {
 		key := s.knownAlias("alias/flooded")
 		time.Sleep(time.Minute)
@@ -233,6 +236,10 @@ func TestFloodOfTheSameKey(t *testing.T) {
 // TestFloodOfForgedEvents: anybody may send to the queue. Half of the keys do not exist,
 // and the actors are as many as there are events, a few, or one.
 func TestFloodOfForgedEvents(t *testing.T) {
+	events := 700 // the workers need minutes for them
+	if os.Getenv("CMKEEPER_SOAK") != "" {
+		events = 2000
+	}
 	for _, actors := range []int{2000, 20, 1} {
 		t.Run(fmt.Sprintf("by %d actors", actors), func(t *testing.T) {
 			if actors != 20 && os.Getenv("CMKEEPER_SOAK") == "" {
@@ -246,7 +253,7 @@ func TestFloodOfForgedEvents(t *testing.T) {
 				time.Sleep(time.Minute)
 				calls := []string{"DisableKeyRotation", "ScheduleKeyDeletion", "DisableKey", "EnableKey", "PutKeyPolicy", "CreateGrant"}
 				var bodies []string
-				for n := range 2000 {
+				for n := range events {
 					key := keys[n/2%len(keys)]
 					if n%2 == 0 {
 						key = fmt.Sprintf("arn:aws:kms:%s:%s:key/0d2a6c1e-93c1-4e7a-a0b5-%012d", region, account, n)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/internal/awscli"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 )
 
@@ -65,7 +66,7 @@ func TestHostileRecords(t *testing.T) {
 			t.Errorf("the command is not safe to paste: %s", line)
 			continue
 		}
-		want := must(shellWords(line))
+		want := must(awscli.Words(line))
 		if i := slices.Index(want, ">"); i >= 0 {
 			want = want[:i]
 			line, _, _ = strings.Cut(line, " > ")

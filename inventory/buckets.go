@@ -45,6 +45,8 @@ type Bucket struct {
 	KMS bool
 	// BucketKey: new objects are encrypted with an S3 bucket key.
 	BucketKey bool
+	// DSSE: new objects are encrypted twice (DSSE-KMS), which S3 does without bucket keys.
+	DSSE bool
 	// AliasTags are the aliases that the tag AliasTag names.
 	AliasTags []string
 }
@@ -158,7 +160,7 @@ func (r *Reader) bucket(ctx context.Context, name, region string, keys *resolver
 	case err != nil:
 		return Bucket{}, failed("get encryption of bucket "+name, err)
 	default:
-		b.DefaultKey, b.KMS, b.BucketKey = defaultEncryption(encryption.ServerSideEncryptionConfiguration)
+		b.setEncryption(encryption.ServerSideEncryptionConfiguration)
 	}
 	tagging, err := r.s3.GetBucketTagging(ctx, &s3.GetBucketTaggingInput{Bucket: &name, ExpectedBucketOwner: &r.account})
 	switch {
@@ -180,16 +182,18 @@ func (r *Reader) bucket(ctx context.Context, name, region string, keys *resolver
 	return b, nil
 }
 
-func defaultEncryption(c *types.ServerSideEncryptionConfiguration) (key string, byKMS, bucketKey bool) {
+// setEncryption sets what the default encryption says.
+func (b *Bucket) setEncryption(c *types.ServerSideEncryptionConfiguration) {
 	if c == nil || len(c.Rules) == 0 { // S3 allows one rule
-		return "", false, false
+		return
 	}
 	rule := c.Rules[0]
+	b.BucketKey = aws.ToBool(rule.BucketKeyEnabled)
 	if d := rule.ApplyServerSideEncryptionByDefault; d != nil {
-		key = aws.ToString(d.KMSMasterKeyID)
-		byKMS = d.SSEAlgorithm == types.ServerSideEncryptionAwsKms || d.SSEAlgorithm == types.ServerSideEncryptionAwsKmsDsse
+		b.DefaultKey = aws.ToString(d.KMSMasterKeyID)
+		b.DSSE = d.SSEAlgorithm == types.ServerSideEncryptionAwsKmsDsse
+		b.KMS = b.DSSE || d.SSEAlgorithm == types.ServerSideEncryptionAwsKms
 	}
-	return key, byKMS, aws.ToBool(rule.BucketKeyEnabled)
 }
 
 func aliasTags(tags []types.Tag) []string {

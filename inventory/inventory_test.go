@@ -574,8 +574,9 @@ func TestAliasTags(t *testing.T) {
 
 func TestDefaultEncryption(t *testing.T) {
 	for _, c := range []*types.ServerSideEncryptionConfiguration{nil, {}, {Rules: []types.ServerSideEncryptionRule{{}}}} {
-		if key, byKMS, bucketKey := defaultEncryption(c); key != "" || byKMS || bucketKey {
-			t.Errorf("%+v gives %q, %t, %t", c, key, byKMS, bucketKey)
+		var b Bucket
+		if b.setEncryption(c); !cmp.Equal(b, Bucket{}) {
+			t.Errorf("%+v gives %+v", c, b)
 		}
 	}
 }

@@ -59,6 +59,7 @@ func (l List) CSV() [][]string {
 		"arn", "aliases", "description", "state", "manager", "spec", "usage", "origin", "multi_region", "created", "age_days",
 		"rotation", "rotation_period_days", "last_rotation", "next_rotation", "policy_worst", "grants", "grants_outside", "last_use", "buckets", "tags",
 		"worst", "dangers", "exemptions", "judged", "read_at",
+		"unused_days", "bucket_keys_off",
 	}}
 	for _, k := range l.Keys {
 		rows = append(rows, k.csv())
@@ -90,6 +91,14 @@ func (k Key) csv() []string {
 	if !k.Buckets.Known() {
 		buckets = strings.TrimSpace(buckets + " (" + notKnown(k.Buckets.Read) + ")")
 	}
+	off := strings.Join(k.Buckets.BucketKeysOff, " ")
+	if !k.Buckets.Known() {
+		off = strings.TrimSpace(off + " (" + notKnown(k.Buckets.Read) + ")")
+	}
+	unused := ""
+	if k.LastUse.UnusedDays != nil {
+		unused = strconv.Itoa(*k.LastUse.UnusedDays)
+	}
 	return []string{
 		k.ARN, strings.Join(k.Aliases, " "), k.Description, described(k.State), described(k.Manager), described(k.Spec), described(k.Usage), described(k.Origin),
 		described(k.MultiRegion), described(k.Created.Format(time.DateOnly)), described(strconv.Itoa(k.AgeDays)),
@@ -97,6 +106,7 @@ func (k Key) csv() []string {
 		known(k.Grants.Read, strconv.Itoa(k.Grants.Count)), known(k.Grants.Read, strconv.Itoa(len(k.Grants.Outside))), k.LastUse.Words(), buckets,
 		known(k.Tags.Read, tagText(k.Tags.Values)),
 		string(k.Worst), strings.Join(dangers, " | "), strings.Join(exemptions, " | "), strconv.FormatBool(k.Judged), k.Described.At.Format(time.RFC3339),
+		unused, off,
 	}
 }
 

@@ -4,6 +4,7 @@
 package keylist
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/finding"
@@ -28,6 +29,8 @@ type List struct {
 	Keys []Key `json:"keys"`
 	// Buckets are those of this Region that could be read.
 	Buckets []Bucket `json:"buckets"`
+	// BucketKeys says what it costs that some of them have bucket keys off.
+	BucketKeys BucketKeys `json:"bucket_keys"`
 	// NotKnown are facts of the account that could not be read, with the reason.
 	NotKnown []string `json:"not_known,omitempty"`
 }
@@ -40,6 +43,35 @@ type Bucket struct {
 	KMS bool      `json:"kms"`
 	Key string    `json:"key,omitempty"`
 	At  time.Time `json:"read_at"`
+	// BucketKeyOff: S3 asks KMS for each new object and for each read of it, and could ask
+	// for a bucket key instead. Never with DSSE-KMS, which has no bucket keys.
+	BucketKeyOff bool `json:"bucket_key_off,omitempty"`
+}
+
+// BucketKeys is what is known of the costs of buckets that encrypt under KMS keys, of this
+// account or AWS's, without bucket keys.
+type BucketKeys struct {
+	// Off is how many buckets do.
+	Off int `json:"off"`
+	// USDPerMillion is the price of a million requests to KMS, in most Regions.
+	USDPerMillion float64 `json:"usd_per_million_requests"`
+	// NotKnown says why it is not known how many requests there are, and so what is paid.
+	NotKnown string `json:"requests_not_known"`
+}
+
+// The price of requests for symmetric keys: $0.03 per 10,000 (AWS KMS pricing; the first
+// 20,000 of an account and month are free).
+const usdPerMillion = 0.03 * 100
+
+const requestsUnread = "neither S3 nor KMS tells how many requests a bucket causes: CloudTrail records them, and nobody counts them here"
+
+// Text says in a sentence or two what bucket keys that are off cost; "" if none are.
+func (b BucketKeys) Text() string {
+	if b.Off == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Bucket keys (BK) are off in %d buckets: S3 makes a request to KMS for each object that it writes or reads there, at $%.2f per million in most Regions. With bucket keys it makes up to 99%% fewer, for objects that are written afterwards. What that would save is not known: %s.",
+		b.Off, b.USDPerMillion, b.NotKnown)
 }
 
 // Read is when something was read. Where it is not known, NotKnown says why.
@@ -154,6 +186,9 @@ type LastUse struct {
 	Operation string     `json:"operation,omitempty"`
 	// Since is when KMS began to record uses, or when the key was created if that was later.
 	Since time.Time `json:"since,omitzero"`
+	// UnusedDays is for how many whole days the key had not been used when that was read; for
+	// at least so many if Used is nil. It is nil where the last use is not known.
+	UnusedDays *int `json:"unused_days,omitempty"`
 	// Record is what was read before, where nothing is known now; nil for nothing. It is
 	// shown with its date, and decides nothing.
 	Record *UseRecord `json:"last_record,omitempty"`
@@ -176,6 +211,8 @@ type Buckets struct {
 	Read
 	// Names are the known ones, also where NotKnown says that there may be more.
 	Names []string `json:"names,omitempty"`
+	// BucketKeysOff are those of them that could use bucket keys, and do not.
+	BucketKeysOff []string `json:"bucket_keys_off,omitempty"`
 }
 
 // Dependents are how many resources are under a key, by AWS Config.

@@ -394,7 +394,7 @@ func (w *world) live(arn string) map[string]any {
 	slices.SortFunc(aliases, func(a, b any) int { return strings.Compare(a.(string), b.(string)) })
 	out["aliases"] = aliases
 	if names := w.bucketsOf(arn); len(names) > 0 {
-		out["buckets"] = map[string]any{"names": names}
+		out["buckets"] = map[string]any{"names": names, "bucket_keys_off": names} // TestBucketKeys switches them on
 	}
 	if m.KeyManager == types.KeyManagerTypeAws {
 		none := map[string]any{"not_known": keylist.AWSManages}
@@ -611,6 +611,69 @@ func TestOrderAndFilters(t *testing.T) {
 	})
 }
 
+// TestBucketKeys: a key's buckets without bucket keys are known, those that cannot have
+// them are not among them, and what that costs is said only as far as it is known.
+func TestBucketKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		key := w.key(kms.CreateKeyInput{})
+		for name, encryption := range map[string]struct {
+			algorithm s3types.ServerSideEncryption
+			key       *string
+			bucketKey bool
+		}{
+			"on": {s3types.ServerSideEncryptionAwsKms, &key, true}, "off": {s3types.ServerSideEncryptionAwsKms, &key, false},
+			"twice": {s3types.ServerSideEncryptionAwsKmsDsse, &key, false}, "aws": {s3types.ServerSideEncryptionAwsKms, nil, false},
+			"none": {s3types.ServerSideEncryptionAes256, nil, false},
+		} {
+			name += "-bucket"
+			w.bucket(name, "")
+			if _, err := w.s3.PutBucketEncryption(t.Context(), &s3.PutBucketEncryptionInput{Bucket: &name, ServerSideEncryptionConfiguration: &s3types.ServerSideEncryptionConfiguration{
+				Rules: []s3types.ServerSideEncryptionRule{{
+					ApplyServerSideEncryptionByDefault: &s3types.ServerSideEncryptionByDefault{SSEAlgorithm: encryption.algorithm, KMSMasterKeyID: encryption.key},
+					BucketKeyEnabled:                   &encryption.bucketKey,
+				}},
+			}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l := w.list(w.options("ada"))
+		k := l.Keys[slices.IndexFunc(l.Keys, func(k keylist.Key) bool { return k.ARN == key })]
+		if got := k.Buckets; !slices.Equal(got.Names, []string{"off-bucket", "on-bucket", "twice-bucket"}) || !slices.Equal(got.BucketKeysOff, []string{"off-bucket"}) {
+			t.Errorf("buckets: %+v", got)
+		}
+		if got := l.BucketKeys; got.Off != 2 || got.USDPerMillion != 3 || got.NotKnown == "" || !strings.Contains(got.Text(), "are off in 2 buckets") || !strings.Contains(got.Text(), "at $3.00 per million") || !strings.Contains(got.Text(), got.NotKnown) {
+			t.Errorf("bucket keys: %+v: %s", got, got.Text())
+		}
+		if text := (keylist.BucketKeys{USDPerMillion: 3}).Text(); text != "" {
+			t.Errorf("of no bucket: %s", text)
+		}
+		rows := l.CSV()
+		if i := slices.Index(rows[0], "bucket_keys_off"); !slices.ContainsFunc(rows, func(row []string) bool { return row[0] == key && row[i] == "off-bucket" }) {
+			t.Errorf("CSV: %q", rows)
+		}
+	})
+}
+
+// TestUnusedDays counts whole days to when the last use was read.
+func TestUnusedDays(t *testing.T) {
+	at := time.Date(2026, 6, 10, 12, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		u    keylist.UseRecord
+		want int
+		ok   bool
+	}{
+		{keylist.UseRecord{At: at, Used: at.Add(-47 * time.Hour), Since: at.Add(-1000 * time.Hour)}, 1, true},
+		{keylist.UseRecord{At: at, Used: at.Add(time.Hour)}, 0, true}, // clocks differ
+		{keylist.UseRecord{At: at, Since: at.Add(-48 * time.Hour)}, 2, true},
+		{keylist.UseRecord{At: at}, 0, false}, {keylist.UseRecord{Since: at}, 0, false}, {keylist.UseRecord{}, 0, false},
+	} {
+		if got, ok := tt.u.UnusedDays(); got != tt.want || ok != tt.ok {
+			t.Errorf("%+v: %d, %t", tt.u, got, ok)
+		}
+	}
+}
+
 // A last use that was read is recorded, and shown with its date where it is not read. It
 // decides nothing: what is asked for by last use is read.
 func TestRecordedLastUse(t *testing.T) {
@@ -640,7 +703,7 @@ func TestRecordedLastUse(t *testing.T) {
 		if u := of(func(*keylist.Options) {}); u.Record != nil || u.Words() != keylist.NotAsked || len(record) != 0 {
 			t.Errorf("before any record: %q, %v", u.Words(), record)
 		}
-		if u := of(asked); u.Record != nil || !u.Known() || !u.Used.Equal(used) {
+		if u := of(asked); u.Record != nil || !u.Known() || !u.Used.Equal(used) || u.UnusedDays == nil || *u.UnusedDays != 1 {
 			t.Errorf("read: %+v", u)
 		}
 		want := keylist.UseRecord{At: read, Used: used, Operation: "Encrypt", Since: record[key].Since}

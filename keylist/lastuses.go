@@ -30,6 +30,19 @@ type UseRecord struct {
 	Since     time.Time `json:"since,omitzero"`
 }
 
+// UnusedDays is for how many whole days the key had not been used at the time At, and false
+// where that is not known. Where Used is zero it is for how long there was no use at least.
+func (u UseRecord) UnusedDays() (int, bool) {
+	last := u.Used
+	if last.IsZero() {
+		last = u.Since
+	}
+	if last.IsZero() || u.At.IsZero() {
+		return 0, false
+	}
+	return max(0, int(u.At.Sub(last)/(24*time.Hour))), true
+}
+
 // Schema implements state.Document.
 func (*LastUses) Schema() (string, int) { return "last-uses", 1 }
 

@@ -102,6 +102,12 @@ func New(ctx context.Context, o Options) (List, error) {
 		}
 	}
 	l.Keys, l.Buckets = make([]Key, 0, len(arns)), r.all
+	l.BucketKeys = BucketKeys{USDPerMillion: usdPerMillion, NotKnown: requestsUnread}
+	for _, b := range r.all {
+		if b.BucketKeyOff {
+			l.BucketKeys.Off++
+		}
+	}
 	var mu sync.Mutex
 	unsure, seen := map[string][]string{}, 0
 	g, ctx := errgroup.WithContext(ctx)
@@ -166,7 +172,7 @@ type reader struct {
 	Options
 	now           time.Time
 	aliases       map[string][]inventory.Alias // by key
-	buckets       map[string][]string          // by key
+	buckets       map[string]Buckets           // by key, without when they were read
 	all           []Bucket
 	bucketsAt     time.Time
 	bucketsUnread string
@@ -176,7 +182,7 @@ type reader struct {
 
 // account reads what is known of all keys, and returns the ARNs of those to be read.
 func (r *reader) account(ctx context.Context) (arns []string, err error) {
-	r.aliases, r.buckets = map[string][]inventory.Alias{}, map[string][]string{}
+	r.aliases, r.buckets = map[string][]inventory.Alias{}, map[string]Buckets{}
 	all, err := r.Facts.Aliases(ctx)
 	if err != nil {
 		return nil, err
@@ -212,14 +218,20 @@ func (r *reader) account(ctx context.Context) (arns []string, err error) {
 	r.bucketsAt, r.bucketsUnread = now(), unreadBuckets(err)
 	r.all = make([]Bucket, 0, len(buckets))
 	for _, b := range buckets {
-		r.all = append(r.all, Bucket{b.Name, b.KMS, cmp.Or(b.DefaultKeyARN, b.DefaultKey), r.bucketsAt})
+		off := b.KMS && !b.BucketKey && !b.DSSE
+		r.all = append(r.all, Bucket{b.Name, b.KMS, cmp.Or(b.DefaultKeyARN, b.DefaultKey), r.bucketsAt, off})
 		key := b.DefaultKeyARN
 		if i := slices.IndexFunc(all, func(a inventory.Alias) bool { return a.Name == b.DefaultKey || a.ARN == b.DefaultKey }); key == "" && i >= 0 {
 			key = all[i].TargetKeyARN // it may not be described, and is listed all the same
 		}
 		switch {
 		case key != "":
-			r.buckets[key] = append(r.buckets[key], b.Name)
+			of := r.buckets[key]
+			of.Names = append(of.Names, b.Name)
+			if off {
+				of.BucketKeysOff = append(of.BucketKeysOff, b.Name)
+			}
+			r.buckets[key] = of
 		case b.DefaultKey != "" && b.DefaultAlias == "" && !b.DefaultKeyGone && r.bucketsUnread == "":
 			r.bucketsUnread = fmt.Sprintf("bucket %s names %s, and which key that is may not be looked up", b.Name, b.DefaultKey)
 		}
@@ -282,7 +294,8 @@ func (r *reader) key(ctx context.Context, arn string) (k Key, there bool) {
 	if r.Resources != nil {
 		k.Dependents = &Dependents{Read{r.resources.At.UTC().Round(0), r.resources.Why()}, r.resources.ByKey[arn]}
 	}
-	k.Buckets = Buckets{Read{r.bucketsAt, r.bucketsUnread}, r.buckets[arn]}
+	k.Buckets = r.buckets[arn]
+	k.Buckets.Read = Read{r.bucketsAt, r.bucketsUnread}
 	if k.Manager == "AWS" {
 		r.managedByAWS(ctx, &k)
 		return k, true
@@ -402,6 +415,9 @@ func (r *reader) lastUse(f posture.Fact[inventory.Usage], keyARN string) LastUse
 	}
 	if !u.At.IsZero() {
 		out.Used, out.Operation = &u.At, u.Operation
+	}
+	if days, ok := out.record().UnusedDays(); ok {
+		out.UnusedDays = &days
 	}
 	return out
 }

@@ -55,6 +55,9 @@ func (k Key) Rows() []Row {
 		buckets = append(buckets[:len(buckets):len(buckets)], notKnown(k.Buckets.Read))
 	}
 	add("buckets", orNone(buckets)...)
+	if off := k.Buckets.BucketKeysOff; len(off) > 0 {
+		add("bucket keys off", off...)
+	}
 	if k.Dependents != nil {
 		add("resources", orNone(k.Dependents.texts())...)
 	}

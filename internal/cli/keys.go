@@ -20,7 +20,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
-const keysAbout = `Lists every key of the account and Region with what is known of it, the most dangerous first: aliases, state, rotation, what is found in the policy, grants to other accounts, buckets that encrypt with it by default, exemptions. It changes no key.
+const keysAbout = `Lists every key of the account and Region with what is known of it, the most dangerous first: aliases, state, rotation, what is found in the policy, grants to other accounts, buckets that encrypt with it by default and which of them have bucket keys off, exemptions. It changes no key.
 
 Give it the fleet's variables: keys are judged by CMKEEPER_TRUSTED_ACCOUNTS, ROTATION_PERIOD_DAYS and the like, and STATE_BUCKET is asked whether a deletion was approved. What cannot be read is shown as not known, with the reason.
 

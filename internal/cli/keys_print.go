@@ -37,14 +37,17 @@ func keyColumns(o keylist.Options, keys []keylist.Key) []keyColumn {
 		{"POLICY", 3, policyCell},
 		{"GRANTS", 4, grantsCell},
 		{"BUCKETS", 5, bucketsCell},
-		{"KIND", 6, kindText},
-		{"AGE", 7, ageCell},
+		{"KIND", 8, kindText},
+		{"AGE", 9, ageCell},
+	}
+	if slices.ContainsFunc(keys, func(k keylist.Key) bool { return len(k.Buckets.BucketKeysOff) > 0 }) {
+		columns = slices.Insert(columns, 7, keyColumn{"BK OFF", 7, bucketKeysCell})
 	}
 	switch {
 	case o.Unused > 0:
-		columns = slices.Insert(columns, 3, keyColumn{"LAST USE", 1, useCell})
+		columns = slices.Insert(columns, 3, keyColumn{"UNUSED", 1, unusedCell})
 	case slices.ContainsFunc(keys, func(k keylist.Key) bool { return k.LastUse.Record != nil }):
-		columns = append(columns, keyColumn{"LAST USE", 8, useCell})
+		columns = slices.Insert(columns, len(columns)-2, keyColumn{"UNUSED", 6, unusedCell})
 	}
 	return columns
 }
@@ -186,6 +189,12 @@ func printTotals(w io.Writer, l keylist.List, width int) {
 	for _, fact := range slices.Sorted(maps.Keys(count)) {
 		fmt.Fprint(w, wrapTo(width, fmt.Sprintf("Not known: %s of %d keys, the first because: %s", fact, count[fact], alert.Escape(why[fact])), "", "  "))
 	}
+	if slices.ContainsFunc(l.Keys, func(k keylist.Key) bool { return strings.HasSuffix(unusedCell(k), "*") }) {
+		fmt.Fprint(w, wrapTo(width, "UNUSED with * is by the record of a former reading, when that was made. Name a key, or use --unused, to read it now.", "", "  "))
+	}
+	if text := l.BucketKeys.Text(); text != "" {
+		fmt.Fprint(w, wrapTo(width, text, "", "  "))
+	}
 	for _, text := range l.NotKnown {
 		fmt.Fprint(w, wrapTo(width, "Not known: "+alert.Escape(text), "", "  "))
 	}
@@ -285,21 +294,36 @@ func ageCell(k keylist.Key) string {
 	return fmt.Sprintf("%dd", k.AgeDays)
 }
 
-func useCell(k keylist.Key) string {
-	u := k.LastUse
+func bucketKeysCell(k keylist.Key) string {
+	n := len(k.Buckets.BucketKeysOff)
 	switch {
-	case !u.Known() && u.Record == nil:
-		return "?"
-	case !u.Known():
-		used := "none"
-		if !u.Record.Used.IsZero() {
-			used = u.Record.Used.UTC().Format(time.DateOnly)
-		}
-		return used + " as of " + u.Record.At.UTC().Format(time.DateOnly)
-	case u.Used != nil:
-		return u.Used.UTC().Format(time.DateOnly)
+	case !k.Buckets.Known():
+		return fmt.Sprintf("%d?", n)
+	case n == 0:
+		return "-"
 	}
-	return "none"
+	return fmt.Sprint(n)
+}
+
+// unusedCell is for how many days the key was not used; with "*" by the record where that
+// was not read, ">" where no use is known and KMS has recorded for so many days.
+func unusedCell(k keylist.Key) string {
+	u := k.LastUse
+	days := func(n int, used bool) string {
+		if used {
+			return fmt.Sprintf("%dd", n)
+		}
+		return fmt.Sprintf(">%dd", n)
+	}
+	if u.UnusedDays != nil {
+		return days(*u.UnusedDays, u.Used != nil)
+	}
+	if u.Record != nil && !u.Known() {
+		if n, ok := u.Record.UnusedDays(); ok {
+			return days(n, !u.Record.Used.IsZero()) + "*"
+		}
+	}
+	return "?"
 }
 
 func tagsText(k keylist.Key) string {

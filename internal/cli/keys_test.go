@@ -3,9 +3,11 @@ package cli
 import (
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -85,7 +87,7 @@ func TestKeysCommand(t *testing.T) {
 		}
 	}
 	var wide strings.Builder
-	if err := printKeys(&wide, listed, 200, keylist.Options{}); err != nil || !strings.Contains(wide.String(), "LAST USE") || strings.Count(wide.String(), "none as of 20") != 2 {
+	if err := printKeys(&wide, listed, 200, keylist.Options{}); err != nil || !strings.Contains(wide.String(), "UNUSED") || strings.Count(wide.String(), ">0d*") != 2 || strings.Contains(wide.String(), "BK OFF") {
 		t.Errorf("%v, of last uses:\n%s", err, wide.String())
 	}
 	a.deny(administrator, "s3:PutObject")
@@ -107,6 +109,52 @@ func TestKeysUsage(t *testing.T) {
 			t.Errorf("%q: exit code %d: %s", args, code, errs.String())
 		}
 	}
+}
+
+// TestKeysColumns shows for how long keys were not used, and buckets without bucket keys,
+// in lines of 80 characters.
+func TestKeysColumns(t *testing.T) {
+	read := keylist.Read{At: time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)}
+	used, days := read.At.Add(-45*24*time.Hour), 45
+	key := func(alias string, use keylist.LastUse, off ...string) keylist.Key {
+		return keylist.Key{Aliases: []string{alias}, State: "Enabled", Judged: true, Manager: "CUSTOMER", Described: read, Spec: "SYMMETRIC_DEFAULT", Origin: "AWS_KMS",
+			LastUse: use, Buckets: keylist.Buckets{Read: read, Names: off, BucketKeysOff: off}}
+	}
+	l := keylist.List{Account: "111122223333", Region: "eu-central-1", BucketKeys: keylist.BucketKeys{Off: 2, USDPerMillion: 3, NotKnown: "nobody counts"}, Keys: []keylist.Key{
+		key("alias/used", keylist.LastUse{Read: read, Used: &used, UnusedDays: &days}, "a", "b"),
+		key("alias/never", keylist.LastUse{Read: read, Since: used, UnusedDays: &days}),
+		key("alias/recorded", keylist.LastUse{Read: keylist.Read{NotKnown: keylist.NotAsked}, Record: &keylist.UseRecord{At: read.At, Used: used}}),
+		key("alias/unknown", keylist.LastUse{Read: keylist.Read{NotKnown: "denied"}}),
+	}}
+	var narrow, wide strings.Builder
+	if err := errors.Join(printKeys(&narrow, l, 80, keylist.Options{}), printKeys(&wide, l, 160, keylist.Options{Unused: 1})); err != nil {
+		t.Fatal(err)
+	}
+	for alias, want := range map[string][2]string{
+		"alias/used": {" 45d ", " 2 "}, "alias/never": {" >45d ", " - "}, "alias/recorded": {" 45d* ", " - "}, "alias/unknown": {" ? ", " - "},
+	} {
+		at := strings.Index(wide.String(), alias+" ")
+		if at < 0 {
+			t.Fatalf("no %s in:\n%s", alias, wide.String())
+		}
+		if row, _, _ := strings.Cut(wide.String()[at:], "\n"); !strings.Contains(row, want[0]) || !strings.Contains(row, want[1]) {
+			t.Errorf("%q is without %q", row, want)
+		}
+	}
+	for _, want := range []string{"BK OFF", "UNUSED", "Bucket keys (BK) are off in 2 buckets", "$3.00 per million"} {
+		if !strings.Contains(wide.String(), want) {
+			t.Errorf("no %q in:\n%s", want, wide.String())
+		}
+	}
+	for line := range strings.Lines(narrow.String()) {
+		if utf8.RuneCountInString(strings.TrimRight(line, "\n")) > 80 {
+			t.Errorf("more than 80 characters: %s", line)
+		}
+	}
+	if header, _, _ := strings.Cut(narrow.String(), "\n"); !strings.Contains(header, "UNUSED") {
+		t.Errorf("80 characters have no room for what counts:\n%s", narrow.String())
+	}
+	t.Logf("\n%s", narrow.String())
 }
 
 // TestKeysFitATerminal: no line of the table is longer than the terminal, also where names

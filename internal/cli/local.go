@@ -2,11 +2,19 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 )
 
@@ -19,7 +27,7 @@ type localCommand struct {
 func newLocalCommand(p *process) *cobra.Command {
 	var c localCommand
 	command := &cobra.Command{
-		Use: "local", Short: "Run an AWS in this process with a worker beside it, to play with through the AWS CLI", Args: cobra.NoArgs,
+		Use: "local", Short: "Run an AWS in this process with a worker beside it, to play with through the AWS CLI", Long: localAbout, Args: cobra.NoArgs,
 		RunE: p.action(c.run),
 	}
 	flags := command.Flags()
@@ -36,11 +44,19 @@ func newLocalCommand(p *process) *cobra.Command {
 	return command
 }
 
-const localIntroduction = `KMS, SQS, SNS, EventBridge, CloudTrail, STS, S3 and a little of EC2 and RDS are at %[1]s, and %[2]s.
-In another terminal:
+const localAbout = `Runs an AWS in this process and a worker beside it, says what to try, and prints the alerts as text, on standard output. What the worker does is logged on standard error.
 
-  export AWS_ENDPOINT_URL=%[1]s AWS_DEFAULT_REGION=%[3]s AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
+CMKEEPER_ variables change the worker's settings, but for those that name the queues, the topic and the state bucket:
 
+  CMKEEPER_POLICY_MODE=observe CMKEEPER_CONTAIN_MODE=enforce cmkeeper local
+
+With --no-worker it prints the environment for "cmkeeper worker" in another terminal.`
+
+const localIntroduction = `KMS, SQS, SNS, EventBridge, CloudTrail, STS, S3 and a little of EC2 and RDS are at %[1]s.
+%[2]s
+In another terminal, for the AWS CLI and cmkeeper's commands:
+
+%[3]s
   # rotation is switched off …
   aws kms disable-key-rotation --key-id %[5]s
   aws kms get-key-rotation-status --key-id %[5]s
@@ -53,11 +69,89 @@ In another terminal:
   aws kms update-alias --alias-name %[4]s --target-key-id KEY-ID-OF-THE-LINE-BEFORE
   aws s3api head-object --bucket %[7]s --key reports/00.txt --query SSEKMSKeyId
 
-  # the alerts
-  aws sqs receive-message --endpoint-url %[1]s --queue-url %[9]s --max-number-of-messages 10 --query 'Messages[].Body'
+The alerts are printed here as text. They are in a queue, too, as JSON:
+
+  aws sqs receive-message --queue-url %[9]s --max-number-of-messages 10 --query 'Messages[].Body'
 
 Ctrl-C stops it; nothing is kept.%[10]s
 `
+
+// localResources are the variables that name what the sandbox has made.
+var localResources = []string{"EVENTS_QUEUE_URL", "JOBS_QUEUE_URL", "ALERT_TOPIC_ARN", "STATE_BUCKET"}
+
+// localEnvironment returns the variables of a worker beside the sandbox: its defaults, and
+// over them those of the process. An error names each variable of the process that would
+// lead the worker away from the sandbox.
+func localEnvironment(defaults, process map[string]string) (map[string]string, error) {
+	environment := maps.Clone(defaults)
+	var problems []error
+	for _, name := range slices.Sorted(maps.Keys(process)) {
+		value := process[name]
+		short, ours := strings.CutPrefix(name, envPrefix)
+		switch {
+		case !ours || value == "":
+		case slices.Contains(localResources, short) && value != defaults[name]:
+			problems = append(problems, fmt.Errorf("%s=%q: cmkeeper local makes its own queues, topic and state bucket: unset the variable", name, value))
+		default:
+			environment[name] = value
+		}
+	}
+	return environment, errors.Join(problems...)
+}
+
+// exports returns lines for a shell that export the variables.
+func exports(environment map[string]string, names ...string) string {
+	var b strings.Builder
+	for _, name := range names {
+		value := environment[name]
+		if !only(value, word+"-.:/=@%+,") {
+			value = "'" + strings.ReplaceAll(value, "'", `'\''`) + "'"
+		}
+		b.WriteString("  export " + name + "=" + value + "\n")
+	}
+	return b.String()
+}
+
+// awsExports exports where the sandbox is, for whoever has the access key.
+func awsExports(endpoint, accessKey string) string {
+	return fmt.Sprintf("  export AWS_ENDPOINT_URL=%s AWS_DEFAULT_REGION=%s AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=test\n", endpoint, sandbox.Region, accessKey)
+}
+
+// beside says what the worker beside the sandbox does, and how to change that.
+func beside(c Config, environment, defaults map[string]string) string {
+	var changed []string
+	for _, name := range slices.Sorted(maps.Keys(environment)) {
+		if environment[name] != defaults[name] {
+			changed = append(changed, name)
+		}
+	}
+	text := fmt.Sprintf("A worker runs beside them: rotation %s, policy %s, deletion %s, reencrypt %s, contain %s.\n",
+		c.RotationMode, c.PolicyMode, c.DeletionMode, c.ReencryptMode, c.ContainMode)
+	if len(changed) > 0 {
+		return text + "Not the defaults: " + strings.Join(changed, ", ") + "."
+	}
+	return text + "Variables change its settings, such as CMKEEPER_POLICY_MODE=observe cmkeeper local."
+}
+
+// elsewhere says how to run a worker in another process.
+func elsewhere(endpoint string, environment map[string]string) string {
+	return "No worker runs beside them. In another terminal, for each worker:\n\n" + awsExports(endpoint, sandbox.WorkerKey) +
+		exports(environment, slices.Sorted(maps.Keys(environment))...) + "  cmkeeper worker\n"
+}
+
+// screen is a message of the topic as it is printed: an alert as text, anything else as it
+// is, with what a terminal acts on escaped.
+func screen(body string) string {
+	var a alert.Alert
+	if err := json.Unmarshal([]byte(body), &a); err == nil && a.ID != "" {
+		return a.Text()
+	}
+	var b strings.Builder
+	for line := range strings.Lines(body) {
+		b.WriteString(alert.Escape(strings.TrimSuffix(line, "\n")) + "\n")
+	}
+	return b.String()
+}
 
 // address returns an error unless the address is one that only this machine reaches, or
 // others may.
@@ -86,32 +180,69 @@ func (c *localCommand) run(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	environment := box.WorkerEnvironment("*")
-	environment["CMKEEPER_LOG_FORMAT"] = "text"
-	environment["CMKEEPER_DRAIN_TIMEOUT"] = "0s" // the queues end with this process: there is nothing to drain for
-	if addr := p.environment[envPrefix+"HTTP_ADDR"]; addr != "" {
-		environment["CMKEEPER_HTTP_ADDR"] = addr // where the image's health check asks
+	// The story begins with the worker: it is told nothing of how the resources were made.
+	for bodies := []string{""}; len(bodies) > 0; {
+		if bodies, err = box.Receive(ctx, box.EventsQueue, 0); err != nil {
+			return err
+		}
 	}
-	beside, log := "a worker that enforces everything runs beside them", " What the worker does is logged here:\n"
-	switch {
-	case c.observe:
-		beside = "a worker that observes everything runs beside them"
+	alerts, err := box.Subscribe(ctx, "cmkeeper-alert-screen")
+	if err != nil {
+		return err
+	}
+	defaults := box.WorkerEnvironment("*")
+	defaults[envPrefix+"LOG_FORMAT"] = "text"
+	if !c.noWork {
+		defaults[envPrefix+"DRAIN_TIMEOUT"] = "0s" // the queues end with this process: there is nothing to drain for
+	}
+	environment, err := localEnvironment(defaults, p.environment)
+	if err != nil {
+		return usageError{err}
+	}
+	if c.observe {
 		observeOnly(environment)
-	case c.noWork:
-		beside, log = "no worker runs beside them", ""
 	}
 	config, err := LoadConfig(ctx, environment)
 	if err != nil {
 		return usageError{err}
 	}
 	tell := func() {
-		fmt.Fprintf(p.stdout, localIntroduction, box.Endpoint, beside, sandbox.Region, playground.Alias, playground.Key, playground.NextKey, playground.Bucket, sandbox.Account, box.Inbox, log)
+		worker, log := beside(config, environment, defaults), " What the worker does is logged on standard error.\n"
+		if c.noWork {
+			// Here the address is this process's.
+			environment[envPrefix+"HTTP_ADDR"] = defaults[envPrefix+"HTTP_ADDR"]
+			worker, log = elsewhere(box.Endpoint, environment), ""
+		}
+		var resources []string
+		for _, name := range localResources {
+			resources = append(resources, envPrefix+name)
+		}
+		fmt.Fprintf(p.stdout, localIntroduction, box.Endpoint, worker, awsExports(box.Endpoint, "test")+exports(environment, resources...),
+			playground.Alias, playground.Key, playground.NextKey, playground.Bucket, sandbox.Account, box.Inbox, log)
 	}
-	if c.noWork {
-		return c.serve(ctx, config.HTTPAddr, tell)
-	}
-	tell()
-	return fleetMember{config: config, aws: box.Config(sandbox.WorkerKey), log: config.logger(p.stderr)}.run(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if c.noWork {
+			return c.serve(ctx, config.HTTPAddr, tell)
+		}
+		tell()
+		return fleetMember{config: config, aws: box.Config(sandbox.WorkerKey), log: config.logger(p.stderr)}.run(ctx)
+	})
+	g.Go(func() error {
+		for {
+			bodies, err := box.Receive(ctx, alerts, 20*time.Second)
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			for _, body := range bodies {
+				fmt.Fprintf(p.stdout, "\n%s", screen(body))
+			}
+		}
+	})
+	return g.Wait()
 }
 
 // serve answers health checks until the context is cancelled.

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -19,6 +20,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
 		_ = os.Unsetenv(asCommand)
 		os.Exit(Main(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400) // a whole account for each test: most of what it allocates is garbage soon
 	}
 	os.Exit(m.Run())
 }

@@ -197,7 +197,6 @@ func (s *Sandbox) create(ctx context.Context) error {
 	queue("cmkeeper-jobs-dlq", "30", "", "", false)
 	s.EventsQueue = queue("cmkeeper-events", "60", "arn:aws:events"+arnPrefix+"rule/cmkeeper-*", "events.amazonaws.com", true)
 	s.JobsQueue = queue("cmkeeper-jobs", "120", "", "", true)
-	s.Inbox = queue("cmkeeper-alert-inbox", "30", "arn:aws:sns"+arnPrefix+"cmkeeper-alerts", "sns.amazonaws.com", false)
 	if err != nil {
 		return err
 	}
@@ -207,11 +206,8 @@ func (s *Sandbox) create(ctx context.Context) error {
 		return fmt.Errorf("create topic: %w", err)
 	}
 	s.Topic = aws.ToString(topic.TopicArn)
-	if _, err := topics.Subscribe(ctx, &sns.SubscribeInput{
-		TopicArn: topic.TopicArn, Protocol: aws.String("sqs"), Endpoint: aws.String("arn:aws:sqs" + arnPrefix + "cmkeeper-alert-inbox"),
-		Attributes: map[string]string{"RawMessageDelivery": "true"},
-	}); err != nil {
-		return fmt.Errorf("subscribe the inbox: %w", err)
+	if s.Inbox, err = s.Subscribe(ctx, "cmkeeper-alert-inbox"); err != nil {
+		return err
 	}
 
 	for _, rule := range []map[string]string{
@@ -250,9 +246,34 @@ func (s *Sandbox) create(ctx context.Context) error {
 // Alerts receives what has arrived in the inbox, waiting up to wait for the
 // first one, and removes it there. The bodies are cmkeeper.alert.v1 documents.
 func (s *Sandbox) Alerts(ctx context.Context, wait time.Duration) ([]string, error) {
+	return s.Receive(ctx, s.Inbox, wait)
+}
+
+// Subscribe creates a queue that gets the messages of the topic from now on, as the inbox
+// does, and returns its URL.
+func (s *Sandbox) Subscribe(ctx context.Context, name string) (url string, err error) {
+	cfg := s.Config("sandbox")
+	queue, err := sqs.NewFromConfig(cfg).CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: &name, Attributes: map[string]string{
+		"VisibilityTimeout": "30", "Policy": sendPolicy("sns.amazonaws.com", "arn:aws:sqs"+arnPrefix+name, s.Topic),
+	}})
+	if err != nil {
+		return "", fmt.Errorf("create queue %s: %w", name, err)
+	}
+	if _, err := sns.NewFromConfig(cfg).Subscribe(ctx, &sns.SubscribeInput{
+		TopicArn: &s.Topic, Protocol: aws.String("sqs"), Endpoint: aws.String("arn:aws:sqs" + arnPrefix + name),
+		Attributes: map[string]string{"RawMessageDelivery": "true"},
+	}); err != nil {
+		return "", fmt.Errorf("subscribe the queue %s: %w", name, err)
+	}
+	return aws.ToString(queue.QueueUrl), nil
+}
+
+// Receive receives from a queue, waiting up to wait for the first message, deletes what it
+// received, and returns the bodies.
+func (s *Sandbox) Receive(ctx context.Context, queue string, wait time.Duration) ([]string, error) {
 	client := sqs.NewFromConfig(s.Config("sandbox"))
 	out, err := client.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
-		QueueUrl: &s.Inbox, MaxNumberOfMessages: 10, WaitTimeSeconds: int32(wait.Round(time.Second) / time.Second),
+		QueueUrl: &queue, MaxNumberOfMessages: 10, WaitTimeSeconds: int32(wait.Round(time.Second) / time.Second),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("receive alerts: %w", err)
@@ -266,7 +287,7 @@ func (s *Sandbox) Alerts(ctx context.Context, wait time.Duration) ([]string, err
 		entries = append(entries, sqstypes.DeleteMessageBatchRequestEntry{Id: m.MessageId, ReceiptHandle: m.ReceiptHandle})
 	}
 	if len(entries) > 0 {
-		deleted, err := client.DeleteMessageBatch(ctx, &sqs.DeleteMessageBatchInput{QueueUrl: &s.Inbox, Entries: entries})
+		deleted, err := client.DeleteMessageBatch(ctx, &sqs.DeleteMessageBatchInput{QueueUrl: &queue, Entries: entries})
 		if err == nil && len(deleted.Failed) > 0 {
 			err = errors.New(aws.ToString(deleted.Failed[0].Message))
 		}

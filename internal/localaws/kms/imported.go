@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"hash"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
@@ -72,7 +73,7 @@ func getParametersForImport(c *call, in *getParametersForImportInput) (getParame
 	default:
 		return out, unsupported("localaws does not model the wrapping algorithm %s", in.WrappingAlgorithm)
 	}
-	if token.private, err = c.wrappingKey(in.WrappingKeySpec); err != nil {
+	if token.private, err = wrappingKey(in.WrappingKeySpec); err != nil {
 		return out, err
 	}
 	public, err := x509.MarshalPKIXPublicKey(&token.private.PublicKey)
@@ -84,21 +85,25 @@ func getParametersForImport(c *call, in *getParametersForImportInput) (getParame
 	return getParametersForImportOutput{KeyID: k.arn, ImportToken: id, PublicKey: public, ParametersValidTo: timestamp(token.expires)}, nil
 }
 
-// wrappingKey returns the service's RSA key of the size. AWS makes one for each
-// import; one for all is not told apart and keeps imports fast.
-func (s *Service) wrappingKey(spec string) (*rsa.PrivateKey, error) {
+// wrappingKeys are RSA keys by their size, which all accounts of the process share. AWS makes
+// one for each import; one for all is not told apart and keeps imports fast.
+var wrappingKeys sync.Map
+
+// wrappingKey returns the RSA key of a size.
+func wrappingKey(spec string) (*rsa.PrivateKey, error) {
 	bits := map[string]int{"RSA_2048": 2048, "RSA_3072": 3072, "RSA_4096": 4096}[spec]
 	if bits == 0 {
 		return nil, unsupported("localaws does not model the wrapping key %s", spec)
 	}
-	if s.wrapping[spec] == nil {
-		private, err := rsa.GenerateKey(rand.Reader, bits)
-		if err != nil {
-			return nil, err
-		}
-		s.wrapping[spec] = private
+	if made, ok := wrappingKeys.Load(spec); ok {
+		return made.(*rsa.PrivateKey), nil
 	}
-	return s.wrapping[spec], nil
+	private, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		return nil, err
+	}
+	made, _ := wrappingKeys.LoadOrStore(spec, private)
+	return made.(*rsa.PrivateKey), nil
 }
 
 type importKeyMaterialInput struct {

@@ -16,7 +16,6 @@ package kms
 
 import (
 	"context"
-	"crypto/rsa"
 	"net/http"
 	"sync"
 	"time"
@@ -43,7 +42,6 @@ type Service struct {
 	keys      map[string]*key   // by key id
 	aliases   map[string]*alias // by name
 	stores    map[string]*keyStore
-	wrapping  map[string]*rsa.PrivateKey
 	due       time.Time   // when advance has something to do next; zero for never
 	timer     *time.Timer // wakes advance then
 	closed    bool
@@ -53,13 +51,12 @@ type Service struct {
 // New returns a KMS without keys.
 func New(c Config) *Service {
 	s := &Service{
-		account:  c.Account,
-		region:   c.Region,
-		trail:    c.Trail,
-		keys:     map[string]*key{},
-		aliases:  map[string]*alias{},
-		stores:   map[string]*keyStore{},
-		wrapping: map[string]*rsa.PrivateKey{},
+		account: c.Account,
+		region:  c.Region,
+		trail:   c.Trail,
+		keys:    map[string]*key{},
+		aliases: map[string]*alias{},
+		stores:  map[string]*keyStore{},
 	}
 	if s.trail == nil {
 		s.trail = trail.New(trail.Config{})
