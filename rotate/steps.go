@@ -241,7 +241,19 @@ func (w *work) pointAliases(ctx context.Context, from, to string) (string, error
 			break
 		}
 	}
-	return fmt.Sprintf("Key %s has %s.", to, strings.Join(w.Aliases, ", ")), nil
+	which := "the new key"
+	if to == w.Old {
+		which = "the old key again"
+	}
+	return fmt.Sprintf("%s now to %s.", points(w.Aliases), which), nil
+}
+
+// points returns aliases as the subject of a sentence, with its verb.
+func points(aliases []string) string {
+	if len(aliases) == 1 {
+		return aliases[0] + " points"
+	}
+	return strings.Join(aliases, ", ") + " point"
 }
 
 // target returns the ARN of the key that an alias points to, "" where there is no such alias.
@@ -327,7 +339,7 @@ func (w *work) moveData(ctx context.Context, from, to string, of func(*Record) [
 // follow looks at a job until it is complete. One that a person has cancelled is ordered
 // anew by the next resume.
 func (w *work) follow(ctx context.Context, i int, m Move, set func(int, func(*Move)) error) (reencrypt.Status, error) {
-	for {
+	for pause := firstLook; ; pause = min(2*pause, followEvery) {
 		s, err := w.Mover.Status(ctx, m.Job)
 		if err != nil {
 			return s, err
@@ -345,7 +357,7 @@ func (w *work) follow(ctx context.Context, i int, m Move, set func(int, func(*Mo
 			return s, errors.Join(fmt.Errorf("job %s of bucket %s was %s; resume to start it again, or abort", m.Job, m.Bucket, s.State), err)
 		case reencrypt.StateRunning, reencrypt.StatePaused:
 		}
-		if err := sleep(ctx, followEvery); err != nil {
+		if err := sleep(ctx, pause); err != nil {
 			return s, err
 		}
 	}
@@ -531,14 +543,14 @@ func (w *work) disableNewKey(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if !key.Enabled() {
-		return "The new key " + w.New + " is " + key.State + ".", nil
+		return "The new key is " + key.State + ".", nil
 	}
 	if due := latest(w.undone(), key.Created).Add(unusedBeforeDisable); w.Store.Now().Before(due) {
-		return "", w.wait(ctx, due, fmt.Sprintf("The new key %s must not have been used for a day before it is disabled. Resume after %s.", w.New, clock(due)))
+		return "", w.wait(ctx, due, fmt.Sprintf("The new key must not have been used for a day before it is disabled. Resume after %s.", clock(due)))
 	}
 	if used, err := w.Facts.LastUsage(ctx, w.New); err == nil && w.Store.Now().Before(used.At.Add(unusedBeforeDisable)) {
 		due := used.At.Add(unusedBeforeDisable)
-		return "", w.wait(ctx, due, fmt.Sprintf("The new key %s was last used by %s, and must not have been used for a day. Resume after %s.", w.New, used, clock(due)))
+		return "", w.wait(ctx, due, fmt.Sprintf("The new key was last used by %s, and must not have been used for a day before it is disabled. Resume after %s.", used, clock(due)))
 	}
 	r, err := w.check(ctx, w.New, unusedBeforeDisable, nil)
 	if err != nil {
@@ -548,10 +560,10 @@ func (w *work) disableNewKey(ctx context.Context) (string, error) {
 		if err := retire.Disable(ctx, w.KMS, w.Store, w.New, w.Rotator.By); err != nil {
 			return "", permission(err, "kms:DisableKey")
 		}
-		return "The new key " + w.New + " is disabled: nothing was found on it.", w.save(ctx, func(rec *Record) { rec.Left = nil })
+		return "The new key is disabled: nothing was found under it, it has no grants, and it was not used for a day.", w.save(ctx, func(rec *Record) { rec.Left = nil })
 	}
 	left := leftOf(r)
-	return fmt.Sprintf("The new key %s stays enabled: %s may need it.", w.New, whole(len(left), "thing")), w.save(ctx, func(rec *Record) { rec.Left = left })
+	return fmt.Sprintf("The new key stays enabled: %s may need it.", whole(len(left), "thing")), w.save(ctx, func(rec *Record) { rec.Left, rec.Notes = left, r.Notes })
 }
 
 // undone is when the last step of an abort before this one was done.
