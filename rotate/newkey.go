@@ -209,11 +209,11 @@ func (w *work) createKey(ctx context.Context) (string, error) {
 	case err != nil:
 		return "", err
 	case created.State == string(types.KeyStatePendingImport):
-		return "", w.wait(ctx, time.Time{}, "The new key "+w.New+" has no material yet: import it (aws kms get-parameters-for-import, aws kms import-key-material), and then resume.")
+		return "", w.wait(ctx, time.Time{}, "The new key has no material yet. Import it (aws kms get-parameters-for-import, aws kms import-key-material), and then resume.")
 	case !created.Enabled():
 		return "", fmt.Errorf("the new key %s is %s", w.New, created.State)
 	}
-	return "The new key is " + w.New + ".", nil
+	return "The new key is enabled, with the old key's policy, tags and settings.", nil
 }
 
 // awaitNew waits until KMS shows the new key, which may take a while.

@@ -80,8 +80,9 @@ const (
 	// eventually consistent, "typically" for less than seconds and at most for minutes
 	// (KMS Developer Guide, "KMS eventual consistency").
 	settles = 5 * time.Minute
-	// followEvery is how often a job is looked at.
-	followEvery = 2 * time.Second
+	// firstLook is how long after its start a job is looked at again, followEvery how
+	// often in the end: most jobs are small.
+	firstLook, followEvery = 50 * time.Millisecond, 2 * time.Second
 	// maxRounds bounds how often data that is found late is moved, too.
 	maxRounds = 3
 	// unusedBeforeDisable is how long the new key of an abort must not have been used.
@@ -172,7 +173,7 @@ func (r *Rotator) Resume(ctx context.Context, name string, until Step) (Record, 
 	}
 	return r.work(ctx, rec, until, func(rec *Record) {
 		if rec.State == StateAborted { // what is on the new key may be gone by now
-			rec.State, rec.Step, rec.Left = StateAborting, StepDisableNewKey, nil
+			rec.State, rec.Step, rec.Left, rec.Notes = StateAborting, StepDisableNewKey, nil, nil
 		}
 	})
 }
@@ -200,7 +201,7 @@ func (r *Rotator) Abort(ctx context.Context, name string, leaveData bool) (Recor
 	}
 	return r.work(ctx, rec, "", func(rec *Record) {
 		if rec.State != StateAborting {
-			rec.State, rec.Step, rec.Left = StateAborting, StepRestoreAliases, nil
+			rec.State, rec.Step, rec.Left, rec.Notes = StateAborting, StepRestoreAliases, nil, nil
 		}
 		rec.Options.LeaveData = rec.Options.LeaveData || leaveData
 	})

@@ -275,7 +275,19 @@ func (w *work) pointAliases(ctx context.Context, from, to string, elsewhere func
 	if len(there) == 0 {
 		return "", nil
 	}
-	return fmt.Sprintf("Key %s has %s.", to, strings.Join(there, ", ")), nil
+	which := "the new key"
+	if to == w.Old {
+		which = "the old key again"
+	}
+	return fmt.Sprintf("%s now to %s.", points(there), which), nil
+}
+
+// points returns aliases as the subject of a sentence, with its verb.
+func points(aliases []string) string {
+	if len(aliases) == 1 {
+		return aliases[0] + " points"
+	}
+	return strings.Join(aliases, ", ") + " point"
 }
 
 // target returns the ARN of the key that an alias points to, "" where there is no such alias.
@@ -361,7 +373,7 @@ func (w *work) moveData(ctx context.Context, from, to string, of func(*Record) [
 // follow looks at a job until it is complete. One that a person has cancelled is ordered
 // anew by the next resume.
 func (w *work) follow(ctx context.Context, i int, m Move, set func(int, func(*Move)) error) (reencrypt.Status, error) {
-	for {
+	for pause := firstLook; ; pause = min(2*pause, followEvery) {
 		s, err := w.Mover.Status(ctx, m.Job)
 		if err != nil {
 			return s, err
@@ -379,7 +391,7 @@ func (w *work) follow(ctx context.Context, i int, m Move, set func(int, func(*Mo
 			return s, errors.Join(fmt.Errorf("job %s of bucket %s was %s; resume to start it again, or abort", m.Job, m.Bucket, s.State), err)
 		case reencrypt.StateRunning, reencrypt.StatePaused:
 		}
-		if err := sleep(ctx, followEvery); err != nil {
+		if err := sleep(ctx, pause); err != nil {
 			return s, err
 		}
 	}
@@ -554,7 +566,7 @@ func (w *work) restoreData(ctx context.Context) (string, error) {
 	case !slices.ContainsFunc(w.Done, func(d Done) bool { return d.Step == StepCreateKey }):
 		return "No data was moved.", nil
 	case !key.Enabled():
-		return "", w.wait(ctx, time.Time{}, fmt.Sprintf("The new key %s is %s, and what is under it cannot be moved back. Make it usable (aws kms cancel-key-deletion, aws kms enable-key), and then resume.", w.New, key.State))
+		return "", w.wait(ctx, time.Time{}, fmt.Sprintf("The new key is %s, and what is under it cannot be moved back. Make it usable (aws kms cancel-key-deletion, aws kms enable-key), and then resume.", key.State))
 	}
 	if w.Back == nil {
 		// Whatever is under the new key is there because the aliases moved.
@@ -600,23 +612,23 @@ func (w *work) disableNewKey(ctx context.Context) (string, error) {
 	case !onIt && (w.Store.Now().Before(due) || !r.Free):
 		return "", w.waitUnused(ctx, due, last)
 	case onIt:
-		return fmt.Sprintf("The new key %s stays enabled: %s may need it.", w.New, whole(len(left), "thing")), w.save(ctx, func(rec *Record) { rec.Left = left })
+		return fmt.Sprintf("The new key stays enabled: %s may need it.", whole(len(left), "thing")), w.save(ctx, func(rec *Record) { rec.Left, rec.Notes = left, r.Notes })
 	}
 	if err := retire.Disable(ctx, w.KMS, w.Store, w.New, w.Rotator.By); err != nil {
 		return "", permission(err, "kms:DisableKey")
 	}
-	return "The new key " + w.New + " is disabled: nothing was found on it.", w.save(ctx, func(rec *Record) { rec.Left = nil })
+	return "The new key is disabled: nothing was found under it, it has no grants, and it was not used for a day.", w.save(ctx, func(rec *Record) { rec.Left = nil })
 }
 
 // waitUnused notes that the new key is disabled when it was not used for a day.
 func (w *work) waitUnused(ctx context.Context, due time.Time, used string) error {
-	return w.wait(ctx, due, fmt.Sprintf("The new key %s must not have been used for a day before it is disabled.%s Resume after %s.", w.New, used, clock(due)))
+	return w.wait(ctx, due, fmt.Sprintf("The new key must not have been used for a day before it is disabled.%s Resume after %s.", used, clock(due)))
 }
 
 // notEnabled says why the new key of an abort is not enabled. Where it was not this
 // rotation that disabled it, nothing is known of what is on it.
 func (w *work) notEnabled(ctx context.Context, key inventory.Key) (string, error) {
-	what := "The new key " + w.New + " is " + key.State
+	what := "The new key is " + key.State
 	approval, ok, err := retire.ReadApproval(ctx, w.Store, w.New)
 	switch {
 	case err != nil:

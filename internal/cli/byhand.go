@@ -48,7 +48,7 @@ func newByHand(ctx context.Context, p *process, settings Common, connections int
 // newByHandIn is newByHand for an account; where that is not "", STS is not asked for
 // it, and caller is "".
 func newByHandIn(ctx context.Context, p *process, settings Common, connections int, account string) (byHand, error) {
-	cfg, err := awsclient.Load(ctx, connections)
+	cfg, err := p.config(ctx, connections)
 	if err != nil {
 		return byHand{}, err
 	}
@@ -64,6 +64,14 @@ func newByHandIn(ctx context.Context, p *process, settings Common, connections i
 	}
 	b.facts = inventory.New(b.kms, b.s3, b.account, b.region)
 	return b, nil
+}
+
+// config is how a command calls AWS, with so many calls at once.
+func (p *process) config(ctx context.Context, connections int) (aws.Config, error) {
+	if p.aws != nil {
+		return *p.aws, nil
+	}
+	return awsclient.Load(ctx, connections)
 }
 
 // loadByHand reads Common and makes the clients for so many calls at once.

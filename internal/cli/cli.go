@@ -14,6 +14,7 @@ import (
 	"syscall"
 	_ "time/tzdata" // CMKEEPER_BUSINESS_HOURS names a zone, and an image may have none
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/alert"
@@ -36,6 +37,8 @@ Output goes to standard output, logs to standard error. Exit codes: 0 success, 1
 type process struct {
 	environment    map[string]string
 	stdout, stderr io.Writer
+	// aws is how commands that people run call AWS; nil: as the environment says.
+	aws *aws.Config
 	// ran: the command line was right, and a command has begun.
 	ran bool
 }

@@ -27,7 +27,7 @@ func newDemoCommand(p *process) *cobra.Command {
 
 // run plays the demo; a demo that does not end as it should fails the command.
 func (c *demoCommand) run(ctx context.Context, p *process) error {
-	o := demo.Options{Out: p.stdout, Worker: demoWorker(slog.New(slog.DiscardHandler))}
+	o := demo.Options{Out: p.stdout, Worker: demoWorker(slog.New(slog.DiscardHandler)), Command: demoOperator}
 	if c.verbose {
 		o.Worker = demoWorker(slog.New(eventlog.Handler(slog.NewTextHandler(p.stderr, nil))))
 	}
@@ -58,4 +58,10 @@ func demoWorker(log *slog.Logger) func(context.Context, map[string]string, aws.C
 		}
 		return fleetMember{config: c, aws: cfg, log: log, swept: ready}.run(ctx)
 	}
+}
+
+// demoOperator runs a command line as "cmkeeper" would for a person, on the environment
+// that it is given.
+func demoOperator(ctx context.Context, environment map[string]string, cfg aws.Config, stdout, stderr io.Writer, args ...string) error {
+	return newRootCommand(&process{environment: environment, stdout: stdout, stderr: stderr, aws: &cfg}, args).ExecuteContext(ctx)
 }

@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
@@ -18,6 +21,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/demo"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
+	"github.com/cmkeeper/cmkeeper/rotate"
 )
 
 // TestDemo plays the demo as a newcomer does.
@@ -33,6 +37,10 @@ func TestDemo(t *testing.T) {
 	r := summary.Reencryption
 	if !summary.OK || len(summary.Problems) > 0 || !summary.Rotation.Reenabled || !summary.Policy.Restored || summary.Rotation.PeriodDays != 180 ||
 		r.Moved < 2000 || r.Skipped == 0 || r.Refused != 1 || r.Failed != 0 {
+		t.Errorf("summary: %s", out.String())
+	}
+	second, abort := summary.Replacement, summary.Abort
+	if second.NewKeys != 1 || !second.OldEnabled || second.Moved < 150 || len(second.Left) != 2 || abort.Moved != second.Moved || abort.Restored != second.Moved || !strings.Contains(abort.Waits, "for a day") {
 		t.Errorf("summary: %s", out.String())
 	}
 }
@@ -95,6 +103,87 @@ func TestVerifierFindsOut(t *testing.T) {
 		return err
 	}
 
+	ledgerKeys := func(ctx context.Context, box *sandbox.Sandbox) (client *kms.Client, first, second string, err error) {
+		client = kms.NewFromConfig(box.Config("operator"))
+		// The first key is the one under which the locked object has stayed.
+		head, err := awsclient.S3(box.Config("operator"), nil).HeadObject(ctx, &s3.HeadObjectInput{Bucket: aws.String("demo-ledger"), Key: aws.String("contracts/signed.pdf")})
+		if err != nil {
+			return nil, "", "", err
+		}
+		key, err := client.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String("alias/demo-ledger")})
+		if err != nil {
+			return nil, "", "", err
+		}
+		return client, *head.SSEKMSKeyId, *key.KeyMetadata.Arn, nil
+	}
+	onKeys := func(f func(ctx context.Context, client *kms.Client, first, second string) error) func(context.Context, *s3.Client, *sandbox.Sandbox) error {
+		return func(ctx context.Context, _ *s3.Client, box *sandbox.Sandbox) error {
+			client, first, second, err := ledgerKeys(ctx, box)
+			if err != nil {
+				return err
+			}
+			return f(ctx, client, first, second)
+		}
+	}
+	firstKey := func(ctx context.Context, _ *s3.Client, box *sandbox.Sandbox) (string, error) {
+		_, first, _, err := ledgerKeys(ctx, box)
+		return first, err
+	}
+	disableKey := onKeys(func(ctx context.Context, client *kms.Client, _, second string) error {
+		list, err := client.ListKeys(ctx, &kms.ListKeysInput{})
+		if err != nil {
+			return err
+		}
+		for _, key := range list.Keys {
+			tags, err := client.ListResourceTags(ctx, &kms.ListResourceTagsInput{KeyId: key.KeyArn})
+			if err != nil {
+				return err
+			}
+			if *key.KeyArn != second && slices.ContainsFunc(tags.Tags, func(t kmstypes.Tag) bool { return *t.TagKey == rotate.Tag }) {
+				_, err = client.DisableKey(ctx, &kms.DisableKeyInput{KeyId: key.KeyArn})
+				return err
+			}
+		}
+		return errors.New("there is no such key")
+	})
+	tagKey := onKeys(func(ctx context.Context, client *kms.Client, first, second string) error {
+		tags, err := client.ListResourceTags(ctx, &kms.ListResourceTagsInput{KeyId: &second})
+		if err != nil {
+			return err
+		}
+		_, err = client.TagResource(ctx, &kms.TagResourceInput{KeyId: &first, Tags: tags.Tags})
+		return err
+	})
+	untag := onKeys(func(ctx context.Context, client *kms.Client, _, second string) error {
+		_, err := client.UntagResource(ctx, &kms.UntagResourceInput{KeyId: &second, TagKeys: []string{"owner"}})
+		return err
+	})
+	moveAlias := onKeys(func(ctx context.Context, client *kms.Client, first, _ string) error {
+		_, err := client.UpdateAlias(ctx, &kms.UpdateAliasInput{AliasName: aws.String("alias/demo-ledger"), TargetKeyId: &first})
+		return err
+	})
+	grant := onKeys(func(ctx context.Context, client *kms.Client, first, _ string) error {
+		_, err := client.CreateGrant(ctx, &kms.CreateGrantInput{KeyId: &first, GranteePrincipal: aws.String("arn:aws:iam::" + sandbox.Account + ":role/other"), Operations: []kmstypes.GrantOperation{kmstypes.GrantOperationEncrypt}})
+		return err
+	})
+	setDefault := func(ctx context.Context, c *s3.Client, box *sandbox.Sandbox) error {
+		first, err := firstKey(ctx, c, box)
+		if err != nil {
+			return err
+		}
+		_, err = c.PutBucketEncryption(ctx, &s3.PutBucketEncryptionInput{
+			Bucket: aws.String("demo-invoices"),
+			ServerSideEncryptionConfiguration: &s3types.ServerSideEncryptionConfiguration{Rules: []s3types.ServerSideEncryptionRule{{
+				ApplyServerSideEncryptionByDefault: &s3types.ServerSideEncryptionByDefault{SSEAlgorithm: s3types.ServerSideEncryptionAwsKms, KMSMasterKeyID: &first},
+			}}},
+		})
+		return err
+	}
+	add := func(ctx context.Context, c *s3.Client, _ *sandbox.Sandbox) error {
+		_, err := c.PutObject(ctx, &s3.PutObjectInput{Bucket: aws.String("demo-invoices"), Key: aws.String("new"), Body: strings.NewReader("new")})
+		return err
+	}
+
 	for name, tt := range map[string]struct {
 		tamper func(context.Context, *s3.Client, *sandbox.Sandbox) error
 		want   string // in the one problem
@@ -106,10 +195,19 @@ func TestVerifierFindsOut(t *testing.T) {
 		"an object is overwritten":     {put, "other bytes"},
 		"rotation is off again":        {disable, "rotation of alias/demo-payments"},
 		"the key is open again":        {reopen, "policy of alias/demo-reports"},
+
+		"the key of the abort is disabled":    {disableKey, "is Disabled; want Enabled"},
+		"a second key has the rotation's tag": {tagKey, "keys with the tag of rotation"},
+		"the new key has another tag":         {untag, "is not like the first"},
+		"the alias is at another key":         {moveAlias, "alias/demo-ledger points to"},
+		"a bucket default is not moved":       {setDefault, "default encryption of demo-invoices"},
+		"an object is left on the old key":    {rekey("demo-invoices", "2025/00000.json", firstKey), "2025/00000.json"},
+		"an object is new":                    {add, "there are"},
+		"a grant is not named":                {grant, "named as left"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			o := demo.Options{Worker: demoWorker(slog.New(slog.DiscardHandler)), Objects: 8}
+			o := demo.Options{Worker: demoWorker(slog.New(slog.DiscardHandler)), Command: demoOperator, Objects: 8}
 			if tt.tamper != nil {
 				o.BeforeVerify = func(ctx context.Context, box *sandbox.Sandbox) error {
 					return tt.tamper(ctx, awsclient.S3(box.Config("operator"), nil), box)
@@ -121,7 +219,7 @@ func TestVerifierFindsOut(t *testing.T) {
 	t.Run("an alert is swallowed", func(t *testing.T) {
 		t.Parallel()
 		expectProblem(t, demo.Options{
-			Worker: demoWorker(slog.New(slog.DiscardHandler)), Objects: 8, Patience: 5 * time.Second,
+			Worker: demoWorker(slog.New(slog.DiscardHandler)), Command: demoOperator, Objects: 8, Patience: 5 * time.Second,
 			BeforeEvents: func(ctx context.Context, box *sandbox.Sandbox) error {
 				topics := sns.NewFromConfig(box.Config("operator"))
 				subscriptions, err := topics.ListSubscriptionsByTopic(ctx, &sns.ListSubscriptionsByTopicInput{TopicArn: &box.Topic})

@@ -592,6 +592,7 @@ func TestDemoUnderTheRoles(t *testing.T) {
 	held := make(chan struct{})
 	work := demoWorker(slog.New(slog.DiscardHandler))
 	summary := must(demo.Run(t.Context(), demo.Options{
+		Command: demoOperator,
 		Objects: 4, Patience: patience,
 		BeforeEvents: func(_ context.Context, box *sandbox.Sandbox) error {
 			d.box = box

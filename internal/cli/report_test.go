@@ -109,6 +109,7 @@ func TestReportUsage(t *testing.T) {
 func TestReportOfTheDemo(t *testing.T) {
 	a := &account{t: t}
 	_, err := demo.Run(t.Context(), demo.Options{
+		Command: demoOperator,
 		Objects: 30,
 		Worker:  demoWorker(slog.New(slog.DiscardHandler)),
 		BeforeVerify: func(_ context.Context, box *sandbox.Sandbox) error {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -69,12 +68,16 @@ func printRotation(w io.Writer, r rotate.Record) error {
 			paragraph("        ", r.Why)
 		}
 	}
-	for _, m := range slices.Concat(r.Moves, r.Back) {
+	which, moves := "old", r.Moves
+	if r.State == rotate.StateAborting || r.State == rotate.StateAborted {
+		which, moves = "new", r.Back
+	}
+	for _, m := range moves {
 		if m.Job != "" && !m.Ended {
 			fmt.Fprintf(&b, "        %s\n", command.Line("cmkeeper reencrypt watch %s", command.Job(m.Job)))
 		}
 	}
-	printLeft(&b, "What may still need the key:", r.Left, r.Notes)
+	printLeft(&b, "What may still need the "+which+" key:", r.Left, r.Notes)
 	if !r.Ended() {
 		id := command.Rotation(r.ID)
 		fmt.Fprintf(&b, "\nTo go on:  %s\n", command.Line("cmkeeper rotate resume %s", id))
@@ -84,6 +87,14 @@ func printRotation(w io.Writer, r rotate.Record) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// usdText is an estimate in dollars.
+func usdText(usd float64) string {
+	if usd > 0 && usd < 0.01 {
+		return "less than $0.01"
+	}
+	return fmt.Sprintf("about $%.2f", usd)
 }
 
 // printLeft writes what may still need a key, and what no check can see.
@@ -109,12 +120,12 @@ func printLeft(b *strings.Builder, title string, left []rotate.Left, notes []str
 // printRotationPlan writes a plan for people.
 func printRotationPlan(w io.Writer, p rotate.Plan) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Rotation of %s, which was not begun: this is a dry run\n", alert.Escape(strings.Join(p.Aliases, ", ")))
+	fmt.Fprintf(&b, "Dry run: what a rotation of %s would do. Nothing was changed.\n", alert.Escape(strings.Join(p.Aliases, ", ")))
 	fmt.Fprintf(&b, "  old key  %s\n", alert.Escape(p.Old))
 	for i, s := range p.Steps {
 		fmt.Fprintf(&b, "\n%d. %s", i+1, s.Step)
 		if s.USD > 0 {
-			fmt.Fprintf(&b, "  $%.2f", s.USD)
+			fmt.Fprintf(&b, "  %s", usdText(s.USD))
 		}
 		b.WriteString("\n")
 		b.WriteString(wrapTo(columns, alert.Escape(s.What), "   ", "   "))
@@ -134,7 +145,7 @@ func printRotationPlan(w io.Writer, p rotate.Plan) error {
 		}
 	}
 	printLeft(&b, "What would still need the old key, or may:", p.Left, p.Notes)
-	fmt.Fprintf(&b, "\nIt costs about $%.2f once, and $%.2f a month for one key more.\n", p.USD, p.MonthlyUSD)
+	fmt.Fprintf(&b, "\nIt costs %s once, and %s a month more.\n", usdText(p.USD), usdText(p.MonthlyUSD))
 	b.WriteString(wrapTo(columns, "("+reencrypt.Prices+")", "", ""))
 	for _, stop := range p.Stops {
 		b.WriteString(wrapTo(columns, "It cannot begin: "+alert.Escape(stop)+".", "", ""))

@@ -1,6 +1,7 @@
 // Package demo plays what cmkeeper is for: somebody switches rotation off, opens a
 // key policy to everyone and schedules a deletion, and an operator moves an alias to
-// a new key. A worker reacts to the events, and the package's own verifier compares
+// a new key. A worker reacts to the events. Then the operator replaces a key with
+// cmkeeper rotate, twice, and undoes the second. The package's own verifier compares
 // the result with live state.
 package demo
 
@@ -23,6 +24,9 @@ type Options struct {
 	// Worker runs a fleet member with the environment's variables and the SDK
 	// configuration until ctx is done, and calls ready once it has looked at the account.
 	Worker func(ctx context.Context, environment map[string]string, cfg aws.Config, ready func()) error
+	// Command runs a command line of cmkeeper for a person, with the environment's
+	// variables and the SDK configuration.
+	Command func(ctx context.Context, environment map[string]string, cfg aws.Config, stdout, stderr io.Writer, args ...string) error
 	// Out gets the progress, line by line. Nil discards it.
 	Out io.Writer
 	// Patience is how long to wait for all reactions; zero means 60 seconds.
@@ -57,6 +61,24 @@ type Summary struct {
 		Refused int `json:"refused"`
 		Failed  int `json:"failed"`
 	} `json:"reencryption"`
+	// Replacement is the key that cmkeeper rotate has replaced, Abort the rotation that was
+	// undone.
+	Replacement struct {
+		// NewKeys are the keys with the rotation's tag; Moved are the object versions under
+		// the new one, Left what is named as still needing the old one, which is Enabled.
+		NewKeys    int      `json:"new_keys"`
+		Moved      int      `json:"moved"`
+		Left       []string `json:"left"`
+		OldEnabled bool     `json:"old_key_enabled"`
+	} `json:"replacement"`
+	Abort struct {
+		// Moved are the object versions that were under the third key, Restored those that
+		// are under the second again.
+		Moved    int `json:"moved"`
+		Restored int `json:"restored"`
+		// Waits is why the third key is still enabled.
+		Waits string `json:"waits"`
+	} `json:"abort"`
 	Seconds float64 `json:"seconds"`
 	// Problems says what is wrong; empty if OK.
 	Problems []string `json:"problems,omitempty"`
@@ -88,7 +110,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	if err != nil {
 		return Summary{}, fmt.Errorf("set the stage: %w", err)
 	}
-	before, err := st.snapshot(ctx)
+	before, err := st.snapshot(ctx, st.buckets)
 	if err != nil {
 		return Summary{}, fmt.Errorf("record the objects before: %w", err)
 	}
@@ -121,7 +143,11 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	say("  worker      done %.1f s after the last of these calls; stopping it", time.Since(acted).Seconds())
+	say("  worker      done %.1f s after the last of these calls\n", time.Since(acted).Seconds())
+	second, err := st.replaceKey(ctx, o, say)
+	if err != nil {
+		return Summary{}, fmt.Errorf("replace the key of %s: %w", ledgerAlias, err)
+	}
 	stopWorker()
 	if err := <-stopped; err != nil && !errors.Is(err, context.Canceled) {
 		return Summary{}, fmt.Errorf("stop the worker: %w", err)
@@ -132,7 +158,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		}
 	}
 
-	v := verifier{stage: st, before: before, alerts: received}
+	v := verifier{stage: st, before: before, alerts: received, second: second}
 	summary, err := v.verify(ctx)
 	if err != nil {
 		return summary, fmt.Errorf("verify: %w", err)
@@ -158,6 +184,8 @@ func (s Summary) text() string {
 	mark(s.Policy.Restored, "the key policy is what it was")
 	mark(s.Alerts.Total > 0, "%d alerts arrived: %s", s.Alerts.Total, countsText(s.Alerts.ByKind))
 	mark(r.Failed == 0, "%d object versions: %d moved to the new key, %d under other keys untouched, %d refused and reported, %d wrong", r.Scanned, r.Moved, r.Skipped, r.Refused, r.Failed)
+	mark(s.Replacement.NewKeys == 1 && s.Replacement.OldEnabled, "one new key for %s, like the old one, which is enabled: %d object versions moved; named as left: %s", ledgerAlias, s.Replacement.Moved, strings.Join(s.Replacement.Left, ", "))
+	mark(s.Abort.Restored == s.Replacement.Moved, "after the abort the alias, the bucket defaults and %d object versions are back; the third key stays enabled for a day without use", s.Abort.Restored)
 	for _, p := range s.Problems {
 		mark(false, "%s", p)
 	}

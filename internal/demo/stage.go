@@ -31,6 +31,7 @@ const (
 	policyAlias   = "alias/demo-reports"
 	doomedAlias   = "alias/demo-backups"
 	dataAlias     = "alias/demo-data"
+	ledgerAlias   = "alias/demo-ledger"
 
 	rotationPeriod = 180
 	lockedKey      = "contracts/signed.pdf"
@@ -41,15 +42,17 @@ const (
 type stage struct {
 	box     *sandbox.Sandbox
 	s3      *s3.Client
-	policy  string // the default key policy, as a compact document
-	buckets []string
+	policy  string   // the default key policy, as a compact document
+	buckets []string // of the first act
+	ledgers []string // of the second
 
-	rotatingKey, policyKey, doomedKey, oldKey, newKey, otherKey string // ARNs
+	rotatingKey, policyKey, doomedKey, oldKey, newKey, otherKey, ledgerKey string // ARNs
 }
 
 // bucket describes one of the demo's buckets.
 type bucket struct {
 	name      string
+	key       string // its default encryption names
 	versioned bool
 	locking   bool
 	prefixes  []string
@@ -59,9 +62,17 @@ type bucket struct {
 }
 
 var buckets = []bucket{
-	{name: "demo-orders", versioned: true, prefixes: []string{"2023/", "2024/", "2025/"}, each: 250, rewritten: 50, classes: []s3types.StorageClass{s3types.StorageClassStandard}},
-	{name: "demo-archive", prefixes: []string{"cold/", "warm/"}, each: 300, classes: []s3types.StorageClass{s3types.StorageClassStandardIa, s3types.StorageClassIntelligentTiering, s3types.StorageClassGlacierIr}},
-	{name: "demo-contracts", versioned: true, locking: true, prefixes: []string{"drafts/", "final/"}, each: 250, rewritten: 20, classes: []s3types.StorageClass{s3types.StorageClassStandard, s3types.StorageClassOnezoneIa}},
+	{name: "demo-orders", key: dataAlias, versioned: true, prefixes: []string{"2023/", "2024/", "2025/"}, each: 250, rewritten: 50, classes: []s3types.StorageClass{s3types.StorageClassStandard}},
+	{name: "demo-archive", key: dataAlias, prefixes: []string{"cold/", "warm/"}, each: 300, classes: []s3types.StorageClass{s3types.StorageClassStandardIa, s3types.StorageClassIntelligentTiering, s3types.StorageClassGlacierIr}},
+	{name: "demo-contracts", key: dataAlias, versioned: true, locking: true, prefixes: []string{"drafts/", "final/"}, each: 250, rewritten: 20, classes: []s3types.StorageClass{s3types.StorageClassStandard, s3types.StorageClassOnezoneIa}},
+}
+
+// ledgers returns the buckets of the second act, one of which names the alias and one the key.
+func ledgers(key string) []bucket {
+	return []bucket{
+		{name: "demo-ledger", key: ledgerAlias, versioned: true, locking: true, prefixes: []string{"q1/", "q2/"}, each: 50, rewritten: 10, classes: []s3types.StorageClass{s3types.StorageClassStandard, s3types.StorageClassStandardIa}},
+		{name: "demo-invoices", key: key, prefixes: []string{"2025/"}, each: 50, classes: []s3types.StorageClass{s3types.StorageClassStandard}},
+	}
 }
 
 // setStage creates keys, aliases, buckets and objects: objects for each prefix, or
@@ -84,7 +95,7 @@ func setStage(ctx context.Context, box *sandbox.Sandbox, objects int) (*stage, e
 	}
 	for alias, key := range map[string]*string{
 		rotatingAlias: &st.rotatingKey, policyAlias: &st.policyKey, doomedAlias: &st.doomedKey,
-		dataAlias: &st.oldKey, "": &st.newKey, "alias/demo-unrelated": &st.otherKey,
+		dataAlias: &st.oldKey, "": &st.newKey, "alias/demo-unrelated": &st.otherKey, ledgerAlias: &st.ledgerKey,
 	} {
 		var err error
 		if *key, err = create(alias); err != nil {
@@ -104,8 +115,15 @@ func setStage(ctx context.Context, box *sandbox.Sandbox, objects int) (*stage, e
 	}
 	st.policy = compact.String()
 
-	for _, b := range buckets {
-		st.buckets = append(st.buckets, b.name)
+	if err := st.furnishLedger(ctx, keys); err != nil {
+		return nil, fmt.Errorf("set up the key of %s: %w", ledgerAlias, err)
+	}
+	for _, b := range slices.Concat(buckets, ledgers(st.ledgerKey)) {
+		if b.key == dataAlias {
+			st.buckets = append(st.buckets, b.name)
+		} else {
+			st.ledgers = append(st.ledgers, b.name)
+		}
 		if objects > 0 {
 			b.each, b.rewritten = objects, min(b.rewritten, objects/2)
 		}
@@ -116,7 +134,7 @@ func setStage(ctx context.Context, box *sandbox.Sandbox, objects int) (*stage, e
 	return st, nil
 }
 
-// fill creates a bucket whose default encryption names the data alias, with its objects.
+// fill creates a bucket with its default encryption and its objects.
 func (st *stage) fill(ctx context.Context, b bucket) error {
 	if _, err := st.s3.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &b.name, ObjectLockEnabledForBucket: aws.Bool(b.locking)}); err != nil {
 		return err
@@ -131,7 +149,7 @@ func (st *stage) fill(ctx context.Context, b bucket) error {
 	if _, err := st.s3.PutBucketEncryption(ctx, &s3.PutBucketEncryptionInput{
 		Bucket: &b.name,
 		ServerSideEncryptionConfiguration: &s3types.ServerSideEncryptionConfiguration{Rules: []s3types.ServerSideEncryptionRule{{
-			ApplyServerSideEncryptionByDefault: &s3types.ServerSideEncryptionByDefault{SSEAlgorithm: s3types.ServerSideEncryptionAwsKms, KMSMasterKeyID: aws.String(dataAlias)},
+			ApplyServerSideEncryptionByDefault: &s3types.ServerSideEncryptionByDefault{SSEAlgorithm: s3types.ServerSideEncryptionAwsKms, KMSMasterKeyID: &b.key},
 			BucketKeyEnabled:                   aws.Bool(b.locking),
 		}}},
 	}); err != nil {

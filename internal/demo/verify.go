@@ -35,15 +35,15 @@ type facts struct {
 	properties string // every header, metadata, tag, lock and date, rendered in a fixed order
 }
 
-// snapshot records every version of every object in the demo's buckets.
-func (st *stage) snapshot(ctx context.Context) (map[version]facts, error) {
+// snapshot records every version of every object in the buckets.
+func (st *stage) snapshot(ctx context.Context, buckets []string) (map[version]facts, error) {
 	var (
 		mu  sync.Mutex
 		all = map[version]facts{}
 	)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
-	for _, bucket := range st.buckets {
+	for _, bucket := range buckets {
 		pages := s3.NewListObjectVersionsPaginator(st.s3, &s3.ListObjectVersionsInput{Bucket: &bucket})
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
@@ -122,6 +122,7 @@ type verifier struct {
 	stage  *stage
 	before map[version]facts
 	alerts []notice
+	second *secondAct
 
 	summary Summary
 }
@@ -136,7 +137,7 @@ func (v *verifier) problem(format string, args ...any) {
 // verify reads everything back. The summary is OK only if there are no problems.
 func (v *verifier) verify(ctx context.Context) (Summary, error) {
 	v.checkAlerts()
-	for _, check := range []func(context.Context) error{v.checkKeys, v.checkObjects, v.checkReadable} {
+	for _, check := range []func(context.Context) error{v.checkKeys, v.checkObjects, v.checkReplacement, v.checkReadable} {
 		if err := check(ctx); err != nil {
 			return v.summary, err
 		}
@@ -223,7 +224,7 @@ func (v *verifier) checkObjects(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	after, err := v.stage.snapshot(ctx)
+	after, err := v.stage.snapshot(ctx, v.stage.buckets)
 	if err != nil {
 		return err
 	}
@@ -309,35 +310,40 @@ func (v *verifier) reported(ctx context.Context) (map[version]bool, error) {
 	return rows, nil
 }
 
-// checkReadable disables the old key and reads everything again: what moved
-// must not need it, and what did not move must, or the encryption was a show.
+// checkReadable disables the keys that nothing should need any more, and reads everything
+// again: what moved must not need them, and what did not move must, or the encryption was
+// a show.
 func (v *verifier) checkReadable(ctx context.Context) error {
 	client := kms.NewFromConfig(v.stage.box.Config(operator))
-	if _, err := client.DisableKey(ctx, &kms.DisableKeyInput{KeyId: &v.stage.oldKey}); err != nil {
-		return err
+	for _, key := range []string{v.stage.oldKey, v.stage.ledgerKey, v.second.aborted.NewKey} {
+		if _, err := client.DisableKey(ctx, &kms.DisableKeyInput{KeyId: &key}); err != nil {
+			return err
+		}
 	}
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
-	for at, was := range v.before {
-		g.Go(func() error {
-			is, err := v.stage.read(ctx, at)
-			refused := err != nil
-			if apiErr, ok := errors.AsType[smithy.APIError](err); refused && (!ok || !strings.HasPrefix(apiErr.ErrorCode(), "KMS.")) {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case at.key == lockedKey && !refused:
-				v.problem("%s can still be read although it was not moved and its key is disabled", at)
-			case at.key != lockedKey && refused:
-				v.problem("%s cannot be read after the old key was disabled: %v", at, err)
-			case !refused && is.body != was.body:
-				v.problem("%s has other bytes after the old key was disabled", at)
-			}
-			return nil
-		})
+	for _, before := range []map[version]facts{v.before, v.second.before} {
+		for at, was := range before {
+			g.Go(func() error {
+				is, err := v.stage.read(ctx, at)
+				refused := err != nil
+				if apiErr, ok := errors.AsType[smithy.APIError](err); refused && (!ok || !strings.HasPrefix(apiErr.ErrorCode(), "KMS.")) {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case at.key == lockedKey && !refused:
+					v.problem("%s can still be read although it was not moved and its key is disabled", at)
+				case at.key != lockedKey && refused:
+					v.problem("%s cannot be read after the old key was disabled: %v", at, err)
+				case !refused && is.body != was.body:
+					v.problem("%s has other bytes after the old key was disabled", at)
+				}
+				return nil
+			})
+		}
 	}
 	return g.Wait()
 }
