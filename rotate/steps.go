@@ -601,7 +601,9 @@ func (w *work) disableNewKey(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	left := leftOf(r)
+	// That AWS Config does not know all resources keeps no key enabled that was not used for
+	// a day: what needs it after all has it enabled again.
+	left := slices.DeleteFunc(leftOf(r), func(l Left) bool { return strings.HasPrefix(l.ID, "dependents:") })
 	used, err := w.Facts.LastUsage(ctx, w.New)
 	onIt := err != nil || slices.ContainsFunc(left, func(l Left) bool { return l.ID != "last-use" })
 	last := ""
@@ -609,7 +611,7 @@ func (w *work) disableNewKey(ctx context.Context) (string, error) {
 		last = " It was last used by " + used.String() + "."
 	}
 	switch {
-	case !onIt && (w.Store.Now().Before(due) || !r.Free):
+	case !onIt && (w.Store.Now().Before(due) || len(left) > 0):
 		return "", w.waitUnused(ctx, due, last)
 	case onIt:
 		return fmt.Sprintf("The new key stays enabled: %s may need it.", whole(len(left), "thing")), w.save(ctx, func(rec *Record) { rec.Left, rec.Notes = left, r.Notes })
