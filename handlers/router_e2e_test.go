@@ -14,6 +14,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/handlers/sweep"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/posture"
@@ -181,6 +182,54 @@ func TestStartupSweepIsOnePerFleet(t *testing.T) {
 		if got := w.moves.resumed - before; got != 2 {
 			t.Errorf("%d sweeps after an hour, want 2", got)
 		}
+	})
+}
+
+// TestStartupSweepAfterAnOutage: what happened while nobody received is looked for at once,
+// by one worker of those that start, however short a time ago the last sweep began. A
+// rolling deployment is no outage.
+func TestStartupSweepAfterAnOutage(t *testing.T) {
+	inWorld(t, enforceAll(), func(w *world) {
+		key := w.rotatingKey(180)
+		before := w.moves.resumed
+		start := func(workers, want int) {
+			t.Helper()
+			var wg sync.WaitGroup
+			for range workers {
+				wg.Go(func() {
+					r := w.newRouter(enforceAll())
+					d := outcome.Of(r.StartupSweep(w.ctx))
+					for d.Action == outcome.Delay {
+						time.Sleep(d.After)
+						d = outcome.Of(r.StartupSweep(w.ctx))
+					}
+					if d.Err != nil {
+						t.Error(d.Err)
+					}
+				})
+				time.Sleep(time.Second)
+			}
+			wg.Wait()
+			if got := w.moves.resumed - before; got != want {
+				t.Errorf("%d sweeps, want %d", got, want)
+			}
+		}
+		start(10, 1)
+		// For nine minutes a worker notes that it receives, while others are replaced.
+		for range 3 {
+			time.Sleep(3 * time.Minute)
+			must(sweep.SeeAlive(w.ctx, w.store()))
+			start(1, 1)
+		}
+		// Then nobody does, and rotation is turned off without an event.
+		w.disableRotation(key)
+		w.events()
+		time.Sleep(5*time.Minute + 10*time.Second)
+		start(10, 2)
+		if w.rotation(key) != 180 {
+			t.Error("what nobody saw was not found at the start")
+		}
+		start(1, 2)
 	})
 }
 

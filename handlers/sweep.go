@@ -52,8 +52,8 @@ func (r *Router) Snapshot(ctx context.Context) error {
 // here, by this worker. Errors are those of sweep.Fleet.Alone.
 func (r *Router) Sweep(ctx context.Context) error { return r.sweeps.Alone(ctx) }
 
-// StartupSweep is Sweep, unless the fleet's last one began a short time ago. The error is
-// an outcome.RetryAfter where another worker sweeps now, or where the sweep failed.
+// StartupSweep is Sweep, unless the fleet's last one began a short time ago and some worker
+// has received ever since. The error is an outcome.RetryAfter where another worker sweeps now, or where the sweep failed.
 func (r *Router) StartupSweep(ctx context.Context) error { return r.sweeps.Startup(ctx) }
 
 // Watch sweeps when the schedule has not asked for that for twice its interval, until ctx is

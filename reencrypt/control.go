@@ -318,7 +318,7 @@ func (e *Engine) Retry(ctx context.Context, id string) (string, error) {
 			return "", fmt.Errorf("retry job %s: %w", id, err)
 		}
 		if !gone && to != from.To {
-			return "", fmt.Errorf("job %s moved to %s, and %s points to %s now; to move the rest there, use \"cmkeeper reencrypt start\": %w", id, from.To, from.Alias, to, ErrState)
+			return "", fmt.Errorf("job %s moved to %s, and %s points to %s now%s: %w", id, from.To, from.Alias, to, elsewhere(from.summary(), to), ErrState)
 		}
 	}
 	now := time.Now()
@@ -337,6 +337,16 @@ func (e *Engine) Retry(ctx context.Context, id string) (string, error) {
 		return "", fmt.Errorf("start job %s: %w", j.ID, err)
 	}
 	return j.ID, e.send(ctx, message{Job: j.ID, Pass: 1, Again: true}, 0)
+}
+
+// elsewhere says how what a job left gets to another key than the job's; "" where it is
+// under that already.
+func elsewhere(s Summary, to string) string {
+	from := slices.DeleteFunc(slices.Clone(s.From), func(key string) bool { return key == to })
+	if len(from) == 0 {
+		return ""
+	}
+	return "; to move the rest there: " + startLine(s, from, to)
 }
 
 // name cuts a report's rows into slices and stores them with their plan, unless

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/dependents"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -126,16 +127,16 @@ func judge(f facts, quiet time.Duration, accepted []string, now time.Time) Resul
 	if f.key.Manager == "AWS" {
 		tie("key", "The key is managed by AWS, and only AWS can delete it.", "")
 	}
-	for _, arn := range f.key.Replicas {
-		if f.key.MultiRegion == "PRIMARY" && arn != f.key.ARN {
-			tie("replica:"+arn, "The key is the primary of the multi-Region replica "+arn+". KMS deletes it only after the replica.", "Check and retire the replica in its Region first.")
+	for _, replica := range f.key.Replicas {
+		if f.key.MultiRegion == "PRIMARY" && replica != f.key.ARN {
+			tie("replica:"+replica, "The key is the primary of the multi-Region replica "+replica+". KMS deletes it only after the replica.", "Check and retire the replica in its Region first.")
 		}
 	}
 	for _, a := range f.aliases {
 		tie("alias:"+a.Name, a.Name+" points to the key.", "Point the alias to another key.")
 	}
 	for _, g := range f.grants {
-		tie("grant:"+g.ID, g.Grantee+g.GranteeService+" may use the key by a grant: "+strings.Join(g.Operations, ", ")+".", "Find out what the grant is for. An AWS service retires its grants when the data is deleted. If nothing needs the grant any more, revoke it: aws kms revoke-grant.")
+		tie("grant:"+g.ID, g.Grantee+g.GranteeService+" may use the key by a grant: "+strings.Join(g.Operations, ", ")+".", "Find out what the grant is for. An AWS service retires its grants when the data is deleted. If nothing needs the grant any more, revoke it: "+command.Line("aws kms revoke-grant --key-id %s --grant-id %s", command.KeyID(arn.KeyID(f.key.ARN)), command.GrantID(g.ID)))
 	}
 	for _, b := range f.buckets {
 		judgeBucket(b, f, &r, tie, maybe)

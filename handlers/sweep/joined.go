@@ -16,18 +16,40 @@ import (
 
 const (
 	// startupAge is how long ago the fleet's last sweep may have begun for a worker that
-	// starts to need none. What happened meanwhile is in the queue.
+	// starts to need none, unless nobody received meanwhile. What happened since is in the
+	// queue, or was handled.
 	startupAge = 15 * time.Minute
 	// attempts is how many sweeps in a row fail before the message of the schedule
 	// that asked for the last one goes to the dead-letter queue: three hours.
 	attempts = 10
 )
 
-// Startup is Sweep, unless the fleet's last one began a short time ago. The error is
-// an outcome.RetryAfter where another worker sweeps now, or where the sweep failed.
+// Startup is Sweep, unless the fleet's last one began a short time ago, and after any time
+// for which no worker received. The error is an outcome.RetryAfter where another worker
+// sweeps now, or where the sweep failed.
 func (f *Fleet) Startup(ctx context.Context) error {
-	_, err := f.once(ctx, func(now time.Time) time.Time { return now.Add(-startupAge) })
+	alive, err := SeeAlive(ctx, f.State)
+	if err != nil {
+		f.Logger.WarnContext(ctx, "whether the fleet was out is not known, so this worker sweeps", "error", err)
+		alive.Since = f.State.Now()
+	}
+	_, err = f.once(ctx, func(now time.Time) time.Time { return alive.Asked(now, startupAge) })
 	return err
+}
+
+// SeeAlive notes that a worker of the fleet receives, and returns what is noted of that.
+func SeeAlive(ctx context.Context, store *state.Store) (alive ledger.Alive, err error) {
+	err = state.Update(ctx, store, ledger.AliveName, func(a *ledger.Alive, _ bool) error {
+		changed := a.See(store.Now().UTC().Round(0))
+		if alive = *a; !changed {
+			return state.ErrUnchanged
+		}
+		return nil
+	})
+	if err != nil {
+		return alive, fmt.Errorf("note that a worker receives: %w", err)
+	}
+	return alive, nil
 }
 
 // For handles a message of the schedule that SQS took at the time sent: the message is

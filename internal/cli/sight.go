@@ -11,6 +11,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/sweep"
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/state"
 	"github.com/cmkeeper/cmkeeper/worker"
@@ -35,6 +36,7 @@ type sight struct {
 	alone    string    // the ID of that alert, "" for none
 	renewed  time.Time
 	nextLook time.Time
+	nextNote time.Time
 }
 
 // sightStep is how often the member looks at itself.
@@ -64,6 +66,7 @@ func (s *sight) run(ctx context.Context) {
 		wait := sightStep
 		if cause == worker.Sees {
 			s.seeing(ctx, now)
+			s.alive(ctx, now)
 			wait = max(time.Millisecond, min(wait, due.Sub(now)))
 		} else if now.Sub(s.renewed) >= ledger.BlindRenewal {
 			s.renewed = now
@@ -163,6 +166,21 @@ func (s *sight) seeing(ctx context.Context, now time.Time) {
 	if err != nil {
 		s.nextLook = now.Add(ledger.BlindRenewal)
 		s.log.WarnContext(ctx, "it cannot be told that no worker is blind any more", "error", err)
+	}
+}
+
+// alive notes for the fleet that this member receives, so that one that starts later knows
+// whether there was an outage. Where that fails, it sweeps once too often.
+func (s *sight) alive(ctx context.Context, now time.Time) {
+	received := s.pool.Sight().Received
+	if now.Before(s.nextNote) || received.IsZero() || now.Sub(received) > ledger.AliveEvery {
+		return
+	}
+	s.nextNote = now.Add(ledger.AliveEvery)
+	ctx, cancel := context.WithTimeout(ctx, blindTimeout)
+	defer cancel()
+	if _, err := sweep.SeeAlive(ctx, s.store); err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "note for the next start", "error", err)
 	}
 }
 
