@@ -147,7 +147,12 @@ func (w *world) chain(do func(*machine) (rotate.Record, error)) (rec rotate.Reco
 	w.t.Helper()
 	before := ""
 	for n := 2; ; {
-		m := w.machine(kill{n, true, true}.of)
+		m := w.machine(func(m *machine) {
+			kill{n, true, true}.of(m)
+			if w.hire != nil {
+				w.hire(m)
+			}
+		})
 		rec, err := do(m)
 		if !m.died() {
 			w.must(err)
