@@ -30,6 +30,7 @@ type Case struct {
 
 	key      fact[inventory.Key]
 	rotation fact[inventory.Rotation]
+	rotated  fact[time.Time]
 	policy   fact[string]
 	grants   fact[[]inventory.Grant]
 	aliases  fact[[]inventory.Alias]
@@ -198,6 +199,12 @@ func (c *Case) Rotation(ctx context.Context) (inventory.Rotation, error) {
 // RotationAgain reads the rotation status anew.
 func (c *Case) RotationAgain(ctx context.Context) (inventory.Rotation, error) {
 	return c.rotation.again(ctx, c.Event.KeyARN, c.Facts.Rotation)
+}
+
+// LastRotation is when the key got new material for the last time, zero for never. Errors as
+// for Key.
+func (c *Case) LastRotation(ctx context.Context) (time.Time, error) {
+	return c.rotated.get(ctx, c.Event.KeyARN, c.Facts.LastRotation)
 }
 
 // Policy is the key's policy document. Errors as for Key.

@@ -416,6 +416,7 @@ func (c Config) problems() []error {
 	}
 	outside := func(n, least, most int) bool { return n != 0 && (n < least || n > most) }
 	add(outside(c.Posture.RotationPeriodDays, 90, 2560), "rotation period of %d days: allowed are 90 to 2560", c.Posture.RotationPeriodDays)
+	add(c.Posture.ManualRotationDays < 0, "material of at most %d days: allowed are 0 and more", c.Posture.ManualRotationDays)
 	add(outside(c.FlapLimit, 1, ledger.MaxFlapLimit), "flap limit of %d: allowed are 1 to %d", c.FlapLimit, ledger.MaxFlapLimit)
 	add(outside(c.DeletionMinWindowDays, 7, 30), "shortest waiting period of %d days: allowed are 7 to 30", c.DeletionMinWindowDays)
 	canary := arn.Parse(c.CanaryKey)

@@ -294,7 +294,7 @@ func (c *Case) AliasesRead() posture.Fact[[]inventory.Alias] { return c.account.
 // AsRead is what was read of the event's key so far. It reads nothing.
 func (c *Case) AsRead() posture.Key {
 	k := posture.Key{
-		Key: c.key.read().Value, Rotation: c.rotation.read(), Policy: c.policy.read(), Grants: c.grants.read(), Tags: c.tags.read(),
+		Key: c.key.read().Value, Rotation: c.rotation.read(), Policy: c.policy.read(), Grants: c.grants.read(), Tags: c.tags.read(), LastRotation: c.rotated.read(),
 		Approved: c.Approved, Rotated: c.Known().Rotation.Seen, Aliases: c.Known().Aliases,
 		Worked: slices.ContainsFunc(c.Known().States, func(s ledger.State) bool { return s.State == ledger.StateEnabled }),
 	}

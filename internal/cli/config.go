@@ -108,6 +108,7 @@ type Common struct {
 
 	RotationPeriodDays    int    `env:"ROTATION_PERIOD_DAYS, default=365" about:"Rotation period where a key had none, and the longest that is restored; 90 to 2560."`
 	RotationRequired      bool   `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
+	ManualRotationDays    int    `env:"MANUAL_ROTATION_DAYS, default=0" about:"How many days old the material may become of a key that KMS cannot rotate by itself (imported, asymmetric, HMAC, in a custom key store) before the sweep reminds of it; 0: any age."`
 	PolicyRestoreSeverity string `env:"POLICY_RESTORE_SEVERITY, default=critical" about:"low, medium, high or critical: from which severity of a new finding POLICY_MODE=enforce puts the good policy back. A policy with such a finding is recorded as good only if somebody accepts it by hand."`
 
 	TrustedAccounts []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
@@ -168,6 +169,7 @@ var checks = map[string]func(string) error{
 	"CONTAIN_IN_USE":               boolean,
 	"ROTATION_PERIOD_DAYS":         between(90, 2560),
 	"ROTATION_REQUIRED":            boolean,
+	"MANUAL_ROTATION_DAYS":         between(0, 36_500),
 	"TRUSTED_ORGS":                 each(matching(organizationForm, "organization ids (o-… with 10 to 32 letters and digits), comma-separated")),
 	"TRUSTED_ACCOUNTS":             each(matching(`^\d{12}$`, "account ids of twelve digits, comma-separated")),
 	"SENSITIVE_KEYS":               eachParsed(judgement.ParseSelector),
