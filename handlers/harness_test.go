@@ -201,7 +201,7 @@ func (w *world) newRouterWith(c reaction.Config, change func(*reaction.Deps)) *h
 	deps := reaction.Deps{
 		KMS: keys, Facts: inventory.New(keys, buckets, account, region),
 		State:  state.New(buckets, stateBucket, "cmkeeper/", account),
-		Alerts: w.told, Moves: w.moves, Trail: awsclient.CloudTrail(keeper), Senders: handlers.AnySender{}, EBS: awsclient.NewEC2(keeper),
+		Alerts: w.told, Moves: w.moves, Trail: awsclient.CloudTrail(keeper), Resources: awsclient.AWSConfig(keeper), Senders: handlers.AnySender{}, EBS: awsclient.NewEC2(keeper),
 		Metrics: declared{t: w.t},
 	}
 	if w.untraced {

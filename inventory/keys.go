@@ -332,6 +332,10 @@ type Grant struct {
 	Operations []string
 	// Constrained: the grant applies only to some encryption context or source ARN.
 	Constrained bool
+	// Context is the encryption context that requests must have, or must have a part of, and
+	// SourceARN the resource that a service must act for; empty without such a constraint.
+	Context   map[string]string
+	SourceARN string
 }
 
 // Grants lists a key's grants. Errors: ErrNotFound, ErrAccessDenied.
@@ -363,7 +367,12 @@ func grantOf(g types.GrantListEntry) Grant {
 		grant.Operations = append(grant.Operations, string(o))
 	}
 	if c := g.Constraints; c != nil {
-		grant.Constrained = len(c.EncryptionContextEquals) > 0 || len(c.EncryptionContextSubset) > 0 || c.SourceArn != nil
+		grant.Context = c.EncryptionContextEquals
+		if len(grant.Context) == 0 { // KMS takes only one of them
+			grant.Context = c.EncryptionContextSubset
+		}
+		grant.SourceARN = aws.ToString(c.SourceArn)
+		grant.Constrained = len(grant.Context) > 0 || c.SourceArn != nil
 	}
 	return grant
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 
+	"github.com/cmkeeper/cmkeeper/dependents"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -43,13 +44,16 @@ type Reports interface {
 	Status(ctx context.Context, id string) (reencrypt.Status, error)
 }
 
-// Checker checks keys of one account and Region. Reports, Accepted and Seen are
+// Checker checks keys of one account and Region. Resources, Reports, Accepted and Seen are
 // optional, and Short does not need Survey.
 type Checker struct {
 	S3      S3
 	Facts   *inventory.Reader
 	Account string
 	Survey  Surveyor
+	// Resources, if not nil, finds out which resources beside S3's need the key. Without it
+	// the notes say that these were not looked at.
+	Resources *dependents.Reader
 	// Reports, if not nil, replace the scan of a bucket whose last job moved all
 	// object versions off the key, is complete and left nothing behind.
 	Reports Reports
@@ -89,10 +93,18 @@ func (c Checker) Short(ctx context.Context, keyARN string) []string {
 	if err != nil {
 		return []string{fmt.Sprintf("Old key %s: what else depends on it could not be determined: %v.%s", keyARN, err, advice)}
 	}
+	if f.resources != nil {
+		f.resources.Trail = dependents.Source{} // what was used is not what is needed, and this is one line
+	}
 	var ties []string
 	r := judge(f, 0, nil, time.Now().UTC())
 	for _, t := range append(r.Ties, r.Unknown...) {
-		ties = append(ties, t.ID)
+		if !slices.Contains(ties, t.ID) {
+			ties = append(ties, t.ID)
+		}
+	}
+	if more := len(ties) - maxShort; more > 0 {
+		ties = append(ties[:maxShort], fmt.Sprintf("and %d more", more))
 	}
 	line := fmt.Sprintf("Old key %s: nothing other than objects was found to depend on it.", keyARN)
 	if len(ties) > 0 {
@@ -104,6 +116,9 @@ func (c Checker) Short(ctx context.Context, keyARN string) []string {
 	return []string{line + advice}
 }
 
+// maxShort is how many ties a line names.
+const maxShort = 20
+
 // read reads everything but objects and uploads.
 func (c Checker) read(ctx context.Context, name string) (facts, error) {
 	var f facts
@@ -111,11 +126,21 @@ func (c Checker) read(ctx context.Context, name string) (facts, error) {
 	if f.key, err = c.Facts.Key(ctx, name); err != nil {
 		return f, err
 	}
+	aliases, grants := dependents.Read[[]inventory.Alias]{At: time.Now()}, dependents.Read[[]inventory.Grant]{At: time.Now()}
 	if f.aliases, err = c.Facts.AliasesOf(ctx, f.key.ARN); f.note(err, "aliases", "The key's aliases cannot be listed", "kms:ListAliases") != nil {
 		return f, err
 	}
+	aliases.Value, aliases.Err = f.aliases, err
 	if f.grants, err = c.Facts.Grants(ctx, f.key.ARN); f.note(err, "grants", "The key's grants cannot be listed", "kms:ListGrants") != nil {
 		return f, err
+	}
+	grants.Value, grants.Err = f.grants, err
+	if c.Resources != nil {
+		found := c.Resources.Of(ctx, f.key, aliases, grants)
+		if ctx.Err() != nil {
+			return f, context.Cause(ctx)
+		}
+		f.resources = &found
 	}
 	used, err := c.Facts.LastUsage(ctx, f.key.ARN)
 	if f.note(err, "last-use", "When the key was last used cannot be read", "kms:GetKeyLastUsage") != nil {

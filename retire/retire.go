@@ -2,18 +2,22 @@
 // schedules the key's deletion only if nothing does.
 //
 // A [Checker] reads aliases, default encryptions, object versions, unfinished
-// uploads, replication rules, grants, related keys and the last use. What it could
+// uploads, replication rules, grants, related keys, the last use, and which other resources
+// need the key (package dependents). What it could
 // not determine proves nothing: it is reported as unknown and blocks the deletion
 // until somebody accepts it by its ID. [Schedule] stores an [Approval] before it
 // schedules the deletion, so that cmkeeper's workers do not undo it as an attack.
 package retire
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/dependents"
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -67,16 +71,17 @@ type Bucket struct {
 	NotScanned string `json:"not_scanned,omitempty"`
 }
 
-// Texts for everything that lists the dependents of a key.
-const (
-	// NotLookedAt is what no check can see.
-	NotLookedAt = "Other Regions and accounts, and what S3 does not keep: EBS, databases, secrets, backups, logs, and data that applications encrypted themselves."
-	// LastUseWarning accompanies every last use.
-	LastUseWarning = "AWS warns not to rely on the last use alone. Disable the key first, and watch CloudTrail for DisabledException: rare uses show only then. With bucket keys and EBS a key may be needed long after its last use."
-)
+// LastUseWarning accompanies every last use.
+const LastUseWarning = "AWS warns not to rely on the last use alone. Disable the key first, and watch CloudTrail for DisabledException: rare uses show only then. With bucket keys and EBS a key may be needed long after its last use."
 
 // notes are part of every result.
-var notes = []string{"Not looked at: " + NotLookedAt, LastUseWarning}
+func notes(f facts) []string {
+	not := dependents.NotLookedAt()
+	if f.resources == nil {
+		not = "other Regions and accounts, and what S3 does not keep: EBS, databases, secrets, backups, logs, and data that applications encrypted themselves"
+	}
+	return []string{"Not looked at: " + not + ".", LastUseWarning}
+}
 
 // facts are what a check has read.
 type facts struct {
@@ -85,7 +90,9 @@ type facts struct {
 	grants  []inventory.Grant
 	buckets []bucketFacts
 	usage   *inventory.Usage // nil if it could not be read
-	unread  []Tie
+	// resources are what needs the key beside S3; nil if nobody looked.
+	resources *dependents.Result
+	unread    []Tie
 }
 
 // bucketFacts are what was read about a bucket.
@@ -105,7 +112,7 @@ type bucketFacts struct {
 // judge turns the facts into a result. The last use is a tie if it is less than
 // quiet ago. Accepted unknowns do not count.
 func judge(f facts, quiet time.Duration, accepted []string, now time.Time) Result {
-	r := Result{Schema: Schema, At: now, Key: f.key.ARN, State: f.key.State, Ties: []Tie{}, Unknown: []Tie{}, Buckets: []Bucket{}, Notes: notes}
+	r := Result{Schema: Schema, At: now, Key: f.key.ARN, State: f.key.State, Ties: []Tie{}, Unknown: []Tie{}, Buckets: []Bucket{}, Notes: notes(f)}
 	tie := func(id, what, fix string) { r.Ties = append(r.Ties, Tie{id, what, fix}) }
 	unknown := slices.Clone(f.unread)
 	maybe := func(id, what, fix string) { unknown = append(unknown, Tie{id, what, fix}) }
@@ -126,6 +133,9 @@ func judge(f facts, quiet time.Duration, accepted []string, now time.Time) Resul
 	}
 	for _, b := range f.buckets {
 		judgeBucket(b, f.key.ARN, &r, tie, maybe)
+	}
+	if f.resources != nil {
+		judgeResources(*f.resources, f.buckets, tie, maybe)
 	}
 	judgeUsage(f.usage, quiet, now, &r, tie)
 	for _, u := range unknown {
@@ -175,6 +185,54 @@ func judgeBucket(b bucketFacts, key string, r *Result, tie, maybe func(id, what,
 		maybe("objects:"+b.Name, "Nothing is known about the objects in bucket "+b.Name+": "+b.unscanned+".", "Scan it.")
 	}
 	r.Buckets = append(r.Buckets, seen)
+}
+
+// judgeResources adds the resources that need the key. What AWS Config has and what a grant
+// names is known to; what a caller said when it used the key may no longer be there.
+func judgeResources(r dependents.Result, buckets []bucketFacts, tie, maybe func(id, what, fix string)) {
+	tied := map[string]bool{}
+	id := func(d dependents.Dependent) string { return "dependent:" + d.Kind + ":" + d.ID }
+	name := func(d dependents.Dependent) string {
+		text := dependents.Title(d.Kind) + " " + d.ID
+		if d.Name != "" {
+			text += " (" + d.Name + ")"
+		}
+		return text
+	}
+	move := "Move it to another key, or delete it."
+	for _, d := range r.Config.Found {
+		tied[id(d)] = true
+		tie(id(d), name(d)+" is encrypted with the key, as AWS Config recorded at "+d.At.UTC().Format(time.RFC3339)+".", move)
+	}
+	for _, kind := range slices.Sorted(maps.Keys(r.Config.More)) {
+		tie("dependents:"+kind, dependents.Count(r.Config.More[kind], kind)+" more are encrypted with the key, as AWS Config recorded.", move)
+	}
+	for _, d := range r.Grants.Found {
+		if d.Kind == dependents.KindService || tied[id(d)] { // the grant is a tie already
+			continue
+		}
+		tied[id(d)] = true
+		tie(id(d), name(d)+" is named by the key's "+d.Detail+".", move)
+	}
+	for _, d := range r.Trail.Found {
+		scanned := slices.ContainsFunc(buckets, func(b bucketFacts) bool { return d.ID == b.Name || strings.HasPrefix(d.ID, b.Name+"/") })
+		if tied[id(d)] || scanned && (d.Kind == dependents.KindObject || d.Kind == dependents.KindBucket) {
+			continue
+		}
+		maybe(id(d), name(d)+" was named as what the key was used for: "+d.Detail+". It may no longer need the key.", "Find out whether it is still encrypted with the key.")
+	}
+	for _, s := range r.Sources() {
+		if s.ID == dependents.SourceGrants { // that they could not be listed is known already
+			continue
+		}
+		for _, u := range s.Unknown {
+			what := u.Why
+			if u.Of != "" {
+				what = u.Of + ": " + what
+			}
+			maybe(u.ID, "Not all resources that need the key can be found. "+what+".", cmp.Or(u.Fix, "Find out by other means whether any needs the key."))
+		}
+	}
 }
 
 func judgeUsage(u *inventory.Usage, quiet time.Duration, now time.Time, r *Result, tie func(id, what, fix string)) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/dependents"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -22,6 +23,14 @@ func TestJudge(t *testing.T) {
 	}
 	survey := func(groups ...reencrypt.Group) facts {
 		return bucket(func(b *bucketFacts) { b.survey.Groups = groups })
+	}
+	resources := func(change func(*dependents.Result)) facts {
+		r := dependents.Result{Grants: dependents.Source{ID: dependents.SourceGrants}, Trail: dependents.Source{ID: dependents.SourceTrail}, Config: dependents.Source{ID: dependents.SourceConfig}}
+		change(&r)
+		return facts{resources: &r}
+	}
+	found := func(kind, id string) []dependents.Dependent {
+		return []dependents.Dependent{{Resource: dependents.Resource{Kind: kind, ID: id}}}
 	}
 	for name, tt := range map[string]struct {
 		facts         facts
@@ -45,9 +54,31 @@ func TestJudge(t *testing.T) {
 		"by report":             {facts: bucket(func(b *bucketFacts) { b.survey, b.job = nil, "j1" })},
 		"not scanned":           {facts: bucket(func(b *bucketFacts) { b.survey, b.unscanned = nil, "denied" }), unknown: []string{"objects:data"}},
 		"unread":                {facts: facts{unread: []Tie{{ID: "last-use"}}}, unknown: []string{"last-use"}},
-		"used yesterday":        {facts: facts{usage: &inventory.Usage{Operation: "Decrypt", At: noon.Add(-24 * time.Hour)}}, ties: []string{"last-use"}},
-		"used long ago":         {facts: facts{usage: &inventory.Usage{Operation: "Decrypt", At: noon.Add(-8 * 24 * time.Hour)}}},
-		"never used":            {facts: facts{usage: &inventory.Usage{Since: noon, Created: noon}}},
+		"a volume":              {facts: resources(func(r *dependents.Result) { r.Config.Found = found("ebs-volume", "vol-1") }), ties: []string{"dependent:ebs-volume:vol-1"}},
+		"very many volumes": {facts: resources(func(r *dependents.Result) {
+			r.Config.Found, r.Config.More = found("ebs-volume", "vol-1"), map[string]int{"ebs-volume": 9, "sqs-queue": 1}
+		}), ties: []string{"dependent:ebs-volume:vol-1", "dependents:ebs-volume", "dependents:sqs-queue"}},
+		"a volume in a grant":  {facts: resources(func(r *dependents.Result) { r.Grants.Found = found("ebs-volume", "vol-1") }), ties: []string{"dependent:ebs-volume:vol-1"}},
+		"a service in a grant": {facts: resources(func(r *dependents.Result) { r.Grants.Found = found(dependents.KindService, "rds.amazonaws.com") })},
+		"a use":                {facts: resources(func(r *dependents.Result) { r.Trail.Found = found("secret", "s") }), unknown: []string{"dependent:secret:s"}},
+		"a use, accepted":      {facts: resources(func(r *dependents.Result) { r.Trail.Found = found("secret", "s") }), accepted: []string{"dependent:secret:s"}},
+		"one volume everywhere": {facts: resources(func(r *dependents.Result) {
+			r.Config.Found, r.Grants.Found, r.Trail.Found = found("ebs-volume", "vol-1"), found("ebs-volume", "vol-1"), found("ebs-volume", "vol-1")
+		}), ties: []string{"dependent:ebs-volume:vol-1"}},
+		"a use of a bucket that is scanned": {facts: func() facts {
+			f := resources(func(r *dependents.Result) {
+				r.Trail.Found = append(found("s3-object", "data/a"), found("s3-bucket", "data")...)
+			})
+			f.buckets = bucket(func(*bucketFacts) {}).buckets
+			return f
+		}()},
+		"a use of another bucket": {facts: resources(func(r *dependents.Result) { r.Trail.Found = found("s3-bucket", "theirs") }), unknown: []string{"dependent:s3-bucket:theirs"}},
+		"no recorder":             {facts: resources(func(r *dependents.Result) { r.Config.Unknown = []dependents.Unknown{{ID: "dependents:config"}} }), unknown: []string{"dependents:config"}},
+		"no recorder, accepted":   {facts: resources(func(r *dependents.Result) { r.Config.Unknown = []dependents.Unknown{{ID: "dependents:config"}} }), accepted: []string{"dependents:config"}},
+		"no CloudTrail":           {facts: resources(func(r *dependents.Result) { r.Trail.Unknown = []dependents.Unknown{{ID: "dependents:cloudtrail"}} }), unknown: []string{"dependents:cloudtrail"}},
+		"used yesterday":          {facts: facts{usage: &inventory.Usage{Operation: "Decrypt", At: noon.Add(-24 * time.Hour)}}, ties: []string{"last-use"}},
+		"used long ago":           {facts: facts{usage: &inventory.Usage{Operation: "Decrypt", At: noon.Add(-8 * 24 * time.Hour)}}},
+		"never used":              {facts: facts{usage: &inventory.Usage{Since: noon, Created: noon}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tt.facts.key.ARN == "" {

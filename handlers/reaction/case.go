@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/dependents"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
@@ -36,6 +37,7 @@ type Case struct {
 	aliases  fact[[]inventory.Alias]
 	tags     fact[map[string]string]
 	usage    fact[inventory.Usage]
+	uses     fact[[]dependents.Event]
 	approval fact[*retire.Approval]
 	stores   fact[[]inventory.KeyStore]
 	ebs      fact[bool]

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/dependents"
 	"github.com/cmkeeper/cmkeeper/events"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
@@ -24,12 +26,38 @@ func (c *Case) Dependents(ctx context.Context, key inventory.Key) []alert.Fact {
 		c.aliasFact, c.bucketFact, c.scanFact, c.grantFact, c.usageFact, c.callerFact,
 	}
 	found := make([]alert.Fact, len(lookups))
+	var resources []alert.Fact
 	var wg sync.WaitGroup
 	for i, look := range lookups {
 		wg.Go(func() { found[i] = look(ctx) })
 	}
+	wg.Go(func() { resources = c.resourceFacts(ctx, key) })
 	wg.Wait()
-	return append(found, relatedKeys(key, c.At), alert.Fact{Name: "not looked at", Values: []string{retire.NotLookedAt}})
+	return append(append(found, resources...), relatedKeys(key, c.At), alert.Fact{Name: "not looked at", Values: []string{dependents.NotLookedAt()}})
+}
+
+// resourceFacts say which resources need the key. What grants and uses name is a fact only if
+// they name something: what is unknown of grants and uses is said with these.
+func (c *Case) resourceFacts(ctx context.Context, key inventory.Key) []alert.Fact {
+	ctx, cancel := context.WithTimeout(ctx, resourcesTimeout)
+	defer cancel()
+	aliases, grants := dependents.Read[[]inventory.Alias]{}, dependents.Read[[]inventory.Grant]{}
+	aliases.Value, aliases.Err = c.KeyAliases(ctx)
+	grants.Value, grants.Err = c.Grants(ctx)
+	aliases.At, grants.At = c.aliases.readAt(), c.grants.readAt()
+	if key.ARN == "" { // it could not be read
+		key.ARN = c.Event.KeyARN
+	}
+	key.ID = arn.KeyID(key.ARN)
+	r := dependents.Reader{Config: c.Resources, Uses: func(ctx context.Context, _ string) ([]dependents.Event, error) { return c.Uses(ctx) }}.Of(ctx, key, aliases, grants)
+	facts := []alert.Fact{LookedAt("resources encrypted with it", r.Config.Name, r.Config.At, r.Config.Lines(), nil)}
+	if s := r.Grants; len(s.Found) > 0 {
+		facts = append(facts, LookedAt("resources that grants name", s.Name, s.At, s.Lines(), nil))
+	}
+	if s := r.Trail; len(s.Found) > 0 {
+		facts = append(facts, LookedAt("resources that recent uses name", s.Name, s.At, s.Lines(), nil))
+	}
+	return facts
 }
 
 // LookedAt is what a look came to: that nothing was found is said only where all of it
@@ -161,56 +189,45 @@ func relatedKeys(key inventory.Key, at time.Time) alert.Fact {
 	return LookedAt("multi-Region keys of the same material", "KMS DescribeKey", at, values, nil)
 }
 
-// How callers are looked up.
 const (
-	callersTimeout = 2 * time.Second
-	lookupPage     = 50
-	maxCallers     = 12
+	// callersTimeout bounds the wait for CloudTrail, resourcesTimeout that for AWS Config.
+	callersTimeout   = 2 * time.Second
+	resourcesTimeout = 5 * time.Second
+	maxCallers       = 12
 )
 
 // callerFact says who called for the key of late. The events of KMS name the key's ARN
 // as their resource, uses of it included.
 func (c *Case) callerFact(ctx context.Context) alert.Fact {
-	at := time.Now()
-	found := func(values []string, err error) alert.Fact {
-		return LookedAt("recent callers", fmt.Sprintf("the last %d events about the key in CloudTrail, some minutes late", lookupPage), at, values, err)
-	}
+	uses, err := c.Uses(ctx)
+	source := fmt.Sprintf("the last %d events about the key in CloudTrail, some minutes late", dependents.UsesLimit)
+	return LookedAt("recent callers", source, c.uses.readAt(), callers(uses, c.Config.Identity), err)
+}
+
+// Uses are the last events about the event's key in CloudTrail, the newest first. CloudTrail
+// is asked once, whatever comes of it, and only while nothing else waits for it.
+func (c *Case) Uses(ctx context.Context) ([]dependents.Event, error) {
+	return c.uses.get(ctx, c.Event.KeyARN, c.lookUpUses)
+}
+
+func (c *Case) lookUpUses(ctx context.Context, keyARN string) ([]dependents.Event, error) {
 	if c.Trail == nil {
-		return found(nil, errors.New("CloudTrail is not asked here"))
+		return nil, errors.New("CloudTrail is not asked here")
 	}
 	ctx, cancel := context.WithTimeout(ctx, callersTimeout)
 	defer cancel()
 	if c.Records != nil && c.Records.Busy() {
-		return found(nil, errors.New("CloudTrail is being asked to confirm events; ask it with the command below"))
+		return nil, errors.New("CloudTrail is being asked to confirm events; ask it with the command below")
 	}
 	if err := c.lookups.Wait(ctx); err != nil {
-		return found(nil, fmt.Errorf("wait for a lookup in CloudTrail: %w", err))
+		return nil, fmt.Errorf("wait for a lookup in CloudTrail: %w", err)
 	}
-	var out struct{ Events []trailEvent }
-	if err := c.Trail.Call(ctx, "LookupEvents", lookup(c.Event.KeyARN), &out); err != nil {
-		return found(nil, fmt.Errorf("look up events: %w", err))
-	}
-	return found(callers(out.Events, c.Config.Identity), nil)
-}
-
-// lookup asks for the last events about a key.
-func lookup(keyARN string) any {
-	type attribute struct{ AttributeKey, AttributeValue string }
-	return struct {
-		LookupAttributes []attribute
-		MaxResults       int
-	}{[]attribute{{"ResourceName", keyARN}}, lookupPage}
-}
-
-// trailEvent is an event as LookupEvents answers with it.
-type trailEvent struct {
-	EventName, Username, CloudTrailEvent string
-	EventTime                            float64 // seconds since 1970
+	return dependents.LookUp(ctx, c.Trail, keyARN)
 }
 
 // callers sums up events, the newest first, by who called what. Our own reads are only
 // counted: they would bury the others.
-func callers(found []trailEvent, us Identity) []string {
+func callers(found []dependents.Event, us Identity) []string {
 	type call struct{ who, operation string }
 	type sum struct {
 		call

@@ -29,6 +29,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/awsconfig"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/guard"
@@ -140,6 +141,9 @@ type Deps struct {
 	// nil, the alerts say that it is unknown.
 	Scans Scans
 	Trail Trail
+	// Resources is AWS Config, which knows what is encrypted with a key; nil: it is not
+	// asked, and the alerts say so.
+	Resources awsconfig.API
 	// EBS knows whether new volumes are encrypted; nil: that is not looked at.
 	EBS EBS
 	// Records confirms what messages claim; nil: nothing is ever confirmed.

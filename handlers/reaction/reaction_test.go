@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cmkeeper/cmkeeper/dependents"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -88,31 +89,31 @@ func TestHourly(t *testing.T) {
 }
 
 // lookedUp is an event as LookupEvents returns it.
-func lookedUp(role, operation, refused string, at time.Time) trailEvent {
+func lookedUp(role, operation, refused string, at time.Time) dependents.Event {
 	record := fmt.Sprintf(`{"eventVersion":"1.11","eventID":"e-%s","eventType":"AwsApiCall","eventSource":"kms.amazonaws.com","eventName":%q,"eventTime":%q,"awsRegion":"us-east-1","recipientAccountId":"444455556666","errorCode":%q,
 		"userIdentity":{"type":"AssumedRole","arn":"arn:aws:sts::444455556666:assumed-role/%s/s-1","accountId":"444455556666"}}`,
 		at.Format("150405"), operation, at.Format(time.RFC3339), refused, role)
-	return trailEvent{EventName: operation, EventTime: float64(at.Unix()), Username: "s-1", CloudTrailEvent: record}
+	return dependents.Event{EventName: operation, EventTime: float64(at.Unix()), Username: "s-1", CloudTrailEvent: record}
 }
 
 func TestCallers(t *testing.T) {
 	us := Identity{Account: "444455556666", Name: "cmkeeper", Role: true}
 	app := lookedUp("app", "Decrypt", "", after(time.Minute))
-	unread := trailEvent{EventName: "Decrypt", EventTime: float64(noon.Unix()), Username: "someone", CloudTrailEvent: "{"}
+	unread := dependents.Event{EventName: "Decrypt", EventTime: float64(noon.Unix()), Username: "someone", CloudTrailEvent: "{"}
 	tests := []struct {
 		name  string
-		found []trailEvent
+		found []dependents.Event
 		want  []string
 	}{
 		{name: "none"},
-		{name: "one", found: []trailEvent{app}, want: []string{"app/s-1 (role session in 444455556666): Decrypt once, at 2026-03-01 12:01:00 UTC"}},
+		{name: "one", found: []dependents.Event{app}, want: []string{"app/s-1 (role session in 444455556666): Decrypt once, at 2026-03-01 12:01:00 UTC"}},
 		{
 			name:  "some were refused",
-			found: []trailEvent{app, lookedUp("app", "Decrypt", "DisabledException", noon), lookedUp("app", "Decrypt", "DisabledException", noon)},
+			found: []dependents.Event{app, lookedUp("app", "Decrypt", "DisabledException", noon), lookedUp("app", "Decrypt", "DisabledException", noon)},
 			want:  []string{"app/s-1 (role session in 444455556666): Decrypt 3 times, last at 2026-03-01 12:01:00 UTC; refused with DisabledException"},
 		},
-		{name: "ours are counted", found: []trailEvent{lookedUp("cmkeeper", "DescribeKey", "", noon), lookedUp("cmkeeper", "GetKeyPolicy", "", noon)}, want: []string{"2 of these events are cmkeeper's own"}},
-		{name: "a record that cannot be read", found: []trailEvent{unread}, want: []string{"someone: Decrypt once, at 2026-03-01 12:00:00 UTC"}},
+		{name: "ours are counted", found: []dependents.Event{lookedUp("cmkeeper", "DescribeKey", "", noon), lookedUp("cmkeeper", "GetKeyPolicy", "", noon)}, want: []string{"2 of these events are cmkeeper's own"}},
+		{name: "a record that cannot be read", found: []dependents.Event{unread}, want: []string{"someone: Decrypt once, at 2026-03-01 12:00:00 UTC"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -121,13 +122,13 @@ func TestCallers(t *testing.T) {
 			}
 		})
 	}
-	var many []trailEvent
-	for i := range lookupPage {
+	var many []dependents.Event
+	for i := range dependents.UsesLimit {
 		many = append(many, lookedUp(fmt.Sprintf("role-%d", i), "Decrypt", "", noon))
 	}
 	got := callers(many, us)
 	if len(got) != maxCallers+1 || got[maxCallers] != "and 38 more" {
-		t.Errorf("of %d callers: %q", lookupPage, got)
+		t.Errorf("of %d callers: %q", dependents.UsesLimit, got)
 	}
 }
 

@@ -45,8 +45,8 @@ type service struct {
 	skew  *atomic.Int64 // nanoseconds that AWS's clock is ahead of ours
 }
 
-// JSON is a service with the protocol AWS JSON 1.1; its constructors are [CloudTrail]
-// and [EventBridge]. It is safe for concurrent use.
+// JSON is a service with the protocol AWS JSON 1.1; its constructors are [CloudTrail],
+// [EventBridge] and [AWSConfig]. It is safe for concurrent use.
 type JSON struct {
 	service
 	target string
@@ -62,12 +62,20 @@ func EventBridge(cfg aws.Config) *JSON {
 	return newJSON(cfg, "EventBridge", "events", "AWSEvents.")
 }
 
+// AWSConfig returns a client for AWS Config made from cfg.
+func AWSConfig(cfg aws.Config) *JSON {
+	return newJSON(cfg, "Config Service", "config", "StarlingDoveService.")
+}
+
 func newJSON(cfg aws.Config, id, name, target string) *JSON {
 	s := newService(cfg, id, name, func(header http.Header, body []byte) (code, message string) {
 		code, message, _ = restjson.GetErrorInfo(json.NewDecoder(bytes.NewReader(body))) // a proxy's page has none
 		return cmp.Or(restjson.SanitizeErrorCode(header.Get("X-Amzn-ErrorType")), code), message
 	})
 	s.endpoint = s.resolve(name, "sqs", func(region *string, fips, dualStack *bool) (smithyendpoints.Endpoint, error) {
+		if name == "config" && strings.HasPrefix(*region, "us-gov-") && !*dualStack {
+			fips = aws.Bool(false) // its endpoint there has the same name with FIPS and without
+		}
 		return sqs.NewDefaultEndpointResolverV2().ResolveEndpoint(context.Background(), sqs.EndpointParameters{Region: region, UseFIPS: fips, UseDualStack: dualStack})
 	})
 	return &JSON{s, target}

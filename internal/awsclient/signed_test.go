@@ -215,6 +215,31 @@ func TestEndpointsOfSignedRequests(t *testing.T) {
 	}
 }
 
+// TestEndpointOfAWSConfig has the endpoints of the SDK's package configservice, v1.74.11.
+// In GovCloud the one with FIPS has the name of the one without.
+func TestEndpointOfAWSConfig(t *testing.T) {
+	for _, test := range []struct {
+		region          string
+		fips, dualStack bool
+		want            string
+	}{
+		{"eu-central-1", false, false, "https://config.eu-central-1.amazonaws.com"},
+		{"eu-central-1", true, false, "https://config-fips.eu-central-1.amazonaws.com"},
+		{"eu-central-1", true, true, "https://config-fips.eu-central-1.api.aws"},
+		{"cn-north-1", false, true, "https://config.cn-north-1.api.amazonwebservices.com.cn"},
+		{"us-gov-west-1", false, false, "https://config.us-gov-west-1.amazonaws.com"},
+		{"us-gov-west-1", true, false, "https://config.us-gov-west-1.amazonaws.com"},
+		{"us-gov-east-1", true, true, "https://config-fips.us-gov-east-1.api.aws"},
+	} {
+		t.Setenv("AWS_REGION", test.region)
+		t.Setenv("AWS_USE_FIPS_ENDPOINT", strconv.FormatBool(test.fips))
+		t.Setenv("AWS_USE_DUALSTACK_ENDPOINT", strconv.FormatBool(test.dualStack))
+		if got, err := AWSConfig(loaded(t)).endpoint(); err != nil || got.String() != test.want {
+			t.Errorf("%s: %v, %v, want %s", test.region, got, err, test.want)
+		}
+	}
+}
+
 func sameEndpoint(t *testing.T, s service, want smithyendpoints.Endpoint, wantErr error) {
 	t.Helper()
 	got, err := s.endpoint()

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/dependents"
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -35,7 +36,7 @@ type byHand struct {
 	sns                     *sns.Client
 	facts                   *inventory.Reader
 	ebs                     *awsclient.EC2
-	trails                  *awsclient.JSON
+	trails, resources       *awsclient.JSON // CloudTrail and AWS Config
 	stderr                  io.Writer
 }
 
@@ -59,7 +60,7 @@ func newByHandIn(ctx context.Context, p *process, settings Common, connections i
 	}
 	b := byHand{
 		account: aws.ToString(caller.Account), caller: aws.ToString(caller.Arn), region: cfg.Region, settings: settings,
-		kms: kms.NewFromConfig(cfg), s3: settings.s3(cfg), sqs: awsclient.SQS(cfg), sns: sns.NewFromConfig(cfg), ebs: awsclient.NewEC2(cfg), trails: awsclient.CloudTrail(cfg), stderr: p.stderr,
+		kms: kms.NewFromConfig(cfg), s3: settings.s3(cfg), sqs: awsclient.SQS(cfg), sns: sns.NewFromConfig(cfg), ebs: awsclient.NewEC2(cfg), trails: awsclient.CloudTrail(cfg), resources: awsclient.AWSConfig(cfg), stderr: p.stderr,
 	}
 	b.facts = inventory.New(b.kms, b.s3, b.account, b.region)
 	return b, nil
@@ -72,6 +73,13 @@ func loadByHand(ctx context.Context, p *process, connections int) (byHand, error
 		return byHand{}, err
 	}
 	return newByHand(ctx, p, settings, connections)
+}
+
+// dependents asks AWS Config and CloudTrail which resources need a key.
+func (b byHand) dependents() *dependents.Reader {
+	return &dependents.Reader{Config: b.resources, Uses: func(ctx context.Context, keyARN string) ([]dependents.Event, error) {
+		return dependents.LookUp(ctx, b.trails, keyARN)
+	}}
 }
 
 // store is the state in a bucket.

@@ -158,7 +158,7 @@ func observer(ctx context.Context, c replaySettings, cfg aws.Config, alerts aler
 		KMS:    unwritableKMS{},
 		Facts:  inventory.New(kms.NewFromConfig(cfg), live, account, cfg.Region),
 		State:  c.store(store, bucket, account),
-		Alerts: alerts, Trail: awsclient.CloudTrail(cfg), EBS: awsclient.NewEC2(cfg), Senders: handlers.AnySender{}, Logger: log,
+		Alerts: alerts, Trail: awsclient.CloudTrail(cfg), Resources: awsclient.AWSConfig(cfg), EBS: awsclient.NewEC2(cfg), Senders: handlers.AnySender{}, Logger: log,
 	}, reactions)
 	return router, memory.Close, err
 }

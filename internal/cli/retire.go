@@ -110,7 +110,8 @@ func (f *retireFlags) check(ctx context.Context, p *process, key string) (byHand
 	show, finish := counting(p.stderr)
 	checker := retire.Checker{
 		S3: hand.s3, Facts: hand.facts, Account: hand.account, Survey: engine,
-		Quiet: time.Duration(f.quietDays) * 24 * time.Hour, Accepted: f.accepted, Seen: show,
+		Resources: hand.dependents(),
+		Quiet:     time.Duration(f.quietDays) * 24 * time.Hour, Accepted: f.accepted, Seen: show,
 	}
 	if f.byReports {
 		if checker.Reports, err = jobsEngine(ctx, p); err != nil {

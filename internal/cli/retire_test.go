@@ -16,6 +16,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/config"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
@@ -151,10 +152,14 @@ func TestRetire(t *testing.T) {
 		KeyId: &oldKey, GranteePrincipal: aws.String("arn:aws:iam::" + sandbox.Account + ":role/r"), Operations: []kmstypes.GrantOperation{kmstypes.GrantOperationDecrypt},
 	}))(t)
 
+	volume := func(key string) {
+		a.box.AWS.AWSConfig().Put(config.Item{Type: "AWS::EC2::Volume", ID: "vol-1", Configuration: map[string]any{"kmsKeyId": key}})
+	}
+	volume(oldKey)
 	a.start()
 	a.awaitQuiet()
 	code, r := a.retireCheck(appAlias)
-	want := []string{"alias:" + appAlias, "bucket-default:app-data", "bucket-default:by-key", "grant:" + *grant.GrantId, "last-use", "objects:app-data", "objects:by-key"}
+	want := []string{"alias:" + appAlias, "bucket-default:app-data", "bucket-default:by-key", "dependent:ebs-volume:vol-1", "grant:" + *grant.GrantId, "last-use", "objects:app-data", "objects:by-key"}
 	if code != exitError || r.Free || !slices.Equal(ids(r.Ties), want) || !slices.Equal(ids(r.Unknown), []string{"uploads:plain"}) {
 		t.Errorf("exit code %d, ties %q, unknown %q", code, ids(r.Ties), ids(r.Unknown))
 	}
@@ -174,6 +179,7 @@ func TestRetire(t *testing.T) {
 	}
 	must(a.s3.DeleteBucketEncryption(ctx, &s3.DeleteBucketEncryptionInput{Bucket: aws.String("by-key")}))(t)
 	must(a.kms.RevokeGrant(ctx, &kms.RevokeGrantInput{KeyId: &oldKey, GrantId: grant.GrantId}))(t)
+	volume(newKey)
 
 	if code, r = a.retireCheck(oldKey, "--quiet-days", "0", "--accept", "uploads:plain", "--accept", "alias:nothing"); code != exitOK || !r.Free || !slices.Equal(r.Accepted, []string{"uploads:plain"}) || r.LastUse == "" {
 		t.Errorf("exit code %d, ties %q, unknown %q, accepted %q", code, ids(r.Ties), ids(r.Unknown), r.Accepted)
@@ -222,7 +228,9 @@ func TestRetireDoesNotGuess(t *testing.T) {
 	for action, want := range map[string][]string{
 		"kms:GetKeyLastUsage":            {"last-use"},
 		"kms:ListGrants":                 {"grants"},
-		"kms:ListAliases":                {"aliases"},
+		"kms:ListAliases":                {"aliases", "dependents:config"}, // a resource may name the key by an alias
+		"config:SelectResourceConfig":    {"dependents:config"},
+		"cloudtrail:LookupEvents":        {"dependents:cloudtrail"},
 		"s3:ListBucketMultipartUploads":  {"uploads:cmkeeper-state", "uploads:plain"},
 		"s3:GetReplicationConfiguration": {"replication:cmkeeper-state", "replication:plain"},
 		"s3:GetObject":                   {"objects:plain"},
@@ -235,6 +243,14 @@ func TestRetireDoesNotGuess(t *testing.T) {
 		if code != exitError || r.Free || !slices.Equal(ids(r.Unknown), want) {
 			t.Errorf("without %s: exit code %d, unknown %q, want %q", action, code, ids(r.Unknown), want)
 		}
+	}
+	a.deny(administrator)
+	a.box.AWS.AWSConfig().SetRecorder(nil)
+	if code, r := a.retireCheck(key); code != exitError || !slices.Equal(ids(r.Unknown), []string{"dependents:config"}) {
+		t.Errorf("without a recorder: exit code %d, unknown %q", code, ids(r.Unknown))
+	}
+	if code, r := a.retireCheck(key, "--accept", "dependents:config"); code != exitOK || !slices.Equal(r.Accepted, []string{"dependents:config"}) {
+		t.Errorf("without a recorder, accepted: exit code %d, unknown %q", code, ids(r.Unknown))
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/dependents"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers"
 	"github.com/cmkeeper/cmkeeper/handlers/confirm"
@@ -303,7 +304,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 		// others have begun have to be ended, too.
 		Batch:    awsclient.S3Control(cfg, account),
 		Observer: handlers.JobAlerts{Alerts: alerts, Account: account, Region: cfg.Region, StateBucket: c.StateBucket},
-		Ties:     f.ties(retire.Checker{S3: bucket, Facts: facts, Account: account}),
+		Ties:     f.ties(retire.Checker{S3: bucket, Facts: facts, Account: account, Resources: &dependents.Reader{Config: awsclient.AWSConfig(cfg)}}),
 		Meter:    f.metrics,
 		Logger:   log,
 	}))
@@ -317,7 +318,7 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 	}
 	deps := reaction.Deps{
 		KMS: keys, Facts: facts, State: store, Alerts: alerts, Digests: alerts, Moves: engine, Metrics: f.metrics, Logger: log,
-		Scans: engine, Trail: awsclient.CloudTrail(cfg), EBS: awsclient.NewEC2(cfg), Send: sender(own, c.EventsQueueURL),
+		Scans: engine, Trail: awsclient.CloudTrail(cfg), Resources: awsclient.AWSConfig(cfg), EBS: awsclient.NewEC2(cfg), Send: sender(own, c.EventsQueueURL),
 	}
 	w := &wired{
 		identity: aws.ToString(caller.Arn), known: make(chan struct{}), metrics: f.metrics,

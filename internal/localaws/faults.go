@@ -18,7 +18,7 @@ import (
 // Request names a request that reached the server.
 type Request struct {
 	// Service is "kms", "s3", "s3control", "sqs", "sns", "events", "cloudtrail",
-	// "ec2", "rds" or "sts"; "" for one that is not modelled.
+	// "config", "ec2", "rds" or "sts"; "" for one that is not modelled.
 	Service string
 	// Operation is the operation as the API names it ("UploadPartCopy").
 	Operation string
@@ -304,7 +304,7 @@ func throttled(service string) *wire.Error {
 		return wire.Errorf(http.StatusServiceUnavailable, "SlowDown", "Please reduce your request rate.")
 	case "kms":
 		return wire.Errorf(http.StatusBadRequest, "ThrottlingException", "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
-	case "events", "cloudtrail":
+	case "events", "cloudtrail", "config":
 		return wire.Errorf(http.StatusBadRequest, "ThrottlingException", "Rate exceeded")
 	case "s3control":
 		return wire.Errorf(http.StatusBadRequest, "TooManyRequestsException", "Rate exceeded")

@@ -1,6 +1,6 @@
 // Package localaws is AWS in one process: a single http.Handler that speaks
 // SQS, KMS, SNS, EventBridge, CloudTrail, STS, S3 (with its Batch Operations) and
-// a little of EC2 and RDS over their real wire protocols, to be driven by the AWS
+// a little of AWS Config, EC2 and RDS over their real wire protocols, to be driven by the AWS
 // SDK and the AWS CLI.
 //
 // It behaves as AWS does where cmkeeper's safety depends on it, and calls that
@@ -16,6 +16,7 @@ import (
 	"sync"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/cloudtrail"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/config"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/ec2"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/eventbridge"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
@@ -59,6 +60,7 @@ type Server struct {
 	sns         *sns.Service
 	eventbridge *eventbridge.Service
 	cloudtrail  *cloudtrail.Service
+	config      *config.Service
 	ec2         *ec2.Service
 	rds         *rds.Service
 
@@ -99,6 +101,7 @@ func New(o Options) *Server {
 		sns:         sns.New(sns.Config{Account: o.Account, Region: o.Region, Queues: queues, Keys: keys, Trail: recorder}),
 		eventbridge: events,
 		cloudtrail:  trails,
+		config:      config.New(config.Config{Account: o.Account, Region: o.Region}),
 		ec2:         ec2.New(ec2.Config{Account: o.Account, Region: o.Region, Keys: keys, Trail: recorder}),
 		rds:         rds.New(rds.Config{Account: o.Account, Region: o.Region, Keys: keys, Trail: recorder}),
 		identities:  map[string]wire.Caller{},
@@ -147,6 +150,9 @@ func (s *Server) S3Control() *s3control.Service { return s.s3control }
 // SNS returns the topics, for what no API can do.
 func (s *Server) SNS() *sns.Service { return s.sns }
 
+// AWSConfig returns what AWS Config records, for tests to fill.
+func (s *Server) AWSConfig() *config.Service { return s.config }
+
 // EC2 is the EC2 of the account.
 func (s *Server) EC2() *ec2.Service { return s.ec2 }
 
@@ -181,6 +187,8 @@ func (s *Server) route(r *http.Request, scope string) (http.Handler, Request) {
 			return s.eventbridge, Request{Service: "events", Operation: operation}
 		case "CloudTrail_20131101", "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101":
 			return s.cloudtrail, Request{Service: "cloudtrail", Operation: operation}
+		case "StarlingDoveService":
+			return s.config, Request{Service: "config", Operation: operation}
 		case "TrentService":
 			return s.kms, Request{Service: "kms", Operation: operation}
 		default:

@@ -24,6 +24,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/config"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
@@ -97,6 +98,7 @@ func (s *Sandbox) open(o localaws.Options) {
 	o.Account, o.Region = Account, Region
 	s.AWS = localaws.New(o)
 	s.AWS.EC2().EncryptByDefault(true) // nothing is wrong here before somebody does it
+	s.AWS.AWSConfig().SetRecorder(&config.Recorder{Group: config.All()})
 	s.AWS.AddIdentity(WorkerKey, wire.Caller{
 		Type: "AssumedRole", AccountID: Account, PrincipalID: "AROACMKEEPERWORKER:local",
 		ARN: "arn:aws:sts::" + Account + ":assumed-role/" + workerName + "/local",
