@@ -166,6 +166,16 @@ const (
 // Select asks an advanced query and reads at most that many pages of the answer. Each row
 // is a JSON object with the selected properties in their nesting. more: there are more pages.
 func Select(ctx context.Context, api API, expression string, pages int) (rows []json.RawMessage, more bool, err error) {
+	more, err = Each(ctx, api, expression, pages, func(row json.RawMessage) error {
+		rows = append(rows, row)
+		return nil
+	})
+	return rows, more, err
+}
+
+// Each is Select, and calls row with each row as it comes, so that not all are held at once.
+// An error of row ends it, and is returned.
+func Each(ctx context.Context, api API, expression string, pages int, row func(json.RawMessage) error) (more bool, err error) {
 	in := struct {
 		Expression string
 		Limit      int
@@ -177,16 +187,18 @@ func Select(ctx context.Context, api API, expression string, pages int) (rows []
 			Results   []string
 		}
 		if err := api.Call(ctx, "SelectResourceConfig", in, &out); err != nil {
-			return rows, true, fmt.Errorf("query AWS Config: %w", err)
+			return true, fmt.Errorf("query AWS Config: %w", err)
 		}
-		for _, row := range out.Results {
-			rows = append(rows, json.RawMessage(row))
+		for _, text := range out.Results {
+			if err := row(json.RawMessage(text)); err != nil {
+				return true, err
+			}
 		}
 		if in.NextToken = out.NextToken; in.NextToken == "" {
-			return rows, false, nil
+			return false, nil
 		}
 	}
-	return rows, true, nil
+	return true, nil
 }
 
 // Quote returns text as a string in a query.

@@ -17,7 +17,6 @@ var purposes = [][2]string{
 	{"observe", "to observe, in every mode"},
 	{"guard", "to check [whether the guard sees](#does-the-guard-see); the [report](keys-and-report.md) asks `cloudtrail:DescribeTrails`, too"},
 	{"canary", "the [canary](#the-canary-key)"},
-	{"report", "the [weekly report](keys-and-report.md#the-weekly-report)"},
 	{"rotation", "rotation, enforce"},
 	{"policy", "policy, enforce"},
 	{"deletion", "deletion, enforce"},

@@ -168,6 +168,16 @@ func TestImportedMaterialIsLost(t *testing.T) {
 
 func (w *world) importMaterial(key string, material []byte, expires *time.Time) {
 	w.t.Helper()
+	in := w.wrap(key, material)
+	if expires != nil {
+		in.ExpirationModel, in.ValidTo = types.ExpirationModelTypeKeyMaterialExpires, expires
+	}
+	must(w.kms.ImportKeyMaterial(w.ctx, in))
+}
+
+// wrap returns the request that imports material which does not expire.
+func (w *world) wrap(key string, material []byte) *kms.ImportKeyMaterialInput {
+	w.t.Helper()
 	p := must(w.kms.GetParametersForImport(w.ctx, &kms.GetParametersForImportInput{
 		KeyId: &key, WrappingAlgorithm: types.AlgorithmSpecRsaesOaepSha256, WrappingKeySpec: types.WrappingKeySpecRsa2048,
 	}))
@@ -175,14 +185,10 @@ func (w *world) importMaterial(key string, material []byte, expires *time.Time) 
 	if !ok {
 		w.t.Fatal("the wrapping key is not RSA")
 	}
-	in := &kms.ImportKeyMaterialInput{
+	return &kms.ImportKeyMaterialInput{
 		KeyId: &key, ImportToken: p.ImportToken, ExpirationModel: types.ExpirationModelTypeKeyMaterialDoesNotExpire,
 		EncryptedKeyMaterial: must(rsa.EncryptOAEP(sha256.New(), rand.Reader, public, material, nil)),
 	}
-	if expires != nil {
-		in.ExpirationModel, in.ValidTo = types.ExpirationModelTypeKeyMaterialExpires, expires
-	}
-	must(w.kms.ImportKeyMaterial(w.ctx, in))
 }
 
 func TestReplicaIsJudgedByTheEvent(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/posture"
+	"github.com/cmkeeper/cmkeeper/storage"
 )
 
 // The states of a custom key store's connection that decide something here.
@@ -24,15 +25,18 @@ const (
 	storeConnecting = "CONNECTING" // which takes up to 20 minutes
 )
 
-// account watches what belongs to no key and no bucket: custom key stores and EBS
-// encryption by default. It decides after all others. A sweep reads both, an event what it
-// is about.
+// account watches what belongs to no key and no bucket: custom key stores, EBS encryption
+// by default, and how storage is encrypted. It decides after all others. A sweep reads all
+// of it, an event what it is about.
 func account(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	if err := readAccount(ctx, c); err != nil {
 		return nil, err
 	}
 	doc, err := c.AccountLedger(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := readStorage(ctx, c, doc); err != nil {
 		return nil, err
 	}
 	meeting := false
@@ -57,7 +61,7 @@ func account(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) 
 	if err != nil {
 		return nil, err
 	}
-	d.Told.Account = noted
+	d.Told.Account = noteStorage(c, noted)
 	if c.IsSweep() {
 		d.Tell = func() []alert.Alert { return changes }
 	}
@@ -100,7 +104,10 @@ func readAccount(ctx context.Context, c *reaction.Case) error {
 // none.
 func accountLooked(c *reaction.Case, name string) bool {
 	stores, encrypted := c.AccountRead()
-	if name == posture.DangerEBS {
+	switch {
+	case storage.IsName(name):
+		return storageLooked(c, name)
+	case name == posture.DangerEBS:
 		return encrypted.Known()
 	}
 	connecting := func(s inventory.KeyStore) bool { return posture.Store(s.ID) == name && s.State == storeConnecting }
@@ -128,7 +135,7 @@ func accountDangers(c *reaction.Case, meeting bool) (all []reaction.Danger) {
 		a.Next = []string{command.Line("aws ec2 enable-ebs-encryption-by-default --region %s", c.InRegion())}
 		all = append(all, reaction.Danger{Name: posture.DangerEBS, Alert: a})
 	}
-	return all
+	return append(all, storageDangers(c)...)
 }
 
 func accountAlert(c *reaction.Case, kind alert.Kind, severity finding.Severity) alert.Alert {

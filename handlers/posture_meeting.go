@@ -16,6 +16,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/posture"
 	"github.com/cmkeeper/cmkeeper/state"
+	"github.com/cmkeeper/cmkeeper/storage"
 )
 
 // meeting is the first sweep over an account by a build that tells what it finds at first.
@@ -222,6 +223,8 @@ func (m *meeting) step(f standingOf, o ledger.Open) string {
 		return c.KMSCommand("enable-key")
 	case posture.DangerRotation:
 		return c.KMSCommand("enable-key-rotation --rotation-period-in-days %s", command.Number(m.Config.Posture.RotationPeriodDays))
+	case posture.DangerAge:
+		return replaceKey(&alert.Key{Aliases: f.aliases})[min(1, len(f.aliases))]
 	case posture.DangerMaterial, posture.DangerExpiry:
 		return "Import the same key material again from your own copy; AWS has none."
 	case posture.DangerUnavailable:
@@ -232,6 +235,8 @@ func (m *meeting) step(f standingOf, o ledger.Open) string {
 		return command.Line("aws ec2 enable-ebs-encryption-by-default --region %s", m.InRegion())
 	}
 	switch id := posture.StoreID(o.Name); {
+	case storage.IsName(o.Name):
+		return "Find these resources with an advanced query of AWS Config, and look at their encryption."
 	case id != "":
 		return command.Line("aws kms connect-custom-key-store --region %s --custom-key-store-id %s", m.InRegion(), command.KeyStore(id))
 	case posture.GrantID(o.Name) != "":
@@ -265,5 +270,9 @@ func (m *meeting) told(ctx context.Context, a alert.Alert) error {
 // account sweeps what belongs to no key and no bucket.
 func (s look) account(ctx context.Context) error {
 	c := s.Whole.Part(s.SweepEvent("sweep/account", s.Start))
-	return s.Skip(s.React(ctx, c, reaction.Reaction{Name: "account", Decide: account}))
+	err := s.Skip(s.React(ctx, c, reaction.Reaction{Name: "account", Decide: account}))
+	for _, gap := range c.StorageRead().Value.Gaps() {
+		s.Note(func(t *ledger.SweepTotals) { t.NoteUnread("how storage is encrypted", errors.New(gap)) })
+	}
+	return err
 }

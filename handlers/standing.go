@@ -117,7 +117,7 @@ func watches(c reaction.Config, name string) bool {
 	switch {
 	case name == posture.DangerPolicy, posture.GrantID(name) != "":
 		return c.Policy != reaction.Off
-	case name == posture.DangerRotation:
+	case name == posture.DangerRotation, name == posture.DangerAge:
 		return c.Rotation != reaction.Off
 	case name == posture.DangerReopened:
 		return c.Contain != reaction.Off
@@ -133,6 +133,8 @@ func looked(c *reaction.Case, name string) bool {
 		return k.Policy.Known() && k.Grants.Known() && k.State != ""
 	case posture.DangerApproval:
 		return k.Tags.Known()
+	case posture.DangerAge:
+		return k.Looked(name) && (k.LastRotation.Known() || !c.Config.Posture.AsksLastRotation(k.Key, c.At))
 	}
 	return k.Looked(name)
 }
@@ -237,6 +239,10 @@ func dangerAlert(c *reaction.Case, k posture.Key, d posture.Danger) alert.Alert 
 		a.Next = []string{"Look at the key store's connection:", command.Line("aws kms describe-custom-key-stores --region %s", c.InRegion())}
 	case posture.DangerRotation:
 		tellRotation(c, k, &a, name)
+	case posture.DangerAge:
+		a.Title = "Key " + name + " has old key material, and KMS cannot rotate it by itself"
+		a.Risk = "All data stays under one generation of key material: whoever got hold of it can read all of that."
+		a.Next = replaceKey(a.Key)
 	case posture.DangerReopened:
 		a.Title = "Key " + name + " was enabled again while it is open"
 		a.Risk = finding.Risk(d.Findings)
@@ -257,6 +263,15 @@ func tellGrant(c *reaction.Case, a *alert.Alert, name string, d posture.Danger) 
 	a.Risk = finding.Risk(d.Findings) + " The key policy does not show grants."
 	a.Next = []string{"If the grant is not intended, revoke it. Everything that uses the key through this grant then fails:",
 		c.KMSCommand("revoke-grant --grant-id %s", command.GrantID(posture.GrantID(d.Name))), c.KMSCommand("list-grants")}
+}
+
+// replaceKey says how a key is replaced that KMS cannot rotate by itself.
+func replaceKey(k *alert.Key) []string {
+	const exempt = "Or agree with the key's owner to keep it, and exempt the key (CMKEEPER_EXEMPTIONS)."
+	if len(k.Aliases) == 0 {
+		return []string{"The key has no alias that could be moved to another key. Have what uses it use a new key.", exempt}
+	}
+	return []string{"See what it takes to replace the key; this changes nothing:", command.Line("cmkeeper rotate %s --dry-run", command.Alias(k.Aliases[0])), exempt}
 }
 
 func tellRotation(c *reaction.Case, k posture.Key, a *alert.Alert, name string) {

@@ -188,6 +188,11 @@ func (s look) key(ctx context.Context, c *reaction.Case) error {
 	case !key.Guarded():
 		return nil
 	}
+	if s.Config.Rotation != reaction.Off && s.Config.Posture.AsksLastRotation(key, c.At) {
+		if _, err := c.LastRotation(ctx); err != nil {
+			s.Note(func(t *ledger.SweepTotals) { t.NoteUnread("last rotation of key "+key.ID, err) })
+		}
+	}
 	reactions := []reaction.Reaction{{Name: "notes", Decide: noteKey}}
 	if s.Rolling {
 		reactions = append(reactions, reaction.Reaction{Name: "tags", Decide: noteTags})

@@ -197,7 +197,7 @@ func rows() []row {
 		{on: route{source: events.SourceS3, kind: events.ServiceEvent, name: batchStatusChanged}, reaction: batch,
 			severity: "none", observe: "checks the S3 Batch Operations jobs of our re-encryptions, which publish their own alerts"},
 		{on: route{kind: events.Scheduled}, reaction: sweep,
-			severity: "as for the events that were missed", observe: "reconciles every key, alias, bucket and unfinished job; sends reminders of deletions and of expiring key material"},
+			severity: "as for the events that were missed", observe: "reconciles every key, alias, bucket and unfinished job; sends reminders of deletions, of expiring key material, and of old key material that KMS cannot rotate (`CMKEEPER_MANUAL_ROTATION_DAYS`); asks AWS Config once a day how storage is encrypted (`CMKEEPER_CONFIG_CHECKS`)"},
 	}
 	guard := func(source, severity, observe string, names ...string) {
 		for _, name := range names {

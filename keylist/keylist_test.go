@@ -29,6 +29,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/config"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/keylist"
@@ -838,4 +839,46 @@ func TestCell(t *testing.T) {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
+}
+
+// TestOldMaterial: keys that KMS cannot rotate are dangers from an age on. Only of imported
+// material the last rotation is asked for, and where that is refused the key is not judged.
+func TestOldMaterial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		imported := w.key(kms.CreateKeyInput{Origin: types.OriginTypeExternal})
+		w.importMaterial(imported)
+		signing := w.key(kms.CreateKeyInput{KeySpec: types.KeySpecEccNistP256, KeyUsage: types.KeyUsageTypeSignVerify})
+		time.Sleep(2 * 24 * time.Hour)
+		w.key(kms.CreateKeyInput{KeySpec: types.KeySpecHmac256, KeyUsage: types.KeyUsageTypeGenerateVerifyMac}) // is new
+		o := w.options("ada")
+		o.Rules.ManualRotationDays = 1
+		requests := w.aws.Requests("kms", "ListKeyRotations")
+		old := func() (old []string, judged int) {
+			for _, k := range w.list(o).Keys {
+				if k.Judged {
+					judged++
+				}
+				if slices.ContainsFunc(k.Dangers, func(d keylist.Danger) bool { return d.Name == posture.DangerAge }) {
+					old = append(old, k.ARN)
+				}
+			}
+			slices.Sort(old)
+			return old, judged
+		}
+		want := []string{imported, signing}
+		slices.Sort(want)
+		if got, judged := old(); !slices.Equal(got, want) || judged != 3 {
+			t.Errorf("old are %v, and %d were judged", got, judged)
+		}
+		if n := w.aws.Requests("kms", "ListKeyRotations") - requests; n != 1 {
+			t.Errorf("%d requests for rotations", n)
+		}
+		w.aws.AddIdentity("bob", wire.Caller{Type: "IAMUser", ARN: "arn:aws:iam::" + account + ":user/bob"})
+		w.aws.SetIdentityPolicy("bob", func(action, _ string) bool { return action != "kms:ListKeyRotations" })
+		o.Facts = w.options("bob").Facts
+		if got, judged := old(); !slices.Equal(got, []string{signing}) || judged != 2 {
+			t.Errorf("without the permission, old are %v, and %d were judged", got, judged)
+		}
+	})
 }

@@ -306,7 +306,7 @@ func (r *reader) key(ctx context.Context, arn string) (k Key, there bool) {
 	r.judge(ctx, &k, p)
 	// Whether a key can rotate is known only of one that could be described.
 	k.Judged = k.Described.Known() && p.Policy.Known() && p.Grants.Known() && approvalErr == nil &&
-		(k.Rotation.Blocker != "" || p.Rotation.Known())
+		(k.Rotation.Blocker != "" || p.Rotation.Known()) && (p.LastRotation.Known() || !r.Rules.AsksLastRotation(p.Key, r.now))
 	if r.LastUse && r.keepsBeforeUse(k) { // the slowest request, so only where it counts
 		p.Usage = ask(ctx, r.Facts.LastUsage, arn)
 	}
@@ -350,6 +350,8 @@ func (r *reader) facts(ctx context.Context, p *posture.Key) (last posture.Fact[t
 	if b := p.RotationBlocker(); p.Manager != "" && (b == "" || b == inventory.BlockedDisabled) {
 		all.Go(func() { p.Rotation = ask(ctx, r.Facts.Rotation, p.ARN) })
 		all.Go(func() { last = ask(ctx, r.Facts.LastRotation, p.ARN) })
+	} else if r.Rules.AsksLastRotation(p.Key, r.now) {
+		all.Go(func() { last = ask(ctx, r.Facts.LastRotation, p.ARN) })
 	}
 	if r.Tags {
 		all.Go(func() { p.Tags = ask(ctx, r.Facts.Tags, p.ARN) })
@@ -358,6 +360,7 @@ func (r *reader) facts(ctx context.Context, p *posture.Key) (last posture.Fact[t
 		all.Go(func() { p.Approved, approval = r.Approved(ctx, p.Key) })
 	}
 	all.Wait()
+	p.LastRotation = last
 	return last, approval
 }
 

@@ -40,6 +40,9 @@ type Key struct {
 	Grants   Fact[[]inventory.Grant]
 	Tags     Fact[map[string]string]
 	Usage    Fact[inventory.Usage]
+	// LastRotation is when the key got new material for the last time, zero for never. It
+	// counts for keys of which Rules.AsksLastRotation is true.
+	LastRotation Fact[time.Time]
 	// Approved: the pending deletion is one that was approved.
 	Approved bool
 	// Rotated: the key was seen rotating at some time; Worked: it was seen enabled.
@@ -56,6 +59,9 @@ type Rules struct {
 	// longest period that is no danger, 0 for any.
 	RotationRequired   bool
 	RotationPeriodDays int
+	// ManualRotationDays is how old the material may be of a key that KMS cannot rotate by
+	// itself, 0 for any age.
+	ManualRotationDays int
 }
 
 // Danger is one thing that is wrong with a key.
@@ -81,7 +87,8 @@ const (
 	DangerMaterial    = "material"    // the key has none
 	DangerUnavailable = "unavailable" // its key store does not answer
 	DangerRotation    = "rotation"
-	DangerExpiry      = "expiry" // of the material
+	DangerAge         = "material-age" // KMS cannot replace the material by itself, and it is old
+	DangerExpiry      = "expiry"       // of the material
 	// Only the key's stored document shows these: the key was disabled because it was open,
 	// works again and is open; and a tag approves a deletion that nobody has scheduled yet.
 	DangerReopened = "reopened"
@@ -124,6 +131,8 @@ func (k Key) Looked(name string) bool {
 		return k.Grants.Known()
 	case name == DangerRotation:
 		return k.Rotation.Known() && k.RotationBlocker() == ""
+	case name == DangerAge: // one that is not in use any more is not too old
+		return k.State == "Enabled" || k.State == "Disabled" || k.PendingDeletion()
 	case name == DangerMaterial, name == DangerExpiry, name == DangerUnavailable, name == DangerDisabled:
 		return k.State == "Enabled" || k.State == "Disabled"
 	}
@@ -142,7 +151,7 @@ func (r Rules) Dangers(k Key, now time.Time) []Danger {
 	if !k.Guarded() {
 		return nil
 	}
-	all := slices.Concat(r.policy(k, now), r.grants(k), state(k, now), r.rotation(k), material(k, now))
+	all := slices.Concat(r.policy(k, now), r.grants(k), state(k, now), r.rotation(k), r.age(k, now), material(k, now))
 	slices.SortStableFunc(all, func(a, b Danger) int { return cmp.Compare(b.Severity.Rank(), a.Severity.Rank()) })
 	return all
 }
@@ -318,4 +327,67 @@ func material(k Key, now time.Time) []Danger {
 	}
 	return []Danger{{Name: DangerExpiry, Kind: alert.KindMaterial, Severity: finding.High,
 		Text: fmt.Sprintf("KMS deletes the key's imported material%s. Then nothing that is encrypted under it can be read until the material is imported again.", on(k.MaterialExpires))}}
+}
+
+// Outlived reports whether KMS cannot rotate an enabled key by itself, and it was created so
+// long ago that its material is too old, unless that was replaced since. A replica has the
+// material of its primary, which is judged where that is.
+func (r Rules) Outlived(k inventory.Key, now time.Time) bool {
+	if r.ManualRotationDays == 0 || !k.Guarded() || !k.Enabled() || k.MultiRegion == "REPLICA" || k.Created.IsZero() {
+		return false
+	}
+	return cannotRotate(k) != "" && r.tooOld(k.Created, now)
+}
+
+// AsksLastRotation reports whether DangerAge of a key depends on when it was rotated last:
+// imported material is replaced on demand (KMS RotateKeyOnDemand), and no other that KMS
+// cannot rotate by itself.
+func (r Rules) AsksLastRotation(k inventory.Key, now time.Time) bool {
+	return r.Outlived(k, now) && rotatesOnDemand(k)
+}
+
+func rotatesOnDemand(k inventory.Key) bool { return k.RotationBlocker() == inventory.BlockedImported }
+
+func (r Rules) tooOld(since, now time.Time) bool {
+	return now.Sub(since) >= time.Duration(r.ManualRotationDays)*24*time.Hour
+}
+
+// cannotRotate says why KMS never rotates a key by itself, "" if it can.
+func cannotRotate(k inventory.Key) string {
+	switch k.RotationBlocker() {
+	case inventory.BlockedImported:
+		return "its material is imported"
+	case inventory.BlockedAsymmetric:
+		return "it is asymmetric"
+	case inventory.BlockedHMAC:
+		return "it is an HMAC key"
+	case inventory.BlockedCustomKeyStore:
+		return "it is in a custom key store"
+	default: // a key of AWS, a replica, or a state that ends
+		return ""
+	}
+}
+
+func (r Rules) age(k Key, now time.Time) []Danger {
+	if !r.Outlived(k.Key, now) {
+		return nil
+	}
+	since := k.Created
+	if rotatesOnDemand(k.Key) {
+		if !k.LastRotation.Known() {
+			return nil
+		}
+		if last := k.LastRotation.Value; last.After(since) {
+			since = last
+		}
+	}
+	if !r.tooOld(since, now) {
+		return nil
+	}
+	text := fmt.Sprintf("KMS cannot rotate the key by itself, because %s. Its material is of %s; the configuration allows it to be %d days old.",
+		cannotRotate(k.Key), since.UTC().Format(time.DateOnly), r.ManualRotationDays)
+	if k.Origin == "EXTERNAL_KEY_STORE" {
+		text += " KMS does not see whether the key was rotated outside of AWS."
+	}
+	return []Danger{{Name: DangerAge, Kind: alert.KindRotation, Severity: finding.Medium, Text: text}}
 }

@@ -99,6 +99,16 @@ func TestDangers(t *testing.T) {
 	now := time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC)
 	const own = `{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::444455556666:root"},"Action":"kms:*","Resource":"*"}`
 	const open = `{"Statement":[` + own + `,{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}]}`
+	// old makes a key that was created 1000 days ago.
+	old := func(spec, origin string, more ...func(*Key)) func(*Key) {
+		return func(k *Key) {
+			k.Spec, k.Origin, k.Created = spec, origin, now.Add(-1000*24*time.Hour)
+			for _, change := range more {
+				change(k)
+			}
+		}
+	}
+	years := func(n int) func(*Rules) { return func(r *Rules) { r.ManualRotationDays = n * 365 } }
 	soon, later := now.Add(29*24*time.Hour), now.Add(31*24*time.Hour)
 	for name, tt := range map[string]struct {
 		change func(k *Key)
@@ -129,6 +139,25 @@ func TestDangers(t *testing.T) {
 		"rotation not possible":  {change: func(k *Key) { k.Rotation.Value, k.Spec = inventory.Rotation{}, "RSA_2048" }, rules: func(r *Rules) { r.RotationRequired = true }},
 		"rotation too slow":      {change: func(k *Key) { k.Rotation.Value.Period = 366 }, want: []string{"medium rotation"}},
 		"rotation, any period":   {change: func(k *Key) { k.Rotation.Value.Period = 366 }, rules: func(r *Rules) { r.RotationPeriodDays = 0 }},
+		"old, cannot rotate":     {change: old("RSA_4096", "AWS_KMS"), rules: years(2), want: []string{"medium material-age"}},
+		"old, to the day":        {change: old("ECC_NIST_P256", "AWS_KMS"), rules: func(r *Rules) { r.ManualRotationDays = 1000 }, want: []string{"medium material-age"}},
+		"old, not by a day":      {change: old("ECC_NIST_P256", "AWS_KMS"), rules: func(r *Rules) { r.ManualRotationDays = 1001 }},
+		"old, any age":           {change: old("RSA_4096", "AWS_KMS")},
+		"old, HMAC":              {change: old("HMAC_256", "AWS_KMS"), rules: years(2), want: []string{"medium material-age"}},
+		"old, in a key store":    {change: old("SYMMETRIC_DEFAULT", "EXTERNAL_KEY_STORE"), rules: years(2), want: []string{"medium material-age"}},
+		"old, rotates":           {change: old("SYMMETRIC_DEFAULT", "AWS_KMS"), rules: years(2)},
+		"old, imported":          {change: old("SYMMETRIC_DEFAULT", "EXTERNAL", func(k *Key) { k.LastRotation.At = now }), rules: years(2), want: []string{"medium material-age"}},
+		"old, rotation not read": {change: old("SYMMETRIC_DEFAULT", "EXTERNAL"), rules: years(2)},
+		"old, rotated since": {change: old("SYMMETRIC_DEFAULT", "EXTERNAL", func(k *Key) {
+			k.LastRotation = Fact[time.Time]{Value: now.Add(-100 * 24 * time.Hour), At: now}
+		}), rules: years(2)},
+		"old, rotated long ago": {change: old("SYMMETRIC_DEFAULT", "EXTERNAL", func(k *Key) {
+			k.LastRotation = Fact[time.Time]{Value: now.Add(-800 * 24 * time.Hour), At: now}
+		}), rules: years(2), want: []string{"medium material-age"}},
+		"old, imported RSA":      {change: old("RSA_2048", "EXTERNAL"), rules: years(2), want: []string{"medium material-age"}},
+		"old, disabled":          {change: old("RSA_4096", "AWS_KMS", func(k *Key) { k.State = "Disabled" }), rules: years(2), want: []string{"medium disabled"}},
+		"old replica":            {change: old("RSA_4096", "AWS_KMS", func(k *Key) { k.MultiRegion = "REPLICA" }), rules: years(2)},
+		"old primary":            {change: old("RSA_4096", "AWS_KMS", func(k *Key) { k.MultiRegion = "PRIMARY" }), rules: years(2), want: []string{"medium material-age"}},
 		"material expires":       {change: func(k *Key) { k.MaterialExpires = &soon }, want: []string{"high expiry"}},
 		"material expires later": {change: func(k *Key) { k.MaterialExpires = &later }},
 		"grants": {

@@ -20,6 +20,8 @@ type Account struct {
 	// Stores are the custom key stores as they were last read, at StoresAt.
 	Stores   []KeyStore `json:"stores,omitempty"`
 	StoresAt time.Time  `json:"stores_at,omitzero"`
+	// StorageAt is when AWS Config was last asked how storage is encrypted, and answered.
+	StorageAt time.Time `json:"storage_at,omitzero"`
 	// Standing is what is wrong with the account's settings, and what people were told of that.
 	Standing Standing `json:"standing,omitzero"`
 }

@@ -31,6 +31,9 @@ type Open struct {
 	// Kind is that of the alert about it, Title what that said in one line.
 	Kind  string `json:"kind,omitempty"`
 	Title string `json:"title,omitempty"`
+	// Count is how many things the danger is about, as far as people know; 0 where it is
+	// about one.
+	Count int `json:"count,omitempty"`
 	// Since is the first read that showed it.
 	Since time.Time `json:"since"`
 	// Alert is the ID of the alert that told people, "" while none is published; Thread is
@@ -123,7 +126,7 @@ func (s *Standing) find(live Open, l Look, seen *Seen) {
 	switch {
 	case known.Alert == "":
 		if l.Judged {
-			known.Severity, known.Kind, known.Title, known.Exempt, known.Sensitive = live.Severity, live.Kind, live.Title, live.Exempt, live.Sensitive
+			known.Severity, known.Kind, known.Title, known.Exempt, known.Sensitive, known.Count = live.Severity, live.Kind, live.Title, live.Exempt, live.Sensitive, live.Count
 		}
 		if !known.Exempt {
 			seen.New = append(seen.New, *known)
@@ -131,10 +134,12 @@ func (s *Standing) find(live Open, l Look, seen *Seen) {
 	case !l.Judged:
 	case live.Exempt:
 		known.Exempt = true
-	case known.Exempt, live.Severity.Rank() > known.Severity.Rank():
+	case known.Exempt, live.Severity.Rank() > known.Severity.Rank(), live.Count > known.Count:
 		worse := *known
-		worse.Severity, worse.Kind, worse.Title = live.Severity, live.Kind, live.Title
+		worse.Severity, worse.Kind, worse.Title, worse.Count = live.Severity, live.Kind, live.Title, live.Count
 		seen.Worse = append(seen.Worse, worse)
+	default:
+		known.Count = live.Count
 	}
 }
 
@@ -188,7 +193,7 @@ func (s *Standing) Told(told Open) {
 		s.add(told)
 		return
 	}
-	o.Alert, o.Thread, o.Severity, o.Kind, o.Title, o.Exempt = told.Alert, told.Thread, told.Severity, told.Kind, told.Title, false
+	o.Alert, o.Thread, o.Severity, o.Kind, o.Title, o.Count, o.Exempt = told.Alert, told.Thread, told.Severity, told.Kind, told.Title, told.Count, false
 }
 
 // Repaired notes that people were told that a danger was there and is not any more.

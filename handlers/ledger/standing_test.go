@@ -243,3 +243,32 @@ func TestMoreThanIsStored(t *testing.T) {
 		}
 	}
 }
+
+// TestStandingCounts: a danger that is about several things is told again when there are more
+// than people know of, and not when there are fewer, or when that was not looked at.
+func TestStandingCounts(t *testing.T) {
+	at := time.Date(2026, 11, 30, 8, 0, 0, 0, time.UTC)
+	var s Standing
+	for i, step := range []struct {
+		live  int // 0: not looked at
+		told  bool
+		worse bool
+	}{{3, true, false}, {3, false, false}, {0, false, false}, {5, true, true}, {4, false, false}, {4, false, false}, {5, true, true}, {5, false, false}} {
+		l := Look{Judged: true, At: at.Add(time.Duration(i) * time.Hour), Looked: func(string) bool { return step.live > 0 }}
+		if step.live > 0 {
+			l.Live = []Open{{Name: "storage", Severity: finding.Medium, Count: step.live}}
+		}
+		seen := s.See(l)
+		tells := append(seen.New, seen.Worse...)
+		if len(tells) > 0 != step.told || len(seen.Worse) > 0 != step.worse || len(seen.Over) > 0 {
+			t.Fatalf("step %d: %+v", i, seen)
+		}
+		for _, o := range tells {
+			o.Alert = "told"
+			s.Told(o)
+		}
+		if step.live > 0 && s.Of("storage").Count != step.live {
+			t.Errorf("step %d: %d are known", i, s.Of("storage").Count)
+		}
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/retire"
 	"github.com/cmkeeper/cmkeeper/state"
+	"github.com/cmkeeper/cmkeeper/storage"
 )
 
 // Case is one occurrence and what is known about it. A fact is read when it is asked
@@ -31,6 +32,7 @@ type Case struct {
 
 	key      fact[inventory.Key]
 	rotation fact[inventory.Rotation]
+	rotated  fact[time.Time]
 	policy   fact[string]
 	grants   fact[[]inventory.Grant]
 	aliases  fact[[]inventory.Alias]
@@ -40,6 +42,7 @@ type Case struct {
 	approval fact[*retire.Approval]
 	stores   fact[[]inventory.KeyStore]
 	ebs      fact[bool]
+	storage  fact[storage.Look]
 	account  *account
 	others   map[string]*Case // by key
 
@@ -202,6 +205,12 @@ func (c *Case) RotationAgain(ctx context.Context) (inventory.Rotation, error) {
 	return c.rotation.again(ctx, c.Event.KeyARN, c.Facts.Rotation)
 }
 
+// LastRotation is when the key got new material for the last time, zero for never. Errors as
+// for Key.
+func (c *Case) LastRotation(ctx context.Context) (time.Time, error) {
+	return c.rotated.get(ctx, c.Event.KeyARN, c.Facts.LastRotation)
+}
+
 // Policy is the key's policy document. Errors as for Key.
 func (c *Case) Policy(ctx context.Context) (string, error) {
 	return c.policy.get(ctx, c.Event.KeyARN, c.Facts.Policy)
@@ -271,6 +280,14 @@ func (c *Case) EncryptedByDefault(ctx context.Context) (bool, error) {
 			return false, errors.New("nobody asks EC2 here")
 		}
 		return c.EBS.EncryptedByDefault(ctx)
+	})
+}
+
+// Storage is what AWS Config shows of how storage is encrypted. It takes a minute, and longer
+// where tags are compared.
+func (c *Case) Storage(ctx context.Context) (storage.Look, error) {
+	return c.storage.get(ctx, "", func(ctx context.Context, _ string) (storage.Look, error) {
+		return storage.Read(ctx, c.Resources, c.Facts, storage.Rules{Keys: c.Config.Posture, Region: c.Config.Region, Tags: c.Config.MatchTags})
 	})
 }
 

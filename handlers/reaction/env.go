@@ -142,7 +142,8 @@ type Deps struct {
 	Scans Scans
 	Trail Trail
 	// Resources is AWS Config, which knows what is encrypted with a key; nil: it is not
-	// asked, and the alerts say so.
+	// asked, and the alerts say so. It is also asked how storage is encrypted, if
+	// Config.ConfigChecks.
 	Resources awsconfig.API
 	// EBS knows whether new volumes are encrypted; nil: that is not looked at.
 	EBS EBS
@@ -379,6 +380,10 @@ type Config struct {
 	// WatchedTags are names of tags whose change is alerted, beside those that
 	// cmkeeper itself evaluates.
 	WatchedTags []string
+	// ConfigChecks: AWS Config is asked once a day how storage is encrypted. MatchTags are
+	// the tags that storage and its key should have in common.
+	ConfigChecks bool
+	MatchTags    []string
 	// FailedUse alerts when somebody needs a key that cannot be used.
 	FailedUse bool
 	// StateBucket is never in scope.
@@ -421,6 +426,8 @@ func (c Config) problems() []error {
 	}
 	outside := func(n, least, most int) bool { return n != 0 && (n < least || n > most) }
 	add(outside(c.Posture.RotationPeriodDays, 90, 2560), "rotation period of %d days: allowed are 90 to 2560", c.Posture.RotationPeriodDays)
+	add(c.Posture.ManualRotationDays < 0, "material of at most %d days: allowed are 0 and more", c.Posture.ManualRotationDays)
+	add(len(c.MatchTags) > 0 && !c.ConfigChecks, "tags that storage and its key should have in common: AWS Config has to be asked (CMKEEPER_CONFIG_CHECKS=daily)")
 	add(outside(c.FlapLimit, 1, ledger.MaxFlapLimit), "flap limit of %d: allowed are 1 to %d", c.FlapLimit, ledger.MaxFlapLimit)
 	add(outside(c.DeletionMinWindowDays, 7, 30), "shortest waiting period of %d days: allowed are 7 to 30", c.DeletionMinWindowDays)
 	canary := arn.Parse(c.CanaryKey)

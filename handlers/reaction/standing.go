@@ -14,6 +14,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/outcome"
 	"github.com/cmkeeper/cmkeeper/posture"
 	"github.com/cmkeeper/cmkeeper/state"
+	"github.com/cmkeeper/cmkeeper/storage"
 )
 
 // Danger is something that is wrong as it stands, and the alert of a sweep about it, which
@@ -21,6 +22,8 @@ import (
 type Danger struct {
 	Name  string
 	Alert alert.Alert
+	// Count is how many things it is about, 0 for one: it is told again when there are more.
+	Count int
 	// Told is the ID of the alert that told of it already, about something else than what is
 	// watched; "" for none.
 	Told string
@@ -60,7 +63,7 @@ type Watch struct {
 func (c *Case) Watch(ctx context.Context, w Watch) (*Decision, error) {
 	look := ledger.Look{Looked: w.Looked, At: c.At}
 	for _, d := range w.Live() {
-		o := ledger.Open{Name: d.Name, Severity: d.Alert.Severity, Kind: string(d.Alert.Kind), Title: d.Alert.Title}
+		o := ledger.Open{Name: d.Name, Severity: d.Alert.Severity, Kind: string(d.Alert.Kind), Title: d.Alert.Title, Count: d.Count}
 		if c.IsSweep() {
 			judged, exempt := c.judged(ctx, d.Alert)
 			o.Severity, o.Exempt, o.Sensitive = judged.Severity, exempt, judged.Key != nil && judged.Key.Sensitive
@@ -190,7 +193,7 @@ func (w *Watch) note(t *taken, all []*taken) {
 // tellsOf notes that an alert tells of a danger. It counts as told with the severity that it
 // has by itself, if that is more: who did it, and when, makes the alert about it quieter.
 func tellsOf(d Danger, a alert.Alert, at time.Time) func(*ledger.Standing) {
-	told := ledger.Open{Name: d.Name, Kind: string(a.Kind), Severity: a.Severity, Title: a.Title, Since: at, Alert: a.ID}
+	told := ledger.Open{Name: d.Name, Kind: string(a.Kind), Severity: a.Severity, Title: a.Title, Count: d.Count, Since: at, Alert: a.ID}
 	if d.Alert.Severity.Rank() > told.Severity.Rank() {
 		told.Severity = d.Alert.Severity
 	}
@@ -203,6 +206,9 @@ func (c *Case) standingAlert(ctx context.Context, w *Watch, d Danger, o ledger.O
 	a.ID = fmt.Sprintf("sweep/%s/standing/%s/%d", w.Thing, o.Name, o.Since.UnixMilli())
 	if worse {
 		a.ID += "/" + string(o.Severity)
+	}
+	if worse && d.Count > 0 { // there may be as many once more, after there were fewer
+		a.ID += fmt.Sprintf("/%d/%d", d.Count, w.Standing().At.UnixMilli())
 	}
 	return a
 }
@@ -288,13 +294,16 @@ func (c *Case) AccountRead() (stores posture.Fact[[]inventory.KeyStore], encrypt
 	return c.stores.read(), c.ebs.read()
 }
 
+// StorageRead is what AWS Config showed, if it was asked. It asks nothing.
+func (c *Case) StorageRead() posture.Fact[storage.Look] { return c.storage.read() }
+
 // AliasesRead are the aliases of the account, if they were read. It reads nothing.
 func (c *Case) AliasesRead() posture.Fact[[]inventory.Alias] { return c.account.aliases.read() }
 
 // AsRead is what was read of the event's key so far. It reads nothing.
 func (c *Case) AsRead() posture.Key {
 	k := posture.Key{
-		Key: c.key.read().Value, Rotation: c.rotation.read(), Policy: c.policy.read(), Grants: c.grants.read(), Tags: c.tags.read(),
+		Key: c.key.read().Value, Rotation: c.rotation.read(), Policy: c.policy.read(), Grants: c.grants.read(), Tags: c.tags.read(), LastRotation: c.rotated.read(),
 		Approved: c.Approved, Rotated: c.Known().Rotation.Seen, Aliases: c.Known().Aliases,
 		Worked: slices.ContainsFunc(c.Known().States, func(s ledger.State) bool { return s.State == ledger.StateEnabled }),
 	}

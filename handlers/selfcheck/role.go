@@ -40,6 +40,9 @@ const powersRead = 5 * time.Minute
 // roleNeeds are the actions on keys that the modes need.
 func roleNeeds(c reaction.Config) []string {
 	needs := []string{"kms:DescribeKey", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus", "kms:ListGrants", "kms:ListResourceTags"}
+	if c.Rotation != reaction.Off && c.Posture.ManualRotationDays > 0 {
+		needs = append(needs, "kms:ListKeyRotations")
+	}
 	for _, operation := range []string{reaction.EnableKeyRotation, reaction.CancelKeyDeletion, reaction.EnableKey, reaction.PutKeyPolicy, reaction.DisableKey} {
 		if c.Makes(operation) {
 			needs = append(needs, "kms:"+operation)

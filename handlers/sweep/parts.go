@@ -365,14 +365,15 @@ func (s Sweep) factsOf(ctx context.Context, c *reaction.Case) string {
 	}
 	// A date in a policy is not relied on before it comes, and after it there is less to be
 	// found; what an exemption covers is never quiet.
-	return mark(s.judgedBy, key, rotation, policy, reaction.AliasNames(aliases))
+	return mark(s.judgedBy, key, s.Config.Posture.Outlived(key, c.At), rotation, policy, reaction.AliasNames(aliases))
 }
 
 // quietly reports whether a look at a key came to nothing, and nothing about the key waits
-// for a time.
+// for a time. Imported material that was replaced becomes old with time.
 func quietly(c *reaction.Case, err error) bool {
 	did := c.Did()
-	return err == nil && len(did.Alerts) == 0 && !did.Acted && !c.Known().Waits(c.At) && c.KeyRead().MaterialExpires == nil
+	return err == nil && len(did.Alerts) == 0 && !did.Acted && !c.Known().Waits(c.At) && c.KeyRead().MaterialExpires == nil &&
+		!c.Config.Posture.AsksLastRotation(c.KeyRead(), c.At)
 }
 
 // countDangers counts what is wrong with a key by its document, nil where that is not known.

@@ -108,6 +108,7 @@ type Common struct {
 
 	RotationPeriodDays    int    `env:"ROTATION_PERIOD_DAYS, default=365" about:"Rotation period where a key had none, and the longest that is restored; 90 to 2560."`
 	RotationRequired      bool   `env:"ROTATION_REQUIRED, default=false" about:"Switch rotation on for keys that were never seen rotating, too."`
+	ManualRotationDays    int    `env:"MANUAL_ROTATION_DAYS, default=0" about:"How many days old the material may become of a key that KMS cannot rotate by itself (imported, asymmetric, HMAC, in a custom key store) before the sweep reminds of it; 0: any age."`
 	PolicyRestoreSeverity string `env:"POLICY_RESTORE_SEVERITY, default=critical" about:"low, medium, high or critical: from which severity of a new finding POLICY_MODE=enforce puts the good policy back. A policy with such a finding is recorded as good only if somebody accepts it by hand."`
 
 	TrustedAccounts []string `env:"TRUSTED_ACCOUNTS" about:"Account ids, comma-separated, that key policies may name."`
@@ -124,9 +125,11 @@ type Common struct {
 	CanaryKey     string        `env:"CANARY_KEY" about:"ARN of a key made for this, with the tag cmkeeper:canary: each sweep changes its description, whatever the modes are, and the event of that call has to come back. See [why](decisions/canary.md)."`
 	SweepInterval time.Duration `env:"SWEEP_INTERVAL, default=1h" about:"How often the schedule asks for a sweep. When it has not for twice as long, the workers say so, and sweep by themselves. See [operations](operations.md#does-the-guard-see)."`
 
-	EventRules  []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them make an alert."`
-	WatchedTags []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change makes an alert, such as data-classification. Tags that begin with cmkeeper:, and those that EXEMPTIONS, SENSITIVE_KEYS and SANDBOX_KEYS name, always do."`
-	FailedUse   bool     `env:"FAILED_USE, default=false" about:"Alert when somebody needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
+	EventRules   []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them make an alert."`
+	WatchedTags  []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change makes an alert, such as data-classification. Tags that begin with cmkeeper:, and those that EXEMPTIONS, SENSITIVE_KEYS and SANDBOX_KEYS name, always do."`
+	ConfigChecks string   `env:"CONFIG_CHECKS, default=off" about:"off or daily: the sweep asks AWS Config once a day for storage that is not encrypted, or under a key that cannot be used or belongs to an account that is not trusted. Off by default, since it needs a recorder of AWS Config, and says so where there is none. See [operations](operations.md#how-storage-is-encrypted)."`
+	MatchTags    []string `env:"MATCH_TAGS" about:"Names of tags, comma-separated, such as classification,owner: with CONFIG_CHECKS=daily an alert tells of storage where such a tag has another value than the same tag of its key."`
+	FailedUse    bool     `env:"FAILED_USE, default=false" about:"Alert when somebody needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
 
 	ReencryptAliases          []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
 	ReencryptScope            string   `env:"REENCRYPT_SCOPE" about:"Further places to move: alias/x=bucket-a/prefix,bucket-b;alias/y=bucket-c."`
@@ -168,6 +171,7 @@ var checks = map[string]func(string) error{
 	"CONTAIN_IN_USE":               boolean,
 	"ROTATION_PERIOD_DAYS":         between(90, 2560),
 	"ROTATION_REQUIRED":            boolean,
+	"MANUAL_ROTATION_DAYS":         between(0, 36_500),
 	"TRUSTED_ORGS":                 each(matching(organizationForm, "organization ids (o-… with 10 to 32 letters and digits), comma-separated")),
 	"TRUSTED_ACCOUNTS":             each(matching(`^\d{12}$`, "account ids of twelve digits, comma-separated")),
 	"SENSITIVE_KEYS":               eachParsed(judgement.ParseSelector),
@@ -181,6 +185,8 @@ var checks = map[string]func(string) error{
 	"EVENT_RULES":                  each(ruleName),
 	"WATCHED_TAGS":                 each(tagName),
 	"FAILED_USE":                   boolean,
+	"CONFIG_CHECKS":                oneOf("off", "daily"),
+	"MATCH_TAGS":                   each(tagName),
 	"REENCRYPT_ALIASES":            aliasPatterns,
 	"REENCRYPT_SCOPE":              func(s string) error { _, err := parseScope(s); return err },
 	"CONFIRM_LOOKUPS_PER_SECOND":   lookupsPerSecond,
@@ -327,7 +333,7 @@ func (c Common) reactions(identity reaction.Identity, region string, topics []al
 		RestoreSeverity:  finding.Severity(c.PolicyRestoreSeverity),
 		ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
 		Rules: rules, FlapLimit: c.FlapLimit, SweepInterval: c.SweepInterval, CanaryKey: c.CanaryKey, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
-		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, StateBucket: c.StateBucket,
+		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, ConfigChecks: c.ConfigChecks == "daily", MatchTags: c.MatchTags, StateBucket: c.StateBucket,
 	}, nil
 }
 

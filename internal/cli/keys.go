@@ -196,5 +196,6 @@ func (c Common) posture(account string) posture.Rules {
 	return posture.Rules{
 		Account: account, TrustedAccounts: c.TrustedAccounts, TrustedOrgs: c.TrustedOrgs,
 		RotationRequired: c.RotationRequired, RotationPeriodDays: c.RotationPeriodDays,
+		ManualRotationDays: c.ManualRotationDays,
 	}
 }
