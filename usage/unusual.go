@@ -1,0 +1,76 @@
+package usage
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
+)
+
+// Unusual is something that the time before did not have, with the numbers that make it so.
+type Unusual struct {
+	// Kind is principal, service, network, resource or volume.
+	Kind string `json:"kind"`
+	// Name is what was not seen before; of volume the day.
+	Name string `json:"name"`
+	Text string `json:"text"`
+}
+
+// unusual compares the calls with those of the time before.
+func (c *Collector) unusual() (found []Unusual, before string) {
+	n, f := &c.now, &c.former
+	days := int(c.from.Sub(c.before) / (24 * time.Hour))
+	span := fmt.Sprintf("the %d days before, with %d calls", days, f.total)
+	if f.total == 0 {
+		return nil, fmt.Sprintf("In the %d days before, no call for the key is known, so there is nothing to compare with.", days)
+	}
+	found = []Unusual{}
+	for _, look := range []struct {
+		by   int
+		kind string
+	}{{byRole, "principal"}, {byPrincipal, "principal"}, {byService, "service"}, {byNetwork, "network"}, {byResource, "resource"}} {
+		former := f.by[look.by]
+		if former[Others] != nil { // there were more than are known one by one
+			continue
+		}
+		for _, row := range n.rows(look.by) {
+			if row.Name == Others || former[row.Name] != nil || look.by == byPrincipal && session(row.Name) {
+				continue
+			}
+			found = append(found, Unusual{look.kind, row.Name, fmt.Sprintf("%d calls (%d refused) from %s to %s; none in %s",
+				row.Calls, row.Failed, row.First.Format(time.RFC3339), row.Last.Format(time.RFC3339), span)})
+		}
+	}
+	least, most := f.daily(c.before, c.from)
+	for day := c.from.Truncate(24 * time.Hour); day.Before(c.to); day = day.Add(24 * time.Hour) {
+		date := day.Format(time.DateOnly)
+		if d := n.days[date]; d != nil && d.Calls > most {
+			found = append(found, Unusual{"volume", date, fmt.Sprintf("%d calls; the days before had %d to %d", d.Calls, least, most)})
+		}
+	}
+	return found, "Compared with " + span + "."
+}
+
+// session reports whether a principal is a session of a role: its role is compared instead,
+// since sessions have a new name as a rule.
+func session(principal string) bool {
+	a := arn.Parse(principal)
+	return a.Service == "sts" && strings.HasPrefix(a.Resource, "assumed-role/")
+}
+
+// daily is how many calls a whole day had, at least and at most.
+func (n *counts) daily(from, to time.Time) (least, most int64) {
+	first := true
+	for day := from.Truncate(24 * time.Hour); day.Before(to); day = day.Add(24 * time.Hour) {
+		calls := int64(0)
+		if d := n.days[day.Format(time.DateOnly)]; d != nil {
+			calls = d.Calls
+		}
+		if first || calls < least {
+			least, first = calls, false
+		}
+		most = max(most, calls)
+	}
+	return least, most
+}
