@@ -231,10 +231,10 @@ func (c *localCommand) run(ctx context.Context, p *process) error {
 	g.Go(func() error {
 		for {
 			bodies, err := box.Receive(ctx, alerts, 20*time.Second)
-			if ctx.Err() != nil {
-				return nil
-			}
-			if err != nil {
+			switch {
+			case ctx.Err() != nil: // it was told to stop
+				return nil //nolint:nilerr // what it waited for is not wanted any more
+			case err != nil:
 				return err
 			}
 			for _, body := range bodies {
