@@ -72,7 +72,7 @@ func (r request) changesKey() bool {
 
 // isRead reports whether the request reads.
 func (r request) isRead() bool {
-	return slices.ContainsFunc([]string{"Get", "Head", "List", "Describe", "Lookup"}, func(verb string) bool { return strings.HasPrefix(r.operation, verb) })
+	return slices.ContainsFunc([]string{"Get", "Head", "List", "Describe", "Lookup", "Select"}, func(verb string) bool { return strings.HasPrefix(r.operation, verb) })
 }
 
 // perOperation is how many requests there were of each operation, in one line.

@@ -139,7 +139,6 @@ func listKeys(ctx context.Context, p *process, o keylist.Options, share float64)
 	if err := hand.judgedBy(&o, share); err != nil {
 		return keylist.List{}, err
 	}
-	o.Resources = hand.resources
 	show, finish := counting(p.stderr)
 	o.Seen = func(keys int) { show("keys", int64(keys)) }
 	used := map[string]keylist.UseRecord{}
@@ -173,6 +172,9 @@ func (b byHand) judgedBy(o *keylist.Options, share float64) (err error) {
 		return usageError{err}
 	}
 	o.Facts, o.Share = b.facts, share
+	if b.resources != nil { // the weekly report of a fleet does not ask
+		o.Resources = b.resources
+	}
 	o.Account, o.Region, o.Rules = b.account, b.region, b.settings.posture(b.account)
 	if bucket := b.settings.StateBucket; bucket != "" {
 		store := b.store(bucket)

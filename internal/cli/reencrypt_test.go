@@ -58,7 +58,7 @@ func (a *account) writesBut(places ...string) *refusals {
 	use := []string{"kms:Encrypt", "kms:Decrypt", "kms:GenerateDataKey", "kms:ReEncryptFrom", "kms:ReEncryptTo"}
 	a.box.AWS.SetIdentityPolicy(administrator, func(action, resource string) bool {
 		_, name, _ := strings.Cut(action, ":")
-		read := slices.ContainsFunc([]string{"Get", "List", "Describe", "Head", "Lookup"}, func(verb string) bool { return strings.HasPrefix(name, verb) })
+		read := slices.ContainsFunc([]string{"Get", "List", "Describe", "Head", "Lookup", "Select"}, func(verb string) bool { return strings.HasPrefix(name, verb) })
 		allowed := read || slices.Contains(use, action) || slices.ContainsFunc(places, func(place string) bool { return strings.HasPrefix(resource, place) })
 		return noted.unless(allowed, action, resource)
 	})
