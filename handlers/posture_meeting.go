@@ -224,7 +224,7 @@ func (m *meeting) step(f standingOf, o ledger.Open) string {
 	case posture.DangerRotation:
 		return c.KMSCommand("enable-key-rotation --rotation-period-in-days %s", command.Number(m.Config.Posture.RotationPeriodDays))
 	case posture.DangerAge:
-		return replaceKey(&alert.Key{Aliases: f.aliases})[min(1, len(f.aliases))]
+		return reaction.ReplaceKey(&alert.Key{Aliases: f.aliases})[min(1, len(f.aliases))]
 	case posture.DangerMaterial, posture.DangerExpiry:
 		return "Import the same key material again from your own copy; AWS has none."
 	case posture.DangerUnavailable:

@@ -242,7 +242,7 @@ func dangerAlert(c *reaction.Case, k posture.Key, d posture.Danger) alert.Alert 
 	case posture.DangerAge:
 		a.Title = "Key " + name + " has old key material, and KMS cannot rotate it by itself"
 		a.Risk = "All data stays under one generation of key material: whoever got hold of it can read all of that."
-		a.Next = replaceKey(a.Key)
+		a.Next = reaction.ReplaceKey(a.Key)
 	case posture.DangerReopened:
 		a.Title = "Key " + name + " was enabled again while it is open"
 		a.Risk = finding.Risk(d.Findings)
@@ -263,15 +263,6 @@ func tellGrant(c *reaction.Case, a *alert.Alert, name string, d posture.Danger) 
 	a.Risk = finding.Risk(d.Findings) + " The key policy does not show grants."
 	a.Next = []string{"If the grant is not intended, revoke it. Everything that uses the key through this grant then fails:",
 		c.KMSCommand("revoke-grant --grant-id %s", command.GrantID(posture.GrantID(d.Name))), c.KMSCommand("list-grants")}
-}
-
-// replaceKey says how a key is replaced that KMS cannot rotate by itself.
-func replaceKey(k *alert.Key) []string {
-	const exempt = "Or agree with the key's owner to keep it, and exempt the key (CMKEEPER_EXEMPTIONS)."
-	if len(k.Aliases) == 0 {
-		return []string{"The key has no alias that could be moved to another key. Have what uses it use a new key.", exempt}
-	}
-	return []string{"See what it takes to replace the key; this changes nothing:", command.Line("cmkeeper rotate %s --dry-run", command.Alias(k.Aliases[0])), exempt}
 }
 
 func tellRotation(c *reaction.Case, k posture.Key, a *alert.Alert, name string) {

@@ -259,7 +259,7 @@ func TestStandingCounts(t *testing.T) {
 			l.Live = []Open{{Name: "storage", Severity: finding.Medium, Count: step.live}}
 		}
 		seen := s.See(l)
-		tells := append(seen.New, seen.Worse...)
+		tells := slices.Concat(seen.New, seen.Worse)
 		if len(tells) > 0 != step.told || len(seen.Worse) > 0 != step.worse || len(seen.Over) > 0 {
 			t.Fatalf("step %d: %+v", i, seen)
 		}

@@ -155,3 +155,13 @@ func ReencryptCommands(from []string, to string, scope []reencrypt.Scope, stateB
 	}
 	return commands
 }
+
+// ReplaceKey says how a key is replaced that KMS cannot rotate by itself. The second text is
+// a command, if the key has an alias.
+func ReplaceKey(k *alert.Key) []string {
+	const exempt = "Or agree with the key's owner to keep it, and exempt the key (CMKEEPER_EXEMPTIONS)."
+	if len(k.Aliases) == 0 {
+		return []string{"The key has no alias that could be moved to another key. Have what uses it use a new key.", exempt}
+	}
+	return []string{"See what it takes to replace the key; this changes nothing:", command.Line("cmkeeper rotate %s --dry-run", command.Alias(k.Aliases[0])), exempt}
+}
