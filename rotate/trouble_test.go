@@ -284,8 +284,6 @@ func TestLeaseCannotBeRenewed(t *testing.T) {
 			ended <- time.Now()
 		}()
 		time.Sleep(10 * time.Minute)
-		rec, err := rotate.Read(t.Context(), w.store(), app)
-		w.must(err)
 		cut.Store(true)
 		began := time.Now()
 		at := <-ended // includes 10 seconds in which it tries to give the lease back
@@ -293,7 +291,7 @@ func TestLeaseCannotBeRenewed(t *testing.T) {
 			t.Errorf("it worked for another %s", took)
 		}
 		stop := w.fleet()
-		rec, err = resume(w.machine(nil))
+		rec, err := resume(w.machine(nil))
 		stop()
 		w.must(err)
 		w.isRotated(rec)
