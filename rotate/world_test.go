@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -46,6 +47,12 @@ const (
 )
 
 var buckets = []string{byARN, byAlias, byWriter}
+
+// TestMain collects garbage less often: each world is small and short.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400)
+	m.Run()
+}
 
 // world is an AWS account in this process with a key that two aliases and three buckets
 // use, and the clients of an observer to whom no fault happens. It lives in a bubble.
