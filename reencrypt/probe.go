@@ -58,7 +58,7 @@ func (e *Engine) probeUpdate(ctx context.Context, to string) (unsafe string, err
 // tryUpdate tries the operation on a scratch object in the state bucket, byte
 // for byte, and removes the object.
 func (e *Engine) tryUpdate(ctx context.Context, to string) (unsafe string, err error) {
-	bucket, key := e.opt.StateBucket, e.opt.StatePrefix+"probe/"+rand.Text()
+	bucket, key := e.opt.StateBucket, e.opt.StatePrefix+probePrefix+rand.Text()
 	owner := &e.opt.Account
 	fail := func(err error) (string, error) {
 		switch classify(err) {
@@ -146,10 +146,38 @@ func (e *Engine) removeScratch(ctx context.Context, key string, versions ...stri
 	return errors.Join(errs...)
 }
 
+// probePrefix is where the scratch objects are, below the store's prefix.
+const probePrefix = "probe/"
+
+// scratchAge is how old a scratch object is at least that nobody uses any more.
+const scratchAge = time.Minute
+
+// RemoveScratch removes the scratch objects that processes have left in the state bucket
+// which were killed while they tried a method or a key: they are under keys that nothing
+// else may need.
+func (e *Engine) RemoveScratch(ctx context.Context) error {
+	pages := s3.NewListObjectVersionsPaginator(e.opt.S3, &s3.ListObjectVersionsInput{
+		Bucket: &e.opt.StateBucket, Prefix: aws.String(e.opt.StatePrefix + probePrefix), ExpectedBucketOwner: &e.opt.Account,
+	})
+	var errs []error
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return fmt.Errorf("remove scratch objects of s3://%s/%s%s: %w", e.opt.StateBucket, e.opt.StatePrefix, probePrefix, err)
+		}
+		for _, v := range page.Versions {
+			if e.opt.Store.Now().Sub(aws.ToTime(v.LastModified)) > scratchAge {
+				errs = append(errs, e.removeScratch(ctx, aws.ToString(v.Key), aws.ToString(v.VersionId)))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // scratch writes an object under a key into the state bucket, reads it and
 // removes it.
 func (e *Engine) scratch(ctx context.Context, keyARN string) (err error) {
-	bucket, key := e.opt.StateBucket, e.opt.StatePrefix+"probe/"+rand.Text()
+	bucket, key := e.opt.StateBucket, e.opt.StatePrefix+probePrefix+rand.Text()
 	owner := &e.opt.Account
 	put, err := e.opt.S3.PutObject(ctx, &s3.PutObjectInput{
 		Bucket: &bucket, Key: &key, ExpectedBucketOwner: owner, Body: bytes.NewReader([]byte(key)),

@@ -8,6 +8,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/state"
@@ -77,7 +79,7 @@ func Schedule(ctx context.Context, keys KMS, store *state.Store, r Result, by st
 	}
 	out, err := keys.ScheduleKeyDeletion(ctx, &kms.ScheduleKeyDeletionInput{KeyId: &r.Key, PendingWindowInDays: aws.Int32(int32(days))})
 	if err != nil {
-		return time.Time{}, errors.Join(fmt.Errorf("schedule deletion of key %s: %w", r.Key, err), store.Delete(context.WithoutCancel(ctx), approvalKey(r.Key), ""))
+		return time.Time{}, errors.Join(fmt.Errorf("schedule deletion of key %s: %w", r.Key, err), withdraw(ctx, store, r.Key, err))
 	}
 	return aws.ToTime(out.DeletionDate), nil
 }
@@ -89,9 +91,28 @@ func Disable(ctx context.Context, keys KMS, store *state.Store, keyARN, by strin
 		return err
 	}
 	if _, err := keys.DisableKey(ctx, &kms.DisableKeyInput{KeyId: &keyARN}); err != nil {
-		return errors.Join(fmt.Errorf("disable key %s: %w", keyARN, err), store.Delete(context.WithoutCancel(ctx), approvalKey(keyARN), ""))
+		return errors.Join(fmt.Errorf("disable key %s: %w", keyARN, err), withdraw(ctx, store, keyARN, err))
 	}
 	return nil
+}
+
+// withdraw deletes an approval where KMS has refused what it is for. Where that may have
+// been done, and only the answer was lost, the approval stays: without it the fleet would
+// undo it.
+func withdraw(ctx context.Context, store *state.Store, keyARN string, err error) error {
+	if !Refused(err) {
+		return nil
+	}
+	return store.Delete(context.WithoutCancel(ctx), approvalKey(keyARN), "")
+}
+
+// Refused reports whether an error of a call is the service's answer that it was not done.
+// A key whose state does not allow it may be in that state because an earlier try of the
+// same call was done, and its answer lost.
+func Refused(err error) bool {
+	answer, ok := errors.AsType[*smithyhttp.ResponseError](err)
+	api, named := errors.AsType[smithy.APIError](err)
+	return ok && named && answer.HTTPStatusCode()/100 == 4 && api.ErrorCode() != "KMSInvalidStateException"
 }
 
 func record(ctx context.Context, store *state.Store, approval Approval) error {

@@ -47,15 +47,19 @@ func (w *work) acquire(ctx context.Context) error {
 	}
 }
 
-// keep renews the lease until ctx is done, and ends the work where that fails for good.
+// keep renews the lease until ctx is done, and ends the work where it is lost, or where it
+// cannot be renewed before somebody else may take it.
 func (w *work) keep(ctx context.Context, stop context.CancelCauseFunc) {
 	renewed := time.Now()
 	for sleep(ctx, leaseTime/4) == nil {
-		err := w.update(ctx, func(rec *Record) { rec.Lease.Until = w.Store.Now().Add(leaseTime) }, nil)
+		began := time.Now()
+		try, cancel := context.WithTimeout(ctx, leaseTime/8)
+		err := w.update(try, func(rec *Record) { rec.Lease.Until = w.Store.Now().Add(leaseTime) }, nil)
+		cancel()
 		switch {
 		case err == nil:
-			renewed = time.Now()
-		case errors.Is(err, ErrBusy), time.Since(renewed) > leaseTime:
+			renewed = began
+		case errors.Is(err, ErrBusy), time.Since(renewed) >= leaseTime*3/4:
 			stop(fmt.Errorf("renew the lease of rotation %s: %w", w.id, err))
 			return
 		}

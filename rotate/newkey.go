@@ -19,6 +19,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/retire"
 )
 
 // Tag is the tag of every key that a rotation creates; its value is the rotation's id.
@@ -118,7 +119,11 @@ func creationPolicy(policy, oldID string) (string, error) {
 	}
 	for _, s := range statements {
 		if s, ok := s.(map[string]any); ok {
-			s["Resource"] = ownResource(s["Resource"], oldID)
+			for _, name := range []string{"Resource", "NotResource"} {
+				if v, ok := s[name]; ok {
+					s[name] = ownResource(v, oldID)
+				}
+			}
 		}
 	}
 	var b bytes.Buffer
@@ -130,7 +135,7 @@ func creationPolicy(policy, oldID string) (string, error) {
 	return strings.TrimSpace(b.String()), nil
 }
 
-// ownResource replaces what names the old key in the value of a Resource.
+// ownResource replaces what names the old key in the value of a Resource or NotResource.
 func ownResource(v any, oldID string) any {
 	switch v := v.(type) {
 	case string:
@@ -177,6 +182,9 @@ func (w *work) createKey(ctx context.Context) (string, error) {
 		}
 	}
 	if w.New == "" {
+		if err := s.has(w.Aliases); err != nil { // somebody has moved one since the rotation began
+			return "", err
+		}
 		if err := w.create(ctx, s); err != nil {
 			return "", err
 		}
@@ -254,14 +262,17 @@ func (w *work) create(ctx context.Context, s source) error {
 	out, err := w.KMS.CreateKey(ctx, in, func(o *kms.Options) { o.RetryMaxAttempts = 1 })
 	if err != nil {
 		err = permission(fmt.Errorf("create the new key: %w", err), "kms:CreateKey and kms:TagResource")
-		if e, ok := errors.AsType[smithy.APIError](err); ok && e.ErrorFault() == smithy.FaultClient { // refused: there is no key
+		if retire.Refused(err) { // there is no key
 			err = errors.Join(err, w.save(ctx, func(rec *Record) { rec.Creating = time.Time{} }))
 		}
 		return err
 	}
 	created := aws.ToString(out.KeyMetadata.Arn)
 	w.say("Created key %s.", created)
-	return w.save(ctx, func(rec *Record) { rec.New, rec.Creating = created, time.Time{} })
+	if err := w.save(ctx, func(rec *Record) { rec.New, rec.Creating = created, time.Time{} }); err != nil {
+		return fmt.Errorf("key %s was created, and that was not recorded; who resumes finds it by its tag %s: %w", created, Tag, err)
+	}
+	return nil
 }
 
 // findCreated finds the key of a CreateKey whose answer was lost, by its tag, and records

@@ -173,6 +173,12 @@ func (r *Record) holdsAliases() bool {
 	return !r.Ended() && r.Step != StepDisableNewKey && r.Step != StepDeleteOldKey
 }
 
+// wasInterrupted reports whether the last process that worked on a rotation did not live
+// to say so: the same command again, soon, does not ask for another rotation.
+func (r *Record) wasInterrupted(now time.Time) bool {
+	return r.State != StateAborting && r.State != StateAborted && r.Lease.Holder != "" && now.Before(r.Lease.Until.Add(24*time.Hour))
+}
+
 // Steps returns the steps that replace a key by another one, in their order.
 func Steps() []Step {
 	return []Step{StepCreateKey, StepSurvey, StepMoveAliases, StepMoveDefaults, StepMoveData, StepCheckOldKey, StepDeleteOldKey}
@@ -191,6 +197,12 @@ func (r *Record) steps() []Step {
 		steps = steps[:len(steps)-1]
 	}
 	return steps
+}
+
+// goesOn reports whether a step is left up to and including until, "" for the last.
+func (r *Record) goesOn(until Step) bool {
+	steps := r.steps()
+	return !r.Ended() && (until == "" || slices.Index(steps, r.Step) <= slices.Index(steps, until))
 }
 
 // finish notes that a step is done, and what is next. It does nothing where the record is
@@ -289,7 +301,7 @@ func Moves(ctx context.Context, store *state.Store, alias string, from []string,
 	case err != nil:
 		return "", err
 	}
-	there := r.New != "" && to == r.New && slices.Equal(from, []string{r.Old})
+	there := r.New != "" && to == r.New && slices.Equal(from, []string{r.Old}) && r.State != StateAborted
 	back := r.New != "" && to == r.Old && slices.Equal(from, []string{r.New}) && (r.State == StateAborting || r.State == StateAborted)
 	if !there && !back {
 		return "", nil

@@ -44,6 +44,7 @@ type Mover interface {
 	MoveDefault(ctx context.Context, bucket, from, to string) (moved bool, err error)
 	StartOrders(ctx context.Context, orders []reencrypt.Order, at time.Time) ([]string, error)
 	Cancel(ctx context.Context, job string) error
+	RemoveScratch(ctx context.Context) error
 }
 
 // Rotator rotates keys of one account and Region. Its functions may be nil.
@@ -92,13 +93,13 @@ const (
 
 // Start records a rotation of the key that an alias points to, with other aliases of the
 // same key where some are named. Nothing is changed before Resume. Where the alias has a
-// rotation that has not ended, that is returned, and begun is false; ErrState says that
-// it is another one than was asked for.
+// rotation that has not ended, or whose end was interrupted within a day, that is returned,
+// and begun is false; ErrState says that it is another one than was asked for.
 func (r *Rotator) Start(ctx context.Context, alias string, others []string, c Choices) (rec Record, begun bool, err error) {
 	aliases := append([]string{alias}, others...)
 	switch rec, err := Read(ctx, r.Store, alias); {
-	case err == nil && rec.holdsAliases():
-		if rec.State != StateRunning || !slices.Equal(rec.Aliases, aliases) && len(others) > 0 {
+	case err == nil && (rec.holdsAliases() || rec.wasInterrupted(r.Store.Now())):
+		if rec.State != StateRunning && rec.State != StateDone || !slices.Equal(rec.Aliases, aliases) && len(others) > 0 {
 			return rec, false, fmt.Errorf("rotation %s of %s is %s: %w; resume or abort it first", rec.ID, strings.Join(rec.Aliases, ", "), rec.State, ErrState)
 		}
 		return rec, false, nil
@@ -155,8 +156,8 @@ func (r *Rotator) claim(ctx context.Context, rec Record) error {
 	return nil
 }
 
-// Resume does the steps of a rotation that are left, up to and including until; "" is
-// all of them. It returns the record as it is then, also with an error. What cannot be
+// Resume does the steps of a rotation that are left, up to and including until, none where
+// that is done already; "" is all of them. It returns the record as it is then, also with an error. What cannot be
 // done before some time or somebody's doing is no error: the record says so in Waits and Why.
 // Errors: ErrNone, ErrBusy.
 func (r *Rotator) Resume(ctx context.Context, name string, until Step) (Record, error) {
@@ -167,7 +168,7 @@ func (r *Rotator) Resume(ctx context.Context, name string, until Step) (Record, 
 	if rec.State == StateDone || rec.State == StateAborted && len(rec.Left) == 0 {
 		return rec, nil
 	}
-	if until != "" && !slices.Contains(rec.steps(), until) && rec.State != StateAborted {
+	if until != "" && !slices.Contains(rec.steps(), until) {
 		return rec, fmt.Errorf("rotation %s has no step %s; its steps are %s: %w", rec.ID, until, joined(rec.steps()), ErrState)
 	}
 	return r.work(ctx, rec, until, func(rec *Record) {
@@ -215,13 +216,16 @@ func (r *Rotator) work(ctx context.Context, rec Record, until Step, begin func(*
 	working, stop := context.WithCancelCause(ctx)
 	kept := make(chan struct{})
 	go func() { defer close(kept); w.keep(working, stop) }()
-	err := w.save(working, begin)
-	if err == nil && w.holdsAliases() {
-		err = w.claim(working, w.Record)
+	var err error
+	next := w.Record
+	if begin(&next); next.holdsAliases() {
+		err = w.claim(working, next)
 	}
-	for err == nil && !w.Ended() {
-		step := w.Step
-		if err = w.step(working); err != nil || w.Why != "" || step == until {
+	if err == nil {
+		err = w.save(working, begin)
+	}
+	for err == nil && w.goesOn(until) {
+		if err = w.step(working); w.Why != "" {
 			break
 		}
 	}
@@ -269,12 +273,17 @@ func (r *Rotator) source(ctx context.Context, aliases []string) (source, error) 
 	if s, err = r.sourceKey(ctx, key); err != nil {
 		return s, err
 	}
+	return s, s.has(aliases)
+}
+
+// has is an error where one of the aliases does not point to the key.
+func (s source) has(aliases []string) error {
 	for _, name := range aliases {
 		if !slices.ContainsFunc(s.aliases, func(a inventory.Alias) bool { return a.Name == name }) {
-			return s, fmt.Errorf("%s does not point to key %s", name, s.key.ARN)
+			return fmt.Errorf("%s does not point to key %s", name, s.key.ARN)
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // sourceKey reads what the successor of a key needs.

@@ -25,7 +25,7 @@ func (w *work) step(ctx context.Context) error {
 		StepRotateMaterial: w.rotateMaterial,
 		StepCreateKey:      w.createKey,
 		StepSurvey:         w.survey,
-		StepMoveAliases:    func(ctx context.Context) (string, error) { return w.pointAliases(ctx, w.Old, w.New) },
+		StepMoveAliases:    w.moveAliases,
 		StepMoveDefaults:   func(ctx context.Context) (string, error) { return w.pointDefaults(ctx, w.Old, w.New) },
 		StepMoveData: func(ctx context.Context) (string, error) {
 			return w.moveData(ctx, w.Old, w.New, func(rec *Record) []Move { return rec.Moves })
@@ -78,18 +78,32 @@ func (w *work) leave(ctx context.Context, left ...Left) error {
 
 // rotateMaterial makes the imported material that waits the current one.
 func (w *work) rotateMaterial(ctx context.Context) (string, error) {
+	var failed error
 	for n := 0; ; n++ {
 		pending, err := w.Facts.PendingMaterial(ctx, w.Old)
 		switch {
 		case err != nil:
 			return "", permission(err, "kms:ListKeyRotations")
+		case pending == "" && n == 0:
+			// Rotated by a process that was killed, or deleted by somebody?
+			at, err := w.Facts.LastRotation(ctx, w.Old)
+			if err != nil {
+				return "", permission(err, "kms:ListKeyRotations")
+			}
+			if at.Before(w.Started.Add(-settles)) {
+				return "", errors.New("no imported material waits to become the current one any more, and the key was not rotated since this began: import the material again, and resume")
+			}
+			fallthrough
 		case pending == "":
 			return "The key uses its new material. What was encrypted before is still decrypted with the former one.", nil
 		case n == 10:
-			return "", errors.New("KMS still shows the material as pending; resume in some minutes")
+			return "", cmp.Or(failed, errors.New("KMS still shows the material as pending; resume in some minutes"))
 		case n == 0:
 			if _, err := w.KMS.RotateKeyOnDemand(ctx, &kms.RotateKeyOnDemandInput{KeyId: &w.Old}); err != nil {
-				return "", permission(fmt.Errorf("rotate the key on demand: %w", err), "kms:RotateKeyOnDemand")
+				failed = permission(fmt.Errorf("rotate the key on demand: %w", err), "kms:RotateKeyOnDemand")
+			}
+			if retire.Refused(failed) || ctx.Err() != nil { // else it may have been done: look
+				return "", failed
 			}
 		}
 		if err := sleep(ctx, 3*time.Second); err != nil {
@@ -129,15 +143,19 @@ func (w *work) survey(ctx context.Context) (string, error) {
 		return "S3 encrypts nothing under a key of spec " + key.Spec + ".", nil
 	}
 	late := lateBuckets(w.Record)
-	moves, defaults, left, err := w.find(ctx, w.Old, w.New, late)
+	moves, defaults, left, err := w.find(ctx, w.Old, w.New, w.Options, late)
 	if err != nil {
 		return "", err
 	}
 	err = w.save(ctx, func(rec *Record) {
-		if late == nil { // what a killed survey has found is found again
+		if rec.Round == 0 { // what a killed survey has found is found again
 			rec.Moves, rec.Defaults = nil, defaults
 		}
 		for _, m := range moves {
+			// Once the aliases have moved, a default encryption brings nothing more under the old key.
+			if rec.Round > 0 && m.Versions == 0 {
+				continue
+			}
 			if !slices.ContainsFunc(rec.Moves, func(o Move) bool { return o.Bucket == m.Bucket && !o.Ended }) {
 				rec.Moves = append(rec.Moves, m)
 			}
@@ -147,7 +165,8 @@ func (w *work) survey(ctx context.Context) (string, error) {
 	return summary(moves) + " " + whole(len(defaults), "bucket") + " with the key as default encryption.", err
 }
 
-// lateBuckets are those in which the check of a round before found data; nil in the first.
+// lateBuckets are those in which the check of a round before found data. nil is all: in the
+// first round, and where a survey of this round was killed after it had recorded its own.
 func lateBuckets(rec Record) (names []string) {
 	if rec.Round == 0 {
 		return nil
@@ -163,8 +182,8 @@ func lateBuckets(rec Record) (names []string) {
 // find finds the data under a key that can be moved to another one, in some buckets or in
 // all that are in scope, and the buckets whose default encryption names the key itself.
 // What stops a bucket with such data is an error.
-func (w *work) find(ctx context.Context, from, to string, only []string) (moves []Move, defaults []string, left []Left, err error) {
-	buckets, left, err := w.bucketsInScope(ctx, w.Options)
+func (w *work) find(ctx context.Context, from, to string, scope Choices, only []string) (moves []Move, defaults []string, left []Left, err error) {
+	buckets, left, err := w.bucketsInScope(ctx, scope)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -213,9 +232,18 @@ func summary(moves []Move) string {
 	return fmt.Sprintf("%d object versions to move (%d bytes) in %s.", versions, bytes, whole(len(moves), "bucket"))
 }
 
+// moveAliases points the aliases to the new key.
+func (w *work) moveAliases(ctx context.Context) (string, error) {
+	return w.pointAliases(ctx, w.Old, w.New, func(name, target string) error {
+		return fmt.Errorf("%s points to key %s: somebody else has moved it", name, cmp.Or(target, "none"))
+	})
+}
+
 // pointAliases points the aliases from one key to another, and reads back that they do.
-// One that points elsewhere was moved by somebody else.
-func (w *work) pointAliases(ctx context.Context, from, to string) (string, error) {
+// One that points elsewhere was moved by somebody else: elsewhere says whether that is an
+// error, or it stays there.
+func (w *work) pointAliases(ctx context.Context, from, to string, elsewhere func(name, target string) error) (string, error) {
+	var there []string
 	for _, name := range w.Aliases {
 		for n := 0; ; n++ {
 			target, err := w.target(ctx, name)
@@ -223,29 +251,35 @@ func (w *work) pointAliases(ctx context.Context, from, to string) (string, error
 			case err != nil:
 				return "", err
 			case target == to:
+				there = append(there, name)
 			case target != from:
-				return "", fmt.Errorf("%s points to key %s: somebody else has moved it", name, cmp.Or(target, "none"))
+				if err := elsewhere(name, target); err != nil {
+					return "", err
+				}
 			case n == 10:
 				return "", fmt.Errorf("%s still points to key %s; resume in some minutes", name, from)
+			case n > 0: // KMS is eventually consistent
+				if err := sleep(ctx, 3*time.Second); err != nil {
+					return "", err
+				}
+				continue
 			default:
 				if _, err := w.KMS.UpdateAlias(ctx, &kms.UpdateAliasInput{AliasName: &name, TargetKeyId: &to}); err != nil {
 					return "", permission(fmt.Errorf("point %s to key %s: %w", name, to, err), "kms:UpdateAlias on the alias and on both keys")
-				}
-				if n > 0 { // KMS is eventually consistent
-					if err := sleep(ctx, 3*time.Second); err != nil {
-						return "", err
-					}
 				}
 				continue
 			}
 			break
 		}
 	}
+	if len(there) == 0 {
+		return "", nil
+	}
 	which := "the new key"
 	if to == w.Old {
 		which = "the old key again"
 	}
-	return fmt.Sprintf("%s now to %s.", points(w.Aliases), which), nil
+	return fmt.Sprintf("%s now to %s.", points(there), which), nil
 }
 
 // points returns aliases as the subject of a sentence, with its verb.
@@ -372,7 +406,7 @@ func (w *work) checkOldKey(ctx context.Context) (string, error) {
 	left := leftOf(r)
 	late := slices.ContainsFunc(r.Ties, func(t retire.Tie) bool {
 		bucket, data := strings.CutPrefix(t.ID, "objects:")
-		return data && inScope(w.Options, bucket) && !slices.ContainsFunc(w.Moves, func(m Move) bool { return m.Bucket == bucket })
+		return data && bucket != w.StateBucket && inScope(w.Options, bucket) && !slices.ContainsFunc(w.Moves, func(m Move) bool { return m.Bucket == bucket })
 	})
 	if late && w.Round < maxRounds {
 		err := w.save(ctx, func(rec *Record) {
@@ -407,6 +441,10 @@ func (w *work) check(ctx context.Context, key string, quiet time.Duration, repor
 	c := w.Check
 	c.Quiet, c.Reports, c.Accepted = quiet, reports, w.Accepted
 	c.Seen = w.Seen
+	// What a process that was killed has left there would count as data under the key.
+	if err := w.Mover.RemoveScratch(ctx); err != nil && ctx.Err() == nil {
+		w.say("%v", err)
+	}
 	return c.Check(ctx, key)
 }
 
@@ -473,10 +511,15 @@ func (w *work) restoreAliases(ctx context.Context) (string, error) {
 	if w.New == "" {
 		return "No new key was created.", nil
 	}
-	what, err := w.pointAliases(ctx, w.New, w.Old)
+	var stay []string
+	what, err := w.pointAliases(ctx, w.New, w.Old, func(name, target string) error {
+		stay = append(stay, fmt.Sprintf(" %s points to key %s: somebody else has moved it, and it stays there.", name, cmp.Or(target, "none")))
+		return nil
+	})
 	if err != nil {
 		return "", err
 	}
+	what = strings.TrimSpace(what + strings.Join(stay, ""))
 	for _, m := range w.Moves {
 		if m.Ended || m.Ordered.IsZero() {
 			continue
@@ -515,14 +558,19 @@ func (w *work) restoreData(ctx context.Context) (string, error) {
 		return "The data under the new key stays there.", nil
 	}
 	key, err := w.Facts.Key(ctx, w.New)
-	if err != nil {
+	switch {
+	case err != nil:
 		return "", err
-	}
-	if key.Spec != specSymmetric || !key.Enabled() {
-		return "S3 has no data under the new key, which is " + key.State + ".", nil
+	case key.Spec != specSymmetric:
+		return "S3 encrypts nothing under a key of spec " + key.Spec + ".", nil
+	case !slices.ContainsFunc(w.Done, func(d Done) bool { return d.Step == StepCreateKey }):
+		return "No data was moved.", nil
+	case !key.Enabled():
+		return "", w.wait(ctx, time.Time{}, fmt.Sprintf("The new key is %s, and what is under it cannot be moved back. Make it usable (aws kms cancel-key-deletion, aws kms enable-key), and then resume.", key.State))
 	}
 	if w.Back == nil {
-		moves, _, left, err := w.find(ctx, w.New, w.Old, nil)
+		// Whatever is under the new key is there because the aliases moved.
+		moves, _, left, err := w.find(ctx, w.New, w.Old, Choices{}, nil)
 		if err != nil {
 			return "", err
 		}
@@ -543,35 +591,66 @@ func (w *work) disableNewKey(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if !key.Enabled() {
-		return "The new key is " + key.State + ".", nil
+		return w.notEnabled(ctx, key)
 	}
-	if due := latest(w.undone(), key.Created).Add(unusedBeforeDisable); w.Store.Now().Before(due) {
-		return "", w.wait(ctx, due, fmt.Sprintf("The new key must not have been used for a day before it is disabled. Resume after %s.", clock(due)))
-	}
-	if used, err := w.Facts.LastUsage(ctx, w.New); err == nil && w.Store.Now().Before(used.At.Add(unusedBeforeDisable)) {
-		due := used.At.Add(unusedBeforeDisable)
-		return "", w.wait(ctx, due, fmt.Sprintf("The new key was last used by %s, and must not have been used for a day before it is disabled. Resume after %s.", used, clock(due)))
+	due := latest(w.undone(), key.Created).Add(unusedBeforeDisable)
+	if w.Store.Now().Before(due) && !w.Options.LeaveData { // what was left is named at once
+		return "", w.waitUnused(ctx, due, "")
 	}
 	r, err := w.check(ctx, w.New, unusedBeforeDisable, nil)
 	if err != nil {
 		return "", err
 	}
-	if r.Free {
-		if err := retire.Disable(ctx, w.KMS, w.Store, w.New, w.Rotator.By); err != nil {
-			return "", permission(err, "kms:DisableKey")
-		}
-		return "The new key is disabled: nothing was found under it, it has no grants, and it was not used for a day.", w.save(ctx, func(rec *Record) { rec.Left = nil })
-	}
 	left := leftOf(r)
-	return fmt.Sprintf("The new key stays enabled: %s may need it.", whole(len(left), "thing")), w.save(ctx, func(rec *Record) { rec.Left, rec.Notes = left, r.Notes })
+	used, err := w.Facts.LastUsage(ctx, w.New)
+	onIt := err != nil || slices.ContainsFunc(left, func(l Left) bool { return l.ID != "last-use" })
+	last := ""
+	if due = latest(due, used.At.Add(unusedBeforeDisable)); !used.At.IsZero() {
+		last = " It was last used by " + used.String() + "."
+	}
+	switch {
+	case !onIt && (w.Store.Now().Before(due) || !r.Free):
+		return "", w.waitUnused(ctx, due, last)
+	case onIt:
+		return fmt.Sprintf("The new key stays enabled: %s may need it.", whole(len(left), "thing")), w.save(ctx, func(rec *Record) { rec.Left, rec.Notes = left, r.Notes })
+	}
+	if err := retire.Disable(ctx, w.KMS, w.Store, w.New, w.Rotator.By); err != nil {
+		return "", permission(err, "kms:DisableKey")
+	}
+	return "The new key is disabled: nothing was found under it, it has no grants, and it was not used for a day.", w.save(ctx, func(rec *Record) { rec.Left = nil })
 }
 
-// undone is when the last step of an abort before this one was done.
-func (w *work) undone() time.Time {
-	if n := len(w.Done); n > 0 {
-		return w.Done[n-1].At
+// waitUnused notes that the new key is disabled when it was not used for a day.
+func (w *work) waitUnused(ctx context.Context, due time.Time, used string) error {
+	return w.wait(ctx, due, fmt.Sprintf("The new key must not have been used for a day before it is disabled.%s Resume after %s.", used, clock(due)))
+}
+
+// notEnabled says why the new key of an abort is not enabled. Where it was not this
+// rotation that disabled it, nothing is known of what is on it.
+func (w *work) notEnabled(ctx context.Context, key inventory.Key) (string, error) {
+	what := "The new key is " + key.State
+	approval, ok, err := retire.ReadApproval(ctx, w.Store, w.New)
+	switch {
+	case err != nil:
+		return "", err
+	case ok && approval.Days == 0:
+		return what + ": nothing was found on it.", w.save(ctx, func(rec *Record) { rec.Left = nil })
+	case !slices.ContainsFunc(w.Done, func(d Done) bool { return d.Step == StepCreateKey }):
+		return what + "; nothing was moved to it.", nil
 	}
-	return w.Started
+	what += ", and not by this rotation: whether something is on it was not looked at."
+	return what, w.leave(ctx, Left{"key:" + key.ID, what, "Enable it (aws kms enable-key), and resume."})
+}
+
+// undone is when the last step of an abort before the new key's end was done.
+func (w *work) undone() time.Time {
+	at := w.Started
+	for _, d := range w.Done {
+		if d.Step != StepDisableNewKey {
+			at = latest(at, d.At)
+		}
+	}
+	return at
 }
 
 func latest(a, b time.Time) time.Time {

@@ -91,7 +91,7 @@ var moto = conformance.Deviations{
 	KMSDeviations: conformance.KMSDeviations{
 		KMSNoStates: true, KMSUnusableKeysWork: true, KMSSparseAnswers: true, KMSRangesUnchecked: true,
 		KMSRotationWhilePending: true, KMSForgetsRotationPeriod: true, KMSRotatesAnyKey: true, KMSNoKeyMaterialIDs: true,
-		KMSPolicyNameRequired: true, KMSPolicyUnchecked: true, KMSAliasUnchecked: true, KMSAliasPagingIgnored: true,
+		KMSPolicyNameRequired: true, KMSPolicyUnchecked: true, KMSAliasUnchecked: true, KMSAliasPagingIgnored: true, KMSTagPagingIgnored: true,
 		KMSNoIncorrectKey: true, KMSKeyUsageUnchecked: true, KMSDryRunIgnored: true, KMSGrantNamesIgnored: true, KMSNoImport: true,
 		KMSNoReplicas: true, KMSNoLastUsage: true,
 	},

@@ -52,6 +52,8 @@ type KMSDeviations struct {
 	KMSAliasUnchecked bool
 	// KMSAliasPagingIgnored: ListAliases answers in one page (moto).
 	KMSAliasPagingIgnored bool
+	// KMSTagPagingIgnored: ListResourceTags answers in one page (moto).
+	KMSTagPagingIgnored bool
 	// KMSNoIncorrectKey: Decrypt with another key than the ciphertext's has
 	// another error (moto).
 	KMSNoIncorrectKey bool
@@ -550,6 +552,12 @@ func (k kmsSuite) policy(t *testing.T) {
 	wantCode(t, put(func(in *kms.PutKeyPolicyInput) { in.Policy = &large }), "LimitExceededException")
 	_, err = k.client.CreateKey(t.Context(), &kms.CreateKeyInput{Policy: &lockout})
 	wantCode(t, err, malformed)
+	given := k.create(t, func(in *kms.CreateKeyInput) {
+		in.Policy, in.BypassPolicyLockoutSafetyCheck = aws.String(allow(root, "kms:Get*")), true
+	})
+	if out, err := k.client.GetKeyPolicy(t.Context(), &kms.GetKeyPolicyInput{KeyId: &given}); err != nil || aws.ToString(out.Policy) != allow(root, "kms:Get*") {
+		t.Errorf("the policy that the key was created with: %+v, %v", out, err)
+	}
 	if strings.Contains(get(aws.String("default")), "Describe*") {
 		t.Error("a refused policy was stored")
 	}
@@ -780,6 +788,11 @@ func (k kmsSuite) grants(t *testing.T) {
 	g := got[aws.ToString(first.GrantId)]
 	if len(got) != 2 || aws.ToString(g.GranteePrincipal) != grantee || len(g.Operations) != 2 || aws.ToString(g.Name) != "one" || g.Constraints == nil {
 		t.Errorf("listed %+v", got)
+	} else if diff := cmp.Diff(map[string]string{"a": "b"}, g.Constraints.EncryptionContextSubset); diff != "" || g.Constraints.EncryptionContextEquals != nil {
+		t.Errorf("constraints (-want +got):\n%s", diff)
+	}
+	if g := got[aws.ToString(second.GrantId)]; g.Constraints != nil && len(g.Constraints.EncryptionContextSubset)+len(g.Constraints.EncryptionContextEquals) > 0 {
+		t.Errorf("a grant without constraints has %+v", g.Constraints)
 	}
 	if _, err := k.client.RevokeGrant(t.Context(), &kms.RevokeGrantInput{KeyId: &arn, GrantId: first.GrantId}); err != nil {
 		t.Error(err)
@@ -834,6 +847,33 @@ func (k kmsSuite) tags(t *testing.T) {
 	}
 	if len(out.Tags) != 1 || aws.ToString(out.Tags[0].TagKey) != "team" || aws.ToString(out.Tags[0].TagValue) != "b" {
 		t.Errorf("tags %+v", out.Tags)
+	}
+	if k.target.Deviations.KMSTagPagingIgnored {
+		t.Skip("deviation KMSTagPagingIgnored: this server answers in one page")
+	}
+	want := map[string]string{"team": "b"}
+	for i := range 4 {
+		want[fmt.Sprint("tag-", i)] = fmt.Sprint(i)
+		if _, err := k.client.TagResource(t.Context(), &kms.TagResourceInput{KeyId: &arn, Tags: []types.Tag{{TagKey: aws.String(fmt.Sprint("tag-", i)), TagValue: aws.String(fmt.Sprint(i))}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, pages := map[string]string{}, 0
+	for p := kms.NewListResourceTagsPaginator(k.client, &kms.ListResourceTagsInput{KeyId: &arn, Limit: aws.Int32(2)}); p.HasMorePages(); pages++ {
+		page, err := p.NextPage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tag := range page.Tags {
+			got[aws.ToString(tag.TagKey)] = aws.ToString(tag.TagValue)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" || pages != 3 {
+		t.Errorf("%d pages of tags (-want +got):\n%s", pages, diff)
+	}
+	_, err = k.client.ListResourceTags(t.Context(), &kms.ListResourceTagsInput{KeyId: &arn, Limit: aws.Int32(51)})
+	if !k.target.Deviations.KMSRangesUnchecked {
+		wantCode(t, err, "ValidationException")
 	}
 }
 
@@ -965,11 +1005,50 @@ func (k kmsSuite) importedMaterial(t *testing.T) {
 
 	_, err = k.client.RotateKeyOnDemand(t.Context(), &kms.RotateKeyOnDemandInput{KeyId: &arn})
 	wantCode(t, err, "KMSInvalidStateException") // no material is waiting
-	if _, err := importMaterial(second, func(in *kms.ImportKeyMaterialInput) { in.ImportType = types.ImportTypeNewKeyMaterial }); err != nil {
+	asNew := func(in *kms.ImportKeyMaterialInput) { in.ImportType = types.ImportTypeNewKeyMaterial }
+	materials := func() map[string]types.KeyMaterialState {
+		t.Helper()
+		states := map[string]types.KeyMaterialState{}
+		if k.target.Deviations.KMSNoRotationList {
+			return states
+		}
+		out, err := k.client.ListKeyRotations(t.Context(), &kms.ListKeyRotationsInput{KeyId: &arn, IncludeKeyMaterial: types.IncludeKeyMaterialAllKeyMaterial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range out.Rotations {
+			states[aws.ToString(r.KeyMaterialId)] = r.KeyMaterialState
+			if r.ImportState != types.ImportStateImported || (r.RotationDate == nil) != (r.RotationType == "") || (r.RotationDate == nil) == (r.KeyMaterialState == types.KeyMaterialStateCurrent && len(states) > 1) {
+				t.Errorf("material %+v", r)
+			}
+		}
+		return states
+	}
+	wantMaterials := func(want map[string]types.KeyMaterialState) {
+		t.Helper()
+		if diff := cmp.Diff(want, materials()); diff != "" && !k.target.Deviations.KMSNoRotationList {
+			t.Errorf("materials (-want +got):\n%s", diff)
+		}
+	}
+	firstID := aws.ToString(imported.KeyMaterialId)
+	wantMaterials(map[string]types.KeyMaterialState{firstID: types.KeyMaterialStateCurrent})
+	_, err = importMaterial(first, asNew)
+	wantCode(t, err, "IncorrectKeyMaterialException")
+	waiting, err := importMaterial(second, asNew)
+	if err != nil {
 		t.Fatal(err)
+	}
+	secondID := aws.ToString(waiting.KeyMaterialId)
+	wantMaterials(map[string]types.KeyMaterialState{firstID: types.KeyMaterialStateCurrent, secondID: types.KeyMaterialStatePendingRotation})
+	if got := aws.ToString(k.describe(t, arn).CurrentKeyMaterialId); got != firstID {
+		t.Errorf("before the rotation the current material is %q, want %q", got, firstID)
 	}
 	if _, err := k.client.RotateKeyOnDemand(t.Context(), &kms.RotateKeyOnDemandInput{KeyId: &arn}); err != nil {
 		t.Fatal(err)
+	}
+	wantMaterials(map[string]types.KeyMaterialState{firstID: types.KeyMaterialStateNonCurrent, secondID: types.KeyMaterialStateCurrent})
+	if got := aws.ToString(k.describe(t, arn).CurrentKeyMaterialId); got != secondID {
+		t.Errorf("after the rotation the current material is %q, want %q", got, secondID)
 	}
 	if opened, err := k.client.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: sealed.CiphertextBlob}); err != nil || string(opened.Plaintext) != "data" {
 		t.Errorf("after the rotation: %v, %v", opened, err)
@@ -1035,8 +1114,11 @@ func (k kmsSuite) usage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out.KeyLastUsage != nil || out.KeyCreationDate == nil || out.TrackingStartDate == nil {
-		t.Errorf("an unused key: %+v", out)
+	if u := out.KeyLastUsage; u != nil && u.Timestamp != nil { // an empty object
+		t.Errorf("an unused key was used: %+v", u)
+	}
+	if out.KeyCreationDate == nil || !aws.ToTime(out.TrackingStartDate).Equal(aws.ToTime(out.KeyCreationDate)) { // created long after KMS began to record
+		t.Errorf("created %v, recorded from %v", out.KeyCreationDate, out.TrackingStartDate)
 	}
 	if _, err := k.client.Encrypt(t.Context(), &kms.EncryptInput{KeyId: &arn, Plaintext: []byte("x")}); err != nil {
 		t.Fatal(err)
@@ -1045,7 +1127,7 @@ func (k kmsSuite) usage(t *testing.T) {
 		t.Fatal(err)
 	}
 	// AWS may take up to an hour to show a use.
-	if u := out.KeyLastUsage; u != nil && u.Operation != types.KeyLastUsageTrackingOperationEncrypt {
+	if u := out.KeyLastUsage; u != nil && u.Timestamp != nil && u.Operation != types.KeyLastUsageTrackingOperationEncrypt {
 		t.Errorf("last used for %s", u.Operation)
 	}
 }

@@ -133,7 +133,7 @@ func (c *call) sourceKey(ciphertext []byte, ref, permission string, context map[
 
 // used notes a successful cryptographic operation for GetKeyLastUsage.
 func (c *call) used(k *key) {
-	k.lastUsage = &keyLastUsage{Operation: c.name, Timestamp: timestamp(c.now), CloudTrailEventID: c.eventID, KmsRequestID: c.requestID}
+	k.lastUsage = keyLastUsage{Operation: c.name, Timestamp: new(timestamp(c.now)), CloudTrailEventID: c.eventID, KmsRequestID: c.requestID}
 }
 
 // algorithm is of calls whose record always names it, as given or not. No other is modelled.
@@ -350,31 +350,36 @@ func generateRandom(c *call, in *generateRandomInput) (generateRandomOutput, err
 	return generateRandomOutput{Plaintext: randomBytes(in.NumberOfBytes)}, nil
 }
 
+// keyLastUsage is an empty object on the wire while the key has not been used.
 type keyLastUsage struct {
-	Operation         string    `json:"Operation"`
-	Timestamp         timestamp `json:"Timestamp"`
-	CloudTrailEventID string    `json:"CloudTrailEventId"`
-	KmsRequestID      string    `json:"KmsRequestId"`
+	Operation         string     `json:"Operation,omitempty"`
+	Timestamp         *timestamp `json:"Timestamp,omitempty"`
+	CloudTrailEventID string     `json:"CloudTrailEventId,omitempty"`
+	KmsRequestID      string     `json:"KmsRequestId,omitempty"`
 }
 
 type getKeyLastUsageOutput struct {
-	KeyID             string        `json:"KeyId"`
-	KeyCreationDate   timestamp     `json:"KeyCreationDate"`
-	TrackingStartDate timestamp     `json:"TrackingStartDate"`
-	KeyLastUsage      *keyLastUsage `json:"KeyLastUsage,omitempty"`
+	KeyID             string       `json:"KeyId"`
+	KeyCreationDate   timestamp    `json:"KeyCreationDate"`
+	TrackingStartDate timestamp    `json:"TrackingStartDate"`
+	KeyLastUsage      keyLastUsage `json:"KeyLastUsage"`
 }
 
 // trackingStart is when AWS began to record the usage of keys.
 var trackingStart = time.Date(2026, time.April, 23, 0, 0, 0, 0, time.UTC)
 
-// getKeyLastUsage knows of a use at once; AWS takes up to an hour.
+// getKeyLastUsage knows of a use at once; AWS takes up to an hour. The clock of a
+// test may be one of before AWS began to record: then it does so from the start.
 func getKeyLastUsage(c *call, in *keyIDInput) (getKeyLastUsageOutput, error) {
 	k, err := c.use(in.KeyID, byKey)
 	if err != nil {
 		return getKeyLastUsageOutput{}, err
 	}
+	tracked := k.created
+	if tracked.Before(trackingStart) && !c.now.Before(trackingStart) {
+		tracked = trackingStart
+	}
 	return getKeyLastUsageOutput{
-		KeyID: k.arn, KeyCreationDate: timestamp(k.created),
-		TrackingStartDate: timestamp(earlier(trackingStart, k.created)), KeyLastUsage: k.lastUsage,
+		KeyID: k.arn, KeyCreationDate: timestamp(k.created), TrackingStartDate: timestamp(tracked), KeyLastUsage: k.lastUsage,
 	}, nil
 }

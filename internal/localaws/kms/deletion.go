@@ -91,6 +91,19 @@ func (s *Service) DeleteReplica(keyID, region string) {
 	}
 }
 
+// ImportIntoReplica is the import of the key's pending material into its replica in
+// another Region, which cannot be seen from here. The key rotates once all replicas
+// have the material. Without such material it changes nothing.
+func (s *Service) ImportIntoReplica(keyID, region string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := s.keys[keyID[strings.LastIndexByte(keyID, '/')+1:]]; k != nil {
+		if m := k.materialIn(materialPending); m != nil {
+			m.replicas = append(m.replicas, region)
+		}
+	}
+}
+
 // multiRegionConfig is the API's MultiRegionConfiguration.
 type multiRegionConfig struct {
 	MultiRegionKeyType string           `json:"MultiRegionKeyType"`
@@ -180,7 +193,7 @@ func replicateKey(c *call, in *replicateKeyInput) (replicateKeyOutput, error) {
 	if err := c.setPolicy(replica, policy, in.BypassPolicyLockoutSafetyCheck); err != nil {
 		return out, err
 	}
-	if err := replica.tag(in.Tags); err != nil {
+	if err := c.tagNew(replica, in.Tags); err != nil {
 		return out, err
 	}
 	k.regions = slices.Sorted(slices.Values(append(k.regions, in.ReplicaRegion)))

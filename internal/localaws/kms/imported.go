@@ -21,7 +21,10 @@ type importToken struct {
 	expires time.Time
 }
 
-const importTokenLife = 24 * time.Hour
+const (
+	importTokenLife = 24 * time.Hour
+	importLongest   = 365 * day // until the material expires
+)
 
 // importable finds a key whose material the caller may bring along.
 func (c *call) importable(ref string) (*key, error) {
@@ -158,6 +161,8 @@ func (in *importKeyMaterialInput) checkExpiry(now time.Time) error {
 		return invalid("1 validation error detected: Value '%s' at 'expirationModel' failed to satisfy constraint: Member must satisfy enum value set", in.ExpirationModel)
 	case in.ValidTo == nil || !time.Time(*in.ValidTo).After(now):
 		return invalid("ValidTo must be set to a time in the future when the expiration model is %s", materialExpires)
+	case time.Time(*in.ValidTo).After(now.Add(importLongest)):
+		return invalid("ValidTo must be at most 365 days ahead")
 	}
 	return nil
 }
@@ -184,17 +189,30 @@ func (k *key) unwrap(in *importKeyMaterialInput, now time.Time) (*material, erro
 // place gives the key its material: the first one becomes current, known
 // material comes back, and new material waits for a rotation on demand.
 func (k *key) place(m *material, in *importKeyMaterialInput) (*material, error) {
+	kind := cmp.Or(in.ImportType, importExisting)
+	if in.ImportType == "" && len(k.materials) == 0 {
+		kind = importNew
+	}
 	i := slices.IndexFunc(k.materials, func(known *material) bool { return known.id == m.id })
 	switch {
+	case kind != importNew && kind != importExisting:
+		return nil, invalid("1 validation error detected: Value '%s' at 'importType' failed to satisfy constraint: Member must satisfy enum value set", kind)
+	case in.KeyMaterialID != nil && kind == importNew:
+		return nil, invalid("KeyMaterialId must not be set when the import type is %s", importNew)
 	case in.KeyMaterialID != nil && *in.KeyMaterialID != m.id:
 		return nil, wire.Errorf(400, "IncorrectKeyMaterialException", "The key material is not that with the id %s", *in.KeyMaterialID)
+	case i >= 0 && kind == importNew:
+		return nil, wire.Errorf(400, "IncorrectKeyMaterialException", "The key material is associated with the key already")
 	case i >= 0:
 		k.materials[i].aead = m.aead
 		return k.materials[i], nil
+	case kind == importExisting:
+		return nil, wire.Errorf(400, "IncorrectKeyMaterialException", "The key material is not the one that was imported before")
 	case len(k.materials) == 0:
 		m.state = materialCurrent
-	case in.ImportType != "NEW_KEY_MATERIAL":
-		return nil, wire.Errorf(400, "IncorrectKeyMaterialException", "The key material is not the one that was imported before")
+	case k.multiRegion && k.primaryRegion != k.region():
+		// AWS documents that new material goes to the primary key first, but not the error.
+		return nil, unsupported("%s is a replica key; import new key material into its primary key first.", k.arn)
 	case k.materialIn(materialPending) != nil:
 		return nil, wire.Errorf(400, "KMSInvalidStateException", "%s has key material pending rotation already.", k.arn)
 	}

@@ -39,6 +39,9 @@ const (
 	materialCurrent     = "CURRENT"
 	materialOld         = "NON_CURRENT"
 	materialPending     = "PENDING_ROTATION"
+	materialElsewhere   = "PENDING_MULTI_REGION_IMPORT_AND_ROTATION"
+	importNew           = "NEW_KEY_MATERIAL"
+	importExisting      = "EXISTING_KEY_MATERIAL"
 	defaultPolicyName   = "default"
 	defaultRotationDays = 365
 )
@@ -73,7 +76,7 @@ type key struct {
 	primaryRegion string
 	regions       []string // all Regions of a multi-Region key, sorted
 
-	lastUsage *keyLastUsage
+	lastUsage keyLastUsage
 }
 
 // state is the key's state at this moment; advance has removed what is due.
@@ -292,7 +295,9 @@ func createKey(c *call, in *createKeyInput) (createKeyOutput, error) {
 		if k.store, err = c.storeOf(*in.CustomKeyStoreID, in.Origin); err != nil {
 			return out, err
 		}
-		k.xksKeyID = in.XksKeyID
+		if k.xksKeyID = in.XksKeyID; k.xksKeyID != "" && c.hasExternalKey(k.store, k.xksKeyID) {
+			return out, wire.Errorf(400, "XksKeyAlreadyInUseException", "The external key %s belongs to another key of the custom key store %s.", k.xksKeyID, k.store.id)
+		}
 	}
 	if in.MultiRegion != nil && *in.MultiRegion {
 		if k.store != nil {
@@ -302,7 +307,7 @@ func createKey(c *call, in *createKeyInput) (createKeyOutput, error) {
 		k.arn = c.keyARN(k.id)
 		k.multiRegion, k.primaryRegion, k.regions = true, c.region, []string{c.region}
 	}
-	if err := k.tag(in.Tags); err != nil {
+	if err := c.tagNew(k, in.Tags); err != nil {
 		return out, err
 	}
 	policy := c.defaultPolicy()

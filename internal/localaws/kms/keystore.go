@@ -93,6 +93,16 @@ func (s *Service) hasKeys(store *keyStore) bool {
 	return false
 }
 
+// hasExternalKey reports whether a key of the store has the external key.
+func (s *Service) hasExternalKey(store *keyStore, id string) bool {
+	for _, k := range s.keys {
+		if k.store == store && k.xksKeyID == id {
+			return true
+		}
+	}
+	return false
+}
+
 // checkStore refuses terms that another store has.
 func (s *Service) checkStore(name string, terms keyStoreTerms, self *keyStore) error {
 	for _, other := range s.stores {

@@ -120,6 +120,13 @@ func TestExternalKeyStore(t *testing.T) {
 	if out, err := c.CreateKey(ctx, in); err != nil || aws.ToString(out.KeyMetadata.XksKeyConfiguration.Id) != "key-1" {
 		t.Errorf("key %+v: %v", out, err)
 	}
+	if _, err := c.CreateKey(ctx, in); code(err) != "XksKeyAlreadyInUseException" {
+		t.Errorf("the same external key again: %v", err)
+	}
+	in.XksKeyId, in.MultiRegion = aws.String("key-2"), aws.Bool(true)
+	if _, err := c.CreateKey(ctx, in); code(err) != "UnsupportedOperationException" {
+		t.Errorf("a multi-Region key in a store: %v", err)
+	}
 	if _, err := c.CreateKey(ctx, &sdk.CreateKeyInput{Origin: types.OriginTypeAwsCloudhsm, CustomKeyStoreId: store.CustomKeyStoreId}); code(err) != "ValidationException" {
 		t.Errorf("of the wrong kind: %v", err)
 	}

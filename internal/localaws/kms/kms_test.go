@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,6 +43,10 @@ var callers = map[string]wire.Caller{
 	"READER": {
 		Type: "IAMUser", AccountID: account, ARN: "arn:aws:iam::" + account + ":user/reader", PrincipalID: "AIDAREADER", UserName: "reader",
 		Allowed: func(action, _ string) bool { return action == "kms:DescribeKey" || action == "kms:ListKeys" },
+	},
+	"MAKER": {
+		Type: "IAMUser", AccountID: account, ARN: "arn:aws:iam::" + account + ":user/maker", PrincipalID: "AIDAMAKER", UserName: "maker",
+		Allowed: func(action, _ string) bool { return action == "kms:CreateKey" || action == "kms:PutKeyPolicy" },
 	},
 	"FOREIGN": {Type: "IAMUser", AccountID: "444455556666", ARN: "arn:aws:iam::444455556666:user/eve", PrincipalID: "AIDAEVE", UserName: "eve"},
 }
@@ -253,6 +258,92 @@ func TestRecords(t *testing.T) {
 			t.Errorf("%s: resources (-want +got):\n%s", tc.name, diff)
 		}
 	}
+}
+
+// Every kind of key that AWS documents outside of China can be made, with its
+// algorithms, and no other: see KeySpec and KeyUsage of CreateKey.
+func TestKindsOfKeys(t *testing.T) {
+	c := newWorld(t, trail.Settings{}).as("ADA")
+	usages := map[types.KeySpec][]types.KeyUsageType{
+		"SYMMETRIC_DEFAULT": {"ENCRYPT_DECRYPT"}, "HMAC_224": {"GENERATE_VERIFY_MAC"}, "HMAC_256": {"GENERATE_VERIFY_MAC"},
+		"HMAC_384": {"GENERATE_VERIFY_MAC"}, "HMAC_512": {"GENERATE_VERIFY_MAC"},
+		"RSA_2048": {"ENCRYPT_DECRYPT", "SIGN_VERIFY"}, "RSA_3072": {"ENCRYPT_DECRYPT", "SIGN_VERIFY"}, "RSA_4096": {"ENCRYPT_DECRYPT", "SIGN_VERIFY"},
+		"ECC_NIST_P256": {"SIGN_VERIFY", "KEY_AGREEMENT"}, "ECC_NIST_P384": {"SIGN_VERIFY", "KEY_AGREEMENT"}, "ECC_NIST_P521": {"SIGN_VERIFY", "KEY_AGREEMENT"},
+		"ECC_NIST_EDWARDS25519": {"SIGN_VERIFY"}, "ECC_SECG_P256K1": {"SIGN_VERIFY"},
+		"ML_DSA_44": {"SIGN_VERIFY"}, "ML_DSA_65": {"SIGN_VERIFY"}, "ML_DSA_87": {"SIGN_VERIFY"},
+		"ML_KEM_512": {"ENCAPSULATE_DECAPSULATE"}, "ML_KEM_768": {"ENCAPSULATE_DECAPSULATE"}, "ML_KEM_1024": {"ENCAPSULATE_DECAPSULATE"},
+	}
+	for _, spec := range types.KeySpec("").Values() {
+		for _, usage := range types.KeyUsageType("").Values() {
+			for _, origin := range []types.OriginType{types.OriginTypeAwsKms, types.OriginTypeExternal} {
+				name := string(spec) + " " + string(usage) + " " + string(origin)
+				out, err := c.CreateKey(t.Context(), &sdk.CreateKeyInput{KeySpec: spec, KeyUsage: usage, Origin: origin})
+				if !slices.Contains(usages[spec], usage) {
+					if code(err) != "ValidationException" {
+						t.Errorf("%s: %v", name, err)
+					}
+					continue
+				}
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+					continue
+				}
+				state := map[types.OriginType]types.KeyState{types.OriginTypeAwsKms: types.KeyStateEnabled, types.OriginTypeExternal: types.KeyStatePendingImport}[origin]
+				if m := out.KeyMetadata; m.KeySpec != spec || m.KeyUsage != usage || m.Origin != origin || m.KeyState != state ||
+					len(m.EncryptionAlgorithms)+len(m.SigningAlgorithms)+len(m.MacAlgorithms)+len(m.KeyAgreementAlgorithms)+len(m.EncapsulationAlgorithms) == 0 {
+					t.Errorf("%s: %+v", name, m)
+				}
+			}
+		}
+	}
+}
+
+// To tag a key while it is made takes the permission to tag, and its tags count
+// where its policy is checked.
+func TestCreateKeyWithTags(t *testing.T) {
+	w := newWorld(t, trail.Settings{})
+	tags := []types.Tag{{TagKey: aws.String("team"), TagValue: aws.String("a")}}
+	if _, err := w.as("MAKER").CreateKey(t.Context(), &sdk.CreateKeyInput{}); err != nil {
+		t.Errorf("without tags: %v", err)
+	}
+	if _, err := w.as("MAKER").CreateKey(t.Context(), &sdk.CreateKeyInput{Tags: tags}); code(err) != "AccessDeniedException" || !strings.Contains(err.Error(), "kms:TagResource") {
+		t.Errorf("tags without the permission: %v", err)
+	}
+	policy := func(team string) *string {
+		return aws.String(`{"Statement":{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*","Condition":{"StringEquals":{"aws:ResourceTag/team":"` + team + `"}}}}`)
+	}
+	if _, err := w.as("ADA").CreateKey(t.Context(), &sdk.CreateKeyInput{Tags: tags, Policy: policy("b")}); code(err) != "MalformedPolicyDocumentException" {
+		t.Errorf("a policy for keys of another team: %v", err)
+	}
+	out, err := w.as("ADA").CreateKey(t.Context(), &sdk.CreateKeyInput{Tags: tags, Policy: policy("a")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed, err := w.as("ADA").ListResourceTags(t.Context(), &sdk.ListResourceTagsInput{KeyId: out.KeyMetadata.KeyId})
+	if err != nil || len(listed.Tags) != 1 || aws.ToString(listed.Tags[0].TagKey) != "team" || aws.ToString(listed.Tags[0].TagValue) != "a" {
+		t.Errorf("tags %+v, %v", listed, err)
+	}
+}
+
+// What is told about the use of a key that has none depends on when KMS began to record.
+func TestUsageIsRecordedFromADate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newWorld(t, trail.Settings{}).as("ADA")
+		began := time.Date(2026, time.April, 23, 0, 0, 0, 0, time.UTC)
+		time.Sleep(time.Until(began.Add(-time.Hour)))
+		before := create(t, c)
+		time.Sleep(2 * time.Hour)
+		after := create(t, c)
+		for key, want := range map[string]time.Time{before: began, after: time.Now()} {
+			out, err := c.GetKeyLastUsage(t.Context(), &sdk.GetKeyLastUsageInput{KeyId: &key})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := aws.ToTime(out.TrackingStartDate); !got.Equal(want) || out.KeyLastUsage == nil || out.KeyLastUsage.Timestamp != nil {
+				t.Errorf("recorded from %v, want %v; last use %+v", got, want, out.KeyLastUsage)
+			}
+		}
+	})
 }
 
 func TestRecordOfCreateKey(t *testing.T) {
@@ -500,6 +591,134 @@ func TestRotationOnDemandIsLimited(t *testing.T) {
 	}
 }
 
+func TestNoRotationOnDemandBeforeAnAutomaticOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, trail.Settings{})
+		c := w.as("ADA")
+		key := create(t, c)
+		if _, err := c.EnableKeyRotation(t.Context(), &sdk.EnableKeyRotationInput{KeyId: &key, RotationPeriodInDays: aws.Int32(90)}); err != nil {
+			t.Fatal(err)
+		}
+		rotate := func() string {
+			_, err := c.RotateKeyOnDemand(t.Context(), &sdk.RotateKeyOnDemandInput{KeyId: &key})
+			return code(err)
+		}
+		time.Sleep(90*24*time.Hour - 21*time.Minute)
+		got := []string{rotate()}
+		time.Sleep(time.Minute)
+		got = append(got, rotate())
+		time.Sleep(20 * time.Minute)
+		got = append(got, rotate())
+		if diff := cmp.Diff([]string{"", "ConflictException", ""}, got); diff != "" {
+			t.Errorf("21 and 20 minutes before, and after the rotation (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// bring imports key material that consists of one byte.
+func bring(t *testing.T, c *sdk.Client, key string, secret byte, change func(*sdk.ImportKeyMaterialInput)) error {
+	t.Helper()
+	parameters, err := c.GetParametersForImport(t.Context(), &sdk.GetParametersForImportInput{
+		KeyId: &key, WrappingAlgorithm: types.AlgorithmSpecRsaesOaepSha256, WrappingKeySpec: types.WrappingKeySpecRsa2048,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := x509.ParsePKIXPublicKey(parameters.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapped, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), bytes.Repeat([]byte{secret}, 32), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &sdk.ImportKeyMaterialInput{KeyId: &key, ImportToken: parameters.ImportToken, EncryptedKeyMaterial: wrapped}
+	change(in)
+	_, err = c.ImportKeyMaterial(t.Context(), in)
+	return err
+}
+
+func TestImportRefusesWhatDoesNotFit(t *testing.T) {
+	c := newWorld(t, trail.Settings{}).as("ADA")
+	key := create(t, c, func(in *sdk.CreateKeyInput) { in.Origin = types.OriginTypeExternal })
+	for i, tc := range []struct {
+		secret byte
+		change func(*sdk.ImportKeyMaterialInput)
+		want   string
+	}{
+		{1, func(in *sdk.ImportKeyMaterialInput) { in.ImportType = "EXISTING_KEY_MATERIAL" }, "IncorrectKeyMaterialException"},
+		{1, func(in *sdk.ImportKeyMaterialInput) {
+			in.ExpirationModel, in.ValidTo = "KEY_MATERIAL_EXPIRES", aws.Time(time.Now().Add(366*24*time.Hour))
+		}, "ValidationException"},
+		{1, func(in *sdk.ImportKeyMaterialInput) {
+			in.ImportType, in.KeyMaterialId = "NEW_KEY_MATERIAL", aws.String("x")
+		}, "ValidationException"},
+		{1, func(in *sdk.ImportKeyMaterialInput) { in.ImportType = "OTHER" }, "ValidationException"},
+		{1, func(*sdk.ImportKeyMaterialInput) {}, ""},
+		{2, func(*sdk.ImportKeyMaterialInput) {}, "IncorrectKeyMaterialException"},
+		{1, func(in *sdk.ImportKeyMaterialInput) { in.ImportType = "NEW_KEY_MATERIAL" }, "IncorrectKeyMaterialException"},
+		{2, func(in *sdk.ImportKeyMaterialInput) { in.ImportType = "NEW_KEY_MATERIAL" }, ""},
+		{3, func(in *sdk.ImportKeyMaterialInput) { in.ImportType = "NEW_KEY_MATERIAL" }, "KMSInvalidStateException"}, // one is waiting
+	} {
+		err := bring(t, c, key, tc.secret, func(in *sdk.ImportKeyMaterialInput) {
+			in.ExpirationModel = "KEY_MATERIAL_DOES_NOT_EXPIRE"
+			tc.change(in)
+		})
+		if got := code(err); got != tc.want {
+			t.Errorf("%d: got %q (%v), want %q", i, got, err, tc.want)
+		}
+	}
+}
+
+// A multi-Region key rotates to imported material once its replicas have it, and
+// material in a replica alone is not new material.
+func TestImportedMaterialOfAMultiRegionKey(t *testing.T) {
+	w := newWorld(t, trail.Settings{})
+	c := w.as("ADA")
+	key := create(t, c, func(in *sdk.CreateKeyInput) { in.Origin, in.MultiRegion = types.OriginTypeExternal, aws.Bool(true) })
+	as := func(kind types.ImportType) func(*sdk.ImportKeyMaterialInput) {
+		return func(in *sdk.ImportKeyMaterialInput) {
+			in.ImportType, in.ExpirationModel = kind, types.ExpirationModelTypeKeyMaterialDoesNotExpire
+		}
+	}
+	if err := bring(t, c, key, 1, as(types.ImportTypeNewKeyMaterial)); err != nil {
+		t.Fatal(err)
+	}
+	for _, region := range []string{"us-west-2", "us-east-1"} {
+		if _, err := c.ReplicateKey(t.Context(), &sdk.ReplicateKeyInput{KeyId: &key, ReplicaRegion: &region}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := bring(t, c, key, 2, as(types.ImportTypeNewKeyMaterial)); err != nil {
+		t.Fatal(err)
+	}
+	check := func(state types.KeyMaterialState, rotate string) {
+		t.Helper()
+		out, err := c.ListKeyRotations(t.Context(), &sdk.ListKeyRotationsInput{KeyId: &key, IncludeKeyMaterial: types.IncludeKeyMaterialAllKeyMaterial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := out.Rotations[len(out.Rotations)-1].KeyMaterialState; got != state {
+			t.Errorf("the new material is %s, want %s", got, state)
+		}
+		if _, err := c.RotateKeyOnDemand(t.Context(), &sdk.RotateKeyOnDemandInput{KeyId: &key}); code(err) != rotate {
+			t.Errorf("rotation: %v, want %q", err, rotate)
+		}
+	}
+	check(types.KeyMaterialStatePendingMultiRegionImportAndRotation, "KMSInvalidStateException")
+	w.ImportIntoReplica(key, "us-west-2")
+	check(types.KeyMaterialStatePendingMultiRegionImportAndRotation, "KMSInvalidStateException")
+	w.ImportIntoReplica(key, "us-east-1")
+	check(types.KeyMaterialStatePendingRotation, "")
+
+	if _, err := c.UpdatePrimaryRegion(t.Context(), &sdk.UpdatePrimaryRegionInput{KeyId: &key, PrimaryRegion: aws.String("us-west-2")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := bring(t, c, key, 3, as(types.ImportTypeNewKeyMaterial)); code(err) != "UnsupportedOperationException" {
+		t.Errorf("new material for a replica: %v", err)
+	}
+}
+
 // Imported material that expires takes the key out of use and says so; the same
 // material brings it back.
 func TestImportedMaterialExpires(t *testing.T) {
@@ -507,26 +726,9 @@ func TestImportedMaterialExpires(t *testing.T) {
 		w := newWorld(t, trail.Settings{})
 		c := w.as("ADA")
 		key := create(t, c, func(in *sdk.CreateKeyInput) { in.Origin = types.OriginTypeExternal })
-		secret := bytes.Repeat([]byte{7}, 32)
 		importMaterial := func() {
 			t.Helper()
-			parameters, err := c.GetParametersForImport(t.Context(), &sdk.GetParametersForImportInput{
-				KeyId: &key, WrappingAlgorithm: types.AlgorithmSpecRsaesOaepSha256, WrappingKeySpec: types.WrappingKeySpecRsa2048,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			public, err := x509.ParsePKIXPublicKey(parameters.PublicKey)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wrapped, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), secret, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := c.ImportKeyMaterial(t.Context(), &sdk.ImportKeyMaterialInput{
-				KeyId: &key, ImportToken: parameters.ImportToken, EncryptedKeyMaterial: wrapped, ValidTo: aws.Time(time.Now().Add(time.Hour)),
-			}); err != nil {
+			if err := bring(t, c, key, 7, func(in *sdk.ImportKeyMaterialInput) { in.ValidTo = aws.Time(time.Now().Add(time.Hour)) }); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -21,7 +21,8 @@ type material struct {
 	id          string
 	aead        cipher.AEAD // nil while imported material is deleted or expired
 	state       string
-	imported    bool // by ImportKeyMaterial
+	imported    bool     // by ImportKeyMaterial
+	replicas    []string // the other Regions that have it, while it is pending
 	model       string
 	validTo     *timestamp
 	description *string
@@ -58,6 +59,17 @@ func (k *key) materialComplete() bool {
 	return k.current() != nil && !slices.ContainsFunc(k.materials, func(m *material) bool {
 		return m.state != materialPending && m.aead == nil
 	})
+}
+
+// stateOf is the state of the material as the API tells it: a multi-Region key does
+// not rotate to imported material that a replica lacks.
+func (k *key) stateOf(m *material) string {
+	if m.state == materialPending && slices.ContainsFunc(k.regions, func(region string) bool {
+		return region != k.region() && !slices.Contains(m.replicas, region)
+	}) {
+		return materialElsewhere
+	}
+	return m.state
 }
 
 // rotate makes next the current material.
@@ -160,7 +172,11 @@ func getKeyRotationStatus(c *call, in *keyIDInput) (getKeyRotationStatusOutput, 
 	return out, nil
 }
 
-const maxOnDemandRotations = 25
+const (
+	maxOnDemandRotations = 25
+	// rotationSoon is how long before an automatic rotation a key does not rotate on demand.
+	rotationSoon = 20 * time.Minute
+)
 
 type keyIDOutput struct {
 	KeyID string `json:"KeyId"`
@@ -185,11 +201,13 @@ func rotateKeyOnDemand(c *call, in *keyIDInput) (keyIDOutput, error) {
 	if k.onDemand >= maxOnDemandRotations {
 		return out, wire.Errorf(400, "LimitExceededException", "%s has been rotated on demand %d times, which is the most allowed.", k.arn, k.onDemand)
 	}
+	if k.rotates() && k.nextRotation.Sub(c.now) <= rotationSoon {
+		return out, wire.Errorf(400, "ConflictException", "%s is about to rotate automatically.", k.arn)
+	}
 	next := k.materialIn(materialPending)
 	if k.origin == originKMS {
 		next = newMaterial(newSecret(), materialPending)
-	}
-	if next == nil {
+	} else if next == nil || k.stateOf(next) != materialPending {
 		return out, wire.Errorf(400, "KMSInvalidStateException", "No available key material pending rotation for the key: %s.", k.arn)
 	}
 	k.onDemand++
@@ -197,6 +215,12 @@ func rotateKeyOnDemand(c *call, in *keyIDInput) (keyIDOutput, error) {
 	out.KeyID = k.id
 	return out, nil
 }
+
+// Values of IncludeKeyMaterial.
+const (
+	rotationsOnly  = "ROTATIONS_ONLY"
+	allKeyMaterial = "ALL_KEY_MATERIAL"
+)
 
 type listKeyRotationsInput struct {
 	KeyID              string `json:"KeyId"`
@@ -232,13 +256,16 @@ func listKeyRotations(c *call, in *listKeyRotationsInput) (listKeyRotationsOutpu
 	if !k.symmetric() || k.store != nil {
 		return out, unsupported("%s has no key rotations.", k.arn)
 	}
+	if which := in.IncludeKeyMaterial; which != "" && which != rotationsOnly && which != allKeyMaterial {
+		return out, invalid("1 validation error detected: Value '%s' at 'includeKeyMaterial' failed to satisfy constraint: Member must satisfy enum value set", which)
+	}
 	entries := []rotationEntry{}
 	for i, m := range k.materials {
-		if m.rotated.IsZero() && in.IncludeKeyMaterial != "ALL_KEY_MATERIAL" {
+		if m.rotated.IsZero() && in.IncludeKeyMaterial != allKeyMaterial {
 			continue
 		}
 		e := rotationEntry{
-			KeyID: k.id, KeyMaterialID: m.id, KeyMaterialState: m.state, RotationType: m.rotation,
+			KeyID: k.id, KeyMaterialID: m.id, KeyMaterialState: k.stateOf(m), RotationType: m.rotation,
 			order: fmt.Sprintf("%06d", i),
 		}
 		if !m.rotated.IsZero() {

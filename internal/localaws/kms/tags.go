@@ -31,6 +31,17 @@ func (k *key) tag(tags []tag) error {
 	return nil
 }
 
+// tagNew gives a key the tags of the call that makes it, which takes the
+// permission to tag in an identity policy.
+func (c *call) tagNew(k *key, tags []tag) error {
+	if len(tags) > 0 {
+		if err := c.authorizeResource("TagResource", k.arn); err != nil {
+			return err
+		}
+	}
+	return k.tag(tags)
+}
+
 func (k *key) tagList() []tag {
 	tags := []tag{}
 	for _, name := range slices.Sorted(maps.Keys(k.tags)) {
