@@ -268,7 +268,7 @@ func (w *work) create(ctx context.Context, s source) error {
 		return err
 	}
 	created := aws.ToString(out.KeyMetadata.Arn)
-	w.say("Created key %s.", created)
+	w.say("Created key %s.", arn.KeyID(created))
 	if err := w.save(ctx, func(rec *Record) { rec.New, rec.Creating = created, time.Time{} }); err != nil {
 		return fmt.Errorf("key %s was created, and that was not recorded; who resumes finds it by its tag %s: %w", created, Tag, err)
 	}

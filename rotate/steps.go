@@ -403,7 +403,7 @@ func (w *work) checkOldKey(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	left := leftOf(r)
+	left := w.explain(leftOf(r))
 	late := slices.ContainsFunc(r.Ties, func(t retire.Tie) bool {
 		bucket, data := strings.CutPrefix(t.ID, "objects:")
 		return data && bucket != w.StateBucket && inScope(w.Options, bucket) && !slices.ContainsFunc(w.Moves, func(m Move) bool { return m.Bucket == bucket })
@@ -422,6 +422,18 @@ func (w *work) checkOldKey(ctx context.Context) (string, error) {
 		what = fmt.Sprintf("%s may still need the old key. It stays enabled.", whole(len(left), "thing"))
 	}
 	return what, err
+}
+
+// explain names the reports of the moves for what they have left.
+func (w *work) explain(left []Left) []Left {
+	for i, l := range left {
+		for _, m := range w.Moves {
+			if l.ID == "objects:"+m.Bucket && m.Ended {
+				left[i].Fix = "See why they were not moved: " + command.Line("cmkeeper reencrypt report %s", command.Job(m.Job))
+			}
+		}
+	}
+	return left
 }
 
 // leftOf returns what of a check's result still needs the key, or may.
