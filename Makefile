@@ -24,7 +24,8 @@ race:
 
 # Re-encryption under chaos, with as many seeds as asked: make soak SEEDS=5000 FROM=201
 # Then the reactions with grouped alerts, 500 seeds; killed worker processes in a job of 20,000 objects, a worker's memory over the
-# largest messages and over a sweep of 100,000 keys, floods, and 100,000 key policies that are judged and played.
+# largest messages and over a sweep of 100,000 keys, floods, rotations that are killed at each of their requests, also over
+# 20,000 objects, and 100,000 key policies that are judged and played.
 SEEDS ?= 1000
 FROM ?= 1
 soak:
@@ -33,6 +34,7 @@ soak:
 	CMKEEPER_SOAK=1 go test -count=1 -v -timeout 30m -run '^Test(KilledWorkers|MemoryOfLargeMessages)$$' ./internal/cli
 	CMKEEPER_SOAK=1 go test -count=1 -v -timeout 2h -run '^TestMemoryOfASweep$$' ./internal/cli
 	CMKEEPER_SOAK=1 go test -count=1 -v -run '^TestFloodOf' ./handlers
+	CMKEEPER_SOAK=1 go test -count=1 -v -timeout 2h -run 'Killed' ./rotate
 	CMKEEPER_DIFFERENTIAL_POLICIES=100000 go test -count=1 -timeout 0 -v -run '^TestJudgementAgainstEvaluator$$' ./keypolicy
 
 demo:

@@ -182,7 +182,7 @@ func judgeUsage(u *inventory.Usage, quiet time.Duration, now time.Time, r *Resul
 		return
 	}
 	r.LastUse = u.String()
-	if now.Sub(u.At) < quiet {
+	if quiet > 0 && now.Sub(u.At) < quiet { // also by a clock that is behind KMS's
 		tie("last-use", fmt.Sprintf("The key was last used by %s, less than %d days ago.", r.LastUse, int(quiet/(24*time.Hour))), "Find the caller in CloudTrail, and wait.")
 	}
 }

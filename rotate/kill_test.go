@@ -147,7 +147,12 @@ func (w *world) chain(do func(*machine) (rotate.Record, error)) (rec rotate.Reco
 	w.t.Helper()
 	before := ""
 	for n := 2; ; {
-		m := w.machine(kill{n, true, true}.of)
+		m := w.machine(func(m *machine) {
+			kill{n, true, true}.of(m)
+			if w.hire != nil {
+				w.hire(m)
+			}
+		})
 		rec, err := do(m)
 		if !m.died() {
 			w.must(err)
@@ -171,7 +176,7 @@ func (w *world) progress() string {
 		return ""
 	}
 	w.must(err)
-	p := fmt.Sprint(rec.State, rec.Step, len(rec.Done), rec.New, rec.Creating.IsZero(), len(rec.Moves), rec.Defaults, len(rec.Back), len(rec.Left), rec.Why, rec.Deletion)
+	p := fmt.Sprint(rec.State, rec.Step, len(rec.Done), rec.New, rec.Creating.IsZero(), len(rec.Moves), rec.Defaults, len(rec.Back), len(rec.Left), rec.Deletion)
 	for _, m := range slices.Concat(rec.Moves, rec.Back) {
 		p += fmt.Sprint(m.Ordered.IsZero(), m.Job, m.Ended)
 	}
@@ -190,4 +195,34 @@ func TestKilledAfterEachWrite(t *testing.T) {
 		w.isRotated(rec)
 		t.Logf("%d processes were killed", kills)
 	})
+}
+
+// TestSoakKilledRotation kills a rotation over 20,000 objects after each of its writes, and
+// others at some of their requests.
+func TestSoakKilledRotation(t *testing.T) {
+	if !soak() {
+		t.Skip("set CMKEEPER_SOAK=1: some minutes, in make soak")
+	}
+	const perBucket = 20_000/3 + 1
+	t.Run("after each write", func(t *testing.T) {
+		began := time.Now()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, perBucket)
+			defer w.fleet()()
+			rec, kills := w.chain(func(m *machine) (rotate.Record, error) { return m.begin(rotate.Choices{}) })
+			w.isRotated(rec)
+			t.Logf("%d processes were killed; %d object versions read back", kills, len(w.bodies))
+		})
+		t.Logf("%s", time.Since(began).Round(time.Second))
+	})
+	for _, n := range []int{1, 30, 5_000, 20_000, 20_240, 20_280, 20_320} {
+		for _, after := range []bool{false, true} {
+			k := kill{n, after, false}
+			t.Run(k.String(), func(t *testing.T) {
+				if !playKilled(t, perBucket, k) {
+					t.Errorf("it has no request %d", n)
+				}
+			})
+		}
+	}
 }
