@@ -213,11 +213,6 @@ func TestDecideDeletion(t *testing.T) {
 			want: deletionDecision{reason: deletionApproved, former: ledger.StateEnabled},
 		},
 		{
-			name: "disabled: an approval is of a deletion only",
-			in:   deletionInput{event: "DisableKey", state: ledger.StateDisabled, history: states("Enabled@-1h", "Disabled@5s"), approved: true},
-			want: deletionDecision{reason: deletionEnable, enable: true, former: ledger.StateEnabled},
-		},
-		{
 			name: "pending, exempt",
 			in:   deletionInput{state: ledger.StatePendingDeletion, history: states("Enabled@-1h", "PendingDeletion@5s"), exempt: true},
 			want: deletionDecision{reason: deletionExempt, former: ledger.StateEnabled},
@@ -246,6 +241,26 @@ func TestDecideDeletion(t *testing.T) {
 			name: "sweep: disabled after a deletion was cancelled, and before",
 			in:   deletionInput{sweep: true, state: ledger.StateDisabled, history: states("Disabled@-2h", "PendingDeletion@-1h", "Disabled@-1m")},
 			want: deletionDecision{reason: deletionWasDisabled, former: ledger.StateDisabled},
+		},
+		{
+			name: "disabled, as approved",
+			in:   deletionInput{event: "DisableKey", state: ledger.StateDisabled, history: states("Enabled@-1h", "Disabled@5s"), approved: true},
+			want: deletionDecision{reason: deletionApproved, former: ledger.StateEnabled},
+		},
+		{
+			name: "sweep: disabled, as approved",
+			in:   deletionInput{sweep: true, state: ledger.StateDisabled, history: states("Enabled@-1h", "Disabled@-1m"), approved: true},
+			want: deletionDecision{reason: deletionApproved, former: ledger.StateEnabled},
+		},
+		{
+			name: "disabled by us, and approved",
+			in:   deletionInput{event: "DisableKey", state: ledger.StateDisabled, history: states("Enabled@-1h", "Disabled@5s"), approved: true, contained: true},
+			want: deletionDecision{reason: deletionContained, former: ledger.StateDisabled},
+		},
+		{
+			name: "enabled again, as approved before",
+			in:   deletionInput{event: "DisableKey", state: ledger.StateEnabled, history: states("Enabled@-1h"), approved: true, now: after(time.Hour)},
+			want: deletionDecision{reason: deletionUndone, former: ledger.StateEnabled},
 		},
 		{
 			name: "pending, too often",
@@ -392,6 +407,9 @@ func TestDecideMove(t *testing.T) {
 		{"old key unknown", func(in *moveInput) { in.from = nil }, []moveReason{moveFromUnknown}},
 		{"may not be read", func(in *moveInput) { in.unreadable, in.key = true, inventory.Key{} }, []moveReason{moveUnreadable}},
 		{"no scope", func(in *moveInput) { in.scope = nil }, []moveReason{moveNoScope}},
+		{"by a rotation", func(in *moveInput) { in.rotation = true }, []moveReason{moveByRotation}},
+		{"by a rotation, which needs no configuration", func(in *moveInput) { in.rotation, in.listed, in.scope = true, false, nil }, []moveReason{moveByRotation}},
+		{"by a rotation, to an open key", func(in *moveInput) { in.rotation, in.findings = true, []finding.Finding{{Severity: finding.High}} }, []moveReason{moveByRotation, movePolicy}},
 		{"several", func(in *moveInput) { in.listed, in.key.Origin = false, "EXTERNAL" }, []moveReason{moveNotListed, moveOrigin}},
 	}
 	for _, tt := range tests {

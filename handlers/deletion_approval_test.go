@@ -7,6 +7,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/judgement"
+	"github.com/cmkeeper/cmkeeper/retire"
 )
 
 func TestDecideApproval(t *testing.T) {
@@ -58,6 +59,35 @@ func TestApprovalCountsFromTheFirstSweep(t *testing.T) {
 	doc.TagsSince = after(-25 * time.Hour)
 	if got := a.judge(doc, 14); got.tag != approvalHolds {
 		t.Errorf("reason %q, want %q", got.tag, approvalHolds)
+	}
+}
+
+// TestApprovalOfADisabledKey: an approval without a waiting period is for one disabling,
+// at its time, and for no deletion; one with a waiting period is for no disabling.
+func TestApprovalOfADisabledKey(t *testing.T) {
+	for name, tt := range map[string]struct {
+		state string
+		days  int
+		at    time.Time // when the key was first seen in the state
+		want  bool
+	}{
+		"at once":                              {ledger.StateDisabled, 0, noon, true},
+		"seen late":                            {ledger.StateDisabled, 0, after(23 * time.Hour), true},
+		"a clock that is a little behind":      {ledger.StateDisabled, 0, after(-time.Minute), true},
+		"a day later":                          {ledger.StateDisabled, 0, after(24 * time.Hour), false},
+		"before it was approved":               {ledger.StateDisabled, 0, after(-2 * time.Hour), false},
+		"disabled, and a deletion is approved": {ledger.StateDisabled, 30, noon, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			doc := &ledger.Key{States: []ledger.State{{State: ledger.StateEnabled, At: after(-1000 * time.Hour)}, {State: tt.state, At: tt.at}}}
+			got := approval{record: &retire.Approval{Key: "k", By: "olga", At: noon, Days: tt.days}}.judge(doc, 14)
+			if got.given() != tt.want {
+				t.Errorf("given is %t, want %t", got.given(), tt.want)
+			}
+		})
+	}
+	if date := after(time.Hour); (retire.Approval{At: noon}).Covers(&date) {
+		t.Error("an approval to disable a key covers its deletion")
 	}
 }
 

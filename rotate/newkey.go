@@ -262,13 +262,16 @@ func (w *work) create(ctx context.Context, s source) error {
 	out, err := w.KMS.CreateKey(ctx, in, func(o *kms.Options) { o.RetryMaxAttempts = 1 })
 	if err != nil {
 		err = permission(fmt.Errorf("create the new key: %w", err), "kms:CreateKey and kms:TagResource")
+		if _, ok := errors.AsType[*types.MalformedPolicyDocumentException](err); ok { // which KMS says of a policy that would lock its maker out, too
+			err = fmt.Errorf("%w; KMS wants the policy that is copied, or IAM where it leaves that to IAM, to allow you kms:PutKeyPolicy", err)
+		}
 		if retire.Refused(err) { // there is no key
 			err = errors.Join(err, w.save(ctx, func(rec *Record) { rec.Creating = time.Time{} }))
 		}
 		return err
 	}
 	created := aws.ToString(out.KeyMetadata.Arn)
-	w.say("Created key %s.", created)
+	w.say("Created key %s.", arn.KeyID(created))
 	if err := w.save(ctx, func(rec *Record) { rec.New, rec.Creating = created, time.Time{} }); err != nil {
 		return fmt.Errorf("key %s was created, and that was not recorded; who resumes finds it by its tag %s: %w", created, Tag, err)
 	}

@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -68,7 +69,7 @@ func (r *Rotator) Plan(ctx context.Context, alias string, others []string, c Cho
 		p.Stops = append(p.Stops, why)
 	}
 	if s.pending != "" {
-		p.Steps = []PlanStep{{Step: StepRotateMaterial, What: "RotateKeyOnDemand makes the imported material " + s.pending + " the current one; the key, its aliases and its data stay."}}
+		p.Steps = []PlanStep{{Step: StepRotateMaterial, What: "Makes the imported material " + s.pending + " the current one, with RotateKeyOnDemand. The key, its aliases and its data stay."}}
 		return p, nil
 	}
 	if r.Judge != nil {
@@ -125,7 +126,7 @@ func (r *Rotator) forecast(ctx context.Context, p *Plan, buckets []inventory.Buc
 			p.Buckets = append(p.Buckets, plan)
 		}
 		if n := plan.Refuse.Versions; n > 0 {
-			p.Left = append(p.Left, Left{"objects:" + b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key and cannot be moved.", n, b.Name), ""})
+			p.Left = append(p.Left, Left{"objects:" + b.Name, fmt.Sprintf("%s under the key in bucket %s cannot be moved.", versionsText(n), b.Name), ""})
 		}
 	}
 	return nil
@@ -144,31 +145,23 @@ func (s source) steps(aliases []string, c Choices, plans []reencrypt.BucketPlan,
 			defaults = append(defaults, b.Name)
 		}
 	}
-	last := "The new key is used; the old one stays enabled. The check says what still needs it."
 	steps := []PlanStep{
 		{Step: StepCreateKey, What: s.describe(c), Notes: s.notes(aliases)},
-		{Step: StepSurvey, What: "Each object version is asked for its key, and each bucket checked for what would stop its move."},
-		{Step: StepMoveAliases, What: strings.Join(aliases, ", ") + " to the new key: new data is encrypted under it from then on."},
-		{Step: StepMoveDefaults, What: whole(len(defaults), "bucket") + " whose default encryption names the key by its id or ARN" + listed(defaults) + "."},
-		{Step: StepMoveData, What: fmt.Sprintf("%d object versions (%d bytes) in %s, by jobs of the fleet, each verified by a pass of its own.", versions, bytes, whole(len(plans), "bucket")), USD: usd},
-		{Step: StepCheckOldKey, What: last},
+		{Step: StepSurvey, What: "Asks each object version for its key, and checks each bucket for what would stop its move."},
+		{Step: StepMoveAliases, What: "Points " + strings.Join(aliases, ", ") + " to the new key. From then on new data is encrypted under it."},
+		{Step: StepMoveDefaults, What: "Changes the default encryption of buckets that name the key by its id or ARN: " + cmp.Or(strings.Join(defaults, ", "), "none") + "."},
+		{Step: StepMoveData, What: fmt.Sprintf("Moves %s (%d bytes) in %s, by jobs of the fleet, each verified by a pass of its own.", versionsText(versions), bytes, whole(len(plans), "bucket")), USD: usd},
+		{Step: StepCheckOldKey, What: "Checks what still needs the old key, which stays enabled."},
 	}
 	if c.DeleteOld {
-		steps = append(steps, PlanStep{Step: StepDeleteOldKey, What: fmt.Sprintf("Once nothing is known to need the old key and it was not used for %d days, and after a confirmation, its deletion is scheduled %d days ahead.", c.UnusedDays, deletionDays)})
+		steps = append(steps, PlanStep{Step: StepDeleteOldKey, What: fmt.Sprintf("Schedules the deletion of the old key %d days ahead, once nothing is known to need it, it was not used for %d days, and you have confirmed it.", deletionDays, c.UnusedDays)})
 	}
 	return steps
 }
 
-func listed(names []string) string {
-	if len(names) == 0 {
-		return ""
-	}
-	return ": " + strings.Join(names, ", ")
-}
-
 // describe says what the new key will be like.
 func (s source) describe(c Choices) string {
-	what := fmt.Sprintf("A new key of spec %s for %s, origin %s", s.key.Spec, s.key.Usage, s.key.Origin)
+	what := fmt.Sprintf("Creates a key of spec %s for %s, origin %s", s.key.Spec, s.key.Usage, s.key.Origin)
 	if s.key.MultiRegion != "" {
 		what += ", multi-Region primary"
 	}

@@ -338,4 +338,6 @@ func whole(n int, noun string) string {
 	return fmt.Sprintf("%d %s", n, cmp.Or(plurals[noun], noun+"s"))
 }
 
+func versionsText(n int64) string { return whole(int(n), "object version") }
+
 var plurals = map[string]string{"alias": "aliases"}

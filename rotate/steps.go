@@ -214,7 +214,7 @@ func (w *work) find(ctx context.Context, from, to string, scope Choices, only []
 			moves = append(moves, Move{Bucket: b.Name, Versions: p.Move.Versions, Bytes: p.Move.Bytes, Refused: p.Refuse.Versions})
 		}
 		if p.Refuse.Versions > 0 {
-			left = append(left, Left{"objects:" + b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key and cannot be moved.", p.Refuse.Versions, b.Name), "See why: " + command.Line("cmkeeper reencrypt plan --bucket %s --from %s --to %s", command.Bucket(b.Name), command.Key(from), command.Key(to))})
+			left = append(left, Left{"objects:" + b.Name, fmt.Sprintf("%s under the key in bucket %s cannot be moved. A plan says why.", versionsText(p.Refuse.Versions), b.Name), command.Line("cmkeeper reencrypt plan --bucket %s --from %s --to %s", command.Bucket(b.Name), command.Key(from), command.Key(to))})
 		}
 	}
 	if len(stops) > 0 {
@@ -229,7 +229,7 @@ func summary(moves []Move) string {
 	for _, m := range moves {
 		versions, bytes = versions+m.Versions, bytes+m.Bytes
 	}
-	return fmt.Sprintf("%d object versions to move (%d bytes) in %s.", versions, bytes, whole(len(moves), "bucket"))
+	return fmt.Sprintf("%s to move (%d bytes) in %s.", versionsText(versions), bytes, whole(len(moves), "bucket"))
 }
 
 // moveAliases points the aliases to the new key.
@@ -279,15 +279,15 @@ func (w *work) pointAliases(ctx context.Context, from, to string, elsewhere func
 	if to == w.Old {
 		which = "the old key again"
 	}
-	return fmt.Sprintf("%s now to %s.", points(there), which), nil
+	return fmt.Sprintf("%s to %s.", points(there), which), nil
 }
 
 // points returns aliases as the subject of a sentence, with its verb.
 func points(aliases []string) string {
 	if len(aliases) == 1 {
-		return aliases[0] + " points"
+		return aliases[0] + " now points"
 	}
-	return strings.Join(aliases, ", ") + " point"
+	return strings.Join(aliases, ", ") + " now point"
 }
 
 // target returns the ARN of the key that an alias points to, "" where there is no such alias.
@@ -351,9 +351,9 @@ func (w *work) moveData(ctx context.Context, from, to string, of func(*Record) [
 			if err != nil {
 				return "", err
 			}
-			w.say("Job %s is complete: %d object versions of bucket %s moved, %d refused, %d failed.", s.Job, s.Moved, s.Bucket, s.Refused, s.Failed)
+			w.say("Job %s is complete: %s of bucket %s moved, %d refused, %d failed.", s.Job, versionsText(s.Moved), s.Bucket, s.Refused, s.Failed)
 			if left := s.Refused + s.Failed; left > 0 {
-				err = w.leave(ctx, Left{"objects:" + m.Bucket, fmt.Sprintf("%d object versions in bucket %s could not be moved.", left, m.Bucket), "See why: " + command.Line("cmkeeper reencrypt report %s", command.Job(m.Job))})
+				err = w.leave(ctx, Left{"objects:" + m.Bucket, fmt.Sprintf("%s in bucket %s could not be moved. The report of their job says why.", versionsText(left), m.Bucket), command.Line("cmkeeper reencrypt report %s", command.Job(m.Job))})
 			}
 			if err == nil {
 				err = set(i, func(m *Move) { m.Ended, m.Moved = true, s.Moved })
@@ -367,7 +367,7 @@ func (w *work) moveData(ctx context.Context, from, to string, of func(*Record) [
 	for _, m := range of(&w.Record) {
 		moved += m.Moved
 	}
-	return fmt.Sprintf("%d object versions moved and verified, in %s.", moved, whole(len(of(&w.Record)), "bucket")), nil
+	return fmt.Sprintf("%s moved and verified, in %s.", versionsText(moved), whole(len(of(&w.Record)), "bucket")), nil
 }
 
 // follow looks at a job until it is complete. One that a person has cancelled is ordered
@@ -403,7 +403,7 @@ func (w *work) checkOldKey(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	left := leftOf(r)
+	left := w.explain(leftOf(r))
 	late := slices.ContainsFunc(r.Ties, func(t retire.Tie) bool {
 		bucket, data := strings.CutPrefix(t.ID, "objects:")
 		return data && bucket != w.StateBucket && inScope(w.Options, bucket) && !slices.ContainsFunc(w.Moves, func(m Move) bool { return m.Bucket == bucket })
@@ -422,6 +422,19 @@ func (w *work) checkOldKey(ctx context.Context) (string, error) {
 		what = fmt.Sprintf("%s may still need the old key. It stays enabled.", whole(len(left), "thing"))
 	}
 	return what, err
+}
+
+// explain names the reports of the moves for what they have left.
+func (w *work) explain(left []Left) []Left {
+	for i, l := range left {
+		for _, m := range w.Moves {
+			if l.ID == "objects:"+m.Bucket && m.Ended {
+				left[i].What += " The report of their job says why they were not moved."
+				left[i].Fix = command.Line("cmkeeper reencrypt report %s", command.Job(m.Job))
+			}
+		}
+	}
+	return left
 }
 
 // leftOf returns what of a check's result still needs the key, or may.

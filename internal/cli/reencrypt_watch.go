@@ -170,7 +170,7 @@ func (l *line) say(text string) {
 	if l.terminal != nil {
 		fmt.Fprint(l.w, "\r\x1b[K")
 	}
-	fmt.Fprintln(l.w, alert.Escape(text))
+	fmt.Fprint(l.w, wrapTo(columns, alert.Escape(text), "", "  "))
 	l.last = ""
 }
 

@@ -141,6 +141,9 @@ The new key is disabled, by this command or a later "rotate resume", when a sear
 func (f *rotateFlags) work(p *process, do func(context.Context, *rotate.Rotator, string) (rotate.Record, error)) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		return p.action(func(ctx context.Context, p *process) error {
+			if err := f.checkStep(); err != nil {
+				return usageError{err}
+			}
 			r, err := f.rotator(ctx, p)
 			if err != nil {
 				return err
@@ -149,6 +152,16 @@ func (f *rotateFlags) work(p *process, do func(context.Context, *rotate.Rotator,
 			return f.end(p, rec, err)
 		})(cmd, args)
 	}
+}
+
+// checkStep returns what is wrong with --until. Whether the rotation has that step shows
+// when its record is read.
+func (f *rotateFlags) checkStep() error {
+	steps := append(rotate.Steps(), rotate.StepRotateMaterial, rotate.StepRestoreAliases, rotate.StepRestoreDefaults, rotate.StepRestoreData, rotate.StepDisableNewKey, "")
+	if !slices.Contains(steps, rotate.Step(f.until)) {
+		return fmt.Errorf("--until %q is not a step: they are listed by cmkeeper rotate --help", f.until)
+	}
+	return nil
 }
 
 // end prints what a rotation has come to.
@@ -231,8 +244,8 @@ func (c *rotateCommand) check(alias string) error {
 			return fmt.Errorf("%q is not an alias: name it as alias/NAME", name)
 		}
 	}
-	if !slices.Contains(append(rotate.Steps(), rotate.StepRotateMaterial, ""), rotate.Step(c.until)) {
-		return fmt.Errorf("--until %q is not a step: they are listed by cmkeeper rotate --help", c.until)
+	if err := c.checkStep(); err != nil {
+		return err
 	}
 	switch {
 	case c.sample < 0:
