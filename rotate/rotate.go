@@ -98,7 +98,7 @@ const (
 func (r *Rotator) Start(ctx context.Context, alias string, others []string, c Choices) (rec Record, begun bool, err error) {
 	aliases := append([]string{alias}, others...)
 	switch rec, err := Read(ctx, r.Store, alias); {
-	case err == nil && (rec.holdsAliases() || rec.wasInterrupted(r.Store.Now())):
+	case err == nil && (rec.holdsAliases() || rec.wasInterrupted(r.Store.Now()) || rec.Step == StepDeleteOldKey && c.DeleteOld):
 		if rec.State != StateRunning && rec.State != StateDone || !slices.Equal(rec.Aliases, aliases) && len(others) > 0 {
 			return rec, false, fmt.Errorf("rotation %s of %s is %s: %w; resume or abort it first", rec.ID, strings.Join(rec.Aliases, ", "), rec.State, ErrState)
 		}
