@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/alert"
-	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/judgement"
 	"github.com/cmkeeper/cmkeeper/keylist"
 	"github.com/cmkeeper/cmkeeper/usage"
@@ -277,9 +276,4 @@ func printDays(b *strings.Builder, days []usage.Day) {
 		bar := strings.Repeat("#", int((d.Calls*chartWidth+most-1)/most))
 		fmt.Fprintf(b, "  %s %9d %s\n", d.Date, d.Calls, bar)
 	}
-}
-
-// usageLine is the command that shows the use of a key.
-func usageLine(keyARN string) string {
-	return command.Line("cmkeeper usage %s", command.Key(keyARN))
 }
