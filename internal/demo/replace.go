@@ -90,11 +90,16 @@ func (st *stage) replaceKey(ctx context.Context, o Options, say func(string, ...
 		return r, json.Unmarshal([]byte(out), &r)
 	}
 
+	begin := []string{"rotate", ledgerAlias}
+	for _, b := range st.ledgers { // the check at the end reads all buckets of the account
+		begin = append(begin, "--bucket", b)
+	}
+
 	// The operator's machine goes down when the alias has moved, and another one goes on.
 	interrupted, interrupt := context.WithCancelCause(ctx)
 	defer interrupt(nil)
 	down := errors.New("the operator's machine went down")
-	_, err = command(interrupted, cutter{"move-aliases: ", func() { interrupt(down) }}, "rotate", ledgerAlias)
+	_, err = command(interrupted, cutter{"move-aliases: ", func() { interrupt(down) }}, begin...)
 	if !errors.Is(context.Cause(interrupted), down) || err == nil {
 		return nil, fmt.Errorf("the rotation was not interrupted: %w", err)
 	}
@@ -109,11 +114,7 @@ func (st *stage) replaceKey(ctx context.Context, o Options, say func(string, ...
 	if act.replaced, err = st.snapshot(ctx, st.ledgers); err != nil {
 		return nil, err
 	}
-	again := []string{"rotate", ledgerAlias, "--until", "move-data"}
-	for _, b := range st.ledgers { // the first has searched all buckets of the account
-		again = append(again, "--bucket", b)
-	}
-	if _, err := command(ctx, io.Discard, again...); err != nil {
+	if _, err := command(ctx, io.Discard, append(begin, "--until", "move-data")...); err != nil {
 		return nil, err
 	}
 	if act.moved, err = st.snapshot(ctx, st.ledgers); err != nil {
