@@ -157,14 +157,17 @@ func (s Summary) Next() []string {
 
 // startLine is the command that starts a job like this one between other keys.
 func startLine(s Summary, from []string, to string) string {
-	format, values := command.Format("cmkeeper reencrypt start --bucket %s"), []command.Value{command.Bucket(s.Bucket)}
+	format := command.Format("cmkeeper reencrypt start --bucket %s --from %s --to %s")
+	values := []command.Value{command.Bucket(s.Bucket), command.Key(from[0]), command.Key(to)}
 	if s.Prefix != "" {
-		format, values = format+" --prefix %s", append(values, command.Prefix(s.Prefix))
+		format += " --prefix %s"
+		values = append(values, command.Prefix(s.Prefix))
 	}
-	for _, key := range from {
-		format, values = format+" --from %s", append(values, command.Key(key))
+	for _, key := range from[1:] {
+		format += " --from %s"
+		values = append(values, command.Key(key))
 	}
-	return command.Line(format+" --to %s", append(values, command.Key(to))...)
+	return command.Line(format, values...)
 }
 
 func retireLines(s Summary) []string {

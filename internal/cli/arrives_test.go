@@ -56,7 +56,7 @@ var unset = map[string]string{
 	"alert.Publisher.SNS": "a client", "alert.Publisher.Store": "the state", "alert.Publisher.Logger": "slog", "alert.Publisher.Count": "the metrics",
 	"alert.Grouping.SQS":   "a client",
 	"reencrypt.Options.S3": "a client", "reencrypt.Options.Resolver": "the inventory", "reencrypt.Options.KMS": "a client", "reencrypt.Options.SQS": "a client",
-	"reencrypt.Options.Batch": "a client", "reencrypt.Options.Account": "STS", "reencrypt.Options.Store": "the state", "reencrypt.Options.Observer": "the alerts",
+	"reencrypt.Options.Batch": "a client", "reencrypt.Options.Account": "STS", "reencrypt.Options.By": "STS", "reencrypt.Options.Store": "the state", "reencrypt.Options.Observer": "the alerts",
 	"reencrypt.Options.Ties": "package retire", "reencrypt.Options.Logger": "slog", "reencrypt.Options.Meter": "the metrics", "reencrypt.Options.Versions": "all versions, in jobs",
 	"reencrypt.Options.SliceSize": "its default", "reencrypt.Options.MaxCopySize": "S3's limit", "reencrypt.Options.PartSize": "its default",
 	"events pool.WaitTime": "its default", "events pool.Logger": "slog", "events pool.InFlight": "ECS", "events pool.Handled": "the metrics", "events pool.Queue": "the check at the start", "events pool.Sender": "STS",
