@@ -96,15 +96,18 @@ func TestMetrics(t *testing.T) {
 	a := newAccount(t)
 	began := time.Now()
 	canary := must(a.kms.CreateKey(t.Context(), &kms.CreateKeyInput{Tags: []kmstypes.Tag{{TagKey: aws.String("cmkeeper:canary"), TagValue: aws.String("1")}}}))(t)
-	key := a.newRotatingKey()
+	key, later := a.newRotatingKey(), a.newRotatingKey()
 	oldKey, newKey := a.newKey(appAlias), a.newKey("")
 	const objects = 100
 	a.fill("app-data", appAlias, objects)
 	addr := freeAddress(t)
-	a.start("HTTP_ADDR", addr, "CANARY_KEY", *canary.KeyMetadata.Arn)
+	worker := a.start("HTTP_ADDR", addr, "CANARY_KEY", *canary.KeyMetadata.Arn)
 	a.awaitQuiet()
 	a.disableRotation(key)
 	a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
+	a.eventually("CloudTrail has confirmed a message of the rules: theirs are no claims any more", func() bool {
+		return strings.Contains(worker.log.String(), "count as CloudTrail's records from now on")
+	})
 	a.box.AWS.SetFaults(localaws.Fault{Service: "s3", Operations: []string{"HeadObject"}, Effect: localaws.Throttle, Rate: 1, Count: 5})
 	a.moveAlias(appAlias, newKey)
 	a.await("objects moved", tells(alert.KindReencryption, "", alert.StatusDone))
@@ -112,6 +115,9 @@ func TestMetrics(t *testing.T) {
 	a.awaitQuiet()
 	a.expectUnder("app-data", newKey, objects)
 	_ = oldKey
+	a.disableRotation(later)
+	a.await("another rotation repaired", tells(alert.KindRotation, later, alert.StatusDone))
+	a.awaitQuiet()
 
 	got := scrape(t, addr)
 	for _, want := range []struct {
@@ -119,15 +125,15 @@ func TestMetrics(t *testing.T) {
 		labels []string
 		value  float64
 	}{
-		{"messages_handled_total", []string{"queue", "events", "event", "DisableKeyRotation", "outcome", "delete"}, 1},
+		{"messages_handled_total", []string{"queue", "events", "event", "DisableKeyRotation", "outcome", "delete"}, 2},
 		{"messages_handled_total", []string{"queue", "events", "event", "UpdateAlias", "outcome", "delete"}, 1},
-		{"reactions_total", []string{"reaction", "rotation", "mode", "enforce", "result", "done", "trigger", "event"}, 1},
+		{"reactions_total", []string{"reaction", "rotation", "mode", "enforce", "result", "done", "trigger", "event"}, 2},
 		{"reactions_total", []string{"reaction", "alias", "mode", "enforce", "result", "done", "trigger", "event"}, 1},
-		{"alerts_total", []string{"kind", "rotation", "severity", "high", "delivery", "published"}, 1},
+		{"alerts_total", []string{"kind", "rotation", "severity", "high", "delivery", "published"}, 2},
 		{"sweeps_total", []string{"result", "ok"}, 1},
 		{"sweeps_total", []string{"result", "failed"}, 0},
 		{"sweep_duration_seconds", nil, 1},
-		{"sweep_keys_total", nil, 4},
+		{"sweep_keys_total", nil, 5},
 		{"sweep_errors_total", nil, 0},
 		{"canaries_total", []string{"result", "sent"}, 1},
 		{"canaries_total", []string{"result", "back"}, 1},
@@ -142,9 +148,9 @@ func TestMetrics(t *testing.T) {
 		{"reencrypt_in_flight_objects", nil, 0},
 		{"reencrypt_width_objects", nil, 0},
 		{"reencrypt_allowed_rate", nil, 0},
-		{"aws_requests_total", []string{"service", "KMS", "operation", "EnableKeyRotation", "code", "ok"}, 1},
+		{"aws_requests_total", []string{"service", "KMS", "operation", "EnableKeyRotation", "code", "ok"}, 2},
 		{"aws_requests_total", []string{"service", "KMS", "operation", "UpdateKeyDescription", "code", "ok"}, 1},
-		{"aws_request_duration_seconds", []string{"service", "KMS", "operation", "EnableKeyRotation"}, 1},
+		{"aws_request_duration_seconds", []string{"service", "KMS", "operation", "EnableKeyRotation"}, 2},
 		{"queue_slots", []string{"queue", "events"}, 40},
 		{"queue_slots", []string{"queue", "jobs"}, 2},
 		{"queue_in_flight_messages", []string{"queue", "events"}, 0},
@@ -157,7 +163,7 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	for name, least := range map[string]float64{
-		"cmkeeper_reencrypt_throttles_total": 1, "cmkeeper_reencrypt_bytes_total": objects, "cmkeeper_reaction_latency_seconds": 2,
+		"cmkeeper_reencrypt_throttles_total": 1, "cmkeeper_reencrypt_bytes_total": objects, "cmkeeper_reaction_latency_seconds": 1,
 		"go_goroutines": 1, "process_resident_memory_bytes": 1,
 	} {
 		if v := got.value(name); v < least {
