@@ -70,7 +70,7 @@ func decideMove(in moveInput) []moveReason {
 	deny(!in.key.Enabled(), moveKeyState)
 	deny(in.key.Manager != managerCustomer, moveManager)
 	deny(in.key.Spec != "SYMMETRIC_DEFAULT" && !in.rotation, moveNotForS3) // there is no other use of such a key than to encrypt
-	deny(in.key.Origin != "AWS_KMS" && !in.rotation, moveOrigin) // a rotation copies the old key's
+	deny(in.key.Origin != "AWS_KMS" && !in.rotation, moveOrigin)           // a rotation copies the old key's
 	deny(in.key.Account != in.account || in.key.Region != in.region, moveElsewhere)
 	deny(slices.ContainsFunc(in.findings, func(f finding.Finding) bool { return f.Severity.AtLeast(finding.High) }), movePolicy)
 	return why

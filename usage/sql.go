@@ -30,8 +30,8 @@ func SQL(e Engine, table, keyARN string, from, to time.Time) (string, error) {
 	if !slices.Contains(Engines(), e) {
 		return "", fmt.Errorf("%q is none of %v", e, Engines())
 	}
-	if strings.ContainsAny(keyARN+table, "'\"\\;\n") {
-		return "", fmt.Errorf("the key %q or the table %q has a character that no such name has", keyARN, table)
+	if table == "" || strings.ContainsAny(keyARN+table, "'\"\\;\n ") {
+		return "", fmt.Errorf("--table %q has a character that the name of a table does not have", table)
 	}
 	const stamp = "2006-01-02T15:04:05Z"
 	f, t := from.UTC().Format(stamp), to.UTC().Format(stamp)

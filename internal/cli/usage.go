@@ -274,6 +274,6 @@ func printDays(b *strings.Builder, days []usage.Day) {
 	b.WriteString("\nCalls by day (UTC)\n")
 	for _, d := range days {
 		bar := strings.Repeat("#", int((d.Calls*chartWidth+most-1)/most))
-		fmt.Fprintf(b, "  %s %9d %s\n", d.Date, d.Calls, bar)
+		b.WriteString(strings.TrimRight(fmt.Sprintf("  %s %9d %s", d.Date, d.Calls, bar), " ") + "\n")
 	}
 }
