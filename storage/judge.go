@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
 // keyID is a key's id. Some services name a key of their own instead ("AWS_OWNED_KMS_KEY").
-var keyID = regexp.MustCompile(`^(?:[0-9a-fA-F-]{36}|mrk-[0-9a-f]{32})$`)
+// The form is compiled at first use.
+var keyID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:[0-9a-fA-F-]{36}|mrk-[0-9a-f]{32})$`) })
 
 // byName judges a key by its name alone; ok is false where KMS has to be asked.
 func (r Rules) byName(name string) (u use, ok bool) {
@@ -32,7 +34,7 @@ func (r Rules) byName(name string) (u use, ok bool) {
 	switch {
 	case strings.HasPrefix(name, "alias/aws/"):
 		return use{}, true // AWS manages it
-	case strings.HasPrefix(name, "alias/"), keyID.MatchString(name):
+	case strings.HasPrefix(name, "alias/"), keyID().MatchString(name):
 		return use{}, false
 	}
 	return use{}, true // no key of the account
