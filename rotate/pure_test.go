@@ -268,6 +268,28 @@ func TestGoesOn(t *testing.T) {
 	}
 }
 
+// TestHasJustEnded: the same command soon after the end means the rotation that has ended.
+func TestHasJustEnded(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for name, tt := range map[string]struct {
+		state State
+		ago   time.Duration
+		want  bool
+	}{
+		"a minute ago": {StateDone, time.Minute, true},
+		"an hour ago":  {StateDone, time.Hour, false},
+		"running":      {StateRunning, time.Minute, false},
+		"aborted":      {StateAborted, time.Minute, false},
+	} {
+		if got := (&Record{State: tt.state, Done: []Done{{At: now.Add(-tt.ago)}}}).hasJustEnded(now); got != tt.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	if (&Record{State: StateDone}).hasJustEnded(now) {
+		t.Error("nothing was done")
+	}
+}
+
 func TestWasInterrupted(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for _, tt := range []struct {

@@ -179,6 +179,13 @@ func (r *Record) wasInterrupted(now time.Time) bool {
 	return r.State != StateAborting && r.State != StateAborted && r.Lease.Holder != "" && now.Before(r.Lease.Until.Add(24*time.Hour))
 }
 
+// hasJustEnded reports whether a rotation was done within the last minutes. The same command
+// again is then the same wish as a rule: of somebody who does not know how it ended, because
+// the connection or the process did before the answer came.
+func (r *Record) hasJustEnded(now time.Time) bool {
+	return r.State == StateDone && len(r.Done) > 0 && now.Before(r.Done[len(r.Done)-1].At.Add(repeats))
+}
+
 // Steps returns the steps that replace a key by another one, in their order.
 func Steps() []Step {
 	return []Step{StepCreateKey, StepSurvey, StepMoveAliases, StepMoveDefaults, StepMoveData, StepCheckOldKey, StepDeleteOldKey}

@@ -61,6 +61,8 @@ type Rotator struct {
 	Judge func(keyARN, policy string) ([]finding.Finding, error)
 	// By is the ARN of the person.
 	By string
+	// Again: Start begins another rotation of an alias whose last one was done a moment ago.
+	Again bool
 	// Accepted are the ids of unknowns that the deletion of the old key may ignore.
 	Accepted []string
 	// Confirm is asked before the deletion of the old key is scheduled; nil refuses.
@@ -83,6 +85,8 @@ const (
 	// firstLook is how long after its start a job is looked at again, followEvery how
 	// often in the end: most jobs are small.
 	firstLook, followEvery = 50 * time.Millisecond, 2 * time.Second
+	// repeats is for how long after a rotation the same command is taken for its repetition.
+	repeats = 15 * time.Minute
 	// maxRounds bounds how often data that is found late is moved, too.
 	maxRounds = 3
 	// unusedBeforeDisable is how long the new key of an abort must not have been used.
@@ -93,12 +97,13 @@ const (
 
 // Start records a rotation of the key that an alias points to, with other aliases of the
 // same key where some are named. Nothing is changed before Resume. Where the alias has a
-// rotation that has not ended, or whose end was interrupted within a day, that is returned,
-// and begun is false; ErrState says that it is another one than was asked for.
+// rotation that has not ended, whose end was interrupted within a day, or that was done less
+// than a quarter of an hour ago (see Rotator.Again), that is returned, and begun is false.
+// ErrState says that it is another one than was asked for.
 func (r *Rotator) Start(ctx context.Context, alias string, others []string, c Choices) (rec Record, begun bool, err error) {
 	aliases := append([]string{alias}, others...)
 	switch rec, err := Read(ctx, r.Store, alias); {
-	case err == nil && (rec.holdsAliases() || rec.wasInterrupted(r.Store.Now()) || rec.Step == StepDeleteOldKey && c.DeleteOld):
+	case err == nil && r.isMeant(rec, c):
 		if rec.State != StateRunning && rec.State != StateDone || !slices.Equal(rec.Aliases, aliases) && len(others) > 0 {
 			return rec, false, fmt.Errorf("rotation %s of %s is %s: %w; resume or abort it first", rec.ID, strings.Join(rec.Aliases, ", "), rec.State, ErrState)
 		}
@@ -128,6 +133,12 @@ func (r *Rotator) Start(ctx context.Context, alias string, others []string, c Ch
 		return Record{}, false, errors.Join(err, r.Store.Delete(context.WithoutCancel(ctx), recordKey(rec.ID), ""))
 	}
 	return rec, true, nil
+}
+
+// isMeant reports whether the command that begins a rotation means the last one of its alias.
+func (r *Rotator) isMeant(last Record, c Choices) bool {
+	now := r.Store.Now()
+	return last.holdsAliases() || last.wasInterrupted(now) || last.Step == StepDeleteOldKey && c.DeleteOld || !r.Again && last.hasJustEnded(now)
 }
 
 // claim notes for each alias of a rotation that it belongs to it. ErrState: one belongs

@@ -64,6 +64,7 @@ type rotateCommand struct {
 	also    []string
 	choices rotate.Choices
 	dryRun  bool
+	again   bool
 	sample  int
 }
 
@@ -79,6 +80,7 @@ func newRotateCommand(p *process) *cobra.Command {
 	c.add(command)
 	c.addDeletion(command)
 	flags := command.Flags()
+	flags.BoolVar(&c.again, "again", false, "replace the key also where the alias's last rotation was done less than 15 minutes ago; without it, that one is shown")
 	flags.BoolVar(&c.dryRun, "dry-run", false, "say what each step would do and cost, and change nothing")
 	flags.IntVar(&c.sample, "sample", 0, "with --dry-run: ask only this many object versions of each bucket, at random, and scale up; 0 asks all")
 	flags.StringArrayVar(&c.also, "also", nil, "another `alias` of the same key that moves; repeat it for several")
@@ -274,6 +276,7 @@ func (c *rotateCommand) run(ctx context.Context, p *process, alias string) error
 	if err != nil {
 		return err
 	}
+	r.Again = c.again
 	if c.dryRun {
 		return c.plan(ctx, p, r, alias)
 	}
@@ -281,11 +284,14 @@ func (c *rotateCommand) run(ctx context.Context, p *process, alias string) error
 	if err != nil {
 		return err
 	}
-	what := "Going on with"
-	if begun {
-		what = "Began"
+	switch {
+	case begun:
+		fmt.Fprintf(p.stderr, "Began rotation %s of %s.\n", rec.ID, alias)
+	case rec.State == rotate.StateDone:
+		fmt.Fprintf(p.stderr, "Rotation %s of %s was done less than 15 minutes ago. To replace the key once more, add --again.\n", rec.ID, alias)
+	default:
+		fmt.Fprintf(p.stderr, "Going on with rotation %s of %s.\n", rec.ID, alias)
 	}
-	fmt.Fprintf(p.stderr, "%s rotation %s of %s.\n", what, rec.ID, alias)
 	rec, err = r.Resume(ctx, rec.ID, rotate.Step(c.until))
 	return c.end(p, rec, err)
 }

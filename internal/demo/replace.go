@@ -114,7 +114,7 @@ func (st *stage) replaceKey(ctx context.Context, o Options, say func(string, ...
 	if act.replaced, err = st.snapshot(ctx, st.ledgers); err != nil {
 		return nil, err
 	}
-	if _, err := command(ctx, io.Discard, append(begin, "--until", "move-data")...); err != nil {
+	if _, err := command(ctx, io.Discard, append(begin, "--again", "--until", "move-data")...); err != nil {
 		return nil, err
 	}
 	if act.moved, err = st.snapshot(ctx, st.ledgers); err != nil {
