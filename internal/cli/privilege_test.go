@@ -262,7 +262,7 @@ func (d *deployed) play(settings ...string) {
 	d.start("EventsTask", "EventsRole", settings...)
 	time.Sleep(65 * time.Minute) // two sweeps, canaries among them
 	d.sees()
-	d.box.AWS.S3Control().SetPace(10 * time.Second)
+	d.box.AWS.S3Control().SetPace(time.Minute)
 	// For a while nothing can be published, and no bucket listed: messages are received again.
 	d.box.AWS.SetFaults(
 		localaws.Fault{Service: "sns", Operations: []string{"Publish"}, Effect: localaws.FailBefore, Count: 8},
@@ -284,7 +284,7 @@ func (d *deployed) play(settings ...string) {
 	must(sqs.NewFromConfig(d.box.Config(operator)).SendMessage(ctx, &sqs.SendMessageInput{QueueUrl: &d.box.JobsQueue, MessageBody: aws.String("no work")}))(d.T)
 	time.Sleep(10 * time.Minute)
 	must(d.kms.UpdateAlias(ctx, &kms.UpdateAliasInput{AliasName: aws.String(appAlias), TargetKeyId: &next}))(d.T)
-	time.Sleep(5 * time.Second) // and on, in the middle of the move
+	time.Sleep(20 * time.Second) // and on, in the middle of what S3 does
 	must(d.kms.UpdateAlias(ctx, &kms.UpdateAliasInput{AliasName: aws.String(appAlias), TargetKeyId: &last}))(d.T)
 	time.Sleep(2 * time.Hour)
 }
