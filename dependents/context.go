@@ -75,8 +75,8 @@ var contexts = []struct{ member, kind string }{
 // service is known to use it returns the first ARN, in the order of the members' names. ok
 // is false where it names none.
 //
-// Whoever may use a key chooses the context, so this is what the caller says, and any text;
-// it is only shortened.
+// Callers choose the context, so the resource is a claim and may be any text. Long text is
+// shortened.
 func Decode(context map[string]string) (r Resource, ok bool) {
 	for _, known := range contexts {
 		if value := context[known.member]; value != "" {

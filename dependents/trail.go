@@ -38,7 +38,8 @@ func LookUp(ctx context.Context, trail awsconfig.API, keyARN string) ([]Event, e
 	return out.Events, nil
 }
 
-// use is what of a record tells of the use of a key. ReEncrypt has two keys and contexts.
+// use is the part of a CloudTrail record that shows how a key was used. ReEncrypt has two
+// keys and two contexts.
 type use struct {
 	ErrorCode         string `json:"errorCode"`
 	RequestParameters struct {

@@ -75,7 +75,7 @@ func foundAlert(c *reaction.Case, f storage.Found, gaps []string, source string)
 	switch f.Rule {
 	case storage.Unencrypted:
 		a.Title = "Storage is not encrypted: " + what
-		a.Risk = "Whoever reaches a copy of the data below AWS's access control can read it, and no key policy protects it."
+		a.Risk = "Anybody who gets a copy of the data past AWS's access control can read it. No key policy protects it."
 		a.Next = []string{"Make an encrypted copy and move to it: AWS encrypts most storage only when it is created."}
 	case storage.Unusable:
 		a.Title = "Storage is under a key that cannot be used: " + what
@@ -90,7 +90,7 @@ func foundAlert(c *reaction.Case, f storage.Found, gaps []string, source string)
 		a.Risk = "Who may use the key is decided by the tag of the key, and may not fit the data."
 		a.Next = []string{"Correct the tag that is wrong, or move the data to a key with the same tag."}
 	}
-	a.Summary = "AWS Config shows it. A sweep found this; no event has reported it. While this lasts, it is told again only if there are more."
+	a.Summary = "A sweep found this in AWS Config; no event has reported it. While it lasts, another alert comes only if there are more such resources."
 	a.Facts = []alert.Fact{{Name: "resources, a few of them", Source: source, Values: f.Examples}}
 	if len(gaps) > 0 {
 		a.Facts = append(a.Facts, alert.Fact{Name: "not looked at", Source: source, Values: gaps})

@@ -33,27 +33,17 @@ func SQL(e Engine, table, keyARN string, from, to time.Time) (string, error) {
 	if table == "" || strings.ContainsAny(keyARN+table, "'\"\\;\n ") {
 		return "", fmt.Errorf("--table %q has a character that the name of a table does not have", table)
 	}
-	const stamp = "2006-01-02T15:04:05Z"
-	f, t := from.UTC().Format(stamp), to.UTC().Format(stamp)
+	context, stamp := "json_extract(requestParameters, '$.encryptionContext')", "2006-01-02T15:04:05Z"
 	if e == Lake {
-		f, t = from.UTC().Format(time.DateTime), to.UTC().Format(time.DateTime)
-		return fmt.Sprintf(`SELECT eventName, userIdentity.arn AS principal, userIdentity.sessionContext.sessionIssuer.arn AS role,
-  userIdentity.invokedBy AS service, sourceIPAddress, element_at(requestParameters, 'encryptionContext') AS context, errorCode,
+		context, stamp = "element_at(requestParameters, 'encryptionContext')", time.DateTime
+	}
+	return fmt.Sprintf(`SELECT eventName, userIdentity.arn AS principal, userIdentity.sessionContext.sessionIssuer.arn AS role,
+  userIdentity.invokedBy AS service, sourceIPAddress, %s AS context, errorCode,
   count(*) AS calls, min(eventTime) AS first, max(eventTime) AS last
 FROM %s
 WHERE eventSource = 'kms.amazonaws.com'
   AND any_match(resources, r -> r.arn = '%s')
   AND eventTime >= '%s' AND eventTime < '%s'
 GROUP BY 1, 2, 3, 4, 5, 6, 7
-ORDER BY calls DESC`, table, keyARN, f, t), nil
-	}
-	return fmt.Sprintf(`SELECT eventname, useridentity.arn AS principal, useridentity.sessioncontext.sessionissuer.arn AS role,
-  useridentity.invokedby AS service, sourceipaddress, json_extract(requestparameters, '$.encryptionContext') AS context, errorcode,
-  count(*) AS calls, min(eventtime) AS first, max(eventtime) AS last
-FROM %s
-WHERE eventsource = 'kms.amazonaws.com'
-  AND any_match(resources, r -> r.arn = '%s')
-  AND eventtime >= '%s' AND eventtime < '%s'
-GROUP BY 1, 2, 3, 4, 5, 6, 7
-ORDER BY calls DESC`, table, keyARN, f, t), nil
+ORDER BY calls DESC`, context, table, keyARN, from.UTC().Format(stamp), to.UTC().Format(stamp)), nil
 }

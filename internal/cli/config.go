@@ -128,7 +128,7 @@ type Common struct {
 	EventRules   []string `env:"EVENT_RULES, default=cmkeeper-*" about:"Patterns of the names of the EventBridge rules that fill the events queue, comma-separated: changes to them make an alert."`
 	WatchedTags  []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change makes an alert, such as data-classification. Tags that begin with cmkeeper:, and those that EXEMPTIONS, SENSITIVE_KEYS and SANDBOX_KEYS name, always do."`
 	ConfigChecks string   `env:"CONFIG_CHECKS, default=off" about:"off or daily: the sweep asks AWS Config once a day for storage that is not encrypted, or under a key that cannot be used or belongs to an account that is not trusted. Off by default, since it needs a recorder of AWS Config, and says so where there is none. See [operations](operations.md#how-storage-is-encrypted)."`
-	MatchTags    []string `env:"MATCH_TAGS" about:"Names of tags, comma-separated, such as classification,owner: with CONFIG_CHECKS=daily an alert tells of storage where such a tag has another value than the same tag of its key."`
+	MatchTags    []string `env:"MATCH_TAGS" about:"Names of tags, comma-separated, such as classification,owner. With CONFIG_CHECKS=daily an alert lists storage whose tag has another value than the same tag of its key."`
 	FailedUse    bool     `env:"FAILED_USE, default=false" about:"Alert when somebody needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
 
 	ReencryptAliases          []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
