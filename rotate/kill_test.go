@@ -97,14 +97,14 @@ func (m *machine) begin(c rotate.Choices) (rotate.Record, error) {
 }
 
 // playKilled plays a rotation that is killed once, and then gone on with from another
-// machine. It reports whether there was a request to be killed at.
-func playKilled(t *testing.T, objects int, k kill) (killed bool) {
+// machine. It returns how many requests the first process sent, and whether it was killed.
+func playKilled(t *testing.T, objects int, k kill) (requests int, killed bool) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, objects)
 		defer w.fleet()()
 		first := w.machine(k.of)
 		rec, err := first.begin(rotate.Choices{})
-		if killed = first.died(); !killed && err != nil {
+		if requests, killed = first.n, first.died(); !killed && err != nil {
 			t.Fatal(err)
 		}
 		w.live("during")
@@ -115,7 +115,7 @@ func playKilled(t *testing.T, objects int, k kill) (killed bool) {
 		}
 		w.isRotated(rec)
 	})
-	return killed
+	return requests, killed
 }
 
 // soak is whether the long versions of the tests run (make soak).
@@ -129,14 +129,14 @@ func TestKilledRotation(t *testing.T) {
 		for n, killed := 1, true; killed; n++ {
 			for _, after := range []bool{false, true} {
 				k := kill{n, after, false}
-				t.Run(k.String(), func(t *testing.T) { killed = playKilled(t, 2, k) })
+				t.Run(k.String(), func(t *testing.T) { _, killed = playKilled(t, 2, k) })
 			}
 		}
 		return
 	}
 	for n, killed := 1, true; killed; n += 6 {
 		k := kill{n, n%4 == 1, true}
-		t.Run(k.String(), func(t *testing.T) { killed = playKilled(t, 2, k) })
+		t.Run(k.String(), func(t *testing.T) { _, killed = playKilled(t, 2, k) })
 	}
 }
 
@@ -215,11 +215,13 @@ func TestSoakKilledRotation(t *testing.T) {
 		})
 		t.Logf("%s", time.Since(began).Round(time.Second))
 	})
-	for _, n := range []int{1, 30, 5_000, 20_000, 20_240, 20_280, 20_320} {
+	requests, _ := playKilled(t, perBucket, kill{})
+	t.Logf("%d requests", requests)
+	for _, n := range []int{1, 30, requests / 4, requests - 240, requests - 100, requests - 60, requests - 30, requests - 1, requests} {
 		for _, after := range []bool{false, true} {
 			k := kill{n, after, false}
 			t.Run(k.String(), func(t *testing.T) {
-				if !playKilled(t, perBucket, k) {
+				if _, killed := playKilled(t, perBucket, k); !killed {
 					t.Errorf("it has no request %d", n)
 				}
 			})
