@@ -7,8 +7,8 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 )
 
-// actions is a set of actions on a key.
-type actions uint64
+// Actions is a set of actions on a key. The zero value is the empty set.
+type Actions uint64
 
 // known are the actions on a key (Service Authorization Reference, "AWS Key
 // Management Service").
@@ -25,22 +25,23 @@ var known = [...]string{
 }
 
 const (
-	allKnown actions = 1<<len(known) - 1
+	allKnown Actions = 1<<len(known) - 1
 	// unheardOf stands for the actions that a statement names and that are not
 	// known: they may be of the future.
-	unheardOf actions = 1 << 63
+	unheardOf Actions = 1 << 63
 )
 
-var bitOf = func() map[string]actions {
-	m := make(map[string]actions, len(known))
+var bitOf = func() map[string]Actions {
+	m := make(map[string]Actions, len(known))
 	for i, name := range known {
 		m[name] = 1 << i
 	}
 	return m
 }()
 
-// set returns the known actions that the patterns match.
-func set(patterns ...string) (as actions) {
+// ActionsOf returns the actions on a key that patterns such as "kms:Re*" match. A pattern
+// that matches none, such as one for another service, adds nothing.
+func ActionsOf(patterns ...string) (as Actions) {
 	for _, p := range patterns {
 		as |= match(p)
 	}
@@ -48,7 +49,7 @@ func set(patterns ...string) (as actions) {
 }
 
 // match returns the known actions that the pattern matches.
-func match(pattern string) (as actions) {
+func match(pattern string) (as Actions) {
 	if bit, ok := bitOf[pattern]; ok { // the usual case
 		return bit
 	}
@@ -64,34 +65,35 @@ func match(pattern string) (as actions) {
 }
 
 var (
-	putKeyPolicy = set("kms:PutKeyPolicy")
-	createGrant  = set("kms:CreateGrant")
+	putKeyPolicy = ActionsOf("kms:PutKeyPolicy")
+	createGrant  = ActionsOf("kms:CreateGrant")
 
 	// reveals show data that is under the key, or act in its name.
 	reveals = granting(finding.Read | finding.Sign)
 	// mild are those by which an outsider learns of the key and does nothing to it.
 	mild = outsider(finding.Medium)
 	// use is what keys are for.
-	use = set("kms:*crypt", "kms:ReEncrypt*", "kms:Generate*", "kms:Sign", "kms:Verify*", "kms:DeriveSharedSecret", "kms:*capsulate")
+	use = ActionsOf("kms:*crypt", "kms:ReEncrypt*", "kms:Generate*", "kms:Sign", "kms:Verify*", "kms:DeriveSharedSecret", "kms:*capsulate")
 	// grants are about grants.
-	grants = set("kms:*Grant", "kms:ListGrants")
+	grants = ActionsOf("kms:*Grant", "kms:ListGrants")
 	// takeover gives the key away, destroys it or puts it out of use for everybody.
 	takeover = outsider(finding.Critical)
 	// administration is takeover but for the grants, which users of a key need.
 	administration = takeover &^ grants
 	// shutdown distinguishes an administrator among those who may change the policy.
-	shutdown = set("kms:DisableKey", "kms:ScheduleKeyDeletion")
+	shutdown = ActionsOf("kms:DisableKey", "kms:ScheduleKeyDeletion")
 	// critical cannot be undone, or stops everything that uses the key.
-	critical = set("kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:DisableKey", "kms:DeleteImportedKeyMaterial")
+	critical = ActionsOf("kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:DisableKey", "kms:DeleteImportedKeyMaterial")
 	// fullControl both uses the key and gives it away.
-	fullControl = set("kms:PutKeyPolicy", "kms:CreateGrant", "kms:ScheduleKeyDeletion", "kms:Decrypt")
+	fullControl = ActionsOf("kms:PutKeyPolicy", "kms:CreateGrant", "kms:ScheduleKeyDeletion", "kms:Decrypt")
 )
 
-// has reports whether the set has all of the others.
-func (as actions) has(others actions) bool { return as&others == others }
+// Has reports whether the set has all of the others.
+func (as Actions) Has(others Actions) bool { return as&others == others }
 
-// names returns the actions' names in order.
-func (as actions) names() (list []string) {
+// Names returns the actions in alphabetical order, as policies name them ("kms:Decrypt").
+// It leaves out those that this build does not know.
+func (as Actions) Names() (list []string) {
 	for i, name := range known {
 		if as&(1<<i) != 0 {
 			list = append(list, name)
@@ -109,7 +111,7 @@ var accessOf = func() (list [len(known)]finding.Access) {
 }()
 
 // access returns what the actions give.
-func (as actions) access() (a finding.Access) {
+func (as Actions) access() (a finding.Access) {
 	for i, access := range accessOf {
 		if as&(1<<i) != 0 {
 			a |= access
@@ -122,7 +124,7 @@ func (as actions) access() (a finding.Access) {
 }
 
 // granting returns the known actions that give access of any of the kinds.
-func granting(kinds finding.Access) (as actions) {
+func granting(kinds finding.Access) (as Actions) {
 	for i, access := range accessOf {
 		if access&kinds != 0 {
 			as |= 1 << i
@@ -132,7 +134,7 @@ func granting(kinds finding.Access) (as actions) {
 }
 
 // outsider returns the known actions that are so bad in the hands of an outsider.
-func outsider(severity finding.Severity) (as actions) {
+func outsider(severity finding.Severity) (as Actions) {
 	for i, name := range known {
 		if finding.Outsider(name) == severity {
 			as |= 1 << i
@@ -158,11 +160,18 @@ func (s *Statement) unknown() (list []string) {
 	return list
 }
 
+// About returns the actions on a key that the statement is about: its patterns may match
+// further ones, of other services or of the future.
+func (s *Statement) About() Actions {
+	as, _ := s.about()
+	return as &^ unheardOf
+}
+
 // about returns the actions that the statement is about, and those of its
 // patterns that are about no known one.
-func (s *Statement) about() (as actions, rest []string) {
+func (s *Statement) about() (as Actions, rest []string) {
 	if s.NotAction {
-		return allKnown &^ set(s.Actions...), nil
+		return allKnown &^ ActionsOf(s.Actions...), nil
 	}
 	for _, p := range s.Actions {
 		matched := match(p)

@@ -101,7 +101,7 @@ func (t test) suits(k keyKind) bool {
 // takeApart prepares a condition. variables: they stand for something.
 func (c Condition) takeApart(variables bool, against *Context) condition {
 	name := strings.ToLower(c.Operator)
-	out := condition{keyFacts: factsOf(conditionKey(c.Key)), values: c.Values, against: against}
+	out := condition{keyFacts: factsOf(ConditionKey(c.Key)), values: c.Values, against: against}
 	name, out.forAll = strings.CutPrefix(name, "forallvalues:")
 	name, out.forAny = strings.CutPrefix(name, "foranyvalue:")
 	name, out.ifExists = strings.CutSuffix(name, "ifexists")
@@ -197,4 +197,4 @@ func (c *condition) missing() chance {
 
 // isDead reports whether the condition never holds for requests with the actions,
 // because none of them carries its key.
-func (c *condition) isDead(as actions) bool { return as&c.carried == 0 && c.missing() == never }
+func (c *condition) isDead(as Actions) bool { return as&c.carried == 0 && c.missing() == never }

@@ -48,7 +48,7 @@ type rule struct {
 // clause is a statement as it is compared.
 type clause struct {
 	*Statement
-	about actions
+	about Actions
 	rest  []string // patterns of actions that are unheard of, in lower case
 	// resources are those that are not the key itself, in a form that compares.
 	resources string
@@ -177,7 +177,7 @@ func (c *comparison) others(r rule) []rule {
 
 // left returns what a rule says that no rule of the others does: known actions,
 // and which of its unheard-of patterns.
-func (c *comparison) left(r rule, others []rule, terms []term) (as actions, rest []bool) {
+func (c *comparison) left(r rule, others []rule, terms []term) (as Actions, rest []bool) {
 	as, rest = r.about, make([]bool, len(r.rest))
 	for i := range rest {
 		rest[i] = true
@@ -203,7 +203,7 @@ func (c *comparison) left(r rule, others []rule, terms []term) (as actions, rest
 		return as, rest
 	}
 	c.parts -= len(terms[i].values)
-	var inParts actions
+	var inParts Actions
 	restInParts := make([]bool, len(rest))
 	part := slices.Clone(terms)
 	for _, v := range terms[i].values {
@@ -242,10 +242,10 @@ func changes(kind string, rules, others []rule) []Change {
 	var order []sentence
 	names := map[sentence][]string{}
 	var of *clause // the last one whose actions were named
-	var namedOf actions
+	var namedOf Actions
 	var namedRest []bool
 	var words string
-	var named actions
+	var named Actions
 	for _, r := range rules {
 		others := c.others(r)
 		as, rest := c.left(r, others, r.terms)
@@ -270,7 +270,7 @@ func changes(kind string, rules, others []rule) []Change {
 }
 
 // softened names the rules of the others that say part of what is named of the rule.
-func softened(kind string, r rule, named actions, others []rule) string {
+func softened(kind string, r rule, named Actions, others []rule) string {
 	var parts []string
 	for _, o := range others {
 		if some := o.about & named & allKnown; some != 0 && r.name() == o.name() && r.holdsWherever(o.clause, o.terms) {
@@ -298,11 +298,11 @@ func (c *clause) verb(kind string) string {
 
 // actions names some of the clause's actions, by its own patterns where these are
 // about little else, and returns which actions the text names.
-func (c *clause) actions(as actions, rest []bool) (text string, named actions) {
+func (c *clause) actions(as Actions, rest []bool) (text string, named Actions) {
 	const few = 4
 	if c.NotAction {
 		if as != c.about && bits.OnesCount64(uint64(as)) <= few {
-			return strings.Join(as.names(), ", "), as
+			return strings.Join(as.Names(), ", "), as
 		}
 		return "everything but " + join(sorted(c.Actions)), c.about
 	}
@@ -317,7 +317,7 @@ func (c *clause) actions(as actions, rest []bool) (text string, named actions) {
 			}
 		case some == 0:
 		case some != all && bits.OnesCount64(uint64(some)) <= few:
-			words = append(words, some.names()...)
+			words = append(words, some.Names()...)
 			named |= some
 		default:
 			words = append(words, p)

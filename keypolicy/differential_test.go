@@ -172,7 +172,7 @@ func (x *trial) reading(r iam.Request) *iam.Policy {
 		all := s.Conditions
 		s.Conditions = nil
 		for _, c := range all {
-			key := conditionKey(c.Key)
+			key := ConditionKey(c.Key)
 			carries, _ := iam.Carries(r.Action, key)
 			if why := undocumented(c, r.Service, carries && r.Several[key] != nil); why != "" {
 				unclear.WriteString("?")
@@ -200,7 +200,7 @@ func (x *trial) reading(r iam.Request) *iam.Policy {
 // or of a service, that have its key or have it not, so that the judgement leaves it open.
 // "" is that it is known.
 func undocumented(c Condition, service string, present bool) string {
-	key := conditionKey(c.Key)
+	key := ConditionKey(c.Key)
 	k := playedKeys[key]
 	name, each := strings.CutPrefix(c.Operator, "ForAllValues:")
 	name, some := strings.CutPrefix(name, "ForAnyValue:")
@@ -235,7 +235,7 @@ func isEntangled(p *Policy) bool {
 			identities++
 		}
 		for _, c := range s.Conditions {
-			key := conditionKey(c.Key)
+			key := ConditionKey(c.Key)
 			if keys[key] {
 				return true
 			}
@@ -315,7 +315,7 @@ func isFound(findings []finding.Finding, c call) bool {
 			return f.Principal == service && service != ""
 		}
 		return false
-	}) || service != "" && mild.has(set(c.request.Action)) || // no finding, by intent: it sees settings
+	}) || service != "" && mild.Has(ActionsOf(c.request.Action)) || // no finding, by intent: it sees settings
 		service != "" && strings.HasPrefix(strings.Join(c.request.Several["aws:sourcearn"], ""), "arn:aws:s3:::") // nor here: whose a bucket is cannot be seen
 }
 

@@ -143,15 +143,15 @@ func (a *analysis) judgeNamed(st *statement, who Principal, held *holdings) (fou
 
 // judgeHeld judges what a principal of the account or of a trusted one may do,
 // other than the account's root.
-func (a *analysis) judgeHeld(st *statement, s subject, name string, free, narrow actions, held *holdings) []finding.Finding {
+func (a *analysis) judgeHeld(st *statement, s subject, name string, free, narrow Actions, held *holdings) []finding.Finding {
 	all := free | narrow
-	full := all.has(fullControl)
+	full := all.Has(fullControl)
 	held.add(s, name, holding{st, all}, full)
 	if !full {
 		return nil
 	}
 	severity := finding.Medium
-	if !free.has(fullControl) {
+	if !free.Has(fullControl) {
 		severity = finding.Low
 	}
 	if s.account != a.Account {
@@ -197,7 +197,7 @@ func (a *analysis) judgeService(st *statement, who Principal) (found []finding.F
 	switch {
 	case all == 0:
 		return nil, false
-	case all.has(fullControl):
+	case all.Has(fullControl):
 		return []finding.Finding{fullControlOf(st, who.ID, "the service "+who.ID, all, finding.High)}, true
 	case free&^mild != 0:
 		return []finding.Finding{newFinding(finding.ServiceWithoutSource, serviceSeverity(free), st.Label, who.ID, free,
@@ -207,7 +207,7 @@ func (a *analysis) judgeService(st *statement, who Principal) (found []finding.F
 }
 
 // serviceSeverity returns how bad it is that a service has the actions for anybody.
-func serviceSeverity(as actions) finding.Severity {
+func serviceSeverity(as Actions) finding.Severity {
 	if as&takeover != 0 {
 		return finding.Medium
 	}
@@ -229,13 +229,13 @@ func oneOfMany(nth int, f finding.Finding) finding.Finding {
 
 // newFinding returns a finding. may is what the principal may do, where the finding is
 // about that.
-func newFinding(id finding.ID, severity finding.Severity, statement, principal string, may actions, message string) finding.Finding {
+func newFinding(id finding.ID, severity finding.Severity, statement, principal string, may Actions, message string) finding.Finding {
 	return finding.Finding{ID: id, Severity: severity, Statement: statement, Principal: principal, Access: may.access(), Message: message}
 }
 
 // public says that an Allow is for strangers: freely, under conditions, or both where
 // what the conditions are about is worse.
-func public(st *statement, id finding.ID, who string, free, narrow actions) (found []finding.Finding) {
+func public(st *statement, id finding.ID, who string, free, narrow Actions) (found []finding.Finding) {
 	severity, narrowed := severityOf(free, st), severityOf(narrow, st).Lower()
 	all, under := free|narrow, ""
 	if free == 0 || narrow != 0 && !severity.AtLeast(narrowed) {
@@ -245,7 +245,7 @@ func public(st *statement, id finding.ID, who string, free, narrow actions) (fou
 		if free == 0 {
 			return found
 		}
-		all, under = free, ": "+joinSome(free.names())+" without a condition that keeps anybody out"
+		all, under = free, ": "+joinSome(free.Names())+" without a condition that keeps anybody out"
 	}
 	switch {
 	case st.throughServices:
@@ -260,7 +260,7 @@ func public(st *statement, id finding.ID, who string, free, narrow actions) (fou
 }
 
 // severityOf returns how bad it is that strangers have the actions.
-func severityOf(as actions, st *statement) finding.Severity {
+func severityOf(as Actions, st *statement) finding.Severity {
 	switch {
 	case as&takeover != 0 && !st.forAWSGrants:
 		return finding.Critical
@@ -270,7 +270,7 @@ func severityOf(as actions, st *statement) finding.Severity {
 	return finding.Medium
 }
 
-func foreignAccount(st *statement, who Principal, account string, free, narrow actions) finding.Finding {
+func foreignAccount(st *statement, who Principal, account string, free, narrow Actions) finding.Finding {
 	severity := severityOf(free, st)
 	if severity == finding.Medium && narrow&^mild != 0 {
 		severity = finding.High
@@ -283,13 +283,13 @@ func foreignAccount(st *statement, who Principal, account string, free, narrow a
 		fmt.Sprintf("%s%s may %s, and the account is not trusted", who, whose, describe(st)))
 }
 
-func fullControlOf(st *statement, principal, who string, may actions, severity finding.Severity) finding.Finding {
+func fullControlOf(st *statement, principal, who string, may Actions, severity finding.Severity) finding.Finding {
 	return newFinding(finding.FullControl, severity, st.Label, principal, may,
 		fmt.Sprintf("%s may %s: use the key, give it to others and delete it", who, describe(st)))
 }
 
 // unknownPrincipal says that a principal has no account.
-func unknownPrincipal(st *statement, who Principal, may actions) finding.Finding {
+func unknownPrincipal(st *statement, who Principal, may Actions) finding.Finding {
 	if who.Type == "AWS" && (strings.HasPrefix(who.ID, "AIDA") || strings.HasPrefix(who.ID, "AROA")) {
 		return newFinding(finding.UnknownPrincipal, finding.Low, st.Label, who.ID, may,
 			fmt.Sprintf("%s is a user or role that was deleted; its statement may %s and should go", who.ID, describe(st)))

@@ -25,7 +25,7 @@ type holder struct {
 // holding is what one statement lets a holder do.
 type holding struct {
 	*statement
-	may actions
+	may Actions
 }
 
 // holderKey distinguishes everyone of an account from its root.
@@ -58,19 +58,19 @@ func (a *analysis) judgeHoldings(held holdings) []finding.Finding {
 		if h.full {
 			continue
 		}
-		var all actions
+		var all Actions
 		for _, one := range h.list {
 			all |= one.may
 		}
-		if h.account != a.Account && all.has(fullControl) {
-			st := h.first(func(one holding) bool { return one.may.has(putKeyPolicy) })
+		if h.account != a.Account && all.Has(fullControl) {
+			st := h.first(func(one holding) bool { return one.may.Has(putKeyPolicy) })
 			found = append(found, fullControlOf(st, h.who.ID, h.name+", of a trusted account,", all, finding.High))
 			continue
 		}
 		if all&use != 0 && all&administration != 0 {
 			found = append(found, h.useAndAdministration(all))
 		}
-		if all.has(createGrant) && !all.has(putKeyPolicy) {
+		if all.Has(createGrant) && !all.Has(putKeyPolicy) {
 			if st, _ := a.bare(h, createGrant); st != nil {
 				found = append(found, newFinding(finding.UnconstrainedGrants, finding.Medium, st.Label, h.who.ID, all,
 					h.name+" may make grants of anything to anybody: no condition such as kms:GrantIsForAWSResource, kms:GrantOperations or kms:GranteePrincipal binds them"))
@@ -79,7 +79,7 @@ func (a *analysis) judgeHoldings(held holdings) []finding.Finding {
 		if all&critical != 0 && strings.Contains(h.arn, ":user/") {
 			if st, as := a.bare(h, critical); st != nil {
 				found = append(found, newFinding(finding.CriticalWithoutMFA, finding.Low, st.Label, h.who.ID, all,
-					fmt.Sprintf("%s may %s without MFA, so a stolen access key is enough", h.name, joinSome(as.names()))))
+					fmt.Sprintf("%s may %s without MFA, so a stolen access key is enough", h.name, joinSome(as.Names()))))
 			}
 		}
 	}
@@ -88,10 +88,10 @@ func (a *analysis) judgeHoldings(held holdings) []finding.Finding {
 
 // useAndAdministration returns the finding about a principal that uses the key and
 // administers it.
-func (h *holder) useAndAdministration(all actions) finding.Finding {
+func (h *holder) useAndAdministration(all Actions) finding.Finding {
 	st := h.first(func(one holding) bool {
 		// An intended administrator has a statement of its own.
-		return one.may.has(putKeyPolicy) && (one.may&use != 0 || one.may&shutdown == 0)
+		return one.may.Has(putKeyPolicy) && (one.may&use != 0 || one.may&shutdown == 0)
 	})
 	if st != nil {
 		return newFinding(finding.RewritableByUser, finding.Medium, st.Label, h.who.ID, all,
@@ -115,7 +115,7 @@ func (h *holder) first(is func(holding) bool) *statement {
 
 // bare returns which of the actions the holder may do by a bare call, and the
 // first statement that lets it.
-func (a *analysis) bare(h *holder, of actions) (first *statement, as actions) {
+func (a *analysis) bare(h *holder, of Actions) (first *statement, as Actions) {
 	s := h.subject
 	s.bare, s.insider = true, true
 	for _, one := range h.list {

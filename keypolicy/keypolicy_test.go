@@ -281,7 +281,7 @@ func TestFindings(t *testing.T) {
 // metadata alone.
 func TestAccess(t *testing.T) {
 	for i, name := range known {
-		as := actions(1) << i
+		as := Actions(1) << i
 		if got := as.access(); got == 0 || got&finding.Other != 0 || (got == finding.Metadata) != (as&mild != 0 && name != "kms:RetireGrant") {
 			t.Errorf("%s gives access %q", name, got)
 		}

@@ -72,16 +72,16 @@ func (k keyKind) isName() bool {
 type keyFacts struct {
 	kind keyKind
 	// carried are the actions whose requests can have the key.
-	carried actions
+	carried Actions
 }
 
 // everyAction is those that are not known, too.
-const everyAction = ^actions(0)
+const everyAction = ^Actions(0)
 
 var (
 	// contextual are the actions whose requests may have an encryption context.
-	contextual = set("kms:*crypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:*capsulate", "kms:CreateGrant", "kms:RetireGrant")
-	attesting  = set("kms:Decrypt", "kms:DeriveSharedSecret", "kms:GenerateDataKey", "kms:GenerateDataKeyPair")
+	contextual = ActionsOf("kms:*crypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:*capsulate", "kms:CreateGrant", "kms:RetireGrant")
+	attesting  = ActionsOf("kms:Decrypt", "kms:DeriveSharedSecret", "kms:GenerateDataKey", "kms:GenerateDataKeyPair")
 )
 
 // conditionKeys has all global condition keys (IAM User Guide, "AWS global condition
@@ -89,7 +89,7 @@ var (
 // Service"), in lower case. A name that ends in "/" or ":" stands for all that begin so.
 var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
 	m := map[string]keyFacts{}
-	add := func(kind keyKind, carried actions, names string) {
+	add := func(kind keyKind, carried Actions, names string) {
 		for name := range strings.FieldsSeq(names) {
 			m[strings.ToLower(name)] = keyFacts{kind, carried | unheardOf}
 		}
@@ -125,11 +125,11 @@ var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
 	add(secureTransport, everyAction, "aws:SecureTransport")
 	add(mfa, everyAction, "aws:MultiFactorAuthPresent")
 	add(mfaAge, everyAction, "aws:MultiFactorAuthAge")
-	add(grantForAWS, grants&^set("kms:RetireGrant"), "kms:GrantIsForAWSResource")
+	add(grantForAWS, grants&^ActionsOf("kms:RetireGrant"), "kms:GrantIsForAWSResource")
 	add(grantBound, createGrant, "kms:GranteePrincipal kms:GranteeServicePrincipal kms:GrantConstraintSourceArn")
-	add(grantBound, createGrant|set("kms:RetireGrant"), "kms:GrantConstraintType")
+	add(grantBound, createGrant|ActionsOf("kms:RetireGrant"), "kms:GrantConstraintType")
 	add(grantOperation, createGrant, "kms:GrantOperations")
-	add(deletionGuard, set("kms:ScheduleKeyDeletion"), "kms:ScheduleKeyDeletionPendingWindowInDays")
+	add(deletionGuard, ActionsOf("kms:ScheduleKeyDeletion"), "kms:ScheduleKeyDeletionPendingWindowInDays")
 	add(deletionGuard, shutdown, "kms:TrailingDaysWithoutKeyUsage")
 
 	// What the caller chooses, or what depends on the key.
@@ -139,24 +139,24 @@ var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
 		kms:CustomerMasterKeySpec kms:CustomerMasterKeyUsage kms:KeyOrigin kms:KeySpec kms:KeyUsage
 		kms:MultiRegionKeyType kms:ResourceAliases`)
 	add(flag, everyAction, "aws:AssumedRoot aws:ViaAWSService aws:ViaAWSMCPService aws:IsMcpServiceAction kms:MultiRegion")
-	add(chosen, use|set("kms:DescribeKey", "kms:GetPublicKey"), "kms:RequestAlias")
-	add(chosen, set("kms:TagResource"), "aws:RequestTag/")
-	add(chosen, set("kms:TagResource", "kms:UntagResource"), "aws:TagKeys")
+	add(chosen, use|ActionsOf("kms:DescribeKey", "kms:GetPublicKey"), "kms:RequestAlias")
+	add(chosen, ActionsOf("kms:TagResource"), "aws:RequestTag/")
+	add(chosen, ActionsOf("kms:TagResource", "kms:UntagResource"), "aws:TagKeys")
 	add(flag, putKeyPolicy, "kms:BypassPolicyLockoutSafetyCheck")
 	add(chosen, contextual, "kms:EncryptionContextKeys")
-	add(chosen, set("kms:*crypt", "kms:ReEncrypt*", "kms:GenerateDataKey*"), "kms:EncryptionAlgorithm")
-	add(flag, set("kms:ReEncrypt*"), "kms:ReEncryptOnSameKey")
-	add(chosen, set("kms:GenerateDataKeyPair*"), "kms:DataKeyPairSpec")
-	add(chosen, set("kms:DeriveSharedSecret"), "kms:KeyAgreementAlgorithm")
-	add(chosen, set("kms:Sign", "kms:Verify"), "kms:SigningAlgorithm kms:MessageType")
-	add(chosen, set("kms:GenerateMac", "kms:VerifyMac"), "kms:MacAlgorithm")
+	add(chosen, ActionsOf("kms:*crypt", "kms:ReEncrypt*", "kms:GenerateDataKey*"), "kms:EncryptionAlgorithm")
+	add(flag, ActionsOf("kms:ReEncrypt*"), "kms:ReEncryptOnSameKey")
+	add(chosen, ActionsOf("kms:GenerateDataKeyPair*"), "kms:DataKeyPairSpec")
+	add(chosen, ActionsOf("kms:DeriveSharedSecret"), "kms:KeyAgreementAlgorithm")
+	add(chosen, ActionsOf("kms:Sign", "kms:Verify"), "kms:SigningAlgorithm kms:MessageType")
+	add(chosen, ActionsOf("kms:GenerateMac", "kms:VerifyMac"), "kms:MacAlgorithm")
 	add(chosen, attesting, "kms:RecipientAttestation:")
 	add(chosen, createGrant, "kms:RetiringPrincipal kms:RetiringServicePrincipal")
-	add(chosen, set("kms:ImportKeyMaterial"), "kms:ValidTo kms:ExpirationModel")
-	add(chosen, set("kms:GetParametersForImport"), "kms:WrappingAlgorithm kms:WrappingKeySpec")
-	add(chosen, set("kms:UpdatePrimaryRegion"), "kms:PrimaryRegion")
-	add(chosen, set("kms:ReplicateKey"), "kms:ReplicaRegion")
-	add(chosen, set("kms:EnableKeyRotation"), "kms:RotationPeriodInDays")
+	add(chosen, ActionsOf("kms:ImportKeyMaterial"), "kms:ValidTo kms:ExpirationModel")
+	add(chosen, ActionsOf("kms:GetParametersForImport"), "kms:WrappingAlgorithm kms:WrappingKeySpec")
+	add(chosen, ActionsOf("kms:UpdatePrimaryRegion"), "kms:PrimaryRegion")
+	add(chosen, ActionsOf("kms:ReplicateKey"), "kms:ReplicaRegion")
+	add(chosen, ActionsOf("kms:EnableKeyRotation"), "kms:RotationPeriodInDays")
 
 	// The other services' own keys. Those that sessions carry to KMS are above.
 	for service := range strings.FieldsSeq(`acm apigateway athena autoscaling backup cloudformation cloudfront cloudtrail
@@ -166,6 +166,10 @@ var conditionKeys = sync.OnceValue(func() map[string]keyFacts {
 	}
 	return m
 })
+
+// Carriers returns the actions whose requests can have a condition key, in the form of
+// [ConditionKey]. Those of a key that is not known are all.
+func Carriers(key string) Actions { return factsOf(key).carried &^ unheardOf }
 
 // factsOf returns what is known of a key in the form that compares. One that is not in
 // the table may be a new one, of anything.

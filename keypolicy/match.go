@@ -7,6 +7,10 @@ import "strings"
 // matches another pattern only if it matches everything that the other does.
 func matches(pattern, s string) bool { return like(pattern, s, true) }
 
+// Match reports whether a pattern with the wildcards * and ? matches all of s, as Resource
+// elements and StringLike do.
+func Match(pattern, s string) bool { return like(pattern, s, false) }
+
 // like is matches, without regard to case only with fold.
 func like(pattern, s string, fold bool) bool {
 	// The usual two-pointer walk: on a mismatch the last star takes one more byte.

@@ -81,17 +81,25 @@ func (p Principal) isAnybody() bool {
 	return strings.ContainsAny(p.ID, "*?") && !isAccountID(p.account())
 }
 
-// Parse reads a key policy document. Its errors say which statement is wrong
-// and how; they quote single words of the document at most.
-func Parse(document []byte) (*Policy, error) {
-	p, err := parse(document)
+// Parse reads a key policy document, or a role's trust policy, which has no Resource.
+// Its errors say which statement is wrong and how; they quote single words of the
+// document at most.
+func Parse(document []byte) (*Policy, error) { return parse(document, false) }
+
+// ParseIdentity reads a policy of a user, group or role, or a permissions boundary, whose
+// statements name no principal and must name actions and resources. Its errors are those
+// of [Parse].
+func ParseIdentity(document []byte) (*Policy, error) { return parse(document, true) }
+
+func parse(document []byte, identity bool) (*Policy, error) {
+	p, err := parseDocument(document, identity)
 	if err != nil {
 		return nil, fmt.Errorf("keypolicy: %w", err)
 	}
 	return p, nil
 }
 
-func parse(document []byte) (*Policy, error) {
+func parseDocument(document []byte, identity bool) (*Policy, error) {
 	r, err := read(document)
 	if err != nil {
 		return nil, fmt.Errorf("decode policy: %w", err)
@@ -110,7 +118,7 @@ func parse(document []byte) (*Policy, error) {
 			return err
 		case "statement":
 			return r.elements(func() error {
-				s, err := parseStatement(r)
+				s, err := parseStatement(r, identity)
 				if err != nil {
 					return fmt.Errorf("statement #%d: %w", len(p.Statements)+1, err)
 				}
@@ -138,7 +146,7 @@ func parse(document []byte) (*Policy, error) {
 // change what the others mean.
 func unknownElement(name string) error { return fmt.Errorf("unknown element %.40q", name) }
 
-func parseStatement(r *reader) (s Statement, err error) {
+func parseStatement(r *reader, identity bool) (s Statement, err error) {
 	var effect string
 	var who, notWho []Principal
 	var actions, notActions, resources, notResources []string
@@ -183,7 +191,10 @@ func parseStatement(r *reader) (s Statement, err error) {
 	if s.Principals, s.NotPrincipal, err = oneOf("Principal", who, notWho); err != nil {
 		return Statement{}, err
 	}
-	if len(s.Principals) == 0 {
+	switch {
+	case identity && (who != nil || notWho != nil):
+		return Statement{}, errors.New("a principal in the policy of a principal")
+	case !identity && len(s.Principals) == 0:
 		return Statement{}, errors.New("neither Principal nor NotPrincipal")
 	}
 	if s.Actions, s.NotAction, err = oneOf("Action", actions, notActions); err != nil {
@@ -191,6 +202,9 @@ func parseStatement(r *reader) (s Statement, err error) {
 	}
 	if s.Resources, s.NotResource, err = oneOf("Resource", resources, notResources); err != nil {
 		return Statement{}, err
+	}
+	if identity && s.ignored() {
+		return Statement{}, errors.New("neither Action nor Resource may be missing in the policy of a principal")
 	}
 	return s, nil
 }
@@ -245,7 +259,7 @@ func comparePrincipals(a, b Principal) int {
 func parseConditions(r *reader) ([]Condition, error) {
 	var list []Condition
 	err := r.members(strings.ToLower, func(operator string) error {
-		return r.members(conditionKey, func(key string) error {
+		return r.members(ConditionKey, func(key string) error {
 			c := Condition{Operator: operator, Key: key}
 			err := r.elements(func() error {
 				v, err := r.scalar()
@@ -267,9 +281,9 @@ func parseConditions(r *reader) ([]Condition, error) {
 
 func asIs(name string) string { return name }
 
-// conditionKey returns a condition's key in the form that compares. Keys have no
+// ConditionKey returns a condition's key in the form that compares. Keys have no
 // case, but those of an encryption context have.
-func conditionKey(key string) string {
+func ConditionKey(key string) string {
 	const context = "kms:encryptioncontext:"
 	if len(key) > len(context) && strings.EqualFold(key[:len(context)], context) {
 		return context + key[len(context):]

@@ -230,12 +230,12 @@ func TestKeysAgainstReference(t *testing.T) {
 		names = append(names, name+map[bool]string{true: "x"}[strings.HasSuffix(name, ":") || strings.HasSuffix(name, "/")])
 	}
 	for _, name := range names {
-		facts := factsOf(conditionKey(name))
+		facts := factsOf(ConditionKey(name))
 		for _, action := range known {
 			switch carries, modelled := iam.Carries(action, name); {
 			case !modelled && action == "kms:Decrypt":
 				t.Errorf("localaws does not know %s", name)
-			case modelled && facts.carried.has(set(action)) != carries:
+			case modelled && facts.carried.Has(ActionsOf(action)) != carries:
 				t.Errorf("%s in requests for %s: %t, in AWS's reference: %t", name, action, !carries, carries)
 			}
 		}
@@ -366,7 +366,7 @@ func callers(p *Policy) (list []caller) {
 func namedAccounts(p *Policy) (list []string) {
 	for _, s := range p.Statements {
 		for _, c := range s.Conditions {
-			if playedKeys[conditionKey(c.Key)].form != account {
+			if playedKeys[ConditionKey(c.Key)].form != account {
 				continue
 			}
 			for _, v := range c.Values {
@@ -383,7 +383,7 @@ func namedAccounts(p *Policy) (list []string) {
 func namedARNs(p *Policy) (arns []string) {
 	for _, s := range p.Statements {
 		for _, c := range s.Conditions {
-			if conditionKey(c.Key) != "aws:principalarn" {
+			if ConditionKey(c.Key) != "aws:principalarn" {
 				continue
 			}
 			for _, v := range c.Values {
@@ -414,7 +414,7 @@ func isRoleNamed(p *Policy, account string) bool {
 func moments(p *Policy) (list []time.Time) {
 	for _, s := range p.Statements {
 		for _, c := range s.Conditions {
-			if key := conditionKey(c.Key); key != "aws:currenttime" && key != "aws:epochtime" {
+			if key := ConditionKey(c.Key); key != "aws:currenttime" && key != "aws:epochtime" {
 				continue
 			}
 			for _, v := range c.Values {
@@ -588,7 +588,7 @@ func playersOf(p *Policy, callers []caller, actions []string) *players {
 	x := &players{callers: callers, actions: actions, conditions: map[string][]Condition{}}
 	for _, s := range p.Statements {
 		for _, c := range s.Conditions {
-			key := conditionKey(c.Key)
+			key := ConditionKey(c.Key)
 			x.conditions[key] = append(x.conditions[key], c)
 		}
 	}

@@ -19,11 +19,11 @@ type analysis struct {
 // statement is a statement that counts, taken apart.
 type statement struct {
 	*Statement
-	about      actions
+	about      Actions
 	rest       []string // patterns of the actions that are unheard of
 	conditions []condition
 	// bars are what each Deny takes away of an Allow, by its place among the denies.
-	bars []actions
+	bars []Actions
 	// throughServices and forAWSGrants: a condition lets through nothing else.
 	throughServices, forAWSGrants bool
 }
@@ -58,7 +58,7 @@ func (p *Policy) analyse(c Context) *analysis {
 	if len(a.denies) == 0 {
 		return a
 	}
-	bars := make([]actions, len(a.allows)*len(a.denies))
+	bars := make([]Actions, len(a.allows)*len(a.denies))
 	for i := range a.allows {
 		st := &a.allows[i]
 		st.bars, bars = bars[:len(a.denies):len(a.denies)], bars[len(a.denies):]
@@ -75,7 +75,7 @@ func (p *Policy) analyse(c Context) *analysis {
 // reach returns what an Allow lets the subject do that no Deny plainly takes
 // away: freely, and under conditions that strangers cannot meet. Whether the
 // Allow is for the subject is for the caller to know.
-func (a *analysis) reach(st *statement, s *subject) (free, narrow actions) {
+func (a *analysis) reach(st *statement, s *subject) (free, narrow Actions) {
 	sp := st.holds(s)
 	free, narrow = st.about&sp[open], st.about&sp[unlikely]
 	for i := range a.denies {
@@ -91,7 +91,7 @@ func (a *analysis) reach(st *statement, s *subject) (free, narrow actions) {
 }
 
 // reach is what a subject may do freely, and under conditions that strangers cannot meet.
-type reach struct{ free, narrow actions }
+type reach struct{ free, narrow Actions }
 
 // beyond returns what an Allow lets the subject do beyond what it lets others. What
 // those may do under conditions only, the subject may do freely.
@@ -101,13 +101,13 @@ func (a *analysis) beyond(st *statement, s *subject, others reach) reach {
 }
 
 // spread has the actions for which something holds with at least that chance.
-type spread [always + 1]actions
+type spread [always + 1]Actions
 
 // holds returns for which actions the conditions hold.
 func (st *statement) holds(s *subject) spread {
 	var sp spread
 	for k := range sp {
-		sp[k] = ^actions(0)
+		sp[k] = ^Actions(0)
 	}
 	for i := range st.conditions {
 		c := &st.conditions[i]
@@ -251,17 +251,17 @@ func (a *analysis) administered(byIAM bool) bool {
 	account := Principal{"AWS", a.Account}
 	rooted := subject{who: account, account: a.Account, insider: true, administers: true, delegate: byIAM}
 	for i := range a.denies {
-		if d := &a.denies[i]; d.about.has(putKeyPolicy) && d.isAbout(&rooted) && d.holds(&rooted)[always].has(putKeyPolicy) {
+		if d := &a.denies[i]; d.about.Has(putKeyPolicy) && d.isAbout(&rooted) && d.holds(&rooted)[always].Has(putKeyPolicy) {
 			return false
 		}
 	}
 	for i := range a.allows {
 		st := &a.allows[i]
-		if !st.about.has(putKeyPolicy) {
+		if !st.about.Has(putKeyPolicy) {
 			continue
 		}
 		if st.NotPrincipal {
-			if free, _ := a.reach(st, &rooted); free.has(putKeyPolicy) && !slices.Contains(st.Principals, account) {
+			if free, _ := a.reach(st, &rooted); free.Has(putKeyPolicy) && !slices.Contains(st.Principals, account) {
 				return true
 			}
 			continue
@@ -275,7 +275,7 @@ func (a *analysis) administered(byIAM bool) bool {
 				continue
 			}
 			s.insider, s.administers, s.delegate = true, true, byIAM
-			if free, _ := a.reach(st, &s); free.has(putKeyPolicy) {
+			if free, _ := a.reach(st, &s); free.Has(putKeyPolicy) {
 				return true
 			}
 		}

@@ -17,7 +17,7 @@ type term struct {
 }
 
 func (c Condition) term(variables bool) term {
-	t := term{condition: c.takeApart(variables, nil), key: conditionKey(c.Key)}
+	t := term{condition: c.takeApart(variables, nil), key: ConditionKey(c.Key)}
 	t.values = sorted(c.Values)
 	t.operator = strings.TrimSuffix(strings.ToLower(c.Operator), "ifexists")
 	switch t.test {
