@@ -355,9 +355,11 @@ type Grant struct {
 	Operations []string
 	// Constrained: the grant applies only to some encryption context or source ARN.
 	Constrained bool
-	// Context is the encryption context that requests must have, or must have a part of, and
-	// SourceARN the resource that a service must act for; empty without such a constraint.
+	// Context is the encryption context that requests must have, with Exact and nothing
+	// beside it, and SourceARN the resource that a service must act for; empty without such
+	// a constraint.
 	Context   map[string]string
+	Exact     bool
 	SourceARN string
 }
 
@@ -390,9 +392,9 @@ func grantOf(g types.GrantListEntry) Grant {
 		grant.Operations = append(grant.Operations, string(o))
 	}
 	if c := g.Constraints; c != nil {
-		grant.Context = c.EncryptionContextEquals
+		grant.Context, grant.Exact = c.EncryptionContextEquals, true
 		if len(grant.Context) == 0 { // KMS takes only one of them
-			grant.Context = c.EncryptionContextSubset
+			grant.Context, grant.Exact = c.EncryptionContextSubset, false
 		}
 		grant.SourceARN = aws.ToString(c.SourceArn)
 		grant.Constrained = len(grant.Context) > 0 || c.SourceArn != nil
