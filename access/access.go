@@ -139,6 +139,10 @@ type Review struct {
 	// of the account.
 	trusts     map[string][]keypolicy.Statement
 	principals map[string]*Principal
+	// rules are those of policies on actions of IAM by their text, steppers those of
+	// principals by ARN.
+	rules    map[string][]stepRule
+	steppers map[string]stepper
 }
 
 // Context is what an account is judged against.
@@ -154,6 +158,7 @@ func New(a Account, c Context) *Review {
 	r := &Review{
 		account: a, context: c, documents: map[string]document{}, atoms: map[string]*atom{}, verdicts: map[string]Verdict{},
 		trusts: map[string][]keypolicy.Statement{}, principals: map[string]*Principal{},
+		rules: map[string][]stepRule{}, steppers: map[string]stepper{},
 	}
 	for _, list := range [][]Principal{a.Users, a.Roles} {
 		for i := range list {
@@ -210,7 +215,7 @@ func (r *Review) Decide(principal, action string, k Key, request map[string][]st
 	if err != nil {
 		return No, err
 	}
-	q.request = map[string][]string{}
+	q.request, q.complete = map[string][]string{}, true
 	for name, values := range request {
 		q.request[keypolicy.ConditionKey(name)] = values
 	}
@@ -223,6 +228,8 @@ type subject struct {
 	lastUsed           time.Time
 	// principal is what IAM has of it; nil for one that IAM does not have.
 	principal *Principal
+	// anyTags: its tags may be any.
+	anyTags bool
 }
 
 // subjects are those of the account's IAM, and its root.

@@ -25,8 +25,9 @@ type question struct {
 	// facts are the condition keys that the key decides, with nil for those that no request
 	// about it has.
 	facts map[string][]string
-	// request has the other condition keys of one request. nil: they are not known.
-	request map[string][]string
+	// request has other condition keys; complete: all that a request has.
+	request  map[string][]string
+	complete bool
 }
 
 // rule is a statement or a grant as it concerns the key.

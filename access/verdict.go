@@ -19,6 +19,9 @@ func (q *question) look(s subject, as keypolicy.Actions) look {
 		if keypolicy.Carriers(key)&as == 0 {
 			return nil, true
 		}
+		if key == resourceKey {
+			return []string{q.key.ARN}, true
+		}
 		if values, known := s.fact(key, q.review); known {
 			return values, true
 		}
@@ -28,10 +31,8 @@ func (q *question) look(s subject, as keypolicy.Actions) look {
 		if name, is := strings.CutPrefix(key, "aws:resourcetag/"); is && q.key.Tags != nil {
 			return tagValue(q.key.Tags, name)
 		}
-		if q.request != nil {
-			return q.request[key], true
-		}
-		return nil, false
+		values, known := q.request[key]
+		return values, known || q.complete
 	}
 }
 
@@ -87,7 +88,7 @@ func (s subject) fact(key string, r *Review) (values []string, known bool) {
 			return []string{s.principal.ID}, true
 		}
 	}
-	if name, is := strings.CutPrefix(key, "aws:principaltag/"); is && s.principal != nil && (s.kind == "user" || !r.takesTags(s.principal)) {
+	if name, is := strings.CutPrefix(key, "aws:principaltag/"); is && s.principal != nil && !s.anyTags && (s.kind == "user" || !r.takesTags(s.principal)) {
 		return tagValue(s.principal.Tags, name)
 	}
 	return nil, false
@@ -96,12 +97,7 @@ func (s subject) fact(key string, r *Review) (values []string, known bool) {
 // takesTags reports whether who assumes a role may give the session tags, which go before the
 // role's own.
 func (r *Review) takesTags(p *Principal) bool {
-	for _, st := range r.trust(p) {
-		if !st.Deny && covers(st, "sts:TagSession") {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.trust(p), func(st keypolicy.Statement) bool { return !st.Deny && covers(st, "sts:TagSession") })
 }
 
 // atom is a test of which nobody knows whether it holds, as it is for a caller.
@@ -156,19 +152,21 @@ func (q *question) holds(t *test, as keypolicy.Actions, values look) (test, trut
 	if t.context != nil {
 		return *t, q.inContext(t, as)
 	}
+	return q.review.holds(t, values)
+}
+
+// holds asks a test of condition keys.
+func (r *Review) holds(t *test, values look) (test, truth) {
 	resolved, known := t.resolve(values)
 	if !known {
 		return resolved, unknown
-	}
-	if t.key == resourceKey {
-		return resolved, resolved.holds([]string{q.key.ARN})
 	}
 	have, known := values(t.key)
 	switch {
 	case known:
 		return resolved, resolved.holds(have)
 	case t.time && (t.key == "aws:currenttime" || t.key == "aws:epochtime"):
-		return resolved, resolved.holdsFrom(q.review.context.Now)
+		return resolved, resolved.holdsFrom(r.context.Now)
 	}
 	return resolved, unknown
 }
@@ -182,7 +180,7 @@ func (q *question) inContext(t *test, as keypolicy.Actions) truth {
 	switch {
 	case constrained&as == 0:
 		return always
-	case q.request == nil:
+	case !q.complete:
 		return unknown
 	}
 	has := 0

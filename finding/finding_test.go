@@ -51,7 +51,7 @@ func TestRules(t *testing.T) {
 		}
 		seen[r.ID] = true
 	}
-	if got := len(Rules(OfPolicy)) + len(Rules(OfGrant)) + len(Rules(OfReaction)); got != len(rules) {
+	if got := len(Rules(OfPolicy)) + len(Rules(OfGrant)) + len(Rules(OfReaction)) + len(Rules(OfAccess)); got != len(rules) {
 		t.Errorf("%d rules have a subject, of %d", got, len(rules))
 	}
 }
@@ -173,7 +173,7 @@ func TestDocument(t *testing.T) {
 	}
 	var b strings.Builder
 	b.WriteString("\n| finding | at worst | what it means | what to do |\n|---|---|---|---|\n")
-	for _, r := range append(Rules(OfGrant), Rules(OfReaction)...) {
+	for _, r := range slices.Concat(Rules(OfGrant), Rules(OfAccess), Rules(OfReaction)) {
 		fmt.Fprintf(&b, "| `%s` | %s | %s. %s | %s |\n", r.ID, r.Worst, r.Title, r.Why, r.Fix)
 	}
 	want := before + from + b.String() + until + after

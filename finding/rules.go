@@ -42,6 +42,7 @@ const (
 	OfPolicy   Subject = iota // a key policy, live or in a file
 	OfGrant                   // a grant
 	OfReaction                // what the worker noticed when it reacted or checked itself
+	OfAccess                  // who may use a key, by the account's IAM
 )
 
 // Effect is what a finding does to the severity of an alert. Flags; none is that a
@@ -307,5 +308,38 @@ var (
 		"A queue, topic or bucket that cmkeeper needs is encrypted under a customer managed key. Anyone who disables that key silences cmkeeper.",
 		"Encrypt the resource with the service's own encryption (SSE-SQS, SSE-S3, the AWS managed key of SNS).",
 		"Anyone who disables that key silences cmkeeper.",
+	})
+)
+
+// The findings about who may use a key, by the account's IAM.
+var (
+	// AssumableFromOutside: somebody outside of the account may become a role that may use
+	// the key.
+	AssumableFromOutside = define(Rule{
+		ID{"assumable-from-outside"}, OfAccess, Critical, lowered, "Somebody outside may assume a role that has the key",
+		"The role's trust policy lets in everyone, an account that is not trusted, or every identity of a web identity provider. Neither the key policy nor its grants show that. Severity as for the account itself (foreign-account), one less where the trust policy or the role's right has a condition.",
+		"Name in the trust policy the roles of your own that need it. If the account is yours or a partner's, add it to the trusted accounts (CMKEEPER_TRUSTED_ACCOUNTS). For a web identity provider, add a condition on its subject (token.actions.githubusercontent.com:sub).",
+		"Somebody outside of the account can assume a role, and so {access}.",
+	})
+	// SelfGrant: one that may not read the data can give itself the right.
+	SelfGrant = define(Rule{
+		ID{"self-grant"}, OfAccess, High, lowered, "A principal can give itself the key",
+		"The principal may not use the key, or only under conditions, and may change what keeps it from it: the key policy, a grant, an IAM policy, a role's trust policy, another user's credentials. Severity medium where that depends on conditions.",
+		"Take the permission away, or bound it by a permissions boundary, a condition on iam:PermissionsBoundary or kms:GrantIsForAWSResource, or a Resource that leaves out the principal itself and the roles that have the key.",
+		"A principal that is not meant to can give itself the use of the key.",
+	})
+	// TagGrant: one that may not use the key may change the tags that decide it.
+	TagGrant = define(Rule{
+		ID{"tag-grant"}, OfAccess, High, lowered, "A principal can tag its way to the key",
+		"Policies let in whom a tag names (attribute-based access control), and the principal may change that tag, on the key or on itself. Severity medium where that depends on conditions.",
+		"Let only administrators call kms:TagResource on the key and iam:TagRole, iam:TagUser and sts:TagSession with the tags that decide (aws:TagKeys), or do not let tags decide.",
+		"A principal can give itself the use of the key by a tag.",
+	})
+	// AllKeys: an IAM policy is about every key.
+	AllKeys = define(Rule{
+		ID{"all-keys"}, OfAccess, Medium, lowered, "An IAM policy gives every key",
+		"The policy's Resource is every key, so it gives each one whose key policy leaves that to IAM, and each one to come. Severity low where it depends on conditions.",
+		"Name the keys that are needed in Resource, or add a condition on kms:ResourceAliases or aws:ResourceTag.",
+		"The principals with the policy can use every key whose policy leaves that to IAM.",
 	})
 )
