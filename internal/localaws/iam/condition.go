@@ -18,8 +18,6 @@ type condition struct {
 	operator string
 	key      string
 	values   []string
-	// variables: the policy's version has them.
-	variables bool
 }
 
 // operator tests one value of a policy against the request's. A negated one
@@ -27,6 +25,7 @@ type condition struct {
 type operator struct {
 	match   func(policy, request string) bool
 	negated bool
+	wild    bool // * and ? in the policy's value are wildcards
 }
 
 var operators = map[string]operator{
@@ -34,12 +33,12 @@ var operators = map[string]operator{
 	"StringNotEquals":           {match: equal, negated: true},
 	"StringEqualsIgnoreCase":    {match: strings.EqualFold},
 	"StringNotEqualsIgnoreCase": {match: strings.EqualFold, negated: true},
-	"StringLike":                {match: glob},
-	"StringNotLike":             {match: glob, negated: true},
-	"ArnEquals":                 {match: arnLike}, // AWS: the same as ArnLike
-	"ArnLike":                   {match: arnLike},
-	"ArnNotEquals":              {match: arnLike, negated: true},
-	"ArnNotLike":                {match: arnLike, negated: true},
+	"StringLike":                {match: glob, wild: true},
+	"StringNotLike":             {match: glob, negated: true, wild: true},
+	"ArnEquals":                 {match: arnLike, wild: true}, // AWS: the same as ArnLike
+	"ArnLike":                   {match: arnLike, wild: true},
+	"ArnNotEquals":              {match: arnLike, negated: true, wild: true},
+	"ArnNotLike":                {match: arnLike, negated: true, wild: true},
 	"Bool":                      {match: strings.EqualFold},
 	"BinaryEquals":              {match: sameBytes},
 	"IpAddress":                 {match: inNetwork},
@@ -58,7 +57,7 @@ var operators = map[string]operator{
 	"DateGreaterThanEquals":     {match: date(func(c int) bool { return c >= 0 })},
 }
 
-func (c condition) holds(r Request) truth {
+func (c condition) holds(r Request, variables bool) truth {
 	have := r.contextValues(c.key)
 	name, forAll := strings.CutPrefix(c.operator, "ForAllValues:")
 	name, forAny := strings.CutPrefix(name, "ForAnyValue:")
@@ -77,7 +76,10 @@ func (c condition) holds(r Request) truth {
 	}
 	accepts := func(value string) bool {
 		return op.negated != slices.ContainsFunc(c.values, func(v string) bool {
-			v, ok := c.substitute(v, r)
+			ok := true
+			if variables {
+				v, ok = substitute(v, r, op.wild)
+			}
 			return ok && op.match(v, value)
 		})
 	}
@@ -90,21 +92,28 @@ func (c condition) holds(r Request) truth {
 var variable = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\$\{([^},]*)(, *'([^']*)')?\}`) })
 
 // substitute puts the request's values in place of the policy variables. It is not ok
-// where the request has no such key: then the value matches nothing.
-func (c condition) substitute(value string, r Request) (text string, ok bool) {
+// where the request has no such key: then the value matches nothing. In a wild value no
+// character that is put in is a wildcard.
+func substitute(value string, r Request, wild bool) (text string, ok bool) {
 	ok = true
-	if !c.variables || !strings.Contains(value, "${") {
+	if !strings.Contains(value, "${") {
 		return value, ok
+	}
+	put := func(s string) string {
+		if wild {
+			return literal.Replace(s)
+		}
+		return s
 	}
 	return variable().ReplaceAllStringFunc(value, func(text string) string {
 		parts := variable().FindStringSubmatch(text)
 		switch have := r.contextValues(parts[1]); {
 		case slices.Contains([]string{"*", "?", "$"}, parts[1]):
-			return parts[1]
+			return put(parts[1])
 		case len(have) == 1:
-			return have[0]
+			return put(have[0])
 		case parts[2] != "":
-			return parts[3]
+			return put(parts[3])
 		}
 		ok = false
 		return ""

@@ -1,5 +1,11 @@
-// Package iam evaluates policies as AWS does: the key policies of localaws' KMS, the
-// queue policies of its SQS, and the identity policies that tests give its callers.
+// Package iam is IAM of one account, and evaluates policies as AWS does: the key policies
+// of localaws' KMS, the queue policies of its SQS, and the identity policies that tests
+// give its callers.
+//
+// Tests fill an [Account] with users, groups, roles and policies; what may be done then is
+// [Account.Decide]'s and [Account.Assume]'s answer. Over the wire it has
+// GetAccountAuthorizationDetails and nothing else. Not modelled are service-control,
+// resource-control and session policies, federated users, and OIDC and SAML providers.
 //
 // It shares no code with the product's package keypolicy on purpose: what
 // judges a policy and what enforces it in the tests must not be wrong in the
@@ -36,6 +42,8 @@ type Request struct {
 	Context map[string]string
 	// Several holds those condition keys that have several values.
 	Several map[string][]string
+
+	bounded bool // the caller has a permissions boundary
 }
 
 // Decision is a resource policy's answer to a request.
@@ -48,6 +56,9 @@ const (
 	// AllowAccount: the policy allows the caller's account as a whole, so the
 	// caller's identity policy decides.
 	AllowAccount
+	// allowRole: the policy allows the role of the calling session, which the role's
+	// permissions boundary limits. To others than Decide that is Allow.
+	allowRole
 	// Allow: the policy allows the caller itself.
 	Allow
 	// ExplicitDeny: a statement denies the request; nothing overrules it.
@@ -59,7 +70,7 @@ const (
 func (p *Policy) Unmodelled() (names []string) {
 	for _, s := range p.statements {
 		for _, c := range s.conditions {
-			if c.holds(Request{Several: map[string][]string{c.key: {""}}}) == unknown {
+			if c.holds(Request{Several: map[string][]string{c.key: {""}}}, false) == unknown {
 				names = append(names, c.operator)
 			}
 			if _, known := Carries("kms:Decrypt", c.key); !known {
@@ -74,6 +85,13 @@ func (p *Policy) Unmodelled() (names []string) {
 // not model ([Policy.Unmodelled]) can neither be known to hold nor to fail: such a
 // statement never allows and always denies.
 func (p *Policy) Evaluate(r Request) Decision {
+	if d := p.evaluate(r); d != allowRole {
+		return d
+	}
+	return Allow
+}
+
+func (p *Policy) evaluate(r Request) Decision {
 	result := ImplicitDeny
 	for _, s := range p.statements {
 		result = max(result, s.evaluate(r))
@@ -96,6 +114,7 @@ type strength int
 const (
 	unnamed strength = iota
 	byAccount
+	byRole
 	itself
 )
 
@@ -105,6 +124,8 @@ type statement struct {
 	action     patterns
 	resource   patterns
 	conditions []condition
+	// variables: the policy's version has them.
+	variables bool
 }
 
 // patterns is an element or its Not form: Action or NotAction, Resource or NotResource.
@@ -113,19 +134,31 @@ type patterns struct {
 	list []string
 }
 
-func (p patterns) match(value string) bool {
-	found := slices.ContainsFunc(p.list, func(pattern string) bool { return glob(pattern, value) })
+// match reports whether the element speaks of the value; substitute puts the request's
+// values in place of the policy variables of a pattern.
+func (p patterns) match(value string, substitute func(pattern string) (string, bool)) bool {
+	found := slices.ContainsFunc(p.list, func(pattern string) bool {
+		pattern, ok := substitute(pattern)
+		return ok && glob(pattern, value)
+	})
 	return found != p.not
 }
 
 func (s statement) evaluate(r Request) Decision {
 	named := s.principal.match(r, s.deny)
-	if named == unnamed || !s.action.match(strings.ToLower(r.Action)) || !s.resource.match(r.Resource) {
+	literally := func(pattern string) (string, bool) { return pattern, true } // Action has no variables
+	filled := func(pattern string) (string, bool) {
+		if !s.variables {
+			return pattern, true
+		}
+		return substitute(pattern, r, true)
+	}
+	if named == unnamed || !s.action.match(strings.ToLower(r.Action), literally) || !s.resource.match(r.Resource, filled) {
 		return ImplicitDeny
 	}
 	holds := yes
 	for _, c := range s.conditions {
-		holds = min(holds, c.holds(r))
+		holds = min(holds, c.holds(r, s.variables))
 	}
 	switch {
 	case holds == no:
@@ -136,6 +169,8 @@ func (s statement) evaluate(r Request) Decision {
 		return ImplicitDeny
 	case named == byAccount:
 		return AllowAccount
+	case named == byRole:
+		return allowRole
 	}
 	return Allow
 }
@@ -153,6 +188,9 @@ func (p principals) match(r Request, deny bool) strength {
 		return p.names(r)
 	}
 	exempt := p.names(r) != unnamed
+	if deny && r.bounded {
+		return itself // AWS exempts nobody who has a permissions boundary
+	}
 	if deny && exempt && r.Service == "" && !p.everyone {
 		// AWS exempts a caller from a Deny only when the account, the role and
 		// the session are all listed.
@@ -179,13 +217,15 @@ func (p principals) names(r Request) strength {
 	result := unnamed
 	for _, a := range p.aws {
 		switch {
-		case r.Principal != "" && a == r.Principal, r.RoleARN != "" && sameRole(a, r.RoleARN):
+		case r.Principal != "" && a == r.Principal:
 			return itself
+		case r.RoleARN != "" && sameRole(a, r.RoleARN):
+			result = byRole
 		case r.Account != "" && accountOf(a) == r.Account:
 			if strings.HasSuffix(r.Principal, ":root") {
 				return itself
 			}
-			result = byAccount
+			result = max(result, byAccount)
 		}
 	}
 	return result
@@ -216,6 +256,14 @@ func pathless(arn string) string {
 	return head + ":role/" + rest[strings.LastIndexByte(rest, '/')+1:]
 }
 
+// Characters of a pattern that stand for themselves: what ${*} and ${?} leave.
+const (
+	literalStar     = '\x01'
+	literalQuestion = '\x02'
+)
+
+var literal = strings.NewReplacer("*", string(literalStar), "?", string(literalQuestion))
+
 // glob matches a pattern in which * stands for any run of characters and ? for one.
 func glob(pattern, s string) bool {
 	star, retry := -1, 0
@@ -225,7 +273,8 @@ func glob(pattern, s string) bool {
 		case i < len(pattern) && pattern[i] == '*':
 			star, retry = i, j
 			i++
-		case i < len(pattern) && (pattern[i] == '?' || pattern[i] == s[j]):
+		case i < len(pattern) && (pattern[i] == '?' || pattern[i] == s[j] ||
+			pattern[i] == literalStar && s[j] == '*' || pattern[i] == literalQuestion && s[j] == '?'):
 			i++
 			j++
 		case star >= 0:

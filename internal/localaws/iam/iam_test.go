@@ -147,7 +147,7 @@ func TestConditions(t *testing.T) {
 			if tc.have != "-" {
 				r.Several = map[string][]string{"k": strings.Split(tc.have, ",")}
 			}
-			if got := (condition{operator: tc.operator, key: "K", values: values}).holds(r); got != tc.want {
+			if got := (condition{operator: tc.operator, key: "K", values: values}).holds(r, true); got != tc.want {
 				t.Errorf("got %d, want %d", got, tc.want)
 			}
 		})

@@ -45,9 +45,7 @@ func parse(document []byte, identity bool) (*Policy, error) {
 		if err != nil {
 			return nil, fmt.Errorf("statement %d: %w", i+1, err)
 		}
-		for i := range s.conditions {
-			s.conditions[i].variables = doc.Version == "2012-10-17"
-		}
+		s.variables = doc.Version == "2012-10-17"
 		p.statements = append(p.statements, s)
 	}
 	return p, nil
