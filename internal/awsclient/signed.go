@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -40,6 +41,7 @@ type service struct {
 	config          aws.Config
 	options         func() sqs.Options // what the SDK makes of config for any service
 	endpoint        func() (*url.URL, error)
+	signingRegion   string // where it is not the configuration's
 	// fault reads the code and the message of an error.
 	fault func(header http.Header, body []byte) (code, message string)
 	skew  *atomic.Int64 // nanoseconds that AWS's clock is ahead of ours
@@ -113,18 +115,21 @@ type BatchOperations struct {
 // On a custom endpoint it does not put the account before the host, as the SDK does: few
 // local servers answer to such names, and an address such as 127.0.0.1 has none.
 func S3Control(cfg aws.Config, account string) *BatchOperations {
-	s := newService(cfg, "S3 Control", "s3", func(_ http.Header, body []byte) (code, message string) {
-		var e struct {
-			Code    string `xml:"Error>Code"`
-			Message string `xml:"Error>Message"`
-		}
-		_ = xml.Unmarshal(body, &e) // a proxy's page has none
-		return e.Code, e.Message
-	})
+	s := newService(cfg, "S3 Control", "s3", faultInXML)
 	s.endpoint = s.resolve(account+".s3-control", "s3", func(region *string, fips, dualStack *bool) (smithyendpoints.Endpoint, error) {
 		return s3.NewDefaultEndpointResolverV2().ResolveEndpoint(context.Background(), s3.EndpointParameters{Region: region, UseFIPS: fips, UseDualStack: dualStack})
 	})
 	return &BatchOperations{s, account}
+}
+
+// faultInXML reads an error of the protocols REST XML and query.
+func faultInXML(_ http.Header, body []byte) (code, message string) {
+	var e struct {
+		Code    string `xml:"Error>Code"`
+		Message string `xml:"Error>Message"`
+	}
+	_ = xml.Unmarshal(body, &e) // a proxy's page has none
+	return e.Code, e.Message
 }
 
 // Call sends a request to a path, which may have a query. It encodes in as XML, unless
@@ -174,22 +179,86 @@ func NewEC2(cfg aws.Config) *EC2 {
 // where their creators ask for nothing (GetEbsEncryptionByDefault). Retries and errors are
 // those of [JSON.Call].
 func (e *EC2) EncryptedByDefault(ctx context.Context) (bool, error) {
-	const operation = "GetEbsEncryptionByDefault"
-	answer, err := e.send(ctx, operation, http.MethodPost, "/", []byte("Action="+operation+"&Version=2016-11-15"),
-		map[string]string{"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"})
-	if err != nil {
-		return false, err
-	}
+	const action = "GetEbsEncryptionByDefault"
 	var out struct {
 		Default *bool `xml:"ebsEncryptionByDefault"`
 	}
-	if err := xml.Unmarshal(answer, &out); err != nil {
-		return false, fmt.Errorf("decode the answer to %s: %w", operation, err)
+	if err := e.query(ctx, action, "2016-11-15", nil, &out); err != nil {
+		return false, err
 	}
 	if out.Default == nil {
-		return false, fmt.Errorf("decode the answer to %s: it does not say", operation)
+		return false, fmt.Errorf("decode the answer to %s: it does not say", action)
 	}
 	return *out.Default, nil
+}
+
+// IAM is the query API of IAM, which has one endpoint in each partition. It is safe for
+// concurrent use.
+type IAM struct{ service }
+
+// NewIAM returns a client for IAM made from cfg, whose Region tells the partition.
+func NewIAM(cfg aws.Config) *IAM {
+	s := newService(cfg, "IAM", "iam", faultInXML)
+	home, label, dualLabel := iamHome(cfg.Region)
+	s.signingRegion = home
+	s.endpoint = s.resolve("iam", "sqs", func(_ *string, fips, dualStack *bool) (smithyendpoints.Endpoint, error) {
+		if home == "us-gov-west-1" {
+			fips = aws.Bool(false) // all of its endpoints there are FIPS ones
+		}
+		e, err := sqs.NewDefaultEndpointResolverV2().ResolveEndpoint(context.Background(), sqs.EndpointParameters{Region: &home, UseFIPS: fips, UseDualStack: dualStack})
+		if *dualStack {
+			label = dualLabel
+		}
+		e.URI.Host = strings.Replace(e.URI.Host, "."+home+".", label+".", 1)
+		return e, err
+	})
+	return &IAM{s}
+}
+
+// iamHome returns the Region that signs for IAM in the partition of a Region, and what stands
+// in the place of that Region in the names of its endpoints: the rules of the SDK's package.
+func iamHome(region string) (home, label, dualLabel string) {
+	switch part, _, _ := strings.Cut(region, "-"); {
+	case strings.HasPrefix(region, "us-gov-"):
+		return "us-gov-west-1", ".us-gov", ".us-gov"
+	case part == "cn":
+		return "cn-north-1", ".cn-north-1", ".global"
+	case strings.HasPrefix(region, "us-iso-"):
+		home = "us-iso-east-1"
+	case strings.HasPrefix(region, "us-isob-"):
+		home = "us-isob-east-1"
+	case strings.HasPrefix(region, "eu-isoe-"):
+		home = "eu-isoe-west-1"
+	case strings.HasPrefix(region, "us-isof-"):
+		home = "us-isof-south-1"
+	case part == "eusc":
+		home = "eusc-de-east-1"
+	default:
+		return "us-east-1", "", ".global"
+	}
+	return home, "." + home, "." + home
+}
+
+// Call calls an action with the parameters of the form, nil for none, and decodes the answer
+// into out by the names of its XML, of which the root is the action's name with Response.
+// Retries and errors are those of [JSON.Call].
+func (i *IAM) Call(ctx context.Context, action string, form url.Values, out any) error {
+	return i.query(ctx, action, "2010-05-08", form, out)
+}
+
+// query calls an action of the query protocol and decodes the answer into out.
+func (s service) query(ctx context.Context, action, version string, form url.Values, out any) error {
+	parameters := url.Values{"Action": {action}, "Version": {version}}
+	maps.Copy(parameters, form)
+	answer, err := s.send(ctx, action, http.MethodPost, "/", []byte(parameters.Encode()),
+		map[string]string{"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"})
+	if err != nil {
+		return err
+	}
+	if err := xml.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("decode the answer to %s: %w", action, err)
+	}
+	return nil
 }
 
 func newService(cfg aws.Config, id, signingName string, fault func(http.Header, []byte) (code, message string)) service {
@@ -304,7 +373,7 @@ func (s service) sign(ctx context.Context, in middleware.FinalizeInput, next mid
 	}
 	r := in.Request.(*smithyhttp.Request)
 	now := time.Now().Add(time.Duration(s.skew.Load()))
-	if err := v4.NewSigner().SignHTTP(ctx, credentials, r.Request, v4.GetPayloadHash(ctx), s.signingName, s.options().Region, now); err != nil {
+	if err := v4.NewSigner().SignHTTP(ctx, credentials, r.Request, v4.GetPayloadHash(ctx), s.signingName, cmp.Or(s.signingRegion, s.options().Region), now); err != nil {
 		return out, md, fmt.Errorf("sign the request: %w", err)
 	}
 	out, md, err = next.HandleFinalize(ctx, in)

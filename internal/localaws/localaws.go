@@ -1,7 +1,7 @@
 // Package localaws is AWS in one process: a single http.Handler that speaks
 // SQS, KMS, SNS, EventBridge, CloudTrail, STS, S3 (with its Batch Operations) and
-// a little of AWS Config, EC2 and RDS over their real wire protocols, to be driven by the AWS
-// SDK and the AWS CLI.
+// a little of AWS Config, EC2, IAM and RDS over their real wire protocols, to be driven by
+// the AWS SDK and the AWS CLI.
 //
 // It behaves as AWS does where cmkeeper's safety depends on it, and calls that
 // change something come back as CloudTrail events on the EventBridge bus. State is in
@@ -19,6 +19,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws/config"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/ec2"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/eventbridge"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/kms"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/rds"
@@ -62,6 +63,7 @@ type Server struct {
 	cloudtrail  *cloudtrail.Service
 	config      *config.Service
 	ec2         *ec2.Service
+	iam         *iam.Account
 	rds         *rds.Service
 
 	mu         sync.RWMutex
@@ -89,7 +91,8 @@ func New(o Options) *Server {
 		Publish: func(event json.RawMessage) { events.Publish(event) },
 	})
 	trails = cloudtrail.New(cloudtrail.Config{Account: o.Account, Region: o.Region, Trail: recorder})
-	keys := kms.New(kms.Config{Account: o.Account, Region: o.Region, Trail: recorder})
+	principals := iam.NewAccount(o.Account)
+	keys := kms.New(kms.Config{Account: o.Account, Region: o.Region, IAM: principals, Trail: recorder})
 	queues := sqs.New(sqs.Config{Account: o.Account, Region: o.Region, BaseURL: o.BaseURL, Keys: keys, Trail: recorder})
 	events = eventbridge.New(eventbridge.Config{Account: o.Account, Region: o.Region, Queues: queues, Trail: recorder})
 	s := &Server{
@@ -103,6 +106,7 @@ func New(o Options) *Server {
 		cloudtrail:  trails,
 		config:      config.New(config.Config{Account: o.Account, Region: o.Region}),
 		ec2:         ec2.New(ec2.Config{Account: o.Account, Region: o.Region, Keys: keys, Trail: recorder}),
+		iam:         principals,
 		rds:         rds.New(rds.Config{Account: o.Account, Region: o.Region, Keys: keys, Trail: recorder}),
 		identities:  map[string]wire.Caller{},
 		watch:       watch{seed: o.Seed},
@@ -156,6 +160,10 @@ func (s *Server) AWSConfig() *config.Service { return s.config }
 // EC2 is the EC2 of the account.
 func (s *Server) EC2() *ec2.Service { return s.ec2 }
 
+// IAM returns the users, groups, roles and policies, for tests to fill. What a caller that is
+// among them may do with keys is theirs to say, and no longer the caller's Allowed.
+func (s *Server) IAM() *iam.Account { return s.iam }
+
 // SQS returns the queues, for what no API can do.
 func (s *Server) SQS() *sqs.Service { return s.sqs }
 
@@ -202,6 +210,8 @@ func (s *Server) route(r *http.Request, scope string) (http.Handler, Request) {
 	if scope != "s3" && isForm(r) && r.ParseForm() == nil {
 		operation := r.Form.Get("Action")
 		switch r.Form.Get("Version") {
+		case "2010-05-08":
+			return s.iam, Request{Service: "iam", Operation: operation}
 		case "2010-03-31":
 			return s.sns, Request{Service: "sns", Operation: operation}
 		case "2011-06-15":

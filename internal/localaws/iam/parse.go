@@ -17,13 +17,26 @@ import (
 // AWS are not documented. As in KMS, a statement without Resource is accepted
 // and applies to nothing. That a named user or role exists is not checked:
 // localaws keeps no list of them.
-func Parse(document []byte) (*Policy, error) { return parse(document, false) }
+func Parse(document []byte) (*Policy, error) { return parse(document, resourcePolicy) }
 
 // ParseIdentity reads an identity policy: its statements have a Resource and no
 // Principal, and are about the identity that has it.
-func ParseIdentity(document []byte) (*Policy, error) { return parse(document, true) }
+func ParseIdentity(document []byte) (*Policy, error) { return parse(document, identityPolicy) }
 
-func parse(document []byte, identity bool) (*Policy, error) {
+// ParseTrust reads a role's trust policy: its statements have a Principal and no Resource,
+// are about the role that has it, and speak of actions of STS only.
+func ParseTrust(document []byte) (*Policy, error) { return parse(document, trustPolicy) }
+
+// kind is what a policy belongs to.
+type kind int
+
+const (
+	resourcePolicy kind = iota
+	identityPolicy
+	trustPolicy
+)
+
+func parse(document []byte, k kind) (*Policy, error) {
 	var doc struct {
 		Version   string
 		ID        string
@@ -41,7 +54,7 @@ func parse(document []byte, identity bool) (*Policy, error) {
 	}
 	p := &Policy{}
 	for i, r := range raw {
-		s, err := parseStatement(r, identity)
+		s, err := parseStatement(r, k)
 		if err != nil {
 			return nil, fmt.Errorf("statement %d: %w", i+1, err)
 		}
@@ -51,7 +64,7 @@ func parse(document []byte, identity bool) (*Policy, error) {
 	return p, nil
 }
 
-func parseStatement(raw json.RawMessage, identity bool) (statement, error) {
+func parseStatement(raw json.RawMessage, k kind) (statement, error) {
 	var s statement
 	var doc struct {
 		Sid                     string
@@ -73,7 +86,11 @@ func parseStatement(raw json.RawMessage, identity bool) (statement, error) {
 	}
 	var err error
 	switch {
-	case !identity:
+	case k == trustPolicy && doc.NotPrincipal != nil:
+		err = errors.New("a trust policy has no NotPrincipal")
+	case k == trustPolicy && (doc.Resource != nil || doc.NotResource != nil):
+		err = errors.New("has prohibited field Resource")
+	case k != identityPolicy:
 		s.principal, err = parsePrincipals(doc.Principal, doc.NotPrincipal)
 	case doc.Principal != nil || doc.NotPrincipal != nil:
 		err = errors.New("an identity policy has no Principal")
@@ -95,10 +112,15 @@ func parseStatement(raw json.RawMessage, identity bool) (statement, error) {
 		if a != "*" && !strings.Contains(a, ":") {
 			return s, errors.New("actions and conditions in the policy must be prefaced by a vendor")
 		}
-		s.action.list[i] = strings.ToLower(a)
+		if s.action.list[i] = strings.ToLower(a); k == trustPolicy && !strings.HasPrefix(s.action.list[i], "sts:") {
+			return s, fmt.Errorf("a trust policy speaks of actions of STS, not of %q", a)
+		}
 	}
 	if s.resource, err = parsePatterns("Resource", doc.Resource, doc.NotResource); err != nil {
 		return s, err
+	}
+	if k == trustPolicy {
+		s.resource.list = []string{"*"}
 	}
 	for op, keys := range doc.Condition {
 		for key, raw := range keys {

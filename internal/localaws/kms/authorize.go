@@ -10,26 +10,9 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
-// authorize decides as AWS does for a caller of the key's own account: an
-// explicit deny of the key policy wins; the policy, or a grant, may allow the
-// caller itself; where it allows the account, the caller's identity policy
-// decides. A caller of another account needs both.
+// authorize decides on an operation on the key, whose policy is to be the one that is given.
 func (c *call) authorize(k *key, policy *iam.Policy, operation string) error {
-	decision := policy.Evaluate(iam.Request{
-		Principal: c.caller.ARN, RoleARN: c.role(), Account: c.caller.AccountID,
-		Action: "kms:" + operation, Resource: k.arn, Context: c.conditions(k),
-	})
-	byIdentity := c.caller.May("kms:"+operation, k.arn)
-	ownAccount := c.caller.AccountID == c.account
-	switch {
-	case decision == iam.ExplicitDeny:
-		return c.denied(operation, k.arn, "with an explicit deny in a resource-based policy")
-	case decision == iam.Allow && (ownAccount || byIdentity), decision == iam.AllowAccount && byIdentity, k.granted(c, operation):
-		return nil
-	case decision == iam.ImplicitDeny:
-		return c.denied(operation, k.arn, "because no resource-based policy allows the kms:"+operation+" action")
-	}
-	return c.denied(operation, k.arn, "because no identity-based policy allows the kms:"+operation+" action")
+	return c.decide(operation, k.arn, c.conditions(k), iam.Resource{Account: c.account, Policy: policy, Grants: k.grantsInForce()})
 }
 
 // authorizeIdentity decides on an operation that concerns no key.
@@ -39,10 +22,27 @@ func (c *call) authorizeIdentity(operation string) error {
 
 // authorizeResource decides on a resource that has no policy, such as an alias.
 func (c *call) authorizeResource(operation, arn string) error {
-	if c.caller.May("kms:"+operation, arn) {
+	return c.decide(operation, arn, c.conditions(nil), iam.Resource{Account: c.account})
+}
+
+// decide asks IAM about a caller that it knows, and what another one is allowed.
+func (c *call) decide(operation, arn string, conditions map[string]string, on iam.Resource) error {
+	r := iam.Request{
+		Principal: c.caller.ARN, RoleARN: c.role(), Account: c.caller.AccountID,
+		Action: "kms:" + operation, Resource: arn, Context: conditions,
+	}
+	answer, known := c.iam.Decide(r, on)
+	if !known {
+		identity := iam.ImplicitDeny
+		if c.caller.May(r.Action, arn) {
+			identity = iam.Allow
+		}
+		answer = iam.Decide(r, on, identity, iam.Allow)
+	}
+	if answer.Allowed {
 		return nil
 	}
-	return c.denied(operation, arn, "because no identity-based policy allows the kms:"+operation+" action")
+	return c.denied(operation, arn, answer.Reason)
 }
 
 func (c *call) denied(operation, resource, reason string) error {
@@ -57,24 +57,24 @@ func (c *call) role() string {
 	return ""
 }
 
-// conditions are the condition keys of this call on the key.
+// conditions are the condition keys of this call on the key, nil for none.
 func (c *call) conditions(k *key) map[string]string {
 	m := map[string]string{
 		"aws:CurrentTime":   c.now.UTC().Format(time.RFC3339),
 		"kms:CallerAccount": c.caller.AccountID,
-		"kms:KeyOrigin":     k.origin,
-		"kms:KeySpec":       k.spec,
-		"kms:KeyUsage":      k.usage,
-		"kms:MultiRegion":   strconv.FormatBool(k.multiRegion),
+	}
+	if k != nil {
+		m["kms:KeyOrigin"], m["kms:KeySpec"], m["kms:KeyUsage"] = k.origin, k.spec, k.usage
+		m["kms:MultiRegion"] = strconv.FormatBool(k.multiRegion)
+		for name, value := range k.tags {
+			m["aws:ResourceTag/"+name] = value
+		}
 	}
 	if c.caller.SourceIP != "" && c.via == "" {
 		m["aws:SourceIp"] = c.caller.SourceIP
 	}
 	if c.via != "" {
 		m["kms:ViaService"] = c.via
-	}
-	for name, value := range k.tags {
-		m["aws:ResourceTag/"+name] = value
 	}
 	for name, value := range c.data {
 		m["kms:EncryptionContext:"+name] = value

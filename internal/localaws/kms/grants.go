@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
@@ -46,32 +47,20 @@ func (c *call) is(principal string) bool {
 	return principal != "" && (principal == c.caller.ARN || principal == c.role())
 }
 
-// granted reports whether a grant allows the operation to the caller.
-func (k *key) granted(c *call, operation string) bool {
+// grantsInForce are the grants that callers can use: with a constraint on the source ARN
+// only AWS services call, which do not call with a grant here.
+func (k *key) grantsInForce() (grants []iam.Grant) {
 	for _, g := range k.grants {
-		if c.is(g.GranteePrincipal) && slices.Contains(g.Operations, operation) && g.Constraints.hold(c.data) {
-			return true
+		in := iam.Grant{Grantee: g.GranteePrincipal, Operations: g.Operations}
+		if on := g.Constraints; on != nil {
+			if on.SourceArn != nil {
+				continue
+			}
+			in.ContextEquals, in.ContextSubset = on.EncryptionContextEquals, on.EncryptionContextSubset
 		}
+		grants = append(grants, in)
 	}
-	return false
-}
-
-func (g *grantConstraints) hold(data map[string]string) bool {
-	if g == nil {
-		return true
-	}
-	if g.SourceArn != nil { // set by AWS services only, which do not call with a grant here
-		return false
-	}
-	if g.EncryptionContextEquals != nil && !maps.Equal(g.EncryptionContextEquals, data) {
-		return false
-	}
-	for name, value := range g.EncryptionContextSubset {
-		if have, ok := data[name]; !ok || have != value {
-			return false
-		}
-	}
-	return true
+	return grants
 }
 
 type createGrantInput struct {

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/trail"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
@@ -28,6 +29,8 @@ import (
 type Config struct {
 	// Account and Region are where all keys live.
 	Account, Region string
+	// IAM says what those callers may do that it knows. Nil knows the root user alone.
+	IAM *iam.Account
 	// Trail records the calls. Nil discards them.
 	Trail *trail.Recorder
 }
@@ -35,6 +38,7 @@ type Config struct {
 // Service is a KMS endpoint. Its methods may be called concurrently.
 type Service struct {
 	account, region string
+	iam             *iam.Account
 	trail           *trail.Recorder
 	operations      map[string]wire.JSONOperation
 
@@ -53,10 +57,14 @@ func New(c Config) *Service {
 	s := &Service{
 		account: c.Account,
 		region:  c.Region,
+		iam:     c.IAM,
 		trail:   c.Trail,
 		keys:    map[string]*key{},
 		aliases: map[string]*alias{},
 		stores:  map[string]*keyStore{},
+	}
+	if s.iam == nil {
+		s.iam = iam.NewAccount(c.Account)
 	}
 	if s.trail == nil {
 		s.trail = trail.New(trail.Config{})
