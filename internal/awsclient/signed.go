@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -199,44 +200,38 @@ type IAM struct{ service }
 // NewIAM returns a client for IAM made from cfg, whose Region tells the partition.
 func NewIAM(cfg aws.Config) *IAM {
 	s := newService(cfg, "IAM", "iam", faultInXML)
-	home, label, dualLabel := iamHome(cfg.Region)
-	s.signingRegion = home
+	home := iamHomes[slices.IndexFunc(iamHomes, func(h iamHome) bool {
+		return strings.HasPrefix(cfg.Region, h.prefix)
+	})]
+	s.signingRegion = home.region
 	s.endpoint = s.resolve("iam", "sqs", func(_ *string, fips, dualStack *bool) (smithyendpoints.Endpoint, error) {
-		if home == "us-gov-west-1" {
+		if home.prefix == "us-gov-" {
 			fips = aws.Bool(false) // all of its endpoints there are FIPS ones
 		}
-		e, err := sqs.NewDefaultEndpointResolverV2().ResolveEndpoint(context.Background(), sqs.EndpointParameters{Region: &home, UseFIPS: fips, UseDualStack: dualStack})
+		label := home.label
 		if *dualStack {
-			label = dualLabel
+			label = home.dualLabel
 		}
-		e.URI.Host = strings.Replace(e.URI.Host, "."+home+".", label+".", 1)
+		e, err := sqs.NewDefaultEndpointResolverV2().ResolveEndpoint(context.Background(), sqs.EndpointParameters{Region: &home.region, UseFIPS: fips, UseDualStack: dualStack})
+		e.URI.Host = strings.Replace(e.URI.Host, "."+home.region, label, 1)
 		return e, err
 	})
 	return &IAM{s}
 }
 
-// iamHome returns the Region that signs for IAM in the partition of a Region, and what stands
-// in the place of that Region in the names of its endpoints: the rules of the SDK's package.
-func iamHome(region string) (home, label, dualLabel string) {
-	switch part, _, _ := strings.Cut(region, "-"); {
-	case strings.HasPrefix(region, "us-gov-"):
-		return "us-gov-west-1", ".us-gov", ".us-gov"
-	case part == "cn":
-		return "cn-north-1", ".cn-north-1", ".global"
-	case strings.HasPrefix(region, "us-iso-"):
-		home = "us-iso-east-1"
-	case strings.HasPrefix(region, "us-isob-"):
-		home = "us-isob-east-1"
-	case strings.HasPrefix(region, "eu-isoe-"):
-		home = "eu-isoe-west-1"
-	case strings.HasPrefix(region, "us-isof-"):
-		home = "us-isof-south-1"
-	case part == "eusc":
-		home = "eusc-de-east-1"
-	default:
-		return "us-east-1", "", ".global"
-	}
-	return home, "." + home, "." + home
+// iamHome is IAM in the partition whose Regions begin so: the Region that signs, and what
+// stands in its place in the names of the endpoints, as the rules of the SDK's package have it.
+type iamHome struct{ prefix, region, label, dualLabel string }
+
+var iamHomes = []iamHome{
+	{"cn-", "cn-north-1", ".cn-north-1", ".global"},
+	{"us-gov-", "us-gov-west-1", ".us-gov", ".us-gov"},
+	{"us-iso-", "us-iso-east-1", ".us-iso-east-1", ""},
+	{"us-isob-", "us-isob-east-1", ".us-isob-east-1", ""},
+	{"eu-isoe-", "eu-isoe-west-1", ".eu-isoe-west-1", ""},
+	{"us-isof-", "us-isof-south-1", ".us-isof-south-1", ""},
+	{"eusc-", "eusc-de-east-1", ".eusc-de-east-1", ""},
+	{"", "us-east-1", "", ".global"},
 }
 
 // Call calls an action with the parameters of the form, nil for none, and decodes the answer

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,6 +30,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 )
 
@@ -393,6 +396,81 @@ func TestEBSEncryption(t *testing.T) {
 	})
 	if _, err := NewEC2(cfg).EncryptedByDefault(t.Context()); err == nil {
 		t.Error("a page that does not say is taken for an answer")
+	}
+}
+
+// TestEndpointOfIAM has the endpoints of the endpoint rules that AWS publishes for IAM, which
+// its SDKs share. IAM's SDK package is large and in no test either.
+func TestEndpointOfIAM(t *testing.T) {
+	for _, test := range []struct {
+		region          string
+		fips, dualStack bool
+		want, signed    string
+	}{
+		{"us-east-1", false, false, "https://iam.amazonaws.com", "us-east-1"},
+		{"eu-central-1", false, false, "https://iam.amazonaws.com", "us-east-1"},
+		{"eu-central-1", true, false, "https://iam-fips.amazonaws.com", "us-east-1"},
+		{"eu-central-1", false, true, "https://iam.global.api.aws", "us-east-1"},
+		{"eu-central-1", true, true, "https://iam-fips.global.api.aws", "us-east-1"},
+		{"cn-northwest-1", false, false, "https://iam.cn-north-1.amazonaws.com.cn", "cn-north-1"},
+		{"cn-northwest-1", false, true, "https://iam.global.api.amazonwebservices.com.cn", "cn-north-1"},
+		{"us-gov-east-1", false, false, "https://iam.us-gov.amazonaws.com", "us-gov-west-1"},
+		{"us-gov-east-1", true, false, "https://iam.us-gov.amazonaws.com", "us-gov-west-1"},
+		{"us-gov-east-1", false, true, "https://iam.us-gov.api.aws", "us-gov-west-1"},
+		{"us-gov-west-1", true, true, "https://iam.us-gov.api.aws", "us-gov-west-1"},
+		{"us-iso-west-1", false, false, "https://iam.us-iso-east-1.c2s.ic.gov", "us-iso-east-1"},
+		{"us-iso-west-1", true, false, "https://iam-fips.us-iso-east-1.c2s.ic.gov", "us-iso-east-1"},
+		{"us-isob-east-1", false, false, "https://iam.us-isob-east-1.sc2s.sgov.gov", "us-isob-east-1"},
+		{"eu-isoe-west-1", false, false, "https://iam.eu-isoe-west-1.cloud.adc-e.uk", "eu-isoe-west-1"},
+		{"us-isof-east-1", false, false, "https://iam.us-isof-south-1.csp.hci.ic.gov", "us-isof-south-1"},
+		{"eusc-de-east-1", false, false, "https://iam.eusc-de-east-1.amazonaws.eu", "eusc-de-east-1"},
+	} {
+		t.Setenv("AWS_REGION", test.region)
+		t.Setenv("AWS_USE_FIPS_ENDPOINT", strconv.FormatBool(test.fips))
+		t.Setenv("AWS_USE_DUALSTACK_ENDPOINT", strconv.FormatBool(test.dualStack))
+		client := NewIAM(loaded(t))
+		if got, err := client.endpoint(); err != nil || got.String() != test.want || client.signingRegion != test.signed {
+			t.Errorf("%s, FIPS %t, dual-stack %t: %v for %s, %v, want %s for %s", test.region, test.fips, test.dualStack, got, client.signingRegion, err, test.want, test.signed)
+		}
+	}
+	t.Setenv("AWS_ENDPOINT_URL", "http://all")
+	for _, want := range []string{"http://all", "http://own"} {
+		if got, err := NewIAM(loaded(t)).endpoint(); err != nil || got.String() != want {
+			t.Errorf("%v, %v, want %s", got, err, want)
+		}
+		t.Setenv("AWS_ENDPOINT_URL_IAM", "http://own")
+	}
+}
+
+// TestIAM asks IAM as its query API wants it, from any Region.
+func TestIAM(t *testing.T) {
+	server := localaws.New(localaws.Options{Account: "111122223333", Region: "eu-central-1"})
+	defer server.Close()
+	for _, name := range []string{"ada", "bob"} {
+		if _, err := server.IAM().SetUser(iam.User{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server.SetIdentityPolicy("eve", func(string, string) bool { return false })
+	var out struct {
+		Users     []string `xml:"GetAccountAuthorizationDetailsResult>UserDetailList>member>UserName"`
+		Truncated bool     `xml:"GetAccountAuthorizationDetailsResult>IsTruncated"`
+	}
+	ask := url.Values{"MaxItems": {"1"}, "Filter.member.1": {"User"}}
+	cfg := inprocess.Config(server, "eu-central-1", "reader")
+	next := cfg.HTTPClient
+	cfg.HTTPClient = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if authorization := r.Header.Get("Authorization"); !strings.Contains(authorization, "/us-east-1/iam/aws4_request") {
+			t.Errorf("signed %s", authorization)
+		}
+		return next.Do(r)
+	})
+	if err := NewIAM(cfg).Call(t.Context(), "GetAccountAuthorizationDetails", ask, &out); err != nil || !slices.Equal(out.Users, []string{"ada"}) || !out.Truncated {
+		t.Errorf("%+v, %v", out, err)
+	}
+	err := NewIAM(inprocess.Config(server, "eu-central-1", "eve")).Call(t.Context(), "GetAccountAuthorizationDetails", nil, &out)
+	if e, ok := errors.AsType[smithy.APIError](err); !ok || e.ErrorCode() != "AccessDenied" || !strings.Contains(e.ErrorMessage(), "iam:GetAccountAuthorizationDetails") {
+		t.Errorf("denied: %v", err)
 	}
 }
 
