@@ -22,18 +22,15 @@ func (a *Account) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	wire.ServeQuery(w, r, namespace, map[string]wire.QueryOperation{"GetAccountAuthorizationDetails": a.authorizationDetails})
 }
 
-// members is a list that is in the answer also when it is empty.
-type members[T any] struct {
-	Members []T `xml:"member"`
-}
-
+// details is the answer. Lists are in it also when they are empty, as in the samples of the
+// IAM API Reference; but those leave out an empty UserPolicyList.
 type details struct {
 	IsTruncated     bool
-	Marker          string `xml:",omitempty"`
-	UserDetailList  members[userDetail]
-	GroupDetailList members[groupDetail]
-	RoleDetailList  members[roleDetail]
-	Policies        members[policyDetail]
+	Marker          string         `xml:",omitempty"`
+	UserDetailList  []userDetail   `xml:"UserDetailList>member"`
+	GroupDetailList []groupDetail  `xml:"GroupDetailList>member"`
+	RoleDetailList  []roleDetail   `xml:"RoleDetailList>member"`
+	Policies        []policyDetail `xml:"Policies>member"`
 }
 
 type userDetail struct {
@@ -41,9 +38,9 @@ type userDetail struct {
 	UserID                  string `xml:"UserId"`
 	ARN                     string `xml:"Arn"`
 	CreateDate              string
-	UserPolicyList          []inlinePolicy `xml:"UserPolicyList>member"` // absent when empty
-	GroupList               members[string]
-	AttachedManagedPolicies members[attachedPolicy]
+	UserPolicyList          []inlinePolicy   `xml:"UserPolicyList>member"`
+	GroupList               []string         `xml:"GroupList>member"`
+	AttachedManagedPolicies []attachedPolicy `xml:"AttachedManagedPolicies>member"`
 	PermissionsBoundary     *boundary
 	Tags                    []tag `xml:"Tags>member"`
 }
@@ -53,15 +50,15 @@ type groupDetail struct {
 	GroupID                 string `xml:"GroupId"`
 	ARN                     string `xml:"Arn"`
 	CreateDate              string
-	GroupPolicyList         members[inlinePolicy]
-	AttachedManagedPolicies members[attachedPolicy]
+	GroupPolicyList         []inlinePolicy   `xml:"GroupPolicyList>member"`
+	AttachedManagedPolicies []attachedPolicy `xml:"AttachedManagedPolicies>member"`
 }
 
 type roleDetail struct {
 	roleHead
-	InstanceProfileList     members[instanceProfile]
-	RolePolicyList          members[inlinePolicy]
-	AttachedManagedPolicies members[attachedPolicy]
+	InstanceProfileList     []instanceProfile `xml:"InstanceProfileList>member"`
+	RolePolicyList          []inlinePolicy    `xml:"RolePolicyList>member"`
+	AttachedManagedPolicies []attachedPolicy  `xml:"AttachedManagedPolicies>member"`
 	PermissionsBoundary     *boundary
 	Tags                    []tag `xml:"Tags>member"`
 	RoleLastUsed            lastUsed
@@ -80,7 +77,7 @@ type instanceProfile struct {
 	InstanceProfileID         string `xml:"InstanceProfileId"`
 	ARN                       string `xml:"Arn"`
 	CreateDate                string
-	Roles                     members[roleHead]
+	Roles                     []roleHead `xml:"Roles>member"`
 }
 
 type lastUsed struct {
@@ -89,7 +86,8 @@ type lastUsed struct {
 }
 
 type policyDetail struct {
-	PolicyName, PolicyID          string
+	PolicyName                    string
+	PolicyID                      string `xml:"PolicyId"`
 	ARN                           string `xml:"Arn"`
 	Path                          string
 	DefaultVersionID              string `xml:"DefaultVersionId"`
@@ -98,7 +96,7 @@ type policyDetail struct {
 	IsAttachable                  bool
 	Description                   string `xml:",omitempty"`
 	CreateDate, UpdateDate        string
-	PolicyVersionList             members[policyVersion]
+	PolicyVersionList             []policyVersion `xml:"PolicyVersionList>member"`
 }
 
 type policyVersion struct {
@@ -202,29 +200,29 @@ func invalid(format string, args ...any) error {
 func (a *Account) items() (list []item) {
 	for name, e := range a.users {
 		list = append(list, item{"User", name, func(d *details) {
-			d.UserDetailList.Members = append(d.UserDetailList.Members, userDetail{
+			d.UserDetailList = append(d.UserDetailList, userDetail{
 				Path: e.Path, UserName: name, UserID: e.id, ARN: e.arn, CreateDate: timestamp(e.Created), UserPolicyList: e.inline(),
-				GroupList: members[string]{e.groups}, AttachedManagedPolicies: e.attached(), PermissionsBoundary: e.boundary(), Tags: e.tags(),
+				GroupList: e.groups, AttachedManagedPolicies: e.attached(), PermissionsBoundary: e.boundary(), Tags: e.tags(),
 			})
 		}})
 	}
 	for name, e := range a.groups {
 		list = append(list, item{"Group", name, func(d *details) {
-			d.GroupDetailList.Members = append(d.GroupDetailList.Members, groupDetail{
+			d.GroupDetailList = append(d.GroupDetailList, groupDetail{
 				Path: e.Path, GroupName: name, GroupID: e.id, ARN: e.arn, CreateDate: timestamp(e.Created),
-				GroupPolicyList: members[inlinePolicy]{e.inline()}, AttachedManagedPolicies: e.attached(),
+				GroupPolicyList: e.inline(), AttachedManagedPolicies: e.attached(),
 			})
 		}})
 	}
 	for name, e := range a.roles {
-		list = append(list, item{"Role", name, func(d *details) { d.RoleDetailList.Members = append(d.RoleDetailList.Members, a.role(e)) }})
+		list = append(list, item{"Role", name, func(d *details) { d.RoleDetailList = append(d.RoleDetailList, a.role(e)) }})
 	}
 	for _, m := range a.policies {
 		kind := "LocalManagedPolicy"
 		if m.AWS {
 			kind = "AWSManagedPolicy"
 		}
-		list = append(list, item{kind, m.arn, func(d *details) { d.Policies.Members = append(d.Policies.Members, a.policy(m)) }})
+		list = append(list, item{kind, m.arn, func(d *details) { d.Policies = append(d.Policies, a.policy(m)) }})
 	}
 	slices.SortFunc(list, item.compare)
 	return list
@@ -233,16 +231,16 @@ func (a *Account) items() (list []item) {
 func (a *Account) role(e *entity) roleDetail {
 	r := roleDetail{
 		roleHead:       roleHead{Path: e.Path, RoleName: e.Name, RoleID: e.id, ARN: e.arn, CreateDate: timestamp(e.Created), AssumeRolePolicyDocument: encoded(e.Trust)},
-		RolePolicyList: members[inlinePolicy]{e.inline()}, AttachedManagedPolicies: e.attached(), PermissionsBoundary: e.boundary(), Tags: e.tags(),
+		RolePolicyList: e.inline(), AttachedManagedPolicies: e.attached(), PermissionsBoundary: e.boundary(), Tags: e.tags(),
 	}
 	if !e.LastUsed.IsZero() {
 		r.RoleLastUsed = lastUsed{timestamp(e.LastUsed), e.LastUsedRegion}
 	}
 	for _, name := range e.InstanceProfiles {
 		arn := "arn:aws:iam::" + a.id + ":instance-profile/" + name
-		r.InstanceProfileList.Members = append(r.InstanceProfileList.Members, instanceProfile{
+		r.InstanceProfileList = append(r.InstanceProfileList, instanceProfile{
 			Path: "/", InstanceProfileName: name, InstanceProfileID: uniqueID("AIPA", arn), ARN: arn, CreateDate: r.CreateDate,
-			Roles: members[roleHead]{[]roleHead{r.roleHead}},
+			Roles: []roleHead{r.roleHead},
 		})
 	}
 	return r
@@ -264,7 +262,7 @@ func (a *Account) policy(m *managed) policyDetail {
 		}
 	}
 	for i, document := range slices.Backward(m.Versions) {
-		p.PolicyVersionList.Members = append(p.PolicyVersionList.Members, policyVersion{
+		p.PolicyVersionList = append(p.PolicyVersionList, policyVersion{
 			Document: encoded(document), VersionID: "v" + strconv.Itoa(i+1), IsDefaultVersion: i+1 == m.Default, CreateDate: p.CreateDate,
 		})
 	}
@@ -278,9 +276,9 @@ func (e *entity) inline() (list []inlinePolicy) {
 	return list
 }
 
-func (e *entity) attached() (list members[attachedPolicy]) {
+func (e *entity) attached() (list []attachedPolicy) {
 	for _, arn := range e.Attached {
-		list.Members = append(list.Members, attachedPolicy{arn[strings.LastIndexByte(arn, '/')+1:], arn})
+		list = append(list, attachedPolicy{arn[strings.LastIndexByte(arn, '/')+1:], arn})
 	}
 	return list
 }
