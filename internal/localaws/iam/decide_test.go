@@ -143,6 +143,7 @@ func TestDecide(t *testing.T) {
 		{"a role's ARN in the boundary", world{boundary: []string{decrypt}}, session, []string{to(toApp, "")}, nil, ""},
 		{"a session's ARN is not limited by the boundary", world{boundary: []string{onlyS3}}, session, []string{to(toTheSession, "")}, nil, ""},
 		{"a role and its account: the boundary limits both", world{identity: []string{decrypt}, boundary: []string{onlyS3}}, session, []string{to(toApp, ""), to(toTheAccount, "")}, nil, noBoundary},
+		{"a role and its account in one statement", world{}, session, []string{to(`{"AWS":["`+app+`","`+own+`"]}`, "")}, nil, ""},
 		{"a role and its session", world{boundary: []string{onlyS3}}, session, []string{to(toApp, ""), to(toTheSession, "")}, nil, ""},
 		{"everybody", world{}, ada, []string{to(`"*"`, "")}, nil, ""},
 		{"everybody is not limited by the boundary", world{boundary: []string{onlyS3}}, session, []string{to(`{"AWS":"*"}`, `,"Condition":{"ArnEquals":{"aws:PrincipalArn":"`+app+`"}}`)}, nil, ""},
@@ -171,9 +172,10 @@ func TestDecide(t *testing.T) {
 		{"a variable in the resource", world{tags: map[string]string{"key": "1234"}, identity: []string{`{"Effect":"Allow","Action":"kms:*","Resource":"arn:aws:kms:*:*:key/${aws:PrincipalTag/key}"}`}}, ada, []string{to(toTheAccount, "")}, nil, ""},
 		{"a variable that is not there", world{identity: []string{`{"Effect":"Allow","Action":"kms:*","Resource":"arn:aws:kms:*:*:key/${aws:PrincipalTag/key}"}`}}, ada, []string{to(toTheAccount, "")}, nil, noIdentity},
 		{"a star that is a star", world{identity: []string{`{"Effect":"Allow","Action":"kms:*","Resource":"arn:aws:kms:us-east-1:111122223333:key/${*}"}`}}, ada, []string{to(toTheAccount, "")}, nil, noIdentity},
+		{"a star that is there", world{identity: []string{allow(`"kms:*"`, `,"Condition":{"StringLike":{"kms:EncryptionContext:glob":"?${*}${?}"}}`)}}, ada, []string{to(toTheAccount, "")}, nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := iam.Request{Principal: c.caller, Action: "kms:Decrypt", Resource: keyARN, Context: map[string]string{"aws:ResourceTag/team": "red"}}
+			r := iam.Request{Principal: c.caller, Action: "kms:Decrypt", Resource: keyARN, Context: map[string]string{"aws:ResourceTag/team": "red", "kms:EncryptionContext:glob": "a*?"}}
 			got, known := c.world.account(t).Decide(r, iam.Resource{Account: own, Policy: keyPolicy(t, c.key...), Grants: c.grants})
 			if !known || got.Reason != c.want || got.Allowed != (c.want == "") {
 				t.Errorf("%+v, known %t, want %q", got, known, c.want)
@@ -214,6 +216,7 @@ func TestGrantConstraints(t *testing.T) {
 		{"one, and none wanted", "Decrypt", map[string]string{}, nil, map[string]string{"a": "1"}, false},
 		{"subset", "Decrypt", nil, two, map[string]string{"a": "1", "b": "2", "c": "3"}, true},
 		{"less than the subset", "Decrypt", nil, two, map[string]string{"a": "1"}, false},
+		{"name in another case", "Decrypt", nil, map[string]string{"A": "x"}, map[string]string{"a": "x"}, true},
 		{"value in another case", "Decrypt", nil, map[string]string{"a": "x"}, map[string]string{"a": "X"}, false},
 		{"operation without a context", "DescribeKey", two, nil, nil, true},
 		{"the grants of a grantee", "CreateGrant", two, nil, nil, true},
