@@ -97,9 +97,11 @@ type Holder struct {
 	Type string `json:"type"`
 	// Outside: the account's IAM does not have it, so its own policies are not seen.
 	Outside bool `json:"outside,omitempty"`
-	// LastUsed is when the user or role last called anything, as IAM says it; zero where
-	// it does not.
+	// LastUsed is when a role last called anything, as IAM says it; zero where it does not.
+	// Used is when it last called for the key, where CloudTrail was asked; zero for not in
+	// the time that it was asked for.
 	LastUsed time.Time `json:"last_used,omitzero"`
+	Used     time.Time `json:"used,omitzero"`
 	Rights   []Right   `json:"rights"`
 }
 
@@ -274,7 +276,7 @@ func (q *question) outsiders() (all []subject) {
 			continue
 		}
 		for _, who := range st.Principals {
-			if who.Type != "AWS" || who.ID != q.review.account.ID {
+			if who.Type != "AWS" || who.ID != q.review.account.ID || q.review.account.Unread {
 				add(outsider(who))
 			}
 		}

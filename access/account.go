@@ -19,6 +19,8 @@ type Account struct {
 	Groups map[string]Group
 	// Policies are the default versions of managed policies, by ARN.
 	Policies map[string]string
+	// Unread: IAM could not be read. What it decides is then conditional.
+	Unread bool
 }
 
 // Root is the ARN of the account's root.

@@ -37,6 +37,7 @@ type byHand struct {
 	facts                   *inventory.Reader
 	ebs                     *awsclient.EC2
 	trails, resources       *awsclient.JSON // CloudTrail and AWS Config
+	iam                     *awsclient.IAM
 	stderr                  io.Writer
 }
 
@@ -60,7 +61,7 @@ func newByHandIn(ctx context.Context, p *process, settings Common, connections i
 	}
 	b := byHand{
 		account: aws.ToString(caller.Account), caller: aws.ToString(caller.Arn), region: cfg.Region, settings: settings,
-		kms: kms.NewFromConfig(cfg), s3: settings.s3(cfg), sqs: awsclient.SQS(cfg), sns: sns.NewFromConfig(cfg), ebs: awsclient.NewEC2(cfg), trails: awsclient.CloudTrail(cfg), resources: awsclient.AWSConfig(cfg), stderr: p.stderr,
+		kms: kms.NewFromConfig(cfg), s3: settings.s3(cfg), sqs: awsclient.SQS(cfg), sns: sns.NewFromConfig(cfg), ebs: awsclient.NewEC2(cfg), trails: awsclient.CloudTrail(cfg), resources: awsclient.AWSConfig(cfg), iam: awsclient.NewIAM(cfg), stderr: p.stderr,
 	}
 	b.facts = inventory.New(b.kms, b.s3, b.account, b.region)
 	return b, nil
