@@ -103,6 +103,9 @@ type Holder struct {
 	LastUsed time.Time `json:"last_used,omitzero"`
 	Used     time.Time `json:"used,omitzero"`
 	Rights   []Right   `json:"rights"`
+	// Assumers can become the role, if it is one; MoreAssumers is how many more there are.
+	Assumers     []Assumer `json:"assumers,omitempty"`
+	MoreAssumers int       `json:"more_assumers,omitempty"`
 }
 
 // May returns the verdict on an action ("kms:Decrypt").
@@ -145,6 +148,9 @@ type Review struct {
 	// principals by ARN.
 	rules    map[string][]stepRule
 	steppers map[string]stepper
+	// assuming are those who may assume a role, by its ARN, and all is subjects' answer.
+	assuming map[string][]assuming
+	all      []subject
 }
 
 // Context is what an account is judged against.
@@ -160,7 +166,7 @@ func New(a Account, c Context) *Review {
 	r := &Review{
 		account: a, context: c, documents: map[string]document{}, atoms: map[string]*atom{}, verdicts: map[string]Verdict{},
 		trusts: map[string][]keypolicy.Statement{}, principals: map[string]*Principal{},
-		rules: map[string][]stepRule{}, steppers: map[string]stepper{},
+		rules: map[string][]stepRule{}, steppers: map[string]stepper{}, assuming: map[string][]assuming{},
 	}
 	for _, list := range [][]Principal{a.Users, a.Roles} {
 		for i := range list {
@@ -180,7 +186,7 @@ func (r *Review) Holders(k Key) ([]Holder, error) {
 	var all []Holder
 	for _, s := range r.subjects() {
 		if rights := q.rights(s); len(rights) > 0 {
-			all = append(all, Holder{Principal: s.arn, Type: s.kind, LastUsed: s.lastUsed, Rights: rights})
+			all = append(all, r.holder(s, rights))
 		}
 	}
 	for _, s := range q.outsiders() {
@@ -202,7 +208,16 @@ func (r *Review) Of(principal string, k Key) (h Holder, ok bool, err error) {
 	if err != nil {
 		return h, true, err
 	}
-	return Holder{Principal: s.arn, Type: s.kind, LastUsed: s.lastUsed, Rights: q.rights(s)}, true, nil
+	return r.holder(s, q.rights(s)), true, nil
+}
+
+// holder is a principal of the account with its rights.
+func (r *Review) holder(s subject, rights []Right) Holder {
+	h := Holder{Principal: s.arn, Type: s.kind, LastUsed: s.lastUsed, Rights: rights}
+	if s.kind == "role" && len(rights) > 0 {
+		h.Assumers, h.MoreAssumers = r.assumers(s.principal)
+	}
+	return h
 }
 
 // Decide decides on a request of a user or role of the account, of which all condition keys
@@ -235,12 +250,15 @@ type subject struct {
 }
 
 // subjects are those of the account's IAM, and its root.
-func (r *Review) subjects() (all []subject) {
-	for _, p := range r.principals {
-		all = append(all, subjectOf(p, r.account.ID))
+func (r *Review) subjects() []subject {
+	if r.all == nil {
+		for _, p := range r.principals {
+			r.all = append(r.all, subjectOf(p, r.account.ID))
+		}
+		slices.SortFunc(r.all, func(a, b subject) int { return cmp.Or(-strings.Compare(a.kind, b.kind), strings.Compare(a.arn, b.arn)) })
+		r.all = append(r.all, subject{arn: r.account.Root(), kind: "root", account: r.account.ID})
 	}
-	slices.SortFunc(all, func(a, b subject) int { return cmp.Or(-strings.Compare(a.kind, b.kind), strings.Compare(a.arn, b.arn)) })
-	return append(all, subject{arn: r.account.Root(), kind: "root", account: r.account.ID})
+	return r.all
 }
 
 func subjectOf(p *Principal, account string) subject {

@@ -135,6 +135,7 @@ func TestHolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := access.Way{Kind: access.Delegation, Statement: "Root"}
+	instances := []access.Assumer{{Principal: "ec2.amazonaws.com", Type: "service", Outside: true, Verdict: access.Yes}}
 	want := []access.Holder{
 		{Principal: iamARN + "user/alice", Type: "user", Rights: []access.Right{{
 			Actions: []string{"kms:Decrypt"}, Verdict: access.Yes, Account: []access.Way{root},
@@ -143,11 +144,11 @@ func TestHolders(t *testing.T) {
 		{Principal: iamARN + "role/app", Type: "role", Rights: []access.Right{
 			{Actions: []string{"kms:Decrypt"}, Verdict: access.Conditional, Ways: []access.Way{{Kind: access.Grant, Policy: "g1", Conditions: []string{"the encryption context has tenant=7"}}}},
 			{Actions: []string{"kms:RetireGrant"}, Verdict: access.Yes, Ways: []access.Way{{Kind: access.Grant, Policy: "g1"}}},
-		}},
+		}, Assumers: instances},
 		{Principal: iamARN + "role/backup", Type: "role", Rights: []access.Right{{
 			Actions: []string{"kms:Decrypt", "kms:DescribeKey"}, Verdict: access.Conditional, Account: []access.Way{root},
 			Ways: []access.Way{{Kind: access.IdentityPolicy, Policy: "a", Statement: "Some", Conditions: []string{"StringEquals kms:ViaService backup.eu-central-1.amazonaws.com"}}},
-		}}},
+		}}, Assumers: instances},
 		{Principal: iamARN + "root", Type: "root", Rights: []access.Right{{
 			Actions: []string{"kms:Decrypt", "kms:DescribeKey"}, Verdict: access.Yes, Ways: []access.Way{{Kind: access.KeyPolicy, Statement: "Root"}},
 		}}},
@@ -161,5 +162,59 @@ func TestHolders(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestAssumers: who can become a role that holds the key, also by another role.
+func TestAssumers(t *testing.T) {
+	assumes := func(more string) string {
+		return statement(`{"Effect":"Allow","Action":"sts:AssumeRole","Resource":"` + iamARN + `role/*"}` + more)
+	}
+	trusting := func(p access.Principal, who, more string) access.Principal {
+		p.Trust = statement(`{"Effect":"Allow","Principal":` + who + `,"Action":"sts:AssumeRole"` + more + `}`)
+		return p
+	}
+	const root = `{"AWS":"arn:aws:iam::111122223333:root"}`
+	yes := func(kind, name string, through ...string) access.Assumer {
+		a := access.Assumer{Principal: iamARN + kind + "/" + name, Type: kind, Verdict: access.Yes}
+		for _, role := range through {
+			a.Through = append(a.Through, iamARN+"role/"+role)
+		}
+		return a
+	}
+	maybe := func(a access.Assumer) access.Assumer { a.Verdict = access.Conditional; return a }
+	ofRoot := access.Assumer{Principal: iamARN + "root", Type: "root", Verdict: access.Yes}
+	for _, tt := range []struct {
+		name string
+		app  access.Principal
+		who  []access.Principal
+		want []access.Assumer
+	}{
+		{"who is named needs no policy", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`user/alice"}`, ""), []access.Principal{user("alice"), user("bob", assumes(""))}, []access.Assumer{yes("user", "alice")}},
+		{"by the account, who has a policy", trusting(role("app", decrypts), root, ""), []access.Principal{user("alice"), user("bob", assumes(""))}, []access.Assumer{ofRoot, yes("user", "bob")}},
+		{"what denies", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`user/alice"}`, ""), []access.Principal{user("alice", assumes(`,{"Effect":"Deny","Action":"sts:*","Resource":"*"}`))}, nil},
+		{"with MFA", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`user/alice"}`, `,"Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"}}`), []access.Principal{user("alice")}, []access.Assumer{maybe(yes("user", "alice"))}},
+		{"over another role", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`role/ci"}`, ""), []access.Principal{trusting(role("ci"), `{"AWS":"`+iamARN+`user/alice"}`, ""), user("alice")}, []access.Assumer{yes("role", "ci"), yes("user", "alice", "ci")}},
+		{"in a circle", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`role/ci"}`, ""), []access.Principal{trusting(role("ci"), `{"AWS":"`+iamARN+`role/app"}`, "")}, []access.Assumer{yes("role", "ci")}},
+		{"another account", trusting(role("app", decrypts), `{"AWS":"444455556666"}`, ""), nil, []access.Assumer{{Principal: "444455556666", Type: "account", Outside: true, Verdict: access.Conditional}}},
+		{"everyone", trusting(role("app", decrypts), `"*"`, ""), []access.Principal{user("alice")}, []access.Assumer{{Principal: "*", Type: "everyone", Outside: true, Verdict: access.Yes}, ofRoot, yes("user", "alice")}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := access.Account{ID: account, Roles: []access.Principal{tt.app}}
+			for _, p := range tt.who {
+				if p.Role {
+					a.Roles = append(a.Roles, p)
+				} else {
+					a.Users = append(a.Users, p)
+				}
+			}
+			h, _, err := access.New(a, access.Context{Now: now}).Of(iamARN+"role/app", keyWith(delegates))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(tt.want, h.Assumers); d != "" {
+				t.Error(d)
+			}
+		})
 	}
 }

@@ -54,6 +54,9 @@ func largeAccount(principals int) access.Account {
 		case i%5 == 0:
 			p.Boundary = "arn:aws:iam::aws:policy/ReadOnlyAccess"
 		}
+		if i%2 == 0 {
+			p.Trust = statement(`{"Effect":"Allow","Principal":{"AWS":"111122223333"},"Action":"sts:AssumeRole"}`)
+		}
 		if p.Role {
 			a.Roles = append(a.Roles, p)
 		} else {

@@ -141,15 +141,18 @@ func (r *Review) can(p *Principal, resource string, list ...step) (step, truth) 
 		if s.ever&(1<<one) == 0 {
 			continue
 		}
-		if truth := r.canStep(p, s, resource, one); truth > best {
+		allowed, denied := r.askSteps(p, resource, one)
+		if truth := min(allowed, always-denied); truth > best {
 			best, by = truth, one
 		}
 	}
 	return by, best
 }
 
-func (r *Review) canStep(p *Principal, s stepper, resource string, one step) truth {
-	subject := subjectOf(p, r.account.ID)
+// askSteps reports whether a principal's own policies allow a step on a resource, and whether
+// they deny it.
+func (r *Review) askSteps(p *Principal, resource string, one step) (allowed, denied truth) {
+	s, subject := r.stepper(p), subjectOf(p, r.account.ID)
 	values := func(key string) ([]string, bool) {
 		if key == resourceKey {
 			return []string{resource}, true
@@ -172,11 +175,11 @@ func (r *Review) canStep(p *Principal, s stepper, resource string, one step) tru
 		}
 		return best
 	}
-	allowed, denied := ask(s.identity, false), ask(s.identity, true)
+	allowed, denied = ask(s.identity, false), ask(s.identity, true)
 	if s.bounded {
 		allowed, denied = min(allowed, ask(s.boundary, false)), max(denied, ask(s.boundary, true))
 	}
-	return min(allowed, always-denied)
+	return allowed, denied
 }
 
 // trust returns the statements of a role's trust policy. One that cannot be read has none.
