@@ -57,7 +57,7 @@ func Decide(r Request, on Resource, identity, boundary Decision) Answer {
 		return Answer{Allowed: true}
 	}
 	foreign := r.Account != on.Account && r.Service == ""
-	silent := ""
+	var silent string
 	switch {
 	case on.Policy != nil && resource == ImplicitDeny:
 		silent = "resource-based policy"
