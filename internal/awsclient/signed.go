@@ -180,15 +180,19 @@ func NewEC2(cfg aws.Config) *EC2 {
 // where their creators ask for nothing (GetEbsEncryptionByDefault). Retries and errors are
 // those of [JSON.Call].
 func (e *EC2) EncryptedByDefault(ctx context.Context) (bool, error) {
-	const action = "GetEbsEncryptionByDefault"
+	const operation = "GetEbsEncryptionByDefault"
+	answer, err := e.query(ctx, operation, "2016-11-15", nil)
+	if err != nil {
+		return false, err
+	}
 	var out struct {
 		Default *bool `xml:"ebsEncryptionByDefault"`
 	}
-	if err := e.query(ctx, action, "2016-11-15", nil, &out); err != nil {
-		return false, err
+	if err := xml.Unmarshal(answer, &out); err != nil {
+		return false, fmt.Errorf("decode the answer to %s: %w", operation, err)
 	}
 	if out.Default == nil {
-		return false, fmt.Errorf("decode the answer to %s: it does not say", action)
+		return false, fmt.Errorf("decode the answer to %s: it does not say", operation)
 	}
 	return *out.Default, nil
 }
@@ -234,26 +238,34 @@ var iamHomes = []iamHome{
 	{"", "us-east-1", "", ".global"},
 }
 
-// Call calls an action with the parameters of the form, nil for none, and decodes the answer
-// into out by the names of its XML, of which the root is the action's name with Response.
-// Retries and errors are those of [JSON.Call].
-func (i *IAM) Call(ctx context.Context, action string, form url.Values, out any) error {
-	return i.query(ctx, action, "2010-05-08", form, out)
-}
-
-// query calls an action of the query protocol and decodes the answer into out.
-func (s service) query(ctx context.Context, action, version string, form url.Values, out any) error {
-	parameters := url.Values{"Action": {action}, "Version": {version}}
-	maps.Copy(parameters, form)
-	answer, err := s.send(ctx, action, http.MethodPost, "/", []byte(parameters.Encode()),
-		map[string]string{"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"})
+// Call calls an action with its parameters, nil for none, and decodes the answer's result
+// into result by the names in XML. Retries and errors are those of [JSON.Call].
+func (i *IAM) Call(ctx context.Context, action string, parameters url.Values, result any) error {
+	answer, err := i.query(ctx, action, "2010-05-08", parameters)
 	if err != nil {
 		return err
 	}
-	if err := xml.Unmarshal(answer, out); err != nil {
-		return fmt.Errorf("decode the answer to %s: %w", action, err)
+	d := xml.NewDecoder(bytes.NewReader(answer))
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return fmt.Errorf("decode the answer to %s: it has no result: %w", action, err)
+		}
+		if start, ok := token.(xml.StartElement); ok && start.Name.Local == action+"Result" {
+			if err := d.DecodeElement(result, &start); err != nil {
+				return fmt.Errorf("decode the answer to %s: %w", action, err)
+			}
+			return nil
+		}
 	}
-	return nil
+}
+
+// query calls an action of the query protocol and returns the answer.
+func (s service) query(ctx context.Context, action, version string, parameters url.Values) ([]byte, error) {
+	form := url.Values{"Action": {action}, "Version": {version}}
+	maps.Copy(form, parameters)
+	return s.send(ctx, action, http.MethodPost, "/", []byte(form.Encode()),
+		map[string]string{"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"})
 }
 
 func newService(cfg aws.Config, id, signingName string, fault func(http.Header, []byte) (code, message string)) service {

@@ -359,6 +359,7 @@ func TestAnswersThatAreNoDocuments(t *testing.T) {
 		for _, err := range []error{
 			CloudTrail(cfg).Call(t.Context(), "LookupEvents", json.RawMessage("{}"), &out),
 			S3Control(cfg, "111122223333").Call(t.Context(), http.MethodGet, "/", nil, &out),
+			NewIAM(cfg).Call(t.Context(), "GetAccountAuthorizationDetails", nil, &out),
 		} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%d: %v, want %s", status, err, want)
@@ -453,8 +454,8 @@ func TestIAM(t *testing.T) {
 	}
 	server.SetIdentityPolicy("eve", func(string, string) bool { return false })
 	var out struct {
-		Users     []string `xml:"GetAccountAuthorizationDetailsResult>UserDetailList>member>UserName"`
-		Truncated bool     `xml:"GetAccountAuthorizationDetailsResult>IsTruncated"`
+		Users     []string `xml:"UserDetailList>member>UserName"`
+		Truncated bool     `xml:"IsTruncated"`
 	}
 	ask := url.Values{"MaxItems": {"1"}, "Filter.member.1": {"User"}}
 	cfg := inprocess.Config(server, "eu-central-1", "reader")
