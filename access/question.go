@@ -227,8 +227,9 @@ func (q *question) addOfKey(rs *ruleset, s subject, st *keypolicy.Statement, r r
 		r := r
 		r.tests = slices.Concat(r.tests, tests, s.unseen())
 		// A role's boundary limits what a policy gives to the role, but not what it gives to a
-		// user or to a session (IAM User Guide, "Permissions boundaries for IAM entities").
-		r.unbounded = s.kind != "role" || len(tests) > 0
+		// user, to a session or to everybody (IAM User Guide, "Permissions boundaries for IAM
+		// entities", and of the wildcard "Policy evaluation logic").
+		r.unbounded = s.kind != "role" || len(tests) > 0 || n.everyone
 		rs.add(&rs.direct, r)
 	}
 	if n.itself {
@@ -256,8 +257,8 @@ func (s subject) unseen() []test {
 
 // naming is how a statement names a caller. The zero value: not at all.
 type naming struct {
-	// itself: as it is; account: by its account.
-	itself, account bool
+	// itself: as it is; everyone: so, and all others; account: by its account.
+	itself, everyone, account bool
 	// session is a test of the sessions for which it does, where that depends on them.
 	session []test
 }
@@ -286,19 +287,20 @@ func named(st *keypolicy.Statement, s subject) naming {
 		byARN, byAccount = byAccount, false
 	}
 	if !st.NotPrincipal {
-		n := naming{itself: everyone || byARN, account: byAccount}
+		n := naming{itself: everyone || byARN, everyone: everyone, account: byAccount}
 		if len(sessions.values) > 0 && !n.itself {
 			n.session = []test{sessions}
 		}
 		return n
 	}
 	// An Allow leaves out whom it names in any way; a Deny a user only where it names its
-	// account, too, and a session where it also names the role (IAM User Guide,
-	// "NotPrincipal").
+	// account, too, and a session where it also names the role, and nobody who has a
+	// permissions boundary (IAM User Guide, "NotPrincipal").
 	out, perSession := everyone || byARN || byAccount, len(sessions.values) > 0
 	if st.Deny && s.principal != nil {
-		out = everyone || byARN && byAccount && s.kind == "user"
-		perSession = perSession && byARN && byAccount
+		bounded := s.principal.Boundary != ""
+		out = !bounded && (everyone || byARN && byAccount && s.kind == "user")
+		perSession = !bounded && perSession && byARN && byAccount
 	}
 	switch {
 	case out:
