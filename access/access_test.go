@@ -75,6 +75,7 @@ func TestMay(t *testing.T) {
 		{"it names the user, whose boundary does not count", direct(iamARN+"user/a", ""), bounded(user("a")), access.Yes},
 		{"it names the role, whose boundary counts", direct(iamARN+"role/a", ""), bounded(role("a")), access.No},
 		{"it names a session, which no boundary limits", direct("arn:aws:sts::111122223333:assumed-role/a/me", ""), bounded(role("a")), access.Conditional},
+		{"it names everybody, whose boundaries do not count", statement(`{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}`), bounded(role("a")), access.Yes},
 		{"IAM allows and the boundary does not", delegates, bounded(user("a", decrypts)), access.No},
 		{"IAM denies", delegates, user("a", deny("")), access.No},
 		{"IAM denies some", delegates, user("a", deny(`,"Condition":{"Bool":{"aws:MultiFactorAuthPresent":"false"}}`)), access.Conditional},
@@ -93,6 +94,7 @@ func TestMay(t *testing.T) {
 		{"two that complete each other", delegates, user("a", allow(`,"Condition":{"Null":{"kms:ViaService":"true"}}`), allow(`,"Condition":{"Null":{"kms:ViaService":"false"}}`)), access.Yes},
 		{"a policy that cannot be read", delegates, user("a", `{"Statement":`), access.Conditional},
 		{"a user that NotPrincipal exempts", statement(`{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"},{"Effect":"Deny","NotPrincipal":{"AWS":["111122223333","` + iamARN + `user/a"]},"Action":"kms:*","Resource":"*"}`), user("a"), access.Yes},
+		{"NotPrincipal exempts nobody who has a boundary", statement(`{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"},{"Effect":"Deny","NotPrincipal":{"AWS":["111122223333","` + iamARN + `user/a"]},"Action":"kms:*","Resource":"*"}`), bounded(user("a")), access.No},
 		{"NotPrincipal without the account exempts nobody", statement(`{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"},{"Effect":"Deny","NotPrincipal":{"AWS":"` + iamARN + `user/a"},"Action":"kms:*","Resource":"*"}`), user("a"), access.No},
 		{"a Deny for the account is one for all in it", statement(`{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"},{"Effect":"Deny","Principal":{"AWS":"111122223333"},"Action":"kms:*","Resource":"*"}`), user("a", decrypts), access.No},
 	} {
