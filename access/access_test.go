@@ -75,6 +75,7 @@ func TestMay(t *testing.T) {
 		{"it names the user, whose boundary does not count", direct(iamARN+"user/a", ""), bounded(user("a")), access.Yes},
 		{"it names the role, whose boundary counts", direct(iamARN+"role/a", ""), bounded(role("a")), access.No},
 		{"it names a session, which no boundary limits", direct("arn:aws:sts::111122223333:assumed-role/a/me", ""), bounded(role("a")), access.Conditional},
+		{"it names the role and a session", statement(`{"Effect":"Allow","Principal":{"AWS":["` + iamARN + `role/a","arn:aws:sts::111122223333:assumed-role/a/me"]},"Action":"kms:Decrypt","Resource":"*"}`), bounded(role("a")), access.Conditional},
 		{"it names everybody, whose boundaries do not count", statement(`{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*"}`), bounded(role("a")), access.Yes},
 		{"IAM allows and the boundary does not", delegates, bounded(user("a", decrypts)), access.No},
 		{"IAM denies", delegates, user("a", deny("")), access.No},

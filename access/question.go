@@ -288,7 +288,9 @@ func named(st *keypolicy.Statement, s subject) naming {
 	}
 	if !st.NotPrincipal {
 		n := naming{itself: everyone || byARN, everyone: everyone, account: byAccount}
-		if len(sessions.values) > 0 && !n.itself {
+		// A boundary limits what the role has, and not what the session has besides.
+		limited := byARN && !everyone && !st.Deny && s.principal != nil && s.principal.Boundary != ""
+		if len(sessions.values) > 0 && (!n.itself || limited) {
 			n.session = []test{sessions}
 		}
 		return n
