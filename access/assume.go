@@ -117,7 +117,7 @@ func (r *Review) mayAssume(s subject, role *Principal) truth {
 			holds = min(holds, truth)
 		}
 		n := named(&st, s)
-		if len(n.session) > 0 {
+		if len(n.session) > 0 && !n.itself {
 			holds, n.itself = min(holds, unknown), true
 		}
 		switch {
