@@ -186,6 +186,7 @@ func TestAssumers(t *testing.T) {
 		return a
 	}
 	maybe := func(a access.Assumer) access.Assumer { a.Verdict = access.Conditional; return a }
+	narrow := func(p access.Principal) access.Principal { p.Boundary = iamARN + "policy/narrow"; return p }
 	ofRoot := access.Assumer{Principal: iamARN + "root", Type: "root", Verdict: access.Yes}
 	for _, tt := range []struct {
 		name string
@@ -198,12 +199,15 @@ func TestAssumers(t *testing.T) {
 		{"what denies", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`user/alice"}`, ""), []access.Principal{user("alice", assumes(`,{"Effect":"Deny","Action":"sts:*","Resource":"*"}`))}, nil},
 		{"with MFA", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`user/alice"}`, `,"Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"}}`), []access.Principal{user("alice")}, []access.Assumer{maybe(yes("user", "alice"))}},
 		{"over another role", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`role/ci"}`, ""), []access.Principal{trusting(role("ci"), `{"AWS":"`+iamARN+`user/alice"}`, ""), user("alice")}, []access.Assumer{yes("role", "ci"), yes("user", "alice", "ci")}},
+		{"a role that is named, but for its boundary", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`role/ci"}`, ""), []access.Principal{narrow(role("ci"))}, nil},
+		{"a session of it, which no boundary limits", trusting(role("app", decrypts), `{"AWS":["`+iamARN+`role/ci","arn:aws:sts::111122223333:assumed-role/ci/me"]}`, ""), []access.Principal{narrow(role("ci"))}, []access.Assumer{maybe(yes("role", "ci")), {Principal: "arn:aws:sts::111122223333:assumed-role/ci/me", Type: "session", Outside: true, Verdict: access.Conditional},
+			{Principal: "ec2.amazonaws.com", Type: "service", Outside: true, Through: []string{iamARN + "role/ci"}, Verdict: access.Conditional}}},
 		{"in a circle", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`role/ci"}`, ""), []access.Principal{trusting(role("ci"), `{"AWS":"`+iamARN+`role/app"}`, "")}, []access.Assumer{yes("role", "ci")}},
 		{"another account", trusting(role("app", decrypts), `{"AWS":"444455556666"}`, ""), nil, []access.Assumer{{Principal: "444455556666", Type: "account", Outside: true, Verdict: access.Conditional}}},
 		{"everyone", trusting(role("app", decrypts), `"*"`, ""), []access.Principal{user("alice")}, []access.Assumer{{Principal: "*", Type: "everyone", Outside: true, Verdict: access.Yes}, ofRoot, yes("user", "alice")}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a := access.Account{ID: account, Roles: []access.Principal{tt.app}}
+			a := access.Account{ID: account, Roles: []access.Principal{tt.app}, Policies: map[string]string{iamARN + "policy/narrow": decrypts}}
 			for _, p := range tt.who {
 				if p.Role {
 					a.Roles = append(a.Roles, p)

@@ -105,7 +105,9 @@ func (r *Review) direct(role *Principal) (all []assuming) {
 // own policies say.
 func (r *Review) mayAssume(s subject, role *Principal) truth {
 	values := func(key string) ([]string, bool) { return s.fact(key, r) }
-	itself, account, denied := never, never, never
+	// limited: by the boundary of a role that is named, as in a key policy.
+	itself, limited, account, denied := never, never, never, never
+	bounded := s.principal != nil && s.principal.Role && s.principal.Boundary != ""
 	for _, st := range r.trust(role) {
 		if !covers(st, "sts:AssumeRole") && !covers(st, "sts:AssumeRoleWithSAML") && !covers(st, "sts:AssumeRoleWithWebIdentity") {
 			continue
@@ -117,13 +119,17 @@ func (r *Review) mayAssume(s subject, role *Principal) truth {
 			holds = min(holds, truth)
 		}
 		n := named(&st, s)
-		if len(n.session) > 0 && !n.itself {
+		if len(n.session) > 0 && !st.Deny {
+			itself = max(itself, min(holds, unknown))
+		} else if len(n.session) > 0 {
 			holds, n.itself = min(holds, unknown), true
 		}
 		switch {
 		case st.Deny && (n.itself || n.account):
 			denied = max(denied, holds)
 		case st.Deny:
+		case n.itself && bounded && !n.everyone:
+			limited = max(limited, holds)
 		case n.itself:
 			itself = max(itself, holds)
 		case n.account:
@@ -132,8 +138,8 @@ func (r *Review) mayAssume(s subject, role *Principal) truth {
 	}
 	switch p := s.principal; {
 	case p != nil:
-		mine, forbidden := r.askSteps(p, role.ARN, assumeRole)
-		itself, denied = max(itself, min(account, mine)), max(denied, forbidden)
+		mine, within, forbidden := r.askSteps(p, role.ARN, assumeRole)
+		itself, denied = max(itself, min(limited, within), min(account, mine)), max(denied, forbidden)
 	case len(s.unseen()) > 0:
 		itself = min(itself, unknown)
 	}

@@ -141,7 +141,7 @@ func (r *Review) can(p *Principal, resource string, list ...step) (step, truth) 
 		if s.ever&(1<<one) == 0 {
 			continue
 		}
-		allowed, denied := r.askSteps(p, resource, one)
+		allowed, _, denied := r.askSteps(p, resource, one)
 		if truth := min(allowed, always-denied); truth > best {
 			best, by = truth, one
 		}
@@ -149,9 +149,9 @@ func (r *Review) can(p *Principal, resource string, list ...step) (step, truth) 
 	return by, best
 }
 
-// askSteps reports whether a principal's own policies allow a step on a resource, and whether
-// they deny it.
-func (r *Review) askSteps(p *Principal, resource string, one step) (allowed, denied truth) {
+// askSteps reports whether a principal's own policies allow a step on a resource, whether its
+// boundary does, if it has one, and whether they deny it.
+func (r *Review) askSteps(p *Principal, resource string, one step) (allowed, within, denied truth) {
 	s, subject := r.stepper(p), subjectOf(p, r.account.ID)
 	values := func(key string) ([]string, bool) {
 		if key == resourceKey {
@@ -175,11 +175,11 @@ func (r *Review) askSteps(p *Principal, resource string, one step) (allowed, den
 		}
 		return best
 	}
-	allowed, denied = ask(s.identity, false), ask(s.identity, true)
+	allowed, within, denied = ask(s.identity, false), always, ask(s.identity, true)
 	if s.bounded {
-		allowed, denied = min(allowed, ask(s.boundary, false)), max(denied, ask(s.boundary, true))
+		within, denied = ask(s.boundary, false), max(denied, ask(s.boundary, true))
 	}
-	return allowed, denied
+	return min(allowed, within), within, denied
 }
 
 // trust returns the statements of a role's trust policy. One that cannot be read has none.
