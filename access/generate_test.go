@@ -120,11 +120,11 @@ func (g *generator) statement(denies int) object {
 	if g.chance(denies) {
 		s["Effect"] = "Deny"
 	}
-	action := pick(g, "kms:*", "*", "kms:Decrypt", "kms:?ecrypt", "kms:De*", "kms:*crypt", "kms:Encrypt", "kms:CreateGrant", "kms:Put*", "kms:TagResource", "s3:*")
+	action := pick(g, "kms:*", "*", "kms:Decrypt", "kms:?ecrypt", "kms:De*", "kms:*crypt", "kms:Encrypt", "kms:CreateGrant", "kms:Put*", "kms:TagResource", "s3:*", "sts:*")
 	if g.chance(15) {
 		s["NotAction"] = []string{action, "s3:*"}
 	} else {
-		s["Action"] = []string{action, pick(g, "kms:Decrypt", "kms:DescribeKey", "s3:GetObject")}
+		s["Action"] = []string{action, pick(g, "kms:Decrypt", "kms:DescribeKey", "sts:AssumeRole")}
 	}
 	s["Resource"] = "*"
 	if g.chance(30) {
@@ -158,7 +158,7 @@ func (g *generator) identity() string {
 	for range 1 + g.IntN(3) {
 		s := g.statement(20)
 		resource := pick(g, "*", "*", keyARN, "arn:aws:kms:*:"+account+":key/*", "arn:aws:kms:*:*:key/1234*", "arn:aws:kms:*:*:key/9*",
-			"arn:aws:kms:*:*:key/${aws:PrincipalTag/key}*", "arn:aws:s3:::*")
+			"arn:aws:kms:*:*:key/${aws:PrincipalTag/key}*", iamARN+"role/*", arnOf("role", pick(g, g.roles...)))
 		if delete(s, "Resource"); g.chance(15) {
 			s["NotResource"] = resource
 		} else {
@@ -192,6 +192,20 @@ func (g *generator) keyPolicy() string {
 		statements = append(statements, s)
 	}
 	return document(g.version(), statements)
+}
+
+// trust is the trust policy of a role.
+func (g *generator) trust() string {
+	var statements []object
+	for range 1 + g.IntN(2) {
+		s := g.statement(20)
+		s["Action"] = "sts:AssumeRole"
+		delete(s, "NotAction")
+		delete(s, "Resource")
+		s["Principal"] = pick[any](g, "*", object{"AWS": account}, object{"AWS": account}, object{"AWS": g.someone()}, object{"AWS": []string{g.someone(), g.someone()}}, object{"Service": "ec2.amazonaws.com"})
+		statements = append(statements, s)
+	}
+	return document("2012-10-17", statements)
 }
 
 // grants are some on the key.
@@ -270,7 +284,7 @@ func (g *generator) fill(t *testing.T, in *iam.Account) []string {
 		path := strings.TrimPrefix(strings.TrimSuffix(arnOf("role", name), name), iamARN+"role")
 		arns = append(arns, set(in.SetRole(iam.Role{
 			Name: name, Path: path, Inline: inline(60), Attached: attached(), Boundary: boundary(), Tags: tags(),
-			Trust: document("2012-10-17", []object{{"Effect": "Allow", "Principal": object{"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}}),
+			Trust: g.trust(),
 		})))
 	}
 	return append(arns, iamARN+"root")
