@@ -2,6 +2,8 @@ package access_test
 
 import (
 	"maps"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,11 +18,11 @@ import (
 // evaluator, which shares no code with the review, answer for each principal, action and
 // request: nobody is missing, nobody is extra, and what depends on the request is conditional.
 func TestAsLocalawsDecides(t *testing.T) {
-	all := requests()
+	all, each := requests(), requestsEach(t)
 	allowed, asked, conditional, shown := 0, 0, 0, 0
 	for seed := range uint64(accounts) {
 		server := localaws.New(localaws.Options{Account: account, Region: "eu-central-1"})
-		tried := generate(t, server, seed, all, requestsEach)
+		tried := generate(t, server, seed, all, each)
 		read, err := access.Read(t.Context(), awsclient.NewIAM(inprocess.Config(server, "eu-central-1", "reader")), account)
 		if err != nil {
 			t.Fatal(err)
@@ -84,11 +86,11 @@ func TestAsLocalawsDecides(t *testing.T) {
 // TestAssumersAsLocalawsDecides is the same for who may assume a role that holds the key. The
 // root user may not, and is left out.
 func TestAssumersAsLocalawsDecides(t *testing.T) {
-	all := requests()
+	all, each := requests(), requestsEach(t)
 	may, certain := 0, 0
 	for seed := range uint64(accounts) {
 		server := localaws.New(localaws.Options{Account: account, Region: "eu-central-1"})
-		tried := generate(t, server, seed, all, requestsEach)
+		tried := generate(t, server, seed, all, each)
 		read, err := access.Read(t.Context(), awsclient.NewIAM(inprocess.Config(server, "eu-central-1", "reader")), account)
 		if err != nil {
 			t.Fatal(err)
@@ -145,8 +147,23 @@ func TestAssumersAsLocalawsDecides(t *testing.T) {
 	}
 }
 
-// accounts are tried with as many requests each, of which the review decides some one by one.
-const accounts, requestsEach, decidedEach = 300, 100, 8
+// accounts are tried with as many requests each (see requestsEach), of which the review
+// decides some one by one.
+const accounts, decidedEach = 300, 4
+
+// requestsEach is how many requests of each principal for each action are tried: 20, or as
+// many as CMKEEPER_DIFFERENTIAL_REQUESTS says.
+func requestsEach(t *testing.T) int {
+	text := os.Getenv("CMKEEPER_DIFFERENTIAL_REQUESTS")
+	if text == "" {
+		return 20
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("CMKEEPER_DIFFERENTIAL_REQUESTS=%q is not a number of requests", text)
+	}
+	return n
+}
 
 // of is the request as one of a principal, whose unique id is given.
 func (r request) of(principal, id string) map[string][]string {
