@@ -33,7 +33,7 @@ var delivered = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile
 
 // late is how much later than an event its file may be delivered. CloudTrail promises no
 // time, and takes minutes.
-const late = 24 * time.Hour
+const late = day
 
 // May reports whether a log file may have events of a time, by its name; a name that says
 // nothing may.
@@ -71,6 +71,7 @@ func Folder(fsys fs.FS) (files []File, err error) {
 // cannot be read is noted in the collector, and is no error. progress, where not nil, is
 // called after each file with how many bytes of all files are read; never concurrently.
 func (c *Collector) ReadFiles(ctx context.Context, files []File, progress func(bytes int64)) error {
+	c.begin()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	var mu sync.Mutex

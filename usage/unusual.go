@@ -17,14 +17,25 @@ type Unusual struct {
 	Text string `json:"text"`
 }
 
+// day is a day in UTC.
+const day = 24 * time.Hour
+
 // unusual compares the calls with those of the time before.
 func (c *Collector) unusual() (found []Unusual, before string) {
 	n, f := &c.now, &c.former
-	days := int(c.from.Sub(c.before) / (24 * time.Hour))
-	span := fmt.Sprintf("the %d days before, with %d calls", days, f.total)
-	if f.total == 0 {
-		return nil, fmt.Sprintf("In the %d days before, no call for the key is known, so there is nothing to compare with.", days)
+	known := c.from.Sub(c.before)
+	defer func() { before = strings.TrimSpace(before + " " + c.short) }()
+	if known < time.Second {
+		return nil, "Nothing is known of the time before, so there is nothing to compare with."
 	}
+	long := fmt.Sprintf("the %d days before", known/day)
+	if known < 2*day {
+		long = "the " + strings.TrimSuffix(fmt.Sprintf("%.1f", known.Hours()), ".0") + " hours before"
+	}
+	if f.total == 0 {
+		return nil, fmt.Sprintf("In %s, no call for the key is known, so there is nothing to compare with.", long)
+	}
+	span := fmt.Sprintf("%s, with %d calls", long, f.total)
 	found = []Unusual{}
 	for _, look := range []struct {
 		by   int
@@ -42,9 +53,12 @@ func (c *Collector) unusual() (found []Unusual, before string) {
 				row.Calls, row.Failed, row.First.Format(time.RFC3339), row.Last.Format(time.RFC3339), span)})
 		}
 	}
+	if known < day {
+		return found, "Compared with " + span + ": too short to compare days."
+	}
 	least, most := f.daily(c.before, c.from)
-	for day := c.from.Truncate(24 * time.Hour); day.Before(c.to); day = day.Add(24 * time.Hour) {
-		date := day.Format(time.DateOnly)
+	for at := c.from.Truncate(day); at.Before(c.to); at = at.Add(day) {
+		date := at.Format(time.DateOnly)
 		if d := n.days[date]; d != nil && d.Calls > most {
 			found = append(found, Unusual{"volume", date, fmt.Sprintf("%d calls; the days before had %d to %d", d.Calls, least, most)})
 		}
@@ -62,9 +76,9 @@ func session(principal string) bool {
 // daily is how many calls a whole day had, at least and at most.
 func (n *counts) daily(from, to time.Time) (least, most int64) {
 	first := true
-	for day := from.Truncate(24 * time.Hour); day.Before(to); day = day.Add(24 * time.Hour) {
+	for at := from.Truncate(day); at.Before(to); at = at.Add(day) {
 		calls := int64(0)
-		if d := n.days[day.Format(time.DateOnly)]; d != nil {
+		if d := n.days[at.Format(time.DateOnly)]; d != nil {
 			calls = d.Calls
 		}
 		if first || calls < least {

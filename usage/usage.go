@@ -89,6 +89,9 @@ type Source struct {
 	Files    int64 `json:"files,omitempty"`
 	Records  int64 `json:"records"`
 	Repeated int64 `json:"repeated,omitempty"`
+	// MayLackSince is the time since when calls may be missing, because CloudTrail may not
+	// show them yet; zero where the table ends before.
+	MayLackSince time.Time `json:"may_lack_since,omitzero"`
 	// Unread is what could not be read, with the reason: the table may lack calls then.
 	Unread []string `json:"unread,omitempty"`
 	// UnreadMore is how many more there are.
@@ -106,6 +109,10 @@ const (
 	// this number, of 16 bytes each.
 	maxSeen   = 500_000
 	maxUnread = 20
+	// hidden is how long CloudTrail may not show a call: it takes about 5 minutes on average
+	// and promises no time (CloudTrail User Guide, "How CloudTrail works"); 15 is what AWS
+	// used to name as the most.
+	hidden = 15 * time.Minute
 )
 
 // Collector counts the uses of a key. It is safe for concurrent use.
@@ -117,6 +124,7 @@ type Collector struct {
 	mu          sync.Mutex
 	now, former counts
 	source      Source
+	short       string // why the time before is shorter than the time
 	// seen and seenBefore are two generations of the ids of records.
 	seen, seenBefore map[[16]byte]struct{}
 }
@@ -195,6 +203,15 @@ func (c *Collector) noteFile(f File, _ int64, err error) {
 	}
 }
 
+// begin notes that reading begins now.
+func (c *Collector) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if since := time.Now().UTC().Add(-hidden).Truncate(time.Second); since.Before(c.to) {
+		c.source.MayLackSince = since
+	}
+}
+
 // Name names the source of the records.
 func (c *Collector) Name(name string) {
 	c.mu.Lock()
@@ -249,12 +266,12 @@ func (n *counts) add(c *Collector, u events.Use) {
 		n.last = u.Time
 	}
 	date := u.Time.Format(time.DateOnly)
-	day := n.days[date]
-	if day == nil {
-		day = &Day{Date: date}
-		n.days[date] = day
+	d := n.days[date]
+	if d == nil {
+		d = &Day{Date: date}
+		n.days[date] = d
 	}
-	day.Calls, day.Failed = day.Calls+1, day.Failed+failed
+	d.Calls, d.Failed = d.Calls+1, d.Failed+failed
 
 	a := u.Actor
 	n.count(byOperation, u.Name, u, failed)
@@ -344,8 +361,8 @@ func (c *Collector) Table() Table {
 		t.Outside = &n.outside
 	}
 	t.Source.Unread = slices.Clone(t.Source.Unread)
-	for day := c.from.Truncate(24 * time.Hour); day.Before(c.to); day = day.Add(24 * time.Hour) {
-		d := Day{Date: day.Format(time.DateOnly)}
+	for at := c.from.Truncate(day); at.Before(c.to); at = at.Add(day) {
+		d := Day{Date: at.Format(time.DateOnly)}
 		if found := n.days[d.Date]; found != nil {
 			d = *found
 		}

@@ -252,6 +252,9 @@ func printUsage(w io.Writer, t usage.Table) error {
 		fmt.Fprintf(&b, ", of which %d came twice and count once", t.Source.Repeated)
 	}
 	b.WriteString(".\n")
+	if since := t.Source.MayLackSince; !since.IsZero() {
+		b.WriteString(wrapTo(80, fmt.Sprintf("Calls of the last 15 minutes, since %s, may be missing: CloudTrail shows a call some minutes later, and promises no time.", when(since)), "", "  "))
+	}
 	for _, u := range t.Source.Unread {
 		b.WriteString(wrapTo(80, "Not read: "+alert.Escape(u), "", "  "))
 	}

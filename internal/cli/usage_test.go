@@ -34,7 +34,8 @@ func TestUsage(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	code, out, _ := a.command("usage", key, "--days", "3")
-	for _, want := range []string{key, "Operations\n", "GenerateDataKey", "Resources, as the callers named them\n          5  s3-bucket app-data", "Calls by day (UTC)", "In the 3 days before, no call for the key is known"} {
+	for _, want := range []string{key, "Operations\n", "GenerateDataKey", "Resources, as the callers named them\n          5  s3-bucket app-data", "Calls by day (UTC)", "In the 3 days before, no call for the key is known",
+		"\nCalls of the last 15 minutes, since "} {
 		if code != exitOK || !strings.Contains(out, want) {
 			t.Errorf("exit code %d, no %q in %s", code, want, out)
 		}
