@@ -68,7 +68,7 @@ func Folder(fsys fs.FS) (files []File, err error) {
 }
 
 // ReadFiles adds the uses in log files to a collector, several files at once. A file that
-// cannot be read is noted in the collector, and is no error. progress, where not nil, is
+// cannot be read is noted in the collector, and is no error; so is that none is of the time. progress, where not nil, is
 // called after each file with how many bytes of all files are read; never concurrently.
 func (c *Collector) ReadFiles(ctx context.Context, files []File, progress func(bytes int64)) error {
 	c.begin()
@@ -76,10 +76,12 @@ func (c *Collector) ReadFiles(ctx context.Context, files []File, progress func(b
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	var mu sync.Mutex
 	var done int64
+	asked := false
 	for _, f := range files {
 		if !f.May(c.before, c.to) {
 			continue
 		}
+		asked = true
 		g.Go(func() error {
 			if gctx.Err() != nil {
 				return context.Cause(gctx)
@@ -96,6 +98,11 @@ func (c *Collector) ReadFiles(ctx context.Context, files []File, progress func(b
 	}
 	if err := g.Wait(); err != nil {
 		return err
+	}
+	if !asked {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.unread(fmt.Sprintf("all of the %d log files: they were delivered at other times, by their names", len(files)))
 	}
 	return context.Cause(ctx)
 }

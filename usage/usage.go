@@ -98,6 +98,20 @@ type Source struct {
 	UnreadMore int64 `json:"unread_more,omitempty"`
 }
 
+// Err returns why the table may lack calls: how many files or records could not be read, and
+// the first; nil where all were read. Without a call in the table nobody is known to have
+// made none, then.
+func (s Source) Err() error {
+	switch n := int64(len(s.Unread)) + s.UnreadMore; n {
+	case 0:
+		return nil
+	case 1:
+		return fmt.Errorf("the table may lack calls; not read: %s", s.Unread[0])
+	default:
+		return fmt.Errorf("the table may lack calls; %d files or records were not read, the first: %s", n, s.Unread[0])
+	}
+}
+
 // Others is the name of the row of what is not counted by itself, because there are too
 // many different ones.
 const Others = "(others)"
@@ -360,7 +374,7 @@ func (c *Collector) Table() Table {
 	if c.outside != nil {
 		t.Outside = &n.outside
 	}
-	t.Source.Unread = slices.Clone(t.Source.Unread)
+	t.Source.Unread = slices.Sorted(slices.Values(t.Source.Unread))
 	for at := c.from.Truncate(day); at.Before(c.to); at = at.Add(day) {
 		d := Day{Date: at.Format(time.DateOnly)}
 		if found := n.days[d.Date]; found != nil {

@@ -269,6 +269,10 @@ func TestFilesOfOtherTimes(t *testing.T) {
 			t.Errorf("%s: %t", name, got)
 		}
 	}
+	none := read(t, fstest.MapFS{"1_CloudTrail_x_20260401T0010Z_a.json.gz": &fstest.MapFile{}})
+	if err := none.Source.Err(); err == nil || err.Error() != "the table may lack calls; not read: all of the 1 log files: they were delivered at other times, by their names" {
+		t.Errorf("%+v: %v", none.Source, err)
+	}
 }
 
 // FuzzRecords compares the way records are cut out with encoding/json.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
 	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/alert"
@@ -23,6 +25,8 @@ import (
 const usageAbout = `Says what was done with a key: how often, by whom, from where, for which resource, what was refused, and what of that is unusual against as long a time before.
 
 It asks CloudTrail's event history, which has the last 90 days and takes two requests a second of 50 events each; it takes one of them. For a busy key, give it the log files of a trail: a folder, or s3://BUCKET/PREFIX (AWSLogs/ACCOUNT/CloudTrail/REGION/). --sql prints a query that counts the same where the logs are too many for one machine.
+
+Where something could not be read, the table is printed and the exit code is 1.
 
 Who may use a key chooses the encryption context, so a resource is what the caller said.`
 
@@ -100,11 +104,13 @@ func (c *usageCommand) run(ctx context.Context, p *process, key string) error {
 	t := collector.Table()
 	switch {
 	case c.json:
-		return printJSON(p.stdout, t)
+		err = printJSON(p.stdout, t)
 	case c.csv:
-		return printUsageCSV(p.stdout, t)
+		err = printUsageCSV(p.stdout, t)
+	default:
+		err = printUsage(p.stdout, t)
 	}
-	return printUsage(p.stdout, t)
+	return cmp.Or(err, t.Source.Err())
 }
 
 // collect reads the events.
@@ -157,7 +163,7 @@ func (c *usageCommand) files(ctx context.Context, hand byHand) (files []usage.Fi
 					files = append(files, usage.File{Name: name, Size: aws.ToInt64(o.Size), Open: func(ctx context.Context) (io.ReadCloser, error) {
 						out, err := hand.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &name})
 						if err != nil {
-							return nil, err
+							return nil, missing(err)
 						}
 						return out.Body, nil
 					}})
@@ -172,6 +178,18 @@ func (c *usageCommand) files(ctx context.Context, hand byHand) (files []usage.Fi
 		return nil, fmt.Errorf("there are no log files (.json.gz) in %s", c.logs)
 	}
 	return files, nil
+}
+
+// missing names the permission that a refused GetObject lacks. S3 passes on KMS's refusal.
+func missing(err error) error {
+	api, ok := errors.AsType[smithy.APIError](err)
+	switch {
+	case !ok || api.ErrorCode() != "AccessDenied":
+		return err
+	case strings.Contains(api.ErrorMessage(), "kms:Decrypt"):
+		return fmt.Errorf("this takes kms:Decrypt of the key that the trail encrypts its log files with: %w", err)
+	}
+	return fmt.Errorf("this takes s3:GetObject on the bucket's objects: %w", err)
 }
 
 // sections are the rows of a table, with a title and what they are in CSV.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,8 +80,35 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%s: exit code %d: %s%s", name, code, out, errs)
 		}
 	}
-	a.deny(administrator, "cloudtrail:LookupEvents")
-	if code, out, errs := a.command("usage", key); code != exitError || out != "" || !strings.Contains(errs, "cloudtrail:LookupEvents") {
-		t.Errorf("denied: exit code %d: %s%s", code, out, errs)
+	// What could not be read is never taken for nobody.
+	if err := os.WriteFile(filepath.Join(dir, "b.json.gz"), log, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.encryptByDefault("trail", appAlias)
+	must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("trail"), Key: aws.String("AWSLogs/b.json"), Body: strings.NewReader(string(log))}))(t)
+	for name, tt := range map[string]struct {
+		denied, logs, calls, want string
+	}{
+		"no gzip":          {"", dir, "1", "the table may lack calls; not read: b.json.gz: gzip: invalid header"},
+		"no s3:GetObject":  {"s3:GetObject", "s3://trail/AWSLogs/", "0", "the table may lack calls; 2 files or records were not read, the first: AWSLogs/a.json: this takes s3:GetObject on the bucket's objects: "},
+		"no kms:Decrypt":   {"kms:Decrypt", "s3://trail/AWSLogs/", "1", "not read: AWSLogs/b.json: this takes kms:Decrypt of the key that the trail encrypts its log files with: "},
+		"no s3:ListBucket": {"s3:ListBucket", "s3://trail/AWSLogs/", "", "this takes s3:ListBucket on bucket trail"},
+		"no LookupEvents":  {"cloudtrail:LookupEvents", "", "", "look up events, which takes cloudtrail:LookupEvents: "},
+	} {
+		a.deny(administrator, tt.denied)
+		for format, calls := range map[string]string{"--json": `"calls":%s,"failed"`, "--csv": "operation,Decrypt,%s,", "": ": %s calls, "} {
+			args := []string{"usage", key, "--logs", tt.logs}
+			if format != "" {
+				args = append(args, format)
+			}
+			code, out, errs := a.command(args...)
+			if code != exitError || !strings.Contains(errs, tt.want) {
+				t.Errorf("%s: exit code %d: %s", name, code, errs)
+			}
+			switch calls = fmt.Sprintf(calls, tt.calls); {
+			case tt.calls == "" && out != "", tt.calls != "" && !strings.Contains(out, calls) && (tt.calls != "0" || format != "--csv"):
+				t.Errorf("%s: no %q in %s", name, calls, out)
+			}
+		}
 	}
 }
