@@ -2,7 +2,6 @@ package dependents_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -258,9 +257,12 @@ func TestUsesOfHostileRecords(t *testing.T) {
 	event := func(record string) dependents.Event {
 		return dependents.Event{EventName: "Decrypt", CloudTrailEvent: record, EventTime: 1}
 	}
-	refused, _ := json.Marshal(map[string]any{"errorCode": "DisabledException", "userIdentity": map[string]any{"invokedBy": "secretsmanager.amazonaws.com"}, "requestParameters": map[string]any{"encryptionContext": map[string]string{"aws:ebs:id": "vol-1"}}})
+	decrypt := func(members string) dependents.Event {
+		return event(`{"eventID":"1","eventName":"Decrypt","eventSource":"kms.amazonaws.com","eventTime":"1970-01-01T00:00:01Z","awsRegion":"us-east-1","recipientAccountId":"111122223333",` + members + `}`)
+	}
 	got := dependents.OfUses("arn:aws:kms:us-east-1:111122223333:key/k", dependents.Read[[]dependents.Event]{Value: []dependents.Event{
-		event(`{"requestParameters":null}`), event(`null`), event(`{"requestParameters":{"encryptionContext":{"aws:ebs:id":7}}}`), event(`no JSON`), event(string(refused)),
+		decrypt(`"requestParameters":null`), event(`null`), decrypt(`"requestParameters":{"encryptionContext":{"aws:ebs:id":7}}`), event(`no JSON`),
+		decrypt(`"errorCode":"DisabledException","userIdentity":{"invokedBy":"secretsmanager.amazonaws.com"},"requestParameters":{"encryptionContext":{"aws:ebs:id":"vol-1"}}`),
 	}})
 	want := []string{
 		"1 EBS volume: vol-1, Decrypt at 1970-01-01T00:00:01Z by secretsmanager.amazonaws.com, refused with DisabledException",

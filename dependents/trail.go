@@ -2,13 +2,12 @@ package dependents
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/awsconfig"
-	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/events"
 )
 
 // Event is an event as CloudTrail's LookupEvents answers with it.
@@ -38,50 +37,31 @@ func LookUp(ctx context.Context, trail awsconfig.API, keyARN string) ([]Event, e
 	return out.Events, nil
 }
 
-// use is the part of a CloudTrail record that shows how a key was used. ReEncrypt has two
-// keys and two contexts.
-type use struct {
-	ErrorCode         string `json:"errorCode"`
-	RequestParameters struct {
-		EncryptionContext            map[string]string `json:"encryptionContext"`
-		SourceEncryptionContext      map[string]string `json:"sourceEncryptionContext"`
-		DestinationEncryptionContext map[string]string `json:"destinationEncryptionContext"`
-		SourceKeyID                  string            `json:"sourceKeyId"`
-		DestinationKeyID             string            `json:"destinationKeyId"`
-	} `json:"requestParameters"`
-	UserIdentity struct {
-		InvokedBy string `json:"invokedBy"`
-	} `json:"userIdentity"`
-}
-
 // OfUses returns what the encryption contexts of the last events about a key name. That is
 // what callers said when they used it, or tried to: the resource need not exist any more, and
 // one that was not used lately is not among them.
-func OfUses(keyARN string, events Read[[]Event]) Source {
-	s := Source{ID: SourceTrail, Name: fmt.Sprintf("encryption contexts, which callers choose, in the last %d events about the key in CloudTrail", UsesLimit), At: events.At}
-	if events.Err != nil {
-		s.unknown("", events.Err, "cloudtrail:LookupEvents")
+func OfUses(keyARN string, uses Read[[]Event]) Source {
+	s := Source{ID: SourceTrail, Name: fmt.Sprintf("encryption contexts, which callers choose, in the last %d events about the key in CloudTrail", UsesLimit), At: uses.At}
+	if uses.Err != nil {
+		s.unknown("", uses.Err, "cloudtrail:LookupEvents")
 	}
 	unread := 0
-	for _, e := range events.Value {
-		var u use
-		if err := json.Unmarshal([]byte(e.CloudTrailEvent), &u); err != nil {
+	for _, found := range uses.Value {
+		e, err := events.Parse([]byte(found.CloudTrailEvent))
+		if err != nil {
 			unread++
 			continue
 		}
-		at := time.Unix(int64(e.EventTime), 0).UTC()
-		d := Dependent{At: at, Detail: e.EventName + " at " + at.Format(time.RFC3339)}
-		if by := u.UserIdentity.InvokedBy; by != "" {
+		at := time.Unix(int64(found.EventTime), 0).UTC()
+		d := Dependent{At: at, Detail: found.EventName + " at " + at.Format(time.RFC3339)}
+		if by := e.Actor.InvokedBy; by != "" {
 			d.Detail += " by " + shorten(by)
 		}
-		if u.ErrorCode != "" {
-			d.Detail += ", refused with " + shorten(u.ErrorCode)
+		if e.ErrorCode != "" {
+			d.Detail += ", refused with " + shorten(e.ErrorCode)
 		}
-		for _, context := range u.contexts(keyARN) {
-			var ok bool
-			if d.Resource, ok = Decode(context); ok {
-				s.add(d)
-			}
+		for _, d.Resource = range Named(e, keyARN) {
+			s.add(d)
 		}
 	}
 	if unread > 0 {
@@ -90,16 +70,14 @@ func OfUses(keyARN string, events Read[[]Event]) Source {
 	return s
 }
 
-// contexts are those that the key was used with.
-func (u use) contexts(keyARN string) []map[string]string {
-	p := u.RequestParameters
-	of := func(keyID string) bool { return keyID == "" || strings.Contains(keyID, arn.KeyID(keyARN)) }
-	contexts := []map[string]string{p.EncryptionContext}
-	if p.SourceEncryptionContext != nil && of(p.SourceKeyID) {
-		contexts = append(contexts, p.SourceEncryptionContext)
+// Named returns the resources that a call named as what it used the key for, each once; of a
+// call without an encryption context none. See [Decode].
+func Named(e events.Event, keyARN string) (named []Resource) {
+	use, _ := e.Detail.(events.Use)
+	for _, context := range use.With(keyARN) {
+		if r, ok := Decode(context); ok && !slices.Contains(named, r) {
+			named = append(named, r)
+		}
 	}
-	if p.DestinationEncryptionContext != nil && of(p.DestinationKeyID) {
-		contexts = append(contexts, p.DestinationEncryptionContext)
-	}
-	return contexts
+	return named
 }

@@ -301,8 +301,11 @@ type parameters struct {
 	AliasName   string
 	TargetKeyID string
 
-	SourceKeyID      string
-	DestinationKeyID string
+	SourceKeyID        string
+	DestinationKeyID   string
+	Context            map[string]string
+	SourceContext      map[string]string
+	DestinationContext map[string]string
 
 	PolicyName    string
 	Policy        string
@@ -358,6 +361,12 @@ func (s *scanner) parameters() (p parameters) {
 			p.SourceKeyID = s.string()
 		case "destinationKeyId":
 			p.DestinationKeyID = s.string()
+		case "encryptionContext":
+			p.Context = s.context()
+		case "sourceEncryptionContext":
+			p.SourceContext = s.context()
+		case "destinationEncryptionContext":
+			p.DestinationContext = s.context()
 		case "policyName":
 			p.PolicyName = s.string()
 		case "policy":
@@ -470,6 +479,19 @@ func (s *scanner) tags() map[string]string {
 		tags[key] = value
 	}
 	return tags
+}
+
+// context reads an object of strings, and at most maxList of them; a value of another type is "".
+func (s *scanner) context() (all map[string]string) {
+	for name := range s.members {
+		if all == nil {
+			all = map[string]string{}
+		}
+		if len(all) < maxList {
+			all[name] = s.string()
+		}
+	}
+	return all
 }
 
 // keyMetadata is KMS's description of a key that a call made.

@@ -21,7 +21,7 @@ var decoders = map[eventName]decoder{
 	{SourceKMS, "CreateCustomKeyStore"}:                keyStore,
 	{SourceKMS, "CreateGrant"}:                         createGrant,
 	{SourceKMS, "CreateKey"}:                           createKey,
-	{SourceKMS, "Decrypt"}:                             none,
+	{SourceKMS, "Decrypt"}:                             use,
 	{SourceKMS, "DeleteAlias"}:                         none,
 	{SourceKMS, "DeleteCustomKeyStore"}:                keyStore,
 	{SourceKMS, "DeleteExpiredKeyMaterial"}:            keyMaterial,
@@ -33,15 +33,15 @@ var decoders = map[eventName]decoder{
 	{SourceKMS, "DisconnectCustomKeyStore"}:            keyStore,
 	{SourceKMS, "EnableKey"}:                           none,
 	{SourceKMS, "EnableKeyRotation"}:                   enableKeyRotation,
-	{SourceKMS, "Encrypt"}:                             none,
-	{SourceKMS, "GenerateDataKey"}:                     none,
-	{SourceKMS, "GenerateDataKeyPair"}:                 none,
-	{SourceKMS, "GenerateDataKeyPairWithoutPlaintext"}: none,
-	{SourceKMS, "GenerateDataKeyWithoutPlaintext"}:     none,
+	{SourceKMS, "Encrypt"}:                             use,
+	{SourceKMS, "GenerateDataKey"}:                     use,
+	{SourceKMS, "GenerateDataKeyPair"}:                 use,
+	{SourceKMS, "GenerateDataKeyPairWithoutPlaintext"}: use,
+	{SourceKMS, "GenerateDataKeyWithoutPlaintext"}:     use,
 	{SourceKMS, "GenerateMac"}:                         none,
 	{SourceKMS, "ImportKeyMaterial"}:                   importKeyMaterial,
 	{SourceKMS, "PutKeyPolicy"}:                        putKeyPolicy,
-	{SourceKMS, "ReEncrypt"}:                           none,
+	{SourceKMS, "ReEncrypt"}:                           use,
 	{SourceKMS, "ReplicateKey"}:                        replicateKey,
 	{SourceKMS, "RetireGrant"}:                         grantRemoval,
 	{SourceKMS, "RevokeGrant"}:                         grantRemoval,
@@ -190,6 +190,21 @@ func keyMaterial(r record) Detail {
 func rotation(r record) Detail {
 	d := &r.ServiceEventDetails
 	return Rotation{d.RotationType, d.KeyOrigin, d.PreviousKeyMaterialID, d.CurrentKeyMaterialID}
+}
+
+func use(r record) Detail {
+	request := &r.RequestParameters
+	u := Use{
+		Key: request.KeyID, Context: request.Context,
+		DestinationKey: request.DestinationKeyID, DestinationContext: request.DestinationContext,
+	}
+	if u.Context == nil {
+		u.Context = request.SourceContext
+	}
+	if u.Key == "" {
+		u.Key = request.SourceKeyID
+	}
+	return u
 }
 
 func keyStore(r record) Detail {

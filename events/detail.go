@@ -1,5 +1,7 @@
 package events
 
+import "github.com/cmkeeper/cmkeeper/internal/arn"
+
 // Detail is implemented by the types that carry an event's own parameters. All
 // fields are as the caller sent them, so they are claims and not facts: a
 // refused call carries them too. A field that CloudTrail omitted is zero.
@@ -95,6 +97,33 @@ type Rotation struct {
 	Type                                        string // AUTOMATIC or ON_DEMAND; "" in old records
 	KeyOrigin                                   string
 	PreviousKeyMaterialID, CurrentKeyMaterialID string
+}
+
+// Use is the detail of the calls that use a key with an encryption context: Encrypt, Decrypt,
+// ReEncrypt and GenerateDataKey with its variants. Callers choose the contexts.
+type Use struct {
+	// Key is what the call named the key by, if it did: an id, an ARN or an alias; of
+	// ReEncrypt the source key. Context is the context with it.
+	Key     string
+	Context map[string]string
+	// DestinationKey and DestinationContext are ReEncrypt's.
+	DestinationKey     string
+	DestinationContext map[string]string
+}
+
+// With returns the contexts that a key was used with, by its ARN: those with another key, as
+// far as the call named that by its id, are left out.
+func (u Use) With(keyARN string) (contexts []map[string]string) {
+	for _, c := range []struct {
+		key     string
+		context map[string]string
+	}{{u.Key, u.Context}, {u.DestinationKey, u.DestinationContext}} {
+		id := firstOf(arn.KeyID(c.key), c.key)
+		if c.context != nil && (id == arn.KeyID(keyARN) || !isKeyID(id)) {
+			contexts = append(contexts, c.context)
+		}
+	}
+	return contexts
 }
 
 // KeyStore is the detail of the calls on custom key stores: Create, Update,
@@ -229,6 +258,7 @@ func (KeyMaterial) detail()                   {}
 func (Rotation) detail()                      {}
 func (TagResource) detail()                   {}
 func (UntagResource) detail()                 {}
+func (Use) detail()                           {}
 func (KeyStore) detail()                      {}
 func (Trail) detail()                         {}
 func (EventSelectors) detail()                {}

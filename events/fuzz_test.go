@@ -204,6 +204,8 @@ func encodeDetail(d Detail) (request, response, details object) {
 		request = object{"tags": tags}
 	case UntagResource:
 		request = object{"tagKeys": d.TagKeys}
+	case Use:
+		request = object{"keyId": d.Key, "encryptionContext": d.Context, "destinationKeyId": d.DestinationKey, "destinationEncryptionContext": d.DestinationContext}
 	case KeyStore:
 		request = object{"customKeyStoreId": d.ID, "customKeyStoreName": d.Name}
 	case Trail:

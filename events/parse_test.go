@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 const (
@@ -149,7 +151,7 @@ var fixtures = map[string]Event{
 		e.RequestID, e.SourceIP, e.UserAgent = "", "AWS Internal", "AWS Internal"
 		e.Actor.InvokedBy = "kms.amazonaws.com"
 	}),
-	"decrypt-cross-account": with(call(40, "Decrypt", keyA, "", nil), func(e *Event) {
+	"decrypt-cross-account": with(call(40, "Decrypt", keyA, "", Use{}), func(e *Event) {
 		e.ID = "5ba4ed00-0000-4000-8000-000000000001"
 		e.RequestID, e.SourceIP, e.UserAgent = "", "AWS Internal", "AWS Internal"
 		e.ReadOnly = true
@@ -157,7 +159,10 @@ var fixtures = map[string]Event{
 	}),
 
 	"addendum": with(call(68, "DisableKey", keyA, "", nil), func(e *Event) { e.ID = "e7e17000-0000-4000-8000-000000000014" }), // of disable-key
-	"re-encrypt-unusable": with(call(69, "ReEncrypt", keyB, "", nil), func(e *Event) {
+	"re-encrypt-unusable": with(call(69, "ReEncrypt", keyB, "", Use{
+		Key: "0a1b2c3d-1111-4222-8333-9e8d7c6b5a40", Context: map[string]string{"order": "7"},
+		DestinationKey: "5f6e7d8c-4444-4555-9666-1a2b3c4d5e6f", DestinationContext: map[string]string{"aws:s3:arn": "arn:aws:s3:::orders/7"},
+	}), func(e *Event) {
 		e.OtherKeyARN, e.ReadOnly = keyA, true
 		e.ErrorCode, e.ErrorMessage = "DisabledException", keyB+" is disabled."
 	}),
@@ -352,5 +357,27 @@ func BenchmarkParse(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestUseWith: of ReEncrypt's two contexts only that with the key, unless an alias hides which
+// key it was.
+func TestUseWith(t *testing.T) {
+	source, destination := map[string]string{"a": "source"}, map[string]string{"a": "destination"}
+	for _, tt := range []struct {
+		key, destinationKey string
+		want                []map[string]string
+	}{
+		{"", "", []map[string]string{source, destination}},
+		{keyA, "", []map[string]string{source, destination}},
+		{keyA, keyB, []map[string]string{source}},
+		{arn.KeyID(keyB), keyA, []map[string]string{destination}},
+		{arn.KeyID(keyA), "alias/b", []map[string]string{source, destination}},
+		{keyB, keyB, nil},
+	} {
+		got := Use{Key: tt.key, Context: source, DestinationKey: tt.destinationKey, DestinationContext: destination}.With(keyA)
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%q, %q: %s", tt.key, tt.destinationKey, diff)
+		}
 	}
 }

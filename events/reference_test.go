@@ -135,6 +135,9 @@ func referenceParameters(v any) parameters {
 		TargetKeyID:             str(o["targetKeyId"]),
 		SourceKeyID:             str(o["sourceKeyId"]),
 		DestinationKeyID:        str(o["destinationKeyId"]),
+		Context:                 referenceContext(o["encryptionContext"]),
+		SourceContext:           referenceContext(o["sourceEncryptionContext"]),
+		DestinationContext:      referenceContext(o["destinationEncryptionContext"]),
 		PolicyName:              str(o["policyName"]),
 		Policy:                  str(o["policy"]),
 		ReplicaPolicy:           str(o["replicaPolicy"]),
@@ -168,6 +171,17 @@ func referenceParameters(v any) parameters {
 		KeyMetadata:             referenceMetadata(o["keyMetadata"]),
 		ReplicaKeyMetadata:      referenceMetadata(o["replicaKeyMetadata"]),
 	}
+}
+
+func referenceContext(v any) map[string]string {
+	var context map[string]string
+	for name, value := range obj(v) {
+		if context == nil {
+			context = map[string]string{}
+		}
+		context[name] = str(value)
+	}
+	return context
 }
 
 func referenceConstraints(v any) bool {

@@ -121,6 +121,7 @@ var documents = []string{
 	`{"requestParameters":{"pendingWindowInDays":7,"rotationPeriodInDays":1e2,"multiRegion":"true"}}`,
 	`{"requestParameters":{"pendingWindowInDays":-7,"rotationPeriodInDays":99999999999999999999,"multiRegion":true,"keyId":["x"]}}`,
 	`{"userIdentity":{"sessionContext":{"sessionIssuer":{"type":"Role","arn":"r"},"attributes":{"mfaAuthenticated":"true"}},"onBehalfOf":{"userId":"u"}}}`,
+	`{"requestParameters":{"encryptionContext":{"a":"b","c":1,"a":"d"},"sourceEncryptionContext":{},"destinationEncryptionContext":["a"]}}`,
 	`{"additionalEventData":{"grantId":"g","customKeyStoreName":"s"},"requestParameters":{"constraints":{"encryptionContextSubset":{"a":"b"}}}}`,
 	`{"requestParameters":{"constraints":{"encryptionContextEquals":{},"sourceArn":"arn"}},"responseElements":{"constraints":{"encryptionContextSubset":["a"],"sourceArn":""}}}`,
 	`{"requestParameters": {"a" : [1, {"b":"\u0041"}]} ,"responseElements":[{}],"responseElements":null}`,

@@ -423,7 +423,7 @@ func failedUse(name string) play {
 	return play{severity: finding.Medium, title: name, change: func(c *reaction.Config) { c.FailedUse, c.Deletion = true, reaction.Off }, do: func(w *world) string {
 		key := w.knownKey("alias/orders")
 		w.disable(key)
-		w.record("kms", name, `"readOnly":true,"errorCode":"DisabledException","errorMessage":"the key is disabled","requestParameters":{"keyId":"`+key+`"},"resources":[{"ARN":"`+key+`"}]`)
+		w.record("kms", name, `"readOnly":true,"errorCode":"DisabledException","errorMessage":"the key is disabled","requestParameters":{"keyId":"`+key+`","encryptionContext":{"aws:s3:arn":"arn:aws:s3:::orders-data/2026/7.csv"}},"resources":[{"ARN":"`+key+`"}]`)
 		return key
 	}}
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cmkeeper/cmkeeper/alert"
+	"github.com/cmkeeper/cmkeeper/dependents"
 	"github.com/cmkeeper/cmkeeper/events"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
@@ -73,10 +75,15 @@ func use(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 	if severity == "" {
 		return nil, nil
 	}
+	needed := named(c.Event)
+	var others alert.Fact
 	d, err := c.AboutKey(ctx, alert.KindUse, "", func(a *alert.Alert) {
 		a.ID, a.Severity = id, severity
 		a.Title = fmt.Sprintf("%s failed because key %s cannot be used", c.Event.Name, reaction.ShortName(a.Key))
 		a.Summary = fmt.Sprintf("%s called %s, which failed with %s. Further failures of the same caller on this key within the hour are not alerted.", c.Who(), c.Event.Name, c.Event.ErrorCode)
+		if len(needed) > 0 {
+			a.Summary += " It was called for " + strings.Join(needed, " and ") + ", by the encryption context, which the caller chooses."
+		}
 		a.Risk = "An application or a service still depends on the key. Its calls fail until the key can be used again."
 		if reason == usePending {
 			a.Risk += " Once the key is deleted, everything encrypted under it is lost for good."
@@ -96,9 +103,21 @@ func use(ctx context.Context, c *reaction.Case) (*reaction.Decision, error) {
 		if c.Event.ErrorMessage != "" {
 			a.Facts = append(a.Facts, alert.Fact{Name: "AWS's answer", Values: []string{c.Event.ErrorMessage}})
 		}
+		if len(needed) > 0 {
+			a.Facts = append(a.Facts, alert.Fact{Name: "needed resource", Source: "the call's encryption context", Values: needed})
+		}
+		a.Facts = append(a.Facts, others)
 	})
 	if d != nil {
-		d.Once = id
+		d.Once, d.Gather = id, func(ctx context.Context) { others = c.UsedFor(ctx) }
 	}
 	return d, err
+}
+
+// named are the resources that a call names as what it uses the key for, in words.
+func named(e events.Event) (all []string) {
+	for _, r := range dependents.Named(e, e.KeyARN) {
+		all = append(all, dependents.Title(r.Kind)+" "+r.ID)
+	}
+	return all
 }

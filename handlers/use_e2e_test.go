@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -18,7 +19,7 @@ func TestFailedUse(t *testing.T) {
 		key := w.knownKey("alias/orders")
 		use := func() {
 			t.Helper()
-			if _, err := w.kms.Encrypt(w.ctx, &kms.EncryptInput{KeyId: &key, Plaintext: []byte("order 7")}); err == nil {
+			if _, err := w.kms.Encrypt(w.ctx, &kms.EncryptInput{KeyId: &key, Plaintext: []byte("order 7"), EncryptionContext: map[string]string{"aws:s3:arn": "arn:aws:s3:::orders-data/7\n.csv"}}); err == nil {
 				t.Fatal("a key that cannot be used encrypts")
 			}
 			if _, err := w.kms.GenerateDataKey(w.ctx, &kms.GenerateDataKeyInput{KeyId: &key, KeySpec: "AES_256"}); err == nil {
@@ -26,7 +27,7 @@ func TestFailedUse(t *testing.T) {
 			}
 			w.react()
 		}
-		must(w.kms.Encrypt(w.ctx, &kms.EncryptInput{KeyId: &key, Plaintext: []byte("order 7")}))
+		must(w.kms.Encrypt(w.ctx, &kms.EncryptInput{KeyId: &key, Plaintext: []byte("order 7"), EncryptionContext: map[string]string{"aws:dynamodb:tableName": "books"}}))
 		w.react()
 		w.none()
 
@@ -36,6 +37,18 @@ func TestFailedUse(t *testing.T) {
 		a := w.one()
 		if a.Kind != alert.KindUse || a.Severity != finding.High || a.Key.ARN != key || !slices.Contains(a.Key.Aliases, "alias/orders") || a.EventName != "Encrypt" || a.Actor == nil {
 			t.Errorf("alert:\n%s", a.Text())
+		}
+		for name, want := range map[string]string{
+			"needed resource":                 "S3 object orders-data/7\n.csv",
+			"resources that recent uses name": "1 S3 object: orders-data/7\n.csv, Encrypt at ",
+		} {
+			if got := facts(a, name); !strings.HasPrefix(got, want) {
+				t.Errorf("%s: %q, want %q", name, got, want)
+			}
+		}
+		if text := a.Text(); !strings.Contains(text, `orders-data/7\n.csv, by the encryption context`) || !strings.Contains(text, "refused with KMSInvalidStateException") ||
+			!strings.Contains(text, "1 DynamoDB table: books, Encrypt at ") {
+			t.Errorf("alert:\n%s", text)
 		}
 		if !slices.Contains(a.Next, "aws kms cancel-key-deletion --key-id "+key[len(key)-36:]+" --region "+region) {
 			t.Errorf("the alert does not say how to keep the key:\n%s", a.Text())

@@ -162,7 +162,7 @@ func (c *Collector) Add(record []byte) {
 		c.mu.Unlock()
 		return
 	}
-	u, err := events.ParseUse(record)
+	u, err := events.Parse(record)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.source.Records++
@@ -263,7 +263,7 @@ func newCounts() counts {
 	return n
 }
 
-func (n *counts) add(c *Collector, u events.Use) {
+func (n *counts) add(c *Collector, u events.Event) {
 	n.total++
 	failed := int64(0)
 	if u.Failed() {
@@ -300,19 +300,15 @@ func (n *counts) add(c *Collector, u events.Use) {
 	}
 }
 
-// resources are what the contexts of a call with the key name, each once.
-func (c *Collector) resources(u events.Use) (names []string) {
-	for _, context := range []map[string]string{u.Context, u.Destination} {
-		r, ok := dependents.Decode(context)
-		if !ok {
-			continue
+// resources are what the contexts of a call with the key name, each once; objects by their
+// bucket, since there may be millions.
+func (c *Collector) resources(u events.Event) (names []string) {
+	for _, r := range dependents.Named(u, c.key) {
+		if r.Kind == dependents.KindObject {
+			r.Kind = dependents.KindBucket
+			r.ID, _, _ = strings.Cut(r.ID, "/")
 		}
-		name := r.Kind + " " + r.ID
-		if r.Kind == dependents.KindObject { // of which there may be millions
-			bucket, _, _ := strings.Cut(r.ID, "/")
-			name = dependents.KindBucket + " " + bucket
-		}
-		if !slices.Contains(names, name) {
+		if name := r.Kind + " " + r.ID; !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}
@@ -320,7 +316,7 @@ func (c *Collector) resources(u events.Use) (names []string) {
 }
 
 // count counts a call by one thing; "" is nothing to count by.
-func (n *counts) count(by int, name string, u events.Use, failed int64) {
+func (n *counts) count(by int, name string, u events.Event, failed int64) {
 	if name == "" {
 		return
 	}

@@ -56,6 +56,9 @@ func (c call) record() []byte {
 		"userIdentity": identity, "resources": []map[string]string{{"ARN": c.key, "type": "AWS::KMS::Key"}}, "readOnly": true, "eventType": "AwsApiCall",
 		"requestParameters": map[string]any{"encryptionContext": map[string]string{"aws:s3:arn": "arn:aws:s3:::" + c.bucket + "/a}b\"c"}},
 	}
+	if c.operation == "DescribeKey" {
+		r["requestParameters"] = map[string]any{"keyId": c.key}
+	}
 	if c.code != "" {
 		r["errorCode"] = c.code
 	}
@@ -196,8 +199,13 @@ func TestTable(t *testing.T) {
 		"roles":      {got.Roles, func(c call) string { return c.role }},
 		"services":   {got.Services, func(c call) string { return c.invokedBy }},
 		"addresses":  {got.Addresses, func(c call) string { return c.address }},
-		"resources":  {got.Resources, func(c call) string { return "s3-bucket " + c.bucket }},
-		"failures":   {got.Failures, func(c call) string { return c.code }},
+		"resources": {got.Resources, func(c call) string {
+			if c.operation == "DescribeKey" {
+				return ""
+			}
+			return "s3-bucket " + c.bucket
+		}},
+		"failures": {got.Failures, func(c call) string { return c.code }},
 	} {
 		if d := gocmp.Diff(truth(all, tt.of), tt.rows); d != "" {
 			t.Errorf("%s: %s", name, d)

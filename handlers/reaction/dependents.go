@@ -55,10 +55,23 @@ func (c *Case) resourceFacts(ctx context.Context, key inventory.Key) []alert.Fac
 		facts = append(facts, LookedAt("resources that grants name", s.Name, s.At, s.Lines(), nil))
 	}
 	if s := r.Trail; len(s.Found) > 0 {
-		facts = append(facts, LookedAt("resources that recent uses name", s.Name, s.At, s.Lines(), nil))
+		facts = append(facts, LookedAt(usedFor, s.Name, s.At, s.Lines(), nil))
 	}
 	return facts
 }
+
+// UsedFor says which resources the last uses of the event's key named, the refused ones
+// included.
+func (c *Case) UsedFor(ctx context.Context) alert.Fact {
+	uses := dependents.Read[[]dependents.Event]{}
+	uses.Value, uses.Err = c.Uses(ctx)
+	uses.At = c.uses.readAt()
+	s := dependents.OfUses(c.Event.KeyARN, uses)
+	return LookedAt(usedFor, s.Name, s.At, s.Lines(), nil)
+}
+
+// usedFor names the fact of what recent uses name.
+const usedFor = "resources that recent uses name"
 
 // LookedAt is what a look came to: that nothing was found is said only where all of it
 // could be read.
