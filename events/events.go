@@ -12,6 +12,7 @@ package events
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 )
@@ -165,3 +166,15 @@ func (e Event) Failed() bool { return e.ErrorCode != "" }
 
 // IsKMS reports whether the event is about KMS.
 func (e Event) IsKMS() bool { return e.Source == SourceKMS || e.Source == SourceNative }
+
+// Uses returns the names of KMS's calls that use a key. CloudTrail has them as read-only.
+func Uses() []string {
+	return []string{
+		"Decrypt", "Encrypt", "ReEncrypt",
+		"GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext",
+		"Sign", "Verify", "GenerateMac", "VerifyMac", "DeriveSharedSecret",
+	}
+}
+
+// IsUse reports whether the event is a call that uses a key, or tried to.
+func (e Event) IsUse() bool { return e.Source == SourceKMS && slices.Contains(Uses(), e.Name) }

@@ -310,7 +310,7 @@ func TestSampleEventsAreRouted(t *testing.T) {
 			}
 			e := must(events.Parse(sample.Event))
 			row := slices.IndexFunc(handlers.TableRows(), func(r handlers.TableRow) bool { return r.Name == e.Name && !r.Unusable })
-			switch changes := !e.ReadOnly && !slices.Contains(handlers.Uses, e.Name); {
+			switch changes := !e.ReadOnly && !slices.Contains(events.Uses(), e.Name); {
 			case row >= 0:
 				routed[handlers.TableRows()[row].Reaction]++
 			case changes && !slices.Contains(passes, e.Name):

@@ -36,6 +36,3 @@ const KMSPattern = kmsPattern
 
 // GuardPattern is the pattern of the rule for what blinds or bypasses the guard.
 func GuardPattern() string { return guardPattern() }
-
-// Uses are the calls that use a key.
-var Uses = uses

@@ -242,7 +242,7 @@ func rows() []row {
 		row{on: call("CancelKeyDeletion"), reaction: note(alert.KindDeletion), severity: noted, observe: "alerts with the key's state"},
 		row{on: call("EnableKeyRotation"), reaction: note(alert.KindRotation), severity: noted, observe: "alerts"},
 	)
-	for _, name := range uses {
+	for _, name := range events.Uses() {
 		all = append(all, row{on: route{source: events.SourceKMS, kind: events.APICall, name: name, unusable: true}, reaction: use,
 			severity: "high where the key's deletion is pending, medium where it is disabled or unavailable; none where the key works again",
 			observe:  "alerts with key, caller and operation, once an hour for each key and caller"})

@@ -227,7 +227,7 @@ func guardPattern() string {
 
 // usePattern is the pattern of the rule for uses of keys that failed.
 func usePattern() string {
-	return fmt.Sprintf(`{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":%s,"errorCode":%s}}`, jsonList(uses), jsonList(unusableCodes))
+	return fmt.Sprintf(`{"source":["aws.kms"],"detail-type":["AWS API Call via CloudTrail"],"detail":{"eventName":%s,"errorCode":%s}}`, jsonList(events.Uses()), jsonList(unusableCodes))
 }
 
 func jsonList(values []string) string {

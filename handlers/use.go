@@ -17,13 +17,6 @@ import (
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
-// uses are the calls that use a key. CloudTrail has them as read-only.
-var uses = []string{
-	"Decrypt", "Encrypt", "ReEncrypt",
-	"GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext",
-	"Sign", "Verify", "GenerateMac", "VerifyMac", "DeriveSharedSecret",
-}
-
 // isUnusable reports whether a call failed because its key cannot be used.
 func isUnusable(e events.Event) bool {
 	return slices.Contains(unusableCodes, e.ErrorCode)

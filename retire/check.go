@@ -58,7 +58,7 @@ type Checker struct {
 	// Reports, if not nil, replace the scan of a bucket whose last job moved all
 	// object versions off the key, is complete and left nothing behind.
 	Reports Reports
-	// Trail, if not nil, is asked who made the last use, and Jobs whether that was the
+	// Trail, if not nil, is asked who used the key within Quiet, and Jobs whether that was the
 	// fleet.
 	Trail Trail
 	Jobs  Jobs
@@ -87,7 +87,11 @@ func (c Checker) Check(ctx context.Context, key string) (Result, error) {
 	}
 	f.stateBucketSet = c.StateBucketSet
 	if f.usage != nil && time.Since(f.usage.At) < c.Quiet {
-		if f.user, err = c.lastUser(ctx, f.key, *f.usage); err != nil {
+		jobs, jobsErr := c.jobs(ctx)
+		if f.user, err = c.lastUser(ctx, f.key, *f.usage, jobs, jobsErr); err == nil {
+			f.uses, err = c.lookUp(ctx, f.key, jobs)
+		}
+		if err != nil {
 			return Result{}, fmt.Errorf("check key %s: find out who used it: %w", key, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/events"
@@ -12,6 +13,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
+	"github.com/cmkeeper/cmkeeper/usage"
 )
 
 // Trail is CloudTrail: Call calls an operation of its API. *awsclient.JSON is one.
@@ -40,15 +42,19 @@ type user struct {
 // clocks is more than the clocks of KMS and of the fleet's workers differ by.
 const clocks = time.Minute
 
+// jobs are those of the fleet, as far as they can be read.
+func (c Checker) jobs(ctx context.Context) ([]reencrypt.Summary, error) {
+	if c.Jobs == nil {
+		return nil, nil
+	}
+	return c.Jobs.Jobs(ctx, true)
+}
+
 // lastUser finds out who made the last use of a key. What cannot be found out is in the answer.
-func (c Checker) lastUser(ctx context.Context, key inventory.Key, usage inventory.Usage) (user, error) {
-	var u user
-	if c.Jobs != nil {
-		jobs, err := c.Jobs.Jobs(ctx, true)
-		if err != nil {
-			u.jobsUnread = err.Error()
-		}
-		u.jobs = workingWith(jobs, key.ARN, usage.At, time.Now())
+func (c Checker) lastUser(ctx context.Context, key inventory.Key, usage inventory.Usage, jobs []reencrypt.Summary, jobsErr error) (user, error) {
+	u := user{jobs: workingWith(jobs, key.ARN, usage.At, time.Now())}
+	if jobsErr != nil {
+		u.jobsUnread = jobsErr.Error()
 	}
 	switch {
 	case c.Trail == nil:
@@ -77,16 +83,113 @@ func (c Checker) lastUser(ctx context.Context, key inventory.Key, usage inventor
 			continue
 		}
 		u.record, u.why = cmp.Or(e.Actor.String(), "a caller without a name"), ""
-		if e.Actor.AccountID == key.Account {
-			u.name = callerName(e.Actor)
-		}
+		u.name = nameIn(key.Account, e.Actor)
 	}
 	return u, nil
 }
 
-// callerName is the role behind a session, or the user.
-func callerName(a events.Actor) string {
+// Uses are the uses of a key that CloudTrail's event history has, but for those that jobs of
+// the fleet made. CloudTrail shows a use some minutes later, so it may lack the newest.
+type Uses struct {
+	// Since is the time since which they are known: the oldest that was asked for, or a later
+	// one where the key is too busy for a few requests.
+	Since time.Time `json:"since"`
+	// Calls are the uses, by Callers and by Resources as the callers named them.
+	Calls     int64       `json:"calls"`
+	Callers   []usage.Row `json:"callers"`
+	Resources []usage.Row `json:"resources"`
+	// Own are how many jobs of the fleet made.
+	Own int64 `json:"own,omitempty"`
+	// Unknown is why nothing is known, or why older uses are not; "" where all are.
+	Unknown string `json:"unknown,omitempty"`
+}
+
+// maxLookUps is how many requests CloudTrail is sent about the uses of a key, a second each,
+// with 50 events each.
+const maxLookUps = 3
+
+// lookUp asks CloudTrail's event history who used the key within the quiet time.
+func (c Checker) lookUp(ctx context.Context, key inventory.Key, jobs []reencrypt.Summary) (*Uses, error) {
+	if c.Trail == nil {
+		return nil, nil
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	var u Uses
+	all := usage.NewCollector(key.ARN, now.Add(-c.Quiet), now.Add(time.Second), nil)
+	all.Only(func(e events.Event) bool {
+		switch {
+		case !e.IsUse(), e.Time.Before(now.Add(-c.Quiet)):
+			return false
+		case user{name: nameIn(key.Account, e.Actor), jobs: workingWith(jobs, key.ARN, e.Time, now)}.isOwn():
+			u.Own++
+			return false
+		}
+		return true
+	})
+	err := all.LookUp(ctx, c.Trail, maxLookUps, nil)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	t := all.Table()
+	u.Since, u.Calls, u.Callers, u.Resources = t.From, t.Calls, t.Callers(), t.Resources
 	switch {
+	case err != nil:
+		u.Unknown = err.Error()
+	case t.Source.Err() != nil:
+		u.Unknown = "the key is so busy that older ones were not looked up"
+	}
+	return &u, nil
+}
+
+// isOwn reports whether a job of the fleet made the use.
+func (u user) isOwn() bool {
+	_, own := u.ownJob()
+	return own
+}
+
+// shownRows is how many callers and resources are named in a line.
+const shownRows = 5
+
+// text says who the others were, and for what they used the key.
+func (u *Uses) text() string {
+	switch {
+	case u == nil:
+		return ""
+	case u.Calls == 0 && u.Unknown != "":
+		return " Whether others used it is not known: " + u.Unknown + "."
+	case u.Calls == 0:
+		return " CloudTrail's event history, some minutes late, shows no use by others since " + u.Since.Format(time.RFC3339) + "."
+	}
+	text := fmt.Sprintf(" CloudTrail's event history shows %d uses since %s by others than jobs of cmkeeper: %s.", u.Calls, u.Since.Format(time.RFC3339), rowsText(u.Callers))
+	if len(u.Resources) > 0 {
+		text += " They named what they used it for: " + rowsText(u.Resources) + "."
+	}
+	if u.Unknown != "" {
+		text += " There may be more: " + u.Unknown + "."
+	}
+	return text
+}
+
+func rowsText(rows []usage.Row) string {
+	var texts []string
+	for _, r := range rows[:min(len(rows), shownRows)] {
+		text := fmt.Sprintf("%s (%d, the last at %s", r.Name, r.Calls, r.Last.Format(time.RFC3339))
+		if r.Failed > 0 {
+			text += fmt.Sprintf(", %d refused", r.Failed)
+		}
+		texts = append(texts, text+")")
+	}
+	if more := len(rows) - shownRows; more > 0 {
+		texts = append(texts, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(texts, ", ")
+}
+
+// nameIn is the role behind a session, or the user; "" for one of another account.
+func nameIn(account string, a events.Actor) string {
+	switch {
+	case a.AccountID != account:
+		return ""
 	case a.RoleARN != "":
 		return "role/" + arn.Parse(a.RoleARN).Name()
 	case a.Type == "IAMUser":
@@ -128,13 +231,18 @@ func judgeUsage(f facts, quiet time.Duration, now time.Time, r *Result, tie, may
 	}
 	days := int(quiet / (24 * time.Hour))
 	what := fmt.Sprintf("The key was last used by %s, less than %d days ago.", r.LastUse, days)
-	others := command.Line("aws cloudtrail lookup-events --lookup-attributes %s", command.Lookup("ResourceName", command.Key(f.key.ARN)))
+	look := command.Line("cmkeeper usage %s --days %s", command.Key(f.key.ARN), command.Number(max(1, days)))
+	r.Uses = f.uses
+	others := f.uses != nil && f.uses.Calls > 0
 	if job, proved := f.user.ownJob(); proved {
-		maybe("last-use", fmt.Sprintf("%s That was cmkeeper itself: CloudTrail's record names %s, when job %s moved objects between this key and another. KMS shows only the last use, so it is not known when others used the key.", what, f.user.record, job.Job),
-			fmt.Sprintf("Wait %d days. Or look for other callers in CloudTrail, and accept last-use where there are none: %s", days, others))
-		return
-	}
-	if f.user.record != "" {
+		what += fmt.Sprintf(" That was cmkeeper itself: CloudTrail's record names %s, when job %s moved objects between this key and another.", f.user.record, job.Job)
+		if !others {
+			what += " KMS shows only the last use, so it is not known when others used the key."
+			maybe("last-use", what+f.uses.text(),
+				fmt.Sprintf("Wait %d days. Or look for other callers in CloudTrail, and accept last-use where there are none: %s", days, look))
+			return
+		}
+	} else if f.user.record != "" {
 		what += " CloudTrail's record of it names " + f.user.record + "."
 	} else if f.user.why != "" {
 		what += " Who that was is not known: " + f.user.why + "."
@@ -145,5 +253,5 @@ func judgeUsage(f facts, quiet time.Duration, now time.Time, r *Result, tie, may
 	if len(f.user.jobs) == 0 && f.user.jobsUnread != "" {
 		what += " Whether a job of cmkeeper ran at that time is not known: " + f.user.jobsUnread + "."
 	}
-	tie("last-use", what, "Find the callers in CloudTrail, and wait: "+others)
+	tie("last-use", what+f.uses.text(), "Find the callers in CloudTrail, and wait: "+look)
 }

@@ -47,6 +47,9 @@ type Result struct {
 	Buckets []Bucket `json:"buckets"`
 	// LastUse is when the key was last used, in words; "" if that is not known.
 	LastUse string `json:"last_use,omitempty"`
+	// Uses are who used it lately, and for what; nil if nobody asked, or if the last use is
+	// longer ago than it has to be.
+	Uses *Uses `json:"uses,omitempty"`
 	// Notes are the limits of any such check.
 	Notes []string `json:"notes"`
 }
@@ -92,6 +95,7 @@ type facts struct {
 	buckets []bucketFacts
 	usage   *inventory.Usage // nil if it could not be read
 	user    user             // who made that use, where it counts
+	uses    *Uses            // who else used it lately; nil if nobody asked
 	// resources are what needs the key beside S3; nil if nobody looked.
 	resources *dependents.Result
 	unread    []Tie

@@ -1,10 +1,15 @@
 package retire
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/aws/smithy-go"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/dependents"
@@ -139,6 +144,88 @@ func TestLastUse(t *testing.T) {
 		if got := what(r.Unknown); (tt.maybe == "") != (got == "") || !strings.Contains(got, tt.maybe) {
 			t.Errorf("%s: unknown %q", name, got)
 		}
+	}
+}
+
+// pages is CloudTrail's event history, a page of records each; then it refuses.
+type pages [][]string
+
+func (p *pages) Call(_ context.Context, _ string, _, out any) error {
+	if len(*p) == 0 {
+		return &smithy.GenericAPIError{Code: "AccessDeniedException", Message: "cloudtrail:LookupEvents"}
+	}
+	type event struct {
+		CloudTrailEvent string
+		EventTime       float64
+	}
+	page := struct {
+		Events    []event
+		NextToken string
+	}{NextToken: "more"}
+	for _, record := range (*p)[0] {
+		var r struct{ EventTime time.Time }
+		if err := json.Unmarshal([]byte(record), &r); err != nil {
+			return err
+		}
+		page.Events = append(page.Events, event{record, float64(r.EventTime.Unix())})
+	}
+	if *p = (*p)[1:]; len(*p) == 0 {
+		page.NextToken = ""
+	}
+	text, err := json.Marshal(page)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, out)
+}
+
+// TestUses: who used the key within the quiet days, but for the fleet's jobs, and for what.
+func TestUses(t *testing.T) {
+	const arn = "arn:aws:kms:us-east-1:111122223333:key/1b2c3d4e-0000-4000-8000-000000000001"
+	const quiet = 7 * 24 * time.Hour
+	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // as in a bubble
+	n := 0
+	record := func(operation, role string, ago time.Duration, context string) string {
+		n++
+		return fmt.Sprintf(`{"eventID":"%08x-0000-4000-8000-000000000001","eventName":%q,"eventSource":"kms.amazonaws.com","eventTime":%q,"awsRegion":"us-east-1","recipientAccountId":"111122223333",`+
+			`"userIdentity":{"type":"AssumedRole","arn":"arn:aws:sts::111122223333:assumed-role/%s/i-1","accountId":"111122223333","sessionContext":{"sessionIssuer":{"type":"Role","arn":"arn:aws:iam::111122223333:role/%[4]s"}}},`+
+			`"resources":[{"ARN":%q}],"requestParameters":{"encryptionContext":{%s}}}`, n, operation, now.Add(-ago).Format(time.RFC3339), role, arn, context)
+	}
+	object := `"aws:s3:arn":"arn:aws:s3:::orders/7\n"`
+	own := record("ReEncrypt", "cmkeeper", time.Hour, object)
+	jobs := []reencrypt.Summary{{Job: "j1", From: []string{arn}, By: []string{"role/cmkeeper"}, Started: now.Add(-2 * time.Hour), Finished: now.Add(-time.Hour)}}
+	denied := strings.Replace(record("Decrypt", "app", 2*time.Minute, object), `"eventID"`, `"errorCode":"AccessDenied","eventID"`, 1)
+	full := make([]string, 50)
+	for i := range full {
+		full[i] = record("Decrypt", "app", time.Duration(i)*time.Minute, object)
+	}
+	const app = "CloudTrail's event history shows 2 uses since 1999-12-25T00:00:00Z by others than jobs of cmkeeper: arn:aws:iam::111122223333:role/app (2, the last at 1999-12-31T23:58:00Z, 1 refused)." +
+		" They named what they used it for: s3-bucket orders (1, the last at 1999-12-31T23:58:00Z, 1 refused)."
+	for name, tt := range map[string]struct {
+		pages pages
+		own   int64
+		want  string
+		tie   bool
+	}{
+		"nobody":           {pages{{own}}, 1, "CloudTrail's event history, some minutes late, shows no use by others since 1999-12-25T00:00:00Z.", false},
+		"others, too":      {pages{{denied, record("DescribeKey", "console", time.Minute, ""), own, record("Sign", "app", 3*24*time.Hour, ""), record("Sign", "old", quiet+time.Hour, "")}}, 1, app, true},
+		"its role, before": {pages{{record("Decrypt", "cmkeeper", 24*time.Hour, object)}}, 0, "shows 1 uses", true},
+		"not allowed":      {nil, 0, "Whether others used it is not known: look up events, which takes cloudtrail:LookupEvents: ", false},
+		"busy":             {pages{full, full, full, full}, 0, "There may be more: the key is so busy that older ones were not looked up.", true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := Checker{Trail: &tt.pages, Quiet: quiet}
+			uses, err := c.lookUp(t.Context(), inventory.Key{ARN: arn, Account: "111122223333"}, jobs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := facts{key: inventory.Key{ARN: arn}, usage: &inventory.Usage{Operation: "ReEncrypt", At: now.Add(-time.Hour)}, uses: uses, user: user{record: "cmkeeper/t-1", name: "role/cmkeeper", jobs: jobs}}
+			r := judge(f, quiet, nil, now)
+			ties := append(r.Ties, r.Unknown...)
+			if uses.Own != tt.own || len(ties) != 1 || !strings.Contains(ties[0].What, tt.want) || (len(r.Ties) == 1) != tt.tie || r.Uses != uses {
+				t.Errorf("%s: %+v, ties %q, unknown %q", name, uses, r.Ties, r.Unknown)
+			}
+		})
 	}
 }
 

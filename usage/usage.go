@@ -65,6 +65,15 @@ type Table struct {
 	Source Source `json:"source"`
 }
 
+// Callers are who made the calls: the roles, and the principals that are no sessions of a
+// role, which have a new name each time. The most calls come first.
+func (t Table) Callers() []Row {
+	rows := slices.DeleteFunc(slices.Clone(t.Principals), func(r Row) bool { return session(r.Name) })
+	rows = append(rows, t.Roles...)
+	sortRows(rows)
+	return rows
+}
+
 // Row counts the calls that have something in common.
 type Row struct {
 	Name   string    `json:"name"`
@@ -134,6 +143,7 @@ type Collector struct {
 	key, id          string
 	before, from, to time.Time
 	outside          func(time.Time) bool
+	only             func(events.Event) bool // nil for all
 
 	mu          sync.Mutex
 	now, former counts
@@ -154,6 +164,10 @@ func NewCollector(keyARN string, from, to time.Time, outside func(time.Time) boo
 	}
 }
 
+// Only has the collector count only the calls for which keep returns true, which is never
+// called concurrently. It is set before anything is added.
+func (c *Collector) Only(keep func(events.Event) bool) { c.only = keep }
+
 // Add counts a record, if it is about the key and of the time.
 func (c *Collector) Add(record []byte) {
 	if !bytes.Contains(record, []byte(c.id)) {
@@ -173,6 +187,7 @@ func (c *Collector) Add(record []byte) {
 	case u.Time.Before(c.before) || !u.Time.Before(c.to):
 	case c.repeated(u.RecordID):
 		c.source.Repeated++
+	case c.only != nil && !c.only(u):
 	case u.Time.Before(c.from):
 		c.former.add(c, u)
 	default:
@@ -387,6 +402,10 @@ func (n *counts) rows(by int) []Row {
 	for _, r := range n.by[by] {
 		rows = append(rows, *r)
 	}
-	slices.SortFunc(rows, func(a, b Row) int { return cmp.Or(cmp.Compare(b.Calls, a.Calls), cmp.Compare(a.Name, b.Name)) })
+	sortRows(rows)
 	return rows
+}
+
+func sortRows(rows []Row) {
+	slices.SortFunc(rows, func(a, b Row) int { return cmp.Or(cmp.Compare(b.Calls, a.Calls), cmp.Compare(a.Name, b.Name)) })
 }

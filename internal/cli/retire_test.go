@@ -271,8 +271,12 @@ func TestRetireKnowsItsOwnUse(t *testing.T) {
 	})
 	a.awaitQuiet() // CloudTrail takes two look-ups a second, and the fleet makes some
 	_, r = a.retireCheck(oldKey)
-	if !slices.Equal(ids(r.Unknown), []string{"last-use"}) || !strings.Contains(r.Unknown[0].What, "That was cmkeeper itself") || r.Free {
+	// KMS shows only the job's use, and CloudTrail also who used it before.
+	if !slices.Equal(ids(r.Ties), []string{"last-use"}) || !strings.Contains(r.Ties[0].What, "That was cmkeeper itself") || !strings.Contains(r.Ties[0].What, "CloudTrail's event history shows 3 uses since ") {
 		t.Errorf("ties %+v, unknown %+v", r.Ties, r.Unknown)
+	}
+	if u := r.Uses; u == nil || u.Calls != 3 || u.Own < 3 || u.Unknown != "" || len(u.Callers) != 1 || !strings.HasSuffix(u.Callers[0].Name, ":user/operator") || len(u.Resources) != 1 || u.Resources[0].Name != "s3-bucket app-data" {
+		t.Errorf("uses: %+v", u)
 	}
 	a.deny(administrator, "cloudtrail:LookupEvents")
 	_, r = a.retireCheck(oldKey)
