@@ -37,12 +37,15 @@ func SQL(e Engine, table, keyARN string, from, to time.Time) (string, error) {
 	if e == Lake {
 		context, stamp = "element_at(requestParameters, 'encryptionContext')", time.DateTime
 	}
-	return fmt.Sprintf(`SELECT eventName, userIdentity.arn AS principal, userIdentity.sessionContext.sessionIssuer.arn AS role,
-  userIdentity.invokedBy AS service, sourceIPAddress, %s AS context, errorCode,
-  count(*) AS calls, min(eventTime) AS first, max(eventTime) AS last
+	return fmt.Sprintf(`SELECT eventName, userIdentity.arn AS principal,
+  userIdentity.sessionContext.sessionIssuer.arn AS role,
+  userIdentity.invokedBy AS service, sourceIPAddress,
+  %s AS context,
+  errorCode, count(*) AS calls, min(eventTime) AS first, max(eventTime) AS last
 FROM %s
 WHERE eventSource = 'kms.amazonaws.com'
-  AND any_match(resources, r -> r.arn = '%s')
+  AND any_match(resources, r -> r.arn =
+    '%s')
   AND eventTime >= '%s' AND eventTime < '%s'
 GROUP BY 1, 2, 3, 4, 5, 6, 7
 ORDER BY calls DESC`, context, table, keyARN, from.UTC().Format(stamp), to.UTC().Format(stamp)), nil

@@ -73,18 +73,21 @@ func session(principal string) bool {
 	return a.Service == "sts" && strings.HasPrefix(a.Resource, "assumed-role/")
 }
 
-// daily is how many calls a whole day had, at least and at most.
+// daily is how many calls a day had, at least and at most; the least is of whole days.
 func (n *counts) daily(from, to time.Time) (least, most int64) {
-	first := true
+	least = -1
 	for at := from.Truncate(day); at.Before(to); at = at.Add(day) {
 		calls := int64(0)
 		if d := n.days[at.Format(time.DateOnly)]; d != nil {
 			calls = d.Calls
 		}
-		if first || calls < least {
-			least, first = calls, false
+		if whole := !at.Before(from) && !at.Add(day).After(to); whole && (least < 0 || calls < least) {
+			least = calls
 		}
 		most = max(most, calls)
+	}
+	if least < 0 {
+		least = most
 	}
 	return least, most
 }

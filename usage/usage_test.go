@@ -256,7 +256,7 @@ func TestUnusual(t *testing.T) {
 	if d := gocmp.Diff(want, kinds); d != "" {
 		t.Error(d)
 	}
-	if last := got.Unusual[len(got.Unusual)-1].Text; last != "45 calls; the days before had 0 to 5" {
+	if last := got.Unusual[len(got.Unusual)-1].Text; last != "45 calls; the days before had 5 to 5" {
 		t.Error(last)
 	}
 	if none := read(t, logs(t, all[len(all)-40:], 1000)); none.Unusual != nil || !strings.Contains(none.Before, "nothing to compare") {

@@ -68,7 +68,7 @@ func TestUsage(t *testing.T) {
 		code int
 		want string
 	}{
-		"query":        {[]string{"--sql", "athena", "--table", "logs"}, exitOK, "FROM logs\nWHERE eventSource = 'kms.amazonaws.com'\n  AND any_match(resources, r -> r.arn = '" + key + "')"},
+		"query":        {[]string{"--sql", "athena", "--table", "logs"}, exitOK, "FROM logs\nWHERE eventSource = 'kms.amazonaws.com'\n  AND any_match(resources, r -> r.arn =\n    '" + key + "')"},
 		"lake":         {[]string{"--sql", "lake", "--table", "1b2c"}, exitOK, "FROM 1b2c\nWHERE eventSource"},
 		"injection":    {[]string{"--sql", "lake", "--table", "x; DROP"}, exitUsage, "--table"},
 		"engine":       {[]string{"--sql", "mysql"}, exitUsage, "mysql"},
