@@ -40,6 +40,9 @@ func TestDemo(t *testing.T) {
 		t.Errorf("summary: %s", out.String())
 	}
 	second, abort := summary.Replacement, summary.Abort
+	if u := summary.Usage; u.OfMallory != 1 || u.Calls <= u.OfMallory {
+		t.Errorf("usage: %+v", u)
+	}
 	if second.NewKeys != 1 || !second.OldEnabled || second.Moved < 150 || len(second.Left) != 2 || abort.Moved != second.Moved || abort.Restored != second.Moved || !strings.Contains(abort.Waits, "for a day") {
 		t.Errorf("summary: %s", out.String())
 	}
@@ -204,6 +207,11 @@ func TestVerifierFindsOut(t *testing.T) {
 		"an object is left on the old key":    {rekey("demo-invoices", "2025/00000.json", firstKey), "2025/00000.json"},
 		"an object is new":                    {add, "there are"},
 		"a grant is not named":                {grant, "named as left"},
+
+		"usage is not shown": {func(_ context.Context, _ *s3.Client, box *sandbox.Sandbox) error {
+			box.AWS.SetIdentityPolicy("operator", func(action, _ string) bool { return action != "cloudtrail:LookupEvents" })
+			return nil
+		}, "usage of alias/demo-reports: look up events, which takes cloudtrail:LookupEvents"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

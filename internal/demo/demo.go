@@ -79,6 +79,11 @@ type Summary struct {
 		// Waits is why the third key is still enabled.
 		Waits string `json:"waits"`
 	} `json:"abort"`
+	// Usage is what cmkeeper usage says about the key whose policy was opened.
+	Usage struct {
+		Calls     int `json:"calls"`
+		OfMallory int `json:"of_mallory"`
+	} `json:"usage"`
 	Seconds float64 `json:"seconds"`
 	// Problems says what is wrong; empty if OK.
 	Problems []string `json:"problems,omitempty"`
@@ -158,7 +163,9 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		}
 	}
 
-	v := verifier{stage: st, before: before, alerts: received, second: second}
+	v := verifier{stage: st, before: before, alerts: received, second: second, command: func(ctx context.Context, args ...string) (string, error) {
+		return st.command(ctx, o, io.Discard, args...)
+	}}
 	summary, err := v.verify(ctx)
 	if err != nil {
 		return summary, fmt.Errorf("verify: %w", err)
@@ -186,6 +193,7 @@ func (s Summary) text() string {
 	mark(r.Failed == 0, "%d object versions: %d moved to the new key, %d under other keys untouched, %d refused and reported, %d wrong", r.Scanned, r.Moved, r.Skipped, r.Refused, r.Failed)
 	mark(s.Replacement.NewKeys == 1 && s.Replacement.OldEnabled, "one new key for %s, like the old one, which is enabled: %d object versions moved; named as left: %s", ledgerAlias, s.Replacement.Moved, strings.Join(s.Replacement.Left, ", "))
 	mark(s.Abort.Restored == s.Replacement.Moved, "after the abort the alias, the bucket defaults and %d object versions are back; the third key stays enabled for a day without use", s.Abort.Restored)
+	mark(s.Usage.OfMallory > 0, "cmkeeper usage %s shows %s: %d of %d calls", policyAlias, mallory, s.Usage.OfMallory, s.Usage.Calls)
 	for _, p := range s.Problems {
 		mark(false, "%s", p)
 	}

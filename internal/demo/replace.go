@@ -70,6 +70,13 @@ func (st *stage) furnishLedger(ctx context.Context, keys *kms.Client) error {
 	return err
 }
 
+// command runs a command line of cmkeeper as the operator, and returns what it prints.
+func (st *stage) command(ctx context.Context, o Options, progress io.Writer, args ...string) (string, error) {
+	var out bytes.Buffer
+	err := o.Command(ctx, st.box.WorkerEnvironment(""), st.box.Config(operator), &out, progress, args...)
+	return out.String(), err
+}
+
 // replaceKey plays the second act.
 func (st *stage) replaceKey(ctx context.Context, o Options, say func(string, ...any)) (*secondAct, error) {
 	var act secondAct
@@ -78,9 +85,7 @@ func (st *stage) replaceKey(ctx context.Context, o Options, say func(string, ...
 		return nil, err
 	}
 	command := func(ctx context.Context, progress io.Writer, args ...string) (string, error) {
-		var out bytes.Buffer
-		err := o.Command(ctx, st.box.WorkerEnvironment(""), st.box.Config(operator), &out, progress, args...)
-		return out.String(), err
+		return st.command(ctx, o, progress, args...)
 	}
 	status := func(of string) (r rotation, err error) {
 		out, err := command(ctx, io.Discard, "rotate", "status", of, "--json")

@@ -123,6 +123,8 @@ type verifier struct {
 	before map[version]facts
 	alerts []notice
 	second *secondAct
+	// command runs a command line as the operator, and returns what it prints.
+	command func(ctx context.Context, args ...string) (string, error)
 
 	summary Summary
 }
@@ -137,7 +139,7 @@ func (v *verifier) problem(format string, args ...any) {
 // verify reads everything back. The summary is OK only if there are no problems.
 func (v *verifier) verify(ctx context.Context) (Summary, error) {
 	v.checkAlerts()
-	for _, check := range []func(context.Context) error{v.checkKeys, v.checkObjects, v.checkReplacement, v.checkReadable} {
+	for _, check := range []func(context.Context) error{v.checkKeys, v.checkObjects, v.checkReplacement, v.checkUsage, v.checkReadable} {
 		if err := check(ctx); err != nil {
 			return v.summary, err
 		}
@@ -214,6 +216,38 @@ func (v *verifier) checkKeys(ctx context.Context) error {
 	}
 	if state := doomed.KeyMetadata.KeyState; state != kmstypes.KeyStateEnabled {
 		v.problem("the key of %s is %s; want Enabled", doomedAlias, state)
+	}
+	return nil
+}
+
+// checkUsage looks for the one who breaks things in what cmkeeper usage says about the key
+// whose policy was opened.
+func (v *verifier) checkUsage(ctx context.Context) error {
+	out, err := v.command(ctx, "usage", policyAlias, "--days", "1", "--json")
+	if err != nil {
+		v.problem("usage of %s: %v", policyAlias, err)
+		return ctx.Err()
+	}
+	type row struct {
+		Name  string `json:"name"`
+		Calls int    `json:"calls"`
+	}
+	var table struct {
+		Calls      int   `json:"calls"`
+		Principals []row `json:"principals"`
+		Operations []row `json:"operations"`
+	}
+	if err := json.Unmarshal([]byte(out), &table); err != nil {
+		return fmt.Errorf("usage of %s: %w", policyAlias, err)
+	}
+	v.summary.Usage.Calls = table.Calls
+	for _, p := range table.Principals {
+		if strings.HasSuffix(p.Name, ":user/"+mallory) {
+			v.summary.Usage.OfMallory = p.Calls
+		}
+	}
+	if v.summary.Usage.OfMallory == 0 || !slices.ContainsFunc(table.Operations, func(o row) bool { return o.Name == "PutKeyPolicy" }) {
+		v.problem("usage of %s does not show that %s called PutKeyPolicy: %s", policyAlias, mallory, out)
 	}
 	return nil
 }
