@@ -245,7 +245,7 @@ func rows() []row {
 	for _, name := range events.Uses() {
 		all = append(all, row{on: route{source: events.SourceKMS, kind: events.APICall, name: name, unusable: true}, reaction: use,
 			severity: "high where the key's deletion is pending, medium where it is disabled or unavailable; none where the key works again",
-			observe:  "alerts with key, caller and operation, once an hour for each key and caller"})
+			observe:  "alerts with key, caller, operation and the resource that the call names, once an hour for each key and caller"})
 	}
 	return all
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -221,7 +222,7 @@ func TestUses(t *testing.T) {
 			}
 			f := facts{key: inventory.Key{ARN: arn}, usage: &inventory.Usage{Operation: "ReEncrypt", At: now.Add(-time.Hour)}, uses: uses, user: user{record: "cmkeeper/t-1", name: "role/cmkeeper", jobs: jobs}}
 			r := judge(f, quiet, nil, now)
-			ties := append(r.Ties, r.Unknown...)
+			ties := slices.Concat(r.Ties, r.Unknown)
 			if uses.Own != tt.own || len(ties) != 1 || !strings.Contains(ties[0].What, tt.want) || (len(r.Ties) == 1) != tt.tie || r.Uses != uses {
 				t.Errorf("%s: %+v, ties %q, unknown %q", name, uses, r.Ties, r.Unknown)
 			}
