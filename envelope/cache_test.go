@@ -165,7 +165,7 @@ func TestCacheOfOpening(t *testing.T) {
 	h, _ := ReadHeader(bytes.NewReader(sealed))
 	forged := append((&Header{
 		KeyARN: h.KeyARN, WrappedKey: h.WrappedKey, commitment: h.commitment,
-		bound: appendBound(nil, 16, [32]byte(h.messageID()), encodeContext(tenant("b"))),
+		bound: encodeBound(16, [32]byte(h.messageID()), encodeContext(tenant("b"))),
 	}).bytes(), sealed[h.Size:]...)
 	if _, err := s.Open(t.Context(), forged, tenant("b")); !errors.Is(err, ErrTampered) {
 		t.Errorf("opened for another context: %v", err)

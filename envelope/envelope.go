@@ -77,7 +77,7 @@ type Sealer struct {
 func New(client KMS, key string, o Options) (*Sealer, error) {
 	s := &Sealer{
 		client: client, key: key, rules: o.Rules.clone(), trusted: slices.Clone(o.Trusted), keys: newCache(o.Cache),
-		random:    func(b []byte) { rand.Read(b) }, //nolint:errcheck // it never fails: see its documentation
+		random:    func(b []byte) { rand.Read(b) }, // which never fails
 		chunkBits: defaultChunkBits,
 	}
 	var wrong []string
@@ -184,7 +184,7 @@ func (s *Sealer) begin(ctx context.Context, encryptionContext map[string]string,
 	h := Header{KeyARN: k.arn, WrappedKey: k.wrapped, ChunkSize: 1 << s.chunkBits}
 	var id [messageIDSize]byte
 	s.random(id[:])
-	h.bound = appendBound(nil, s.chunkBits, id, encoded)
+	h.bound = encodeBound(s.chunkBits, id, encoded)
 	m, commitment, err := s.message(k, &h)
 	if err != nil {
 		return nil, nil, err

@@ -458,7 +458,7 @@ func TestNothingSecretIsPrinted(t *testing.T) {
 		for how, shown := range shown {
 			for _, secret := range secrets {
 				part := secret[4:12]
-				for _, form := range []string{string(part), fmt.Sprintf("%x", part), fmt.Sprintf("%X", part), strings.Trim(fmt.Sprint(part), "[]"), fmt.Sprintf("%#v", part)[7:30]} {
+				for _, form := range []string{string(part), fmt.Sprintf("%x", part), fmt.Sprintf("%X", part), strings.Trim(fmt.Sprintf("%d", part), "[]"), fmt.Sprintf("%#v", part)[7:30]} {
 					if strings.Contains(shown, form) {
 						t.Errorf("%T, %s: shows %q", v, how, form)
 					}
@@ -476,7 +476,7 @@ func TestHeaderIsNotAuthenticatedButBounded(t *testing.T) {
 	}
 	h := Header{
 		KeyARN:     "arn:aws:kms:eu-west-1:" + account + ":key/" + strings.Repeat("a", maxKeyARNSize-len("arn:aws:kms:eu-west-1:111122223333:key/")),
-		WrappedKey: make([]byte, maxWrappedKeySize), bound: appendBound(nil, 16, [32]byte{}, encodeContext(c)),
+		WrappedKey: make([]byte, maxWrappedKeySize), bound: encodeBound(16, [32]byte{}, encodeContext(c)),
 	}
 	got, err := ReadHeader(bytes.NewReader(h.bytes()))
 	if err != nil || got.Size != MaxHeaderSize || len(h.bytes()) != MaxHeaderSize || cmp.Diff(got.Context, c) != "" {

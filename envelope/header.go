@@ -127,11 +127,9 @@ func (h *Header) bytes() []byte {
 func (h *Header) messageID() []byte      { return h.bound[boundPrefix : boundPrefix+messageIDSize] }
 func (h *Header) encodedContext() []byte { return h.bound[contextAt:] }
 
-// appendBound appends the part of a header that the data are bound to.
-func appendBound(out []byte, chunkBits byte, id [messageIDSize]byte, encodedContext []byte) []byte {
-	out = append(out, algorithmAES256GCM, chunkBits)
-	out = append(out, id[:]...)
-	return appendSized(out, string(encodedContext))
+// encodeBound returns the part of a header that the data are bound to.
+func encodeBound(chunkBits byte, id [messageIDSize]byte, encodedContext []byte) []byte {
+	return appendSized(append([]byte{algorithmAES256GCM, chunkBits}, id[:]...), string(encodedContext))
 }
 
 // appendSized appends a string after its length, which the caller has bounded.

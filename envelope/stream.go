@@ -19,8 +19,8 @@ const (
 	// may encrypt with AES-GCM where no nonce repeats.
 	maxChunks = 1 << 32
 
-	labelBody       = "cmkeeper envelope 1 body"
-	labelCommitment = "cmkeeper envelope 1 commitment"
+	labelBody       = "CMKENV 1 body"
+	labelCommitment = "CMKENV 1 commitment"
 )
 
 // derive makes the AEAD of one message, so that a data key serves many, and the value that

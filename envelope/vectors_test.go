@@ -90,7 +90,7 @@ func fixed(n int, name string) (out []byte) {
 }
 
 func makeVectors(t *testing.T) vectors {
-	v := vectors{Format: "cmkeeper envelope 1"}
+	v := vectors{Format: "CMKENV 1"}
 	sealer := func(name string, bits byte) *Sealer {
 		s := newSealer(t, fixedKMS{fixed(32, "data key of "+name), fixed(184, "wrapped key of "+name)}, alias, Options{})
 		s.chunkBits = bits
@@ -105,7 +105,7 @@ func makeVectors(t *testing.T) vectors {
 		// As the document has it, and not by derive.
 		hash := sha256.Sum256(slices.Concat([]byte("\x8bCMKENV\x01"), h.bound))
 		prk, _ := hkdf.Extract(sha256.New, key, h.messageID())
-		messageKey, _ := hkdf.Expand(sha256.New, prk, "cmkeeper envelope 1 body"+string(hash[:]), 32)
+		messageKey, _ := hkdf.Expand(sha256.New, prk, "CMKENV 1 body"+string(hash[:]), 32)
 		v.Opened = append(v.Opened, vector{
 			Name: name, DataKey: key, KeyARN: h.KeyARN, WrappedKey: h.WrappedKey, Context: h.Context,
 			ChunkBits: h.bound[1], MessageID: h.messageID(), Hash: hash[:], PRK: prk, MessageKey: messageKey,
@@ -180,7 +180,7 @@ func makeVectors(t *testing.T) vectors {
 	// What follows needs the data key to be made: a decoder has to refuse it all the same.
 	forge := func(encodedContext []byte, chunks func(m *message) []byte) []byte {
 		forged := *h
-		forged.bound = appendBound(nil, 4, [32]byte(h.messageID()), encodedContext)
+		forged.bound = encodeBound(4, [32]byte(h.messageID()), encodedContext)
 		aead, commitment, err := derive((*[32]byte)(key), forged.messageID(), forged.bound)
 		if err != nil {
 			t.Fatal(err)
