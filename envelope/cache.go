@@ -193,7 +193,7 @@ func (c *cache) take(id [sha256.Size]byte, size int64) *dataKey {
 		return nil
 	}
 	// The timer may be late. A message that is too long for any data key gets a fresh one.
-	if time.Since(e.born) >= c.limits.MaxAge || e.messages > 0 && size > c.limits.MaxBytes-e.bytes {
+	if time.Since(e.born) >= c.limits.MaxAge || size > c.limits.MaxBytes-e.bytes {
 		c.evict(e)
 		return nil
 	}

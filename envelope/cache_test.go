@@ -30,6 +30,7 @@ type fakeKMS struct {
 	mu    sync.Mutex
 	err   error
 	keys  map[string]fakeDataKey // by what they are wrapped as
+	given [][]byte               // the plaintext data keys that were handed out
 	calls int
 }
 
@@ -65,7 +66,7 @@ func (f *fakeKMS) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyIn
 	wrapped := fmt.Sprintf("wrapped %d", len(f.keys))
 	secret := sha256.Sum256([]byte(wrapped))
 	f.keys[wrapped] = fakeDataKey{secret[:], maps.Clone(in.EncryptionContext)}
-	return &kms.GenerateDataKeyOutput{KeyId: aws.String(fakeKey), CiphertextBlob: []byte(wrapped), Plaintext: slices.Clone(secret[:])}, nil
+	return &kms.GenerateDataKeyOutput{KeyId: aws.String(fakeKey), CiphertextBlob: []byte(wrapped), Plaintext: f.give(secret[:])}, nil
 }
 
 func (f *fakeKMS) Decrypt(ctx context.Context, in *kms.DecryptInput, _ ...func(*kms.Options)) (*kms.DecryptOutput, error) {
@@ -78,7 +79,13 @@ func (f *fakeKMS) Decrypt(ctx context.Context, in *kms.DecryptInput, _ ...func(*
 	if !ok || !maps.Equal(k.context, in.EncryptionContext) {
 		return nil, &types.InvalidCiphertextException{}
 	}
-	return &kms.DecryptOutput{KeyId: in.KeyId, Plaintext: slices.Clone(k.secret)}, nil
+	return &kms.DecryptOutput{KeyId: in.KeyId, Plaintext: f.give(k.secret)}, nil
+}
+
+func (f *fakeKMS) give(secret []byte) []byte {
+	secret = slices.Clone(secret)
+	f.given = append(f.given, secret)
+	return secret
 }
 
 func (f *fakeKMS) fail(err error) {
@@ -117,7 +124,7 @@ func TestCacheIsBounded(t *testing.T) {
 		"age":               {bounded(func(c *Cache) { c.MaxAge = 3 * time.Second }), 2 * time.Second, 10, times(6, "a"), Stats{GenerateDataKeys: 3, Hits: 3}},
 		"age of one":        {bounded(func(c *Cache) { c.MaxAge = 1 }), 0, 10, times(3, "a"), Stats{GenerateDataKeys: 1, Hits: 2, Entries: 1}},
 		"entries":           {bounded(func(c *Cache) { c.MaxEntries = 1 }), 0, 10, times(3, "a", "b"), Stats{GenerateDataKeys: 6, Entries: 1}},
-		"entries, last use": {bounded(func(c *Cache) { c.MaxEntries = 2 }), 0, 10, times(3, "a", "b", "a", "c"), Stats{GenerateDataKeys: 7, Hits: 5, Entries: 2}},
+		"entries, last use": {bounded(func(c *Cache) { c.MaxEntries = 2 }), 0, 10, times(2, "a", "b", "a", "c", "a"), Stats{GenerateDataKeys: 5, Hits: 5, Entries: 2}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -167,9 +174,48 @@ func TestCacheOfOpening(t *testing.T) {
 		KeyARN: h.KeyARN, WrappedKey: h.WrappedKey, commitment: h.commitment,
 		bound: encodeBound(16, [32]byte(h.messageID()), encodeContext(tenant("b"))),
 	}).bytes(), sealed[h.Size:]...)
-	if _, err := s.Open(t.Context(), forged, tenant("b")); !errors.Is(err, ErrTampered) {
-		t.Errorf("opened for another context: %v", err)
+	calls := fake.calls
+	if _, err := s.Open(t.Context(), forged, tenant("b")); !errors.Is(err, ErrTampered) || fake.calls != calls+1 {
+		t.Errorf("opened for another context: %v, %d calls", err, fake.calls-calls)
 	}
+	// And for its own KMS key, which fakeKMS does not look at.
+	header, err := h.Rewrapped(h.KeyARN+"0", h.WrappedKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Open(t.Context(), append(header, sealed[h.Size:]...), tenantA); err != nil || fake.calls != calls+2 {
+		t.Errorf("under another KMS key: %v, %d calls", err, fake.calls-calls)
+	}
+}
+
+// A data key that is not in the cache any more takes nothing with it that is.
+func TestStreamOverTheEndOfItsDataKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSealer(t, &fakeKMS{}, fakeKey, Options{Cache: Cache{MaxAge: time.Minute, MaxMessages: 100, MaxBytes: 100, MaxEntries: 10}})
+		s.chunkBits = 4
+		w, err := s.NewWriter(t.Context(), io.Discard, tenantA)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		seal(t, s, nil, tenantA)
+		if _, err := w.Write(make([]byte, 200)); err != nil {
+			t.Fatal(err)
+		}
+		seal(t, s, nil, tenantA)
+		if want := (Stats{GenerateDataKeys: 2, Hits: 1, Entries: 1}); s.Stats() != want {
+			t.Errorf("%+v, want %+v", s.Stats(), want)
+		}
+		// A timer that is late does not make a data key last.
+		for _, e := range s.keys.entries {
+			e.expiry.Stop()
+		}
+		time.Sleep(time.Minute)
+		seal(t, s, nil, tenantA)
+		if got := s.Stats(); got.GenerateDataKeys != 3 {
+			t.Errorf("%+v", got)
+		}
+	})
 }
 
 func TestStreamsCountAgainstTheCache(t *testing.T) {
@@ -190,6 +236,23 @@ func TestStreamsCountAgainstTheCache(t *testing.T) {
 	}
 	if got := s.Stats(); got.Decrypts != 2 || got.Entries != 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// What KMS's client returned is wiped at once.
+func TestAnswersAreWiped(t *testing.T) {
+	fake := &fakeKMS{}
+	s := newSealer(t, fake, fakeKey, Options{})
+	if _, err := s.Open(t.Context(), seal(t, s, nil, tenantA), tenantA); err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range fake.given {
+		if !bytes.Equal(secret, make([]byte, dataKeySize)) {
+			t.Errorf("a data key was left: %x", secret)
+		}
+	}
+	if len(fake.given) != 2 {
+		t.Errorf("%d data keys were given", len(fake.given))
 	}
 }
 
