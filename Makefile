@@ -47,6 +47,8 @@ scripts: build
 # The figures of docs/performance.md.
 bench:
 	go test -run '^$$' -bench . -benchmem ./events ./handlers ./keypolicy
+	GOMAXPROCS=1 go test -run '^$$' -bench Throughput -benchtime 200x ./envelope
+	go test -run '^$$' -bench Cache -benchtime 1000000x ./envelope
 	go test -run '^$$' -bench Objects -benchtime 8x ./reencrypt
 	go test -run '^$$' -bench Memory -benchtime 1x ./reencrypt
 	go test -run '^$$' -bench Drain -benchtime 5x ./internal/cli
