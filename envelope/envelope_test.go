@@ -366,10 +366,28 @@ func TestBrokenStreams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	broken := errors.New("broken")
-	if n, err := io.Copy(w, io.MultiReader(strings.NewReader("0123456789"), iotest.ErrReader(broken))); n != 10 || !errors.Is(err, broken) {
-		t.Errorf("copied %d bytes, %v", n, err)
+	for _, broken := range []error{errors.New("broken"), io.ErrUnexpectedEOF, fmt.Errorf("broken: %w", io.EOF)} {
+		if n, err := io.Copy(w, &breaking{[]byte("0123456789"), broken}); n != 10 || !errors.Is(err, broken) {
+			t.Errorf("copied %d bytes, %v", n, err)
+		}
+		if got, err := read(t.Context(), s, &breaking{sealed[:h.Size+40], broken}, tenantA, 0); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("%v looks like the end: %q, %v", broken, got, err)
+		}
 	}
+}
+
+// breaking gives what it has, and then the error.
+type breaking struct {
+	left []byte
+	err  error
+}
+
+func (b *breaking) Read(p []byte) (int, error) {
+	n := copy(p, b.left)
+	if b.left = b.left[n:]; n == 0 {
+		return 0, b.err
+	}
+	return n, nil
 }
 
 type failing struct {

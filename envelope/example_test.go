@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"log"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -15,58 +14,36 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 )
 
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 func Example() {
 	ctx := context.Background()
 	server := localaws.New(localaws.Options{Account: "111122223333", Region: "eu-west-1"})
 	defer server.Close()
 	client := kms.NewFromConfig(inprocess.Config(server, "eu-west-1", "app"))
-	createKey := func() string {
-		out, err := client.CreateKey(ctx, &kms.CreateKeyInput{})
-		if err != nil {
-			log.Fatal(err)
-		}
-		return *out.KeyMetadata.Arn
-	}
-	if _, err := client.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: aws.String("alias/app"), TargetKeyId: aws.String(createKey())}); err != nil {
-		log.Fatal(err)
-	}
+	oldKey, newKey := must(client.CreateKey(ctx, &kms.CreateKeyInput{})), must(client.CreateKey(ctx, &kms.CreateKeyInput{}))
+	must(client.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: aws.String("alias/app"), TargetKeyId: oldKey.KeyMetadata.KeyId}))
 
-	rules, err := envelope.ParseRules([]byte(`{"required": ["tenant", "purpose"], "values": {"purpose": ["invoices", "backups"]}}`))
-	if err != nil {
-		log.Fatal(err)
-	}
-	sealer, err := envelope.New(client, "arn:aws:kms:eu-west-1:111122223333:alias/app", envelope.Options{
-		Rules: rules,
+	sealer := must(envelope.New(client, "arn:aws:kms:eu-west-1:111122223333:alias/app", envelope.Options{
+		Rules: must(envelope.ParseRules([]byte(`{"required": ["tenant", "purpose"], "values": {"purpose": ["invoices", "backups"]}}`))),
 		Cache: envelope.Cache{MaxAge: 5 * time.Minute, MaxMessages: 10_000, MaxBytes: 1 << 30, MaxEntries: 100},
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
+	}))
 	defer sealer.Close()
-
 	invoices := map[string]string{"tenant": "a", "purpose": "invoices"}
-	sealed, err := sealer.Seal(ctx, []byte("an invoice"), invoices)
-	if err != nil {
-		log.Fatal(err)
-	}
+	sealed := must(sealer.Seal(ctx, []byte("an invoice"), invoices))
 
-	// Somebody moves the message to another KMS key, who may not decrypt it.
-	header, err := envelope.ReadHeader(bytes.NewReader(sealed))
-	if err != nil {
-		log.Fatal(err)
-	}
-	out, err := client.ReEncrypt(ctx, &kms.ReEncryptInput{
+	// Somebody moves the message to another KMS key, who need not be allowed to decrypt it.
+	header := must(envelope.ReadHeader(bytes.NewReader(sealed)))
+	out := must(client.ReEncrypt(ctx, &kms.ReEncryptInput{
 		CiphertextBlob: header.WrappedKey, SourceKeyId: aws.String(header.KeyARN), SourceEncryptionContext: header.Context,
-		DestinationKeyId: aws.String(createKey()), DestinationEncryptionContext: header.Context,
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	moved, err := header.Rewrapped(*out.KeyId, out.CiphertextBlob)
-	if err != nil {
-		log.Fatal(err)
-	}
-	moved = append(moved, sealed[header.Size:]...)
+		DestinationKeyId: newKey.KeyMetadata.KeyId, DestinationEncryptionContext: header.Context,
+	}))
+	moved := append(must(header.Rewrapped(*out.KeyId, out.CiphertextBlob)), sealed[header.Size:]...)
 
 	plaintext, err := sealer.Open(ctx, moved, invoices)
 	fmt.Printf("%s %v\n", plaintext, err)

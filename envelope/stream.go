@@ -166,7 +166,7 @@ func (w *writer) ReadFrom(r io.Reader) (int64, error) {
 				w.m.buffer = append(w.m.buffer, ahead)
 			}
 		}
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { //nolint:errorlint // a wrapped one is something that broke, and no end of the data
 			return taken, w.err
 		}
 		if err != nil {
@@ -280,7 +280,7 @@ func (r *reader) advance() {
 		r.m.buffer[0], had = r.m.buffer[end], 1
 	}
 	n, err := fill(r.src, r.m.buffer[had:])
-	last := errors.Is(err, io.EOF)
+	last := errors.Is(err, io.EOF) // also a wrapped one: no error of ours may look like the end
 	if err != nil && !last {
 		r.err = fmt.Errorf("open: read chunk %d: %w", r.m.next, err)
 		return
