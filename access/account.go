@@ -97,7 +97,7 @@ type detailsResult struct {
 	IsTruncated bool
 	Marker      string
 	Users       []struct {
-		Arn, UserName, UserId string         //nolint:revive // as IAM spells it
+		Arn, UserName, UserId string
 		GroupList             []string       `xml:"GroupList>member"`
 		UserPolicyList        []policyDetail `xml:"UserPolicyList>member"`
 		AttachedPolicies      []attached     `xml:"AttachedManagedPolicies>member"`
@@ -105,7 +105,7 @@ type detailsResult struct {
 		Tags                  []tag          `xml:"Tags>member"`
 	} `xml:"UserDetailList>member"`
 	Roles []struct {
-		Arn, RoleName, RoleId    string //nolint:revive // as IAM spells it
+		Arn, RoleName, RoleId    string
 		AssumeRolePolicyDocument string
 		RolePolicyList           []policyDetail `xml:"RolePolicyList>member"`
 		AttachedPolicies         []attached     `xml:"AttachedManagedPolicies>member"`

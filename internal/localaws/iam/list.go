@@ -130,7 +130,7 @@ type item struct {
 // nobody documents: a page holds the end of one list and the beginning of the next.
 var kinds = []string{"User", "Group", "Role", "LocalManagedPolicy", "AWSManagedPolicy"}
 
-func (i item) compare(other item) int {
+func (i *item) compare(other *item) int {
 	return cmp.Or(slices.Index(kinds, i.kind)-slices.Index(kinds, other.kind), strings.Compare(i.name, other.name))
 }
 
@@ -156,17 +156,17 @@ func (a *Account) authorizationDetails(ctx context.Context, form url.Values) (an
 			return nil, invalid("1 validation error detected: Value '%s' at 'filter' failed to satisfy constraint: Member must satisfy enum value set: %v", kind, kinds)
 		}
 	}
-	var last item
+	last := &item{}
 	if marker := form.Get("Marker"); marker != "" {
 		text, err := base64.StdEncoding.DecodeString(marker)
 		kind, name, _ := strings.Cut(string(text), " ")
-		if last = (item{kind: kind, name: name}); err != nil || !slices.Contains(kinds, kind) {
+		if last = (&item{kind: kind, name: name}); err != nil || !slices.Contains(kinds, kind) {
 			return nil, invalid("Invalid Marker.")
 		}
 	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	list := slices.DeleteFunc(a.items(), func(i item) bool {
+	list := slices.DeleteFunc(a.items(), func(i *item) bool {
 		return filter != nil && !slices.Contains(filter, i.kind) || last.kind != "" && i.compare(last) <= 0
 	})
 	var out details
@@ -197,9 +197,9 @@ func invalid(format string, args ...any) error {
 }
 
 // items lists the account in the order of its pages.
-func (a *Account) items() (list []item) {
+func (a *Account) items() (list []*item) {
 	for name, e := range a.users {
-		list = append(list, item{"User", name, func(d *details) {
+		list = append(list, &item{"User", name, func(d *details) {
 			d.UserDetailList = append(d.UserDetailList, userDetail{
 				Path: e.Path, UserName: name, UserID: e.id, ARN: e.arn, CreateDate: timestamp(e.Created), UserPolicyList: e.inline(),
 				GroupList: e.groups, AttachedManagedPolicies: e.attached(), PermissionsBoundary: e.boundary(), Tags: e.tags(),
@@ -207,7 +207,7 @@ func (a *Account) items() (list []item) {
 		}})
 	}
 	for name, e := range a.groups {
-		list = append(list, item{"Group", name, func(d *details) {
+		list = append(list, &item{"Group", name, func(d *details) {
 			d.GroupDetailList = append(d.GroupDetailList, groupDetail{
 				Path: e.Path, GroupName: name, GroupID: e.id, ARN: e.arn, CreateDate: timestamp(e.Created),
 				GroupPolicyList: e.inline(), AttachedManagedPolicies: e.attached(),
@@ -215,16 +215,16 @@ func (a *Account) items() (list []item) {
 		}})
 	}
 	for name, e := range a.roles {
-		list = append(list, item{"Role", name, func(d *details) { d.RoleDetailList = append(d.RoleDetailList, a.role(e)) }})
+		list = append(list, &item{"Role", name, func(d *details) { d.RoleDetailList = append(d.RoleDetailList, a.role(e)) }})
 	}
 	for _, m := range a.policies {
 		kind := "LocalManagedPolicy"
 		if m.AWS {
 			kind = "AWSManagedPolicy"
 		}
-		list = append(list, item{kind, m.arn, func(d *details) { d.Policies = append(d.Policies, a.policy(m)) }})
+		list = append(list, &item{kind, m.arn, func(d *details) { d.Policies = append(d.Policies, a.policy(m)) }})
 	}
-	slices.SortFunc(list, item.compare)
+	slices.SortFunc(list, (*item).compare)
 	return list
 }
 
