@@ -187,7 +187,6 @@ func TestAssumers(t *testing.T) {
 	}
 	maybe := func(a access.Assumer) access.Assumer { a.Verdict = access.Conditional; return a }
 	narrow := func(p access.Principal) access.Principal { p.Boundary = iamARN + "policy/narrow"; return p }
-	ofRoot := access.Assumer{Principal: iamARN + "root", Type: "root", Verdict: access.Yes}
 	for _, tt := range []struct {
 		name string
 		app  access.Principal
@@ -195,7 +194,7 @@ func TestAssumers(t *testing.T) {
 		want []access.Assumer
 	}{
 		{"who is named needs no policy", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`user/alice"}`, ""), []access.Principal{user("alice"), user("bob", assumes(""))}, []access.Assumer{yes("user", "alice")}},
-		{"by the account, who has a policy", trusting(role("app", decrypts), root, ""), []access.Principal{user("alice"), user("bob", assumes(""))}, []access.Assumer{ofRoot, yes("user", "bob")}},
+		{"by the account, who has a policy", trusting(role("app", decrypts), root, ""), []access.Principal{user("alice"), user("bob", assumes(""))}, []access.Assumer{yes("user", "bob")}},
 		{"what denies", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`user/alice"}`, ""), []access.Principal{user("alice", assumes(`,{"Effect":"Deny","Action":"sts:*","Resource":"*"}`))}, nil},
 		{"with MFA", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`user/alice"}`, `,"Condition":{"Bool":{"aws:MultiFactorAuthPresent":"true"}}`), []access.Principal{user("alice")}, []access.Assumer{maybe(yes("user", "alice"))}},
 		{"over another role", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`role/ci"}`, ""), []access.Principal{trusting(role("ci"), `{"AWS":"`+iamARN+`user/alice"}`, ""), user("alice")}, []access.Assumer{yes("role", "ci"), yes("user", "alice", "ci")}},
@@ -204,7 +203,7 @@ func TestAssumers(t *testing.T) {
 			{Principal: "ec2.amazonaws.com", Type: "service", Outside: true, Through: []string{iamARN + "role/ci"}, Verdict: access.Conditional}}},
 		{"in a circle", trusting(role("app", decrypts), `{"AWS":"`+iamARN+`role/ci"}`, ""), []access.Principal{trusting(role("ci"), `{"AWS":"`+iamARN+`role/app"}`, "")}, []access.Assumer{yes("role", "ci")}},
 		{"another account", trusting(role("app", decrypts), `{"AWS":"444455556666"}`, ""), nil, []access.Assumer{{Principal: "444455556666", Type: "account", Outside: true, Verdict: access.Conditional}}},
-		{"everyone", trusting(role("app", decrypts), `"*"`, ""), []access.Principal{user("alice")}, []access.Assumer{{Principal: "*", Type: "everyone", Outside: true, Verdict: access.Yes}, ofRoot, yes("user", "alice")}},
+		{"everyone", trusting(role("app", decrypts), `"*"`, ""), []access.Principal{user("alice")}, []access.Assumer{{Principal: "*", Type: "everyone", Outside: true, Verdict: access.Yes}, yes("user", "alice")}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := access.Account{ID: account, Roles: []access.Principal{tt.app}, Policies: map[string]string{iamARN + "policy/narrow": decrypts}}

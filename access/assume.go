@@ -39,7 +39,7 @@ func (r *Review) assumers(role *Principal) (all []Assumer, more int) {
 			seen[a.arn] = true
 			truth := min(at.truth, a.truth)
 			if len(all) < maxAssumers {
-				assumer := Assumer{Principal: a.arn, Type: a.kind, Outside: a.principal == nil && a.kind != "root", Through: at.through, Verdict: Yes}
+				assumer := Assumer{Principal: a.arn, Type: a.kind, Outside: a.principal == nil, Through: at.through, Verdict: Yes}
 				if truth != always {
 					assumer.Verdict = Conditional
 				}
@@ -92,7 +92,8 @@ func (r *Review) direct(role *Principal) (all []assuming) {
 		}
 	}
 	for _, s := range r.subjects() {
-		if s.principal == nil || everybody || r.stepper(s.principal).ever&(1<<assumeRole) != 0 {
+		// The root user may not assume roles (STS API Reference, AssumeRole).
+		if s.principal != nil && (everybody || r.stepper(s.principal).ever&(1<<assumeRole) != 0) {
 			ask(s)
 		}
 	}

@@ -181,9 +181,12 @@ func substitute(text string, values look) (replaced string, stands, known bool) 
 		}
 		text = after
 		name, fallback, hasFallback := strings.Cut(inside, ",")
-		if name == "*" || name == "?" || name == "$" {
+		switch name {
+		case "$":
 			b.WriteString(name)
 			continue
+		case "*", "?": // the character itself, which no pattern here can be made to mean
+			return "", false, false
 		}
 		have, isKnown := values(keypolicy.ConditionKey(strings.TrimSpace(name)))
 		switch {

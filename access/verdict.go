@@ -185,12 +185,22 @@ func (q *question) inContext(t *test, as keypolicy.Actions) truth {
 	}
 	has := 0
 	for key, values := range q.request {
-		if name, is := strings.CutPrefix(key, contextKey); is {
-			if want, wants := t.context[name]; wants && slices.Equal(values, []string{want}) {
+		name, is := strings.CutPrefix(key, contextKey)
+		if !is {
+			continue
+		}
+		wanted := false
+		for want, value := range t.context { // names have no case here (KMS API Reference, GrantConstraints)
+			if strings.EqualFold(name, want) {
+				wanted = true
+				if !slices.Equal(values, []string{value}) {
+					return never
+				}
 				has++
-			} else if wants || t.exactly {
-				return never
 			}
+		}
+		if !wanted && t.exactly {
+			return never
 		}
 	}
 	return certain(has == len(t.context))
