@@ -1,11 +1,9 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -13,18 +11,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cmkeeper/cmkeeper/access"
-	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
 	"github.com/cmkeeper/cmkeeper/usage"
 )
 
 const accessAbout = `Says who may do what with a key: by its policy, its grants, and the IAM policies and permissions boundaries of the account's users, groups and roles; by which statement and under which condition; and who can give themselves the key.
 
-"yes" is always, "if" under conditions of which only a request tells whether they hold. --why shows the statements and conditions.
+"yes" is always, "if" under conditions of which only a request tells whether they hold; --why shows them. READ decrypts, WRITE encrypts, SIGN signs, ADMIN changes the key policy, GRANT makes grants, DELETE disables or deletes the key, OTHER changes tags, aliases, rotation and the like.
 
-With --principal it is the other way round: the keys with which a user or role may do something.`
+With --principal it is the other way round: the keys with which a user or role may do something.
+
+Where something could not be read, what is known is printed and the exit code is 1.`
 
 const accessExample = `  cmkeeper access alias/app
   cmkeeper access alias/app --can kms:Decrypt --days 7
@@ -68,6 +68,9 @@ func (c *accessCommand) run(ctx context.Context, p *process, args []string) erro
 	case c.requests < 0:
 		return usageError{errors.New("--requests must not be negative")}
 	}
+	if c.can != "" {
+		c.can = keypolicy.ActionsOf(c.can).Names()[0] // as KMS spells it
+	}
 	hand, err := loadByHand(ctx, p, 16)
 	if err != nil {
 		return err
@@ -77,19 +80,58 @@ func (c *accessCommand) run(ctx context.Context, p *process, args []string) erro
 		account = access.Account{ID: hand.account, Unread: true}
 	}
 	review := access.New(account, access.Context{TrustedAccounts: hand.settings.TrustedAccounts, Now: time.Now().UTC().Truncate(time.Second)})
-	if c.principal != "" {
-		if missing != nil {
-			return missing
-		}
-		return c.ofPrincipal(ctx, p, hand, review, args)
+	if c.principal == "" {
+		return c.ofKey(ctx, p, hand, review, account, missing, args[0])
 	}
-	k, unread, err := access.ReadKey(ctx, hand.facts, args[0])
-	switch {
-	case err != nil:
-		return err
-	case k.Account != hand.account:
-		return usageError{fmt.Errorf("key %s belongs to another account; run this with credentials of account %s", k.ARN, k.Account)}
+	switch err := isPrincipal(account, c.principal); {
 	case missing != nil:
+		return missing
+	case err != nil:
+		return usageError{err}
+	}
+	return c.ofPrincipal(ctx, p, hand, review, args)
+}
+
+// isPrincipal says what is wrong with the ARN of a user, a role or the root of an account.
+func isPrincipal(account access.Account, name string) error {
+	all := slices.Concat(account.Users, account.Roles)
+	a := arn.Parse(name)
+	switch {
+	case name == account.Root(), slices.ContainsFunc(all, func(p access.Principal) bool { return p.ARN == name }):
+		return nil
+	case a.Account != "" && a.Account != account.ID:
+		return fmt.Errorf("--principal %s is of account %s, and the IAM of account %s is what is read here: use credentials of that account", name, a.Account, account.ID)
+	case strings.HasPrefix(a.Resource, "assumed-role/"):
+		return fmt.Errorf("--principal %s is a session: give the ARN of its role", name)
+	}
+	for _, p := range all {
+		if p.Name == name[strings.LastIndexByte(name, '/')+1:] {
+			return fmt.Errorf("--principal %s is nobody of account %s; did you mean %s?", name, account.ID, p.ARN)
+		}
+	}
+	return fmt.Errorf("--principal %s is no user or role of account %s: give its ARN, with its path, as IAM shows it", name, account.ID)
+}
+
+// readKey reads a key of the account. A key of another account is an error of the command line.
+func readKey(ctx context.Context, hand byHand, name string) (k access.Key, unread []string, err error) {
+	account := arn.Account(name)
+	if account == "" || account == hand.account {
+		k, unread, err = access.ReadKey(ctx, hand.facts, name)
+		account = k.Account
+	}
+	if account != "" && account != hand.account {
+		return k, nil, usageError{fmt.Errorf("key %s is of account %s, whose IAM decides about it: use credentials of that account", name, account)}
+	}
+	return k, unread, err
+}
+
+// ofKey says who may use a key. missing is why IAM could not be read.
+func (c *accessCommand) ofKey(ctx context.Context, p *process, hand byHand, review *access.Review, account access.Account, missing error, name string) error {
+	k, unread, err := readKey(ctx, hand, name)
+	if err != nil {
+		return err
+	}
+	if missing != nil {
 		unread = append(unread, missing.Error())
 	}
 	report, err := review.Report(k, unread)
@@ -97,7 +139,7 @@ func (c *accessCommand) run(ctx context.Context, p *process, args []string) erro
 		return err
 	}
 	if c.days > 0 {
-		if err := c.used(ctx, hand, &report); err != nil {
+		if err := c.used(ctx, p, hand, &report); err != nil {
 			return err
 		}
 	}
@@ -105,25 +147,33 @@ func (c *accessCommand) run(ctx context.Context, p *process, args []string) erro
 		report.Holders = slices.DeleteFunc(report.Holders, func(h access.Holder) bool { return h.May(c.can) == access.No })
 	}
 	if c.json {
+		report.Holders = append([]access.Holder{}, report.Holders...) // nobody is an empty list
+		report.Findings = append([]finding.Finding{}, report.Findings...)
 		err = printJSON(p.stdout, report)
 	} else {
-		err = c.print(p.stdout, report)
+		err = c.print(p.stdout, report, k, account)
 	}
 	if err == nil && len(report.Unread) > 0 {
-		err = fmt.Errorf("there may be others who can use the key: %s", report.Unread[0])
+		err = fmt.Errorf("not everything could be read: %s", report.Unread[0])
 	}
 	return err
 }
 
-// used notes when holders last used the key.
-func (c *accessCommand) used(ctx context.Context, hand byHand, report *access.Report) error {
-	to := report.At
-	collector := usage.NewCollector(report.Key, to.AddDate(0, 0, -c.days), to, nil)
-	if err := collector.LookUp(ctx, hand.trails, c.requests, nil); err != nil {
-		return err
+// used notes when holders last used the key, and in the report why that may not be all.
+func (c *accessCommand) used(ctx context.Context, p *process, hand byHand, report *access.Report) error {
+	collector := usage.NewCollector(report.Key, report.At.AddDate(0, 0, -c.days), report.At, nil)
+	if err := (&usageCommand{requests: c.requests}).collect(ctx, p, hand, collector); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		report.Unread = append(report.Unread, usesUnread+err.Error())
+		return nil
+	}
+	table := collector.Table()
+	for _, u := range table.Source.Unread {
+		report.Unread = append(report.Unread, usesUnread+u)
 	}
 	last := map[string]time.Time{}
-	table := collector.Table()
 	for _, row := range slices.Concat(table.Principals, table.Roles, table.Services) {
 		last[row.Name] = row.Last
 	}
@@ -133,244 +183,50 @@ func (c *accessCommand) used(ctx context.Context, hand byHand, report *access.Re
 	return nil
 }
 
-// ofPrincipal says what a principal may do.
+// usesUnread begins what a report says of uses that could not be read.
+const usesUnread = "uses of the key: "
+
+// ofPrincipal says what a principal may do with keys, by name, or with every key.
 func (c *accessCommand) ofPrincipal(ctx context.Context, p *process, hand byHand, review *access.Review, names []string) error {
-	if len(names) == 0 {
+	every := len(names) == 0
+	if every {
 		var err error
-		if names, err = hand.facts.Keys(ctx); err != nil {
+		if names, err = hand.facts.Keys(ctx); errors.Is(err, inventory.ErrAccessDenied) {
+			return fmt.Errorf("%w; this takes kms:ListKeys", err)
+		} else if err != nil {
 			return err
 		}
 	}
-	report := access.PrincipalReport{Schema: access.PrincipalSchema, Principal: c.principal, At: time.Now().UTC().Truncate(time.Second), NotSeen: access.NotSeen()}
+	report := access.PrincipalReport{Schema: access.PrincipalSchema, Principal: c.principal, At: time.Now().UTC().Truncate(time.Second), Keys: []access.KeyRights{}, NotSeen: access.NotSeen()}
+	usages := map[string]string{}
 	for _, name := range names {
-		k, unread, err := access.ReadKey(ctx, hand.facts, name)
-		if err == nil && !k.Guarded() && len(names) > 1 {
+		k, unread, err := readKey(ctx, hand, name)
+		if err == nil && every && !k.Guarded() {
 			continue // AWS manages it
 		}
-		for _, u := range unread {
-			report.Unread = append(report.Unread, name+": "+u)
+		report.Unread = append(report.Unread, unread...)
+		var h access.Holder
+		if err == nil {
+			h, _, err = review.Of(c.principal, k)
 		}
-		if err != nil {
-			report.Unread = append(report.Unread, name+": "+err.Error())
-			continue
-		}
-		holder, known, err := review.Of(c.principal, k)
 		switch {
+		case err != nil && !every:
+			return err
 		case err != nil:
-			report.Unread = append(report.Unread, name+": "+err.Error())
-		case !known:
-			return usageError{fmt.Errorf("account %s has no user or role %s; give its ARN with its path, as IAM shows it", hand.account, c.principal)}
-		case len(holder.Rights) > 0 && (c.can == "" || holder.May(c.can) != access.No):
-			report.Keys = append(report.Keys, access.KeyRights{Key: k.ARN, Aliases: k.Aliases, Rights: holder.Rights})
+			report.Unread = append(report.Unread, err.Error())
+		case len(h.Rights) > 0 && (c.can == "" || h.May(c.can) != access.No):
+			report.Keys = append(report.Keys, access.KeyRights{Key: k.ARN, Aliases: k.Aliases, Rights: h.Rights})
+			usages[k.ARN] = k.Usage
 		}
 	}
 	var err error
 	if c.json {
 		err = printJSON(p.stdout, report)
 	} else {
-		err = c.printPrincipal(p.stdout, report)
+		err = c.printPrincipal(p.stdout, report, usages)
 	}
 	if err == nil && len(report.Unread) > 0 {
-		err = fmt.Errorf("there may be other keys: %s", report.Unread[0])
+		err = fmt.Errorf("not everything could be read: %s", report.Unread[0])
 	}
 	return err
-}
-
-// accessColumns are what a key is used for, with the names of the columns.
-var accessColumns = []struct {
-	name string
-	of   finding.Access
-}{
-	{"READ", finding.Read}, {"WRITE", finding.Encrypt}, {"SIGN", finding.Sign}, {"ADMIN", finding.Administer},
-	{"GRANT", finding.Grant}, {"DELETE", finding.Destroy},
-}
-
-// cells are the columns of somebody's rights.
-func cells(h access.Holder) (cells []string) {
-	always, ever := h.Can()
-	for _, column := range accessColumns {
-		switch {
-		case always&column.of != 0:
-			cells = append(cells, "yes")
-		case ever&column.of != 0:
-			cells = append(cells, "if")
-		default:
-			cells = append(cells, "-")
-		}
-	}
-	return cells
-}
-
-// print writes a report for people.
-func (c *accessCommand) print(w io.Writer, r access.Report) error {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s\n", strings.Join(append(escaped(r.Aliases), r.Key), "  "))
-	if c.can == "" {
-		printAccessFindings(&b, r.Findings)
-	}
-	b.WriteString("\n")
-	if len(r.Holders) == 0 {
-		b.WriteString("Nobody may, as far as can be seen.\n")
-	}
-	var rows [][]string
-	for _, h := range r.Holders {
-		row := append(cells(h), "", principalText(h))
-		switch {
-		case c.days > 0 && h.Used.IsZero():
-			row[len(row)-2] = "-"
-		case c.days > 0:
-			row[len(row)-2] = h.Used.Format(time.DateOnly)
-		case !h.LastUsed.IsZero():
-			row[len(row)-2] = h.LastUsed.Format(time.DateOnly)
-		}
-		rows = append(rows, row)
-	}
-	used := "LAST SEEN"
-	if c.days > 0 {
-		used = "USED KEY"
-	}
-	c.table(&b, used, "WHO", rows, func(i int) []access.Right { return r.Holders[i].Rights })
-	if c.days > 0 {
-		b.WriteString(wrapTo(80, fmt.Sprintf("\nUSED KEY is the last call for the key in the last %d days, by CloudTrail's event history.", c.days), "", ""))
-	} else {
-		b.WriteString(wrapTo(80, "\nLAST SEEN is when a role last called anything, by IAM; --days asks who used this key.", "", ""))
-	}
-	printUnseen(&b, r.NotSeen, r.Unread)
-	_, err := w.Write(b.Bytes())
-	return err
-}
-
-// table writes rows of the columns, a date and a name. Under each come the ways to the
-// rights, where they are asked for.
-func (c *accessCommand) table(b *bytes.Buffer, date, name string, rows [][]string, rights func(i int) []access.Right) {
-	if len(rows) == 0 {
-		return
-	}
-	var header []string
-	shown := make([]bool, len(accessColumns))
-	for i, column := range accessColumns {
-		header = append(header, column.name)
-		shown[i] = column.of&(finding.Sign) == 0 || slices.ContainsFunc(rows, func(r []string) bool { return r[i] != "-" })
-	}
-	line := func(row []string) {
-		for i := range accessColumns {
-			if shown[i] {
-				fmt.Fprintf(b, "%-7s", row[i])
-			}
-		}
-		if date != "" {
-			fmt.Fprintf(b, "%-12s", row[len(row)-2])
-		}
-		b.WriteString(row[len(row)-1] + "\n")
-	}
-	line(append(header, date, name))
-	for i, row := range rows {
-		line(row)
-		for _, right := range rights(i) {
-			if c.can != "" && slices.Contains(right.Actions, c.can) || c.can == "" && c.why {
-				printRight(b, right, c.can)
-			}
-		}
-	}
-}
-
-// principalText names a holder. One that IAM does not have says what it is.
-func principalText(h access.Holder) string {
-	name := alert.Escape(h.Principal)
-	if !h.Outside {
-		return alert.Escape(arn.Parse(h.Principal).Resource)
-	}
-	switch h.Type {
-	case "everyone":
-		return "everyone"
-	case "account":
-		return "account " + name
-	}
-	return name
-}
-
-// printRight writes by what somebody has a right.
-func printRight(b *bytes.Buffer, r access.Right, only string) {
-	actions := strings.Join(r.Actions, ", ")
-	if only != "" {
-		actions = only
-	}
-	b.WriteString(wrapTo(80, actions, "    ", "      "))
-	for _, way := range r.Ways {
-		b.WriteString(wrapTo(80, "by "+wayText(way), "      ", "        "))
-	}
-	for _, more := range []struct {
-		words string
-		ways  []access.Way
-	}{{"which counts by ", r.Account}, {"within ", r.Boundary}, {"unless denied by ", r.Unless}} {
-		for _, way := range more.ways {
-			b.WriteString(wrapTo(80, more.words+wayText(way), "      ", "        "))
-		}
-	}
-}
-
-// wayText names a statement or a grant with its conditions.
-func wayText(w access.Way) string {
-	text := string(w.Kind)
-	if w.Policy != "" {
-		text += " " + w.Policy
-	}
-	if w.Group != "" {
-		text += " of group " + w.Group
-	}
-	if w.Statement != "" {
-		text += ", statement " + w.Statement
-	}
-	if len(w.Conditions) > 0 {
-		text += ", if " + strings.Join(w.Conditions, " and ")
-	}
-	return alert.Escape(text)
-}
-
-// maxAccessFindings is how many findings people are shown.
-const maxAccessFindings = 20
-
-func printAccessFindings(b *bytes.Buffer, found []finding.Finding) {
-	for _, f := range found[:min(len(found), maxAccessFindings)] {
-		b.WriteString(wrapTo(80, fmt.Sprintf("%s: %s (%s)", f.Severity, alert.Escape(f.Message), f.ID), "  ", "    "))
-	}
-	if more := len(found) - maxAccessFindings; more > 0 {
-		fmt.Fprintf(b, "  and %d more findings; --json has all\n", more)
-	}
-}
-
-// printUnseen writes what also decides, and what could not be read.
-func printUnseen(b *bytes.Buffer, notSeen, unread []string) {
-	b.WriteString("\nNot seen:\n")
-	for _, text := range notSeen {
-		b.WriteString(wrapTo(80, text, "  - ", "    "))
-	}
-	for _, text := range unread {
-		b.WriteString(wrapTo(80, "Not read: "+alert.Escape(text), "", "  "))
-	}
-}
-
-// printPrincipal writes with which keys somebody may do something.
-func (c *accessCommand) printPrincipal(w io.Writer, r access.PrincipalReport) error {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s\n\n", alert.Escape(r.Principal))
-	if len(r.Keys) == 0 {
-		b.WriteString("No key, as far as can be seen.\n")
-	}
-	var rows [][]string
-	for _, k := range r.Keys {
-		name := strings.Join(append(escaped(k.Aliases), arn.KeyID(k.Key)), "  ")
-		rows = append(rows, append(cells(access.Holder{Rights: k.Rights}), "", name))
-	}
-	c.table(&b, "", "KEY", rows, func(i int) []access.Right { return r.Keys[i].Rights })
-	printUnseen(&b, r.NotSeen, r.Unread)
-	_, err := w.Write(b.Bytes())
-	return err
-}
-
-func escaped(names []string) (all []string) {
-	for _, n := range names {
-		all = append(all, alert.Escape(n))
-	}
-	return all
 }
