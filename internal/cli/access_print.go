@@ -108,7 +108,7 @@ func (c *accessCommand) print(w io.Writer, r access.Report, k access.Key, accoun
 	var b bytes.Buffer
 	name := strings.Join(append(escaped(r.Aliases), alert.Escape(r.Key)), " ")
 	b.WriteString(wrapTo(columns, name, "", "  "))
-	b.WriteString(wrapTo(columns, sourcesText(k, account), "", "  "))
+	b.WriteString(wrapTo(columns, sourcesText(k, account, r.Unread), "", "  "))
 	printUnread(&b, r.Unread)
 	if c.can == "" {
 		printAccessFindings(&b, r.Findings)
@@ -187,9 +187,12 @@ func (c *accessCommand) printPrincipal(w io.Writer, r access.PrincipalReport, us
 	return err
 }
 
-// sourcesText says what a report comes from.
-func sourcesText(k access.Key, account access.Account) string {
-	text := "by the key policy, " + counted(len(k.Grants), "grant")
+// sourcesText says what a report comes from: what could not be read is not counted.
+func sourcesText(k access.Key, account access.Account, unread []string) string {
+	text := "by the key policy"
+	if len(k.Grants) > 0 || !slices.ContainsFunc(unread, func(u string) bool { return strings.HasPrefix(u, "grants: ") }) {
+		text += ", " + counted(len(k.Grants), "grant")
+	}
 	if !account.Unread {
 		text += fmt.Sprintf(", and the IAM of account %s: %s and %s", account.ID, counted(len(account.Users), "user"), counted(len(account.Roles), "role"))
 	}

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/cmkeeper/cmkeeper/access"
 	"github.com/cmkeeper/cmkeeper/finding"
@@ -104,6 +107,7 @@ func TestAccess(t *testing.T) {
 		t.Fatalf("exit code %d: %s%s", code, out, errs)
 	}
 	got := decodeJSON[access.Report](t, out)
+	expectValid(t, "access.v1.schema.json", out)
 	want := a.accessReport(key)
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(access.Report{}, "At"), cmpopts.IgnoreFields(finding.Finding{}, "Access"), cmp.Comparer(func(x, y finding.ID) bool { return x == y })); diff != "" {
 		t.Errorf("another report than that of package access:\n%s", diff)
@@ -120,7 +124,9 @@ func TestAccess(t *testing.T) {
 	}, may); diff != "" {
 		t.Errorf("who may decrypt:\n%s", diff)
 	}
-	of := decodeJSON[access.PrincipalReport](t, a.accessOK("--principal", iamARN+"user/bea", "--json"))
+	out = a.accessOK("--principal", iamARN+"user/bea", "--json")
+	expectValid(t, "access-of.v1.schema.json", out)
+	of := decodeJSON[access.PrincipalReport](t, out)
 	if names := fmt.Sprint(of.Keys[0].Aliases, of.Keys[1].Aliases); len(of.Keys) != 2 || names != "[alias/app] [alias/other]" && names != "[alias/other] [alias/app]" {
 		t.Errorf("%+v", of.Keys)
 	}
@@ -254,7 +260,7 @@ func TestAccessUnread(t *testing.T) {
 		{"kms:DescribeKey", of, "No key is known that it may call kms:Decrypt with"},
 		{"kms:GetKeyPolicy", []string{appAlias}, ""},
 		{"kms:GetKeyPolicy", of, "No key is known that it may call kms:Decrypt with"},
-		{"kms:ListGrants", []string{appAlias}, "user/ada"},
+		{"kms:ListGrants", []string{appAlias}, "by the key policy, and the IAM of account"},
 		{"kms:ListGrants", []string{appAlias, "--can", "kms:RetireGrant"}, "user/bea"},
 		{"kms:ListGrants", of, "No key is known"},
 		{"kms:ListResourceTags", []string{appAlias}, "user/ada"},
@@ -268,7 +274,7 @@ func TestAccessUnread(t *testing.T) {
 			t.Errorf("without %s, access %q: exit code %d: %s", tt.permission, tt.args, code, errs)
 		}
 		switch {
-		case (tt.want == "") != (out == ""), !strings.Contains(out, tt.want), strings.Contains(out, "Nobody"), strings.Contains(out, "as far as can be seen"),
+		case (tt.want == "") != (out == ""), !strings.Contains(out, tt.want), strings.Contains(out, "Nobody"), strings.Contains(out, "as far as can be seen"), strings.Contains(out, "0 grants"), strings.Contains(out, "0 users"),
 			out != "" && !strings.Contains(out, "\nIncomplete: there may be more than is shown here.\n  Not read:"):
 			t.Errorf("without %s, access %q: no %q in %s", tt.permission, tt.args, tt.want, out)
 		}
@@ -276,6 +282,9 @@ func TestAccessUnread(t *testing.T) {
 		code, out, _ = a.command(append([]string{"access", "--json"}, tt.args...)...)
 		if code != exitError || (out == "") != (tt.want == "") || out != "" && len(decodeJSON[access.Report](t, out).Unread) == 0 {
 			t.Errorf("without %s, access --json %q: exit code %d: %s", tt.permission, tt.args, code, out)
+		}
+		if schema := map[bool]string{true: "access-of.v1.schema.json", false: "access.v1.schema.json"}[tt.args[0] == "--principal"]; out != "" {
+			expectValid(t, schema, out)
 		}
 	}
 }
@@ -296,9 +305,8 @@ func TestAccessOfNobody(t *testing.T) {
 	if out := a.accessOK(appAlias, "--can", "kms:Decrypt"); !strings.Contains(out, "\nNobody may call kms:Decrypt, as far as can be seen.\n") {
 		t.Error(out)
 	}
-	if report := decodeJSON[map[string]any](t, a.accessOK(appAlias, "--can", "kms:Decrypt", "--json")); report["holders"] == nil || report["findings"] == nil {
-		t.Errorf("nobody is no empty list: %v", report)
-	}
+	expectValid(t, "access.v1.schema.json", a.accessOK(appAlias, "--can", "kms:Decrypt", "--json"))
+	expectValid(t, "access-of.v1.schema.json", a.accessOK("--principal", iamARN+"root", "--can", "kms:Decrypt", "--json"))
 }
 
 // TestAccessOutput: names are somebody else's text, and lists are as long as a screen.
@@ -370,6 +378,39 @@ func TestWorse(t *testing.T) {
 		signer.usage = usage
 		if got := strings.Join(signer.cells()[:3], " "); got != want {
 			t.Errorf("%s: %s, want %s", usage, got, want)
+		}
+	}
+}
+
+// TestAccessSchemas wants every member that a report can have in the schemas, and the verdicts,
+// kinds and types.
+func TestAccessSchemas(t *testing.T) {
+	for file, v := range map[string]any{"access.v1.schema.json": &access.Report{}, "access-of.v1.schema.json": &access.PrincipalReport{}} {
+		fillValue(reflect.ValueOf(v).Elem())
+		var document map[string]any
+		if err := json.Unmarshal(must(json.Marshal(v))(t), &document); err != nil {
+			t.Fatal(err)
+		}
+		expectMembers(t, file, document, schemaOf(t, file))
+	}
+	for _, kind := range []access.Kind{access.KeyPolicy, access.Delegation, access.IdentityPolicy, access.Boundary, access.Grant} {
+		for _, verdict := range []access.Verdict{access.Yes, access.Conditional} {
+			rights := []access.Right{{Actions: []string{"kms:Decrypt"}, Verdict: verdict, Ways: []access.Way{{Kind: kind}}}}
+			r := access.Report{
+				Schema: access.ReportSchema, Key: "arn:x", NotSeen: access.NotSeen(), Findings: []finding.Finding{},
+				Holders: []access.Holder{{Principal: "*", Type: "everyone", Rights: rights, Assumers: []access.Assumer{{Principal: "*", Type: "everyone", Verdict: verdict}}}},
+			}
+			expectValid(t, "access.v1.schema.json", string(must(json.Marshal(r))(t)))
+			of := access.PrincipalReport{Schema: access.PrincipalSchema, Principal: "arn:x", NotSeen: access.NotSeen(), Keys: []access.KeyRights{{Key: "arn:x", Rights: rights}}}
+			expectValid(t, "access-of.v1.schema.json", string(must(json.Marshal(of))(t)))
+		}
+	}
+	for file, document := range map[string]string{
+		"access.v1.schema.json":    `{"schema":"cmkeeper.access.v1","key":"arn:x","at":"2026-03-01T10:00:00Z","findings":[],"not_seen":[]}`,
+		"access-of.v1.schema.json": `{"schema":"cmkeeper.access-of.v1","principal":"arn:x","at":"2026-03-01T10:00:00Z","keys":null,"not_seen":[]}`,
+	} {
+		if schemaOf(t, file).Validate(must(jsonschema.UnmarshalJSON(strings.NewReader(document)))(t)) == nil {
+			t.Errorf("%s takes %s", file, document)
 		}
 	}
 }
