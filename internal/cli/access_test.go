@@ -4,9 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,7 +38,8 @@ const (
 	outsider = "999988887777"
 )
 
-var longRole = strings.Repeat("a-name-as-long-as-", 4)[:64]
+// longRole has a name as long as IAM takes.
+const longRole = "orders-nightly-export-to-the-data-lake-of-the-finance-department"
 
 // allowing is an IAM policy with one statement; more are further members of it.
 func allowing(action, resource, more string) string {
@@ -414,3 +420,53 @@ func TestAccessSchemas(t *testing.T) {
 		}
 	}
 }
+
+// TestAccessDocument keeps the transcripts of cmkeeper access in docs/keys-and-report.md true,
+// which somebody with the page's policy makes. With UPDATE_DOCS=1 it writes them.
+func TestAccessDocument(t *testing.T) {
+	path := filepath.Join("..", "..", "docs", "keys-and-report.md")
+	a := newAccount(t)
+	a.enter()
+	a.staff()
+	page := string(must(os.ReadFile(path))(t))
+	var mu sync.Mutex
+	refused := map[string]bool{}
+	policy := must(iam.ParseIdentity([]byte(shownPolicy.FindStringSubmatch(page)[1])))(t)
+	a.box.AWS.SetIdentityPolicy(administrator, func(action, resource string) bool {
+		allowed := policy.Evaluate(iam.Request{Action: action, Resource: resource}) == iam.Allow
+		if !allowed {
+			mu.Lock()
+			defer mu.Unlock()
+			refused[action+" on "+resource] = true
+		}
+		return allowed
+	})
+	n := 0
+	want := shownAccess.ReplaceAllStringFunc(page, func(block string) string {
+		n++
+		line := shownAccess.FindStringSubmatch(block)[1]
+		text := a.accessOK(strings.Fields(line)[1:]...)
+		expectNarrow(t, text)
+		text = shownKey.ReplaceAllString(text, "0a1b2c3d-0000-4000-8000-000000000001")
+		text = shownLong.ReplaceAllString(text, fmt.Sprintf("0a1b2c3d%056d", 2))
+		text = strings.ReplaceAll(text, time.Now().UTC().Format(time.DateOnly), "2026-03-02")
+		return "```console\n$ cmkeeper " + line + "\n" + text + "```"
+	})
+	for _, what := range slices.Sorted(maps.Keys(refused)) {
+		t.Errorf("the page's policy does not allow %s", what)
+	}
+	if n < 3 {
+		t.Errorf("the page has %d transcripts", n)
+	}
+	if os.Getenv("UPDATE_DOCS") != "" {
+		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		page = want
+	}
+	if diff := cmp.Diff(want, page); diff != "" {
+		t.Errorf("%s shows other transcripts; UPDATE_DOCS=1 go test ./internal/cli -run AccessDocument writes them:\n%s", path, diff)
+	}
+}
+
+var shownAccess = regexp.MustCompile("(?s)```console\n\\$ cmkeeper (access [^\n]*)\n.*?```")
