@@ -503,6 +503,8 @@ func (w *adviceWorld) meant(group, flag, word string) string {
 		return w.files[""]
 	case flag == "prefix":
 		return "object-"
+	case flag == "principal":
+		return iamARN + "root"
 	case flag != "":
 		return word
 	case strings.HasSuffix(word, ".json") || word == "FILE" || group == "policy" && (word == "OLD" || word == "NEW"):
