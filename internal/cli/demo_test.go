@@ -20,6 +20,7 @@ import (
 
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
 	"github.com/cmkeeper/cmkeeper/internal/demo"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
 	"github.com/cmkeeper/cmkeeper/internal/sandbox"
 	"github.com/cmkeeper/cmkeeper/rotate"
 )
@@ -38,6 +39,9 @@ func TestDemo(t *testing.T) {
 	if !summary.OK || len(summary.Problems) > 0 || !summary.Rotation.Reenabled || !summary.Policy.Restored || summary.Rotation.PeriodDays != 180 ||
 		r.Moved < 2000 || r.Skipped == 0 || r.Refused != 1 || r.Failed != 0 {
 		t.Errorf("summary: %s", out.String())
+	}
+	if !summary.Access.SelfGrant {
+		t.Errorf("access: %s", out.String())
 	}
 	second, abort := summary.Replacement, summary.Abort
 	if u := summary.Usage; u.OfMallory != 1 || u.Calls <= u.OfMallory {
@@ -187,6 +191,13 @@ func TestVerifierFindsOut(t *testing.T) {
 		return err
 	}
 
+	mayKeys := func(actions string) func(context.Context, *s3.Client, *sandbox.Sandbox) error {
+		return func(_ context.Context, _ *s3.Client, box *sandbox.Sandbox) error {
+			_, err := box.AWS.IAM().SetUser(iam.User{Name: "mallory", Inline: map[string]string{"keys": allowing(actions, "*", "")}})
+			return err
+		}
+	}
+
 	for name, tt := range map[string]struct {
 		tamper func(context.Context, *s3.Client, *sandbox.Sandbox) error
 		want   string // in the one problem
@@ -212,6 +223,8 @@ func TestVerifierFindsOut(t *testing.T) {
 			box.AWS.SetIdentityPolicy("operator", func(action, _ string) bool { return action != "cloudtrail:LookupEvents" })
 			return nil
 		}, "usage of alias/demo-reports: look up events, which takes cloudtrail:LookupEvents"},
+		"the attacker may decrypt":            {mayKeys(`["kms:Decrypt","kms:PutKeyPolicy"]`), "mallory can decrypt"},
+		"the attacker cannot change policies": {mayKeys(`"kms:DescribeKey"`), "mallory cannot give herself"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -224,6 +237,16 @@ func TestVerifierFindsOut(t *testing.T) {
 			expectProblem(t, o, tt.want)
 		})
 	}
+	t.Run("somebody else has the key, too", func(t *testing.T) {
+		t.Parallel()
+		expectProblem(t, demo.Options{
+			Worker: demoWorker(slog.New(slog.DiscardHandler)), Command: demoOperator, Objects: 8,
+			BeforeEvents: func(_ context.Context, box *sandbox.Sandbox) error {
+				_, err := box.AWS.IAM().SetUser(iam.User{Name: "bea", Inline: map[string]string{"keys": allowing(`"kms:Decrypt"`, "*", "")}})
+				return err
+			},
+		}, "may decrypt under alias/demo-reports")
+	})
 	t.Run("an alert is swallowed", func(t *testing.T) {
 		t.Parallel()
 		expectProblem(t, demo.Options{

@@ -1,7 +1,7 @@
 // Package demo plays what cmkeeper is for: somebody switches rotation off, opens a
 // key policy to everyone and schedules a deletion, and an operator moves an alias to
-// a new key. A worker reacts to the events. Then the operator replaces a key with
-// cmkeeper rotate, twice, and undoes the second. The package's own verifier compares
+// a new key. A worker reacts to the events. Then the operator reviews who may use the key
+// with cmkeeper access, replaces a key with cmkeeper rotate, twice, and undoes the second. The package's own verifier compares
 // the result with live state.
 package demo
 
@@ -84,6 +84,11 @@ type Summary struct {
 		Calls     int `json:"calls"`
 		OfMallory int `json:"of_mallory"`
 	} `json:"usage"`
+	// Access is whether cmkeeper access was right: who opened the policy can give herself the
+	// key again.
+	Access struct {
+		SelfGrant bool `json:"self_grant"`
+	} `json:"access"`
 	Seconds float64 `json:"seconds"`
 	// Problems says what is wrong; empty if OK.
 	Problems []string `json:"problems,omitempty"`
@@ -149,6 +154,11 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		return Summary{}, err
 	}
 	say("  worker      done %.1f s after the last of these calls\n", time.Since(acted).Seconds())
+	access, err := st.reviewAccess(ctx, o, say)
+	if err != nil {
+		return Summary{}, fmt.Errorf("review who may use the key of %s: %w", policyAlias, err)
+	}
+	say("")
 	second, err := st.replaceKey(ctx, o, say)
 	if err != nil {
 		return Summary{}, fmt.Errorf("replace the key of %s: %w", ledgerAlias, err)
@@ -163,7 +173,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		}
 	}
 
-	v := verifier{stage: st, before: before, alerts: received, second: second, command: func(ctx context.Context, args ...string) (string, error) {
+	v := verifier{stage: st, before: before, alerts: received, second: second, review: access, command: func(ctx context.Context, args ...string) (string, error) {
 		return st.command(ctx, o, io.Discard, args...)
 	}}
 	summary, err := v.verify(ctx)
@@ -194,6 +204,7 @@ func (s Summary) text() string {
 	mark(s.Replacement.NewKeys == 1 && s.Replacement.OldEnabled, "one new key for %s, like the old one, which is enabled: %d object versions moved; named as left: %s", ledgerAlias, s.Replacement.Moved, strings.Join(s.Replacement.Left, ", "))
 	mark(s.Abort.Restored == s.Replacement.Moved, "after the abort the alias, the bucket defaults and %d object versions are back; the third key stays enabled for a day without use", s.Abort.Restored)
 	mark(s.Usage.OfMallory > 0, "cmkeeper usage %s shows %s: %d of %d calls", policyAlias, mallory, s.Usage.OfMallory, s.Usage.Calls)
+	mark(s.Access.SelfGrant, "%s cannot decrypt under %s, but can give herself that, as access says", mallory, policyAlias)
 	for _, p := range s.Problems {
 		mark(false, "%s", p)
 	}

@@ -80,6 +80,9 @@ func ledgers(key string) []bucket {
 func setStage(ctx context.Context, box *sandbox.Sandbox, objects int) (*stage, error) {
 	cfg := box.Config(operator)
 	st := &stage{box: box, s3: awsclient.S3(cfg, nil)}
+	if err := st.employ(); err != nil {
+		return nil, err
+	}
 	keys := kms.NewFromConfig(cfg)
 	create := func(alias string) (string, error) {
 		out, err := keys.CreateKey(ctx, &kms.CreateKeyInput{Description: aws.String("cmkeeper demo")})

@@ -125,6 +125,7 @@ type verifier struct {
 	second *secondAct
 	// command runs a command line as the operator, and returns what it prints.
 	command func(ctx context.Context, args ...string) (string, error)
+	review  review
 
 	summary Summary
 }
@@ -139,7 +140,7 @@ func (v *verifier) problem(format string, args ...any) {
 // verify reads everything back. The summary is OK only if there are no problems.
 func (v *verifier) verify(ctx context.Context) (Summary, error) {
 	v.checkAlerts()
-	for _, check := range []func(context.Context) error{v.checkKeys, v.checkObjects, v.checkReplacement, v.checkUsage, v.checkReadable} {
+	for _, check := range []func(context.Context) error{v.checkKeys, v.checkObjects, v.checkReplacement, v.checkUsage, v.checkReadable, v.checkAccess} {
 		if err := check(ctx); err != nil {
 			return v.summary, err
 		}
