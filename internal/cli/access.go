@@ -161,7 +161,7 @@ func (c *accessCommand) ofKey(ctx context.Context, p *process, hand byHand, revi
 
 // used notes when holders last used the key, and in the report why that may not be all.
 func (c *accessCommand) used(ctx context.Context, p *process, hand byHand, report *access.Report) error {
-	collector := usage.NewCollector(report.Key, report.At.AddDate(0, 0, -c.days), report.At, nil)
+	collector := usage.NewCollector(report.Key, usedSince(report.At, time.Now().UTC(), c.days), report.At, nil)
 	if err := (&usageCommand{requests: c.requests}).collect(ctx, p, hand, collector); err != nil {
 		if ctx.Err() != nil {
 			return err
@@ -181,6 +181,16 @@ func (c *accessCommand) used(ctx context.Context, p *process, hand byHand, repor
 		report.Holders[i].Used = last[report.Holders[i].Principal]
 	}
 	return nil
+}
+
+// usedSince is the beginning of so many days before a time, as far as CloudTrail's event
+// history, which has the last 90 days, goes back when it is asked within a minute from now.
+func usedSince(at, now time.Time, days int) time.Time {
+	from, oldest := at.AddDate(0, 0, -days), now.AddDate(0, 0, -90).Add(time.Minute)
+	if from.Before(oldest) {
+		return oldest
+	}
+	return from
 }
 
 // usesUnread begins what a report says of uses that could not be read.

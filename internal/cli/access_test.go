@@ -236,6 +236,7 @@ func TestAccessUsed(t *testing.T) {
 	key := a.staff()
 	secret := must(a.kms.Encrypt(t.Context(), &kms.EncryptInput{KeyId: &key, Plaintext: []byte("x")}))(t).CiphertextBlob
 	must(kms.NewFromConfig(a.box.Config("ada")).Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: secret}))(t)
+	a.accessOK(appAlias, "--days", "90")
 	today := time.Now().UTC().Format(time.DateOnly)
 	a.eventually("the event history has the use", func() bool {
 		return strings.Contains(a.accessOK(appAlias, "--days", "3"), "yes   -     -     -     -      -     "+today+" user/ada\n")
@@ -250,6 +251,17 @@ func TestAccessUsed(t *testing.T) {
 	for _, h := range report.Holders {
 		if used := h.Principal == iamARN+"user/ada"; used == h.Used.IsZero() {
 			t.Errorf("%s used the key at %s", h.Principal, h.Used)
+		}
+	}
+}
+
+// TestUsedSince: of 90 days the first minute is not asked for, which CloudTrail has no more
+// when the key and IAM are read.
+func TestUsedSince(t *testing.T) {
+	at := time.Date(2026, 6, 30, 12, 0, 0, 0, time.UTC)
+	for days, want := range map[int]time.Time{1: at.AddDate(0, 0, -1), 89: at.AddDate(0, 0, -89), 90: at.AddDate(0, 0, -90).Add(time.Minute + 20*time.Second)} {
+		if got := usedSince(at, at.Add(20*time.Second), days); !got.Equal(want) {
+			t.Errorf("%d days: %s, want %s", days, got, want)
 		}
 	}
 }
