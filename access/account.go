@@ -3,7 +3,6 @@ package access
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"time"
@@ -59,10 +58,10 @@ type Group struct {
 	Attached  []string
 }
 
-// API is IAM: Call calls an action of its query API, and decodes the answer by the names of
-// its XML below the root. *awsclient.IAM is one.
+// API is IAM: Call calls an action of its query API, and decodes the answer's result.
+// *awsclient.IAM is one.
 type API interface {
-	Call(ctx context.Context, action string, parameters url.Values, answer any) error
+	Call(ctx context.Context, action string, parameters url.Values, result any) error
 }
 
 // Permission is what [Read] needs.
@@ -78,22 +77,17 @@ func Read(ctx context.Context, iam API, account string) (Account, error) {
 	a := Account{ID: account, Groups: map[string]Group{}, Policies: map[string]string{}}
 	parameters := url.Values{"MaxItems": {"1000"}}
 	for range maxPages {
-		var answer struct {
-			Page *detailsResult `xml:"GetAccountAuthorizationDetailsResult"`
-		}
-		if err := iam.Call(ctx, "GetAccountAuthorizationDetails", parameters, &answer); err != nil {
+		var page detailsResult
+		if err := iam.Call(ctx, "GetAccountAuthorizationDetails", parameters, &page); err != nil {
 			return Account{}, fmt.Errorf("read the account's IAM (%s): %w", Permission, err)
 		}
-		if answer.Page == nil { // which is not an account without anybody
-			return Account{}, errors.New("read the account's IAM: the answer has no result")
-		}
-		if err := a.add(*answer.Page); err != nil {
+		if err := a.add(page); err != nil {
 			return Account{}, fmt.Errorf("read the account's IAM: %w", err)
 		}
-		if !answer.Page.IsTruncated {
+		if !page.IsTruncated {
 			return a, nil
 		}
-		parameters.Set("Marker", answer.Page.Marker)
+		parameters.Set("Marker", page.Marker)
 	}
 	return Account{}, fmt.Errorf("read the account's IAM: more than %d pages", maxPages)
 }

@@ -1,7 +1,6 @@
 package demo
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,11 +58,11 @@ type review struct {
 
 // reviewAccess asks who can decrypt under the key whose policy was opened.
 func (st *stage) reviewAccess(ctx context.Context, o Options, say func(string, ...any)) (r review, err error) {
-	var out bytes.Buffer
-	if err := o.Command(ctx, st.box.WorkerEnvironment(""), st.box.Config(operator), &out, io.Discard, "access", policyAlias, "--can", "kms:Decrypt", "--json"); err != nil {
+	out, err := st.command(ctx, o, io.Discard, "access", policyAlias, "--can", "kms:Decrypt", "--json")
+	if err != nil {
 		return r, err
 	}
-	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		return r, err
 	}
 	say("  %s    access               %s: %d principals may decrypt", operator, policyAlias, len(r.Holders))
