@@ -157,7 +157,7 @@ func TestHolders(t *testing.T) {
 		}}},
 		{Principal: "444455556666", Type: "account", Outside: true, Rights: []access.Right{{
 			Actions: []string{"kms:Decrypt"}, Verdict: access.Conditional,
-			Ways: []access.Way{{Kind: access.KeyPolicy, Statement: "Partner", Conditions: []string{"IAM in account 444455556666, which is not seen here"}}},
+			Ways: []access.Way{{Kind: access.KeyPolicy, Statement: "Partner", Conditions: []string{"IAM in account 444455556666, which is not seen here, allows it"}}},
 		}}},
 		{Principal: "logs.amazonaws.com", Type: "service", Outside: true, Rights: []access.Right{{
 			Actions: []string{"kms:Encrypt"}, Verdict: access.Yes, Ways: []access.Way{{Kind: access.KeyPolicy, Statement: "Logs"}},

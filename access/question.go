@@ -252,7 +252,7 @@ func (s subject) unseen() []test {
 	case s.principal != nil, s.kind == "root", s.kind == "service", s.kind == "everyone", s.account == "":
 		return nil
 	}
-	return []test{{text: "IAM in account " + s.account + ", which is not seen here", key: "iam of " + s.account}}
+	return []test{{text: "IAM in account " + s.account + ", which is not seen here, allows it", key: "iam of " + s.account}}
 }
 
 // naming is how a statement names a caller. The zero value: not at all.

@@ -67,6 +67,9 @@ func (st *stage) reviewAccess(ctx context.Context, o Options, say func(string, .
 	}
 	say("  %s    access               %s: %d principals may decrypt", operator, policyAlias, len(r.Holders))
 	for _, f := range r.Findings {
+		if f.Severity != "high" {
+			continue // policies about every key: the demo's are short
+		}
 		say("  finding     %-8s %s", f.Severity, f.Message)
 	}
 	return r, nil
@@ -84,8 +87,14 @@ func (v *verifier) checkAccess(ctx context.Context) error {
 	if want := []string{"role/reports", "root", "user/" + operator}; r.Schema != "cmkeeper.access.v1" || !slices.Equal(holders, want) {
 		v.problem("access says that %q may decrypt under %s; want %q", holders, policyAlias, want)
 	}
-	if len(r.Findings) != 1 || r.Findings[0].ID != "self-grant" || r.Findings[0].Severity != "high" || r.Findings[0].Principal != principalARN+"user/"+mallory {
-		v.problem("access finds %+v about %s; want that %s can give herself the key", r.Findings, policyAlias, mallory)
+	var grave []string
+	for _, f := range r.Findings {
+		if f.Severity != "medium" {
+			grave = append(grave, f.Severity+" "+f.ID+" "+strings.TrimPrefix(f.Principal, principalARN))
+		}
+	}
+	if want := []string{"high self-grant user/" + mallory}; !slices.Equal(grave, want) {
+		v.problem("access finds %q about %s; want %q: %s can give herself the key", grave, policyAlias, want, mallory)
 	}
 	if !v.summary.Policy.Restored {
 		return nil // of another policy access has said nothing
