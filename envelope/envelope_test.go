@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -415,6 +416,19 @@ func TestTooManyChunks(t *testing.T) {
 	}
 	if _, err := w.Write(make([]byte, 17)); err == nil || !strings.Contains(err.Error(), "4294967296 chunks") {
 		t.Errorf("the last chunk was followed by another: %v", err)
+	}
+
+	// A reader takes the last one, and no other, though somebody with the key sealed it.
+	m, _, err := s.begin(t.Context(), tenantA, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for next, want := range map[uint64]error{maxChunks - 1: nil, maxChunks: ErrTampered} {
+		nonce := append(binary.BigEndian.AppendUint64([]byte{0, 0, 0}, next), 1)
+		m.next = next
+		if _, err := m.open(nil, m.aead.Seal(nil, nonce, []byte("x"), nil), true); !errors.Is(err, want) {
+			t.Errorf("chunk %d: %v, want %v", next, err, want)
+		}
 	}
 }
 

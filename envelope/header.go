@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
-	"strings"
 	"unicode/utf8"
-
-	"github.com/cmkeeper/cmkeeper/internal/arn"
 )
 
 // The format, see docs/envelope-format.md. All numbers are big-endian.
@@ -24,6 +22,8 @@ const (
 	// KMS's API reference bounds neither the attributes of a context nor all of them, so
 	// this bound is ours.
 	maxContextSize = 8192
+	// The number of attributes, and a name and a value of a byte each after their lengths.
+	minContextSize = 2 + 2 + 1 + 2 + 1
 
 	algorithmAES256GCM = 1
 	messageIDSize      = 32
@@ -64,41 +64,37 @@ type Header struct {
 
 // ReadHeader reads the header that r begins with, and no byte more. The error is
 // ErrNotEnvelope, ErrVersion, ErrTampered for a header that no version of this package
-// makes, or r's. It allocates no more than the header can have.
+// makes, or r's. Each field is judged before the next is read, so that the first one that
+// is wrong decides, whatever follows it. It allocates no more than the header can have.
 func ReadHeader(r io.Reader) (*Header, error) {
 	in := fields{src: r}
 	if start := in.take(len(magic)); errors.Is(in.err, errCut) || in.err == nil && string(start) != magic {
 		return nil, ErrNotEnvelope
 	}
-	if v := in.take(1); in.err == nil && v[0] != version {
-		return nil, fmt.Errorf("%w: version %d, known is %d", ErrVersion, v[0], version)
+	if v := in.take(1)[0]; v != version {
+		in.fail(ErrVersion, fmt.Errorf("version %d, known is %d", v, version))
 	}
 	h := &Header{}
-	h.KeyARN = string(in.takeSized(maxKeyARNSize))
-	h.WrappedKey = in.takeSized(maxWrappedKeySize)
-	h.bound = in.take(boundPrefix + messageIDSize)
-	encoded := in.takeSized(maxContextSize)
+	h.KeyARN = string(in.takeSized(1, maxKeyARNSize))
+	in.fail(ErrTampered, checkKeyARN(h.KeyARN))
+	h.WrappedKey = in.takeSized(1, maxWrappedKeySize)
+	if a := in.take(1)[0]; a != algorithmAES256GCM {
+		in.fail(ErrVersion, fmt.Errorf("algorithm %d, known is %d", a, algorithmAES256GCM))
+	}
+	bits := in.take(1)[0]
+	if bits < minChunkBits || bits > maxChunkBits {
+		in.fail(ErrTampered, fmt.Errorf("chunks of 2^%d bytes, allowed are 2^%d to 2^%d", bits, minChunkBits, maxChunkBits))
+	}
+	id := in.take(messageIDSize)
+	encoded := in.takeSized(minContextSize, maxContextSize)
+	decoded, err := decodeContext(encoded)
+	in.fail(ErrTampered, err)
 	copy(h.commitment[:], in.take(commitmentSize))
 	if in.err != nil {
 		return nil, in.err
 	}
-	h.Size = in.size
-	h.bound = append(binary.BigEndian.AppendUint16(h.bound, uint16(len(encoded))), encoded...) // at most maxContextSize
-	if err := checkWrapping(h.KeyARN, h.WrappedKey); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrTampered, err)
-	}
-	if a := h.bound[0]; a != algorithmAES256GCM {
-		return nil, fmt.Errorf("%w: algorithm %d, known is %d", ErrVersion, a, algorithmAES256GCM)
-	}
-	bits := h.bound[1]
-	if bits < minChunkBits || bits > maxChunkBits {
-		return nil, fmt.Errorf("%w: chunks of 2^%d bytes, allowed are 2^%d to 2^%d", ErrTampered, bits, minChunkBits, maxChunkBits)
-	}
-	h.ChunkSize = 1 << bits
-	var err error
-	if h.Context, err = decodeContext(encoded); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrTampered, err)
-	}
+	h.Context, h.ChunkSize, h.Size = decoded, 1<<bits, in.size
+	h.bound = encodeBound(bits, [messageIDSize]byte(id), encoded)
 	return h, nil
 }
 
@@ -148,12 +144,12 @@ func checkWrapping(keyARN string, wrappedKey []byte) error {
 	return nil
 }
 
+// keyARN is of the letters that AWS writes into a key's ARN.
+var keyARN = regexp.MustCompile(`^arn:[a-z0-9-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[a-z0-9-]+$`)
+
 // checkKeyARN checks that s has the form of a KMS key's ARN.
 func checkKeyARN(s string) error {
-	id := arn.KeyID(s)
-	// All that AWS writes into a key's ARN.
-	const letters = "abcdefghijklmnopqrstuvwxyz0123456789-:/"
-	if len(s) > maxKeyARNSize || id == "" || strings.ContainsAny(id, ":/") || strings.Trim(s, letters) != "" || arn.Account(s) == "" {
+	if len(s) > maxKeyARNSize || !keyARN.MatchString(s) {
 		return fmt.Errorf("%q is not the ARN of a KMS key", s[:min(len(s), 200)])
 	}
 	return nil
@@ -178,8 +174,8 @@ func decodeContext(encoded []byte) (map[string]string, error) {
 	count := binary.BigEndian.Uint16(in.take(2))
 	c := map[string]string{}
 	for before := ""; count > 0; count-- {
-		name, value := string(in.takeSized(maxContextSize)), string(in.takeSized(maxContextSize))
-		if in.err != nil || name <= before || value == "" || !utf8.ValidString(name) || !utf8.ValidString(value) {
+		name, value := string(in.takeSized(1, maxContextSize)), string(in.takeSized(1, maxContextSize))
+		if in.err != nil || name <= before || !utf8.ValidString(name) || !utf8.ValidString(value) {
 			return nil, wrong
 		}
 		c[name], before = value, name
@@ -216,14 +212,22 @@ func (f *fields) take(n int) []byte {
 	return b
 }
 
-// takeSized reads a field after its length, which may not be above most.
-func (f *fields) takeSized(most int) []byte {
+// takeSized reads a field after its length, which may not be below least nor above most.
+func (f *fields) takeSized(least, most int) []byte {
 	n := int(binary.BigEndian.Uint16(f.take(2)))
-	if f.err == nil && n > most {
-		f.err = fmt.Errorf("%w: a field of its header has %d bytes, and %d is the most", ErrTampered, n, most)
+	if n < least || n > most {
+		f.fail(ErrTampered, fmt.Errorf("a field of its header has %d bytes: %d to %d are possible", n, least, most))
 	}
 	if f.err != nil {
 		return nil
 	}
 	return f.take(n)
+}
+
+// fail notes what is wrong with the field that was read last, if anything. What was wrong
+// before stays.
+func (f *fields) fail(class, wrong error) {
+	if f.err == nil && wrong != nil {
+		f.err = fmt.Errorf("%w: %w", class, wrong)
+	}
 }

@@ -71,7 +71,7 @@ type message struct {
 // tells the last one.
 func (m *message) advance(last bool) error {
 	if m.next >= maxChunks {
-		return fmt.Errorf("a message has at most %d chunks of %d bytes: split the data", uint64(maxChunks), m.chunkSize)
+		return fmt.Errorf("a message has at most %d chunks of %d bytes", uint64(maxChunks), m.chunkSize)
 	}
 	binary.BigEndian.PutUint64(m.nonce[3:], m.next)
 	m.nonce[11] = 0
@@ -85,7 +85,7 @@ func (m *message) advance(last bool) error {
 // seal appends the next chunk, sealed, to out.
 func (m *message) seal(out, plaintext []byte, last bool) ([]byte, error) {
 	if err := m.advance(last); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: split the data", err)
 	}
 	return m.aead.Seal(out, m.nonce[:], plaintext, nil), nil
 }
@@ -96,8 +96,8 @@ func (m *message) open(out, sealed []byte, last bool) ([]byte, error) {
 	if len(sealed) < tagSize || len(sealed) == tagSize && m.next > 0 {
 		return nil, fmt.Errorf("%w: it is cut off within chunk %d", ErrTampered, m.next)
 	}
-	if err := m.advance(last); err != nil {
-		return nil, err
+	if err := m.advance(last); err != nil { // no writer makes one
+		return nil, fmt.Errorf("%w: %w", ErrTampered, err)
 	}
 	out, err := m.aead.Open(out, m.nonce[:], sealed, nil)
 	if err != nil { // crypto/cipher says no more than that
