@@ -133,6 +133,9 @@ func (w *world) keeperConfig() aws.Config {
 	return c
 }
 
+// accessRole is the role that reads IAM.
+const accessRole = "arn:aws:iam::" + account + ":role/cmkeeper-access"
+
 // enforceAll is the configuration that most tests vary.
 func enforceAll() reaction.Config {
 	return reaction.Config{
@@ -202,6 +205,7 @@ func (w *world) newRouterWith(c reaction.Config, change func(*reaction.Deps)) *h
 		KMS: keys, Facts: inventory.New(keys, buckets, account, region),
 		State:  state.New(buckets, stateBucket, "cmkeeper/", account),
 		Alerts: w.told, Moves: w.moves, Trail: awsclient.CloudTrail(keeper), Resources: awsclient.AWSConfig(keeper), Senders: handlers.AnySender{}, EBS: awsclient.NewEC2(keeper),
+		IAM:     awsclient.NewIAM(awsclient.As(keeper, accessRole, "cmkeeper-access-review")),
 		Metrics: declared{t: w.t},
 	}
 	if w.untraced {

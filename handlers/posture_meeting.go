@@ -32,9 +32,11 @@ import (
 // meeting then.
 type meeting struct {
 	look
-	mu     sync.Mutex
-	found  []standingOf
-	exempt int
+	// what is looked at, and of in a sentence or two.
+	what, of string
+	mu       sync.Mutex
+	found    []standingOf
+	exempt   int
 	// more is how many dangers were found that no document has room for.
 	more int
 }
@@ -61,18 +63,12 @@ func (s look) meet(ctx context.Context) error {
 	if first, err := s.Whole.Meeting(ctx); err != nil || !first {
 		return err
 	}
-	m := &meeting{look: s}
+	m := &meeting{look: s, what: "Posture", of: "cmkeeper looked at all keys, buckets and settings here for the first time."}
 	if err := m.collect(ctx); err != nil {
 		return fmt.Errorf("collect how things stand: %w", err)
 	}
-	if len(m.found) > 0 {
-		a := m.alert()
-		if err := s.Publish(ctx, a); err != nil {
-			return err
-		}
-		if err := m.told(ctx, a); err != nil {
-			return fmt.Errorf("note that people know how things stand: %w", err)
-		}
+	if err := m.tell(ctx); err != nil {
+		return err
 	}
 	err := state.Update(ctx, s.State, ledger.AccountName, func(doc *ledger.Account, _ bool) error {
 		switch {
@@ -88,6 +84,21 @@ func (s look) meet(ctx context.Context) error {
 		return fmt.Errorf("note that the account is met: %w", err)
 	}
 	s.Logger.InfoContext(ctx, "account met", "things_with_dangers", len(m.found), "exempt", m.exempt)
+	return nil
+}
+
+// tell tells what was found in one alert, and notes that.
+func (m *meeting) tell(ctx context.Context) error {
+	if len(m.found) == 0 {
+		return nil
+	}
+	a := m.alert()
+	if err := m.Publish(ctx, a); err != nil {
+		return err
+	}
+	if err := m.told(ctx, a); err != nil {
+		return fmt.Errorf("note that people know how things stand: %w", err)
+	}
 	return nil
 }
 
@@ -155,7 +166,7 @@ func (m *meeting) add(err error, of standingOf, standing ledger.Standing) {
 
 // thread is the chat thread of the alert, and of those that what it told of is over.
 func (m *meeting) thread() string {
-	return "posture of account " + m.Config.Identity.Account + " in " + m.Config.Region
+	return strings.ToLower(m.what) + " of account " + m.Config.Identity.Account + " in " + m.Config.Region
 }
 
 // alert makes one alert of all that was found. The same findings have the same id.
@@ -174,8 +185,8 @@ func (m *meeting) alert() alert.Alert {
 		}
 	}
 	a := m.GuardAlert(fmt.Sprintf("posture/%x", id.Sum(nil)), "")
-	a.Title = fmt.Sprintf("Posture of account %s in %s: %d dangers, keys affected: %d", m.Config.Identity.Account, m.Config.Region, survey.Len(), keys)
-	a.Summary = "cmkeeper looked at all keys, buckets and settings here for the first time. This is what it found to be wrong as it stands, the worst first; keys that are not named are healthy as far as they could be read. From now on it tells only what is new, worse or over."
+	a.Title = fmt.Sprintf("%s of account %s in %s: %d dangers, keys affected: %d", m.what, m.Config.Identity.Account, m.Config.Region, survey.Len(), keys)
+	a.Summary = m.of + " This is what it found to be wrong as it stands, the worst first; keys that are not named are healthy as far as they could be read. From now on it tells only what is new, worse or over."
 	if m.more > 0 {
 		a.Summary += fmt.Sprintf(" Not named, because one thing has more than %d dangers: %d.", ledger.MostOpen, m.more)
 	}
@@ -235,6 +246,8 @@ func (m *meeting) step(f standingOf, o ledger.Open) string {
 		return command.Line("aws ec2 enable-ebs-encryption-by-default --region %s", m.InRegion())
 	}
 	switch id := posture.StoreID(o.Name); {
+	case strings.HasPrefix(f.document, ledger.AccessDocuments):
+		return command.Line("cmkeeper access %s", command.Key(f.key))
 	case storage.IsName(o.Name):
 		return "Find these resources with an advanced query of AWS Config, and look at their encryption."
 	case id != "":
@@ -260,6 +273,8 @@ func (m *meeting) told(ctx context.Context, a alert.Alert) error {
 		switch {
 		case strings.HasPrefix(f.document, keyDocuments):
 			return state.Update(ctx, m.State, f.document, func(doc *ledger.Key, _ bool) error { note(&doc.Standing); return nil })
+		case strings.HasPrefix(f.document, ledger.AccessDocuments):
+			return state.Update(ctx, m.State, f.document, func(doc *ledger.Access, _ bool) error { note(&doc.Standing); return nil })
 		case strings.HasPrefix(f.document, bucketDocuments):
 			return state.Update(ctx, m.State, f.document, func(doc *ledger.Bucket, _ bool) error { note(&doc.Standing); return nil })
 		}

@@ -72,6 +72,7 @@ func (r *Router) looks() sweep.Looks {
 		Key:     func(ctx context.Context, s sweep.Sweep, c *reaction.Case) error { return look{r, s}.key(ctx, c) },
 		Alias:   sweepAlias,
 		Buckets: func(ctx context.Context, s sweep.Sweep) error { return look{r, s}.buckets(ctx) },
+		Review:  func(ctx context.Context, s sweep.Sweep) error { return look{r, s}.review(ctx) },
 		End:     func(ctx context.Context, s sweep.Sweep) error { return look{r, s}.end(ctx) },
 		Unreadable: func(ctx context.Context, s sweep.Sweep, found []string) error {
 			return look{r, s}.tellUnreadable(ctx, found)

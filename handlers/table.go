@@ -306,7 +306,7 @@ func EventNames() []string {
 func ReactionNames() []string {
 	names := []string{
 		"refused", "impostor", "standing", "account", // beside the rows
-		"alias", "bucket", "notes", "unread", "reminder", "untold", "role", ledger.ReactionContain, // of sweeps
+		"access", "alias", "bucket", "notes", "unread", "reminder", "untold", "role", ledger.ReactionContain, // of sweeps
 	}
 	for _, line := range rows() {
 		if line.reaction.decide != nil {

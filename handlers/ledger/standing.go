@@ -34,6 +34,8 @@ type Open struct {
 	// Count is how many things the danger is about, as far as people know; 0 where it is
 	// about one.
 	Count int `json:"count,omitempty"`
+	// Who stands for whom or what it is about ([WhoOf]); "" where only Count counts.
+	Who string `json:"who,omitempty"`
 	// Since is the first read that showed it.
 	Since time.Time `json:"since"`
 	// Alert is the ID of the alert that told people, "" while none is published; Thread is
@@ -127,6 +129,7 @@ func (s *Standing) find(live Open, l Look, seen *Seen) {
 	case known.Alert == "":
 		if l.Judged {
 			known.Severity, known.Kind, known.Title, known.Exempt, known.Sensitive, known.Count = live.Severity, live.Kind, live.Title, live.Exempt, live.Sensitive, live.Count
+			known.Who = live.Who
 		}
 		if !known.Exempt {
 			seen.New = append(seen.New, *known)
@@ -134,12 +137,12 @@ func (s *Standing) find(live Open, l Look, seen *Seen) {
 	case !l.Judged:
 	case live.Exempt:
 		known.Exempt = true
-	case known.Exempt, live.Severity.Rank() > known.Severity.Rank(), live.Count > known.Count:
+	case known.Exempt, live.Severity.Rank() > known.Severity.Rank(), live.Count > known.Count, beyond(live.Who, known.Who):
 		worse := *known
-		worse.Severity, worse.Kind, worse.Title, worse.Count = live.Severity, live.Kind, live.Title, live.Count
+		worse.Severity, worse.Kind, worse.Title, worse.Count, worse.Who = live.Severity, live.Kind, live.Title, live.Count, live.Who
 		seen.Worse = append(seen.Worse, worse)
 	default:
-		known.Count = live.Count
+		known.Count, known.Who = live.Count, live.Who
 	}
 }
 
@@ -193,7 +196,7 @@ func (s *Standing) Told(told Open) {
 		s.add(told)
 		return
 	}
-	o.Alert, o.Thread, o.Severity, o.Kind, o.Title, o.Count, o.Exempt = told.Alert, told.Thread, told.Severity, told.Kind, told.Title, told.Count, false
+	o.Alert, o.Thread, o.Severity, o.Kind, o.Title, o.Count, o.Who, o.Exempt = told.Alert, told.Thread, told.Severity, told.Kind, told.Title, told.Count, told.Who, false
 }
 
 // Repaired notes that people were told that a danger was there and is not any more.

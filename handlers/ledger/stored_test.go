@@ -67,6 +67,7 @@ func TestStoredBytes(t *testing.T) {
 		"ticks":        func() state.Document { return new(Ticks) },
 		"blind":        func() state.Document { return new(Blind) },
 		"role":         func() state.Document { return new(Role) }, "canary": func() state.Document { return new(Canary) },
+		"access": func() state.Document { return new(Access) }, "access-review": func() state.Document { return new(AccessReview) },
 		"last-uses": func() state.Document { return new(keylist.LastUses) },
 	} {
 		full, hollow := empty(), empty()

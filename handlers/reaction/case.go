@@ -51,6 +51,8 @@ type Case struct {
 	alias    document[ledger.Alias, *ledger.Alias]
 	bucket   document[ledger.Bucket, *ledger.Bucket]
 	own      document[ledger.Account, *ledger.Account]
+	access   document[ledger.Access, *ledger.Access]
+	review   document[ledger.AccessReview, *ledger.AccessReview]
 	unstored error     // why the working copies cannot be stored
 	shutOut  time.Time // ledger.Key.ShutOut, before the key was read
 	unread   bool      // something of the key may still not be read
@@ -421,6 +423,23 @@ func (c *Case) BucketLedger(ctx context.Context, name string) (*ledger.Bucket, e
 	return c.bucket.open(ctx, c.State, ledger.BucketName(name), "bucket "+name)
 }
 
+// AccessLedger is the working copy of the document of what access reviews found of the
+// event's key.
+func (c *Case) AccessLedger(ctx context.Context) (*ledger.Access, error) {
+	if c.unstored != nil {
+		return nil, c.unstored
+	}
+	return c.access.open(ctx, c.State, ledger.AccessName(c.Event.KeyARN), "who may use key "+c.Event.KeyARN)
+}
+
+// ReviewLedger is the working copy of the document of the account's access reviews.
+func (c *Case) ReviewLedger(ctx context.Context) (*ledger.AccessReview, error) {
+	if c.unstored != nil {
+		return nil, c.unstored
+	}
+	return c.review.open(ctx, c.State, ledger.AccessReviewName, "the access reviews")
+}
+
 // KeyETags are the ETags of the documents of the event's key, as the case last read or
 // stored them; of one that it did not open, the one that was listed.
 func (c *Case) KeyETags(document, baseline string) (string, string) {
@@ -447,12 +466,12 @@ func (e *Env) AliasKnown(ctx context.Context, name string) (ledger.Alias, error)
 // store stores the working copies that deciding has changed. ErrConflict: another
 // worker was faster, and everybody has to decide again.
 func (c *Case) store(ctx context.Context) error {
-	return errors.Join(c.ledger.save(ctx), c.alias.save(ctx), c.bucket.save(ctx), c.own.save(ctx))
+	return errors.Join(c.ledger.save(ctx), c.alias.save(ctx), c.bucket.save(ctx), c.own.save(ctx), c.access.save(ctx), c.review.save(ctx))
 }
 
 // Reload reads the documents again, and leaves the live facts as they are.
 func (c *Case) Reload(ctx context.Context) error {
-	return errors.Join(c.ledger.Reload(ctx), c.alias.Reload(ctx), c.bucket.Reload(ctx), c.own.Reload(ctx), c.baseline.Reload(ctx))
+	return errors.Join(c.ledger.Reload(ctx), c.alias.Reload(ctx), c.bucket.Reload(ctx), c.own.Reload(ctx), c.access.Reload(ctx), c.review.Reload(ctx), c.baseline.Reload(ctx))
 }
 
 // Unreadable reports whether an error says that trying again would not help to read

@@ -28,6 +28,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"golang.org/x/time/rate"
 
+	"github.com/cmkeeper/cmkeeper/access"
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/awsconfig"
 	"github.com/cmkeeper/cmkeeper/events"
@@ -145,6 +146,8 @@ type Deps struct {
 	// asked, and the alerts say so. It is also asked how storage is encrypted, if
 	// Config.ConfigChecks.
 	Resources awsconfig.API
+	// IAM is the account's IAM, by a role that may read it; nil: it is not asked.
+	IAM access.API
 	// EBS knows whether new volumes are encrypted; nil: that is not looked at.
 	EBS EBS
 	// Records confirms what messages claim; nil: nothing is ever confirmed.
@@ -384,6 +387,9 @@ type Config struct {
 	// the tags that storage and its key should have in common.
 	ConfigChecks bool
 	MatchTags    []string
+	// AccessReview: once a day IAM is asked who may use the keys, by the role AccessRole.
+	AccessReview bool
+	AccessRole   string
 	// FailedUse alerts when somebody needs a key that cannot be used.
 	FailedUse bool
 	// StateBucket is never in scope.
@@ -428,6 +434,8 @@ func (c Config) problems() []error {
 	add(outside(c.Posture.RotationPeriodDays, 90, 2560), "rotation period of %d days: allowed are 90 to 2560", c.Posture.RotationPeriodDays)
 	add(c.Posture.ManualRotationDays < 0, "material of at most %d days: allowed are 0 and more", c.Posture.ManualRotationDays)
 	add(len(c.MatchTags) > 0 && !c.ConfigChecks, "tags that storage and its key should have in common: AWS Config has to be asked (CMKEEPER_CONFIG_CHECKS=daily)")
+	add(c.AccessReview && c.AccessRole == "", "access review: the ARN of the role that reads IAM is required (CMKEEPER_ACCESS_ROLE_ARN)")
+	add(c.AccessRole != "" && arn.Account(c.AccessRole) != c.Identity.Account, "access role %s (CMKEEPER_ACCESS_ROLE_ARN): it has to be in account %s, whose keys are guarded: IAM tells of its own account alone", c.AccessRole, c.Identity.Account)
 	add(outside(c.FlapLimit, 1, ledger.MaxFlapLimit), "flap limit of %d: allowed are 1 to %d", c.FlapLimit, ledger.MaxFlapLimit)
 	add(outside(c.DeletionMinWindowDays, 7, 30), "shortest waiting period of %d days: allowed are 7 to 30", c.DeletionMinWindowDays)
 	canary := arn.Parse(c.CanaryKey)

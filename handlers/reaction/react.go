@@ -79,11 +79,13 @@ type Told struct {
 	Alias    func(*ledger.Alias)
 	Bucket   func(*ledger.Bucket)
 	Account  func(*ledger.Account)
+	Access   func(*ledger.Access)
+	Review   func(*ledger.AccessReview)
 }
 
 // and is what two have documents say.
 func (t Told) and(o Told) Told {
-	return Told{both(t.Key, o.Key), both(t.Baseline, o.Baseline), both(t.Alias, o.Alias), both(t.Bucket, o.Bucket), both(t.Account, o.Account)}
+	return Told{both(t.Key, o.Key), both(t.Baseline, o.Baseline), both(t.Alias, o.Alias), both(t.Bucket, o.Bucket), both(t.Account, o.Account), both(t.Access, o.Access), both(t.Review, o.Review)}
 }
 
 // both are two changes, one after the other; nil changes nothing.
@@ -291,7 +293,7 @@ func (c *Case) recordPublished(ctx context.Context, all []*taken) error {
 		if t.Told.Baseline != nil {
 			errs = append(errs, c.UpdateBaseline(ctx, t.Told.Baseline))
 		}
-		errs = append(errs, c.alias.update(ctx, t.Told.Alias), c.bucket.update(ctx, t.Told.Bucket), c.own.update(ctx, t.Told.Account))
+		errs = append(errs, c.alias.update(ctx, t.Told.Alias), c.bucket.update(ctx, t.Told.Bucket), c.own.update(ctx, t.Told.Account), c.access.update(ctx, t.Told.Access), c.review.update(ctx, t.Told.Review))
 	}
 	if len(key) > 0 {
 		errs = append(errs, c.Update(ctx, func(k *ledger.Key) {

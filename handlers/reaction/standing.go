@@ -2,6 +2,7 @@ package reaction
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -24,6 +25,8 @@ type Danger struct {
 	Alert alert.Alert
 	// Count is how many things it is about, 0 for one: it is told again when there are more.
 	Count int
+	// Who, if not "", stands for them (ledger.WhoOf): it is told again when there are others.
+	Who string
 	// Told is the ID of the alert that told of it already, about something else than what is
 	// watched; "" for none.
 	Told string
@@ -52,6 +55,8 @@ type Watch struct {
 	Key func() *alert.Key
 	// Note, if set, is told where nothing else is.
 	Note func() alert.Alert
+	// Meets, if set, says instead of [Case.Meeting] whether what is new is only collected.
+	Meets func(ctx context.Context) (bool, error)
 
 	seen    ledger.Seen
 	meeting bool
@@ -63,7 +68,7 @@ type Watch struct {
 func (c *Case) Watch(ctx context.Context, w Watch) (*Decision, error) {
 	look := ledger.Look{Looked: w.Looked, At: c.At}
 	for _, d := range w.Live() {
-		o := ledger.Open{Name: d.Name, Severity: d.Alert.Severity, Kind: string(d.Alert.Kind), Title: d.Alert.Title, Count: d.Count}
+		o := ledger.Open{Name: d.Name, Severity: d.Alert.Severity, Kind: string(d.Alert.Kind), Title: d.Alert.Title, Count: d.Count, Who: d.Who}
 		if c.IsSweep() {
 			judged, exempt := c.judged(ctx, d.Alert)
 			o.Severity, o.Exempt, o.Sensitive = judged.Severity, exempt, judged.Key != nil && judged.Key.Sensitive
@@ -73,7 +78,11 @@ func (c *Case) Watch(ctx context.Context, w Watch) (*Decision, error) {
 	standing := w.Standing()
 	if look.Judged = c.IsSweep(); look.Judged {
 		var err error
-		if w.meeting, err = c.Meeting(ctx); err != nil {
+		meets := w.Meets
+		if meets == nil {
+			meets = c.Meeting
+		}
+		if w.meeting, err = meets(ctx); err != nil {
 			return nil, err
 		}
 	} else {
@@ -193,7 +202,7 @@ func (w *Watch) note(t *taken, all []*taken) {
 // tellsOf notes that an alert tells of a danger. It counts as told with the severity that it
 // has by itself, if that is more: who did it, and when, makes the alert about it quieter.
 func tellsOf(d Danger, a alert.Alert, at time.Time) func(*ledger.Standing) {
-	told := ledger.Open{Name: d.Name, Kind: string(a.Kind), Severity: a.Severity, Title: a.Title, Count: d.Count, Since: at, Alert: a.ID}
+	told := ledger.Open{Name: d.Name, Kind: string(a.Kind), Severity: a.Severity, Title: a.Title, Count: d.Count, Who: d.Who, Since: at, Alert: a.ID}
 	if d.Alert.Severity.Rank() > told.Severity.Rank() {
 		told.Severity = d.Alert.Severity
 	}
@@ -209,6 +218,9 @@ func (c *Case) standingAlert(ctx context.Context, w *Watch, d Danger, o ledger.O
 	}
 	if worse && d.Count > 0 { // there may be as many once more, after there were fewer
 		a.ID += fmt.Sprintf("/%d/%d", d.Count, w.Standing().At.UnixMilli())
+	}
+	if worse && d.Who != "" { // there may be others, as many
+		a.ID += fmt.Sprintf("/%x", sha256.Sum256([]byte(d.Who)))[:17]
 	}
 	return a
 }

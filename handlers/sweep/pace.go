@@ -21,6 +21,8 @@ const (
 	paceOfShard
 	// paceOfRolling is for what reads grants and tags beside them.
 	paceOfRolling
+	// paceOfReview is for an access review, which reads the same and shares with it.
+	paceOfReview
 )
 
 // rollingPart is the part of an operation's share that reading grants and tags has: nearly
@@ -42,7 +44,7 @@ func (k paceKind) part(operation string) float64 {
 		return 1 - rollingPart(operation)
 	case paceOfShard:
 		return (1 - rollingPart(operation)) / ledger.ShardPermits
-	case paceOfRolling:
+	case paceOfRolling, paceOfReview:
 		return rollingPart(operation)
 	case paceOfAll:
 	}
@@ -53,6 +55,9 @@ func (k paceKind) part(operation string) float64 {
 // how many at once: together no more than its part of the quota.
 func (s Sweep) rateOf(kind paceKind, operation string) (perSecond float64, atOnce int) {
 	quota, part := inventory.Quotas[operation], s.Config.SweepShare*kind.part(operation)
+	if s.Config.AccessReview && (kind == paceOfRolling || kind == paceOfReview) {
+		part /= 2
+	}
 	if kind == paceOfAll {
 		half := quota * part / 2
 		return half, max(1, int(half))

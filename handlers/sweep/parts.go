@@ -204,7 +204,7 @@ func liveOf(a ledger.ShardAlias) inventory.Alias {
 
 // alias looks at an alias, unless nothing of it has changed.
 func (p *part) alias(ctx context.Context, a ledger.ShardAlias) error {
-	if p.leave != nil && p.leave() {
+	if p.Leave() {
 		return errLeft
 	}
 	live, before := liveOf(a), p.known.Aliases[a.Name]
@@ -266,7 +266,7 @@ func (p *part) noteKey(key string, k ledger.KeyFacts) {
 // keyOf looks at a key. What is the same as after the last look, which came to nothing, is
 // not looked at further; else the key goes the way of all cases, with what was read here.
 func (p *part) keyOf(ctx context.Context, k ledger.ShardKey) error {
-	if p.leave != nil && p.leave() {
+	if p.Leave() {
 		return errLeft
 	}
 	before := p.known.Keys[k.ARN]

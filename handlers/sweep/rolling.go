@@ -98,7 +98,7 @@ func (s Sweep) rollShard(ctx context.Context, n, of int) error {
 	*p.known = *draft.Doc()
 	due := p.known.Due(s.Start)
 	err = Each(ctx, s, due, func(ctx context.Context, key string) error {
-		if p.leave != nil && p.leave() {
+		if p.Leave() {
 			return errLeft
 		}
 		return p.rollKey(ctx, key)

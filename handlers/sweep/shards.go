@@ -32,6 +32,8 @@ const (
 	shardDetailType = "cmkeeper shard"
 	// shardRolling is the shard that reads grants and tags.
 	shardRolling = "rolling"
+	// shardReview is the one that reviews who may use the keys. A former build ignores it.
+	shardReview = "review"
 	// longestSendDelay is the longest that SQS offers.
 	longestSendDelay = outcome.MaxDelay
 )
@@ -163,8 +165,11 @@ func (f *Fleet) Shard(ctx context.Context, body []byte) (handled bool, err error
 
 func (f *Fleet) shardOf(ctx context.Context, m message) error {
 	run, name, _ := strings.Cut(m.ID, "/")
-	if name == shardRolling {
+	switch name {
+	case shardRolling:
 		return f.roll(ctx, run)
+	case shardReview:
+		return f.review(ctx, run)
 	}
 	shard, err := strconv.Atoi(name)
 	if err != nil {
@@ -309,8 +314,27 @@ func (f *Fleet) endShards(ctx context.Context, t *taking) (failures int, err err
 			s.Logger.WarnContext(ctx, "grants and tags are read again after the next sweep", "error", err)
 		}
 	}
+	if s.Config.AccessReview {
+		if err := s.sendShard(ctx, shardReview, 0); err != nil {
+			s.Logger.WarnContext(ctx, "who may use the keys is reviewed after the next sweep", "error", err)
+		}
+	}
 	if err := s.deleteRuns(ctx); err != nil {
 		s.Logger.WarnContext(ctx, "the shards of former sweeps cannot be deleted; the next one tries again", "error", err)
 	}
 	return failures, err
+}
+
+// review reviews who may use the keys, if that is due, beside the shards of any sweep. run is
+// the sweep that has called for it.
+func (f *Fleet) review(ctx context.Context, run string) error {
+	leave, err := f.EnterShard()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	s := f.newSweep(run, ledger.Now())
+	s.leave = f.leaver()
+	err = s.Skip(s.looks.Review(s.paced(ctx, paceOfReview), s))
+	return errors.Join(err, s.looks.Unreadable(ctx, s, s.unreadable.found))
 }

@@ -26,6 +26,9 @@ type Looks struct {
 	Alias func(context.Context, Sweep, *reaction.Case, inventory.Alias) error
 	// Buckets looks at all buckets.
 	Buckets func(context.Context, Sweep) error
+	// Review reviews who may use the keys, where that is due. An outcome.RetryAfter says that
+	// it was left before it was done.
+	Review func(context.Context, Sweep) error
 	// End does what is done once, when everything was looked at, and Unreadable tells of the
 	// stored documents that cannot be read, none or more.
 	End        func(context.Context, Sweep) error
@@ -107,6 +110,7 @@ func (s Sweep) alone(ctx context.Context, keys []ledger.ShardKey, aliases []ledg
 			failed = errors.Join(failed, s.Skip(s.rollShard(ctx, n, shards)))
 		}
 	}
+	failed = errors.Join(failed, s.Skip(s.looks.Review(ctx, s)))
 	return s.end(ctx, failed, ledger.SweepTotals{}, 1)
 }
 
@@ -153,6 +157,9 @@ func (u *unreadable) skip(err error) error {
 // Skip returns what a sweep is to return of an error: nil where a stored document cannot be
 // read, which is told at its end.
 func (s Sweep) Skip(err error) error { return s.unreadable.skip(err) }
+
+// Leave reports that the part is to be left for others, since events need the worker.
+func (s Sweep) Leave() bool { return s.leave != nil && s.leave() }
 
 // Note adds to what is recorded of the sweep.
 func (s Sweep) Note(change func(*ledger.SweepTotals)) { s.totals.add(change) }

@@ -20,8 +20,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 	smithyendpoints "github.com/aws/smithy-go/endpoints"
 )
 
@@ -58,6 +60,15 @@ func Load(ctx context.Context, connections int) (aws.Config, error) {
 	// Only now: with AWS_CA_BUNDLE set, loading refuses any client but its own.
 	cfg.HTTPClient = Shield(cfg.HTTPClient)
 	return cfg, nil
+}
+
+// As returns cfg with the credentials of a role that its caller assumes (STS's AssumeRole) for
+// a session of that name: at the first call, and again before they run out. Why a role cannot
+// be assumed is in the errors of the calls.
+func As(cfg aws.Config, roleARN, session string) aws.Config {
+	role := stscreds.NewAssumeRoleProvider(sts.NewFromConfig(cfg), roleARN, func(o *stscreds.AssumeRoleOptions) { o.RoleSessionName = session })
+	cfg.Credentials = aws.NewCredentialsCache(role)
+	return cfg
 }
 
 // S3 returns an S3 client made from cfg. With pathStyle nil it addresses

@@ -129,6 +129,8 @@ type Common struct {
 	WatchedTags  []string `env:"WATCHED_TAGS" about:"Names of key tags, comma-separated, whose change makes an alert, such as data-classification. Tags that begin with cmkeeper:, and those that EXEMPTIONS, SENSITIVE_KEYS and SANDBOX_KEYS name, always do."`
 	ConfigChecks string   `env:"CONFIG_CHECKS, default=off" about:"off or daily: the sweep asks AWS Config once a day for storage that is not encrypted, or under a key that cannot be used or belongs to an account that is not trusted. Off by default, since it needs a recorder of AWS Config, and says so where there is none. See [operations](operations.md#how-storage-is-encrypted)."`
 	MatchTags    []string `env:"MATCH_TAGS" about:"Names of tags, comma-separated, such as classification,owner. With CONFIG_CHECKS=daily an alert lists storage whose tag has another value than the same tag of its key."`
+	AccessReview string   `env:"ACCESS_REVIEW, default=off" about:"off or daily: once a day a sweep reads the account's IAM and alerts on new roles that somebody outside may assume and that have a key, and new principals that can give themselves one. Needs ACCESS_ROLE_ARN. See [operations](operations.md#who-may-use-the-keys)."`
+	AccessRole   string   `env:"ACCESS_ROLE_ARN" about:"IAM role of the same account that the workers assume for ACCESS_REVIEW=daily. It needs iam:GetAccountAuthorizationDetails, and nothing else."`
 	FailedUse    bool     `env:"FAILED_USE, default=false" about:"Alert when somebody needs a key that is disabled or about to be deleted. Needs a rule in state ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS, see docs/events.md."`
 
 	ReencryptAliases          []string `env:"REENCRYPT_ALIASES" about:"Patterns of the aliases whose moves may move data: alias/app-*,alias/x or *. Required by REENCRYPT_MODE=enforce."`
@@ -187,6 +189,8 @@ var checks = map[string]func(string) error{
 	"FAILED_USE":                   boolean,
 	"CONFIG_CHECKS":                oneOf("off", "daily"),
 	"MATCH_TAGS":                   each(tagName),
+	"ACCESS_REVIEW":                oneOf("off", "daily"),
+	"ACCESS_ROLE_ARN":              roleARN,
 	"REENCRYPT_ALIASES":            aliasPatterns,
 	"REENCRYPT_SCOPE":              func(s string) error { _, err := parseScope(s); return err },
 	"CONFIRM_LOOKUPS_PER_SECOND":   lookupsPerSecond,
@@ -196,7 +200,7 @@ var checks = map[string]func(string) error{
 	"REENCRYPT_METHOD":             oneOf(reencrypt.Methods()...),
 	"REENCRYPT_FIX_BUCKET_DEFAULT": boolean,
 	"REENCRYPT_ENGINE":             oneOf(reencrypt.Executors()...),
-	"BATCH_ROLE_ARN":               matching(`^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$`, "an IAM role's ARN, arn:aws:iam::ACCOUNT:role/NAME"),
+	"BATCH_ROLE_ARN":               roleARN,
 	"BATCH_THRESHOLD":              between(0, 1_000_000_000_000),
 	"EVENTS_CONCURRENCY":           between(1, 1000),
 	"JOBS_CONCURRENCY":             between(1, 100),
@@ -291,6 +295,9 @@ func (c Config) missing() error {
 	if reencrypt.Executor(c.ReencryptEngine).NeedsRole() {
 		problems = append(problems, need(c.BatchRoleARN, "BATCH_ROLE_ARN", "REENCRYPT_ENGINE="+c.ReencryptEngine+" needs the role that S3 Batch Operations take, see docs/reencryption.md"))
 	}
+	if c.AccessReview == "daily" {
+		problems = append(problems, need(c.AccessRole, "ACCESS_ROLE_ARN", "ACCESS_REVIEW=daily needs the role that reads IAM, see docs/operations.md"))
+	}
 	if why := reencrypt.Executor(c.ReencryptEngine).Refuses(reencrypt.Method(c.ReencryptMethod)); why != "" {
 		problems = append(problems, fmt.Errorf("%sREENCRYPT_ENGINE=%s and %sREENCRYPT_METHOD=%s contradict each other: %s", envPrefix, c.ReencryptEngine, envPrefix, c.ReencryptMethod, why))
 	}
@@ -333,7 +340,8 @@ func (c Common) reactions(identity reaction.Identity, region string, topics []al
 		RestoreSeverity:  finding.Severity(c.PolicyRestoreSeverity),
 		ReencryptAliases: c.ReencryptAliases, ReencryptScope: scope,
 		Rules: rules, FlapLimit: c.FlapLimit, SweepInterval: c.SweepInterval, CanaryKey: c.CanaryKey, Exemptions: exemptions, WatchedTags: c.WatchedTags, EventRules: c.EventRules,
-		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, ConfigChecks: c.ConfigChecks == "daily", MatchTags: c.MatchTags, StateBucket: c.StateBucket,
+		FixBucketDefault: c.ReencryptFixBucketDefault, FailedUse: c.FailedUse, ConfigChecks: c.ConfigChecks == "daily", MatchTags: c.MatchTags,
+		AccessReview: c.AccessReview == "daily", AccessRole: c.AccessRole, StateBucket: c.StateBucket,
 	}, nil
 }
 
@@ -452,6 +460,8 @@ func matching(pattern, what string) func(string) error {
 		return nil
 	}
 }
+
+var roleARN = matching(`^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$`, "an IAM role's ARN, arn:aws:iam::ACCOUNT:role/NAME")
 
 // each checks every item of a list.
 func each(check func(string) error) func(string) error {

@@ -335,6 +335,9 @@ func (f fleetMember) wire(ctx context.Context) (*wired, error) {
 			Policy: watched.policy, QueueARN: events.ARN, Identity: identity, Rules: reactions.EventRules, State: store, Logger: log,
 		}
 	}
+	if reactions.AccessReview {
+		deps.IAM = awsclient.NewIAM(awsclient.As(cfg, reactions.AccessRole, "cmkeeper-access-review"))
+	}
 	if c.reportsWeekly() {
 		by := byHand{account: account, caller: w.identity, region: cfg.Region, settings: c.Common, facts: facts, s3: bucket, ebs: awsclient.NewEC2(cfg), trails: awsclient.CloudTrail(cfg)}
 		w.report = by.scheduleReports(c.SweepQuotaShare, alerts, engine, log)

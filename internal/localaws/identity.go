@@ -1,6 +1,7 @@
 package localaws
 
 import (
+	"crypto/rand"
 	"net"
 	"net/http"
 	"strings"
@@ -41,14 +42,14 @@ func (s *Server) SetIdentityPolicy(accessKeyID string, allowed func(action, reso
 	s.identities[accessKeyID] = c
 }
 
-// role returns a session of the role, as a service has it that the role is passed
+// session returns a session of the role, as a service has it that the role is passed
 // to: with the policy of an identity that is a session of the same role, and
 // allowed everything where there is none.
-func (s *Server) role(arn string) wire.Caller {
+func (s *Server) session(arn, session string) wire.Caller {
 	name := arn[strings.LastIndexByte(arn, '/')+1:]
 	c := wire.Caller{
-		AccountID: s.options.Account, Type: "AssumedRole", PrincipalID: "AROA" + strings.ToUpper(name) + ":s3-batch-operations",
-		ARN: "arn:aws:sts::" + s.options.Account + ":assumed-role/" + name + "/s3-batch-operations",
+		AccountID: s.options.Account, Type: "AssumedRole", PrincipalID: "AROA" + strings.ToUpper(name) + ":" + session,
+		ARN: "arn:aws:sts::" + s.options.Account + ":assumed-role/" + name + "/" + session,
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -58,6 +59,14 @@ func (s *Server) role(arn string) wire.Caller {
 		}
 	}
 	return c
+}
+
+// assume makes an access key belong to a session of the role.
+func (s *Server) assume(arn, session string) (accessKeyID string, c wire.Caller) {
+	c = s.session(arn, session)
+	accessKeyID = "ASIA" + rand.Text()[:16]
+	s.AddIdentity(accessKeyID, c)
+	return accessKeyID, c
 }
 
 // caller returns who the access key belongs to, seen from the request.

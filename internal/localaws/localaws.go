@@ -112,7 +112,7 @@ func New(o Options) *Server {
 		watch:       watch{seed: o.Seed},
 	}
 	s.s3control = s3control.New(s3control.Config{
-		Account: o.Account, Region: o.Region, S3: s.s3, Role: s.role, Trail: recorder,
+		Account: o.Account, Region: o.Region, S3: s.s3, Role: func(arn string) wire.Caller { return s.session(arn, "s3-batch-operations") }, Trail: recorder,
 	})
 	return s
 }
@@ -215,7 +215,7 @@ func (s *Server) route(r *http.Request, scope string) (http.Handler, Request) {
 		case "2010-03-31":
 			return s.sns, Request{Service: "sns", Operation: operation}
 		case "2011-06-15":
-			return sts.Service{}, Request{Service: "sts", Operation: operation}
+			return sts.Service{IAM: s.iam, Session: s.assume}, Request{Service: "sts", Operation: operation}
 		case "2012-11-05":
 			return s.sqs, Request{Service: "sqs", Operation: operation}
 		case "2014-10-31":

@@ -1,0 +1,262 @@
+package handlers
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cmkeeper/cmkeeper/access"
+	"github.com/cmkeeper/cmkeeper/finding"
+	"github.com/cmkeeper/cmkeeper/handlers/ledger"
+	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/handlers/sweep"
+	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/outcome"
+	"github.com/cmkeeper/cmkeeper/state"
+)
+
+const (
+	// reviewedAtOnce is after how many keys a review notes how far it is, and lets others have
+	// its place.
+	reviewedAtOnce = 100
+	// reviewAgain is how long a review waits that was left to events.
+	reviewAgain = 10 * time.Second
+)
+
+// review is a review of who may use the account's keys. It reads IAM once, then key by key
+// what is to be known of that, and keeps of each key what it found and no more.
+type review struct {
+	look
+	// by names the worker that is at it, and doc is the stored document as it was taken.
+	by      string
+	doc     ledger.AccessReview
+	account time.Time // when IAM was read
+	aliases map[string][]inventory.Alias
+	// known are the documents of keys that former reviews found something of.
+	known map[string]bool
+
+	mu     sync.Mutex // of what follows: an access.Review is not safe for concurrent use
+	access *access.Review
+	since  ledger.AccessReviewed
+}
+
+// review reviews who may use the keys, once a day. An outcome.RetryAfter says that it was
+// left to others before it was done.
+func (s look) review(ctx context.Context) error {
+	if !s.Config.AccessReview || s.IAM == nil {
+		return nil
+	}
+	r := &review{look: s, by: rand.Text(), known: map[string]bool{}, aliases: map[string][]inventory.Alias{}}
+	mine, err := r.take(ctx)
+	if err != nil || !mine {
+		return err
+	}
+	account, err := access.Read(ctx, s.IAM, s.Config.Identity.Account)
+	if ctx.Err() != nil {
+		return errors.Join(context.Cause(ctx), r.leave(ctx, false))
+	}
+	if told := r.tellIAM(ctx, err); err != nil || told != nil {
+		s.Note(func(t *ledger.SweepTotals) { t.NoteUnread("who may use keys", errors.Join(err, told)) })
+		return errors.Join(told, r.leave(ctx, true))
+	}
+	r.account = ledger.Now()
+	r.access = access.New(account, access.Context{TrustedAccounts: s.Config.Posture.TrustedAccounts, Now: r.account})
+	if err := r.keys(ctx); err != nil {
+		return errors.Join(err, r.leave(ctx, false))
+	}
+	return r.end(ctx)
+}
+
+// take takes the review, if it is due and no other worker is at it.
+func (r *review) take(ctx context.Context) (mine bool, err error) {
+	err = r.update(ctx, func(doc *ledger.AccessReview, now time.Time) bool {
+		mine = doc.Take(r.by, now)
+		r.doc = *doc
+		return mine
+	})
+	return mine, err
+}
+
+// leave leaves the review to whoever takes it next; again: from its beginning.
+func (r *review) leave(ctx context.Context, again bool) error {
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return r.update(bounded, func(doc *ledger.AccessReview, _ time.Time) bool {
+		doc.Leave(r.by, again)
+		return true
+	})
+}
+
+// update changes the document of the reviews, unless change returns false.
+func (r *review) update(ctx context.Context, change func(*ledger.AccessReview, time.Time) bool) error {
+	err := state.Update(ctx, r.State, ledger.AccessReviewName, func(doc *ledger.AccessReview, _ bool) error {
+		if !change(doc, ledger.Now()) {
+			return state.ErrUnchanged
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("note how far the access review is: %w", err)
+	}
+	return nil
+}
+
+// keys reviews all keys that this review has not, in the order of their ARNs.
+func (r *review) keys(ctx context.Context) error {
+	arns, err := r.Facts.Keys(ctx)
+	if err != nil {
+		return fmt.Errorf("list keys: %w", err)
+	}
+	aliases, err := r.Whole.Aliases(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range aliases {
+		r.aliases[a.TargetKeyARN] = append(r.aliases[a.TargetKeyARN], a)
+	}
+	for name, err := range r.State.Keys(ctx, ledger.AccessDocuments) {
+		if err != nil {
+			return fmt.Errorf("list what access reviews found: %w", err)
+		}
+		r.known[name] = true
+	}
+	slices.Sort(arns)
+	first, done := slices.BinarySearch(arns, r.doc.Next)
+	if done {
+		first++
+	}
+	for chunk := range slices.Chunk(arns[first:], reviewedAtOnce) {
+		if r.Leave() {
+			return outcome.RetryAfter(reviewAgain, errors.New("who may use the keys is reviewed later: events need the worker"))
+		}
+		if err := sweep.Each(ctx, r.Sweep, chunk, r.key); err != nil {
+			return err
+		}
+		mine, since := false, r.since
+		r.since = ledger.AccessReviewed{}
+		err := r.update(ctx, func(doc *ledger.AccessReview, now time.Time) bool {
+			mine = doc.Renew(r.by, chunk[len(chunk)-1], since, now)
+			return mine
+		})
+		switch {
+		case err != nil:
+			return err
+		case !mine:
+			return errors.New("another worker reviews who may use the keys by now")
+		}
+	}
+	return nil
+}
+
+// facts are those of a case, each read once.
+type facts struct{ *reaction.Case }
+
+func (f facts) Key(ctx context.Context, _ string) (inventory.Key, error) { return f.Case.Key(ctx) }
+func (f facts) Policy(ctx context.Context, _ string) (string, error)     { return f.Case.Policy(ctx) }
+func (f facts) Grants(ctx context.Context, _ string) ([]inventory.Grant, error) {
+	return f.Case.Grants(ctx)
+}
+func (f facts) Tags(ctx context.Context, _ string) (map[string]string, error) {
+	return f.Case.Tags(ctx)
+}
+func (f facts) AliasesOf(ctx context.Context, _ string) ([]inventory.Alias, error) {
+	return f.KeyAliases(ctx)
+}
+
+// key reviews a key.
+func (r *review) key(ctx context.Context, keyARN string) error {
+	e := r.SweepEvent("sweep/access/"+arn.KeyID(keyARN), r.Start)
+	e.KeyARN = keyARN
+	c := r.Whole.Part(e)
+	c.SetKeyAliases(r.aliases[keyARN])
+	if key, err := c.Key(ctx); err == nil && !key.Guarded() || errors.Is(err, inventory.ErrNotFound) {
+		return nil
+	}
+	k, unread, err := access.ReadKey(ctx, facts{c}, keyARN)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var found []finding.Finding
+	if err == nil {
+		found, err = r.judge(k)
+	}
+	if err == nil && len(unread) > 0 {
+		err = errors.New(strings.Join(unread, "; "))
+	}
+	r.count(c, err)
+	if len(found) == 0 && !r.known[ledger.AccessName(keyARN)] {
+		return nil
+	}
+	w := accessWatch{found: byKind(found), whole: err == nil, first: r.doc.At.IsZero(), read: r.account}
+	err = r.React(ctx, c, reaction.Reaction{Name: "access", Decide: w.decide})
+	r.Count(c)
+	return err
+}
+
+// count counts a key that was reviewed, or could not be, whole.
+func (r *review) count(c *reaction.Case, err error) {
+	id := arn.KeyID(c.Event.KeyARN)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		r.since.Keys++
+		return
+	}
+	r.since.Unreviewed = append(r.since.Unreviewed, id)
+	r.Note(func(t *ledger.SweepTotals) { t.NoteUnread("who may use key "+id, err) })
+}
+
+// judge returns the findings about a key that are told, the worst first.
+func (r *review) judge(k access.Key) ([]finding.Finding, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	holders, err := r.access.Holders(k)
+	if err != nil {
+		return nil, err
+	}
+	found, err := r.access.Findings(k, holders)
+	return slices.DeleteFunc(found, func(f finding.Finding) bool { return !f.Severity.AtLeast(finding.High) }), err
+}
+
+// end ends a review of all keys. The first one tells in one alert what it found.
+func (r *review) end(ctx context.Context) error {
+	if r.doc.At.IsZero() {
+		if err := r.meetAccess(ctx); err != nil {
+			return errors.Join(err, r.leave(ctx, false))
+		}
+	}
+	var policies []ledger.AccessPolicy
+	found := r.access.AllKeys(r.Config.Region)
+	for _, f := range found[:min(len(found), ledger.MostPolicies)] {
+		policies = append(policies, ledger.AccessPolicy{Severity: f.Severity, Message: f.Message})
+	}
+	err := r.update(ctx, func(doc *ledger.AccessReview, _ time.Time) bool {
+		doc.Done(r.by, policies, len(found))
+		return true
+	})
+	if err == nil {
+		r.Logger.InfoContext(ctx, "it was reviewed who may use the keys", "policies_about_every_key", len(found))
+	}
+	return err
+}
+
+// meetAccess tells in one alert what the first review found.
+func (r *review) meetAccess(ctx context.Context) error {
+	m := &meeting{look: r.look, what: "Access review", of: "cmkeeper reviewed for the first time who can come to the keys here by the account's IAM: roles that somebody outside may assume, and principals that can give themselves a key."}
+	err := m.each(ctx, ledger.AccessDocuments, func(ctx context.Context, name string) error {
+		var doc ledger.Access
+		_, err := m.State.Get(ctx, name, &doc)
+		m.add(err, standingOf{document: name, key: doc.Key, aliases: doc.Aliases}, doc.Standing)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("collect what the access review found: %w", err)
+	}
+	return m.tell(ctx)
+}
