@@ -1,6 +1,7 @@
 package handlers_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -297,5 +298,52 @@ func TestUnreadKeyIsNotReviewed(t *testing.T) {
 		if doc.Keys != 0 || len(doc.Unreviewed) != 1 || !strings.HasSuffix(key, doc.Unreviewed[0]) {
 			t.Errorf("the review: %+v", doc)
 		}
+	})
+}
+
+// TestFleetReviewsAccess: where a sweep is cut into shards, one worker reviews all keys
+// after it, within the sweeps' share of KMS's quotas, and IAM is read once.
+func TestFleetReviewsAccess(t *testing.T) {
+	const n, share = 230, 0.1
+	c := reviewing()
+	c.SweepShard, c.SweepShare = 100, share
+	inStormOf(t, c, func(s *storm) {
+		keys := s.manyKeys(n)
+		s.hasIAM()
+		s.setRole("backdoor", "999999999999", allows("kms:Decrypt"))
+		s.aws.SetFaults(append(latencies(), sharedQuotas(share)...)...)
+		ctx, stop := context.WithCancel(s.ctx)
+		m, unmeasure := s.measure()
+		defer unmeasure()
+		for range 3 {
+			s.startWith(ctx, defaultSlots)
+		}
+		s.sweepNow(0)
+		time.Sleep(time.Hour)
+		s.sweepNow(1)
+		time.Sleep(time.Hour)
+		m.wantWithin(t, share)
+		var doc ledger.AccessReview
+		must(s.store().Get(s.ctx, ledger.AccessReviewName, &doc))
+		if doc.Keys != n || len(doc.Unreviewed) > 0 || !doc.Begun.IsZero() || doc.By != "" {
+			t.Errorf("the review: %+v", doc)
+		}
+		if s.reads() != 1 {
+			t.Errorf("IAM was read %d times, want once", s.reads())
+		}
+		told := s.arrived()
+		if len(told) != 1 || !strings.Contains(told[0].Title, fmt.Sprintf("%d dangers, keys affected: %d", n, n)) {
+			t.Errorf("told: %d alerts", len(told))
+			for _, a := range told[:min(len(told), 3)] {
+				t.Log(a.Text())
+			}
+		}
+		var one ledger.Access
+		must(s.store().Get(s.ctx, ledger.AccessName(keys[n-1]), &one))
+		if len(one.Standing.Open) != 1 || one.Standing.Open[0].Alert == "" {
+			t.Errorf("the last key: %+v", one)
+		}
+		stop()
+		s.wg.Wait()
 	})
 }

@@ -41,7 +41,7 @@ const (
 	// AccessReviewEvery is how often it is reviewed who may use the keys.
 	AccessReviewEvery = 24 * time.Hour
 	// accessReviewLease is how long a worker counts as being at it after it last said so.
-	accessReviewLease = 5 * time.Minute
+	accessReviewLease = 15 * time.Minute
 	// mostUnreviewed bounds the keys that are named as not reviewed, and MostPolicies the
 	// policies about every key.
 	mostUnreviewed = 1000
