@@ -81,13 +81,13 @@ func TestOthersAreWorse(t *testing.T) {
 		told := s.Open[0]
 		told.Alert = "id"
 		s.Told(told)
+		if missed := s.Of("d").Misses("a"); missed != (len(c.before) <= mostWho && c.before[0] != "a") {
+			t.Errorf("people know of %.20v, and a is missed: %v", c.before, missed)
+		}
 		look.Live[0].Count, look.Live[0].Who = len(c.live), WhoOf(c.live)
 		look.At = at.Add(time.Hour)
 		if seen := s.See(look); len(seen.Worse) > 0 != c.worse {
 			t.Errorf("%.20v and then %.20v: worse is %v", c.before, c.live, !c.worse)
-		}
-		if known := s.Of("d"); len(c.before) <= mostWho && (known.Misses("a") != (c.before[0] != "a")) {
-			t.Errorf("%.20v: misses a: %v", c.before, known.Misses("a"))
 		}
 	}
 }
