@@ -58,7 +58,7 @@ func (r Report) Page() string {
 			words("title", title),
 			// A constant of this package, and the only text that is not escaped.
 			tag("style", func(b *strings.Builder) { b.WriteString(style) })),
-		tag("body", patterns(), words("h1", title), r.head(), r.standing(), r.dangers(), r.allKeys(), r.past(), r.forgiven(), r.moves(), r.controls(), r.method()))(&b)
+		tag("body", patterns(), words("h1", title), r.head(), r.standing(), r.dangers(), r.allKeys(), r.access(), r.past(), r.forgiven(), r.moves(), r.controls(), r.method()))(&b)
 	b.WriteString("\n")
 	return b.String()
 }
@@ -118,7 +118,7 @@ func (r Report) head() node {
 		tag("p", text(fmt.Sprintf("Made at %s by %s with cmkeeper %s. The keys were read from %s to %s. Times are UTC.",
 			stamp(r.Made), r.By, r.Version, stamp(r.Keys.Began), stamp(r.Keys.Ended)))),
 		tag("nav", tag("ul", each([][2]string{
-			{"standing", "How things stand"}, {"dangers", "What is wrong"}, {"keys", "All keys"}, {"past", "How it went"}, {"forgiven", "What was forgiven or refused"},
+			{"standing", "How things stand"}, {"dangers", "What is wrong"}, {"keys", "All keys"}, {"access", "Who can come to the keys"}, {"past", "How it went"}, {"forgiven", "What was forgiven or refused"},
 			{"moves", "Re-encryption"}, {"controls", "Controls of frameworks"}, {"method", "How this was made"},
 		}, func(p [2]string) node { return tag("li", el("a", []attribute{attr("href", "#"+p[0])}, text(p[1]))) }))))
 }
@@ -532,6 +532,6 @@ func (r Report) evidence(c Check) node {
 func (r Report) method() node {
 	return part("method", "How this was made",
 		words("p", "Every key that KMS lists for the account and Region was read through the AWS API, with the permissions of "+r.By+". Nothing was changed. What AWS refused to show is not known here, and nothing passes because of that."),
-		words("p", "Key policies and grants are judged by cmkeeper's own rules (docs/policy.md), rotation by the period that is configured; exempt dangers are shown as dangers. How it went is from what the fleet recorded in its state bucket. Other Regions, IAM policies, service control policies, volumes, databases and their snapshots were not looked at."),
+		words("p", "Key policies and grants are judged by cmkeeper's own rules (docs/policy.md), rotation by the period that is configured; exempt dangers are shown as dangers. How it went is from what the fleet recorded in its state bucket. IAM policies were looked at only by the access review, where that is on. Other Regions, service control policies, volumes, databases and their snapshots were not looked at."),
 		words("p", "The figures are those of cmkeeper keys --json at the time of reading. This page loads nothing from elsewhere and has no scripts."))
 }

@@ -24,12 +24,12 @@ type Jobs interface {
 // NoHistory is the history where there is no state to read it from, for that reason.
 func NoHistory(why string) History {
 	h := emptyHistory()
-	h.SweepsNotKnown, h.RecordsNotKnown, h.JobsNotKnown, h.Canary.NotKnown = why, why, why, why
+	h.SweepsNotKnown, h.RecordsNotKnown, h.JobsNotKnown, h.Canary.NotKnown, h.Access.NotKnown = why, why, why, why, why
 	return h
 }
 
 func emptyHistory() History {
-	return History{Sweeps: []Sweep{}, Stopped: []Stopped{}, Approved: []Approved{}, Accepted: []Accepted{}, Jobs: []reencrypt.Summary{}}
+	return History{Sweeps: []Sweep{}, Stopped: []Stopped{}, Approved: []Approved{}, Accepted: []Accepted{}, Jobs: []reencrypt.Summary{}, Access: emptyAccess()}
 }
 
 // ReadHistory reads what the fleet recorded. jobs is nil where jobs are not read. What
@@ -41,6 +41,7 @@ func ReadHistory(ctx context.Context, store *state.Store, jobs Jobs) History {
 	reading.Go(func() { h.readRecords(ctx, store) })
 	reading.Go(func() { h.readJobs(ctx, jobs) })
 	reading.Go(func() { h.readCanary(ctx, store) })
+	reading.Go(func() { h.Access = readAccess(ctx, store) })
 	reading.Wait()
 	return h
 }

@@ -113,6 +113,7 @@ func Make(in Input) Report {
 		}
 		r.Exemptions = append(r.Exemptions, f)
 	}
+	r.History.Access = r.History.Access.of(in.Keys)
 	r.Checks = runChecks(r)
 	r.Frameworks = frameworks()
 	return r
@@ -135,6 +136,8 @@ type History struct {
 	JobsNotKnown string              `json:"jobs_not_known,omitempty"`
 
 	Canary Canary `json:"canary"`
+
+	Access Access `json:"access"`
 }
 
 // Sweep is the record of a sweep.
