@@ -34,7 +34,7 @@ func place(parameters ...string) deploy.Place {
 var everything = []string{
 	"RotationMode", "enforce", "PolicyMode", "enforce", "DeletionMode", "enforce", "ContainMode", "enforce",
 	"ReencryptMode", "enforce", "ReencryptAliases", "alias/app-*", "ReencryptEngine", "auto", "FixBucketDefault", "true",
-	"FailedUse", "true", "ReportSchedule", "weekly", "AlertEmail", "keys@example.com", "VpcEndpoints", "true", "RouteTables", "rtb-0123456789abcdef0",
+	"FailedUse", "true", "ReportSchedule", "weekly", "AccessReview", "daily", "AlertEmail", "keys@example.com", "VpcEndpoints", "true", "RouteTables", "rtb-0123456789abcdef0",
 	"TrustedAccounts", "222233334444", "SettingsFile", "arn:aws:s3:::settings/cmkeeper.env",
 }
 

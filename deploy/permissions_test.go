@@ -17,6 +17,8 @@ var purposes = [][2]string{
 	{"observe", "to observe, in every mode"},
 	{"guard", "to check [whether the guard sees](#does-the-guard-see); the [report](keys-and-report.md) asks `cloudtrail:DescribeTrails`, too"},
 	{"canary", "the [canary](#the-canary-key)"},
+	{"access", "the [access review](#who-may-use-the-keys): to assume the role that reads IAM"},
+	{"review", "the access review: that role, in place of a pool"},
 	{"rotation", "rotation, enforce"},
 	{"policy", "policy, enforce"},
 	{"deletion", "deletion, enforce"},
@@ -32,13 +34,13 @@ func permissions(t *testing.T) string {
 	t.Helper()
 	p := place(everything...)
 	p.Account, p.Region = "ACCOUNT", "REGION"
-	p.IDs = map[string]string{"StateBucket": "STATE-BUCKET", "CanaryKey": "CANARY-KEY", "BatchRole": "BATCH-ROLE"}
+	p.IDs = map[string]string{"StateBucket": "STATE-BUCKET", "CanaryKey": "CANARY-KEY", "BatchRole": "BATCH-ROLE", "AccessRole": "ACCESS-ROLE"}
 	s, err := template(t).Deploy(p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rows := map[string]string{}
-	for _, role := range [][2]string{{"EventsRole", "events"}, {"JobsRole", "jobs"}} {
+	for _, role := range [][2]string{{"EventsRole", "events"}, {"AccessRole", "-"}, {"JobsRole", "jobs"}} {
 		for _, policy := range s.Policies(role[0]) {
 			i := slices.IndexFunc(purposes, func(about [2]string) bool { return about[0] == policy.Name })
 			if i < 0 {

@@ -2,6 +2,7 @@
 
 locals {
   parameters = {
+    AccessReview        = var.access_review
     AlertEmail          = var.alert_email
     AssignPublicIp      = var.assign_public_ip
     ContainAllowedRoles = var.contain_allowed_roles

@@ -1,5 +1,16 @@
 # Made from ../cloudformation/cmkeeper.yaml: UPDATE_DOCS=1 go test ./deploy -run Terraform
 
+variable "access_review" {
+  description = "Read the account's IAM once a day, and alert on new roles that somebody outside may assume and that have a key, and on new principals that can give themselves one."
+  type        = string
+  default     = "off"
+
+  validation {
+    condition     = contains(["off", "daily"], var.access_review)
+    error_message = "access_review must be one of off, daily."
+  }
+}
+
 variable "alert_email" {
   description = "An address that gets every alert and alarm, once it has confirmed. Empty if you subscribe otherwise."
   type        = string

@@ -37,7 +37,7 @@ import (
 )
 
 // roles are the template's roles whose policies are proved, with what has them here.
-var roles = map[string]string{"EventsRole": "AKIAEVENTS", "JobsRole": "AKIAJOBS", "BatchRole": "AKIABATCH"}
+var roles = map[string]string{"EventsRole": "AKIAEVENTS", "JobsRole": "AKIAJOBS", "BatchRole": "AKIABATCH", "AccessRole": "AKIAACCESS"}
 
 // asked are the calls that a role has made.
 type asked struct {
@@ -105,6 +105,7 @@ func inStack(t *testing.T, parameters map[string]string, test func(d *deployed))
 		for role, accessKey := range roles {
 			d.hold(role, accessKey)
 		}
+		d.trust("AccessRole")
 		time.Sleep(time.Minute)
 		test(d)
 	})
@@ -180,6 +181,20 @@ func (d *deployed) hold(role, accessKey string) {
 	d.box.AWS.SetIdentityPolicy(accessKey, func(action, resource string) bool {
 		return d.asked.note(role, call{action, resource}, policy.Evaluate(iam.Request{Action: action, Resource: resource}) == iam.Allow)
 	})
+}
+
+// trust has IAM know a role, so that it can be assumed.
+func (d *deployed) trust(role string) {
+	d.Helper()
+	resource, ok := d.stack.Resources[role]
+	if !ok {
+		return
+	}
+	_, arn := d.stack.Identity(role)
+	must(d.box.AWS.IAM().SetRole(iam.Role{
+		Name: path.Base(arn), Trust: string(must(json.Marshal(resource.Properties["AssumeRolePolicyDocument"]))(d.T)),
+		Inline: map[string]string{"review": string(must(d.stack.RolePolicy(role))(d.T))},
+	}))(d.T)
 }
 
 // start starts a worker with the variables of a task definition and further ones, and
@@ -336,6 +351,7 @@ var factors = []struct {
 	{"FixBucketDefault", []string{"false", "true"}},
 	{"FailedUse", []string{"false", "true"}},
 	{"ReportSchedule", []string{"off", "weekly"}},
+	{"AccessReview", []string{"off", "daily"}},
 }
 
 // combinations are runs with all modes off, all observing, and all enforcing by each engine.
@@ -374,7 +390,7 @@ func combinations(pairwise bool) (all [][]string) {
 		}
 		all = append(all, values)
 	}
-	for _, run := range [][]int{{0, 0, 0, 0, 0, 0, 0, 0, 0}, {1, 1, 1, 1, 1, 0, 0, 1, 1}, {2, 2, 2, 2, 2, 2, 1, 1, 1}, {2, 2, 2, 2, 2, 1, 0, 0, 0}, {2, 2, 2, 2, 2, 0, 0, 0, 0}} {
+	for _, run := range [][]int{{0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {1, 1, 1, 1, 1, 0, 0, 1, 1, 1}, {2, 2, 2, 2, 2, 2, 1, 1, 1, 1}, {2, 2, 2, 2, 2, 1, 0, 0, 0, 0}, {2, 2, 2, 2, 2, 0, 0, 0, 0, 0}} {
 		add(run)
 	}
 	for pairwise && len(left) > 0 {
@@ -444,7 +460,7 @@ func TestLeastPrivilege(t *testing.T) {
 	}
 	everything := map[string]string{
 		"RotationMode": "enforce", "PolicyMode": "enforce", "DeletionMode": "enforce", "ContainMode": "enforce", "ReencryptMode": "enforce",
-		"ReencryptEngine": "batch", "FixBucketDefault": "true", "FailedUse": "true", "ReportSchedule": "weekly", "DataBuckets": "arn:aws:s3:::app-*",
+		"ReencryptEngine": "batch", "FixBucketDefault": "true", "FailedUse": "true", "ReportSchedule": "weekly", "AccessReview": "daily", "DataBuckets": "arn:aws:s3:::app-*",
 	}
 	actions, needless := unneeded(t, stackOf(t, everything), calls)
 	for _, one := range needless {

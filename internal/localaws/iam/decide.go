@@ -218,3 +218,16 @@ func (a *Account) Assume(r Request, role string) (answer Answer, known bool) {
 	}
 	return Decide(a.complete(r, nil, false, a.id), on, Allow, Allow), true
 }
+
+// Trusts reports whether the trust policy of the role of the ARN lets the caller of a request
+// in, whatever the caller's own policies say.
+func (a *Account) Trusts(r Request, role string) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	e := a.principal(role)
+	if e == nil || e.trust == nil {
+		return false
+	}
+	r.Action, r.Resource = cmp.Or(r.Action, "sts:AssumeRole"), e.arn
+	return Decide(a.complete(r, nil, false, a.id), Resource{Account: a.id, Policy: e.trust}, Allow, Allow).Allowed
+}

@@ -60,7 +60,8 @@ type assumed struct {
 
 var sessionName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[\w+=,.@-]{2,64}$`) })
 
-// assumeRole lets callers that IAM knows assume roles that it has. Session policies, session
+// assumeRole lets callers assume roles that IAM has: those that it knows by their policies
+// there, and others by what they are allowed besides. Session policies, session
 // tags and role chaining's limit of an hour are not modelled, nor is CloudTrail's record.
 func (s Service) assumeRole(ctx context.Context, form url.Values) (any, error) {
 	for name := range form {
@@ -80,8 +81,12 @@ func (s Service) assumeRole(ctx context.Context, form url.Values) (any, error) {
 	if !sessionName().MatchString(name) {
 		return nil, wire.Errorf(http.StatusBadRequest, "ValidationError", "1 validation error detected: Value '%s' at 'roleSessionName' failed to satisfy constraint", name)
 	}
-	answer, known := s.IAM.Assume(iam.Request{Principal: c.ARN, RoleARN: c.RoleARN(), Account: c.AccountID}, role)
-	if !known || !answer.Allowed || !c.May("sts:AssumeRole", role) {
+	request := iam.Request{Principal: c.ARN, RoleARN: c.RoleARN(), Account: c.AccountID}
+	answer, known := s.IAM.Assume(request, role)
+	if !known {
+		answer.Allowed = s.IAM.Trusts(request, role)
+	}
+	if !answer.Allowed || !c.May("sts:AssumeRole", role) {
 		return nil, wire.Errorf(http.StatusForbidden, "AccessDenied", "User: %s is not authorized to perform: sts:AssumeRole on resource: %s", c.ARN, role)
 	}
 	key, session := s.Session(role, name)
