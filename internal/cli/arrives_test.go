@@ -68,7 +68,7 @@ var unset = map[string]string{
 // a fleet in which every part runs.
 func consumers(t *testing.T, variable, value string) map[string]any {
 	t.Helper()
-	env := environment("REENCRYPT_ALIASES", "alias/app-*", "BATCH_ROLE_ARN", "arn:aws:iam::111122223333:role/batch")
+	env := environment("REENCRYPT_ALIASES", "alias/app-*", "BATCH_ROLE_ARN", "arn:aws:iam::111122223333:role/batch", "ACCESS_ROLE_ARN", "arn:aws:iam::111122223333:role/access")
 	if variable != "" {
 		env[envPrefix+variable] = value
 	}

@@ -82,6 +82,8 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		"organizations":      {[]string{"TRUSTED_ORGS", "o-a1b2c3d4e5,ours"}, []string{"organization ids"}},
 		"batch needs a role": {[]string{"REENCRYPT_ENGINE", "auto"}, []string{"CMKEEPER_BATCH_ROLE_ARN is not set"}},
 		"batch never copies": {[]string{"REENCRYPT_ENGINE", "batch", "REENCRYPT_METHOD", "copy", "BATCH_ROLE_ARN", "arn:aws:iam::111122223333:role/b"}, []string{"contradict each other"}},
+		"review has no role": {[]string{"ACCESS_REVIEW", "daily"}, []string{"CMKEEPER_ACCESS_ROLE_ARN is not set: ACCESS_REVIEW=daily needs the role that reads IAM"}},
+		"access review":      {[]string{"ACCESS_REVIEW", "weekly", "ACCESS_ROLE_ARN", "cmkeeper-access"}, []string{"must be off, daily", "must be an IAM role's ARN"}},
 		"enforce needs list": {[]string{"REENCRYPT_MODE", "enforce"}, []string{"CMKEEPER_REENCRYPT_ALIASES is not set"}},
 		"alias patterns":     {[]string{"REENCRYPT_ALIASES", "app-*"}, []string{"alias/app-*"}},
 		"scope":              {[]string{"REENCRYPT_SCOPE", "alias/x"}, []string{"ALIAS=BUCKET"}},

@@ -26,6 +26,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
+	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
@@ -605,4 +606,38 @@ func BenchmarkQueue(b *testing.B) {
 		post("DeleteMessageBatch", "{"+queue+`,"Entries":[`+strings.Join(deletes, ",")+"]}")
 	}
 	b.ReportMetric(float64(b.N)*10/b.Elapsed().Seconds(), "messages/s")
+}
+
+// TestAssumeRole: whom the role's trust policy lets in, and whose policies allow it, gets an
+// access key that belongs to a session of the role.
+func TestAssumeRole(t *testing.T) {
+	server := newServer(t, localaws.Options{})
+	const account = "000000000000"
+	role, err := server.IAM().SetRole(iam.Role{Name: "reader", Path: "/team/", Trust: `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + account + `:user/alice"},"Action":"sts:AssumeRole"}}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	assume := func(accessKey, role, session string) (*sts.AssumeRoleOutput, error) {
+		return sts.NewFromConfig(once(server, accessKey)).AssumeRole(t.Context(), &sts.AssumeRoleInput{RoleArn: &role, RoleSessionName: &session})
+	}
+	out, err := assume("alice", role, "s-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	who, err := sts.NewFromConfig(once(server, *out.Credentials.AccessKeyId)).GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "arn:aws:sts::" + account + ":assumed-role/reader/s-1"; *who.Arn != want || *out.AssumedRoleUser.Arn != want || time.Until(*out.Credentials.Expiration) < 50*time.Minute {
+		t.Errorf("the session is %s of %+v", *who.Arn, out)
+	}
+	_, err = assume("bob", role, "s-1")
+	wantCode(t, err, "AccessDenied")
+	_, err = assume("alice", role+"x", "s-1")
+	wantCode(t, err, "AccessDenied")
+	_, err = assume("alice", role, "no name")
+	wantCode(t, err, "ValidationError")
+	server.SetIdentityPolicy("alice", func(action, _ string) bool { return action != "sts:AssumeRole" })
+	_, err = assume("alice", role, "s-1")
+	wantCode(t, err, "AccessDenied")
 }
