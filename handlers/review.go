@@ -25,6 +25,9 @@ const (
 	// reviewedAtOnce is after how many keys a review notes how far it is, and lets others have
 	// its place.
 	reviewedAtOnce = 100
+	// iamTimeout bounds how long IAM is read: a page of 1,000 takes seconds, and an endpoint
+	// that the network does not let through takes for ever.
+	iamTimeout = 3 * time.Minute
 	// reviewAgain is how long a review waits that was left to events.
 	reviewAgain = 10 * time.Second
 )
@@ -57,7 +60,9 @@ func (s look) review(ctx context.Context) error {
 	if err != nil || !mine {
 		return err
 	}
-	account, err := access.Read(ctx, s.IAM, s.Config.Identity.Account)
+	bounded, cancel := context.WithTimeout(ctx, iamTimeout)
+	account, err := access.Read(bounded, s.IAM, s.Config.Identity.Account)
+	cancel()
 	if ctx.Err() != nil {
 		return errors.Join(context.Cause(ctx), r.leave(ctx, false))
 	}

@@ -3,6 +3,7 @@ package handlers_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/iam"
+	"github.com/cmkeeper/cmkeeper/state"
 )
 
 const reviewDay = 24 * time.Hour
@@ -345,5 +347,58 @@ func TestFleetReviewsAccess(t *testing.T) {
 		}
 		stop()
 		s.wg.Wait()
+	})
+}
+
+// TestLeftReviewGoesOn: a review that was left is gone on with by the next sweep, and the keys
+// that it has done are not reviewed again.
+func TestLeftReviewGoesOn(t *testing.T) {
+	inWorld(t, reviewing(), func(w *world) {
+		keys := []string{w.guarded(), w.guarded(), w.guarded()}
+		slices.Sort(keys)
+		w.hasIAM()
+		w.sweep()
+		w.setRole("backdoor", "999999999999", allows("kms:Decrypt"))
+		time.Sleep(reviewDay)
+		begun := ledger.Now().Add(-time.Hour)
+		err := state.Update(w.ctx, w.store(), ledger.AccessReviewName, func(doc *ledger.AccessReview, _ bool) error {
+			doc.Begun, doc.Next, doc.Found = begun, keys[1], ledger.AccessReviewed{Keys: 5}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.sweep()
+		if a := w.one(); a.Key == nil || a.Key.ARN != keys[2] {
+			t.Errorf("alert:\n%s", a.Text())
+		}
+		var doc ledger.AccessReview
+		must(w.store().Get(w.ctx, ledger.AccessReviewName, &doc))
+		if doc.Keys != 6 || !doc.At.Equal(begun) || !doc.Begun.IsZero() {
+			t.Errorf("the review: %+v", doc)
+		}
+	})
+}
+
+// TestOneWorkerReviews: while a worker is at a review, no other one begins it.
+func TestOneWorkerReviews(t *testing.T) {
+	inWorld(t, reviewing(), func(w *world) {
+		w.hasIAM()
+		err := state.Update(w.ctx, w.store(), ledger.AccessReviewName, func(doc *ledger.AccessReview, _ bool) error {
+			doc.Take("another", ledger.Now())
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.sweep()
+		if w.reads() > 0 {
+			t.Error("two workers review at once")
+		}
+		time.Sleep(time.Hour)
+		w.sweep()
+		if w.reads() != 1 {
+			t.Error("a review whose worker is gone is not taken over")
+		}
 	})
 }

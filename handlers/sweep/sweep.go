@@ -110,7 +110,6 @@ func (s Sweep) alone(ctx context.Context, keys []ledger.ShardKey, aliases []ledg
 			failed = errors.Join(failed, s.Skip(s.rollShard(ctx, n, shards)))
 		}
 	}
-	failed = errors.Join(failed, s.Skip(s.looks.Review(ctx, s)))
 	return s.end(ctx, failed, ledger.SweepTotals{}, 1)
 }
 
@@ -118,6 +117,9 @@ func (s Sweep) alone(ctx context.Context, keys []ledger.ShardKey, aliases []ledg
 // is what was not done until here, and before what others came to.
 func (s Sweep) end(ctx context.Context, failed error, before ledger.SweepTotals, shards int) error {
 	err := errors.Join(failed, s.Skip(s.looks.End(ctx, s)))
+	if shards == 1 { // else a message calls for it
+		err = errors.Join(err, s.Skip(s.looks.Review(ctx, s)))
+	}
 	s.unreadable.found = append(s.unreadable.found, before.Unreadable...)
 	err = errors.Join(err, s.looks.Unreadable(ctx, s, s.unreadable.found))
 	before.Add(s.sum())
