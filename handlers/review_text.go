@@ -1,12 +1,11 @@
 package handlers
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/aws/smithy-go"
@@ -89,7 +88,8 @@ func (w accessWatch) decide(ctx context.Context, c *reaction.Case) (*reaction.De
 
 // dangers are what was found of the key, one for each kind. known is what is known of it.
 func (w accessWatch) dangers(c *reaction.Case, known *ledger.Standing) (all []reaction.Danger) {
-	for name, found := range w.found {
+	for _, name := range slices.Sorted(maps.Keys(w.found)) {
+		found := w.found[name]
 		var who []string
 		for _, f := range found {
 			who = append(who, whoOf(f))
@@ -98,38 +98,29 @@ func (w accessWatch) dangers(c *reaction.Case, known *ledger.Standing) (all []re
 		d.Alert = w.alert(c, name, found, known.Of(name))
 		all = append(all, d)
 	}
-	slices.SortFunc(all, func(a, b reaction.Danger) int {
-		return cmp.Or(b.Alert.Severity.Rank()-a.Alert.Severity.Rank(), strings.Compare(a.Name, b.Name))
-	})
 	return all
 }
 
 // alert is about all findings of one kind; before is what people know of them, nil for nothing.
 func (w accessWatch) alert(c *reaction.Case, name string, found []finding.Finding, before *ledger.Open) alert.Alert {
 	a := c.NewAlert(alert.KindPolicy, "")
-	a.Severity, a.Dangers, a.Key = found[0].Severity, []string{name}, c.Describe(described(c))
+	worst := found[0]
+	a.Severity, a.Dangers, a.Key = worst.Severity, []string{name}, c.Describe(described(c))
 	var added []string
 	if before != nil && before.Alert != "" {
-		isNew := func(f finding.Finding) bool { return before.Misses(whoOf(f)) }
+		var fresh, others []finding.Finding
 		for _, f := range found {
-			if isNew(f) {
-				added = append(added, arn.Parse(f.Principal).Resource)
+			if before.Misses(whoOf(f)) {
+				fresh, added = append(fresh, f), append(added, arn.Parse(f.Principal).Resource)
+			} else {
+				others = append(others, f)
 			}
 		}
-		found = slices.Clone(found)
-		slices.SortStableFunc(found, func(a, b finding.Finding) int {
-			switch {
-			case isNew(a) == isNew(b):
-				return 0
-			case isNew(a):
-				return -1
-			}
-			return 1
-		})
+		found = append(fresh, others...)
 	}
 	a.Findings = found[:min(len(found), accessListed)]
-	titles, key := accessKinds[found[0].ID], reaction.ShortName(a.Key)
-	a.Title = fmt.Sprintf(titles.one, arn.Parse(found[0].Principal).Resource, key)
+	titles, key := accessKinds[worst.ID], reaction.ShortName(a.Key)
+	a.Title = fmt.Sprintf(titles.one, arn.Parse(worst.Principal).Resource, key)
 	if len(found) > 1 {
 		a.Title = fmt.Sprintf(titles.several, len(found), key)
 	}
@@ -140,7 +131,7 @@ func (w accessWatch) alert(c *reaction.Case, name string, found []finding.Findin
 		"Everybody who can come to the key, by which statement, and what could not be seen:",
 		command.Line("cmkeeper access %s", command.Key(c.Event.KeyARN)),
 		"Ask the key's owner whether the principals in the findings are meant to. If one is not:",
-		found[0].ID.Rule().Fix,
+		worst.ID.Rule().Fix,
 		"If you do not know a principal, find out whether the key was used by it:",
 		c.TrailCommand(),
 	}

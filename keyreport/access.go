@@ -23,7 +23,7 @@ type Access struct {
 	At   time.Time `json:"at,omitzero"`
 	Keys int       `json:"keys"`
 	// Found are the keys that somebody can come to, the worst first.
-	Found []AccessFound `json:"found"`
+	Found []*AccessFound `json:"found"`
 	// NotReviewed are the ids of keys that the review could not read, or that were created
 	// later, and NotNamed is how many more it could not read.
 	NotReviewed []string `json:"not_reviewed"`
@@ -57,7 +57,7 @@ type AccessPolicy struct {
 }
 
 func emptyAccess() Access {
-	return Access{Found: []AccessFound{}, NotReviewed: []string{}, Policies: []AccessPolicy{}}
+	return Access{Found: []*AccessFound{}, NotReviewed: []string{}, Policies: []AccessPolicy{}}
 }
 
 // readAccess reads the last access review.
@@ -79,7 +79,7 @@ func readAccess(ctx context.Context, store *state.Store) Access {
 	err := documents(ctx, store, ledger.AccessDocuments, func(k *ledger.Access) {
 		for _, o := range k.Standing.Open {
 			if o.Gone.IsZero() {
-				a.Found = append(a.Found, AccessFound{Key: k.Key, Aliases: k.Aliases, Kind: o.Name, Count: o.Count, Worst: o.Severity, Since: o.Since, Exempt: o.Exempt})
+				a.Found = append(a.Found, &AccessFound{Key: k.Key, Aliases: k.Aliases, Kind: o.Name, Count: o.Count, Worst: o.Severity, Since: o.Since, Exempt: o.Exempt})
 			}
 		}
 	})
@@ -101,8 +101,8 @@ func (a Access) of(list keylist.List) Access {
 			a.NotReviewed = append(a.NotReviewed, k.ID)
 		}
 	}
-	a.Found = slices.DeleteFunc(a.Found, func(f AccessFound) bool { return !there[f.Key] })
-	slices.SortFunc(a.Found, func(x, y AccessFound) int {
+	a.Found = slices.DeleteFunc(a.Found, func(f *AccessFound) bool { return !there[f.Key] })
+	slices.SortFunc(a.Found, func(x, y *AccessFound) int {
 		return cmp.Or(y.Worst.Rank()-x.Worst.Rank(), strings.Compare(x.Key, y.Key), strings.Compare(x.Kind, y.Kind))
 	})
 	return a

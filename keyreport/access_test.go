@@ -51,7 +51,7 @@ func TestAccess(t *testing.T) {
 	write(ledger.AccessName(gone), &ledger.Access{Key: gone, Standing: ledger.Standing{At: at, Open: []ledger.Open{{Name: "self-grant", Severity: finding.High, Since: at}}}})
 	want := Access{
 		At: at, Keys: 2, NotNamed: 7, NotReviewed: []string{list.Keys[2].ID, list.Keys[3].ID}, PoliciesOf: 9, Policies: []AccessPolicy{{finding.Medium, "Policy all is about every key"}},
-		Found: []AccessFound{
+		Found: []*AccessFound{
 			{Key: list.Keys[1].ARN, Kind: "assumable-from-outside", Count: 1, Worst: finding.Critical, Since: at},
 			{Key: list.Keys[0].ARN, Kind: "self-grant", Count: 3, Worst: finding.High, Since: at},
 		},

@@ -42,10 +42,10 @@ const (
 	AccessReviewEvery = 24 * time.Hour
 	// accessReviewLease is how long a worker counts as being at it after it last said so.
 	accessReviewLease = 15 * time.Minute
-	// mostUnreviewed bounds the keys that are named as not reviewed, and MostPolicies the
-	// policies about every key.
-	mostUnreviewed = 1000
+	// MostPolicies bounds the policies about every key that are kept, and mostUnreviewed the
+	// keys that are named as not reviewed.
 	MostPolicies   = 100
+	mostUnreviewed = 1000
 )
 
 // AccessReview is posture/access.json: the last review of who may use the account's keys,
