@@ -43,6 +43,7 @@ type Router struct {
 	table  map[route]watch
 	sweeps *sweep.Fleet
 	checks *selfcheck.Checks
+	left   leftReview
 }
 
 // New returns a router. It reports all problems of the configuration at once.

@@ -24,13 +24,43 @@ import (
 const (
 	// reviewedAtOnce is after how many keys a review notes how far it is, and lets others have
 	// its place.
-	reviewedAtOnce = 100
+	reviewedAtOnce = 50
 	// iamTimeout bounds how long IAM is read: a page of 1,000 takes seconds, and an endpoint
 	// that the network does not let through takes for ever.
 	iamTimeout = 3 * time.Minute
 	// reviewAgain is how long a review waits that was left to events.
 	reviewAgain = 10 * time.Second
 )
+
+// errReviewLost says that another worker is at a review by now.
+var errReviewLost = errors.New("another worker reviews who may use the keys by now")
+
+// leftReview is what a worker that left a review keeps of it, so that it need not read IAM
+// again when it goes on: the review that began then, and when IAM was read.
+type leftReview struct {
+	mu     sync.Mutex
+	begun  time.Time
+	access *access.Review
+	read   time.Time
+}
+
+// take returns what is kept of the review that began then, nil for nothing, and keeps it no
+// more.
+func (l *leftReview) take(begun time.Time) (of *access.Review, read time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.begun.Equal(begun) {
+		of, read = l.access, l.read
+	}
+	l.access = nil
+	return of, read
+}
+
+func (l *leftReview) keep(begun time.Time, of *access.Review, read time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begun, l.access, l.read = begun, of, read
+}
 
 // review is a review of who may use the account's keys. It reads IAM once, then key by key
 // what is to be known of that, and keeps of each key what it found and no more.
@@ -39,7 +69,7 @@ type review struct {
 	// by names the worker that is at it, and doc is the stored document as it was taken.
 	by      string
 	doc     ledger.AccessReview
-	account time.Time // when IAM was read
+	read    time.Time // when IAM was
 	aliases map[string][]inventory.Alias
 	// known are the documents of keys that former reviews found something of.
 	known map[string]bool
@@ -60,22 +90,37 @@ func (s look) review(ctx context.Context) error {
 	if err != nil || !mine {
 		return err
 	}
+	if r.access, r.read = s.left.take(r.doc.Begun); r.access == nil {
+		if err := r.readIAM(ctx); err != nil || r.access == nil {
+			return err
+		}
+	}
+	switch err := r.keys(ctx); {
+	case errors.Is(err, errReviewLost):
+		return nil
+	case err != nil:
+		s.left.keep(r.doc.Begun, r.access, r.read)
+		return errors.Join(err, r.leave(ctx, false))
+	}
+	return r.end(ctx)
+}
+
+// readIAM reads the account's IAM. Where it cannot be read, people are told, there is no
+// access.Review then, and the next sweep tries again.
+func (r *review) readIAM(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, iamTimeout)
-	account, err := access.Read(bounded, s.IAM, s.Config.Identity.Account)
-	cancel()
+	defer cancel()
+	account, err := access.Read(bounded, r.IAM, r.Config.Identity.Account)
 	if ctx.Err() != nil {
 		return errors.Join(context.Cause(ctx), r.leave(ctx, false))
 	}
 	if told := r.tellIAM(ctx, err); err != nil || told != nil {
-		s.Note(func(t *ledger.SweepTotals) { t.NoteUnread("who may use keys", errors.Join(err, told)) })
+		r.Note(func(t *ledger.SweepTotals) { t.NoteUnread("who may use keys", errors.Join(err, told)) })
 		return errors.Join(told, r.leave(ctx, true))
 	}
-	r.account = ledger.Now()
-	r.access = access.New(account, access.Context{TrustedAccounts: s.Config.Posture.TrustedAccounts, Now: r.account})
-	if err := r.keys(ctx); err != nil {
-		return errors.Join(err, r.leave(ctx, false))
-	}
-	return r.end(ctx)
+	r.read = ledger.Now()
+	r.access = access.New(account, access.Context{TrustedAccounts: r.Config.Posture.TrustedAccounts, Now: r.read})
+	return nil
 }
 
 // take takes the review, if it is due and no other worker is at it.
@@ -153,7 +198,7 @@ func (r *review) keys(ctx context.Context) error {
 		case err != nil:
 			return err
 		case !mine:
-			return errors.New("another worker reviews who may use the keys by now")
+			return errReviewLost
 		}
 	}
 	return nil
@@ -198,7 +243,7 @@ func (r *review) key(ctx context.Context, keyARN string) error {
 	if len(found) == 0 && !r.known[ledger.AccessName(keyARN)] {
 		return nil
 	}
-	w := accessWatch{found: byKind(found), whole: err == nil, first: r.doc.At.IsZero(), read: r.account}
+	w := accessWatch{found: byKind(found), whole: err == nil, first: r.doc.At.IsZero(), read: r.read}
 	err = r.React(ctx, c, reaction.Reaction{Name: "access", Decide: w.decide})
 	r.Count(c)
 	return err
