@@ -87,6 +87,9 @@ func TestAccessIsReviewed(t *testing.T) {
 		if w.reads() != 1 {
 			t.Fatalf("IAM was asked %d times, want once", w.reads())
 		}
+		for name, err := range w.store().Keys(w.ctx, ledger.AccessDocuments) {
+			t.Errorf("a key that nobody can come to has a document: %s %v", name, err)
+		}
 		w.setRole("backdoor", "999999999999", allows("kms:Decrypt"))
 		w.sweepAll(10)
 		w.none() // within a day nobody asks
