@@ -63,7 +63,7 @@ func (s look) meet(ctx context.Context) error {
 	if first, err := s.Whole.Meeting(ctx); err != nil || !first {
 		return err
 	}
-	m := &meeting{look: s, what: "Posture", of: "cmkeeper looked at all keys, buckets and settings here for the first time."}
+	m := &meeting{look: s, what: "Posture", of: "cmkeeper looked at all keys, buckets and settings here for the first time. Keys that are not named are healthy as far as they could be read."}
 	if err := m.collect(ctx); err != nil {
 		return fmt.Errorf("collect how things stand: %w", err)
 	}
@@ -186,7 +186,7 @@ func (m *meeting) alert() alert.Alert {
 	}
 	a := m.GuardAlert(fmt.Sprintf("posture/%x", id.Sum(nil)), "")
 	a.Title = fmt.Sprintf("%s of account %s in %s: %d dangers, keys affected: %d", m.what, m.Config.Identity.Account, m.Config.Region, survey.Len(), keys)
-	a.Summary = m.of + " This is what it found to be wrong as it stands, the worst first; keys that are not named are healthy as far as they could be read. From now on it tells only what is new, worse or over."
+	a.Summary = m.of + " This is what it found to be wrong as it stands, the worst first. From now on it tells only what is new, worse or over."
 	if m.more > 0 {
 		a.Summary += fmt.Sprintf(" Not named, because one thing has more than %d dangers: %d.", ledger.MostOpen, m.more)
 	}

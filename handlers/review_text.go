@@ -116,7 +116,7 @@ func (w accessWatch) alert(c *reaction.Case, name string, found []finding.Findin
 				others = append(others, f)
 			}
 		}
-		found = append(fresh, others...)
+		found = slices.Concat(fresh, others)
 	}
 	a.Findings = found[:min(len(found), accessListed)]
 	titles, key := accessKinds[worst.ID], reaction.ShortName(a.Key)
