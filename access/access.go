@@ -155,8 +155,9 @@ type Review struct {
 
 // Context is what an account is judged against.
 type Context struct {
-	// TrustedAccounts may assume roles.
-	TrustedAccounts []string
+	// TrustedAccounts may assume roles, and so may TrustedOrgs (o-…), as far as a trust policy
+	// names them in a condition.
+	TrustedAccounts, TrustedOrgs []string
 	// Now is when; a policy's time that is over does not count.
 	Now time.Time
 }

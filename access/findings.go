@@ -110,7 +110,7 @@ func (r *Review) outside(who keypolicy.Principal, st keypolicy.Statement) string
 			return ""
 		}
 		return "Every identity of " + who.ID
-	case who.Type != "AWS":
+	case who.Type != "AWS", slices.ContainsFunc(st.Conditions, r.isTrustedOrg):
 		return ""
 	case who.ID == "*":
 		return "Everyone with an AWS account"
@@ -123,6 +123,12 @@ func (r *Review) outside(who keypolicy.Principal, st keypolicy.Statement) string
 		return "Account " + who.ID + ", which is not trusted,"
 	}
 	return who.ID + ", of an account that is not trusted,"
+}
+
+// isTrustedOrg reports whether a condition lets in organizations that are trusted and no other.
+func (r *Review) isTrustedOrg(c keypolicy.Condition) bool {
+	return strings.EqualFold(c.Operator, "StringEquals") && strings.EqualFold(c.Key, "aws:PrincipalOrgID") && len(c.Values) > 0 &&
+		!slices.ContainsFunc(c.Values, func(org string) bool { return !slices.Contains(r.context.TrustedOrgs, org) })
 }
 
 // conditionsOf are the conditions of a statement. An external id is none: it keeps out those

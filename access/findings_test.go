@@ -39,6 +39,8 @@ func TestFindings(t *testing.T) {
 		{"everyone may assume", delegates, []access.Principal{trusting(`"*"`, "")}, finding.AssumableFromOutside, finding.High, "Everyone with an AWS account may assume role/app"},
 		{"everyone with an external id", delegates, []access.Principal{trusting(`"*"`, `,"Condition":{"StringEquals":{"sts:ExternalId":"x"}}`)}, finding.AssumableFromOutside, finding.High, "Everyone"},
 		{"everyone of an organization", delegates, []access.Principal{trusting(`"*"`, `,"Condition":{"StringEquals":{"aws:PrincipalOrgID":"o-1"}}`)}, finding.AssumableFromOutside, finding.Medium, "under conditions (StringEquals aws:PrincipalOrgID o-1)"},
+		{"everyone of the own organization", delegates, []access.Principal{trusting(`"*"`, `,"Condition":{"StringEquals":{"aws:PrincipalOrgID":"o-own"}}`)}, finding.ID{}, "", ""},
+		{"everyone of the own organization and another", delegates, []access.Principal{trusting(`"*"`, `,"Condition":{"StringEquals":{"aws:PrincipalOrgID":["o-own","o-1"]}}`)}, finding.AssumableFromOutside, finding.Medium, "Everyone"},
 		{"another account", delegates, []access.Principal{trusting(`{"AWS":"999988887777"}`, "")}, finding.AssumableFromOutside, finding.High, "Account 999988887777, which is not trusted, may assume"},
 		{"a role of another account", delegates, []access.Principal{trusting(`{"AWS":"arn:aws:iam::999988887777:role/x"}`, "")}, finding.AssumableFromOutside, finding.High, "of an account that is not trusted"},
 		{"a trusted account", delegates, []access.Principal{trusting(`{"AWS":"444455556666"}`, "")}, finding.ID{}, "", ""},
@@ -89,7 +91,7 @@ func TestFindings(t *testing.T) {
 				}
 			}
 			key := keyWith(tt.policy)
-			r := access.New(a, access.Context{Now: now, TrustedAccounts: []string{"444455556666"}})
+			r := access.New(a, access.Context{Now: now, TrustedAccounts: []string{"444455556666"}, TrustedOrgs: []string{"o-own"}})
 			holders, err := r.Holders(key)
 			if err != nil {
 				t.Fatal(err)

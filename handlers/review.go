@@ -119,7 +119,7 @@ func (r *review) readIAM(ctx context.Context) error {
 		return errors.Join(told, r.leave(ctx, true))
 	}
 	r.read = ledger.Now()
-	r.access = access.New(account, access.Context{TrustedAccounts: r.Config.Posture.TrustedAccounts, Now: r.read})
+	r.access = access.New(account, access.Context{TrustedAccounts: r.Config.Posture.TrustedAccounts, TrustedOrgs: r.Config.Posture.TrustedOrgs, Now: r.read})
 	return nil
 }
 

@@ -79,7 +79,7 @@ func (c *accessCommand) run(ctx context.Context, p *process, args []string) erro
 	if missing != nil {
 		account = access.Account{ID: hand.account, Unread: true}
 	}
-	review := access.New(account, access.Context{TrustedAccounts: hand.settings.TrustedAccounts, Now: time.Now().UTC().Truncate(time.Second)})
+	review := access.New(account, access.Context{TrustedAccounts: hand.settings.TrustedAccounts, TrustedOrgs: hand.settings.TrustedOrgs, Now: time.Now().UTC().Truncate(time.Second)})
 	if c.principal == "" {
 		return c.ofKey(ctx, p, hand, review, account, missing, args[0])
 	}
