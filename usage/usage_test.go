@@ -97,18 +97,46 @@ func calls(n int, rnd *rand.Rand) []call {
 	return all
 }
 
-// truth counts calls of the time by one thing, as the issue of the table: independently.
-func truth(all []call, of func(call) string) []Row {
-	rows := map[string]*Row{}
-	for _, c := range all {
-		name := of(c)
-		if c.key != keyARN || c.at.Before(from) || !c.at.Before(to) || name == "" {
+// tally counts calls of the time by what they have in common: independently of the package.
+type tally map[string]map[string]*Row
+
+// parts are what calls are counted by, each with its rows of a table.
+var parts = map[string]struct {
+	of   func(call) string
+	rows func(Table) []Row
+}{
+	"all":        {func(call) string { return "all" }, nil},
+	"days":       {func(c call) string { return c.at.Format(time.DateOnly) }, nil},
+	"operations": {func(c call) string { return c.operation }, func(t Table) []Row { return t.Operations }},
+	"principals": {func(c call) string { return c.principal }, func(t Table) []Row { return t.Principals }},
+	"roles":      {func(c call) string { return c.role }, func(t Table) []Row { return t.Roles }},
+	"services":   {func(c call) string { return c.invokedBy }, func(t Table) []Row { return t.Services }},
+	"addresses":  {func(c call) string { return c.address }, func(t Table) []Row { return t.Addresses }},
+	"failures":   {func(c call) string { return c.code }, func(t Table) []Row { return t.Failures }},
+	"resources": {func(c call) string {
+		if c.operation == "DescribeKey" {
+			return ""
+		}
+		return "s3-bucket " + c.bucket
+	}, func(t Table) []Row { return t.Resources }},
+}
+
+func (all tally) add(c call) {
+	if c.key != keyARN || c.at.Before(from) || !c.at.Before(to) {
+		return
+	}
+	for part, by := range parts {
+		name := by.of(c)
+		if name == "" {
 			continue
 		}
-		r := rows[name]
+		if all[part] == nil {
+			all[part] = map[string]*Row{}
+		}
+		r := all[part][name]
 		if r == nil {
 			r = &Row{Name: name, First: c.at, Last: c.at}
-			rows[name] = r
+			all[part][name] = r
 		}
 		r.Calls++
 		if c.code != "" {
@@ -116,12 +144,36 @@ func truth(all []call, of func(call) string) []Row {
 		}
 		r.First, r.Last = earlier(r.First, c.at), later(r.Last, c.at)
 	}
-	list := []Row{}
-	for _, name := range slices.Sorted(maps.Keys(rows)) {
-		list = append(list, *rows[name])
+}
+
+// compare compares a table with what is known of the calls.
+func (all tally) compare(tb testing.TB, got Table) {
+	tb.Helper()
+	for part, by := range parts {
+		if by.rows == nil {
+			continue
+		}
+		want := []Row{}
+		for _, name := range slices.Sorted(maps.Keys(all[part])) {
+			want = append(want, *all[part][name])
+		}
+		slices.SortStableFunc(want, func(a, b Row) int { return cmp.Compare(b.Calls, a.Calls) })
+		if d := gocmp.Diff(want, by.rows(got)); d != "" {
+			tb.Errorf("%s: %s", part, d)
+		}
 	}
-	slices.SortStableFunc(list, func(a, b Row) int { return cmp.Compare(b.Calls, a.Calls) })
-	return list
+	total := all["all"]["all"]
+	if got.Calls != total.Calls || got.Failed != total.Failed || !got.First.Equal(total.First) || !got.Last.Equal(total.Last) {
+		tb.Errorf("%d calls, %d failed, %s to %s; want %+v", got.Calls, got.Failed, got.First, got.Last, total)
+	}
+	if len(got.Days) != 31 {
+		tb.Errorf("%d days", len(got.Days))
+	}
+	for _, d := range got.Days {
+		if r := all["days"][d.Date]; r == nil || r.Calls != d.Calls || r.Failed != d.Failed {
+			tb.Errorf("%+v; want %+v", d, r)
+		}
+	}
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -190,40 +242,11 @@ func TestTable(t *testing.T) {
 	files["AWSLogs/CloudTrail-Digest/d.json.gz"] = &fstest.MapFile{Data: []byte("x")}
 	files["AWSLogs/other.txt"] = &fstest.MapFile{Data: []byte("x")}
 	got := read(t, files)
-	for name, tt := range map[string]struct {
-		rows []Row
-		of   func(call) string
-	}{
-		"operations": {got.Operations, func(c call) string { return c.operation }},
-		"principals": {got.Principals, func(c call) string { return c.principal }},
-		"roles":      {got.Roles, func(c call) string { return c.role }},
-		"services":   {got.Services, func(c call) string { return c.invokedBy }},
-		"addresses":  {got.Addresses, func(c call) string { return c.address }},
-		"resources": {got.Resources, func(c call) string {
-			if c.operation == "DescribeKey" {
-				return ""
-			}
-			return "s3-bucket " + c.bucket
-		}},
-		"failures": {got.Failures, func(c call) string { return c.code }},
-	} {
-		if d := gocmp.Diff(truth(all, tt.of), tt.rows); d != "" {
-			t.Errorf("%s: %s", name, d)
-		}
+	known := tally{}
+	for _, c := range all {
+		known.add(c)
 	}
-	total := truth(all, func(call) string { return "all" })[0]
-	if got.Calls != total.Calls || got.Failed != total.Failed || !got.First.Equal(total.First) || !got.Last.Equal(total.Last) {
-		t.Errorf("%d calls, %d failed, %s to %s; want %+v", got.Calls, got.Failed, got.First, got.Last, total)
-	}
-	days := truth(all, func(c call) string { return c.at.Format(time.DateOnly) })
-	if len(got.Days) != 31 {
-		t.Errorf("%d days", len(got.Days))
-	}
-	for _, d := range got.Days {
-		if i := slices.IndexFunc(days, func(r Row) bool { return r.Name == d.Date }); i < 0 || days[i].Calls != d.Calls || days[i].Failed != d.Failed {
-			t.Errorf("%+v", d)
-		}
-	}
+	known.compare(t, got)
 	if s := got.Source; s.Repeated == 0 || len(s.Unread) != 2 || !strings.Contains(strings.Join(s.Unread, " "), "AWSLogs/broken.json.gz: ") {
 		t.Errorf("source: %+v", s)
 	}
@@ -320,13 +343,14 @@ func FuzzRecords(f *testing.F) {
 }
 
 // benchFiles writes log files of about so many bytes, unpacked, to a folder.
-func benchFiles(b *testing.B, size int) string {
+func benchFiles(b *testing.B, size int) (dir string, known tally) {
 	b.Helper()
-	dir := b.TempDir()
+	dir, known = b.TempDir(), tally{}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for i, left := 0, size; left > 0; i++ {
 		var records [][]byte
 		for _, c := range calls(8000, rnd) {
+			known.add(c)
 			records = append(records, c.record())
 			left -= len(records[len(records)-1])
 		}
@@ -334,17 +358,17 @@ func benchFiles(b *testing.B, size int) string {
 			b.Fatal(err)
 		}
 	}
-	return dir
+	return dir, known
 }
 
-// BenchmarkFiles reads log files, in turns with gzip -dc and encoding/json over the same
+// BenchmarkFiles reads log files, and compares the table with what is known of them, in turns with gzip -dc and encoding/json over the same
 // ones. CMKEEPER_USAGE_BYTES is how many bytes they have unpacked.
 func BenchmarkFiles(b *testing.B) {
 	size := 64 << 20
 	if _, err := fmt.Sscan(os.Getenv("CMKEEPER_USAGE_BYTES"), &size); err != nil {
 		size = 64 << 20
 	}
-	dir := benchFiles(b, size)
+	dir, known := benchFiles(b, size)
 	var ours, theirs time.Duration
 	var peak uint64
 	for b.Loop() {
@@ -362,6 +386,7 @@ func BenchmarkFiles(b *testing.B) {
 			b.Fatal(err)
 		}
 		ours += time.Since(began)
+		known.compare(b, c.Table())
 		began = time.Now()
 		plain(b, dir)
 		theirs += time.Since(began)
