@@ -26,7 +26,7 @@ const (
 var (
 	// layers are the packages that react to events, with how many arrows there may be
 	// between their files. The first design had 302 in one package.
-	layers = map[string]int{".": 60, "ledger": 28, "reaction": 35, "sweep": 26, "selfcheck": 4}
+	layers = map[string]int{".": 60, "ledger": 29, "reaction": 35, "sweep": 26, "selfcheck": 4, "review": 4}
 	// tables are functions that are one literal, as long as it has to be.
 	tables = []string{"rows"}
 	// top are the files that know the reactions. Every other file is of one reaction, and

@@ -29,6 +29,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/handlers/review"
 	"github.com/cmkeeper/cmkeeper/handlers/selfcheck"
 	"github.com/cmkeeper/cmkeeper/handlers/sweep"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
@@ -43,7 +44,7 @@ type Router struct {
 	table  map[route]watch
 	sweeps *sweep.Fleet
 	checks *selfcheck.Checks
-	left   leftReview
+	left   review.Left
 }
 
 // New returns a router. It reports all problems of the configuration at once.

@@ -124,7 +124,7 @@ func accountDangers(c *reaction.Case, meeting bool) (all []reaction.Danger) {
 		}
 	}
 	if encrypted.Known() && !encrypted.Value {
-		a := accountAlert(c, alert.KindEncryption, finding.High)
+		a := c.AccountAlert(alert.KindEncryption, finding.High)
 		if meeting { // as it is in every account where nobody has turned it on
 			a.Severity = finding.Medium
 		}
@@ -138,16 +138,9 @@ func accountDangers(c *reaction.Case, meeting bool) (all []reaction.Danger) {
 	return append(all, storageDangers(c)...)
 }
 
-func accountAlert(c *reaction.Case, kind alert.Kind, severity finding.Severity) alert.Alert {
-	a := c.NewAlert(kind, "")
-	a.Severity = severity
-	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change such settings."}
-	return a
-}
-
 // storeAlert is about a custom key store that is not connected.
 func storeAlert(c *reaction.Case, s inventory.KeyStore) alert.Alert {
-	a := accountAlert(c, alert.KindKeyStore, finding.High)
+	a := c.AccountAlert(alert.KindKeyStore, finding.High)
 	a.Dangers = []string{posture.Store(s.ID)}
 	a.Title = fmt.Sprintf("Custom key store %s is not connected: it is %s", cmp.Or(s.Name, s.ID), s.State)
 	a.Summary = fmt.Sprintf("The store %s is %s", s.ID, s.State)
@@ -184,7 +177,7 @@ func storeChanges(c *reaction.Case, doc *ledger.Account) (alerts []alert.Alert, 
 	look.Stores = slices.Clone(doc.Stores)
 	added, changed, gone := look.SeeStores(live, ids, c.At)
 	tell := func(s ledger.KeyStore, what string, severity finding.Severity, risk string) {
-		a := accountAlert(c, alert.KindKeyStore, severity)
+		a := c.AccountAlert(alert.KindKeyStore, severity)
 		a.ID = fmt.Sprintf("sweep/key-store/%s/%s/%d", s.ID, strings.ReplaceAll(what, " ", "-"), before)
 		a.Dangers = []string{posture.Store(s.ID)}
 		a.Title = fmt.Sprintf("Custom key store %s %s", cmp.Or(s.Name, s.ID), what)

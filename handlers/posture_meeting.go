@@ -87,6 +87,21 @@ func (s look) meet(ctx context.Context) error {
 	return nil
 }
 
+// meetAccess tells in one alert what the first review found.
+func (s look) meetAccess(ctx context.Context) error {
+	m := &meeting{look: s, what: "Access review", of: "cmkeeper reviewed for the first time who can come to the keys here by the account's IAM: roles that somebody outside may assume, and principals that can give themselves a key."}
+	err := m.each(ctx, ledger.AccessDocuments, func(ctx context.Context, name string) error {
+		var doc ledger.Access
+		_, err := m.State.Get(ctx, name, &doc)
+		m.add(err, standingOf{document: name, key: doc.Key, aliases: doc.Aliases}, doc.Standing)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("collect what the access review found: %w", err)
+	}
+	return m.tell(ctx)
+}
+
 // tell tells what was found in one alert, and notes that.
 func (m *meeting) tell(ctx context.Context) error {
 	if len(m.found) == 0 {

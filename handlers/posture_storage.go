@@ -68,7 +68,7 @@ func storageDangers(c *reaction.Case) (all []reaction.Danger) {
 
 // foundAlert is about what is wrong with storage of one type.
 func foundAlert(c *reaction.Case, f storage.Found, gaps []string, source string) alert.Alert {
-	a := accountAlert(c, alert.KindEncryption, f.Severity)
+	a := c.AccountAlert(alert.KindEncryption, f.Severity)
 	a.Dangers = []string{f.Name}
 	what := fmt.Sprintf("%s (%d)", f.Type.Title, f.Count)
 	keys := command.Line("cmkeeper keys --bad")
@@ -100,7 +100,7 @@ func foundAlert(c *reaction.Case, f storage.Found, gaps []string, source string)
 
 // unreadAlert says that it is not known how all storage is encrypted.
 func unreadAlert(c *reaction.Case, gaps []string, source string) alert.Alert {
-	a := accountAlert(c, alert.KindEncryption, finding.Low)
+	a := c.AccountAlert(alert.KindEncryption, finding.Low)
 	a.Dangers = []string{storage.Unread}
 	a.Title = "cmkeeper cannot see how all storage is encrypted"
 	a.Summary = "CMKEEPER_CONFIG_CHECKS asks AWS Config once a day how storage is encrypted. Some of it was not looked at, and nothing is known of that."

@@ -58,19 +58,12 @@ func standing(ctx context.Context, c *reaction.Case) (*reaction.Decision, error)
 		Update: func(change func(*ledger.Standing)) reaction.Told {
 			return reaction.Told{Key: func(k *ledger.Key) { change(&k.Standing) }}
 		},
-		Key: func() *alert.Key { return c.Describe(described(c)) },
+		Key: func() *alert.Key { return c.DescribeKey() },
 	}
 	if note != nil {
 		w.Note = func() alert.Alert { return note(c) }
 	}
 	return c.Watch(ctx, w)
-}
-
-// described is the key as it was read; one that may not be read has its ARN only.
-func described(c *reaction.Case) inventory.Key {
-	key := c.KeyRead()
-	key.ARN = c.Event.KeyARN
-	return key
 }
 
 // readStanding reads what a sweep looks at. What may not be read is not known; the other
@@ -307,7 +300,7 @@ var notes = map[string]func(*reaction.Case) alert.Alert{
 
 func note(c *reaction.Case, kind alert.Kind) alert.Alert {
 	a := c.NewAlert(kind, alert.NoteSuffix)
-	a.Severity, a.Key = finding.Info, c.Describe(described(c))
+	a.Severity, a.Key = finding.Info, c.DescribeKey()
 	a.Risk = "None known."
 	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper has nothing to do about it."}
 	a.Next = []string{"Nothing, if this was intended. Who did what with the key:", c.TrailCommand()}

@@ -12,6 +12,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/handlers/reaction"
+	"github.com/cmkeeper/cmkeeper/handlers/review"
 	"github.com/cmkeeper/cmkeeper/handlers/sweep"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -72,8 +73,10 @@ func (r *Router) looks() sweep.Looks {
 		Key:     func(ctx context.Context, s sweep.Sweep, c *reaction.Case) error { return look{r, s}.key(ctx, c) },
 		Alias:   sweepAlias,
 		Buckets: func(ctx context.Context, s sweep.Sweep) error { return look{r, s}.buckets(ctx) },
-		Review:  func(ctx context.Context, s sweep.Sweep) error { return look{r, s}.review(ctx) },
-		End:     func(ctx context.Context, s sweep.Sweep) error { return look{r, s}.end(ctx) },
+		Review: func(ctx context.Context, s sweep.Sweep) error {
+			return review.Keys(ctx, s, &r.left, look{r, s}.meetAccess)
+		},
+		End: func(ctx context.Context, s sweep.Sweep) error { return look{r, s}.end(ctx) },
 		Unreadable: func(ctx context.Context, s sweep.Sweep, found []string) error {
 			return look{r, s}.tellUnreadable(ctx, found)
 		},

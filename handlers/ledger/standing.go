@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"time"
@@ -242,4 +244,46 @@ func cut(text string, limit int) string {
 		return text
 	}
 	return strings.ToValidUTF8(text[:limit-len("…")], "") + "…"
+}
+
+const (
+	// whoMark is how long the mark of one of many is, and mostWho of how many they are kept.
+	whoMark = 12
+	mostWho = 500
+)
+
+// WhoOf is what [Open.Who] says of whom or what a danger is about; "" of more than there is
+// room for, of which only the number counts.
+func WhoOf(names []string) string {
+	if len(names) > mostWho {
+		return ""
+	}
+	var marks []string
+	for _, name := range names {
+		sum := sha256.Sum256([]byte(name))
+		marks = append(marks, hex.EncodeToString(sum[:])[:whoMark])
+	}
+	slices.Sort(marks)
+	return strings.Join(slices.Compact(marks), "")
+}
+
+// Misses reports whether the danger is about a thing of that name, which people do not know
+// of. Where more is known than there is room for, it is not said of any.
+func (o Open) Misses(name string) bool { return beyond(WhoOf([]string{name}), o.Who) }
+
+// beyond reports whether who names somebody that before does not, where both are known.
+func beyond(who, before string) bool {
+	if before == "" {
+		return false
+	}
+	known := map[string]bool{}
+	for ; len(before) >= whoMark; before = before[whoMark:] {
+		known[before[:whoMark]] = true
+	}
+	for ; len(who) >= whoMark; who = who[whoMark:] {
+		if !known[who[:whoMark]] {
+			return true
+		}
+	}
+	return false
 }

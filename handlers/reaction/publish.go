@@ -66,6 +66,22 @@ func (c *Case) Named() *alert.Key {
 	return c.Describe(inventory.Key{ARN: c.Event.KeyARN, Description: c.Known().Description})
 }
 
+// DescribeKey describes the key of the event as it was read; one that may not be read has its
+// ARN only.
+func (c *Case) DescribeKey() *alert.Key {
+	key := c.KeyRead()
+	key.ARN = c.Event.KeyARN
+	return c.Describe(key)
+}
+
+// AccountAlert is a [Case.NewAlert] about a setting of the account, which cmkeeper leaves alone.
+func (c *Case) AccountAlert(kind alert.Kind, severity finding.Severity) alert.Alert {
+	a := c.NewAlert(kind, "")
+	a.Severity = severity
+	a.Action = alert.Action{Status: alert.StatusNone, Description: "cmkeeper does not change such settings."}
+	return a
+}
+
 // Describe is the key as alerts show it. Aliases are the live ones, and where those
 // could not be read they are the ones that we know of.
 func (c *Case) Describe(k inventory.Key) *alert.Key {

@@ -1,4 +1,4 @@
-package handlers
+package review
 
 import (
 	"context"
@@ -81,7 +81,7 @@ func (w accessWatch) decide(ctx context.Context, c *reaction.Case) (*reaction.De
 		Update: func(change func(*ledger.Standing)) reaction.Told {
 			return reaction.Told{Access: func(a *ledger.Access) { change(&a.Standing) }}
 		},
-		Key:   func() *alert.Key { return c.Describe(described(c)) },
+		Key:   func() *alert.Key { return c.DescribeKey() },
 		Meets: func(context.Context) (bool, error) { return w.first, nil },
 	})
 }
@@ -105,7 +105,7 @@ func (w accessWatch) dangers(c *reaction.Case, known *ledger.Standing) (all []re
 func (w accessWatch) alert(c *reaction.Case, name string, found []finding.Finding, before *ledger.Open) alert.Alert {
 	a := c.NewAlert(alert.KindPolicy, "")
 	worst := found[0]
-	a.Severity, a.Dangers, a.Key = worst.Severity, []string{name}, c.Describe(described(c))
+	a.Severity, a.Dangers, a.Key = worst.Severity, []string{name}, c.DescribeKey()
 	var added []string
 	if before != nil && before.Alert != "" {
 		var fresh, others []finding.Finding
@@ -188,7 +188,7 @@ func (r *review) tellIAM(ctx context.Context, unread error) error {
 
 // accessUnreadAlert says that it is not known who may use the keys.
 func accessUnreadAlert(c *reaction.Case, why error) alert.Alert {
-	a := accountAlert(c, alert.KindPolicy, finding.Low)
+	a := c.AccountAlert(alert.KindPolicy, finding.Low)
 	a.Dangers = []string{accessUnread}
 	a.Title = "cmkeeper cannot see who may use the keys"
 	a.Summary = "CMKEEPER_ACCESS_REVIEW reads the account's IAM once a day. That failed, so no key is reviewed. Each sweep tries again."

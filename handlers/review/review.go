@@ -1,4 +1,7 @@
-package handlers
+// Package review reviews once a day who may use the account's keys, by its IAM, and tells of
+// new ways to come to them: roles that somebody outside may assume, and principals that can
+// give themselves a key. See docs/decisions/access-review.md.
+package review
 
 import (
 	"context"
@@ -35,9 +38,10 @@ const (
 // errReviewLost says that another worker is at a review by now.
 var errReviewLost = errors.New("another worker reviews who may use the keys by now")
 
-// leftReview is what a worker that left a review keeps of it, so that it need not read IAM
-// again when it goes on: the review that began then, and when IAM was read.
-type leftReview struct {
+// Left is what a worker that left a review keeps of it, so that it need not read IAM
+// again when it goes on: the review that began then, and when IAM was read. The zero value
+// is nothing. It is safe for concurrent use.
+type Left struct {
 	mu     sync.Mutex
 	begun  time.Time
 	access *access.Review
@@ -46,7 +50,7 @@ type leftReview struct {
 
 // take returns what is kept of the review that began then, nil for nothing, and keeps it no
 // more.
-func (l *leftReview) take(begun time.Time) (of *access.Review, read time.Time) {
+func (l *Left) take(begun time.Time) (of *access.Review, read time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.begun.Equal(begun) {
@@ -56,7 +60,7 @@ func (l *leftReview) take(begun time.Time) (of *access.Review, read time.Time) {
 	return of, read
 }
 
-func (l *leftReview) keep(begun time.Time, of *access.Review, read time.Time) {
+func (l *Left) keep(begun time.Time, of *access.Review, read time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.begun, l.access, l.read = begun, of, read
@@ -65,7 +69,7 @@ func (l *leftReview) keep(begun time.Time, of *access.Review, read time.Time) {
 // review is a review of who may use the account's keys. It reads IAM once, then key by key
 // what is to be known of that, and keeps of each key what it found and no more.
 type review struct {
-	look
+	sweep.Sweep
 	// by names the worker that is at it, and doc is the stored document as it was taken.
 	by      string
 	doc     ledger.AccessReview
@@ -79,18 +83,20 @@ type review struct {
 	since  ledger.AccessReviewed
 }
 
-// review reviews who may use the keys, once a day. An outcome.RetryAfter says that it was
-// left to others before it was done.
-func (s look) review(ctx context.Context) error {
+// Keys reviews who may use the keys, once a day. At the end of the first review it calls
+// meet, which tells what that found in all documents of [ledger.AccessDocuments]. An
+// outcome.RetryAfter says that it was left to others before it was done; left keeps what is
+// to be known then.
+func Keys(ctx context.Context, s sweep.Sweep, left *Left, meet func(context.Context) error) error {
 	if !s.Config.AccessReview || s.IAM == nil {
 		return nil
 	}
-	r := &review{look: s, by: rand.Text(), known: map[string]bool{}, aliases: map[string][]inventory.Alias{}}
+	r := &review{Sweep: s, by: rand.Text(), known: map[string]bool{}, aliases: map[string][]inventory.Alias{}}
 	mine, err := r.take(ctx)
 	if err != nil || !mine {
 		return err
 	}
-	if r.access, r.read = s.left.take(r.doc.Begun); r.access == nil {
+	if r.access, r.read = left.take(r.doc.Begun); r.access == nil {
 		if err := r.readIAM(ctx); err != nil || r.access == nil {
 			return err
 		}
@@ -99,10 +105,10 @@ func (s look) review(ctx context.Context) error {
 	case errors.Is(err, errReviewLost):
 		return nil
 	case err != nil:
-		s.left.keep(r.doc.Begun, r.access, r.read)
+		left.keep(r.doc.Begun, r.access, r.read)
 		return errors.Join(err, r.leave(ctx, false))
 	}
-	return r.end(ctx)
+	return r.end(ctx, meet)
 }
 
 // readIAM reads the account's IAM. Where it cannot be read, people are told, there is no
@@ -275,9 +281,9 @@ func (r *review) judge(k access.Key) ([]finding.Finding, error) {
 }
 
 // end ends a review of all keys. The first one tells in one alert what it found.
-func (r *review) end(ctx context.Context) error {
+func (r *review) end(ctx context.Context, meet func(context.Context) error) error {
 	if r.doc.At.IsZero() {
-		if err := r.meetAccess(ctx); err != nil {
+		if err := meet(ctx); err != nil {
 			return errors.Join(err, r.leave(ctx, false))
 		}
 	}
@@ -294,19 +300,4 @@ func (r *review) end(ctx context.Context) error {
 		r.Logger.InfoContext(ctx, "it was reviewed who may use the keys", "policies_about_every_key", len(found))
 	}
 	return err
-}
-
-// meetAccess tells in one alert what the first review found.
-func (r *review) meetAccess(ctx context.Context) error {
-	m := &meeting{look: r.look, what: "Access review", of: "cmkeeper reviewed for the first time who can come to the keys here by the account's IAM: roles that somebody outside may assume, and principals that can give themselves a key."}
-	err := m.each(ctx, ledger.AccessDocuments, func(ctx context.Context, name string) error {
-		var doc ledger.Access
-		_, err := m.State.Get(ctx, name, &doc)
-		m.add(err, standingOf{document: name, key: doc.Key, aliases: doc.Aliases}, doc.Standing)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("collect what the access review found: %w", err)
-	}
-	return m.tell(ctx)
 }
