@@ -1,25 +1,58 @@
 package kms
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cmkeeper/cmkeeper/internal/localaws/wire"
 )
 
-// A ciphertext is blobVersion, the length and bytes of the key's id, the id of
-// the key material, a nonce and the sealed data. All before the nonce, and the
-// encryption context, are authenticated.
+// A ciphertext looks like those of AWS, as far as people have found out: a header that
+// begins with blobStart, then the length of what follows in four bytes, then a PKCS #7
+// structure of the type encryptedData. What AWS writes into the header is not known; here
+// it is the id of the key material, then that of the key after a byte that says which kind
+// it is. Header and encryption context are authenticated.
 const (
-	blobVersion = 1
+	blobStart   = "\x01\x02\x02\x00\x78"
 	materialLen = 32
+	headerLen   = len(blobStart) + materialLen + 1 + 16
 	nonceLen    = 12
 	tagLen      = 16
+
+	singleRegion, manyRegions = 1, 2
 )
+
+// The parts of contentInfo (RFC 2315) that are always the same: the object identifiers of
+// encryptedData and data, and aes256-GCM with its nonce and the length of its tag (RFC 5084).
+const (
+	encryptedDataID = "\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x06"
+	dataID          = "\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01"
+	aes256GCM       = "\x30\x1e\x06\x09\x60\x86\x48\x01\x65\x03\x04\x01\x2e\x30\x11\x04\x0c"
+	gcmTagLen       = "\x02\x01\x10"
+	versionZero     = "\x02\x01\x00"
+)
+
+// der returns a value of ASN.1 with that tag.
+func der(tag byte, content ...string) string {
+	n := 0
+	for _, c := range content {
+		n += len(c)
+	}
+	length := []byte{tag, byte(n)}
+	switch {
+	case n > 0xff:
+		length = []byte{tag, 0x82, byte(n >> 8), byte(n)}
+	case n > 0x7f:
+		length = []byte{tag, 0x81, byte(n)}
+	}
+	return string(length) + strings.Join(content, "")
+}
 
 type blob struct {
 	keyID      string
@@ -32,30 +65,65 @@ type blob struct {
 // seal encrypts under the key's current material.
 func (k *key) seal(plaintext []byte, context map[string]string) []byte {
 	m := k.current()
-	id, _ := hex.DecodeString(m.id) // ids are made by newMaterial
-	out := make([]byte, 0, 2+len(k.id)+materialLen+nonceLen+len(plaintext)+tagLen)
-	out = append(out, blobVersion, byte(len(k.id)))
-	out = append(out, k.id...)
-	out = append(out, id...)
-	aad := authenticated(out, context)
+	kind := byte(singleRegion)
+	id, multiRegion := strings.CutPrefix(k.id, "mrk-")
+	if multiRegion {
+		kind = manyRegions
+	}
+	header := append([]byte(blobStart), unhex(m.id)...)
+	header = append(append(header, kind), unhex(strings.ReplaceAll(id, "-", ""))...)
 	nonce := randomBytes(nonceLen)
-	return m.aead.Seal(append(out, nonce...), nonce, plaintext, aad)
+	return blob{header: header, nonce: nonce, sealed: m.aead.Seal(nil, nonce, plaintext, authenticated(header, context))}.bytes()
+}
+
+// unhex reads an id that was made here.
+func unhex(id string) []byte {
+	b, _ := hex.DecodeString(id)
+	return b
+}
+
+func (p blob) bytes() []byte {
+	info := der(0x30, dataID, aes256GCM, string(p.nonce), gcmTagLen, der(0x80, string(p.sealed)))
+	all := der(0x30, encryptedDataID, der(0xa0, der(0x30, versionZero, info)))
+	return append(binary.BigEndian.AppendUint32(slices.Clone(p.header), uint32(len(all))), all...)
 }
 
 // parseBlob takes a ciphertext apart; ok is false where it is none of ours.
 func parseBlob(b []byte) (p blob, ok bool) {
-	if len(b) < 2 || b[0] != blobVersion {
+	if len(b) < headerLen+4 || string(b[:len(blobStart)]) != blobStart {
 		return p, false
 	}
-	idEnd := 2 + int(b[1])
-	headerEnd := idEnd + materialLen
-	if len(b) < headerEnd+nonceLen+tagLen {
+	p = blob{materialID: hex.EncodeToString(b[len(blobStart):][:materialLen]), header: b[:headerLen]}
+	switch id := hex.EncodeToString(b[headerLen-16 : headerLen]); b[headerLen-17] {
+	case singleRegion:
+		p.keyID = id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
+	case manyRegions:
+		p.keyID = "mrk-" + id
+	default:
 		return p, false
 	}
-	return blob{
-		keyID: string(b[2:idEnd]), materialID: hex.EncodeToString(b[idEnd:headerEnd]), header: b[:headerEnd],
-		nonce: b[headerEnd : headerEnd+nonceLen], sealed: b[headerEnd+nonceLen:],
-	}, true
+	at := headerLen + 4
+	skip := func(n int) { at += n }
+	open := func() { // the tag and the length of a value
+		if skip(2); at <= len(b) && b[at-1] > 0x80 {
+			skip(int(b[at-1] - 0x80))
+		}
+	}
+	open()
+	skip(len(encryptedDataID))
+	open()
+	open()
+	skip(len(versionZero))
+	open()
+	skip(len(dataID) + len(aes256GCM))
+	nonce := at
+	skip(nonceLen + len(gcmTagLen))
+	open()
+	if at+tagLen > len(b) {
+		return p, false
+	}
+	p.nonce, p.sealed = b[nonce:nonce+nonceLen], b[at:]
+	return p, bytes.Equal(p.bytes(), b) // there is one way to write it
 }
 
 // keyOf returns the id of the key that a ciphertext was made with, or "".

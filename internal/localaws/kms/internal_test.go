@@ -14,7 +14,7 @@ func FuzzOpen(f *testing.F) {
 	sealed := k.seal([]byte("data"), context)
 	f.Add(sealed)
 	f.Add(sealed[:len(sealed)-1])
-	f.Add([]byte{blobVersion, 255})
+	f.Add([]byte(blobStart))
 	f.Fuzz(func(t *testing.T, ciphertext []byte) {
 		p, ok := parseBlob(ciphertext)
 		if !ok {
