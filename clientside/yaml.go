@@ -316,7 +316,7 @@ func (y *yamlScan) skimFlow(at int) error {
 func (y *yamlScan) mapping(indent int, path []string) error {
 	for !y.end && y.indent == indent {
 		name, at, ok := y.key()
-		if !ok || strings.HasPrefix(name, "-") || len(path) == maxDepth {
+		if !ok || strings.IndexByte("-&!*?%@`|>,", y.body[y.start]) >= 0 || len(path) == maxDepth {
 			return y.odd()
 		}
 		if err := y.value(indent, at, append(path[:len(path):len(path)], name), true); err != nil {
