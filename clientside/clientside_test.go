@@ -88,18 +88,18 @@ func b64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
 
 func whole(body []byte) Found { return ByContent(body, int64(len(body))) }
 
-// file returns a file of testdata with NAME replaced.
+// file returns a file of testdata with its placeholders replaced.
 func file(t testing.TB, name string, values map[string]string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := string(text)
+	var pairs []string
 	for from, to := range values {
-		out = strings.ReplaceAll(out, from, to)
+		pairs = append(pairs, from, to)
 	}
-	return []byte(out)
+	return []byte(strings.NewReplacer(pairs...).Replace(string(text)))
 }
 
 // sopsFiles are files with two entries under the old key, one of which has a context, one

@@ -14,7 +14,7 @@ import (
 // first HeadSize bytes, or all of them. Only an object that is given whole can be
 // re-wrapped. SOPS files have their wrapped keys at the end, so that of those only a
 // suspicion comes back (Partial) where head is not all, and not even that where the first
-// encrypted value comes later.
+// encrypted value comes later. What comes back keeps head, which may not be changed.
 func ByContent(head []byte, size int64) Found {
 	whole := int64(len(head)) == size
 	if size < int64(len(head)) {
@@ -31,7 +31,7 @@ func ByContent(head []byte, size int64) Found {
 			f.Refusal = fmt.Sprintf("it has %d bytes, and its body would have to be written anew, which is done up to %d", size, MaxBody)
 		}
 		if whole && f.Refusal == "" {
-			f.body = bytes.Clone(head)
+			f.body = head
 			f.again = func(b []byte) (Found, error) { return ByContent(b, int64(len(b))), nil }
 		}
 		return f

@@ -153,7 +153,7 @@ func TestRefusedSOPSFiles(t *testing.T) {
 		"sops_lastmodified=x\nsops_lastmodified=y\n":                                                         `"lastmodified" twice`,
 		"sops_lastmodified=x\nsops_version=y\nsops_kms__list_0__map_arn=a\nsops_kms__list_0__map_enc=" + strings.Repeat("A", 70_000): "is too long",
 		"sops_lastmodified=x\nsops_version=y\n" + manyKeys(300):                                                                      "more than 256 keys",
-		"sops_lastmodified=x\nsops_version=y\n" + strings.Repeat("sops_a\n", 1) + lots:                                               "more than 10000 values",
+		"sops_lastmodified=x\nsops_version=y\n" + lots: "more than 10000 values",
 	} {
 		f := whole([]byte(body))
 		switch {
@@ -343,7 +343,7 @@ func TestLinearTime(t *testing.T) {
 			body := []byte(prefix + strings.Repeat(piece, (1<<20)/len(piece)))
 			start := time.Now()
 			ByContent(body, int64(len(body)))
-			if took := time.Since(start); took > 2*time.Second { // it takes some milliseconds
+			if took := time.Since(start); took > 10*time.Second { // it takes some milliseconds, and in square time minutes
 				t.Errorf("%q, then 1 MiB of %q took %s", prefix, piece, took)
 			}
 		}

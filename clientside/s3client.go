@@ -1,7 +1,6 @@
 package clientside
 
 import (
-	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -41,14 +40,15 @@ func ByMetadata(metadata map[string]string) (Found, error) {
 		return Found{}, err
 	}
 	if f.Format == S3ClientV3 && (!has(commitment) || !has(messageID)) {
-		return Found{}, fmt.Errorf("metadata of the S3 Encryption Client: %s is there without %s and %s", keyV3, commitment, messageID)
+		return Found{}, fmt.Errorf("metadata of the S3 Encryption Client: %s is there without %s or %s", keyV3, commitment, messageID)
 	}
 	f.Place, f.metadata = InMetadata, maps.Clone(metadata)
 	return f, nil
 }
 
 // ByInstructionFile recognises an instruction file of the S3 Encryption Client by its
-// content. The error says why it is none, or what of it contradicts itself.
+// content. The error says why it is none, or what of it contradicts itself. What comes back
+// keeps body, which may not be changed.
 func ByInstructionFile(body []byte) (Found, error) {
 	const most = 64 << 10 // ours: S3 allows 2 KB of the same in metadata
 	if len(body) > most {
@@ -73,7 +73,7 @@ func ByInstructionFile(body []byte) (Found, error) {
 			return Found{}, fmt.Errorf("instruction file: it has %s, which belongs into the object's metadata", name)
 		}
 	}
-	f.Place, f.body, f.again = InInstructionFile, bytes.Clone(body), ByInstructionFile
+	f.Place, f.body, f.again = InInstructionFile, body, ByInstructionFile
 	at := spans[f.name]
 	f.slots = []slot{func(k Key) ([]edit, error) { return []edit{at.replace(encode(k.Wrapped))}, nil }}
 	return f, nil
