@@ -139,9 +139,13 @@ func TestSOPSFiles(t *testing.T) {
 					t.Errorf("key %d: label %s, context %s", i, k.Label, diff)
 				}
 			}
+			calls := c.server.Requests("kms", "ReEncrypt")
 			out, err := f.Rewrap(t.Context(), c, m)
 			if err != nil || out.Moved != len(f.Keys)/3*2 || out.Metadata != nil {
 				t.Fatalf("moved %d, %v", out.Moved, err)
+			}
+			if calls = c.server.Requests("kms", "ReEncrypt") - calls; calls != 2 {
+				t.Errorf("%d calls of KMS", calls) // one for each data key, none for a foreign label
 			}
 			want := string(body)
 			for i, k := range out.Keys {

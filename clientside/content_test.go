@@ -111,6 +111,11 @@ func TestRefusedSOPSFiles(t *testing.T) {
 		"a:\n  \"x\n" + tail + "  \"": line, "a: foo\n  \"bar\n" + tail: "", "a: |\n x\n" + tail: "", "a: !!str \"x\n" + tail: line, "a: &b \"x\n" + tail: line,
 		"- \"x\n" + tail + "  \"": line, "- a: \"x\n" + tail: line, "- - \"x\n" + tail: line, "\"a: b\n" + tail: line, "a: [x] y\n" + tail: line,
 		"a: \"x\" y\n" + tail: line, "a: x\u2028\n" + tail: "line separators", "a: x\ry\n" + tail: "line separators", "a: [ # \"\n ]\n" + tail: "", "\ta: b\n" + tail: line,
+		"a: # c\n  \"x\n" + tail + "# \"": line, "a:\n  b:\n    c\n  d: \"x\n" + tail + "# \"": line,
+		replace("enc: QUJD", "enc: QUJD\t# x"): line,
+		"[sops]\nlastmodified = x\nversion = y\nkms__list_0__map_arn = a\nkms__list_0__map_enc = \"QU\"JD\"\n": "kms.[0].enc " + line,
+		"[sops]\nlastmodified = x\nversion = y\nkms__list_0__map_arn = a\nkms__list_0__map_enc = \"\n":         "kms.[0].enc " + line,
+		"sops_lastmodified=x\nsops_version=y\nsops_kms__list_0__map_enc=QUJD\n":                                "no enc or no arn",
 		tail + tail:           `"sops" twice`,
 		tail + "---\n" + tail: "",
 		replace("enc: QUJD", "enc: \"QU\n     JD\""):                                                         line,
@@ -153,7 +158,7 @@ func TestRefusedSOPSFiles(t *testing.T) {
 		"sops_lastmodified=x\nsops_lastmodified=y\n":                                                         `"lastmodified" twice`,
 		"sops_lastmodified=x\nsops_version=y\nsops_kms__list_0__map_arn=a\nsops_kms__list_0__map_enc=" + strings.Repeat("A", 70_000): "is too long",
 		"sops_lastmodified=x\nsops_version=y\n" + manyKeys(300):                                                                      "more than 256 keys",
-		"sops_lastmodified=x\nsops_version=y\n" + lots: "more than 10000 values",
+		"sops_lastmodified=x\nsops_version=y\n" + lots:                                                                               "more than 10000 values",
 	} {
 		f := whole([]byte(body))
 		switch {
