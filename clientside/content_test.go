@@ -3,6 +3,7 @@ package clientside
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -249,7 +250,7 @@ func readYAML(body []byte) (all []string, err error) {
 				Groups []group `yaml:"key_groups"`
 			} `yaml:"sops"`
 		}
-		if err := d.Decode(&doc); err == io.EOF {
+		if err := d.Decode(&doc); errors.Is(err, io.EOF) {
 			slices.Sort(all)
 			return all, nil
 		} else if err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -55,6 +56,9 @@ func (fs *fields) add(f field) error {
 
 // index is the element of a path that stands for a place in a list.
 func index(i int) string { return "[" + strconv.Itoa(i) + "]" }
+
+// below is the path to what has that name, or place, in what path leads to.
+func below(path []string, name string) []string { return slices.Concat(path, []string{name}) }
 
 // scanJSON returns the scalars below the member of a JSON object, or all where it is "".
 func scanJSON(body []byte, member string) ([]field, error) {
@@ -120,26 +124,26 @@ func (s *jsonScan) values(path []string, wanted, named bool) error {
 			s.pos++
 			return nil
 		}
-		name, below := "", wanted && len(path) < maxDepth
+		name, inside := "", wanted && len(path) < maxDepth
 		if named {
-			if at := s.string(); below {
+			if at := s.string(); inside {
 				name = unquote(s.body[at.start-1 : at.end+1])
 			}
 			s.space()
-		} else if below {
+		} else if inside {
 			name = index(i)
 		}
-		if below && len(path) == 0 && s.member != "" {
-			if below = name == s.member; below && s.found {
+		if inside && len(path) == 0 && s.member != "" {
+			if inside = name == s.member; inside && s.found {
 				return fmt.Errorf("it has %q twice", name)
 			}
-			s.found = s.found || below
+			s.found = s.found || inside
 		}
 		var at []string
-		if below {
-			at = append(path[:len(path):len(path)], name)
+		if inside {
+			at = below(path, name)
 		}
-		if err := s.value(at, below); err != nil {
+		if err := s.value(at, inside); err != nil {
 			return err
 		}
 	}

@@ -201,8 +201,8 @@ func (k *Key) move(ctx context.Context, client KMS, m Move) error {
 		case err != nil:
 			failed = errors.Join(failed, fmt.Errorf("re-encrypt a data key under %s: %w", from, err))
 			continue
-		case aws.ToString(out.KeyId) != m.To || aws.ToString(out.SourceKeyId) != from:
-			return fmt.Errorf("re-encrypt a data key: KMS moved it from %q to %q, asked was from %s to %s", aws.ToString(out.SourceKeyId), aws.ToString(out.KeyId), from, m.To)
+		case aws.ToString(out.KeyId) != m.To: // that it was under from, KMS checks
+			return fmt.Errorf("re-encrypt a data key under %s: KMS moved it to %q, asked was %s", from, aws.ToString(out.KeyId), m.To)
 		case len(out.CiphertextBlob) == 0 || len(out.CiphertextBlob) > maxBlob:
 			return fmt.Errorf("re-encrypt a data key under %s: KMS returned %d bytes", from, len(out.CiphertextBlob))
 		}

@@ -25,7 +25,7 @@ func scanYAML(body []byte) ([]field, error) {
 	if i := bytes.IndexByte(body, '\r'); i >= 0 && bytes.Count(body, []byte("\r")) != bytes.Count(body, []byte("\r\n")) {
 		return nil, errors.New("it has line separators of another kind than \\n")
 	}
-	y := yamlScan{body: body, plain: -1}
+	y := yamlScan{body: body, source: string(body), plain: -1}
 	if bytes.HasPrefix(body, []byte("\ufeff")) {
 		y.next = len("\ufeff")
 	}
@@ -74,7 +74,8 @@ func scanYAML(body []byte) ([]field, error) {
 
 // yamlScan goes through the lines that are neither empty nor comments.
 type yamlScan struct {
-	body []byte
+	body   []byte
+	source string // the same, so that lines need no copies
 	// The line: start is where its text begins, after indent spaces, and stop where it
 	// ends. The next line begins at next.
 	start, indent, stop, next int
@@ -102,7 +103,7 @@ func (y *yamlScan) read() {
 	y.end = true
 }
 
-func (y *yamlScan) text() string { return string(y.body[y.start:y.stop]) }
+func (y *yamlScan) text() string { return y.source[y.start:y.stop] }
 
 // odd is the error for what may be good YAML, but is not what SOPS writes.
 func (y *yamlScan) odd() error {
@@ -112,7 +113,7 @@ func (y *yamlScan) odd() error {
 // key returns the name that the line begins with, and where in the text its value begins.
 func (y *yamlScan) key() (name string, at int, ok bool) {
 	text := y.text()
-	end := 0
+	var end int // where the colon is
 	switch text[0] {
 	case '[', '{':
 		return "", 0, false
@@ -319,7 +320,7 @@ func (y *yamlScan) mapping(indent int, path []string) error {
 		if !ok || strings.IndexByte("-&!*?%@`|>,", y.body[y.start]) >= 0 || len(path) == maxDepth {
 			return y.odd()
 		}
-		if err := y.value(indent, at, append(path[:len(path):len(path)], name), true); err != nil {
+		if err := y.value(indent, at, below(path, name), true); err != nil {
 			return err
 		}
 	}
@@ -332,7 +333,7 @@ func (y *yamlScan) mapping(indent int, path []string) error {
 // sequence reads a list whose dashes have that indent.
 func (y *yamlScan) sequence(indent int, path []string) error {
 	for i := 0; !y.end && y.indent == indent && y.dash(); i++ {
-		at := append(path[:len(path):len(path)], index(i))
+		at := below(path, index(i))
 		read := func() error { return y.value(indent, 0, at, false) }
 		if y.start < y.stop {
 			if _, _, ok := y.key(); ok {

@@ -155,7 +155,8 @@ func TestS3ClientV2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	about := context.WithValue(t.Context(), client.EncryptionContext, map[string]string{"tenant": "a \"<&>\"", "number": "1"})
+	about := context.WithValue(t.Context(), client.EncryptionContext, map[string]string{ //nolint:staticcheck // the key is the client's
+		"tenant": "a \"<&>\"", "number": "1"})
 	for _, key := range []string{"metadata", "instruction file", "with context", "left"} {
 		ctx := t.Context()
 		if key == "with context" {
