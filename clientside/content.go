@@ -99,10 +99,10 @@ func ofKMS(head []byte, size int64) Found {
 }
 
 // looksLikeKMS reports whether b looks like a ciphertext of a symmetric KMS key. AWS does
-// not document what they look like. Those that people have published since 2015 have a
-// header that begins with 1, 1 to 3, 1 to 3, 0, 120, then the length of the rest in four bytes,
-// and that rest is a PKCS #7 structure of the type encryptedData, in DER. Older ones, which
-// begin in another way, are not recognised.
+// not document what they look like. Those that we have found in public repositories have a
+// header that begins with 1, 1 to 3, 1 to 3, 0, 120, then the length of the rest in four
+// bytes, and that rest is a PKCS #7 structure of the type encryptedData, in DER. An older
+// kind, which begins with 10, 32, is not recognised.
 func looksLikeKMS(b []byte) bool {
 	if len(b) > maxBlob || len(b) < 5 || b[0] != 1 || b[1] < 1 || b[1] > 3 || b[2] < 1 || b[2] > 3 || b[3] != 0 || b[4] != 120 {
 		return false
