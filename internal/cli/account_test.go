@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -45,14 +46,50 @@ type account struct {
 	s3    *s3.Client
 	sqs   *sqs.Client
 	inbox []alert.Alert
+	// bubble: the account is in a synctest bubble, and has no socket.
+	bubble bool
+	// aws is how commands call AWS in a bubble, once the test has entered the account.
+	aws *aws.Config
 }
 
+// newAccount returns an account behind a socket, whose time is the real one.
 func newAccount(t *testing.T) *account {
 	t.Helper()
 	box := must(sandbox.Start(t.Context(), "127.0.0.1:0"))(t)
 	t.Cleanup(box.Close)
+	return accountIn(t, box)
+}
+
+func accountIn(t *testing.T, box *sandbox.Sandbox) *account {
 	cfg := box.Config(operator)
 	return &account{t: t, box: box, kms: kms.NewFromConfig(cfg), s3: awsclient.S3(cfg, nil), sqs: sqs.NewFromConfig(cfg)}
+}
+
+// inAccount runs a test in a new account within a synctest bubble, where waits cost nothing,
+// and beside others.
+func inAccount(t *testing.T, test func(t *testing.T, a *account)) {
+	t.Helper()
+	t.Parallel()
+	inAccountAlone(t, test)
+}
+
+// inAccountAlone is inAccount for a test that changes what the process has one of.
+func inAccountAlone(t *testing.T, test func(t *testing.T, a *account)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		box := must(sandbox.InProcess(t.Context()))(t)
+		t.Cleanup(box.Close)
+		a := accountIn(t, box)
+		a.bubble = true
+		test(t, a)
+	})
+}
+
+// run runs a command line in the account.
+func (a *account) run(args, environ []string, stdout, stderr io.Writer) int {
+	p := newProcess(environ, stdout, stderr)
+	p.aws = a.aws
+	return p.run(a.t.Context(), args)
 }
 
 // must returns v, or fails the test that it is called with.
@@ -69,6 +106,8 @@ func must[T any](v T, err error) func(*testing.T) T {
 // member is a member of the fleet at work.
 type member struct {
 	log *logBuffer
+	// wired are its parts, in a bubble alone: there it has no HTTP server.
+	wired *wired
 	// stop ends it, waits, and returns how it ended.
 	stop func() error
 }
@@ -103,7 +142,12 @@ func (a *account) startAs(accessKey string, settings ...string) *member {
 	f.swept = func() { close(swept) }
 	ctx, cancel := context.WithCancel(context.WithoutCancel(a.t.Context()))
 	ended := make(chan error, 1)
-	go func() { ended <- f.run(ctx) }()
+	if a.bubble {
+		m.wired = must(f.wire(ctx))(a.t)
+		go func() { ended <- f.work(ctx, m.wired, func() {}) }()
+	} else {
+		go func() { ended <- f.run(ctx) }()
+	}
 	m.stop = sync.OnceValue(func() error {
 		cancel()
 		return <-ended
@@ -159,14 +203,18 @@ func (b *logBuffer) lines(text string) []string {
 // eventually waits until done reports true.
 func (a *account) eventually(what string, done func() bool) {
 	a.t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(20 * time.Millisecond)
+	bound, pause := patience, 20*time.Millisecond
+	if a.bubble { // in which it costs nothing to be patient
+		bound, pause = time.Hour, 200*time.Millisecond
+	}
+	deadline := time.After(bound)
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for !done() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			a.t.Fatalf("not within %s: %s\ninbox:\n%s", patience, what, titles(a.inbox))
+			a.t.Fatalf("not within %s: %s\ninbox:\n%s", bound, what, titles(a.inbox))
 		}
 	}
 }

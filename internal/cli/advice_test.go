@@ -429,8 +429,8 @@ type adviceWorld struct {
 	files map[string]string
 }
 
-func newAdviceWorld(t *testing.T) *adviceWorld {
-	w := &adviceWorld{account: newAccount(t)}
+func newAdviceWorld(t *testing.T, a *account) *adviceWorld {
+	w := &adviceWorld{account: a}
 	w.enter()
 	w.oldKey, w.newKey = w.account.newKey(appAlias), w.account.newKey("")
 	w.fill("app-data", appAlias, 3)
@@ -447,7 +447,7 @@ func newAdviceWorld(t *testing.T) *adviceWorld {
 	}
 	succeed := func(args ...string) string {
 		var out, errs bytes.Buffer
-		if code := run(t.Context(), args, w.environ(), &out, &errs); code != exitOK {
+		if code := w.account.run(args, w.environ(), &out, &errs); code != exitOK {
 			t.Fatalf("%q: exit code %d: %s", args, code, errs.String())
 		}
 		return out.String()
@@ -562,7 +562,9 @@ func (w *adviceWorld) run(words, settings []string) (code int, errs string) {
 	}
 	var stderr bytes.Buffer
 	// A worker adapts the collector of its process, which here is the tests'.
-	code = run(ctx, words, append(environ, append(settings, "GOGC=100", "GOMEMLIMIT=off")...), &bytes.Buffer{}, &stderr)
+	p := newProcess(append(environ, append(settings, "GOGC=100", "GOMEMLIMIT=off")...), &bytes.Buffer{}, &stderr)
+	p.aws = w.aws
+	code = p.run(ctx, words)
 	if ctx.Err() != nil && strings.Contains(stderr.String(), context.Canceled.Error()) {
 		code = exitError
 	}
@@ -591,36 +593,36 @@ func (w *adviceWorld) check(c *collector, one advised) string {
 // to be right.
 func TestAdvisedCommands(t *testing.T) {
 	c := collect(t)
-	w := newAdviceWorld(t)
-	t.Chdir(t.TempDir())
-	from, done := map[string]int{}, map[string]bool{}
-	for _, one := range c.ours {
-		from[filepath.Ext(strings.SplitN(one.where, ":", 2)[0])]++
-		line := strings.Join(append(slices.Clone(one.settings), one.words...), " ")
-		if done[line] {
-			continue
-		}
-		done[line] = true
-		t.Run(line, func(t *testing.T) {
+	inAccountAlone(t, func(t *testing.T, a *account) {
+		w := newAdviceWorld(t, a)
+		t.Chdir(t.TempDir())
+		from, done := map[string]int{}, map[string]bool{}
+		for _, one := range c.ours {
+			from[filepath.Ext(strings.SplitN(one.where, ":", 2)[0])]++
+			line := strings.Join(append(slices.Clone(one.settings), one.words...), " ")
+			if done[line] {
+				continue
+			}
+			done[line] = true
 			if wrong := w.check(c, one); wrong != "" {
 				t.Errorf("%s advises cmkeeper %s: %s", one.where, line, wrong)
 			}
-		})
-	}
-	for _, kind := range []string{".go", ".md", ".json"} {
-		if from[kind] == 0 {
-			t.Errorf("no command is found in a file %s, of %v", kind, from)
 		}
-	}
-	t.Logf("%d commands, by files: %v", len(done), from)
-	for line, want := range map[string]string{
-		"reencrypt plan --bucket BUCKET": "exit code 2", "reencrypt plan --bukket b": "exit code 2", "retire check": "exit code 2", "sing": "exit code 2",
-		"alerts": "no whole command", "keys NOBODY-KNOWS": "nothing is known",
-	} {
-		if wrong := w.check(c, advised{words: strings.Fields(line)}); !strings.Contains(wrong, want) {
-			t.Errorf("of %q it is said: %q", line, wrong)
+		for _, kind := range []string{".go", ".md", ".json"} {
+			if from[kind] == 0 {
+				t.Errorf("no command is found in a file %s, of %v", kind, from)
+			}
 		}
-	}
+		t.Logf("%d commands, by files: %v", len(done), from)
+		for line, want := range map[string]string{
+			"reencrypt plan --bucket BUCKET": "exit code 2", "reencrypt plan --bukket b": "exit code 2", "retire check": "exit code 2", "sing": "exit code 2",
+			"alerts": "no whole command", "keys NOBODY-KNOWS": "nothing is known",
+		} {
+			if wrong := w.check(c, advised{words: strings.Fields(line)}); !strings.Contains(wrong, want) {
+				t.Errorf("of %q it is said: %q", line, wrong)
+			}
+		}
+	})
 }
 
 // TestAdvisedAWSCommands checks every command of the AWS CLI in the same places.

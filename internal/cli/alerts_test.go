@@ -18,7 +18,7 @@ func (a *account) alerts(args ...string) (code int, stdout, stderr string) {
 	a.t.Helper()
 	var out, errs bytes.Buffer
 	environ := []string{"CMKEEPER_STATE_BUCKET=" + sandbox.StateBucket, "CMKEEPER_ALERT_TOPIC_ARN=" + a.box.Topic}
-	code = run(a.t.Context(), append([]string{"alerts"}, args...), environ, &out, &errs)
+	code = a.run(append([]string{"alerts"}, args...), environ, &out, &errs)
 	return code, out.String(), errs.String()
 }
 

@@ -37,7 +37,7 @@ Output goes to standard output, logs to standard error. Exit codes: 0 success, 1
 type process struct {
 	environment    map[string]string
 	stdout, stderr io.Writer
-	// aws is how commands that people run call AWS; nil: as the environment says.
+	// aws is how commands call AWS; nil: as the environment says.
 	aws *aws.Config
 	// ran: the command line was right, and a command has begun.
 	ran bool
@@ -75,12 +75,23 @@ func Main(args, environ []string, stdout, stderr io.Writer) int {
 }
 
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	return newProcess(environ, stdout, stderr).run(ctx, args)
+}
+
+// newProcess returns the process with an environment of NAME=value strings.
+func newProcess(environ []string, stdout, stderr io.Writer) *process {
 	p := &process{environment: map[string]string{}, stdout: stdout, stderr: stderr}
 	for _, pair := range environ {
 		if name, value, ok := strings.Cut(pair, "="); ok {
 			p.environment[name] = value
 		}
 	}
+	return p
+}
+
+// run runs a command line and returns the exit code.
+func (p *process) run(ctx context.Context, args []string) int {
+	stderr := p.stderr
 	var err error
 	if slices.Equal(args, []string{"worker"}) { // which starts without the tree of commands
 		p.ran = true

@@ -23,7 +23,7 @@ func (a *account) fleetCommand(args ...string) (code int, stdout, stderr string)
 	a.t.Helper()
 	var out, errs bytes.Buffer
 	environ := []string{"CMKEEPER_STATE_BUCKET=" + sandbox.StateBucket, "CMKEEPER_JOBS_QUEUE_URL=" + a.box.JobsQueue}
-	code = run(a.t.Context(), append([]string{"reencrypt"}, args...), environ, &out, &errs)
+	code = a.run(append([]string{"reencrypt"}, args...), environ, &out, &errs)
 	return code, out.String(), errs.String()
 }
 
@@ -153,7 +153,7 @@ func TestReencryptJobs(t *testing.T) {
 		}
 		advised++
 		var out, errs bytes.Buffer
-		code := run(t.Context(), strings.Fields(words), a.fleetEnvironment(), &out, &errs)
+		code := a.run(strings.Fields(words), a.fleetEnvironment(), &out, &errs)
 		if advised <= 2 && code != exitOK || code == exitUsage {
 			t.Errorf("%s: exit code %d, %s%s", words, code, &out, &errs)
 		}

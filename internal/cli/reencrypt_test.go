@@ -30,8 +30,13 @@ import (
 const administrator = "AKIAADMIN"
 
 // enter makes the SDK's own configuration, which comes from the process's
-// environment, point to the account.
+// environment, point to the account. In a bubble the commands are handed it instead.
 func (a *account) enter() {
+	if a.bubble {
+		cfg := a.box.Config(administrator)
+		a.aws = &cfg
+		return
+	}
 	for name, value := range map[string]string{
 		"AWS_ENDPOINT_URL": a.box.Endpoint, "AWS_REGION": sandbox.Region,
 		"AWS_ACCESS_KEY_ID": administrator, "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "", "AWS_PROFILE": "",
@@ -46,7 +51,7 @@ func (a *account) command(args ...string) (code int, stdout, stderr string) {
 	a.t.Helper()
 	var out, errs bytes.Buffer
 	environment := []string{"CMKEEPER_STATE_BUCKET=" + sandbox.StateBucket, "CMKEEPER_ROTATION_MODE=enforce", "CMKEEPER_DELETION_MODE=enforce"}
-	code = run(a.t.Context(), args, environment, &out, &errs)
+	code = a.run(args, environment, &out, &errs)
 	return code, out.String(), errs.String()
 }
 

@@ -63,7 +63,7 @@ func (c *replayCommand) run(ctx context.Context, p *process) error {
 	if err != nil {
 		return usageError{err}
 	}
-	cfg, err := awsclient.Load(ctx, 16)
+	cfg, err := p.config(ctx, 16)
 	if err != nil {
 		return err
 	}

@@ -97,7 +97,7 @@ func TestPlanIsStarted(t *testing.T) {
 	}
 	a.start("REENCRYPT_FIX_BUCKET_DEFAULT", "true")
 	var shown, errs bytes.Buffer
-	if code := run(t.Context(), []string{"reencrypt", "start", "--plan", file}, a.fleetEnvironment(), &shown, &errs); code != exitOK {
+	if code := a.run([]string{"reencrypt", "start", "--plan", file}, a.fleetEnvironment(), &shown, &errs); code != exitOK {
 		t.Fatalf("exit code %d, %s%s", code, &shown, &errs)
 	}
 	a.await("the job is complete", func(m alert.Alert) bool {
@@ -119,7 +119,7 @@ func (a *account) fleetEnvironment() []string {
 func (a *account) retireCheck(args ...string) (code int, r retire.Result) {
 	a.t.Helper()
 	var out, errs bytes.Buffer
-	code = run(a.t.Context(), append([]string{"retire", "check", "--json"}, args...), a.fleetEnvironment(), &out, &errs)
+	code = a.run(append([]string{"retire", "check", "--json"}, args...), a.fleetEnvironment(), &out, &errs)
 	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 		a.t.Fatalf("exit code %d, %v: %s%s", code, err, out.String(), errs.String())
 	}
@@ -138,195 +138,199 @@ func ids(ties []retire.Tie) []string {
 // TestRetire retires a key: everything that ties the account to it is found, one
 // after the other goes, and the fleet leaves the deletion alone.
 func TestRetire(t *testing.T) {
-	const objects = 20
-	ctx := t.Context()
-	a := newAccount(t)
-	a.enter()
-	oldKey, newKey := a.newKey(appAlias), a.newKey("")
-	id := oldKey[strings.LastIndexByte(oldKey, '/')+1:]
-	a.fill("app-data", appAlias, objects)
-	a.fill("by-key", oldKey, 1)
-	must(a.s3.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: aws.String("plain")}))(t)
-	upload := must(a.s3.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{Bucket: aws.String("plain"), Key: aws.String("k")}))(t)
-	grant := must(a.kms.CreateGrant(ctx, &kms.CreateGrantInput{
-		KeyId: &oldKey, GranteePrincipal: aws.String("arn:aws:iam::" + sandbox.Account + ":role/r"), Operations: []kmstypes.GrantOperation{kmstypes.GrantOperationDecrypt},
-	}))(t)
+	inAccount(t, func(t *testing.T, a *account) {
+		const objects = 20
+		ctx := t.Context()
+		a.enter()
+		oldKey, newKey := a.newKey(appAlias), a.newKey("")
+		id := oldKey[strings.LastIndexByte(oldKey, '/')+1:]
+		a.fill("app-data", appAlias, objects)
+		a.fill("by-key", oldKey, 1)
+		must(a.s3.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: aws.String("plain")}))(t)
+		upload := must(a.s3.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{Bucket: aws.String("plain"), Key: aws.String("k")}))(t)
+		grant := must(a.kms.CreateGrant(ctx, &kms.CreateGrantInput{
+			KeyId: &oldKey, GranteePrincipal: aws.String("arn:aws:iam::" + sandbox.Account + ":role/r"), Operations: []kmstypes.GrantOperation{kmstypes.GrantOperationDecrypt},
+		}))(t)
 
-	volume := func(key string) {
-		a.box.AWS.AWSConfig().Put(config.Item{Type: "AWS::EC2::Volume", ID: "vol-1", Configuration: map[string]any{"kmsKeyId": key}})
-	}
-	volume(oldKey)
-	a.start()
-	a.awaitQuiet()
-	code, r := a.retireCheck(appAlias)
-	want := []string{"alias:" + appAlias, "bucket-default:app-data", "bucket-default:by-key", "dependent:ebs-volume:vol-1", "grant:" + *grant.GrantId, "last-use", "objects:app-data", "objects:by-key"}
-	if code != exitError || r.Free || !slices.Equal(ids(r.Ties), want) || !slices.Equal(ids(r.Unknown), []string{"uploads:plain"}) {
-		t.Errorf("exit code %d, ties %q, unknown %q", code, ids(r.Ties), ids(r.Unknown))
-	}
-	if code, out, errs := a.command("retire", "schedule", oldKey, "--yes-i-checked", id); code != exitError || !strings.Contains(errs, "the check does not pass") {
-		t.Errorf("exit code %d, %s%s", code, out, errs)
-	}
+		volume := func(key string) {
+			a.box.AWS.AWSConfig().Put(config.Item{Type: "AWS::EC2::Volume", ID: "vol-1", Configuration: map[string]any{"kmsKeyId": key}})
+		}
+		volume(oldKey)
+		a.start()
+		a.awaitQuiet()
+		code, r := a.retireCheck(appAlias)
+		want := []string{"alias:" + appAlias, "bucket-default:app-data", "bucket-default:by-key", "dependent:ebs-volume:vol-1", "grant:" + *grant.GrantId, "last-use", "objects:app-data", "objects:by-key"}
+		if code != exitError || r.Free || !slices.Equal(ids(r.Ties), want) || !slices.Equal(ids(r.Unknown), []string{"uploads:plain"}) {
+			t.Errorf("exit code %d, ties %q, unknown %q", code, ids(r.Ties), ids(r.Unknown))
+		}
+		if code, out, errs := a.command("retire", "schedule", oldKey, "--yes-i-checked", id); code != exitError || !strings.Contains(errs, "the check does not pass") {
+			t.Errorf("exit code %d, %s%s", code, out, errs)
+		}
 
-	a.moveAlias(appAlias, newKey)
-	done := a.await("the job is complete", func(m alert.Alert) bool {
-		return tells(alert.KindReencryption, newKey, alert.StatusDone)(m) && strings.Contains(m.Title, "complete")
+		a.moveAlias(appAlias, newKey)
+		done := a.await("the job is complete", func(m alert.Alert) bool {
+			return tells(alert.KindReencryption, newKey, alert.StatusDone)(m) && strings.Contains(m.Title, "complete")
+		})
+		if i := slices.IndexFunc(done.Facts, func(f alert.Fact) bool { return f.Name == "notes" }); i < 0 || !strings.Contains(strings.Join(done.Facts[i].Values, "\n"), "bucket-default:by-key") {
+			t.Errorf("the alert does not say what still holds on to the old key: %+v", done.Facts)
+		}
+		if code, out, errs := a.command("reencrypt", "run", "--bucket", "by-key", "--from", oldKey, "--to", newKey); code != exitOK {
+			t.Fatalf("exit code %d, %s%s", code, out, errs)
+		}
+		must(a.s3.DeleteBucketEncryption(ctx, &s3.DeleteBucketEncryptionInput{Bucket: aws.String("by-key")}))(t)
+		must(a.kms.RevokeGrant(ctx, &kms.RevokeGrantInput{KeyId: &oldKey, GrantId: grant.GrantId}))(t)
+		volume(newKey)
+
+		if code, r = a.retireCheck(oldKey, "--quiet-days", "0", "--accept", "uploads:plain", "--accept", "alias:nothing"); code != exitOK || !r.Free || !slices.Equal(r.Accepted, []string{"uploads:plain"}) || r.LastUse == "" {
+			t.Errorf("exit code %d, ties %q, unknown %q, accepted %q", code, ids(r.Ties), ids(r.Unknown), r.Accepted)
+		}
+		// The job that the alias started stands for a scan of its bucket.
+		_, r = a.retireCheck(oldKey, "--by-reports")
+		i := slices.IndexFunc(r.Buckets, func(b retire.Bucket) bool { return b.Name == "app-data" })
+		if i < 0 || r.Buckets[i].Job == "" || r.Buckets[i].Scanned != 0 {
+			t.Errorf("buckets: %+v", r.Buckets)
+		}
+		must(a.s3.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: aws.String("plain"), Key: aws.String("k"), UploadId: upload.UploadId}))(t)
+
+		schedule := []string{"retire", "schedule", oldKey, "--quiet-days", "0", "--days", "7"}
+		if code, _, errs := a.command(append(schedule, "--yes-i-checked", "another-id")...); code != exitError || !strings.Contains(errs, "is not its id") {
+			t.Errorf("another id: exit code %d, %s", code, errs)
+		}
+		if code, _, errs := a.command(append(schedule, "--days", "6")...); code != exitUsage || !strings.Contains(errs, "--days") {
+			t.Errorf("6 days: exit code %d, %s", code, errs)
+		}
+		code, out, errs := a.command(append(schedule, "--yes-i-checked", id)...)
+		if code != exitOK || !strings.Contains(out, "Nothing is known to need the key.") || !strings.Contains(errs, "cancel-key-deletion") {
+			t.Fatalf("exit code %d, %s%s", code, out, errs)
+		}
+		told := a.await("the deletion is told as approved", func(m alert.Alert) bool {
+			return m.Kind == alert.KindDeletion && strings.Contains(m.Title, "as approved")
+		})
+		if told.Severity != finding.Medium {
+			t.Errorf("severity %s", told.Severity)
+		}
+		a.awaitQuiet()
+		if got := must(a.kms.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &oldKey}))(t).KeyMetadata.KeyState; got != kmstypes.KeyStatePendingDeletion {
+			t.Errorf("the key is %s", got)
+		}
 	})
-	if i := slices.IndexFunc(done.Facts, func(f alert.Fact) bool { return f.Name == "notes" }); i < 0 || !strings.Contains(strings.Join(done.Facts[i].Values, "\n"), "bucket-default:by-key") {
-		t.Errorf("the alert does not say what still holds on to the old key: %+v", done.Facts)
-	}
-	if code, out, errs := a.command("reencrypt", "run", "--bucket", "by-key", "--from", oldKey, "--to", newKey); code != exitOK {
-		t.Fatalf("exit code %d, %s%s", code, out, errs)
-	}
-	must(a.s3.DeleteBucketEncryption(ctx, &s3.DeleteBucketEncryptionInput{Bucket: aws.String("by-key")}))(t)
-	must(a.kms.RevokeGrant(ctx, &kms.RevokeGrantInput{KeyId: &oldKey, GrantId: grant.GrantId}))(t)
-	volume(newKey)
-
-	if code, r = a.retireCheck(oldKey, "--quiet-days", "0", "--accept", "uploads:plain", "--accept", "alias:nothing"); code != exitOK || !r.Free || !slices.Equal(r.Accepted, []string{"uploads:plain"}) || r.LastUse == "" {
-		t.Errorf("exit code %d, ties %q, unknown %q, accepted %q", code, ids(r.Ties), ids(r.Unknown), r.Accepted)
-	}
-	// The job that the alias started stands for a scan of its bucket.
-	_, r = a.retireCheck(oldKey, "--by-reports")
-	i := slices.IndexFunc(r.Buckets, func(b retire.Bucket) bool { return b.Name == "app-data" })
-	if i < 0 || r.Buckets[i].Job == "" || r.Buckets[i].Scanned != 0 {
-		t.Errorf("buckets: %+v", r.Buckets)
-	}
-	must(a.s3.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: aws.String("plain"), Key: aws.String("k"), UploadId: upload.UploadId}))(t)
-
-	schedule := []string{"retire", "schedule", oldKey, "--quiet-days", "0", "--days", "7"}
-	if code, _, errs := a.command(append(schedule, "--yes-i-checked", "another-id")...); code != exitError || !strings.Contains(errs, "is not its id") {
-		t.Errorf("another id: exit code %d, %s", code, errs)
-	}
-	if code, _, errs := a.command(append(schedule, "--days", "6")...); code != exitUsage || !strings.Contains(errs, "--days") {
-		t.Errorf("6 days: exit code %d, %s", code, errs)
-	}
-	code, out, errs := a.command(append(schedule, "--yes-i-checked", id)...)
-	if code != exitOK || !strings.Contains(out, "Nothing is known to need the key.") || !strings.Contains(errs, "cancel-key-deletion") {
-		t.Fatalf("exit code %d, %s%s", code, out, errs)
-	}
-	told := a.await("the deletion is told as approved", func(m alert.Alert) bool {
-		return m.Kind == alert.KindDeletion && strings.Contains(m.Title, "as approved")
-	})
-	if told.Severity != finding.Medium {
-		t.Errorf("severity %s", told.Severity)
-	}
-	a.awaitQuiet()
-	if got := must(a.kms.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &oldKey}))(t).KeyMetadata.KeyState; got != kmstypes.KeyStatePendingDeletion {
-		t.Errorf("the key is %s", got)
-	}
 }
 
 // TestRetireAdvice: what the check advises for objects is a command that runs.
 func TestRetireAdvice(t *testing.T) {
-	a := newAccount(t)
-	a.enter()
-	oldKey, newKey := a.newKey(""), a.newKey("")
-	a.fill("data", oldKey, 3)
-	advised := func(environment []string) (command []string) {
-		t.Helper()
-		var out, errs bytes.Buffer
-		run(t.Context(), []string{"retire", "check", "--json", "--quiet-days", "0", oldKey}, environment, &out, &errs)
-		var r retire.Result
-		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
-			t.Fatalf("%v: %s%s", err, &out, &errs)
+	inAccount(t, func(t *testing.T, a *account) {
+		a.enter()
+		oldKey, newKey := a.newKey(""), a.newKey("")
+		a.fill("data", oldKey, 3)
+		advised := func(environment []string) (command []string) {
+			t.Helper()
+			var out, errs bytes.Buffer
+			a.run([]string{"retire", "check", "--json", "--quiet-days", "0", oldKey}, environment, &out, &errs)
+			var r retire.Result
+			if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+				t.Fatalf("%v: %s%s", err, &out, &errs)
+			}
+			i := slices.IndexFunc(r.Ties, func(tie retire.Tie) bool { return tie.ID == "objects:data" })
+			if i < 0 {
+				t.Fatalf("ties %q", ids(r.Ties))
+			}
+			_, words, _ := strings.Cut(r.Ties[i].Fix, ": cmkeeper ")
+			return strings.Fields(words)
 		}
-		i := slices.IndexFunc(r.Ties, func(tie retire.Tie) bool { return tie.ID == "objects:data" })
-		if i < 0 {
-			t.Fatalf("ties %q", ids(r.Ties))
+		try := func(environment []string, want int) {
+			t.Helper()
+			command := advised(environment)
+			var out, errs bytes.Buffer
+			if code := a.run(command, environment, &out, &errs); len(command) == 0 || code != want {
+				t.Errorf("%q: exit code %d, %s%s", command, code, &out, &errs)
+			}
 		}
-		_, words, _ := strings.Cut(r.Ties[i].Fix, ": cmkeeper ")
-		return strings.Fields(words)
-	}
-	try := func(environment []string, want int) {
-		t.Helper()
-		command := advised(environment)
-		var out, errs bytes.Buffer
-		if code := run(t.Context(), command, environment, &out, &errs); len(command) == 0 || code != want {
-			t.Errorf("%q: exit code %d, %s%s", command, code, &out, &errs)
-		}
-	}
-	set := a.fleetEnvironment()
-	try(set, exitError) // to the key KEY-ID
-	a.encryptByDefault("data", newKey)
-	try(set, exitOK)
-	try(nil, exitError) // with the state bucket STATE-BUCKET
+		set := a.fleetEnvironment()
+		try(set, exitError) // to the key KEY-ID
+		a.encryptByDefault("data", newKey)
+		try(set, exitOK)
+		try(nil, exitError) // with the state bucket STATE-BUCKET
+	})
 }
 
 // TestRetireKnowsItsOwnUse: a last use by the fleet's own job is said to be that.
 func TestRetireKnowsItsOwnUse(t *testing.T) {
-	a := newAccount(t)
-	a.enter()
-	oldKey, newKey := a.newKey(appAlias), a.newKey("")
-	a.fill("app-data", appAlias, 3)
-	a.start()
-	a.awaitQuiet()
-	// An application used it, and nothing else has.
-	_, r := a.retireCheck(oldKey)
-	i := slices.IndexFunc(r.Ties, func(tie retire.Tie) bool { return tie.ID == "last-use" })
-	if i < 0 || !strings.Contains(r.Ties[i].What, "CloudTrail's record of it names operator (IAM user") {
-		t.Errorf("ties: %+v", r.Ties)
-	}
-	a.moveAlias(appAlias, newKey)
-	a.await("the job is complete", func(m alert.Alert) bool {
-		return tells(alert.KindReencryption, newKey, alert.StatusDone)(m) && strings.Contains(m.Title, "complete")
+	inAccount(t, func(t *testing.T, a *account) {
+		a.enter()
+		oldKey, newKey := a.newKey(appAlias), a.newKey("")
+		a.fill("app-data", appAlias, 3)
+		a.start()
+		a.awaitQuiet()
+		// An application used it, and nothing else has.
+		_, r := a.retireCheck(oldKey)
+		i := slices.IndexFunc(r.Ties, func(tie retire.Tie) bool { return tie.ID == "last-use" })
+		if i < 0 || !strings.Contains(r.Ties[i].What, "CloudTrail's record of it names operator (IAM user") {
+			t.Errorf("ties: %+v", r.Ties)
+		}
+		a.moveAlias(appAlias, newKey)
+		a.await("the job is complete", func(m alert.Alert) bool {
+			return tells(alert.KindReencryption, newKey, alert.StatusDone)(m) && strings.Contains(m.Title, "complete")
+		})
+		a.awaitQuiet() // CloudTrail takes two look-ups a second, and the fleet makes some
+		_, r = a.retireCheck(oldKey)
+		// KMS shows only the job's use, and CloudTrail also who used it before.
+		if !slices.Equal(ids(r.Ties), []string{"last-use"}) || !strings.Contains(r.Ties[0].What, "That was cmkeeper itself") || !strings.Contains(r.Ties[0].What, "CloudTrail's event history shows 3 uses since ") {
+			t.Errorf("ties %+v, unknown %+v", r.Ties, r.Unknown)
+		}
+		if u := r.Uses; u == nil || u.Calls != 3 || u.Own < 3 || u.Unknown != "" || len(u.Callers) != 1 || !strings.HasSuffix(u.Callers[0].Name, ":user/operator") || len(u.Resources) != 1 || u.Resources[0].Name != "s3-bucket app-data" {
+			t.Errorf("uses: %+v", u)
+		}
+		a.deny(administrator, "cloudtrail:LookupEvents")
+		_, r = a.retireCheck(oldKey)
+		if !slices.Equal(ids(r.Ties), []string{"last-use"}) || !strings.Contains(r.Ties[0].What, "cloudtrail:LookupEvents") || !strings.Contains(r.Ties[0].What, "probably cmkeeper") {
+			t.Errorf("without CloudTrail: ties %+v, unknown %+v", r.Ties, r.Unknown)
+		}
 	})
-	a.awaitQuiet() // CloudTrail takes two look-ups a second, and the fleet makes some
-	_, r = a.retireCheck(oldKey)
-	// KMS shows only the job's use, and CloudTrail also who used it before.
-	if !slices.Equal(ids(r.Ties), []string{"last-use"}) || !strings.Contains(r.Ties[0].What, "That was cmkeeper itself") || !strings.Contains(r.Ties[0].What, "CloudTrail's event history shows 3 uses since ") {
-		t.Errorf("ties %+v, unknown %+v", r.Ties, r.Unknown)
-	}
-	if u := r.Uses; u == nil || u.Calls != 3 || u.Own < 3 || u.Unknown != "" || len(u.Callers) != 1 || !strings.HasSuffix(u.Callers[0].Name, ":user/operator") || len(u.Resources) != 1 || u.Resources[0].Name != "s3-bucket app-data" {
-		t.Errorf("uses: %+v", u)
-	}
-	a.deny(administrator, "cloudtrail:LookupEvents")
-	_, r = a.retireCheck(oldKey)
-	if !slices.Equal(ids(r.Ties), []string{"last-use"}) || !strings.Contains(r.Ties[0].What, "cloudtrail:LookupEvents") || !strings.Contains(r.Ties[0].What, "probably cmkeeper") {
-		t.Errorf("without CloudTrail: ties %+v, unknown %+v", r.Ties, r.Unknown)
-	}
 }
 
 // TestRetireDoesNotGuess: what may not be read counts against the key.
 func TestRetireDoesNotGuess(t *testing.T) {
-	a := newAccount(t)
-	a.enter()
-	key := a.newKey("")
-	must(a.s3.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("plain")}))(t)
-	must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("plain"), Key: aws.String("k")}))(t)
-	a.encryptByDefault("plain", "alias/gone") // which is no key, and so not this one
-	if code, r := a.retireCheck(key); code != exitOK || !r.Free {
-		t.Fatalf("exit code %d, %+v", code, r)
-	}
-	for action, want := range map[string][]string{
-		"kms:GetKeyLastUsage":            {"last-use"},
-		"kms:ListGrants":                 {"grants"},
-		"kms:ListAliases":                {"aliases", "dependents:config"}, // a resource may name the key by an alias
-		"config:SelectResourceConfig":    {"dependents:config"},
-		"cloudtrail:LookupEvents":        {"dependents:cloudtrail"},
-		"s3:ListBucketMultipartUploads":  {"uploads:cmkeeper-state", "uploads:plain"},
-		"s3:GetReplicationConfiguration": {"replication:cmkeeper-state", "replication:plain"},
-		"s3:GetObject":                   {"objects:plain"},
-		"s3:GetEncryptionConfiguration":  {"buckets"},
-		"s3:ListBucket":                  {"objects:cmkeeper-state", "objects:plain"},
-		"s3:GetBucketVersioning":         {"objects:cmkeeper-state", "objects:plain"},
-	} {
-		a.deny(administrator, action)
-		code, r := a.retireCheck(key)
-		unknown := ids(r.Unknown)
-		if action != "cloudtrail:LookupEvents" { // whose quota of two a second these checks use up
-			unknown = slices.DeleteFunc(unknown, func(id string) bool { return id == "dependents:cloudtrail" })
+	inAccount(t, func(t *testing.T, a *account) {
+		a.enter()
+		key := a.newKey("")
+		must(a.s3.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("plain")}))(t)
+		must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("plain"), Key: aws.String("k")}))(t)
+		a.encryptByDefault("plain", "alias/gone") // which is no key, and so not this one
+		if code, r := a.retireCheck(key); code != exitOK || !r.Free {
+			t.Fatalf("exit code %d, %+v", code, r)
 		}
-		if code != exitError || r.Free || !slices.Equal(unknown, want) {
-			t.Errorf("without %s: exit code %d, unknown %q, want %q", action, code, unknown, want)
+		for action, want := range map[string][]string{
+			"kms:GetKeyLastUsage":            {"last-use"},
+			"kms:ListGrants":                 {"grants"},
+			"kms:ListAliases":                {"aliases", "dependents:config"}, // a resource may name the key by an alias
+			"config:SelectResourceConfig":    {"dependents:config"},
+			"cloudtrail:LookupEvents":        {"dependents:cloudtrail"},
+			"s3:ListBucketMultipartUploads":  {"uploads:cmkeeper-state", "uploads:plain"},
+			"s3:GetReplicationConfiguration": {"replication:cmkeeper-state", "replication:plain"},
+			"s3:GetObject":                   {"objects:plain"},
+			"s3:GetEncryptionConfiguration":  {"buckets"},
+			"s3:ListBucket":                  {"objects:cmkeeper-state", "objects:plain"},
+			"s3:GetBucketVersioning":         {"objects:cmkeeper-state", "objects:plain"},
+		} {
+			a.deny(administrator, action)
+			code, r := a.retireCheck(key)
+			unknown := ids(r.Unknown)
+			if action != "cloudtrail:LookupEvents" { // whose quota of two a second these checks use up
+				unknown = slices.DeleteFunc(unknown, func(id string) bool { return id == "dependents:cloudtrail" })
+			}
+			if code != exitError || r.Free || !slices.Equal(unknown, want) {
+				t.Errorf("without %s: exit code %d, unknown %q, want %q", action, code, unknown, want)
+			}
 		}
-	}
-	a.deny(administrator)
-	a.box.AWS.AWSConfig().SetRecorder(nil)
-	if code, r := a.retireCheck(key); code != exitError || !slices.Equal(ids(r.Unknown), []string{"dependents:config"}) {
-		t.Errorf("without a recorder: exit code %d, unknown %q", code, ids(r.Unknown))
-	}
-	if code, r := a.retireCheck(key, "--accept", "dependents:config"); code != exitOK || !slices.Equal(r.Accepted, []string{"dependents:config"}) {
-		t.Errorf("without a recorder, accepted: exit code %d, unknown %q", code, ids(r.Unknown))
-	}
+		a.deny(administrator)
+		a.box.AWS.AWSConfig().SetRecorder(nil)
+		if code, r := a.retireCheck(key); code != exitError || !slices.Equal(ids(r.Unknown), []string{"dependents:config"}) {
+			t.Errorf("without a recorder: exit code %d, unknown %q", code, ids(r.Unknown))
+		}
+		if code, r := a.retireCheck(key, "--accept", "dependents:config"); code != exitOK || !slices.Equal(r.Accepted, []string{"dependents:config"}) {
+			t.Errorf("without a recorder, accepted: exit code %d, unknown %q", code, ids(r.Unknown))
+		}
+	})
 }
 
 func TestAsk(t *testing.T) {

@@ -35,7 +35,7 @@ import (
 func (a *account) rotate(args ...string) (code int, stdout, stderr string) {
 	a.t.Helper()
 	var out, errs bytes.Buffer
-	code = run(a.t.Context(), append([]string{"rotate"}, args...), a.fleetEnvironment(), &out, &errs)
+	code = a.run(append([]string{"rotate"}, args...), a.fleetEnvironment(), &out, &errs)
 	return code, out.String(), errs.String()
 }
 

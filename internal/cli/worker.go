@@ -52,7 +52,7 @@ func runWorker(ctx context.Context, p *process) error {
 	if err != nil {
 		return usageError{err}
 	}
-	cfg, err := awsclient.Load(ctx, c.connections())
+	cfg, err := p.config(ctx, c.connections())
 	if err != nil {
 		return err
 	}

@@ -72,6 +72,9 @@ func (c Client) Do(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
+	if req.Method == http.MethodHead { // net/http sends no body either
+		w.body.Reset()
+	}
 	length := int64(w.body.Len())
 	return &http.Response{
 		Status: http.StatusText(w.status), StatusCode: w.status,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -56,4 +57,19 @@ func TestCancelledRequestReturnsAndTellsTheHandler(t *testing.T) {
 		t.Errorf("error = %v, want %v", err, context.Canceled)
 	}
 	<-told
+}
+
+func TestHeadHasNoBody(t *testing.T) {
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodHead, "http://localaws.internal/", nil)
+	resp, err := inprocess.Client{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = io.WriteString(w, "<Error/>")
+	})}.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || len(body) > 0 || resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("%d %q, %v", resp.StatusCode, body, err)
+	}
 }
