@@ -231,28 +231,29 @@ func (a *account) accessOK(args ...string) string {
 
 // TestAccessUsed: when holders last used the key, by CloudTrail.
 func TestAccessUsed(t *testing.T) {
-	a := newAccount(t)
-	a.enter()
-	key := a.staff()
-	secret := must(a.kms.Encrypt(t.Context(), &kms.EncryptInput{KeyId: &key, Plaintext: []byte("x")}))(t).CiphertextBlob
-	must(kms.NewFromConfig(a.box.Config("ada")).Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: secret}))(t)
-	a.accessOK(appAlias, "--days", "90")
-	today := time.Now().UTC().Format(time.DateOnly)
-	a.eventually("the event history has the use", func() bool {
-		return strings.Contains(a.accessOK(appAlias, "--days", "3"), "yes   -     -     -     -      -     "+today+" user/ada\n")
+	inAccount(t, func(t *testing.T, a *account) {
+		a.enter()
+		key := a.staff()
+		secret := must(a.kms.Encrypt(t.Context(), &kms.EncryptInput{KeyId: &key, Plaintext: []byte("x")}))(t).CiphertextBlob
+		must(kms.NewFromConfig(a.box.Config("ada")).Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: secret}))(t)
+		a.accessOK(appAlias, "--days", "90")
+		today := time.Now().UTC().Format(time.DateOnly)
+		a.eventually("the event history has the use", func() bool {
+			return strings.Contains(a.accessOK(appAlias, "--days", "3"), "yes   -     -     -     -      -     "+today+" user/ada\n")
+		})
+		out := a.accessOK(appAlias, "--days", "3")
+		for _, want := range []string{"USED KEY", "yes   yes   yes   yes   yes    yes   -          user/bea\n", "in the last 3 days"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("no %q in %s", want, out)
+			}
+		}
+		report := decodeJSON[access.Report](t, a.accessOK(appAlias, "--days", "3", "--json"))
+		for _, h := range report.Holders {
+			if used := h.Principal == iamARN+"user/ada"; used == h.Used.IsZero() {
+				t.Errorf("%s used the key at %s", h.Principal, h.Used)
+			}
+		}
 	})
-	out := a.accessOK(appAlias, "--days", "3")
-	for _, want := range []string{"USED KEY", "yes   yes   yes   yes   yes    yes   -          user/bea\n", "in the last 3 days"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("no %q in %s", want, out)
-		}
-	}
-	report := decodeJSON[access.Report](t, a.accessOK(appAlias, "--days", "3", "--json"))
-	for _, h := range report.Holders {
-		if used := h.Principal == iamARN+"user/ada"; used == h.Used.IsZero() {
-			t.Errorf("%s used the key at %s", h.Principal, h.Used)
-		}
-	}
 }
 
 // TestUsedSince: of 90 days the first minute is not asked for, which CloudTrail has no more

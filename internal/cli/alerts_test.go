@@ -50,48 +50,49 @@ func TestAlertsTest(t *testing.T) {
 }
 
 func TestAlertsResend(t *testing.T) {
-	a := newAccount(t)
-	a.enter()
-	list := func(want string, args ...string) {
-		t.Helper()
-		if code, out, errs := a.alerts(append([]string{"list"}, args...)...); code != exitOK || !strings.Contains(out, want) {
-			t.Errorf("exit code %d, not %q: %s%s", code, want, out, errs)
+	inAccount(t, func(t *testing.T, a *account) {
+		a.enter()
+		list := func(want string, args ...string) {
+			t.Helper()
+			if code, out, errs := a.alerts(append([]string{"list"}, args...)...); code != exitOK || !strings.Contains(out, want) {
+				t.Errorf("exit code %d, not %q: %s%s", code, want, out, errs)
+			}
 		}
-	}
-	list("Every alert was sent.")
+		list("Every alert was sent.")
 
-	a.box.AWS.SetFaults(localaws.Fault{Service: "sns", Operations: []string{"Publish"}, Effect: localaws.FailBefore})
-	if code, out, errs := a.alerts("test", "--kind", "deletion"); code != exitError || !strings.Contains(errs, "publish alert to "+a.box.Topic) {
-		t.Fatalf("exit code %d: %s%s", code, out, errs)
-	}
-	list("undelivered since ")
-	list(`"id":"test/`, "--json", "--undelivered")
-	if code, out, errs := a.alerts("resend", "--all"); code != exitError || out != "" || !strings.Contains(errs, "publish alert to ") {
-		t.Errorf("exit code %d: %s%s", code, out, errs)
-	}
-	a.box.AWS.SetFaults()
-
-	for _, args := range [][]string{{"resend"}, {"resend", "x", "--all"}} {
-		if code, out, errs := a.alerts(args...); code != exitUsage || !strings.Contains(errs, "--all") {
-			t.Errorf("%q: exit code %d: %s%s", args, code, out, errs)
+		a.box.AWS.SetFaults(localaws.Fault{Service: "sns", Operations: []string{"Publish"}, Effect: localaws.FailBefore})
+		if code, out, errs := a.alerts("test", "--kind", "deletion"); code != exitError || !strings.Contains(errs, "publish alert to "+a.box.Topic) {
+			t.Fatalf("exit code %d: %s%s", code, out, errs)
 		}
-	}
-	if code, out, errs := a.alerts("resend", "no-such-id"); code != exitError || !strings.Contains(errs, `"no-such-id" is not an undelivered one`) {
-		t.Errorf("exit code %d: %s%s", code, out, errs)
-	}
-	bucket, key := aws.String(sandbox.StateBucket), aws.String("cmkeeper/alerts/undelivered/garbled.json")
-	must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: bucket, Key: key, Body: strings.NewReader("{")}))(t)
-	if code, out, errs := a.alerts("list"); code != exitError || !strings.Contains(out, "undelivered since ") || !strings.Contains(errs, "garbled.json") {
-		t.Errorf("beside one that cannot be read: exit code %d: %s%s", code, out, errs)
-	}
-	must(a.s3.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: bucket, Key: key}))(t)
-	_, out, _ := a.alerts("list", "--json")
-	id := decodeJSON[waitingAlerts](t, out).Undelivered[0].Alert.ID
-	if code, out, errs := a.alerts("resend", id); code != exitOK || !strings.HasPrefix(out, "sent: TEST") {
-		t.Errorf("exit code %d: %s%s", code, out, errs)
-	}
-	list("Every alert was sent.")
-	a.eventually("it arrives", func() bool { a.collect(); return len(a.inbox) == 1 })
+		list("undelivered since ")
+		list(`"id":"test/`, "--json", "--undelivered")
+		if code, out, errs := a.alerts("resend", "--all"); code != exitError || out != "" || !strings.Contains(errs, "publish alert to ") {
+			t.Errorf("exit code %d: %s%s", code, out, errs)
+		}
+		a.box.AWS.SetFaults()
+
+		for _, args := range [][]string{{"resend"}, {"resend", "x", "--all"}} {
+			if code, out, errs := a.alerts(args...); code != exitUsage || !strings.Contains(errs, "--all") {
+				t.Errorf("%q: exit code %d: %s%s", args, code, out, errs)
+			}
+		}
+		if code, out, errs := a.alerts("resend", "no-such-id"); code != exitError || !strings.Contains(errs, `"no-such-id" is not an undelivered one`) {
+			t.Errorf("exit code %d: %s%s", code, out, errs)
+		}
+		bucket, key := aws.String(sandbox.StateBucket), aws.String("cmkeeper/alerts/undelivered/garbled.json")
+		must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: bucket, Key: key, Body: strings.NewReader("{")}))(t)
+		if code, out, errs := a.alerts("list"); code != exitError || !strings.Contains(out, "undelivered since ") || !strings.Contains(errs, "garbled.json") {
+			t.Errorf("beside one that cannot be read: exit code %d: %s%s", code, out, errs)
+		}
+		must(a.s3.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: bucket, Key: key}))(t)
+		_, out, _ := a.alerts("list", "--json")
+		id := decodeJSON[waitingAlerts](t, out).Undelivered[0].Alert.ID
+		if code, out, errs := a.alerts("resend", id); code != exitOK || !strings.HasPrefix(out, "sent: TEST") {
+			t.Errorf("exit code %d: %s%s", code, out, errs)
+		}
+		list("Every alert was sent.")
+		a.eventually("it arrives", func() bool { a.collect(); return len(a.inbox) == 1 })
+	})
 }
 
 // TestAlertsListShowsWhatIsCollected has a member of the fleet collect an alert.

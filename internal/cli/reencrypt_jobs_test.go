@@ -50,118 +50,119 @@ type startedJobs struct{ Jobs []string }
 // TestReencryptJobs plays an operator's first job: planned, started, paused,
 // watched, reported and tried again.
 func TestReencryptJobs(t *testing.T) {
-	const objects = 60
-	a := newAccount(t)
-	a.enter()
-	oldKey, newKey := a.newKey(appAlias), a.newKey("")
-	a.fill("app-data", appAlias, objects)
-	must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{ // neither method can keep its double encryption
-		Bucket: aws.String("app-data"), Key: aws.String("double, \u202e%"), Body: strings.NewReader("double, \u202e%"),
-		ServerSideEncryption: s3types.ServerSideEncryptionAwsKmsDsse, SSEKMSKeyId: &oldKey,
-	}))(t)
+	inAccount(t, func(t *testing.T, a *account) {
+		const objects = 60
+		a.enter()
+		oldKey, newKey := a.newKey(appAlias), a.newKey("")
+		a.fill("app-data", appAlias, objects)
+		must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{ // neither method can keep its double encryption
+			Bucket: aws.String("app-data"), Key: aws.String("double, \u202e%"), Body: strings.NewReader("double, \u202e%"),
+			ServerSideEncryption: s3types.ServerSideEncryptionAwsKmsDsse, SSEKMSKeyId: &oldKey,
+		}))(t)
 
-	move := []string{"--bucket", "app-data", "--from", oldKey, "--to", newKey}
-	plan := filepath.Join(t.TempDir(), "plan.json")
-	if err := os.WriteFile(plan, []byte(a.ok(append([]string{"plan", "--json"}, move...)...)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	jobs := decodeJSON[startedJobs](t, a.ok("start", "--plan", plan, "--json")).Jobs
-	if len(jobs) != 1 || !slices.Equal(decodeJSON[startedJobs](t, a.ok("start", "--plan", plan, "--json")).Jobs, jobs) {
-		t.Fatalf("the same plan started twice is not one job: %v", jobs)
-	}
-	job := jobs[0]
-	if code, _, errs := a.fleetCommand("start", "--bucket", "app-data", "--from", newKey, "--to", oldKey); code != exitError || !strings.Contains(errs, job) {
-		t.Errorf("a move back while it runs: exit code %d: %s", code, errs)
-	}
-
-	// Paused before anybody works, it does nothing, and nothing is lost.
-	if s := decodeJSON[reencrypt.Status](t, a.ok("pause", job, "--json")); s.State != reencrypt.StatePaused {
-		t.Errorf("paused, it is %s", s.State)
-	}
-	a.start()
-	a.awaitQuiet()
-	a.expectUnder("app-data", oldKey, objects+1)
-	for _, want := range []string{job, "paused", "s3://app-data/", newKey} {
-		if out := a.ok("list", "--open"); !strings.Contains(out, want) {
-			t.Errorf("%q is not in the list:\n%s", want, out)
+		move := []string{"--bucket", "app-data", "--from", oldKey, "--to", newKey}
+		plan := filepath.Join(t.TempDir(), "plan.json")
+		if err := os.WriteFile(plan, []byte(a.ok(append([]string{"plan", "--json"}, move...)...)), 0o600); err != nil {
+			t.Fatal(err)
 		}
-	}
-
-	if out := a.ok("resume", job); !strings.Contains(out, "running") {
-		t.Errorf("resumed:\n%s", out)
-	}
-	code, out, errs := a.fleetCommand("watch", job, "--interval", "100ms")
-	if code != exitError || !strings.Contains(out, "complete, pass 2") || !strings.Contains(out, "not moved: dsse 1") || errs != "" {
-		t.Errorf("watched to its end: exit code %d\n%s%s", code, out, errs)
-	}
-	a.awaitQuiet()
-	if got := a.underKeys("app-data"); got[newKey] != objects || got[oldKey] != 1 {
-		t.Errorf("objects by key: %v", got)
-	}
-
-	s := decodeJSON[reencrypt.Summary](t, a.ok("report", job, "--json"))
-	if s.State != reencrypt.StateComplete || s.Moved != objects || s.Refused != 1 || s.Scanned != objects+1 {
-		t.Errorf("report: %+v", s)
-	}
-	if out := a.ok("report", job); !strings.Contains(out, "60 moved") || strings.Contains(out, "\u202e") {
-		t.Errorf("report:\n%s", out)
-	}
-	if out, want := a.ok("report", job, "--csv"), "app-data,double%2C%20%E2%80%AE%25\n"; out != want {
-		t.Errorf("manifest %q, want %q", out, want)
-	}
-	if row := decodeJSON[reencrypt.Refusal](t, a.ok("report", job, "--jsonl")); row.Key != "double, \u202e%" || row.Reason != reencrypt.ReasonDSSE {
-		t.Errorf("row %+v", row)
-	}
-	if st := decodeJSON[reencrypt.Status](t, a.ok("status", job, "--json")); st.State != reencrypt.StateComplete || st.Done != st.Slices || st.Moved != objects {
-		t.Errorf("status %+v", st)
-	}
-
-	// The same again, now that the object is encrypted once.
-	must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{
-		Bucket: aws.String("app-data"), Key: aws.String("double, \u202e%"), Body: strings.NewReader("double, \u202e%"),
-		ServerSideEncryption: s3types.ServerSideEncryptionAwsKms, SSEKMSKeyId: &oldKey,
-	}))(t)
-	retry := decodeJSON[reencrypt.Status](t, a.ok("retry", job, "--json"))
-	lines := strings.Split(strings.TrimSpace(a.ok("watch", retry.Job, "--interval", "100ms", "--json")), "\n")
-	if last := decodeJSON[reencrypt.Status](t, lines[len(lines)-1]); last.RetryOf != job || last.Scanned != 1 || last.Moved != 1 {
-		t.Errorf("retried: %+v", last)
-	}
-	a.awaitQuiet()
-	a.expectUnder("app-data", newKey, objects+1)
-
-	// Back, by flags and with nobody watching; then no more.
-	back := decodeJSON[startedJobs](t, a.ok("start", "--bucket", "app-data", "--from", newKey, "--to", oldKey, "--json")).Jobs[0]
-	cancelled := a.ok("cancel", back)
-	if !strings.Contains(cancelled, "cancelled") {
-		t.Errorf("cancelled:\n%s", cancelled)
-	}
-	if code, out, _ := a.fleetCommand("watch", back); code != exitError || !strings.Contains(out, "cancelled") {
-		t.Errorf("watching a cancelled job: exit code %d\n%s", code, out)
-	}
-	all := decodeJSON[struct{ Jobs []reencrypt.Summary }](t, a.ok("list", "--json")).Jobs
-	if len(all) != 3 || all[0].Job != back || all[2].Job != job {
-		t.Errorf("all jobs, the newest first: %+v", all)
-	}
-	a.awaitQuiet()
-	// What is advised then can be done: the report, and moving the rest, which excludes
-	// moving back.
-	advised := 0
-	for line := range strings.Lines(cancelled) {
-		words, ok := strings.CutPrefix(strings.TrimSpace(line), "cmkeeper ")
-		if !ok {
-			continue
+		jobs := decodeJSON[startedJobs](t, a.ok("start", "--plan", plan, "--json")).Jobs
+		if len(jobs) != 1 || !slices.Equal(decodeJSON[startedJobs](t, a.ok("start", "--plan", plan, "--json")).Jobs, jobs) {
+			t.Fatalf("the same plan started twice is not one job: %v", jobs)
 		}
-		advised++
-		var out, errs bytes.Buffer
-		code := a.run(strings.Fields(words), a.fleetEnvironment(), &out, &errs)
-		if advised <= 2 && code != exitOK || code == exitUsage {
-			t.Errorf("%s: exit code %d, %s%s", words, code, &out, &errs)
+		job := jobs[0]
+		if code, _, errs := a.fleetCommand("start", "--bucket", "app-data", "--from", newKey, "--to", oldKey); code != exitError || !strings.Contains(errs, job) {
+			t.Errorf("a move back while it runs: exit code %d: %s", code, errs)
 		}
-	}
-	if advised != 4 {
-		t.Errorf("%d commands are advised after cancelling:\n%s", advised, cancelled)
-	}
-	a.expectNoDeadLetters()
+
+		// Paused before anybody works, it does nothing, and nothing is lost.
+		if s := decodeJSON[reencrypt.Status](t, a.ok("pause", job, "--json")); s.State != reencrypt.StatePaused {
+			t.Errorf("paused, it is %s", s.State)
+		}
+		a.start()
+		a.awaitQuiet()
+		a.expectUnder("app-data", oldKey, objects+1)
+		for _, want := range []string{job, "paused", "s3://app-data/", newKey} {
+			if out := a.ok("list", "--open"); !strings.Contains(out, want) {
+				t.Errorf("%q is not in the list:\n%s", want, out)
+			}
+		}
+
+		if out := a.ok("resume", job); !strings.Contains(out, "running") {
+			t.Errorf("resumed:\n%s", out)
+		}
+		code, out, errs := a.fleetCommand("watch", job, "--interval", "100ms")
+		if code != exitError || !strings.Contains(out, "complete, pass 2") || !strings.Contains(out, "not moved: dsse 1") || errs != "" {
+			t.Errorf("watched to its end: exit code %d\n%s%s", code, out, errs)
+		}
+		a.awaitQuiet()
+		if got := a.underKeys("app-data"); got[newKey] != objects || got[oldKey] != 1 {
+			t.Errorf("objects by key: %v", got)
+		}
+
+		s := decodeJSON[reencrypt.Summary](t, a.ok("report", job, "--json"))
+		if s.State != reencrypt.StateComplete || s.Moved != objects || s.Refused != 1 || s.Scanned != objects+1 {
+			t.Errorf("report: %+v", s)
+		}
+		if out := a.ok("report", job); !strings.Contains(out, "60 moved") || strings.Contains(out, "\u202e") {
+			t.Errorf("report:\n%s", out)
+		}
+		if out, want := a.ok("report", job, "--csv"), "app-data,double%2C%20%E2%80%AE%25\n"; out != want {
+			t.Errorf("manifest %q, want %q", out, want)
+		}
+		if row := decodeJSON[reencrypt.Refusal](t, a.ok("report", job, "--jsonl")); row.Key != "double, \u202e%" || row.Reason != reencrypt.ReasonDSSE {
+			t.Errorf("row %+v", row)
+		}
+		if st := decodeJSON[reencrypt.Status](t, a.ok("status", job, "--json")); st.State != reencrypt.StateComplete || st.Done != st.Slices || st.Moved != objects {
+			t.Errorf("status %+v", st)
+		}
+
+		// The same again, now that the object is encrypted once.
+		must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{
+			Bucket: aws.String("app-data"), Key: aws.String("double, \u202e%"), Body: strings.NewReader("double, \u202e%"),
+			ServerSideEncryption: s3types.ServerSideEncryptionAwsKms, SSEKMSKeyId: &oldKey,
+		}))(t)
+		retry := decodeJSON[reencrypt.Status](t, a.ok("retry", job, "--json"))
+		lines := strings.Split(strings.TrimSpace(a.ok("watch", retry.Job, "--interval", "100ms", "--json")), "\n")
+		if last := decodeJSON[reencrypt.Status](t, lines[len(lines)-1]); last.RetryOf != job || last.Scanned != 1 || last.Moved != 1 {
+			t.Errorf("retried: %+v", last)
+		}
+		a.awaitQuiet()
+		a.expectUnder("app-data", newKey, objects+1)
+
+		// Back, by flags and with nobody watching; then no more.
+		back := decodeJSON[startedJobs](t, a.ok("start", "--bucket", "app-data", "--from", newKey, "--to", oldKey, "--json")).Jobs[0]
+		cancelled := a.ok("cancel", back)
+		if !strings.Contains(cancelled, "cancelled") {
+			t.Errorf("cancelled:\n%s", cancelled)
+		}
+		if code, out, _ := a.fleetCommand("watch", back); code != exitError || !strings.Contains(out, "cancelled") {
+			t.Errorf("watching a cancelled job: exit code %d\n%s", code, out)
+		}
+		all := decodeJSON[struct{ Jobs []reencrypt.Summary }](t, a.ok("list", "--json")).Jobs
+		if len(all) != 3 || all[0].Job != back || all[2].Job != job {
+			t.Errorf("all jobs, the newest first: %+v", all)
+		}
+		a.awaitQuiet()
+		// What is advised then can be done: the report, and moving the rest, which excludes
+		// moving back.
+		advised := 0
+		for line := range strings.Lines(cancelled) {
+			words, ok := strings.CutPrefix(strings.TrimSpace(line), "cmkeeper ")
+			if !ok {
+				continue
+			}
+			advised++
+			var out, errs bytes.Buffer
+			code := a.run(strings.Fields(words), a.fleetEnvironment(), &out, &errs)
+			if advised <= 2 && code != exitOK || code == exitUsage {
+				t.Errorf("%s: exit code %d, %s%s", words, code, &out, &errs)
+			}
+		}
+		if advised != 4 {
+			t.Errorf("%d commands are advised after cancelling:\n%s", advised, cancelled)
+		}
+		a.expectNoDeadLetters()
+	})
 }
 
 func TestReencryptJobsThatCannotBe(t *testing.T) {

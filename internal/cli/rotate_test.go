@@ -85,83 +85,84 @@ func (a *account) defaultKey(bucket string) string {
 // TestRotate rotates an alias while a member of the fleet is at work, in two parts, and
 // undoes it.
 func TestRotate(t *testing.T) {
-	const objects = 20
-	a := newAccount(t)
-	a.enter()
-	oldKey := a.ledger(objects)
-	a.start()
-	a.awaitQuiet()
+	inAccount(t, func(t *testing.T, a *account) {
+		const objects = 20
+		a.enter()
+		oldKey := a.ledger(objects)
+		a.start()
+		a.awaitQuiet()
 
-	_, before, _ := a.rotate("status")
-	if before != "There are no rotations.\n" {
-		t.Errorf("status before: %s", before)
-	}
-	code, out, errs := a.rotate(appAlias, "--dry-run", "--json")
-	if code != exitOK {
-		t.Fatalf("exit code %d: %s%s", code, out, errs)
-	}
-	expectValid(t, "rotation-plan.v1.schema.json", out)
-	plan := decodeJSON[rotate.Plan](t, out)
-	if len(plan.Buckets) != 2 || plan.Old != oldKey || len(plan.Steps) != 6 || len(plan.Stops) > 0 || a.pointsTo(appAlias) != oldKey {
-		t.Errorf("plan: %+v", plan)
-	}
-	if n := len(decodeJSON[struct{ Jobs []any }](t, a.ok("list", "--json")).Jobs); n != 0 {
-		t.Errorf("a dry run has started %d jobs", n)
-	}
-
-	half := a.rotated(appAlias, "--until", "move-aliases")
-	if half.State != rotate.StateRunning || half.Step != rotate.StepMoveDefaults || half.Old != oldKey || a.pointsTo(appAlias) != half.New {
-		t.Errorf("half of it: %+v", half)
-	}
-	told := a.await("the alias's move is left to the rotation", func(m alert.Alert) bool {
-		return m.Kind == alert.KindAlias && slices.ContainsFunc(m.Facts, func(f alert.Fact) bool { return f.Name == "rotation" && slices.Equal(f.Values, []string{half.ID}) })
-	})
-	if told.Severity != finding.Low || told.Action.Status != alert.StatusNone || !strings.Contains(told.Text(), "cmkeeper rotate status "+half.ID) {
-		t.Errorf("alert:\n%s", told.Text())
-	}
-	a.awaitQuiet()
-	a.expectStill(oldKey, objects)
-
-	done := a.rotated("resume", half.ID)
-	if done.ID != half.ID || done.State != rotate.StateDone || done.New != half.New || len(done.Left) != 2 {
-		t.Errorf("all of it: %+v", done)
-	}
-	if got, want := a.underKeys("app-data"), map[string]int{done.New: objects, oldKey: 1}; !maps.Equal(got, want) {
-		t.Errorf("objects by key: %v, want %v", got, want)
-	}
-	a.expectUnder("app-logs", done.New, objects/2)
-	if got := a.defaultKey("app-logs"); got != done.New {
-		t.Errorf("the default encryption of app-logs names %s", got)
-	}
-	a.awaitQuiet()
-	a.expectJobs(map[string]int{"app-data " + done.New: 1, "app-logs " + done.New: 1})
-	if again := a.rotated("resume", appAlias); !cmp.Equal(again, done) {
-		t.Errorf("resumed when it is done: %s", cmp.Diff(done, again))
-	}
-	_, out, _ = a.rotate("status", appAlias)
-	for _, want := range []string{"Rotation " + done.ID + " of alias/app: done", "What may still need the old key:", "objects:app-data", "cmkeeper reencrypt report ", "Not looked at"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("no %q in the status:\n%s", want, out)
+		_, before, _ := a.rotate("status")
+		if before != "There are no rotations.\n" {
+			t.Errorf("status before: %s", before)
 		}
-	}
-	expectNarrow(t, out)
+		code, out, errs := a.rotate(appAlias, "--dry-run", "--json")
+		if code != exitOK {
+			t.Fatalf("exit code %d: %s%s", code, out, errs)
+		}
+		expectValid(t, "rotation-plan.v1.schema.json", out)
+		plan := decodeJSON[rotate.Plan](t, out)
+		if len(plan.Buckets) != 2 || plan.Old != oldKey || len(plan.Steps) != 6 || len(plan.Stops) > 0 || a.pointsTo(appAlias) != oldKey {
+			t.Errorf("plan: %+v", plan)
+		}
+		if n := len(decodeJSON[struct{ Jobs []any }](t, a.ok("list", "--json")).Jobs); n != 0 {
+			t.Errorf("a dry run has started %d jobs", n)
+		}
 
-	back := a.rotated("abort", appAlias)
-	if back.State != rotate.StateAborting || back.Step != rotate.StepDisableNewKey || !back.Waits.After(time.Now().Add(23*time.Hour)) || a.pointsTo(appAlias) != oldKey || a.defaultKey("app-logs") != oldKey || a.defaultKey("app-data") != appAlias {
-		t.Errorf("aborted: %+v", back)
-	}
-	a.expectStill(oldKey, objects)
-	a.awaitQuiet()
-	a.expectJobs(map[string]int{"app-data " + done.New: 1, "app-logs " + done.New: 1, "app-data " + oldKey: 1, "app-logs " + oldKey: 1})
-	if got := must(a.kms.DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: &done.New}))(t).KeyMetadata.KeyState; got != kmstypes.KeyStateEnabled {
-		t.Errorf("the new key is %s before a day is over", got)
-	}
-	code, out, errs = a.rotate("status", "--json")
-	if list := decodeJSON[struct{ Rotations []rotate.Record }](t, out).Rotations; code != exitOK || len(list) != 1 || list[0].ID != done.ID {
-		t.Errorf("exit code %d: %s%s", code, out, errs)
-	}
-	expectValid(t, "rotation.v1.schema.json", out)
-	a.expectNoDeadLetters()
+		half := a.rotated(appAlias, "--until", "move-aliases")
+		if half.State != rotate.StateRunning || half.Step != rotate.StepMoveDefaults || half.Old != oldKey || a.pointsTo(appAlias) != half.New {
+			t.Errorf("half of it: %+v", half)
+		}
+		told := a.await("the alias's move is left to the rotation", func(m alert.Alert) bool {
+			return m.Kind == alert.KindAlias && slices.ContainsFunc(m.Facts, func(f alert.Fact) bool { return f.Name == "rotation" && slices.Equal(f.Values, []string{half.ID}) })
+		})
+		if told.Severity != finding.Low || told.Action.Status != alert.StatusNone || !strings.Contains(told.Text(), "cmkeeper rotate status "+half.ID) {
+			t.Errorf("alert:\n%s", told.Text())
+		}
+		a.awaitQuiet()
+		a.expectStill(oldKey, objects)
+
+		done := a.rotated("resume", half.ID)
+		if done.ID != half.ID || done.State != rotate.StateDone || done.New != half.New || len(done.Left) != 2 {
+			t.Errorf("all of it: %+v", done)
+		}
+		if got, want := a.underKeys("app-data"), map[string]int{done.New: objects, oldKey: 1}; !maps.Equal(got, want) {
+			t.Errorf("objects by key: %v, want %v", got, want)
+		}
+		a.expectUnder("app-logs", done.New, objects/2)
+		if got := a.defaultKey("app-logs"); got != done.New {
+			t.Errorf("the default encryption of app-logs names %s", got)
+		}
+		a.awaitQuiet()
+		a.expectJobs(map[string]int{"app-data " + done.New: 1, "app-logs " + done.New: 1})
+		if again := a.rotated("resume", appAlias); !cmp.Equal(again, done) {
+			t.Errorf("resumed when it is done: %s", cmp.Diff(done, again))
+		}
+		_, out, _ = a.rotate("status", appAlias)
+		for _, want := range []string{"Rotation " + done.ID + " of alias/app: done", "What may still need the old key:", "objects:app-data", "cmkeeper reencrypt report ", "Not looked at"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("no %q in the status:\n%s", want, out)
+			}
+		}
+		expectNarrow(t, out)
+
+		back := a.rotated("abort", appAlias)
+		if back.State != rotate.StateAborting || back.Step != rotate.StepDisableNewKey || !back.Waits.After(time.Now().Add(23*time.Hour)) || a.pointsTo(appAlias) != oldKey || a.defaultKey("app-logs") != oldKey || a.defaultKey("app-data") != appAlias {
+			t.Errorf("aborted: %+v", back)
+		}
+		a.expectStill(oldKey, objects)
+		a.awaitQuiet()
+		a.expectJobs(map[string]int{"app-data " + done.New: 1, "app-logs " + done.New: 1, "app-data " + oldKey: 1, "app-logs " + oldKey: 1})
+		if got := must(a.kms.DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: &done.New}))(t).KeyMetadata.KeyState; got != kmstypes.KeyStateEnabled {
+			t.Errorf("the new key is %s before a day is over", got)
+		}
+		code, out, errs = a.rotate("status", "--json")
+		if list := decodeJSON[struct{ Rotations []rotate.Record }](t, out).Rotations; code != exitOK || len(list) != 1 || list[0].ID != done.ID {
+			t.Errorf("exit code %d: %s%s", code, out, errs)
+		}
+		expectValid(t, "rotation.v1.schema.json", out)
+		a.expectNoDeadLetters()
+	})
 }
 
 // expectStill fails the test unless all objects of the ledger are under the key.

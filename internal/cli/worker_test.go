@@ -97,41 +97,41 @@ func TestEventsOfAKeyThatIsGone(t *testing.T) {
 }
 
 func TestRepairWaitsForItsPermission(t *testing.T) {
-	t.Parallel()
-	a := newAccount(t)
-	key := a.newRotatingKey()
-	a.start()
-	a.awaitQuiet()
+	inAccount(t, func(t *testing.T, a *account) {
+		key := a.newRotatingKey()
+		a.start()
+		a.awaitQuiet()
 
-	a.deny(sandbox.WorkerKey, "kms:EnableKeyRotation")
-	a.disableRotation(key)
-	failed := a.await("the repair failed", tells(alert.KindRotation, key, alert.StatusFailed))
-	if !failed.Severity.AtLeast(finding.High) || !strings.Contains(failed.Action.Description, "EnableKeyRotation") {
-		t.Errorf("the alert does not say what failed: %s", failed.Text())
-	}
-	if !slices.ContainsFunc(failed.Next, func(next string) bool { return strings.Contains(next, "Allow the role cmkeeper-worker") }) {
-		t.Errorf("the alert does not say what to do: %q", failed.Next)
-	}
-	refused := a.box.AWS.Requests("kms", "EnableKeyRotation")
-	a.eventually("it is tried again", func() bool { return a.box.AWS.Requests("kms", "EnableKeyRotation") > refused })
-	if n, period := a.messages(a.box.EventsQueue), a.rotation(key); n == 0 || period != 0 {
-		t.Errorf("%d messages left while the repair fails, rotation period %d", n, period)
-	}
+		a.deny(sandbox.WorkerKey, "kms:EnableKeyRotation")
+		a.disableRotation(key)
+		failed := a.await("the repair failed", tells(alert.KindRotation, key, alert.StatusFailed))
+		if !failed.Severity.AtLeast(finding.High) || !strings.Contains(failed.Action.Description, "EnableKeyRotation") {
+			t.Errorf("the alert does not say what failed: %s", failed.Text())
+		}
+		if !slices.ContainsFunc(failed.Next, func(next string) bool { return strings.Contains(next, "Allow the role cmkeeper-worker") }) {
+			t.Errorf("the alert does not say what to do: %q", failed.Next)
+		}
+		refused := a.box.AWS.Requests("kms", "EnableKeyRotation")
+		a.eventually("it is tried again", func() bool { return a.box.AWS.Requests("kms", "EnableKeyRotation") > refused })
+		if n, period := a.messages(a.box.EventsQueue), a.rotation(key); n == 0 || period != 0 {
+			t.Errorf("%d messages left while the repair fails, rotation period %d", n, period)
+		}
 
-	a.allowAll(sandbox.WorkerKey)
-	a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
-	a.awaitQuiet()
-	if got := a.rotation(key); got != 180 {
-		t.Errorf("rotation every %d days, want 180", got)
-	}
-	told := map[string]int{} // a message that nobody believes yet is told apart from the record
-	for _, one := range a.inbox {
-		told[fmt.Sprint(one.Action.Status, " ", one.Action.Status == alert.StatusFailed && one.Actor.Unconfirmed)]++
-	}
-	if failures := told["failed true"] + told["failed false"]; told["done false"] != 1 || failures != len(a.inbox)-1 || told["failed true"] > 1 || told["failed false"] > 1 {
-		t.Errorf("want the failure told once, and the repair:\n%s", titles(a.inbox))
-	}
-	a.expectNoDeadLetters()
+		a.allowAll(sandbox.WorkerKey)
+		a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
+		a.awaitQuiet()
+		if got := a.rotation(key); got != 180 {
+			t.Errorf("rotation every %d days, want 180", got)
+		}
+		told := map[string]int{} // a message that nobody believes yet is told apart from the record
+		for _, one := range a.inbox {
+			told[fmt.Sprint(one.Action.Status, " ", one.Action.Status == alert.StatusFailed && one.Actor.Unconfirmed)]++
+		}
+		if failures := told["failed true"] + told["failed false"]; told["done false"] != 1 || failures != len(a.inbox)-1 || told["failed true"] > 1 || told["failed false"] > 1 {
+			t.Errorf("want the failure told once, and the repair:\n%s", titles(a.inbox))
+		}
+		a.expectNoDeadLetters()
+	})
 }
 
 // TestAliasOfUnknownPast moves an alias that no worker has seen before: its
@@ -167,41 +167,41 @@ func (a *account) moveUnseen(n int) (oldKey, newKey string) {
 }
 
 func TestQueueThatDisappears(t *testing.T) {
-	t.Parallel()
-	a := newAccount(t)
-	key := a.newRotatingKey()
-	m := a.start("EVENTS_CONCURRENCY", "1") // one poller
-	a.awaitQuiet()
-	endPoll := func() { a.send(event("ec2.amazonaws.com", "StopInstances", key)) }
+	inAccount(t, func(t *testing.T, a *account) {
+		key := a.newRotatingKey()
+		m := a.start("EVENTS_CONCURRENCY", "1") // one poller
+		a.awaitQuiet()
+		endPoll := func() { a.send(event("ec2.amazonaws.com", "StopInstances", key)) }
 
-	a.deny(sandbox.WorkerKey, "sqs:ReceiveMessage")
-	endPoll() // one that began before goes on
-	a.eventually("the outage is logged", func() bool { return len(m.log.lines("cannot receive messages")) > 0 })
-	polls := a.box.AWS.Requests("sqs", "ReceiveMessage")
-	a.eventually("the worker keeps trying", func() bool { return a.box.AWS.Requests("sqs", "ReceiveMessage") > polls })
-	if lines := eventsQueueLines(m.log, "cannot receive messages"); len(lines) != 1 || !strings.Contains(lines[0], "sqs:GetQueueUrl, GetQueueAttributes, ReceiveMessage") {
-		t.Errorf("want one line with the fix: %q", lines)
-	}
-	a.disableRotation(key)
-	a.allowAll(sandbox.WorkerKey)
-	a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
-	if lines := eventsQueueLines(m.log, "messages are received again"); len(lines) != 1 {
-		t.Errorf("the end of the outage is logged %d times", len(lines))
-	}
-	a.awaitQuiet()
+		a.deny(sandbox.WorkerKey, "sqs:ReceiveMessage")
+		endPoll() // one that began before goes on
+		a.eventually("the outage is logged", func() bool { return len(m.log.lines("cannot receive messages")) > 0 })
+		polls := a.box.AWS.Requests("sqs", "ReceiveMessage")
+		a.eventually("the worker keeps trying", func() bool { return a.box.AWS.Requests("sqs", "ReceiveMessage") > polls })
+		if lines := eventsQueueLines(m.log, "cannot receive messages"); len(lines) != 1 || !strings.Contains(lines[0], "sqs:GetQueueUrl, GetQueueAttributes, ReceiveMessage") {
+			t.Errorf("want one line with the fix: %q", lines)
+		}
+		a.disableRotation(key)
+		a.allowAll(sandbox.WorkerKey)
+		a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
+		if lines := eventsQueueLines(m.log, "messages are received again"); len(lines) != 1 {
+			t.Errorf("the end of the outage is logged %d times", len(lines))
+		}
+		a.awaitQuiet()
 
-	must(a.sqs.DeleteQueue(t.Context(), &sqs.DeleteQueueInput{QueueUrl: &a.box.EventsQueue}))(t)
-	a.eventually("the deleted queue is logged with its fix", func() bool {
-		return slices.ContainsFunc(eventsQueueLines(m.log, "cannot receive messages"), func(line string) bool { return strings.Contains(line, "create the queue, or correct its URL") })
+		must(a.sqs.DeleteQueue(t.Context(), &sqs.DeleteQueueInput{QueueUrl: &a.box.EventsQueue}))(t)
+		a.eventually("the deleted queue is logged with its fix", func() bool {
+			return slices.ContainsFunc(eventsQueueLines(m.log, "cannot receive messages"), func(line string) bool { return strings.Contains(line, "create the queue, or correct its URL") })
+		})
+		polls = a.box.AWS.Requests("sqs", "ReceiveMessage")
+		a.eventually("the worker keeps trying", func() bool { return a.box.AWS.Requests("sqs", "ReceiveMessage") > polls })
+		if lines := eventsQueueLines(m.log, "cannot receive messages"); len(lines) != 2 {
+			t.Errorf("want one line for each outage: %q", lines)
+		}
+		if err := m.stop(); err != nil {
+			t.Errorf("without its queue the worker ends with %v", err)
+		}
 	})
-	polls = a.box.AWS.Requests("sqs", "ReceiveMessage")
-	a.eventually("the worker keeps trying", func() bool { return a.box.AWS.Requests("sqs", "ReceiveMessage") > polls })
-	if lines := eventsQueueLines(m.log, "cannot receive messages"); len(lines) != 2 {
-		t.Errorf("want one line for each outage: %q", lines)
-	}
-	if err := m.stop(); err != nil {
-		t.Errorf("without its queue the worker ends with %v", err)
-	}
 }
 
 // eventsQueueLines are the lines that contain the text and are about the events queue.
@@ -261,59 +261,59 @@ func TestStopInTheMiddle(t *testing.T) {
 // TestFaultyServices lets every service throttle, fail and hang up while events
 // are handled and data moves.
 func TestFaultyServices(t *testing.T) {
-	t.Parallel()
-	const objects = 200
-	a := newAccount(t)
-	var keys []string
-	for range 5 {
-		keys = append(keys, a.newRotatingKey())
-	}
-	a.newKey(appAlias)
-	newKey := a.newKey("")
-	a.fill("app-data", appAlias, objects)
-	for _, url := range []string{a.box.EventsQueue, a.box.JobsQueue} {
-		// A batch whose answer is lost comes again after this.
-		must(a.sqs.SetQueueAttributes(t.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &url, Attributes: map[string]string{"VisibilityTimeout": "3"}}))(t)
-	}
-	a.start()
-	a.awaitQuiet()
-
-	faults := slices.Concat(localaws.S3Rates(), localaws.KMSQuotas())
-	// Seldom enough that the SDK's three attempts suffice almost always: where
-	// they do not, a slice waits for half a minute.
-	for service, probability := range map[string]float64{"s3": 0.005, "kms": 0.02, "sns": 0.02, "sqs": 0.02} {
-		for _, effect := range []localaws.Effect{localaws.FailBefore, localaws.FailAfter, localaws.DropBefore, localaws.DropAfter} {
-			faults = append(faults, localaws.Fault{Service: service, Effect: effect, Probability: probability})
+	inAccount(t, func(t *testing.T, a *account) {
+		const objects = 200
+		var keys []string
+		for range 5 {
+			keys = append(keys, a.newRotatingKey())
 		}
-		faults = append(faults, localaws.Fault{Service: service, Effect: localaws.Throttle, Rate: 1, Probability: probability})
-	}
-	a.box.AWS.SetFaults(faults...)
-	for _, key := range keys {
+		a.newKey(appAlias)
+		newKey := a.newKey("")
+		a.fill("app-data", appAlias, objects)
+		for _, url := range []string{a.box.EventsQueue, a.box.JobsQueue} {
+			// A batch whose answer is lost comes again after this.
+			must(a.sqs.SetQueueAttributes(t.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &url, Attributes: map[string]string{"VisibilityTimeout": "3"}}))(t)
+		}
+		a.start()
+		a.awaitQuiet()
+
+		faults := slices.Concat(localaws.S3Rates(), localaws.KMSQuotas())
+		// Seldom enough that the SDK's three attempts suffice almost always: where
+		// they do not, a slice waits for half a minute.
+		for service, probability := range map[string]float64{"s3": 0.005, "kms": 0.02, "sns": 0.02, "sqs": 0.02} {
+			for _, effect := range []localaws.Effect{localaws.FailBefore, localaws.FailAfter, localaws.DropBefore, localaws.DropAfter} {
+				faults = append(faults, localaws.Fault{Service: service, Effect: effect, Probability: probability})
+			}
+			faults = append(faults, localaws.Fault{Service: service, Effect: localaws.Throttle, Rate: 1, Probability: probability})
+		}
+		a.box.AWS.SetFaults(faults...)
+		for _, key := range keys {
+			a.persist(func() error {
+				_, err := a.kms.DisableKeyRotation(t.Context(), &kms.DisableKeyRotationInput{KeyId: &key})
+				return err
+			})
+		}
 		a.persist(func() error {
-			_, err := a.kms.DisableKeyRotation(t.Context(), &kms.DisableKeyRotationInput{KeyId: &key})
+			_, err := a.kms.UpdateAlias(t.Context(), &kms.UpdateAliasInput{AliasName: aws.String(appAlias), TargetKeyId: &newKey})
 			return err
 		})
-	}
-	a.persist(func() error {
-		_, err := a.kms.UpdateAlias(t.Context(), &kms.UpdateAliasInput{AliasName: aws.String(appAlias), TargetKeyId: &newKey})
-		return err
-	})
-	a.eventually("the re-encryption has met the faults", func() bool { return a.box.AWS.Requests("s3", "UpdateObjectEncryption") >= objects })
-	a.box.AWS.SetFaults() // for what the test itself does below
+		a.eventually("the re-encryption has met the faults", func() bool { return a.box.AWS.Requests("s3", "UpdateObjectEncryption") >= objects })
+		a.box.AWS.SetFaults() // for what the test itself does below
 
-	for _, key := range keys {
-		a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
-		if got := a.rotation(key); got != 180 {
-			t.Errorf("rotation every %d days, want 180", got)
+		for _, key := range keys {
+			a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
+			if got := a.rotation(key); got != 180 {
+				t.Errorf("rotation every %d days, want 180", got)
+			}
 		}
-	}
-	a.await("the job is complete", tells(alert.KindReencryption, newKey, alert.StatusDone))
-	a.awaitQuiet()
-	a.expectUnder("app-data", newKey, objects)
-	a.expectNoDeadLetters()
-	if slices.ContainsFunc(a.inbox, func(m alert.Alert) bool { return m.Kind == alert.KindGuard }) {
-		t.Errorf("a lost answer is no impostor:\n%s", titles(a.inbox))
-	}
+		a.await("the job is complete", tells(alert.KindReencryption, newKey, alert.StatusDone))
+		a.awaitQuiet()
+		a.expectUnder("app-data", newKey, objects)
+		a.expectNoDeadLetters()
+		if slices.ContainsFunc(a.inbox, func(m alert.Alert) bool { return m.Kind == alert.KindGuard }) {
+			t.Errorf("a lost answer is no impostor:\n%s", titles(a.inbox))
+		}
+	})
 }
 
 // persist repeats what faults may hit.
@@ -418,45 +418,45 @@ func TestOwnerOfTheStateBucket(t *testing.T) {
 // TestTwoWorkers has two workers on the same queues: everything is done, and
 // told once.
 func TestTwoWorkers(t *testing.T) {
-	t.Parallel()
-	const objects = 100
-	a := newAccount(t)
-	rotating := []string{a.newRotatingKey(), a.newRotatingKey(), a.newRotatingKey(), a.newRotatingKey()}
-	doomed, open := a.newKey("alias/doomed"), a.newKey("alias/open")
-	a.newKey(appAlias)
-	newKey := a.newKey("")
-	a.fill("app-data", appAlias, objects)
-	a.start()
-	a.start()
-	a.awaitQuiet()
+	inAccount(t, func(t *testing.T, a *account) {
+		const objects = 100
+		rotating := []string{a.newRotatingKey(), a.newRotatingKey(), a.newRotatingKey(), a.newRotatingKey()}
+		doomed, open := a.newKey("alias/doomed"), a.newKey("alias/open")
+		a.newKey(appAlias)
+		newKey := a.newKey("")
+		a.fill("app-data", appAlias, objects)
+		a.start()
+		a.start()
+		a.awaitQuiet()
 
-	for _, key := range rotating {
-		a.disableRotation(key)
-	}
-	must(a.kms.ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: &doomed, PendingWindowInDays: aws.Int32(7)}))(t)
-	must(a.kms.PutKeyPolicy(t.Context(), &kms.PutKeyPolicyInput{KeyId: &open, Policy: aws.String(publicPolicy)}))(t)
-	a.moveAlias(appAlias, newKey)
-
-	for _, key := range rotating {
-		a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
-		if got := a.rotation(key); got != 180 {
-			t.Errorf("rotation every %d days, want 180", got)
+		for _, key := range rotating {
+			a.disableRotation(key)
 		}
-	}
-	a.await("deletion cancelled", tells(alert.KindDeletion, doomed, alert.StatusDone))
-	a.await("policy put back", tells(alert.KindPolicy, open, alert.StatusDone))
-	a.await("alias moved", tells(alert.KindAlias, newKey, alert.StatusDone))
-	a.await("the job is complete", tells(alert.KindReencryption, newKey, alert.StatusDone))
-	a.awaitQuiet()
-	told := map[string]int{}
-	for _, m := range a.inbox {
-		told[m.ID]++
-	}
-	if len(told) != len(a.inbox) || len(told) != len(rotating)+4 {
-		t.Errorf("want each of %d alerts once:\n%s", len(rotating)+4, titles(a.inbox))
-	}
-	a.expectUnder("app-data", newKey, objects)
-	a.expectNoDeadLetters()
+		must(a.kms.ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: &doomed, PendingWindowInDays: aws.Int32(7)}))(t)
+		must(a.kms.PutKeyPolicy(t.Context(), &kms.PutKeyPolicyInput{KeyId: &open, Policy: aws.String(publicPolicy)}))(t)
+		a.moveAlias(appAlias, newKey)
+
+		for _, key := range rotating {
+			a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
+			if got := a.rotation(key); got != 180 {
+				t.Errorf("rotation every %d days, want 180", got)
+			}
+		}
+		a.await("deletion cancelled", tells(alert.KindDeletion, doomed, alert.StatusDone))
+		a.await("policy put back", tells(alert.KindPolicy, open, alert.StatusDone))
+		a.await("alias moved", tells(alert.KindAlias, newKey, alert.StatusDone))
+		a.await("the job is complete", tells(alert.KindReencryption, newKey, alert.StatusDone))
+		a.awaitQuiet()
+		told := map[string]int{}
+		for _, m := range a.inbox {
+			told[m.ID]++
+		}
+		if len(told) != len(a.inbox) || len(told) != len(rotating)+4 {
+			t.Errorf("want each of %d alerts once:\n%s", len(rotating)+4, titles(a.inbox))
+		}
+		a.expectUnder("app-data", newKey, objects)
+		a.expectNoDeadLetters()
+	})
 }
 
 // publicPolicy lets everybody decrypt.
