@@ -66,7 +66,8 @@ func accountIn(t *testing.T, box *sandbox.Sandbox) *account {
 }
 
 // inAccount runs a test in a new account within a synctest bubble, where waits cost nothing,
-// and beside others.
+// and beside others. It is not for faults at random: the clock of a bubble stands still while
+// somebody waits for a mutex whose holder sleeps before it calls AWS again.
 func inAccount(t *testing.T, test func(t *testing.T, a *account)) {
 	t.Helper()
 	t.Parallel()

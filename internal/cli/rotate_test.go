@@ -429,67 +429,68 @@ var (
 // TestRotationDocument keeps the transcripts in docs/rotation.md true, which a person with
 // the page's policy makes. With UPDATE_DOCS=1 it writes them.
 func TestRotationDocument(t *testing.T) {
-	path := filepath.Join("..", "..", "docs", "rotation.md")
-	a := newAccount(t)
-	a.enter()
-	a.ledger(40)
-	a.start()
-	a.awaitQuiet()
-	numbers := map[string]int{}
-	numbered := func(format string) func(string) string {
-		return func(found string) string {
-			if _, ok := numbers[found]; !ok {
-				numbers[found] = len(numbers) + 1
-			}
-			return fmt.Sprintf(format, numbers[found])
-		}
-	}
-	page := string(must(os.ReadFile(path))(t))
-	var mu sync.Mutex
-	refused := map[string]bool{}
-	policy := must(iam.ParseIdentity([]byte(shownPolicy.FindStringSubmatch(page)[1])))(t)
-	a.box.AWS.SetIdentityPolicy(administrator, func(action, resource string) bool {
-		allowed := policy.Evaluate(iam.Request{Action: action, Resource: resource}) == iam.Allow
-		if !allowed {
-			mu.Lock()
-			defer mu.Unlock()
-			refused[action+" on "+resource] = true
-		}
-		return allowed
-	})
-	n := 0
-	want := shownConsole.ReplaceAllStringFunc(page, func(block string) string {
-		n++
-		line := shownConsole.FindStringSubmatch(block)[1]
-		code, out, errs := a.rotate(strings.Fields(line)[1:]...)
-		if code != exitOK {
-			t.Errorf("%s: exit code %d: %s%s", line, code, out, errs)
-		}
+	inAccount(t, func(t *testing.T, a *account) {
+		path := filepath.Join("..", "..", "docs", "rotation.md")
+		a.enter()
+		a.ledger(40)
+		a.start()
 		a.awaitQuiet()
-		text := shownPass.ReplaceAllString(errs, "") + out
-		text = strings.ReplaceAll(text, administrator, "olga")
-		text = shownKey.ReplaceAllStringFunc(text, numbered("0a1b2c3d-0000-4000-8000-%012d"))
-		text = shownLong.ReplaceAllStringFunc(text, numbered("0a1b2c3d%056d"))
-		text = shownJob.ReplaceAllStringFunc(text, numbered("0a1b2c3d%016d"))
-		text = shownID.ReplaceAllString(text, "20260301-mfrggzdf")
-		text = shownTime.ReplaceAllString(text, "2026-03-01T10:00:00Z")
-		text = shownClock.ReplaceAllString(text, "2026-03-02 10:00:00 UTC")
-		expectNarrow(t, text)
-		return "```console\n$ cmkeeper " + line + "\n" + text + "```"
-	})
-	for _, what := range slices.Sorted(maps.Keys(refused)) {
-		t.Errorf("the page's policy does not allow %s", what)
-	}
-	if n < 4 {
-		t.Errorf("the page has %d transcripts", n)
-	}
-	if os.Getenv("UPDATE_DOCS") != "" {
-		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
-			t.Fatal(err)
+		numbers := map[string]int{}
+		numbered := func(format string) func(string) string {
+			return func(found string) string {
+				if _, ok := numbers[found]; !ok {
+					numbers[found] = len(numbers) + 1
+				}
+				return fmt.Sprintf(format, numbers[found])
+			}
 		}
-		page = want
-	}
-	if diff := cmp.Diff(want, page); diff != "" {
-		t.Errorf("%s shows other transcripts; UPDATE_DOCS=1 go test ./internal/cli -run RotationDocument writes them:\n%s", path, diff)
-	}
+		page := string(must(os.ReadFile(path))(t))
+		var mu sync.Mutex
+		refused := map[string]bool{}
+		policy := must(iam.ParseIdentity([]byte(shownPolicy.FindStringSubmatch(page)[1])))(t)
+		a.box.AWS.SetIdentityPolicy(administrator, func(action, resource string) bool {
+			allowed := policy.Evaluate(iam.Request{Action: action, Resource: resource}) == iam.Allow
+			if !allowed {
+				mu.Lock()
+				defer mu.Unlock()
+				refused[action+" on "+resource] = true
+			}
+			return allowed
+		})
+		n := 0
+		want := shownConsole.ReplaceAllStringFunc(page, func(block string) string {
+			n++
+			line := shownConsole.FindStringSubmatch(block)[1]
+			code, out, errs := a.rotate(strings.Fields(line)[1:]...)
+			if code != exitOK {
+				t.Errorf("%s: exit code %d: %s%s", line, code, out, errs)
+			}
+			a.awaitQuiet()
+			text := shownPass.ReplaceAllString(errs, "") + out
+			text = strings.ReplaceAll(text, administrator, "olga")
+			text = shownKey.ReplaceAllStringFunc(text, numbered("0a1b2c3d-0000-4000-8000-%012d"))
+			text = shownLong.ReplaceAllStringFunc(text, numbered("0a1b2c3d%056d"))
+			text = shownJob.ReplaceAllStringFunc(text, numbered("0a1b2c3d%016d"))
+			text = shownID.ReplaceAllString(text, "20260301-mfrggzdf")
+			text = shownTime.ReplaceAllString(text, "2026-03-01T10:00:00Z")
+			text = shownClock.ReplaceAllString(text, "2026-03-02 10:00:00 UTC")
+			expectNarrow(t, text)
+			return "```console\n$ cmkeeper " + line + "\n" + text + "```"
+		})
+		for _, what := range slices.Sorted(maps.Keys(refused)) {
+			t.Errorf("the page's policy does not allow %s", what)
+		}
+		if n < 4 {
+			t.Errorf("the page has %d transcripts", n)
+		}
+		if os.Getenv("UPDATE_DOCS") != "" {
+			if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			page = want
+		}
+		if diff := cmp.Diff(want, page); diff != "" {
+			t.Errorf("%s shows other transcripts; UPDATE_DOCS=1 go test ./internal/cli -run RotationDocument writes them:\n%s", path, diff)
+		}
+	})
 }

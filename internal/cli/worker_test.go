@@ -211,109 +211,109 @@ func eventsQueueLines(log *logBuffer, text string) []string {
 
 // TestStopInTheMiddle stops a worker while it re-encrypts. Another one goes on.
 func TestStopInTheMiddle(t *testing.T) {
-	t.Parallel()
-	const objects, enough = 2100, 300 // in two slices
-	a := newAccount(t)
-	a.newKey(appAlias)
-	newKey := a.newKey("")
-	a.fill("app-data", appAlias, objects)
-	first := a.start("REENCRYPT_CONCURRENCY", "16")
-	a.awaitQuiet()
+	inAccount(t, func(t *testing.T, a *account) {
+		const objects, enough = 2100, 300 // in two slices
+		a.newKey(appAlias)
+		newKey := a.newKey("")
+		a.fill("app-data", appAlias, objects)
+		first := a.start("REENCRYPT_CONCURRENCY", "16")
+		a.awaitQuiet()
 
-	var writes atomic.Int64
-	middle := make(chan struct{})
-	stopWatching := a.box.AWS.Observe(func(r localaws.Request) {
-		if r.Service == "s3" && r.Operation == "UpdateObjectEncryption" && writes.Add(1) == enough {
-			close(middle)
+		var writes atomic.Int64
+		middle := make(chan struct{})
+		stopWatching := a.box.AWS.Observe(func(r localaws.Request) {
+			if r.Service == "s3" && r.Operation == "UpdateObjectEncryption" && writes.Add(1) == enough {
+				close(middle)
+			}
+		})
+		a.box.AWS.SetFaults(localaws.Fault{Service: "s3", Operations: []string{"UpdateObjectEncryption"}, Effect: localaws.Delay, Latency: localaws.Latency{Min: 8 * time.Millisecond}})
+		a.moveAlias(appAlias, newKey)
+		select {
+		case <-middle:
+		case <-t.Context().Done():
+			t.Fatal("the re-encryption never began")
 		}
+		if err := first.stop(); err != nil {
+			t.Errorf("the worker did not stop cleanly: %v", err)
+		}
+		stopWatching()
+		a.box.AWS.SetFaults()
+		if n := writes.Load(); n >= objects {
+			t.Fatalf("not stopped in the middle: %d writes", n)
+		}
+		if n := a.messages(a.box.JobsQueue); n == 0 {
+			t.Error("nobody has been told to go on")
+		}
+
+		a.start()
+		done := a.await("the job is complete", tells(alert.KindReencryption, newKey, alert.StatusDone))
+		for _, want := range []string{fmt.Sprintf("%d scanned", objects), "0 refused, 0 failed"} {
+			if !strings.Contains(done.Summary, want) {
+				t.Errorf("want %q in %q", want, done.Summary)
+			}
+		}
+		a.awaitQuiet()
+		a.expectUnder("app-data", newKey, objects)
+		a.expectNoDeadLetters()
 	})
-	a.box.AWS.SetFaults(localaws.Fault{Service: "s3", Operations: []string{"UpdateObjectEncryption"}, Effect: localaws.Delay, Latency: localaws.Latency{Min: 8 * time.Millisecond}})
-	a.moveAlias(appAlias, newKey)
-	select {
-	case <-middle:
-	case <-t.Context().Done():
-		t.Fatal("the re-encryption never began")
-	}
-	if err := first.stop(); err != nil {
-		t.Errorf("the worker did not stop cleanly: %v", err)
-	}
-	stopWatching()
-	a.box.AWS.SetFaults()
-	if n := writes.Load(); n >= objects {
-		t.Fatalf("not stopped in the middle: %d writes", n)
-	}
-	if n := a.messages(a.box.JobsQueue); n == 0 {
-		t.Error("nobody has been told to go on")
-	}
-
-	a.start()
-	done := a.await("the job is complete", tells(alert.KindReencryption, newKey, alert.StatusDone))
-	for _, want := range []string{fmt.Sprintf("%d scanned", objects), "0 refused, 0 failed"} {
-		if !strings.Contains(done.Summary, want) {
-			t.Errorf("want %q in %q", want, done.Summary)
-		}
-	}
-	a.awaitQuiet()
-	a.expectUnder("app-data", newKey, objects)
-	a.expectNoDeadLetters()
 }
 
 // TestFaultyServices lets every service throttle, fail and hang up while events
 // are handled and data moves.
 func TestFaultyServices(t *testing.T) {
-	inAccount(t, func(t *testing.T, a *account) {
-		const objects = 200
-		var keys []string
-		for range 5 {
-			keys = append(keys, a.newRotatingKey())
-		}
-		a.newKey(appAlias)
-		newKey := a.newKey("")
-		a.fill("app-data", appAlias, objects)
-		for _, url := range []string{a.box.EventsQueue, a.box.JobsQueue} {
-			// A batch whose answer is lost comes again after this.
-			must(a.sqs.SetQueueAttributes(t.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &url, Attributes: map[string]string{"VisibilityTimeout": "3"}}))(t)
-		}
-		a.start()
-		a.awaitQuiet()
+	t.Parallel()
+	const objects = 200
+	a := newAccount(t)
+	var keys []string
+	for range 5 {
+		keys = append(keys, a.newRotatingKey())
+	}
+	a.newKey(appAlias)
+	newKey := a.newKey("")
+	a.fill("app-data", appAlias, objects)
+	for _, url := range []string{a.box.EventsQueue, a.box.JobsQueue} {
+		// A batch whose answer is lost comes again after this.
+		must(a.sqs.SetQueueAttributes(t.Context(), &sqs.SetQueueAttributesInput{QueueUrl: &url, Attributes: map[string]string{"VisibilityTimeout": "3"}}))(t)
+	}
+	a.start()
+	a.awaitQuiet()
 
-		faults := slices.Concat(localaws.S3Rates(), localaws.KMSQuotas())
-		// Seldom enough that the SDK's three attempts suffice almost always: where
-		// they do not, a slice waits for half a minute.
-		for service, probability := range map[string]float64{"s3": 0.005, "kms": 0.02, "sns": 0.02, "sqs": 0.02} {
-			for _, effect := range []localaws.Effect{localaws.FailBefore, localaws.FailAfter, localaws.DropBefore, localaws.DropAfter} {
-				faults = append(faults, localaws.Fault{Service: service, Effect: effect, Probability: probability})
-			}
-			faults = append(faults, localaws.Fault{Service: service, Effect: localaws.Throttle, Rate: 1, Probability: probability})
+	faults := slices.Concat(localaws.S3Rates(), localaws.KMSQuotas())
+	// Seldom enough that the SDK's three attempts suffice almost always: where
+	// they do not, a slice waits for half a minute.
+	for service, probability := range map[string]float64{"s3": 0.005, "kms": 0.02, "sns": 0.02, "sqs": 0.02} {
+		for _, effect := range []localaws.Effect{localaws.FailBefore, localaws.FailAfter, localaws.DropBefore, localaws.DropAfter} {
+			faults = append(faults, localaws.Fault{Service: service, Effect: effect, Probability: probability})
 		}
-		a.box.AWS.SetFaults(faults...)
-		for _, key := range keys {
-			a.persist(func() error {
-				_, err := a.kms.DisableKeyRotation(t.Context(), &kms.DisableKeyRotationInput{KeyId: &key})
-				return err
-			})
-		}
+		faults = append(faults, localaws.Fault{Service: service, Effect: localaws.Throttle, Rate: 1, Probability: probability})
+	}
+	a.box.AWS.SetFaults(faults...)
+	for _, key := range keys {
 		a.persist(func() error {
-			_, err := a.kms.UpdateAlias(t.Context(), &kms.UpdateAliasInput{AliasName: aws.String(appAlias), TargetKeyId: &newKey})
+			_, err := a.kms.DisableKeyRotation(t.Context(), &kms.DisableKeyRotationInput{KeyId: &key})
 			return err
 		})
-		a.eventually("the re-encryption has met the faults", func() bool { return a.box.AWS.Requests("s3", "UpdateObjectEncryption") >= objects })
-		a.box.AWS.SetFaults() // for what the test itself does below
-
-		for _, key := range keys {
-			a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
-			if got := a.rotation(key); got != 180 {
-				t.Errorf("rotation every %d days, want 180", got)
-			}
-		}
-		a.await("the job is complete", tells(alert.KindReencryption, newKey, alert.StatusDone))
-		a.awaitQuiet()
-		a.expectUnder("app-data", newKey, objects)
-		a.expectNoDeadLetters()
-		if slices.ContainsFunc(a.inbox, func(m alert.Alert) bool { return m.Kind == alert.KindGuard }) {
-			t.Errorf("a lost answer is no impostor:\n%s", titles(a.inbox))
-		}
+	}
+	a.persist(func() error {
+		_, err := a.kms.UpdateAlias(t.Context(), &kms.UpdateAliasInput{AliasName: aws.String(appAlias), TargetKeyId: &newKey})
+		return err
 	})
+	a.eventually("the re-encryption has met the faults", func() bool { return a.box.AWS.Requests("s3", "UpdateObjectEncryption") >= objects })
+	a.box.AWS.SetFaults() // for what the test itself does below
+
+	for _, key := range keys {
+		a.await("rotation repaired", tells(alert.KindRotation, key, alert.StatusDone))
+		if got := a.rotation(key); got != 180 {
+			t.Errorf("rotation every %d days, want 180", got)
+		}
+	}
+	a.await("the job is complete", tells(alert.KindReencryption, newKey, alert.StatusDone))
+	a.awaitQuiet()
+	a.expectUnder("app-data", newKey, objects)
+	a.expectNoDeadLetters()
+	if slices.ContainsFunc(a.inbox, func(m alert.Alert) bool { return m.Kind == alert.KindGuard }) {
+		t.Errorf("a lost answer is no impostor:\n%s", titles(a.inbox))
+	}
 }
 
 // persist repeats what faults may hit.
