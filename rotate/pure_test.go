@@ -268,6 +268,27 @@ func TestGoesOn(t *testing.T) {
 	}
 }
 
+// TestUnlike: an option that is given again has to be the one that the rotation began with.
+func TestUnlike(t *testing.T) {
+	began := Choices{Buckets: []string{"a"}, DeleteOld: true, UnusedDays: 30, XksKey: "x"}
+	for _, tt := range []struct {
+		name string
+		c    Choices
+		want []string
+	}{
+		{"none", Choices{UnusedDays: 30}, nil},
+		{"the same", began, nil},
+		{"others", Choices{Buckets: []string{"b"}, DeleteOld: true, UnusedDays: 60, AcceptPolicy: true, XksKey: "y"}, []string{"--bucket", "--unused-days", "--accept-policy", "--xks-key-id"}},
+	} {
+		if got := tt.c.unlike(began); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %q", tt.name, got)
+		}
+	}
+	if got := began.unlike(Choices{}); !slices.Equal(got, []string{"--bucket", "--delete-old", "--unused-days", "--xks-key-id"}) {
+		t.Errorf("of one without options: %q", got)
+	}
+}
+
 // TestHasJustEnded: the same command soon after the end means the rotation that has ended.
 func TestHasJustEnded(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

@@ -111,6 +111,25 @@ type Choices struct {
 	XksKey string `json:"xks_key_id,omitempty"`
 }
 
+// unlike names the options that are given and are other ones than a rotation began with.
+func (c Choices) unlike(began Choices) (options []string) {
+	for _, o := range []struct {
+		name        string
+		given, same bool
+	}{
+		{"--bucket", len(c.Buckets) > 0, slices.Equal(c.Buckets, began.Buckets)},
+		{"--delete-old", c.DeleteOld, began.DeleteOld},
+		{"--unused-days", c.DeleteOld && c.UnusedDays > 0, c.UnusedDays == began.UnusedDays},
+		{"--accept-policy", c.AcceptPolicy, began.AcceptPolicy},
+		{"--xks-key-id", c.XksKey != "", c.XksKey == began.XksKey},
+	} {
+		if o.given && !o.same {
+			options = append(options, o.name)
+		}
+	}
+	return options
+}
+
 // Done is a step that is done.
 type Done struct {
 	Step Step      `json:"step"`

@@ -107,6 +107,9 @@ func (r *Rotator) Start(ctx context.Context, alias string, others []string, c Ch
 		if rec.State != StateRunning && rec.State != StateDone || !slices.Equal(rec.Aliases, aliases) && len(others) > 0 {
 			return rec, false, fmt.Errorf("rotation %s of %s is %s: %w; resume or abort it first", rec.ID, strings.Join(rec.Aliases, ", "), rec.State, ErrState)
 		}
+		if other := c.unlike(rec.Options); len(other) > 0 {
+			return rec, false, fmt.Errorf("rotation %s of %s began with another %s, which cannot be changed on the way: %w; repeat the command without it, or abort the rotation", rec.ID, strings.Join(rec.Aliases, ", "), strings.Join(other, ", "), ErrState)
+		}
 		return rec, false, nil
 	case err != nil && !errors.Is(err, ErrNone):
 		return rec, false, err
