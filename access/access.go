@@ -145,9 +145,9 @@ type Review struct {
 	trusts     map[string][]keypolicy.Statement
 	principals map[string]*Principal
 	// rules are those of policies on actions of IAM by their text, steppers those of
-	// principals by ARN.
+	// principals.
 	rules    map[string][]stepRule
-	steppers map[string]stepper
+	steppers map[*Principal]*stepper
 	// assuming are those who may assume a role, by its ARN, and all is subjects' answer.
 	assuming map[string][]assuming
 	all      []subject
@@ -167,7 +167,7 @@ func New(a Account, c Context) *Review {
 	r := &Review{
 		account: a, context: c, documents: map[string]document{}, atoms: map[string]*atom{}, verdicts: map[string]Verdict{},
 		trusts: map[string][]keypolicy.Statement{}, principals: map[string]*Principal{},
-		rules: map[string][]stepRule{}, steppers: map[string]stepper{}, assuming: map[string][]assuming{},
+		rules: map[string][]stepRule{}, steppers: map[*Principal]*stepper{}, assuming: map[string][]assuming{},
 	}
 	for _, list := range [][]Principal{a.Users, a.Roles} {
 		for i := range list {
@@ -178,7 +178,8 @@ func New(a Account, c Context) *Review {
 }
 
 // Holders returns everybody who may do something with a key of the account, those of the
-// account's IAM first, each kind in the order of their names.
+// account's IAM first, each kind in the order of their names. Who can become one of the roles
+// is not among it: see [Review.Report].
 func (r *Review) Holders(k Key) ([]Holder, error) {
 	q, err := r.about(k)
 	if err != nil {
@@ -187,7 +188,7 @@ func (r *Review) Holders(k Key) ([]Holder, error) {
 	var all []Holder
 	for _, s := range r.subjects() {
 		if rights := q.rights(s); len(rights) > 0 {
-			all = append(all, r.holder(s, rights))
+			all = append(all, holderOf(s, rights))
 		}
 	}
 	for _, s := range q.outsiders() {
@@ -209,16 +210,21 @@ func (r *Review) Of(principal string, k Key) (h Holder, ok bool, err error) {
 	if err != nil {
 		return h, true, err
 	}
-	return r.holder(s, q.rights(s)), true, nil
+	h = holderOf(s, q.rights(s))
+	r.addAssumers(&h)
+	return h, true, nil
 }
 
-// holder is a principal of the account with its rights.
-func (r *Review) holder(s subject, rights []Right) Holder {
-	h := Holder{Principal: s.arn, Type: s.kind, LastUsed: s.lastUsed, Rights: rights}
-	if s.kind == "role" && len(rights) > 0 {
-		h.Assumers, h.MoreAssumers = r.assumers(s.principal)
+// holderOf is a principal of the account with its rights.
+func holderOf(s subject, rights []Right) Holder {
+	return Holder{Principal: s.arn, Type: s.kind, LastUsed: s.lastUsed, Rights: rights}
+}
+
+// addAssumers adds who can become a role that holds the key.
+func (r *Review) addAssumers(h *Holder) {
+	if p := r.principals[h.Principal]; p != nil && p.Role && len(h.Rights) > 0 {
+		h.Assumers, h.MoreAssumers = r.assumers(p)
 	}
-	return h
 }
 
 // Decide decides on a request of a user or role of the account, of which all condition keys

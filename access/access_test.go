@@ -133,10 +133,11 @@ func TestHolders(t *testing.T) {
 		{"Sid":"Logs","Effect":"Allow","Principal":{"Service":"logs.amazonaws.com"},"Action":"kms:Encrypt","Resource":"*"},
 		{"Sid":"Partner","Effect":"Allow","Principal":{"AWS":"444455556666"},"Action":"kms:Decrypt","Resource":"*"}`),
 		inventory.Grant{ID: "g1", Grantee: iamARN + "role/app", Operations: []string{"Decrypt", "RetireGrant"}, Context: map[string]string{"tenant": "7"}})
-	got, err := access.New(a, access.Context{Now: now}).Holders(key)
+	report, err := access.New(a, access.Context{Now: now}).Report(key, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	got := report.Holders
 	root := access.Way{Kind: access.Delegation, Statement: "Root"}
 	instances := []access.Assumer{{Principal: "ec2.amazonaws.com", Type: "service", Outside: true, Verdict: access.Yes}}
 	want := []access.Holder{

@@ -78,3 +78,21 @@ func BenchmarkReport(b *testing.B) {
 		b.ReportMetric(float64(len(report.Findings)), "findings")
 	}
 }
+
+// BenchmarkNextKey judges a further key of the same account, as a review of all keys does.
+func BenchmarkNextKey(b *testing.B) {
+	r := access.New(largeAccount(5000), access.Context{Now: now})
+	k := keyWith(delegates)
+	if _, err := r.Report(k, nil); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		h, err := r.Holders(k)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := r.Findings(k, h); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -153,71 +153,76 @@ type judge struct {
 	users []*Principal
 }
 
-// route is something by which a principal can give itself the key.
-type route struct {
-	text string
-	sure bool
-}
-
-// add adds a route, if there is one.
-func add(routes []route, t truth, format string, args ...any) []route {
-	if t == never {
-		return routes
-	}
-	return append(routes, route{fmt.Sprintf(format, args...), t == always})
-}
-
-// judge judges a principal that may not use the key, or only under conditions.
-func (j *judge) judge(s subject) (found []finding.Finding) {
-	rs := j.rules(s)
-	if routes := slices.Concat(j.byKey(s, rs), j.byIAM(s, rs), j.byOthers(s)); len(routes) > 0 {
-		found = append(found, j.finding(finding.SelfGrant, s, routes))
-	}
-	if j.may[s.arn] != Conditional {
-		if routes := j.byTags(s, rs); len(routes) > 0 {
-			found = append(found, j.finding(finding.TagGrant, s, routes))
-		}
-	}
-	return found
+// routes are ways by which a principal can give itself the key: a few of them, and how many
+// more there are. The zero value is none.
+type routes struct {
+	sure, maybe []string
+	more        int
 }
 
 // maxRoutes is how many routes a message names.
 const maxRoutes = 4
 
-func (j *judge) finding(id finding.ID, s subject, routes []route) finding.Finding {
-	severity := finding.Medium
-	for _, r := range routes {
-		if r.sure {
-			severity = finding.High
-		}
+// add adds a route, if there is one.
+func (rs *routes) add(t truth, format string, args ...any) {
+	to := &rs.sure
+	switch {
+	case t == never:
+		return
+	case t == unknown:
+		to = &rs.maybe
 	}
-	slices.SortStableFunc(routes, func(a, b route) int {
-		switch {
-		case a.sure == b.sure:
-			return 0
-		case a.sure:
-			return -1
-		}
-		return 1
-	})
-	var texts []string
-	for _, r := range routes[:min(len(routes), maxRoutes)] {
-		if !r.sure {
-			r.text += ", under conditions"
-		}
-		texts = append(texts, r.text)
+	if len(*to) == maxRoutes {
+		rs.more++
+		return
 	}
-	if more := len(routes) - maxRoutes; more > 0 {
+	*to = append(*to, fmt.Sprintf(format, args...))
+}
+
+// text names some of the routes, the sure ones first.
+func (rs *routes) text() string {
+	texts := slices.Clone(rs.sure)
+	for _, text := range rs.maybe {
+		texts = append(texts, text+", under conditions")
+	}
+	more := rs.more + max(0, len(texts)-maxRoutes)
+	texts = texts[:min(len(texts), maxRoutes)]
+	if more > 0 {
 		texts = append(texts, fmt.Sprintf("and %d more ways", more))
+	}
+	return strings.Join(texts, "; ")
+}
+
+// judge judges a principal that may not use the key, or only under conditions.
+func (j *judge) judge(s subject) (found []finding.Finding) {
+	rs := j.rules(s)
+	var grants, tags routes
+	j.byKey(&grants, s, rs)
+	j.byIAM(&grants, s, rs)
+	j.byOthers(&grants, s)
+	if j.may[s.arn] != Conditional {
+		j.byTags(&tags, s, rs)
+	}
+	return slices.Concat(j.finding(finding.SelfGrant, s, grants), j.finding(finding.TagGrant, s, tags))
+}
+
+// finding is that there are routes, if there are.
+func (j *judge) finding(id finding.ID, s subject, rs routes) []finding.Finding {
+	severity := finding.Medium
+	switch {
+	case len(rs.sure)+len(rs.maybe) == 0:
+		return nil
+	case len(rs.sure) > 0:
+		severity = finding.High
 	}
 	has := "cannot use the key"
 	if j.may[s.arn] == Conditional {
 		has = "can use the key only under conditions"
 	}
-	return finding.Finding{
+	return []finding.Finding{{
 		ID: id, Severity: severity, Principal: s.arn, Access: finding.AccessOf(j.uses.Names()...),
-		Message: fmt.Sprintf("%s %s, but it can give itself the use: it may %s", nameOf(s.arn), has, strings.Join(texts, "; ")),
-	}
+		Message: fmt.Sprintf("%s %s, but it can give itself the use: it may %s", nameOf(s.arn), has, rs.text()),
+	}}
 }
 
 func truthOf(v Verdict) truth {
@@ -232,19 +237,19 @@ func truthOf(v Verdict) truth {
 }
 
 // byKey are the routes over the key itself.
-func (j *judge) byKey(s subject, rs ruleset) (routes []route) {
-	routes = add(routes, truthOf(j.decide(s, rs, keypolicy.ActionsOf("kms:PutKeyPolicy")).verdict), "change the key policy (kms:PutKeyPolicy)")
+func (j *judge) byKey(to *routes, s subject, rs ruleset) {
+	to.add(truthOf(j.decide(s, rs, keypolicy.ActionsOf("kms:PutKeyPolicy")).verdict), "change the key policy (kms:PutKeyPolicy)")
 	// A grant for itself is none that a service makes.
 	j.request = map[string][]string{"kms:grantisforawsresource": {"false"}, "kms:viaservice": nil}
 	defer func() { j.request = nil }()
-	return add(routes, truthOf(j.decide(s, rs, keypolicy.ActionsOf("kms:CreateGrant")).verdict), "make a grant to itself (kms:CreateGrant)")
+	to.add(truthOf(j.decide(s, rs, keypolicy.ActionsOf("kms:CreateGrant")).verdict), "make a grant to itself (kms:CreateGrant)")
 }
 
 // byIAM are the routes over the principal's own policies.
-func (j *judge) byIAM(s subject, rs ruleset) (routes []route) {
+func (j *judge) byIAM(to *routes, s subject, rs ruleset) {
 	r, p := j.review, s.principal
 	if r.stepper(p).ever == 0 {
-		return nil
+		return
 	}
 	rs.identity = append(slices.Clone(rs.identity), rule{about: j.uses})
 	within := truthOf(j.decide(s, rs, j.uses).verdict)
@@ -255,16 +260,16 @@ func (j *judge) byIAM(s subject, rs ruleset) (routes []route) {
 			remove, ok = r.can(p, p.ARN, deleteRoleBoundary, putRoleBoundary)
 		}
 		if within = min(ok, truthOf(j.decide(s, rs, j.uses).verdict)); within != never {
-			routes = add(routes, within, "lift its own boundary (%s)", stepNames[remove])
+			to.add(within, "lift its own boundary (%s)", stepNames[remove])
 		}
 	}
 	if within == never {
-		return nil
+		return
 	}
 	try := func(resource, format string, list ...step) {
 		by, ok := r.can(p, resource, list...)
 		if ok != never {
-			routes = add(routes, min(ok, within), format, stepNames[by])
+			to.add(min(ok, within), format, stepNames[by])
 		}
 	}
 	attached := p.Attached
@@ -283,15 +288,14 @@ func (j *judge) byIAM(s subject, rs ruleset) (routes []route) {
 			try(policy, "change the policy "+nameOf(policy)+" that it has (%s)", createPolicyVersion, setDefaultPolicyVersion)
 		}
 	}
-	return routes
 }
 
 // byOthers are the routes over others that may use the key.
-func (j *judge) byOthers(s subject) (routes []route) {
+func (j *judge) byOthers(to *routes, s subject) {
 	r, p := j.review, s.principal
 	const others uint32 = 1<<createAccessKey | 1<<createLoginProfile | 1<<updateLoginProfile | 1<<updateTrust | 1<<passRole
 	if r.stepper(p).ever&others == 0 {
-		return nil
+		return
 	}
 	for _, other := range j.users {
 		if other == p {
@@ -300,24 +304,23 @@ func (j *judge) byOthers(s subject) (routes []route) {
 		may := truthOf(j.may[other.ARN])
 		if !other.Role {
 			if by, ok := r.can(p, other.ARN, createAccessKey, createLoginProfile, updateLoginProfile); ok != never {
-				routes = add(routes, min(ok, may), "get credentials of %s (%s)", nameOf(other.ARN), stepNames[by])
+				to.add(min(ok, may), "get credentials of %s (%s)", nameOf(other.ARN), stepNames[by])
 			}
 			continue
 		}
 		if by, ok := r.can(p, other.ARN, updateTrust); ok != never {
-			routes = add(routes, min(ok, may), "make %s trust it (%s)", nameOf(other.ARN), stepNames[by])
+			to.add(min(ok, may), "make %s trust it (%s)", nameOf(other.ARN), stepNames[by])
 			continue
 		}
 		if _, ok := r.can(p, other.ARN, passRole); ok != never {
-			routes = append(routes, r.byService(p, other, min(ok, may))...)
+			r.byService(to, p, other, min(ok, may))
 		}
 	}
-	return routes
 }
 
 // byService are the routes by which a service runs something with a role that is passed to
 // it.
-func (r *Review) byService(p, role *Principal, may truth) (routes []route) {
+func (r *Review) byService(to *routes, p, role *Principal, may truth) {
 	seen := map[string]bool{}
 	for _, st := range r.trust(role) {
 		if st.Deny || !covers(st, "sts:AssumeRole") {
@@ -330,15 +333,14 @@ func (r *Review) byService(p, role *Principal, may truth) (routes []route) {
 			}
 			seen[who.ID] = true
 			if _, ok := r.can(p, "*", run); ok != never {
-				routes = add(routes, min(ok, may), "have %s run as %s (iam:PassRole and %s)", who.ID, nameOf(role.ARN), stepNames[run])
+				to.add(min(ok, may), "have %s run as %s (iam:PassRole and %s)", who.ID, nameOf(role.ARN), stepNames[run])
 			}
 		}
 	}
-	return routes
 }
 
 // byTags are the routes over tags that decide about the key.
-func (j *judge) byTags(s subject, rs ruleset) (routes []route) {
+func (j *judge) byTags(to *routes, s subject, rs ruleset) {
 	ofKey, ofCaller := false, false
 	for _, list := range [][]rule{rs.direct, rs.account, rs.identity, rs.boundary, rs.denies} {
 		for _, r := range list {
@@ -354,7 +356,7 @@ func (j *judge) byTags(s subject, rs ruleset) (routes []route) {
 		tags := j.key.Tags
 		j.key.Tags = nil
 		if j.decide(s, rs, j.uses).verdict != No {
-			routes = add(routes, tag, "tag the key (kms:TagResource)")
+			to.add(tag, "tag the key (kms:TagResource)")
 		}
 		j.key.Tags = tags
 	}
@@ -362,10 +364,9 @@ func (j *judge) byTags(s subject, rs ruleset) (routes []route) {
 		by, ok := j.review.can(s.principal, s.arn, map[bool]step{true: tagRole, false: tagUser}[s.principal.Role])
 		s.anyTags = true
 		if ok != never && j.decide(s, rs, j.uses).verdict != No {
-			routes = add(routes, ok, "tag itself (%s)", stepNames[by])
+			to.add(ok, "tag itself (%s)", stepNames[by])
 		}
 	}
-	return routes
 }
 
 // nameOf is the resource of an ARN, such as role/app.

@@ -50,6 +50,9 @@ func (r *Review) Report(k Key, unread []string) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	for i := range holders {
+		r.addAssumers(&holders[i])
+	}
 	return Report{
 		Schema: ReportSchema, Key: k.ARN, Aliases: k.Aliases, At: r.context.Now, Holders: holders,
 		Findings: finding.WorstFirst(append(found, r.AllKeys(k.Region)...)), NotSeen: NotSeen(), Unread: unread,

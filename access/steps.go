@@ -104,11 +104,12 @@ func (r *Review) stepRules(text string) []stepRule {
 }
 
 // stepper collects what decides about a principal's steps.
-func (r *Review) stepper(p *Principal) stepper {
-	s, ok := r.steppers[p.ARN]
-	if ok {
+func (r *Review) stepper(p *Principal) *stepper {
+	s := r.steppers[p]
+	if s != nil {
 		return s
 	}
+	s = &stepper{}
 	add := func(inline map[string]string, attached []string) {
 		for _, name := range slices.Sorted(maps.Keys(inline)) {
 			s.identity = append(s.identity, r.stepRules(inline[name])...)
@@ -129,7 +130,7 @@ func (r *Review) stepper(p *Principal) stepper {
 			s.ever |= rule.steps
 		}
 	}
-	r.steppers[p.ARN] = s
+	r.steppers[p] = s
 	return s
 }
 
