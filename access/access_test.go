@@ -131,6 +131,7 @@ func TestHolders(t *testing.T) {
 	a.Users[0].Groups = []string{"admins"}
 	key := keyWith(statement(`{"Sid":"Root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":["kms:Decrypt","kms:DescribeKey"],"Resource":"*"},
 		{"Sid":"Logs","Effect":"Allow","Principal":{"Service":"logs.amazonaws.com"},"Action":"kms:Encrypt","Resource":"*"},
+		{"Sid":"Gone","Effect":"Allow","Principal":{"AWS":"AROAEXAMPLE"},"Action":"kms:Decrypt","Resource":"*"},
 		{"Sid":"Partner","Effect":"Allow","Principal":{"AWS":"444455556666"},"Action":"kms:Decrypt","Resource":"*"}`),
 		inventory.Grant{ID: "g1", Grantee: iamARN + "role/app", Operations: []string{"Decrypt", "RetireGrant"}, Context: map[string]string{"tenant": "7"}})
 	report, err := access.New(a, access.Context{Now: now}).Report(key, nil)
@@ -162,6 +163,10 @@ func TestHolders(t *testing.T) {
 		}}},
 		{Principal: "logs.amazonaws.com", Type: "service", Outside: true, Rights: []access.Right{{
 			Actions: []string{"kms:Encrypt"}, Verdict: access.Yes, Ways: []access.Way{{Kind: access.KeyPolicy, Statement: "Logs"}},
+		}}},
+		{Principal: "AROAEXAMPLE", Type: "unknown", Outside: true, Rights: []access.Right{{
+			Actions: []string{"kms:Decrypt"}, Verdict: access.Conditional,
+			Ways: []access.Way{{Kind: access.KeyPolicy, Statement: "Gone", Conditions: []string{"it exists: such ids stand for users and roles that were deleted"}}},
 		}}},
 	}
 	if d := cmp.Diff(want, got); d != "" {

@@ -249,6 +249,8 @@ func (q *question) addOfKey(rs *ruleset, s subject, st *keypolicy.Statement, r r
 // unseen is what decides beside the key policy about a caller whose own policies are not seen.
 func (s subject) unseen() []test {
 	switch {
+	case s.kind == "unknown":
+		return []test{{text: "it exists: such ids stand for users and roles that were deleted", key: "existence of " + s.arn}}
 	case s.principal != nil, s.kind == "root", s.kind == "service", s.kind == "everyone", s.account == "":
 		return nil
 	}
