@@ -40,6 +40,11 @@ type Pace struct {
 // may pass at once in the beginning.
 func Share(quota, part float64) (perSecond float64, atOnce int) { return quota * part * 0.95, 1 }
 
+// ShareOf is a Pace that uses a part, above 0 up to 1, of each of KMS's quotas.
+func ShareOf(part float64) Pace {
+	return Pace{Rate: func(operation string) (float64, int) { return Share(Quotas[operation], part) }}
+}
+
 // pace is a Pace with what it needs.
 type pace struct {
 	Pace

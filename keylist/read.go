@@ -78,9 +78,7 @@ func New(ctx context.Context, o Options) (List, error) {
 	l := List{Schema: Schema, Account: o.Account, Region: o.Region, Began: time.Now().UTC()}
 	o.LastUse, o.Tags = o.LastUse || o.Unused > 0, o.Tags || o.TagName != ""
 	if o.Share > 0 {
-		ctx = inventory.WithPace(ctx, inventory.Pace{Rate: func(operation string) (float64, int) {
-			return inventory.Share(inventory.Quotas[operation], o.Share)
-		}})
+		ctx = inventory.WithPace(ctx, inventory.ShareOf(o.Share))
 	}
 	r := reader{Options: o, now: l.Began}
 	arns, err := r.account(ctx)

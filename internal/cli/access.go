@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cmkeeper/cmkeeper/access"
 	"github.com/cmkeeper/cmkeeper/finding"
@@ -125,6 +126,29 @@ func readKey(ctx context.Context, hand byHand, name string) (k access.Key, unrea
 	return k, unread, err
 }
 
+// keyRead is a key as readKey reads it.
+type keyRead struct {
+	key    access.Key
+	unread []string
+	err    error
+}
+
+// readKeys reads keys, several at once, with a quarter of KMS's request quotas at most.
+func readKeys(ctx context.Context, hand byHand, names []string) []keyRead {
+	ctx = inventory.WithPace(ctx, inventory.ShareOf(0.25))
+	all := make([]keyRead, len(names))
+	var g errgroup.Group
+	g.SetLimit(16)
+	for i, name := range names {
+		g.Go(func() error {
+			all[i].key, all[i].unread, all[i].err = readKey(ctx, hand, name)
+			return nil
+		})
+	}
+	_ = g.Wait() // each has its own error
+	return all
+}
+
 // ofKey says who may use a key. missing is why IAM could not be read.
 func (c *accessCommand) ofKey(ctx context.Context, p *process, hand byHand, review *access.Review, account access.Account, missing error, name string) error {
 	k, unread, err := readKey(ctx, hand, name)
@@ -209,8 +233,11 @@ func (c *accessCommand) ofPrincipal(ctx context.Context, p *process, hand byHand
 	}
 	report := access.PrincipalReport{Schema: access.PrincipalSchema, Principal: c.principal, At: time.Now().UTC().Truncate(time.Second), Keys: []access.KeyRights{}, NotSeen: access.NotSeen()}
 	usages := map[string]string{}
-	for _, name := range names {
-		k, unread, err := readKey(ctx, hand, name)
+	for _, one := range readKeys(ctx, hand, names) {
+		k, unread, err := one.key, one.unread, one.err
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err == nil && every && !k.Guarded() {
 			continue // AWS manages it
 		}
