@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"regexp"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/internal/awscli"
 	"github.com/cmkeeper/cmkeeper/internal/cli"
 	"github.com/cmkeeper/cmkeeper/internal/command"
+	_ "github.com/cmkeeper/cmkeeper/internal/testgc" // accounts that live for one test are garbage soon
 )
 
 // nextSteps are the next steps of all alerts that the tests of this package made, one
@@ -41,9 +41,6 @@ func noteNext(a alert.Alert) {
 // TestMain checks, when all tests have run, that the commands of their alerts can be
 // pasted.
 func TestMain(m *testing.M) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400) // thousands of small accounts: most of what they allocate is garbage soon
-	}
 	code := m.Run()
 	for _, n := range nextSteps.seen {
 		if err := checkNext(n); err != nil {

@@ -6,11 +6,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	_ "github.com/cmkeeper/cmkeeper/internal/testgc" // accounts that live for one test are garbage soon
 )
 
 // asCommand has the test's binary be cmkeeper, for scripts that run it.
@@ -20,9 +21,6 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
 		_ = os.Unsetenv(asCommand)
 		os.Exit(Main(os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
-	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400) // a whole account for each test: most of what it allocates is garbage soon
 	}
 	os.Exit(m.Run())
 }
