@@ -33,7 +33,7 @@ soak:
 	CMKEEPER_CHAOS_SEEDS=500 go test -C handlers -count=1 -timeout 0 -v -run '^TestChaos$$'
 	CMKEEPER_SOAK=1 go test -count=1 -v -timeout 30m -run '^Test(KilledWorkers|MemoryOfLargeMessages)$$' ./internal/cli
 	CMKEEPER_SOAK=1 go test -count=1 -v -timeout 2h -run '^TestMemoryOfASweep$$' ./internal/cli
-	CMKEEPER_SOAK=1 go test -count=1 -v -run '^TestFloodOf' ./handlers
+	CMKEEPER_SOAK=1 go test -count=1 -v -run '^Test(FloodOf|Storm$$|SensitiveInFlood|ManyEndings)' ./handlers
 	CMKEEPER_SOAK=1 go test -count=1 -v -timeout 2h -run 'Killed' ./rotate
 	CMKEEPER_DIFFERENTIAL_POLICIES=100000 go test -count=1 -timeout 0 -v -run '^TestJudgementAgainstEvaluator$$' ./keypolicy
 

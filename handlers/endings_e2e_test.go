@@ -2,7 +2,6 @@ package handlers_test
 
 import (
 	"context"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -14,10 +13,10 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 )
 
-// TestManyEndings: whoever cancels 420 deletions that people were told of makes three
+// TestManyEndings: whoever cancels many deletions that people were told of makes three
 // messages at most, which resolve all of them and are no incident.
 func TestManyEndings(t *testing.T) {
-	const keys = 420
+	keys := soaking(420, 150)
 	c := observing()
 	c.Posture.RotationRequired = false
 	inStormOf(t, c, func(s *storm) {
@@ -87,10 +86,7 @@ func callsOf(a alert.Alert) []alert.Call {
 // TestManyDangers: the first sweep over an account that is full of bad keys tells all of
 // them in three messages at most, the worst first, and the second one nothing.
 func TestManyDangers(t *testing.T) {
-	keys := 300
-	if os.Getenv("CMKEEPER_SOAK") != "" {
-		keys = 10_000
-	}
+	keys := soaking(10_000, 300)
 	inStormOf(t, observing(), func(s *storm) {
 		s.unmet()
 		bad := map[string]bool{}

@@ -166,6 +166,15 @@ func inFlood(t *testing.T, slots int, test func(s *storm, victim string), option
 	})
 }
 
+// soaking returns how many messages a flood has with CMKEEPER_SOAK, which "make soak" sets,
+// and without.
+func soaking(many, few int) int {
+	if os.Getenv("CMKEEPER_SOAK") != "" {
+		return many
+	}
+	return few
+}
+
 // defaultSlots is CMKEEPER_EVENTS_CONCURRENCY where it is not set.
 const defaultSlots = 40
 
@@ -190,10 +199,7 @@ func TestFloodOfTicks(t *testing.T) {
 // TestFloodOfOneKey: the workers used to refuse each other the key's document, and other
 // events waited. Each of these events is noted in it, and told.
 func TestFloodOfOneKey(t *testing.T) {
-	events := 600
-	if os.Getenv("CMKEEPER_SOAK") != "" {
-		events = 1500
-	}
+	events := soaking(1500, 250)
 	inFlood(t, 64, func(s *storm, victim string) {
 		key := s.knownAlias("alias/flooded")
 		time.Sleep(time.Minute)
@@ -226,7 +232,7 @@ func TestFloodOfOneKey(t *testing.T) {
 func TestFloodOfTheSameKey(t *testing.T) {
 	inFlood(t, defaultSlots, func(s *storm, victim string) {
 		var bodies []string
-		for n := range 600 {
+		for n := range soaking(600, 250) {
 			bodies = append(bodies, forgedCall("RotateKeyOnDemand", victim, "flooder", n))
 		}
 		s.flood(victim, bodies)
@@ -236,10 +242,7 @@ func TestFloodOfTheSameKey(t *testing.T) {
 // TestFloodOfForgedEvents: anybody may send to the queue. Half of the keys do not exist,
 // and the actors are as many as there are events, a few, or one.
 func TestFloodOfForgedEvents(t *testing.T) {
-	events := 700 // the workers need minutes for them
-	if os.Getenv("CMKEEPER_SOAK") != "" {
-		events = 2000
-	}
+	events := soaking(2000, 350) // the workers need minutes for them
 	for _, actors := range []int{2000, 20, 1} {
 		t.Run(fmt.Sprintf("by %d actors", actors), func(t *testing.T) {
 			if actors != 20 && os.Getenv("CMKEEPER_SOAK") == "" {

@@ -181,13 +181,3 @@ func races() map[string]race {
 	}
 	return all
 }
-
-// TestRaces: two workers do nothing twice that shows, and tell it once. A call may be
-// made by both: they have the same effect.
-func TestRaces(t *testing.T) {
-	for name, x := range races() {
-		t.Run(name, func(t *testing.T) {
-			x.run(t, func(w *world, _ bool) { x.check(w, 1) })
-		})
-	}
-}

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestRacesDoNothingTwice: what one worker has done before another one has stored what
+// TestRacesDoNothingTwice: two workers do nothing twice that shows, and tell it once. What one worker has done before another one has stored what
 // it is about to do is not done again. Deletions that are undone are races, too.
 func TestRacesDoNothingTwice(t *testing.T) {
 	all := races()

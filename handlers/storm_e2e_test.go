@@ -251,15 +251,15 @@ func titlesOf(alerts []told) string {
 	return strings.Join(all, "\n")
 }
 
-// TestStorm has one actor change 500 key policies within a minute, and schedule a
-// deletion in the middle: three messages, and the deletion within two seconds.
+// TestStorm has one actor change 200 key policies within a minute, 500 in "make soak", and
+// schedule a deletion in the middle: three messages, and the deletion within two seconds.
 func TestStorm(t *testing.T) {
 	inStorm(t, func(s *storm) {
 		ctx, stop := context.WithCancel(s.ctx)
 		for range 3 {
 			s.start(ctx)
 		}
-		keys, victim, scheduled := s.rage(500, func() {})
+		keys, victim, scheduled := s.rage(soaking(500, 200), func() {})
 		time.Sleep(3 * time.Minute)
 		stop()
 		s.wg.Wait()
@@ -394,7 +394,7 @@ func TestStormKilled(t *testing.T) {
 // and then of a sensitive one. It is told by its name: at once where it is not undone, and
 // else before all others.
 func TestSensitiveInFlood(t *testing.T) {
-	for mode, throwaway := range map[reaction.Mode]int{reaction.Observe: 420, reaction.Enforce: 120} {
+	for mode, throwaway := range map[reaction.Mode]int{reaction.Observe: soaking(420, 150), reaction.Enforce: soaking(120, 60)} {
 		t.Run(string(mode), func(t *testing.T) {
 			c := enforceAll()
 			c.Deletion = mode

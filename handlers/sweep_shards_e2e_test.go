@@ -144,8 +144,8 @@ func sharedQuotas(share float64) (faults []localaws.Fault) {
 // CMKEEPER_SOAK=1 there are 100,000 of them.
 func TestFleetSweepsInShards(t *testing.T) {
 	const share = 0.1
-	n, sweeps, c := 500, 3, enforceAll()
-	c.SweepShard = 100
+	n, sweeps, c := 250, 3, enforceAll()
+	c.SweepShard = 50
 	if soak := os.Getenv("CMKEEPER_SOAK"); soak != "" {
 		n, sweeps, c.SweepShard = 100_000, 8, ledger.ShardKeys // reading grants and tags for the first time takes four hours
 		if few, err := strconv.Atoi(soak); err == nil && few > 1 {

@@ -79,7 +79,7 @@ func TestFloodOfForgedShards(t *testing.T) {
 		over := s.sweepNow(0).Run
 		s.arrived()
 		var bodies []string
-		for n := range 10_000 {
+		for n := range soaking(10_000, 3_000) {
 			run, shard := fmt.Sprintf("20260301T120000Z-%d", n), fmt.Sprint(n%64)
 			switch n % 5 {
 			case 1:

@@ -98,7 +98,7 @@ func (o otherKeyed) CopyObject(ctx context.Context, in *s3.CopyObjectInput, f ..
 // TestRequestsPerObject counts at the server what moving an object takes, in the
 // pass that moves it and in the one that proves it.
 func TestRequestsPerObject(t *testing.T) {
-	const objects = 4000
+	const objects = 2000
 	for _, c := range []struct {
 		name   string
 		method Method
