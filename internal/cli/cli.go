@@ -128,7 +128,7 @@ func newRootCommand(p *process, args []string) *cobra.Command {
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetArgs(args)
-	root.AddCommand(newWorkerCommand(p), newDemoCommand(p), newLocalCommand(p), newReencryptCommand(p), newRetireCommand(p), newRotateCommand(p), newExemptionsCommand(p), newKeysCommand(p), newUsageCommand(p), newAccessCommand(p), newPolicyCommand(p), newReportCommand(p), newAlertsCommand(p), newReplayCommand(p), newHealthCommand(p), newVersionCommand(p))
+	root.AddCommand(newWorkerCommand(p), newDemoCommand(p), newLocalCommand(p), newReencryptCommand(p), newRetireCommand(p), newRotateCommand(p), newExemptionsCommand(p), newKeysCommand(p), newUsageCommand(p), newAccessCommand(p), newPolicyCommand(p), newEnvelopeCommand(p), newReportCommand(p), newAlertsCommand(p), newReplayCommand(p), newHealthCommand(p), newVersionCommand(p))
 	return root
 }
 

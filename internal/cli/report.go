@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -96,24 +95,6 @@ func (f *reportFlags) write(w io.Writer, r keyreport.Report) error {
 	}
 	_, err := io.WriteString(w, r.Page())
 	return err
-}
-
-// replaceFile makes a file that only its owner may read. A file of that name is replaced
-// once the new one is whole.
-func replaceFile(name string, write func(io.Writer) error) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(name), ".cmkeeper-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(file.Name())
-		}
-	}()
-	if err := errors.Join(write(file), file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), name)
 }
 
 // report makes the report, with this part of KMS's quotas.
