@@ -456,10 +456,11 @@ func newAdviceWorld(t *testing.T, a *account) *adviceWorld {
 		"policy":    must(filepath.Abs("testdata/policies/best.json"))(t),
 		"replay":    write("event.json", event("kms.amazonaws.com", "DisableKeyRotation", w.oldKey)),
 		"reencrypt": write("plan.json", succeed("reencrypt", "plan", "--alias", appAlias, "--to", w.newKey, "--json")),
-		"envelope":  filepath.Join(dir, "sealed"),
 		"":          filepath.Join(dir, "out"),
+		// By the option that names the file.
+		"envelope ": filepath.Join(dir, "sealed"), "envelope rules": write("rules.json", "{}"), "envelope metadata": write("head.json", "{}"),
 	}
-	succeed("envelope", "seal", "--key", appAlias, "--context", "tenant=a", w.files["policy"], w.files["envelope"])
+	succeed("envelope", "seal", "--key", appAlias, "--context", "tenant=a", w.files["policy"], w.files["envelope "])
 	var jobs struct{ Jobs []string }
 	started := succeed("reencrypt", "start", "--bucket", "app-data", "--from", w.oldKey, "--to", w.newKey, "--json")
 	if err := json.Unmarshal([]byte(started), &jobs); err != nil || len(jobs.Jobs) != 1 {
@@ -503,8 +504,8 @@ func (w *adviceWorld) meant(group, flag, word string) string {
 		return appAlias
 	case flag == "out" || flag == "report":
 		return w.files[""]
-	case group == "envelope" && (flag == "metadata" || flag == "rules" || flag == "" && word != "OUT"):
-		return w.files[map[string]string{"metadata": "policy", "rules": "rules"}[flag]]
+	case group == "envelope" && w.files["envelope "+flag] != "":
+		return w.files["envelope "+flag]
 	case flag == "prefix":
 		return "object-"
 	case flag == "principal":

@@ -320,7 +320,7 @@ func newWork(p *process, names []string, force bool) (*work, error) {
 	case !info.Mode().IsRegular():
 		return nil, usageError{fmt.Errorf("%s is not a file that can be replaced: name another, or redirect standard output", w.out)}
 	case !force:
-		return nil, usageError{exists(w.out)}
+		return nil, exists(w.out)
 	}
 	return w, nil
 }

@@ -88,6 +88,9 @@ func (c *rewrapCommand) run(ctx context.Context, p *process, names []string) err
 	if err := r.keys(ctx, hand.facts); err != nil {
 		return err
 	}
+	if _, err := fmt.Fprintf(p.stdout, "To %s\n", r.move.To); err != nil {
+		return err
+	}
 	failed := 0
 	for _, name := range names {
 		what, err := r.file(ctx, name)
@@ -98,7 +101,7 @@ func (c *rewrapCommand) run(ctx context.Context, p *process, names []string) err
 			failed++
 			what = "NOT re-wrapped: " + alert.Escape(err.Error())
 		}
-		if _, err := fmt.Fprintf(p.stdout, "%s: %s\n", alert.Escape(name), what); err != nil {
+		if _, err := io.WriteString(p.stdout, wrapTo(columns, what, alert.Escape(name)+": ", "    ")); err != nil {
 			return err
 		}
 	}
@@ -180,7 +183,7 @@ func (r rewrapper) file(ctx context.Context, name string) (what string, err erro
 		return "", err
 	}
 	if len(move.From) == 0 {
-		return "already under " + r.move.To, nil
+		return "already under that key", nil
 	}
 	out, err := found.Rewrap(ctx, r.client, move)
 	if _, unreadable := errors.AsType[*types.InvalidCiphertextException](err); unreadable && found.Keys[0].ContextUnknown {
@@ -192,7 +195,7 @@ func (r rewrapper) file(ctx context.Context, name string) (what string, err erro
 	if out.Moved == 0 {
 		return "left as it is: no data key of it is under " + strings.Join(move.From, " or "), nil
 	}
-	what = fmt.Sprintf("re-wrapped to %s", move.To)
+	what = "re-wrapped"
 	if left := len(out.Keys) - out.Moved; left > 0 {
 		what += fmt.Sprintf("; of its %d data keys, %d were not under a key that is moved, and stay", len(out.Keys), left)
 	}

@@ -128,7 +128,7 @@ func TestSealAndOpen(t *testing.T) {
 	newer[7] = 2
 	writeTemp(t, "newer", newer)
 	for _, args := range [][]string{{"seal", "--key", appAlias}, {"open"}} {
-		a.expectCommand(exitUsage, "out exists: name another file, or replace it with --force", append(args, "--context", ctxA, "sealed", "out")...)
+		a.expectCommand(exitError, "out exists: name another file, or replace it with --force", append(args, "--context", ctxA, "sealed", "out")...)
 	}
 	for name, tt := range map[string]struct {
 		args []string
@@ -197,18 +197,25 @@ func TestParseContext(t *testing.T) {
 	}
 }
 
+// writeSOPS writes what SOPS writes for a file of one value, under a key.
+func writeSOPS(t *testing.T, client *kms.Client, key, name string) {
+	t.Helper()
+	out := must(client.GenerateDataKey(t.Context(), &kms.GenerateDataKeyInput{KeyId: &key, KeySpec: "AES_256"}))(t)
+	writeTemp(t, name, must(json.Marshal(map[string]any{"password": "ENC[AES256_GCM,data:x,iv:y,tag:z,type:str]", "sops": map[string]any{
+		"kms":          []any{map[string]any{"arn": *out.KeyId, "created_at": "2026-03-01T10:00:00Z", "enc": base64.StdEncoding.EncodeToString(out.CiphertextBlob)}},
+		"lastmodified": "2026-03-01T10:00:00Z", "mac": "ENC[AES256_GCM,data:x,iv:y,tag:z,type:str]", "version": "3.9.0",
+	}}))(t))
+}
+
 // sealedFiles writes a file of each format into the working folder, under a key.
 func (a *account) sealedFiles(key string) (names []string) {
 	a.t.Helper()
 	blob := func(context map[string]string) []byte {
 		return must(a.kms.GenerateDataKey(a.t.Context(), &kms.GenerateDataKeyInput{KeyId: &key, KeySpec: "AES_256", EncryptionContext: context}))(a.t).CiphertextBlob
 	}
-	sops := map[string]any{"a": "ENC[AES256_GCM,data:x,iv:y,tag:z,type:str]", "sops": map[string]any{
-		"kms": []any{map[string]any{"arn": key, "created_at": "2026-03-01T10:00:00Z", "enc": base64.StdEncoding.EncodeToString(blob(nil))}}, "lastmodified": "2026-03-01T10:00:00Z", "mac": "ENC[]", "version": "3.9.0",
-	}}
 	instruction := map[string]string{"x-amz-key-v2": base64.StdEncoding.EncodeToString(blob(map[string]string{"aws:x-amz-cek-alg": "AES/GCM/NoPadding"})), "x-amz-iv": "AAAAAAAAAAAAAAAA", "x-amz-matdesc": `{"aws:x-amz-cek-alg":"AES/GCM/NoPadding"}`, "x-amz-wrap-alg": "kms+context", "x-amz-cek-alg": "AES/GCM/NoPadding", "x-amz-tag-len": "128"}
 	wrapped := blob(nil)
-	writeTemp(a.t, "config.sops.json", must(json.Marshal(sops))(a.t))
+	writeSOPS(a.t, a.kms, key, "config.sops.json")
 	writeTemp(a.t, "b.instruction", must(json.Marshal(instruction))(a.t))
 	writeTemp(a.t, "tink", slices.Concat(binary.BigEndian.AppendUint32(nil, uint32(len(wrapped))), wrapped, bytes.Repeat([]byte{7}, 40)))
 	writeTemp(a.t, "raw", blob(map[string]string{"tenant": "a"}))
@@ -374,20 +381,24 @@ func TestRewrap(t *testing.T) {
 	}
 	// A dry run says what would be, and changes nothing; without --unsure and --from, what
 	// is not known stays.
-	expect(rewrap(exitError, append([]string{"--dry-run"}, names...)...), `sealed: would be re-wrapped to NEW
-config.sops.json: would be re-wrapped to NEW
-b.instruction: NOT re-wrapped: it does not say by ARN under which key it is: name that key with --from
-tink: NOT re-wrapped: it looks like a ciphertext of Tink's KMS envelope AEAD, which may be chance: if it is one, say --unsure
-raw: NOT re-wrapped: it looks like a ciphertext of KMS, which may be chance: if it is one, say --unsure
+	expect(rewrap(exitError, append([]string{"--dry-run"}, names...)...), `To NEW
+sealed: would be re-wrapped
+config.sops.json: would be re-wrapped
+b.instruction: NOT re-wrapped: it does not say by ARN under which key it is:
+    name that key with --from
+tink: NOT re-wrapped: it looks like a ciphertext of Tink's KMS envelope AEAD,
+    which may be chance: if it is one, say --unsure
+raw: NOT re-wrapped: it looks like a ciphertext of KMS, which may be chance: if
+    it is one, say --unsure
 plain: NOT re-wrapped: it has none of the formats that are known
 `)
 	if got := changed(); got != nil {
 		t.Errorf("the dry run changed %v", got)
 	}
-	a.expectCommand(exitError, "give the encryption context that it was encrypted with as --context", "rewrap", "--to", newKey, "--from", oldKey, "--unsure", "raw")
+	a.expectCommand(exitError, "as --context", "rewrap", "--to", newKey, "--from", oldKey, "--unsure", "raw")
 	a.deny(administrator, "kms:ReEncryptFrom")
-	a.expectCommand(exitError, "this takes kms:ReEncryptFrom on the old key and kms:ReEncryptTo on "+newKey, "rewrap", "--to", newKey, "--dry-run", "sealed")
-	a.expectCommand(exitError, "this takes kms:ReEncryptFrom", "rewrap", "--to", newKey, "sealed")
+	a.expectCommand(exitError, "kms:ReEncryptFrom on", "rewrap", "--to", newKey, "--dry-run", "sealed")
+	a.expectCommand(exitError, "kms:ReEncryptFrom on", "rewrap", "--to", newKey, "sealed")
 	a.deny(administrator, "kms:DescribeKey")
 	a.expectCommand(exitError, "--to: ", "rewrap", "--to", newKey, "sealed")
 	a.deny(administrator, "kms:ListAliases")
@@ -396,12 +407,13 @@ plain: NOT re-wrapped: it has none of the formats that are known
 	if got := changed(); got != nil {
 		t.Errorf("refused calls changed %v", got)
 	}
-	expect(rewrap(exitError, "--unsure", "--from", appAlias, "--context", "tenant=a", "link", "missing", "config.sops.json", "b.instruction", "tink", "raw"), `link: re-wrapped to NEW
+	expect(rewrap(exitError, "--unsure", "--from", appAlias, "--context", "tenant=a", "link", "missing", "config.sops.json", "b.instruction", "tink", "raw"), `To NEW
+link: re-wrapped
 missing: NOT re-wrapped: lstat missing: no such file or directory
-config.sops.json: re-wrapped to NEW
-b.instruction: re-wrapped to NEW
-tink: re-wrapped to NEW
-raw: re-wrapped to NEW
+config.sops.json: re-wrapped
+b.instruction: re-wrapped
+tink: re-wrapped
+raw: re-wrapped
 `)
 	if diff := cmp.Diff(names[:5], changed()); diff != "" {
 		t.Errorf("changed: %s", diff)
@@ -415,8 +427,8 @@ raw: re-wrapped to NEW
 	for _, name := range names {
 		before[name] = must(os.ReadFile(name))(t)
 	}
-	expect(rewrap(exitOK, "sealed", "config.sops.json"), "sealed: already under NEW\nconfig.sops.json: already under NEW\n")
-	expect(rewrap(exitOK, "--unsure", "--from", oldKey, "sealed", "tink"), "sealed: left as it is: no data key of it is under OLD\ntink: left as it is: no data key of it is under OLD\n")
+	expect(rewrap(exitOK, "sealed", "config.sops.json"), "To NEW\nsealed: already under that key\nconfig.sops.json: already under that key\n")
+	expect(rewrap(exitOK, "--unsure", "--from", oldKey, "sealed", "tink"), "To NEW\nsealed: left as it is: no data key of it is under\n    OLD\ntink: left as it is: no data key of it is under\n    OLD\n")
 	if got := changed(); got != nil {
 		t.Errorf("what is under the new key changed: %v", got)
 	}
@@ -438,7 +450,7 @@ raw: re-wrapped to NEW
 	stranger := strings.Replace(oldKey, arn.Account(oldKey), "999999999999", 1)
 	forged := append(must(h.Rewrapped(stranger, h.WrappedKey))(t), before["sealed"][h.Size:]...)
 	writeTemp(t, "forged", forged)
-	a.expectCommand(exitError, "forged: NOT re-wrapped: it is under "+stranger+", of another account", "rewrap", "--to", newKey, "forged")
+	a.expectCommand(exitError, stranger+",\n    of another account: if it is yours", "rewrap", "--to", newKey, "forged")
 	// A file with two names would keep the old content under one of them.
 	if err := os.Link("raw", "raw2"); err != nil {
 		t.Fatal(err)
