@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/aws/smithy-go"
@@ -258,17 +259,7 @@ func advise(err error, denied string) error {
 	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		code = api.ErrorCode()
 	}
-	is := func(ours error, codes ...string) bool {
-		if errors.Is(err, ours) {
-			return true
-		}
-		for _, c := range codes {
-			if c == code {
-				return true
-			}
-		}
-		return false
-	}
+	is := func(ours error, codes ...string) bool { return errors.Is(err, ours) || slices.Contains(codes, code) }
 	advice := ""
 	switch {
 	case err == nil:
@@ -279,7 +270,9 @@ func advise(err error, denied string) error {
 		advice = "use a newer cmkeeper"
 	case is(envelope.ErrContext):
 		advice = "cmkeeper envelope inspect FILE shows its context; if that is not the one you expect, it is not the file you expect"
-	case is(envelope.ErrKeyUnusable, "DisabledException", "KMSInvalidStateException", "NotFoundException", "InvalidKeyUsageException"):
+	case code == "NotFoundException":
+		advice = "see that the key's name is right (an alias begins with alias/), and that AWS_REGION is the key's Region"
+	case is(envelope.ErrKeyUnusable, "DisabledException", "KMSInvalidStateException", "InvalidKeyUsageException"):
 		advice = "enable the key or cancel its deletion, and see that AWS_REGION is the key's Region"
 	case is(envelope.ErrDenied, "AccessDeniedException") && denied != "":
 		advice = "this takes " + denied + ", by the key policy or by IAM"
@@ -351,10 +344,16 @@ func (w *work) run(ctx context.Context, p *process, f func(io.Writer, io.Reader)
 	defer func() { _ = in.Close() }()
 	from, end := meter(ctx, p.stderr, in, size)
 	defer end()
+	whole := func(to io.Writer) error {
+		if err := f(to, from); err != nil {
+			return err
+		}
+		return context.Cause(ctx)
+	}
 	if w.out == "-" {
-		err = f(w, from)
+		err = whole(w)
 	} else {
-		err = placing{fresh: !w.force}.write(w.out, func(to io.Writer) error { return f(to, from) })
+		err = placing{fresh: !w.force}.write(w.out, whole)
 		if errors.Is(err, fs.ErrExist) {
 			err = exists(w.out)
 		}

@@ -93,10 +93,10 @@ func (c *rewrapCommand) run(ctx context.Context, p *process, names []string) err
 	}
 	failed := 0
 	for _, name := range names {
-		what, err := r.file(ctx, name)
 		if ctx.Err() != nil {
-			return fmt.Errorf("%s and those after it are as they were: %w", alert.Escape(name), context.Cause(ctx))
+			return fmt.Errorf("%s and what follows it are as they were: %w", alert.Escape(name), context.Cause(ctx))
 		}
+		what, err := r.file(ctx, name)
 		if err != nil {
 			failed++
 			what = "NOT re-wrapped: " + alert.Escape(err.Error())
@@ -106,7 +106,7 @@ func (c *rewrapCommand) run(ctx context.Context, p *process, names []string) err
 		}
 	}
 	if failed > 0 {
-		return fmt.Errorf("%d of %d files were not re-wrapped, and are as they were", failed, len(names))
+		return fmt.Errorf("%d of %d files were not re-wrapped", failed, len(names))
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -38,6 +39,34 @@ func writeTemp(t *testing.T, name string, content []byte) {
 	}
 }
 
+// endedBy is a reader whose end comes with the end of a context.
+type endedBy struct{ end func() }
+
+func (r endedBy) Read([]byte) (int, error) {
+	r.end()
+	return 0, io.EOF
+}
+
+// TestInterrupted: what comes when the process is told to stop is not taken for the end.
+func TestInterrupted(t *testing.T) {
+	t.Chdir(t.TempDir())
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("stopped")
+	in, end := meter(ctx, io.Discard, endedBy{func() { cancel(why) }}, -1)
+	defer end()
+	for range 2 {
+		if err := replaceFile("out", func(w io.Writer) error { _, err := io.Copy(w, in); return err }); !errors.Is(err, why) {
+			t.Errorf("it ends with %v", err)
+		}
+	}
+	writeTemp(t, "in", nil)
+	w := must(newWork(&process{}, []string{"in", "out"}, false))(t)
+	if err := w.run(ctx, &process{stderr: io.Discard}, func(io.Writer, io.Reader) error { return nil }); !errors.Is(err, why) {
+		t.Errorf("it ends with %v", err)
+	}
+	expectFiles(t, "in")
+}
+
 // expectFiles fails the test unless the working folder has just these files.
 func expectFiles(t *testing.T, want ...string) {
 	t.Helper()
@@ -54,7 +83,9 @@ func expectFiles(t *testing.T, want ...string) {
 func fromStandardInput(t *testing.T, content []byte) {
 	t.Helper()
 	r, w := must2(os.Pipe())(t)
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		_, _ = w.Write(content) // whoever reads may stop
 		_ = w.Close()
 	}()
@@ -63,6 +94,7 @@ func fromStandardInput(t *testing.T, content []byte) {
 	t.Cleanup(func() {
 		os.Stdin = before
 		_ = r.Close()
+		<-done
 	})
 }
 
@@ -163,6 +195,7 @@ func TestSealAndOpen(t *testing.T) {
 			}
 		})
 	}
+	a.expectCommand(exitError, "an alias begins with alias/", "seal", "--key", "app", "--context", ctxA, "in", "none")
 	a.deny(administrator, "kms:GenerateDataKey")
 	a.expectCommand(exitError, "this takes kms:GenerateDataKey on "+key, "seal", "--key", key, "--context", ctxA, "in", "none")
 	a.deny(administrator, "kms:Decrypt")

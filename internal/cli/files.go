@@ -112,14 +112,16 @@ func (p placing) finish(file *os.File) error {
 // have that for folders.
 func syncFolder(name string) error {
 	folder, err := os.Open(name)
+	if err == nil {
+		if err = folder.Sync(); errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
+			err = nil
+		}
+		err = errors.Join(err, folder.Close())
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("the file is whole and in its place, but may be gone after a crash of the machine: %w", err)
 	}
-	err = folder.Sync()
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
-		err = nil
-	}
-	return errors.Join(err, folder.Close())
+	return nil
 }
 
 // metered is a reader that shows how far it has come where standard error is a terminal, and
@@ -148,6 +150,9 @@ func (w *metered) Read(b []byte) (int, error) {
 		return 0, context.Cause(w.ctx)
 	}
 	n, err := w.from.Read(b)
+	if w.ctx.Err() != nil { // what feeds a pipe may have ended by the same signal
+		return 0, context.Cause(w.ctx)
+	}
 	w.n += int64(n)
 	if now := time.Now(); w.out.terminal != nil && now.After(w.next) {
 		w.next = now.Add(200 * time.Millisecond)
