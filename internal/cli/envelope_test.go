@@ -151,6 +151,10 @@ func TestSealAndOpen(t *testing.T) {
 	a.expectCommand(exitOK, "", "open", "--context", ctxA, "--trust", key, "--force", "sealed", "out")
 	a.expectCommand(exitOK, "", "open", "--context", ctxA, "--trust", arn.Account(key), "--force", "sealed", "out")
 
+	a.expectCommand(exitOK, "", "open", "--context", ctxA, "--trust", "111122223333", "--trust", key, "--force", "sealed", "out")
+	h := must(envelope.ReadHeader(strings.NewReader(sealed)))(t)
+	writeTemp(t, "stranger", append(must(h.Rewrapped(strings.Replace(key, arn.Account(key), "111122223333", 1), h.WrappedKey))(t), sealed[h.Size:]...))
+
 	tampered := bytes.Clone(must(os.ReadFile("sealed"))(t))
 	tampered[len(tampered)-1] ^= 1
 	writeTemp(t, "tampered", tampered)
@@ -177,6 +181,7 @@ func TestSealAndOpen(t *testing.T) {
 		"trust nobody":       {[]string{"--context", ctxA, "--trust", "me", "sealed"}, exitUsage, "--trust: "},
 		"wrong context":      {[]string{"--context", "tenant=b", "sealed", "none"}, exitError, "shows its context; if that is not the one you expect"},
 		"not trusted":        {[]string{"--context", ctxA, "--trust", "111122223333", "sealed", "none"}, exitError, "with --trust"},
+		"stranger's key":     {[]string{"--context", ctxA, "stranger", "none"}, exitError, "with --trust"},
 		"no envelope":        {[]string{"--context", ctxA, "in", "none"}, exitError, "in: not an envelope; cmkeeper envelope inspect FILE says what it is"},
 		"newer":              {[]string{"--context", ctxA, "newer", "none"}, exitError, "use a newer cmkeeper"},
 		"tampered":           {[]string{"--context", ctxA, "tampered", "none"}, exitError, "do not use it: take the file from a backup"},
@@ -205,7 +210,7 @@ func TestSealAndOpen(t *testing.T) {
 	a.expectCommand(exitError, "enable the key or cancel its deletion", "open", "--context", ctxA, "sealed", "none")
 	a.expectCommand(exitError, "enable the key or cancel its deletion", "seal", "--key", appAlias, "--context", ctxA, "in", "none")
 	// Nothing is left of what failed.
-	expectFiles(t, "in", "rules.json", "rules2.json", "sealed", "out", "tampered", "cut", "newer")
+	expectFiles(t, "in", "rules.json", "rules2.json", "sealed", "out", "tampered", "cut", "newer", "stranger")
 }
 
 func TestParseContext(t *testing.T) {
@@ -373,7 +378,7 @@ func TestInspectSchema(t *testing.T) {
 func TestRewrap(t *testing.T) {
 	a := newAccount(t)
 	a.enter()
-	oldKey, newKey := a.newKey(appAlias), a.newKey("alias/new")
+	oldKey, newKey, thirdKey := a.newKey(appAlias), a.newKey("alias/new"), a.newKey("")
 	t.Chdir(t.TempDir())
 	names := a.sealedFiles(oldKey)
 	if err := os.Chmod("sealed", 0o640); err != nil {
@@ -428,6 +433,9 @@ plain: NOT re-wrapped: it has none of the formats that are known
 	if got := changed(); got != nil {
 		t.Errorf("the dry run changed %v", got)
 	}
+	if u := must(a.kms.GetKeyLastUsage(t.Context(), &kms.GetKeyLastUsageInput{KeyId: &newKey}))(t); u.KeyLastUsage != nil && u.KeyLastUsage.Operation != "" {
+		t.Errorf("the dry run has used the key for %s", u.KeyLastUsage.Operation)
+	}
 	a.expectCommand(exitError, "as --context", "rewrap", "--to", newKey, "--from", oldKey, "--unsure", "raw")
 	a.deny(administrator, "kms:ReEncryptFrom")
 	a.expectCommand(exitError, "kms:ReEncryptFrom on", "rewrap", "--to", newKey, "--dry-run", "sealed")
@@ -477,6 +485,19 @@ raw: re-wrapped
 		t.Errorf("it opens as %q", out)
 	}
 	must(a.kms.Decrypt(t.Context(), &kms.DecryptInput{KeyId: &newKey, CiphertextBlob: must(os.ReadFile("raw"))(t), EncryptionContext: map[string]string{"tenant": "a"}}))(t)
+
+	// A file that somebody writes meanwhile is not replaced.
+	written := append(bytes.Clone(before["sealed"]), 1)
+	stop := a.box.AWS.Observe(func(r localaws.Request) {
+		if r.Operation == "ReEncrypt" {
+			_ = os.WriteFile("sealed", written, 0o600)
+		}
+	})
+	a.expectCommand(exitError, "sealed: NOT re-wrapped: somebody has written the file meanwhile", "rewrap", "--to", thirdKey, "sealed")
+	stop()
+	if !bytes.Equal(must(os.ReadFile("sealed"))(t), written) {
+		t.Error("what somebody wrote is gone")
+	}
 
 	// A stranger's key is not moved under our own unless it is named.
 	h := must(envelope.ReadHeader(bytes.NewReader(before["sealed"])))(t)
