@@ -260,7 +260,7 @@ func advise(err error, denied string) error {
 		code = api.ErrorCode()
 	}
 	is := func(ours error, codes ...string) bool { return errors.Is(err, ours) || slices.Contains(codes, code) }
-	advice := ""
+	var advice string
 	switch {
 	case err == nil:
 		return nil
