@@ -166,11 +166,12 @@ const maxRoutes = 4
 // add adds a route, if there is one.
 func (rs *routes) add(t truth, format string, args ...any) {
 	to := &rs.sure
-	switch {
-	case t == never:
+	switch t {
+	case never:
 		return
-	case t == unknown:
+	case unknown:
 		to = &rs.maybe
+	case always:
 	}
 	if len(*to) == maxRoutes {
 		rs.more++
