@@ -9,6 +9,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -144,12 +145,14 @@ func checkWrapping(keyARN string, wrappedKey []byte) error {
 	return nil
 }
 
-// keyARN is of the letters that AWS writes into a key's ARN.
-var keyARN = regexp.MustCompile(`^arn:[a-z0-9-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[a-z0-9-]+$`)
+// keyARN is of the letters that AWS writes into a key's ARN. It is compiled at first use.
+var keyARN = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^arn:[a-z0-9-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[a-z0-9-]+$`)
+})
 
 // checkKeyARN checks that s has the form of a KMS key's ARN.
 func checkKeyARN(s string) error {
-	if len(s) > maxKeyARNSize || !keyARN.MatchString(s) {
+	if len(s) > maxKeyARNSize || !keyARN().MatchString(s) {
 		return fmt.Errorf("%q is not the ARN of a KMS key", s[:min(len(s), 200)])
 	}
 	return nil
