@@ -140,9 +140,9 @@ type Review struct {
 	// atoms are the conditions that are not known, verdicts those on formulas of them.
 	atoms    map[string]*atom
 	verdicts map[string]Verdict
-	// trusts are the statements of trust policies, by the role's ARN, and principals those
+	// trusts are the trust policies, by the role's ARN, and principals those
 	// of the account.
-	trusts     map[string][]keypolicy.Statement
+	trusts     map[string]trusted
 	principals map[string]*Principal
 	// rules are those of policies on actions of IAM by their text, steppers those of
 	// principals.
@@ -166,7 +166,7 @@ type Context struct {
 func New(a Account, c Context) *Review {
 	r := &Review{
 		account: a, context: c, documents: map[string]document{}, atoms: map[string]*atom{}, verdicts: map[string]Verdict{},
-		trusts: map[string][]keypolicy.Statement{}, principals: map[string]*Principal{},
+		trusts: map[string]trusted{}, principals: map[string]*Principal{},
 		rules: map[string][]stepRule{}, steppers: map[*Principal]*stepper{}, assuming: map[string][]assuming{},
 	}
 	for _, list := range [][]Principal{a.Users, a.Roles} {

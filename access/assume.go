@@ -55,9 +55,9 @@ func (r *Review) assumers(role *Principal) (all []Assumer, more int) {
 	return all, more
 }
 
-// assuming is somebody who may assume a role.
+// assuming is somebody who may assume a role. There may be as many as pairs of principals.
 type assuming struct {
-	subject
+	*subject
 	truth
 }
 
@@ -68,12 +68,12 @@ func (r *Review) direct(role *Principal) (all []assuming) {
 		return all
 	}
 	asked := map[string]bool{role.ARN: true}
-	ask := func(s subject) {
+	ask := func(s *subject) {
 		if asked[s.arn] {
 			return
 		}
 		asked[s.arn] = true
-		if t := r.mayAssume(s, role); t != never {
+		if t := r.mayAssume(*s, role); t != never {
 			all = append(all, assuming{s, t})
 		}
 	}
@@ -85,13 +85,15 @@ func (r *Review) direct(role *Principal) (all []assuming) {
 			switch p := r.principals[who.ID]; {
 			case st.Deny || st.NotPrincipal:
 			case p != nil:
-				ask(subjectOf(p, r.account.ID))
+				ask(new(subjectOf(p, r.account.ID)))
 			case who.Type != "AWS" || who.ID != r.account.ID:
-				ask(outsider(who))
+				ask(new(outsider(who)))
 			}
 		}
 	}
-	for _, s := range r.subjects() {
+	subjects := r.subjects()
+	for i := range subjects {
+		s := &subjects[i]
 		// The root user may not assume roles (STS API Reference, AssumeRole).
 		if s.principal != nil && (everybody || r.stepper(s.principal).ever&(1<<assumeRole) != 0) {
 			ask(s)

@@ -1,6 +1,7 @@
 package access_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -108,6 +109,36 @@ func TestFindings(t *testing.T) {
 				t.Errorf("%s %s: %s", found[0].Severity, found[0].ID, found[0].Message)
 			}
 		})
+	}
+}
+
+// TestUnreadTrust: a trust policy that cannot be read is named, and never taken for one that
+// lets in nobody or takes no tags.
+func TestUnreadTrust(t *testing.T) {
+	app := role("app", statement(`{"Effect":"Allow","Action":"kms:Decrypt","Resource":"*","Condition":{"StringEquals":{"aws:PrincipalTag/team":"hr"}}}`))
+	app.Trust = `{"Statement":`
+	report, err := access.New(access.Account{ID: account, Roles: []access.Principal{app}}, access.Context{Now: now}).Report(keyWith(delegates), []string{"grants"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Unread) != 2 || !strings.HasPrefix(report.Unread[1], "trust policy of role/app: ") || report.Holders[0].May("kms:Decrypt") != access.Conditional {
+		t.Errorf("%q, %+v", report.Unread, report.Holders)
+	}
+}
+
+// TestManyKeys: what is remembered from one key to the next is bounded, and changes no answer.
+func TestManyKeys(t *testing.T) {
+	a := access.Account{ID: account, Users: []access.Principal{user("alice")}}
+	r := access.New(a, access.Context{Now: now})
+	for n := range 12_000 {
+		policy := statement(fmt.Sprintf(`{"Effect":"Allow","Principal":"*","Action":"kms:Decrypt","Resource":"*","Condition":{"StringEquals":{"aws:SourceVpce":"vpce-%d"}}}`, n))
+		h, _, err := r.Of(a.Users[0].ARN, keyWith(policy))
+		if err != nil || h.May("kms:Decrypt") != access.Conditional || len(h.Rights) != 1 || !strings.HasSuffix(h.Rights[0].Ways[0].Conditions[0], fmt.Sprintf("vpce-%d", n)) {
+			t.Fatalf("key %d: %+v, %v", n, h.Rights, err)
+		}
+		if got := r.Remembered(); got > access.MaxRemembered+100 {
+			t.Fatalf("after %d keys %d conditions and verdicts are remembered", n, got)
+		}
 	}
 }
 

@@ -56,8 +56,16 @@ func (r *Review) parse(text string) document {
 	return d
 }
 
+// maxRemembered bounds what is remembered of conditions from one key to the next: a review
+// of all keys may meet any number of them.
+const maxRemembered = 20_000
+
 // about prepares the questions about a key.
 func (r *Review) about(k Key) (*question, error) {
+	if len(r.verdicts)+len(r.atoms) > maxRemembered { // those of other keys
+		clear(r.verdicts)
+		clear(r.atoms)
+	}
 	policy, err := keypolicy.Parse([]byte(k.Policy))
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", k.ARN, err)

@@ -55,7 +55,8 @@ func (r *Review) Report(k Key, unread []string) (Report, error) {
 	}
 	return Report{
 		Schema: ReportSchema, Key: k.ARN, Aliases: k.Aliases, At: r.context.Now, Holders: holders,
-		Findings: finding.WorstFirst(append(found, r.AllKeys(k.Region)...)), NotSeen: NotSeen(), Unread: unread,
+		Findings: finding.WorstFirst(append(found, r.AllKeys(k.Region)...)), NotSeen: NotSeen(),
+		Unread: append(unread, r.Unread(holders)...),
 	}, nil
 }
 

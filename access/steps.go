@@ -1,6 +1,7 @@
 package access
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -183,16 +184,39 @@ func (r *Review) askSteps(p *Principal, resource string, one step) (allowed, wit
 	return min(allowed, within), within, denied
 }
 
-// trust returns the statements of a role's trust policy. One that cannot be read has none.
-func (r *Review) trust(p *Principal) []keypolicy.Statement {
-	statements, ok := r.trusts[p.ARN]
+// trust returns the statements of a role's trust policy. One that cannot be read has none:
+// see [Review.Unread].
+func (r *Review) trust(p *Principal) []keypolicy.Statement { return r.trustOf(p).statements }
+
+// trusted is a trust policy that was parsed once.
+type trusted struct {
+	statements []keypolicy.Statement
+	err        error
+}
+
+func (r *Review) trustOf(p *Principal) trusted {
+	t, ok := r.trusts[p.ARN]
 	if !ok {
-		if policy, err := keypolicy.Parse([]byte(p.Trust)); err == nil {
-			statements = policy.Statements
+		policy, err := keypolicy.Parse([]byte(p.Trust))
+		if t.err = err; err == nil {
+			t.statements = policy.Statements
 		}
-		r.trusts[p.ARN] = statements
+		r.trusts[p.ARN] = t
 	}
-	return statements
+	return t
+}
+
+// Unread names the roles among holders whose trust policy cannot be read, with the reason: of
+// those it is not known who may assume them.
+func (r *Review) Unread(holders []Holder) (unread []string) {
+	for _, h := range holders {
+		if p := r.principals[h.Principal]; p != nil && p.Role {
+			if t := r.trustOf(p); t.err != nil {
+				unread = append(unread, fmt.Sprintf("trust policy of %s: %v", nameOf(p.ARN), t.err))
+			}
+		}
+	}
+	return unread
 }
 
 // covers reports whether a statement is about an action, whatever its effect.

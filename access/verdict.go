@@ -94,10 +94,11 @@ func (s subject) fact(key string, r *Review) (values []string, known bool) {
 	return nil, false
 }
 
-// takesTags reports whether who assumes a role may give the session tags, which go before the
+// takesTags reports whether those who assume a role may give the session tags, which go before the
 // role's own.
 func (r *Review) takesTags(p *Principal) bool {
-	return slices.ContainsFunc(r.trust(p), func(st keypolicy.Statement) bool { return !st.Deny && covers(st, "sts:TagSession") })
+	t := r.trustOf(p)
+	return t.err != nil || slices.ContainsFunc(t.statements, func(st keypolicy.Statement) bool { return !st.Deny && covers(st, "sts:TagSession") })
 }
 
 // atom is a test of which nobody knows whether it holds, as it is for a caller.

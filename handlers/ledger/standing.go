@@ -3,7 +3,7 @@ package ledger
 import (
 	"cmp"
 	"crypto/sha256"
-	"encoding/hex"
+	"encoding/base64"
 	"slices"
 	"strings"
 	"time"
@@ -247,8 +247,9 @@ func cut(text string, limit int) string {
 }
 
 const (
-	// whoMark is how long the mark of one of many is, and mostWho of how many they are kept.
-	whoMark = 12
+	// whoMark is how long the mark of one of many is (96 bits: nobody can choose a name that
+	// has the mark of another), and mostWho of how many they are kept.
+	whoMark = 16
 	mostWho = 500
 )
 
@@ -261,7 +262,7 @@ func WhoOf(names []string) string {
 	var marks []string
 	for _, name := range names {
 		sum := sha256.Sum256([]byte(name))
-		marks = append(marks, hex.EncodeToString(sum[:])[:whoMark])
+		marks = append(marks, base64.RawURLEncoding.EncodeToString(sum[:])[:whoMark])
 	}
 	slices.Sort(marks)
 	return strings.Join(slices.Compact(marks), "")

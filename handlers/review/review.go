@@ -139,7 +139,7 @@ func (r *review) take(ctx context.Context) (mine bool, err error) {
 	return mine, err
 }
 
-// leave leaves the review to whoever takes it next; again: from its beginning.
+// leave leaves the review to the worker that takes it next; again: from its beginning.
 func (r *review) leave(ctx context.Context, again bool) error {
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -268,7 +268,8 @@ func (r *review) count(c *reaction.Case, err error) {
 	r.Note(func(t *ledger.SweepTotals) { t.NoteUnread("who may use key "+id, err) })
 }
 
-// judge returns the findings about a key that are told, the worst first.
+// judge returns the findings about a key that are told, the worst first. With an error there
+// may be others.
 func (r *review) judge(k access.Key) ([]finding.Finding, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -277,6 +278,9 @@ func (r *review) judge(k access.Key) ([]finding.Finding, error) {
 		return nil, err
 	}
 	found, err := r.access.Findings(k, holders)
+	if unread := r.access.Unread(holders); err == nil && len(unread) > 0 {
+		err = errors.New(strings.Join(unread[:min(len(unread), 3)], "; "))
+	}
 	return slices.DeleteFunc(found, func(f finding.Finding) bool { return !f.Severity.AtLeast(finding.High) }), err
 }
 
