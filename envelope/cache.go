@@ -12,8 +12,8 @@ import (
 // Cache bounds the data keys that are kept, so that KMS is not asked for each message.
 // Either all are set or none, which means that no data key is kept.
 //
-// Each message has a key of its own, derived from the data key. But whoever learns a data
-// key reads all messages under it; until MaxAge has passed, a disabled KMS key and a
+// Each message has a key of its own, derived from the data key. But a data key that leaks
+// opens all messages under it; until MaxAge has passed, a disabled KMS key and a
 // withdrawn permission have no effect, and messages are sealed under the key that an alias
 // pointed to before.
 type Cache struct {

@@ -39,8 +39,8 @@ const (
 	defaultChunkBits           = 16
 )
 
-// MaxHeaderSize is the most bytes that a header has: whoever looks for headers need not
-// read more.
+// MaxHeaderSize is the most bytes that a header has. A search for headers need not read
+// more.
 const MaxHeaderSize = len(magic) + 1 + 2 + maxKeyARNSize + 2 + maxWrappedKeySize + contextAt + maxContextSize + commitmentSize
 
 // Header is what stands before the data of a message, and is read without any key. Nothing

@@ -41,7 +41,7 @@ const openAbout = `Decrypts the message IN into OUT. Without OUT it writes to st
 
 OUT gets its name when all of it is authenticated. To standard output each chunk goes when it is authenticated, before it is known whether the message has its end: use it only if the exit code is 0.
 
-Give the context that you expect, not the one that is there: both are in the hands of whoever can replace the file, who could give you another message that you may open as well. With --any-context you take that risk; the context is shown on standard error. For the same reason the message has to be under a key of your account, unless --trust names others. Takes kms:Decrypt.`
+Give the context that you expect, not the one in the message: an attacker who can replace the file can put another message there that you may also open. With --any-context you take that risk; the context is shown on standard error. For the same reason the message has to be under a key of your account, unless --trust names others. Takes kms:Decrypt.`
 
 // sealFlags are the flags of seal and open.
 type sealFlags struct {
