@@ -96,6 +96,9 @@ type Found struct {
 	Partial bool
 	// Refusal says why the object cannot be re-wrapped; "" where it can.
 	Refusal string
+	// NotKMS: a key of the application's own wraps the data key, so that no KMS key is
+	// needed to read the object.
+	NotKMS bool
 
 	// What a re-wrap changes: one of the metadata, or the body by the edits that slots
 	// return, one for each key.

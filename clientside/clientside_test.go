@@ -35,6 +35,7 @@ type cloud struct {
 	*kms.Client
 	server            *localaws.Server
 	old, other, fresh string // ARNs of keys
+	third             string
 	alias             string // of fresh
 }
 
@@ -43,7 +44,7 @@ func newCloud(t testing.TB) *cloud {
 	server := localaws.New(localaws.Options{Account: account, Region: "eu-west-1"})
 	t.Cleanup(server.Close)
 	c := &cloud{Client: kms.NewFromConfig(inprocess.Config(server, "eu-west-1", "app")), server: server}
-	for _, key := range []*string{&c.old, &c.other, &c.fresh} {
+	for _, key := range []*string{&c.old, &c.other, &c.fresh, &c.third} {
 		out, err := c.CreateKey(t.Context(), &kms.CreateKeyInput{})
 		if err != nil {
 			t.Fatal(err)
@@ -144,8 +145,8 @@ func TestSOPSFiles(t *testing.T) {
 			if err != nil || out.Moved != len(f.Keys)/3*2 || out.Metadata != nil {
 				t.Fatalf("moved %d, %v", out.Moved, err)
 			}
-			if calls = c.server.Requests("kms", "ReEncrypt") - calls; calls != 2 {
-				t.Errorf("%d calls of KMS", calls) // one for each data key, none for a foreign label
+			if calls = c.server.Requests("kms", "ReEncrypt") - calls; calls != 3 {
+				t.Errorf("%d calls of KMS", calls) // one for each data key, also where the label names a third one
 			}
 			want := string(body)
 			for i, k := range out.Keys {
@@ -391,9 +392,59 @@ func TestRewrapGoesOnToTheNextKey(t *testing.T) {
 	if out, err := f.Rewrap(t.Context(), c, c.move()); err != nil || out.Moved != 1 {
 		t.Errorf("moved %d, %v", out.Moved, err)
 	}
-	f = whole(c.wrap(t, c.fresh, nil))
+	f = whole(c.wrap(t, c.fresh, nil)) // moved long ago
+	if out, err := f.Rewrap(t.Context(), c, c.move()); err != nil || out.Moved != 0 {
+		t.Errorf("moved %d, %v", out.Moved, err)
+	}
+	f = whole(c.wrap(t, c.third, nil))
 	if out, err := f.Rewrap(t.Context(), c, c.move()); err == nil || !strings.Contains(err.Error(), "DisabledException") {
 		t.Errorf("moved %d, %v", out.Moved, err)
+	}
+}
+
+// Nothing authenticates a label: one that names another key hides nothing.
+func TestALabelHidesNothing(t *testing.T) {
+	c := newCloud(t)
+	text := "a: ENC[AES256_GCM,data:QQ==,iv:QQ==,tag:QQ==,type:str]\n" + strings.Replace(tail, "QUJD", b64(c.wrap(t, c.old, nil)), 1)
+	for name, tc := range map[string]struct {
+		label string
+		moved int
+	}{
+		"the right one":                    {c.old, 1},
+		"a third one":                      {c.third, 1},
+		"the one to move to":               {c.fresh, 1},
+		"one of another Region: believed":  {strings.Replace(c.old, "eu-west-1", "us-east-1", 1), 0},
+		"one of another account: believed": {strings.Replace(c.old, account, "444455556666", 1), 0},
+	} {
+		f := whole([]byte(strings.Replace(text, "arn:aws:kms:eu-west-1:111122223333:key/a", tc.label, 1)))
+		out, err := f.Rewrap(t.Context(), c, c.move())
+		if err != nil || out.Moved != tc.moved {
+			t.Errorf("%s: moved %d, %v", name, out.Moved, err)
+		}
+		under, err := f.Under(t.Context(), c, []string{c.fresh, c.old}, nil)
+		if err != nil || under != (tc.moved == 1) {
+			t.Errorf("%s: under the old key: %t, %v", name, under, err)
+		}
+	}
+}
+
+func TestUnder(t *testing.T) {
+	c := newCloud(t)
+	f := whole(c.wrap(t, c.old, aboutTenant))
+	for name, tc := range map[string]struct {
+		keys  []string
+		about map[string]string
+		under bool
+		wrong string
+	}{
+		"under one of them": {[]string{c.third, c.old}, aboutTenant, true, "<nil>"},
+		"under none":        {[]string{c.third, c.fresh}, aboutTenant, false, "<nil>"},
+		"another context":   {[]string{c.old}, nil, false, "InvalidCiphertextException"},
+	} {
+		under, err := f.Under(t.Context(), c, tc.keys, tc.about)
+		if under != tc.under || !strings.Contains(fmt.Sprint(err), tc.wrong) {
+			t.Errorf("%s: %t, %v", name, under, err)
+		}
 	}
 }
 
@@ -404,9 +455,9 @@ func TestByMetadata(t *testing.T) {
 		wrong    string
 	}{
 		"nothing":              {metadata: map[string]string{"a": "b", "x-amz-iv": "x", "x-amz-matdesc": "{}"}},
-		"V1":                   {metadata: map[string]string{"x-amz-key": "x", "x-amz-iv": "x"}, want: Found{Format: S3ClientV1, Sure: true, Place: InMetadata, Refusal: "its data key is wrapped by a key of the application's own, not by KMS"}},
-		"raw":                  {metadata: map[string]string{"x-amz-key-v2": "x", "x-amz-iv": "x", "x-amz-wrap-alg": "RSA-OAEP-SHA1"}, want: Found{Format: S3ClientV2, Sure: true, Place: InMetadata, Refusal: "its data key is wrapped by a key of the application's own (RSA-OAEP-SHA1), not by KMS"}},
-		"raw V3":               {metadata: map[string]string{"x-amz-3": "x", "x-amz-d": "x", "x-amz-i": "x", "x-amz-w": "02"}, want: Found{Format: S3ClientV3, Sure: true, Place: InMetadata, Refusal: "its data key is wrapped by a key of the application's own (AES/GCM), not by KMS"}},
+		"V1":                   {metadata: map[string]string{"x-amz-key": "x", "x-amz-iv": "x"}, want: Found{Format: S3ClientV1, Sure: true, Place: InMetadata, NotKMS: true, Refusal: "its data key is wrapped by a key of the application's own, not by KMS"}},
+		"raw":                  {metadata: map[string]string{"x-amz-key-v2": "x", "x-amz-iv": "x", "x-amz-wrap-alg": "RSA-OAEP-SHA1"}, want: Found{Format: S3ClientV2, Sure: true, Place: InMetadata, NotKMS: true, Refusal: "its data key is wrapped by a key of the application's own (RSA-OAEP-SHA1), not by KMS"}},
+		"raw V3":               {metadata: map[string]string{"x-amz-3": "x", "x-amz-d": "x", "x-amz-i": "x", "x-amz-w": "02"}, want: Found{Format: S3ClientV3, Sure: true, Place: InMetadata, NotKMS: true, Refusal: "its data key is wrapped by a key of the application's own (AES/GCM), not by KMS"}},
 		"unknown":              {metadata: map[string]string{"x-amz-3": "x", "x-amz-d": "x", "x-amz-i": "x", "x-amz-w": "99"}, want: Found{Format: S3ClientV3, Sure: true, Place: InMetadata, Refusal: `its data key is wrapped by an algorithm that is not known ("99")`}},
 		"encoded by S3":        {metadata: map[string]string{"x-amz-3": "x", "x-amz-d": "x", "x-amz-i": "x", "x-amz-w": "12", "x-amz-t": "=?UTF-8?Q?x?="}, want: Found{Format: S3ClientV3, Sure: true, Place: InMetadata, Refusal: "its encryption context has other characters than ASCII, which S3 does not show as they were stored"}},
 		"in instruction file":  {metadata: map[string]string{"x-amz-c": "115", "x-amz-d": "x", "x-amz-i": "x"}, want: Found{Format: S3ClientV3, Sure: true, Place: InInstructionFile, Partial: true}},

@@ -53,9 +53,9 @@ var ErrRefused = errors.New("cannot be re-wrapped")
 
 // Rewrap moves the data keys that are under a key of m.From, each by one call of KMS
 // ReEncrypt with its own encryption context as source and destination, and returns what to
-// write: the same bytes but for the wrapped keys and their labels. A label that is the ARN
-// of a KMS key is believed; where there is another one or none, KMS is asked with one key
-// of m.From after the other.
+// write: the same bytes but for the wrapped keys and their labels. KMS is asked with one
+// key of m.From after the other, the one that the label names first; with none where the
+// label names a KMS key of another account or Region.
 //
 // The error is ErrRefused, KMS's own, or says what of f or m does not allow it. Then
 // nothing is to be written.
@@ -163,15 +163,29 @@ func (m Move) valid() error {
 	return nil
 }
 
-// sources returns the KMS keys that k may be under, of those to move from.
-func (m Move) sources(k Key) []string {
+// sources returns the keys of from that k may be under, the one that its label names
+// first. Nothing authenticates a label, so that KMS is asked about a key of the same
+// account and Region whatever it says. One of another is believed: what KMS says about a
+// ciphertext of another Region is not documented.
+func (k Key) sources(from []string) []string {
+	label := arn.Parse(k.Label)
 	if arn.KeyID(k.Label) == "" || k.LabelInContext {
-		return m.From
+		return from
 	}
-	if slices.Contains(m.From, k.Label) {
-		return []string{k.Label}
-	}
-	return nil
+	near := slices.DeleteFunc(slices.Clone(from), func(f string) bool {
+		a := arn.Parse(f)
+		return a.Account != label.Account || a.Region != label.Region
+	})
+	slices.SortStableFunc(near, func(a, b string) int {
+		switch k.Label {
+		case a:
+			return -1
+		case b:
+			return 1
+		}
+		return 0
+	})
+	return near
 }
 
 // label returns what names To in place of k's label.
@@ -184,30 +198,64 @@ func (m Move) label(k Key) string {
 
 // move re-wraps a key that is under one of m.From, and leaves any other as it is.
 func (k *Key) move(ctx context.Context, client KMS, m Move) error {
+	wrapped, err := k.reEncrypt(ctx, client, m.From, func(string) string { return m.To }, m.Context)
+	switch {
+	case err != nil:
+		// A key of From may be gone or disabled, and this one have left it long ago.
+		if done, asked := k.reEncrypt(ctx, client, []string{m.To}, func(to string) string { return to }, m.Context); asked == nil && done != nil {
+			return nil
+		}
+		return err
+	case wrapped != nil:
+		k.Wrapped, k.Label = wrapped, m.label(*k)
+	}
+	return nil
+}
+
+// reEncrypt returns k as KMS wraps it under the key that to names for the one of from that
+// it is under; nil where it is under none of them.
+func (k Key) reEncrypt(ctx context.Context, client KMS, from []string, to func(string) string, unknown map[string]string) ([]byte, error) {
 	about := k.Context
 	if k.ContextUnknown {
-		about = m.Context
+		about = unknown
 	}
 	var failed error
-	for _, from := range m.sources(*k) {
+	for _, from := range k.sources(from) {
+		to := to(from)
 		out, err := client.ReEncrypt(ctx, &kms.ReEncryptInput{
-			CiphertextBlob: k.Wrapped, SourceKeyId: aws.String(from), DestinationKeyId: aws.String(m.To),
+			CiphertextBlob: k.Wrapped, SourceKeyId: aws.String(from), DestinationKeyId: aws.String(to),
 			SourceEncryptionContext: about, DestinationEncryptionContext: about,
 		})
 		var other *types.IncorrectKeyException
 		switch {
 		case errors.As(err, &other):
-			continue // it is under none or another one of From
+			continue
 		case err != nil:
 			failed = errors.Join(failed, fmt.Errorf("re-encrypt a data key under %s: %w", from, err))
 			continue
-		case aws.ToString(out.KeyId) != m.To: // that it was under from, KMS checks
-			return fmt.Errorf("re-encrypt a data key under %s: KMS moved it to %q, asked was %s", from, aws.ToString(out.KeyId), m.To)
+		case aws.ToString(out.KeyId) != to: // that it was under from, KMS checks
+			return nil, fmt.Errorf("re-encrypt a data key under %s: KMS moved it to %q, asked was %s", from, aws.ToString(out.KeyId), to)
 		case len(out.CiphertextBlob) == 0 || len(out.CiphertextBlob) > maxBlob:
-			return fmt.Errorf("re-encrypt a data key under %s: KMS returned %d bytes", from, len(out.CiphertextBlob))
+			return nil, fmt.Errorf("re-encrypt a data key under %s: KMS returned %d bytes", from, len(out.CiphertextBlob))
 		}
-		k.Wrapped, k.Label = out.CiphertextBlob, m.label(*k)
-		return nil
+		return out.CiphertextBlob, nil
 	}
-	return failed
+	return nil, failed
+}
+
+// Under reports whether a data key of f, which may be refused to Rewrap, is under one of
+// the KMS keys, given as ARNs. KMS is asked to re-encrypt it under the same key, which
+// takes kms:ReEncryptFrom and kms:ReEncryptTo on it, and what KMS returns is dropped.
+// about is the encryption context of data keys whose format stores none. The error is
+// KMS's.
+func (f Found) Under(ctx context.Context, client KMS, keys []string, about map[string]string) (bool, error) {
+	var failed error
+	for _, k := range f.Keys {
+		wrapped, err := k.reEncrypt(ctx, client, keys, func(from string) string { return from }, about)
+		if wrapped != nil {
+			return true, nil
+		}
+		failed = errors.Join(failed, err)
+	}
+	return false, failed
 }

@@ -100,7 +100,7 @@ func s3Client(metadata map[string]string) (Found, error) {
 	switch names[0] {
 	case keyV1:
 		// Clients that use KMS write x-amz-key-v2, as older ones did.
-		return Found{Format: S3ClientV1, Sure: true, Refusal: "its data key is wrapped by a key of the application's own, not by KMS"}, nil
+		return Found{Format: S3ClientV1, Sure: true, NotKMS: true, Refusal: "its data key is wrapped by a key of the application's own, not by KMS"}, nil
 	case keyV3:
 		f.Format, description = S3ClientV3, metadata[contextV3]
 		algorithm = metadata[wrapAlgV3]
@@ -111,7 +111,7 @@ func s3Client(metadata map[string]string) (Found, error) {
 	switch algorithm {
 	case "kms+context", "kms":
 	case "AES/GCM", "AESWrap", "RSA-OAEP-SHA1", "RSA/ECB/OAEPWithSHA-256AndMGF1Padding":
-		f.Refusal = "its data key is wrapped by a key of the application's own (" + algorithm + "), not by KMS"
+		f.NotKMS, f.Refusal = true, "its data key is wrapped by a key of the application's own ("+algorithm+"), not by KMS"
 		return f, nil
 	default:
 		f.Refusal = fmt.Sprintf("its data key is wrapped by an algorithm that is not known (%.40q)", algorithm)

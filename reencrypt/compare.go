@@ -4,7 +4,6 @@ import (
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
@@ -27,10 +26,10 @@ type kind struct {
 	metadata, tags, acl, contentType       bool
 	cacheControl, disposition, encoding    bool
 	language, expires, redirect, multipart bool
-	odd                                    bool // metadata that HEAD does not show as it is
+	odd                                    bool // metadata that HEAD does not show as it is, or that have been changed
 }
 
-func kindOf(bucket string, en entry, h *s3.HeadObjectOutput, g grants) kind {
+func kindOf(bucket string, en entry, h goal, g grants) kind {
 	return kind{
 		bucket: bucket, class: h.StorageClass, checksum: en.checksum,
 		empty: aws.ToInt64(h.ContentLength) == 0, bucketKey: aws.ToBool(h.BucketKeyEnabled),
@@ -38,7 +37,7 @@ func kindOf(bucket string, en entry, h *s3.HeadObjectOutput, g grants) kind {
 		cacheControl: h.CacheControl != nil, disposition: h.ContentDisposition != nil, encoding: h.ContentEncoding != nil,
 		language: h.ContentLanguage != nil, expires: h.ExpiresString != nil, redirect: h.WebsiteRedirectLocation != nil,
 		multipart: h.ChecksumType == types.ChecksumTypeComposite,
-		odd:       aws.ToInt32(h.MissingMeta) > 0 || !resendable(h.Metadata),
+		odd:       aws.ToInt32(h.MissingMeta) > 0 || !resendable(h.Metadata) || h.resent,
 	}
 }
 

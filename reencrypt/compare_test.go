@@ -10,11 +10,11 @@ import (
 )
 
 func TestCopiesAreComparedUntilTheirKindIsProven(t *testing.T) {
-	plain := &s3.HeadObjectOutput{ContentLength: aws.Int64(1), ETag: aws.String("a")}
-	tagged := &s3.HeadObjectOutput{ContentLength: aws.Int64(1), TagCount: aws.Int32(1)}
-	odd := &s3.HeadObjectOutput{ContentLength: aws.Int64(1), MissingMeta: aws.Int32(1)}
+	plain := goal{HeadObjectOutput: &s3.HeadObjectOutput{ContentLength: aws.Int64(1), ETag: aws.String("a")}}
+	tagged := goal{HeadObjectOutput: &s3.HeadObjectOutput{ContentLength: aws.Int64(1), TagCount: aws.Int32(1)}}
+	odd := goal{HeadObjectOutput: &s3.HeadObjectOutput{ContentLength: aws.Int64(1), MissingMeta: aws.Int32(1)}}
 	k := kindOf("b", entry{key: "k1"}, plain, grants{})
-	if k != kindOf("b", entry{key: "k2"}, &s3.HeadObjectOutput{ContentLength: aws.Int64(2), ETag: aws.String("b")}, grants{}) {
+	if k != kindOf("b", entry{key: "k2"}, goal{HeadObjectOutput: &s3.HeadObjectOutput{ContentLength: aws.Int64(2), ETag: aws.String("b")}}, grants{}) {
 		t.Error("size and name make another kind")
 	}
 	for name, other := range map[string]kind{

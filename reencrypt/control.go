@@ -44,6 +44,9 @@ type Order struct {
 	Versions Versions `json:"versions"`
 	// Method is how; "" is MethodAuto.
 	Method Method `json:"method"`
+	// Envelopes and RewriteFiles are as in RunOptions.
+	Envelopes    Envelopes `json:"envelopes,omitempty"`
+	RewriteFiles bool      `json:"rewrite_files,omitempty"`
 }
 
 // StartOrders starts a job for each order, as Start does for an alias, and returns
@@ -59,7 +62,7 @@ func (e *Engine) StartOrders(ctx context.Context, orders []Order, at time.Time) 
 	}
 	var jobs []jobDoc
 	for _, o := range orders {
-		s, err := e.resolveSpec(ctx, RunOptions{Bucket: o.Bucket, Prefix: o.Prefix, From: o.From, To: o.To, Versions: o.Versions, Method: o.Method})
+		s, err := e.resolveSpec(ctx, RunOptions{Bucket: o.Bucket, Prefix: o.Prefix, From: o.From, To: o.To, Versions: o.Versions, Method: o.Method, Envelopes: o.Envelopes, RewriteFiles: o.RewriteFiles})
 		if err == nil && s.Bucket == e.opt.StateBucket {
 			err = errors.New("it is cmkeeper's own state bucket")
 		}
@@ -94,7 +97,11 @@ func jobOf(s spec, at time.Time, open []jobDoc, now time.Time) (jobDoc, error) {
 			return open[i], nil
 		}
 	}
-	j.ID = idOf("order", s.Bucket, s.Prefix, strings.Join(s.From, " "), s.To, string(s.Versions), string(s.Method), j.MovedAt.UTC().Format(time.RFC3339Nano))
+	parts := []string{"order", s.Bucket, s.Prefix, strings.Join(s.From, " "), s.To, string(s.Versions), string(s.Method), j.MovedAt.UTC().Format(time.RFC3339Nano)}
+	if s.Envelopes != "" { // builds before knew none, and the id of an order stays what it is
+		parts = append(parts, string(s.Envelopes), fmt.Sprint(s.RewriteFiles))
+	}
+	j.ID = idOf(parts...)
 	return j, j.giveWay(open)
 }
 
@@ -133,7 +140,8 @@ func idOf(parts ...string) string {
 }
 
 func same(a, b spec) bool {
-	return a.Bucket == b.Bucket && a.Prefix == b.Prefix && a.To == b.To && a.Versions == b.Versions && a.Method == b.Method && slices.Equal(a.From, b.From)
+	return a.Bucket == b.Bucket && a.Prefix == b.Prefix && a.To == b.To && a.Versions == b.Versions && a.Method == b.Method &&
+		a.Envelopes == b.Envelopes && a.RewriteFiles == b.RewriteFiles && slices.Equal(a.From, b.From)
 }
 
 // rivals reports whether two jobs conflict: an object of both

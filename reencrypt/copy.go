@@ -116,16 +116,17 @@ func (c copyMethod) examine(ctx context.Context, m *mover, en entry, h *s3.HeadO
 }
 
 func (copyMethod) move(ctx context.Context, m *mover, en entry, h *s3.HeadObjectOutput, o object, a action) error {
+	to := goal{HeadObjectOutput: h, key: m.To}
 	if a == copyParts {
-		return m.copyParts(ctx, en, h, o.grants)
+		return m.copyParts(ctx, en, h, to, o.grants)
 	}
-	return wrap("CopyObject", m.copyWhole(ctx, en, h, o.grants))
+	return wrap("CopyObject", m.copyWhole(ctx, en, h, to, o.grants))
 }
 
 // cost: a copy in parts has a beginning and an end besides its parts.
 func (copyMethod) cost(g Group, class classPrice, part int64) (writes int64, usd float64) {
 	writes = g.Versions
-	if action(g.Action) == copyParts {
+	if action(g.Action) == copyParts || action(g.Action) == rewrap && g.Bytes > g.Versions*(5<<30) {
 		writes = 2*g.Versions + g.Bytes/part + g.Versions
 	}
 	return writes, float64(writes)*class.put + float64(g.Bytes)/(1<<30)*class.retrieval
@@ -190,26 +191,43 @@ var errDiffers = errors.New("copy is not known to be like its original")
 // grants are the headers of an ACL.
 type grants struct{ full, read, readACP, writeACP *string }
 
-// copyWhole copies an object onto itself under the new key, and checks the copy
-// until copies of its kind are proven.
-func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput, g grants) error {
-	out, err := m.e.opt.S3.CopyObject(ctx, &s3.CopyObjectInput{
+// goal is what HEAD is to show of a copy, and the ARN of the key that it is to be under, ""
+// for one of S3's own.
+type goal struct {
+	*s3.HeadObjectOutput
+	key string
+	// resent: its metadata are sent, and not copied from the original.
+	resent bool
+}
+
+// copyWhole copies an object onto itself, and checks the copy until copies of its kind are
+// proven.
+func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput, to goal, g grants) error {
+	in := &s3.CopyObjectInput{
 		Bucket: &m.Bucket, Key: &en.key, CopySource: aws.String(copySource(m.Bucket, en.key, aws.ToString(h.VersionId))),
 		ExpectedBucketOwner: &m.e.opt.Account, ExpectedSourceBucketOwner: &m.e.opt.Account,
 		CopySourceIfMatch: h.ETag, IfMatch: h.ETag,
-		ServerSideEncryption: types.ServerSideEncryptionAwsKms, SSEKMSKeyId: &m.To, BucketKeyEnabled: h.BucketKeyEnabled,
+		ServerSideEncryption: to.ServerSideEncryption, SSEKMSKeyId: optional(to.key), BucketKeyEnabled: to.BucketKeyEnabled,
 		MetadataDirective: types.MetadataDirectiveCopy, TaggingDirective: types.TaggingDirectiveCopy,
-		StorageClass: h.StorageClass, WebsiteRedirectLocation: h.WebsiteRedirectLocation, ChecksumAlgorithm: en.checksum,
+		StorageClass: to.StorageClass, WebsiteRedirectLocation: to.WebsiteRedirectLocation, ChecksumAlgorithm: en.checksum,
 		GrantFullControl: g.full, GrantRead: g.read, GrantReadACP: g.readACP, GrantWriteACP: g.writeACP,
-	}, m.e.throttlesBack)
+	}
+	options := []func(*s3.Options){m.e.throttlesBack}
+	if to.resent {
+		in.MetadataDirective, in.Metadata = types.MetadataDirectiveReplace, to.Metadata
+		in.CacheControl, in.ContentDisposition, in.ContentEncoding = to.CacheControl, to.ContentDisposition, to.ContentEncoding
+		in.ContentLanguage, in.ContentType = to.ContentLanguage, to.ContentType
+		options = append(options, verbatimExpires(to.ExpiresString))
+	}
+	out, err := m.e.opt.S3.CopyObject(ctx, in, options...)
 	if err != nil {
 		return err
 	}
-	k := kindOf(m.Bucket, en, h, g)
+	k := kindOf(m.Bucket, en, to, g)
 	asWished := true // as far as the answer says: some servers name no key, and the verifying pass asks for it
 	if out.SSEKMSKeyId != nil {
 		keyARN, err := m.resolve(ctx, *out.SSEKMSKeyId)
-		asWished = err == nil && keyARN == m.To && aws.ToBool(out.BucketKeyEnabled) == aws.ToBool(h.BucketKeyEnabled)
+		asWished = err == nil && keyARN == to.key && aws.ToBool(out.BucketKeyEnabled) == aws.ToBool(to.BucketKeyEnabled)
 	}
 	if asWished && !m.e.audit.due(k) {
 		return nil
@@ -218,7 +236,7 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 	if out.CopyObjectResult != nil {
 		etag = aws.ToString(out.CopyObjectResult.ETag)
 	}
-	compared, err := m.checkCopy(ctx, en.key, h, etag, aws.ToString(out.VersionId))
+	compared, err := m.checkCopy(ctx, en.key, to, etag, aws.ToString(out.VersionId))
 	switch {
 	case errors.Is(err, errDiffers):
 		m.e.audit.differs()
@@ -228,9 +246,9 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 	return err
 }
 
-// checkCopy compares a copy with what its original was. Where another writer has
+// checkCopy compares a copy with what it is to be. Where another writer has
 // replaced or deleted it since, there is nothing to compare.
-func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObjectOutput, etag, version string) (compared bool, err error) {
+func (m *mover) checkCopy(ctx context.Context, key string, to goal, etag, version string) (compared bool, err error) {
 	var after *s3.HeadObjectOutput
 	err = m.patiently(ctx, func() (err error) {
 		after, err = m.head(ctx, key, version)
@@ -245,12 +263,14 @@ func (m *mover) checkCopy(ctx context.Context, key string, before *s3.HeadObject
 	case err != nil:
 		return false, fmt.Errorf("check copy: %w", err)
 	}
-	keyARN, err := m.resolve(ctx, aws.ToString(after.SSEKMSKeyId))
-	if err != nil {
-		return false, fmt.Errorf("check copy: %w", err)
+	different := differences(to.HeadObjectOutput, after)
+	keyARN := ""
+	if after.SSEKMSKeyId != nil {
+		if keyARN, err = m.resolve(ctx, *after.SSEKMSKeyId); err != nil {
+			return false, fmt.Errorf("check copy: %w", err)
+		}
 	}
-	different := differences(before, after)
-	if keyARN != m.To {
+	if keyARN != to.key {
 		different = append(different, "key")
 	}
 	if len(different) > 0 {

@@ -39,6 +39,18 @@ const (
 	ReasonRejected       Reason = "rejected"        // S3 refuses it; the detail has its message
 )
 
+// Why the data keys of client-side encryption in an object version are refused. The reasons
+// above are theirs, too: the detail says whether they are.
+const (
+	ReasonEnvelopeFormat      Reason = "envelope-format"      // its format cannot be re-wrapped soundly
+	ReasonEnvelopeMalformed   Reason = "envelope-malformed"   // what the client stored contradicts itself, or is not complete
+	ReasonEnvelopeUnread      Reason = "envelope-unread"      // its content cannot be read to look for data keys
+	ReasonEnvelopeInstruction Reason = "envelope-instruction" // the instruction file is missing that should have its data key
+	ReasonEnvelopeFile        Reason = "envelope-file"        // its body would have to be written anew, which is not allowed
+	ReasonEnvelopeLarge       Reason = "envelope-too-large"   // its body would have to be written anew, and is too large
+	ReasonEnvelopeKMS         Reason = "envelope-kms"         // KMS does not let its data key be moved; the detail has its message
+)
+
 // Why an object version failed: another try may succeed.
 const (
 	ReasonChanging Reason = "changing" // it was written again and again meanwhile
@@ -115,7 +127,9 @@ type rules struct {
 	// defaultLock: the bucket would put a retention on each copy.
 	defaultLock bool
 	maxCopy     int64
-	now         time.Time
+	// rewriteFiles: a body may be written anew for its data keys.
+	rewriteFiles bool
+	now          time.Time
 }
 
 // decide says what to do with an object version.
@@ -135,8 +149,12 @@ func decide(o object, r rules) decision {
 		return decision{skip, ReasonOtherKey}
 	case o.encryption != "aws:kms": // DSSE, or what is yet to be invented
 		return decision{refuse, ReasonDSSE}
-	case o.held || o.retention && o.retainUntil.After(r.now):
+	case o.locked(r.now):
 		return decision{refuse, ReasonObjectLock}
 	}
 	return r.method.decide(o, r)
+}
+
+func (o object) locked(now time.Time) bool {
+	return o.held || o.retention && o.retainUntil.After(now)
 }

@@ -26,8 +26,8 @@ type Plan struct {
 	NotInScope []string `json:"not_in_scope,omitempty"`
 }
 
-// BucketPlan is what a move would do to a bucket. Its first six members say what
-// to move.
+// BucketPlan is what a move would do to a bucket. Its members above Survey are those of
+// an Order.
 type BucketPlan struct {
 	Bucket   string   `json:"bucket"`
 	Prefix   string   `json:"prefix"`
@@ -36,9 +36,12 @@ type BucketPlan struct {
 	Versions Versions `json:"versions"`
 	// Method is never MethodAuto, but what that came to.
 	Method Method `json:"method"`
+	// Envelopes and RewriteFiles are as in RunOptions.
+	Envelopes    Envelopes `json:"envelopes,omitempty"`
+	RewriteFiles bool      `json:"rewrite_files,omitempty"`
 
 	Survey
-	// InScope is what is under the old keys, Move what of it would be moved, and
+	// InScope is what is under the old keys, with data keys or as a whole, Move what of it would be moved, and
 	// Refuse what would not.
 	InScope Amount `json:"in_scope"`
 	Move    Amount `json:"move"`
@@ -144,18 +147,16 @@ func (e *Engine) Forecast(ctx context.Context, o RunOptions, sample int, seen fu
 }
 
 func planOfBucket(s spec) BucketPlan {
-	return BucketPlan{Bucket: s.Bucket, Prefix: s.Prefix, From: s.From, To: s.To, Versions: s.Versions, Survey: Survey{Groups: []Group{}}, Preflight: []Finding{}}
+	return BucketPlan{Bucket: s.Bucket, Prefix: s.Prefix, From: s.From, To: s.To, Versions: s.Versions, Envelopes: s.Envelopes, RewriteFiles: s.RewriteFiles, Survey: Survey{Groups: []Group{}}, Preflight: []Finding{}}
 }
 
 // surveyPlan surveys the bucket and estimates what it takes to move it by a method.
 func (e *Engine) surveyPlan(ctx context.Context, s spec, method method, p *BucketPlan, sample int, seen func(int64)) error {
-	f, err := e.bucketFacts(ctx, s.Bucket, method)
+	m, err := e.moverBy(ctx, s, method)
 	if err != nil {
 		return err
 	}
-	m := &mover{spec: s, e: e, facts: f, limiter: e.limiters.bucket(s.Bucket), rules: rules{
-		from: s.From, to: cmp.Or(s.To, "a key to come"), method: method, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now(),
-	}}
+	m.rules.to = cmp.Or(s.To, "a key to come")
 	if p.Survey, err = m.survey(ctx, sample, seen); err != nil {
 		return fmt.Errorf("plan bucket %s: %w", s.Bucket, err)
 	}
@@ -178,7 +179,7 @@ func (p *BucketPlan) estimate(m method, wishedPart int64) {
 			price = standardPrice
 		}
 		p.CostUSD += float64(2*g.Versions) * price.head
-		inScope := slices.Contains(p.From, g.Key)
+		inScope := slices.Contains(p.From, g.Key) || g.Sealed
 		if inScope {
 			p.InScope.add(g)
 		}
@@ -186,11 +187,18 @@ func (p *BucketPlan) estimate(m method, wishedPart int64) {
 		case a == refuse && inScope:
 			p.Refuse.add(g)
 		case a.moves():
-			writes, usd := m.cost(g, price, wishedPart)
+			by := m
+			if a == rewrap || a == rewrite {
+				by = copyMethod{}
+			}
+			writes, usd := by.cost(g, price, wishedPart)
 			p.Move.add(g)
 			p.CostUSD += usd
 			p.Requests.Write += writes
 			p.Requests.KMS += 2 * writes
+		}
+		if g.Envelope != "" { // in each pass, for each old key and a data key or two
+			p.Requests.KMS += 2 * g.Versions
 		}
 	}
 	p.CostUSD += float64(p.Requests.KMS) * priceKMS

@@ -69,14 +69,20 @@ type jobDoc struct {
 	Finished     time.Time `json:"finished"`
 }
 
-// Schema names the document for package state.
-func (*jobDoc) Schema() (string, int) { return "job", 1 }
+// Schema names the document for package state. Builds of version 1 move no data keys, and
+// must not say that a job is complete that does.
+func (j *jobDoc) Schema() (string, int) {
+	if j.Envelopes != "" {
+		return "job", 2
+	}
+	return "job", 1
+}
 
 func (j *jobDoc) key() string { return "jobs/" + j.ID + "/job.json" }
 
 func (j *jobDoc) summary() Summary {
 	return Summary{
-		Job: j.ID, Alias: j.Alias, Bucket: j.Bucket, Prefix: j.Prefix, From: j.From, To: j.To,
+		Job: j.ID, Alias: j.Alias, Bucket: j.Bucket, Prefix: j.Prefix, From: j.From, To: j.To, EnvelopesIn: j.Envelopes,
 		State: j.State, Cause: j.Cause, Passes: j.Pass, Counts: withEarlier(Counts{}, j.Earlier), By: j.by(), Batch: j.Batch.all(), Started: j.Started, Finished: j.Finished,
 	}
 }
@@ -142,7 +148,7 @@ func (e *Engine) Start(ctx context.Context, m Move) ([]string, error) {
 			others = append(others, j)
 		}
 	}
-	jobs, superseded := jobsOf(m, own, e.opt.Versions, e.opt.Method, time.Now())
+	jobs, superseded := jobsOf(m, own, e.opt, time.Now())
 	for i := range jobs {
 		if err := jobs[i].giveWay(others); err != nil {
 			return nil, outcome.RetryAfter(rivalWait, fmt.Errorf("start re-encryption of %s: %w", m.AliasARN, err))
@@ -172,7 +178,7 @@ func (e *Engine) Start(ctx context.Context, m Move) ([]string, error) {
 //
 // A move that is known late, after a newer one of its alias, moves its data to
 // where the alias points now.
-func jobsOf(m Move, open []jobDoc, v Versions, method Method, now time.Time) (jobs []jobDoc, superseded []string) {
+func jobsOf(m Move, open []jobDoc, o Options, now time.Time) (jobs []jobDoc, superseded []string) {
 	to, newest := m.To, m.At
 	from := slices.Clone(m.From)
 	scope := slices.Clone(m.Scope)
@@ -200,7 +206,7 @@ func jobsOf(m Move, open []jobDoc, v Versions, method Method, now time.Time) (jo
 	for _, s := range outermost(scope) {
 		jobs = append(jobs, jobDoc{
 			ID: jobID(m, s), Alias: m.AliasARN, MovedAt: m.At, State: first, Pass: 1,
-			spec:      spec{Bucket: s.Bucket, Prefix: s.Prefix, From: from, To: to, Versions: v, Method: method},
+			spec:      spec{Bucket: s.Bucket, Prefix: s.Prefix, From: from, To: to, Versions: o.Versions, Method: o.Method, Envelopes: o.Envelopes, RewriteFiles: o.RewriteFiles},
 			NotBefore: notBefore, Supersedes: superseded, Started: now,
 		})
 	}
@@ -444,7 +450,7 @@ func afterPass(pass int, c Counts, early bool) (next State, cause string) {
 // carry adds what a pass has done to what the passes before it have: what it
 // moved, and the copies that came out different, which no later pass sees again.
 func carry(earlier, c Counts) Counts {
-	done := Counts{Moved: c.Moved, Bytes: c.Bytes}
+	done := Counts{Moved: c.Moved - c.Partly, Bytes: c.Bytes, Rewrapped: c.Rewrapped}
 	if n := c.ByReason[ReasonDiffers]; n > 0 {
 		done.Failed, done.ByReason = n, map[Reason]int64{ReasonDiffers: n}
 	}
@@ -459,18 +465,33 @@ func carry(earlier, c Counts) Counts {
 // before and has been deleted or overwritten since was
 // scanned too, so that the counts add up. Where the last pass could not look at
 // something it may be what is missing: it counts as failed, and not as moved too.
+//
+// What was moved is on-target in the last pass, but for data keys in objects whose own
+// encryption is another.
 func withEarlier(last, earlier Counts) Counts {
 	var sum Counts
 	sum.add(last)
 	sum.add(earlier)
-	done := earlier.Moved + earlier.Failed
-	again := min(done, last.ByReason[ReasonOnTarget])
+	done, again := earlier.Moved+earlier.Failed, int64(0)
+	onTarget := done
+	for reason, n := range earlier.Rewrapped {
+		if reason != ReasonOnTarget {
+			onTarget -= n
+			again += sum.repeated(reason, n)
+		}
+	}
+	again += sum.repeated(ReasonOnTarget, onTarget)
 	unproven := min(earlier.Moved, done-again, last.Failed-last.ByReason[ReasonDiffers])
 	sum.Moved -= unproven
 	sum.Scanned += done - again - unproven
 	sum.Skipped -= again
-	if again > 0 {
-		sum.reason(ReasonOnTarget, -again)
-	}
 	return sum
+}
+
+// repeated takes those out of ByReason that are counted as moved, n at most, and returns
+// how many they are.
+func (c *Counts) repeated(r Reason, n int64) int64 {
+	n = min(n, c.ByReason[r])
+	count(&c.ByReason, r, -n)
+	return n
 }

@@ -58,7 +58,7 @@ func TestJobsOf(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			jobs, superseded := jobsOf(c.move, c.open, VersionsAll, MethodAuto, now)
+			jobs, superseded := jobsOf(c.move, c.open, Options{Versions: VersionsAll, Method: MethodAuto}, now)
 			var got want
 			for _, j := range jobs {
 				got.scopes = append(got.scopes, Scope{j.Bucket, j.Prefix})

@@ -40,6 +40,9 @@ type spec struct {
 	To       string   `json:"to"`
 	Versions Versions `json:"versions"`
 	Method   Method   `json:"method"`
+	// Envelopes is never EnvelopesOff: that is "".
+	Envelopes    Envelopes `json:"envelopes,omitempty"`
+	RewriteFiles bool      `json:"rewrite_files,omitempty"`
 }
 
 // mover moves the objects of one slice.
@@ -58,11 +61,15 @@ type mover struct {
 // verdict is what became of an object version.
 type verdict struct {
 	action  action
-	reason  Reason // "" where it moved
+	reason  Reason // "" where it moved; where it moved in part, why not the rest
 	failed  bool   // another try may succeed
 	version string
 	detail  string
 	bytes   int64
+	// format is that of the envelope that was found, "" for none.
+	format string
+	// rewrapped, where the envelope moved, is what later passes find S3's own encryption to be.
+	rewrapped Reason
 }
 
 // result is what it counts as: moved, skipped, refused or failed.
@@ -96,13 +103,26 @@ func (e *Engine) newMover(ctx context.Context, s spec, dry bool, gate func(conte
 	if err != nil {
 		return nil, err
 	}
-	f, err := e.bucketFacts(ctx, s.Bucket, method)
+	m, err := e.moverBy(ctx, s, method)
+	if err != nil {
+		return nil, err
+	}
+	m.dry, m.gate = dry, gate
+	return m, nil
+}
+
+// moverBy returns a mover that decides, for a method.
+func (e *Engine) moverBy(ctx context.Context, s spec, method method) (*mover, error) {
+	if s.Envelopes != "" && e.opt.KMS == nil {
+		return nil, errNoKMS
+	}
+	f, err := e.bucketFacts(ctx, s, method)
 	if err != nil {
 		return nil, err
 	}
 	return &mover{
-		spec: s, e: e, facts: f, limiter: e.limiters.bucket(s.Bucket), dry: dry, gate: gate,
-		rules: rules{from: s.From, to: s.To, method: method, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, now: time.Now()},
+		spec: s, e: e, facts: f, limiter: e.limiters.bucket(s.Bucket),
+		rules: rules{from: s.From, to: s.To, method: method, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, rewriteFiles: s.RewriteFiles, now: time.Now()},
 	}, nil
 }
 
@@ -322,13 +342,37 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 		d = decide(o, m.rules)
 	}
 	v := verdict{action: d.action, reason: d.reason, version: en.version, bytes: o.size}
-	if m.dry || !d.action.moves() {
+	s, err := m.sealed(ctx, en, h, o, d)
+	if err != nil {
+		return verdict{}, err
+	}
+	defer s.free()
+	if s.action.moves() {
+		if err := m.examineSealed(ctx, en, h, &o, &s); err != nil {
+			return verdict{}, err
+		}
+	}
+	v.add(s, o, d)
+	if m.dry || !v.action.moves() {
 		return v, nil
 	}
-	if err := m.e.rate.wait(ctx); err != nil {
-		return v, err
+	if !s.asked {
+		if err := m.e.rate.wait(ctx); err != nil {
+			return v, err
+		}
 	}
 	if err := m.gate(ctx); err != nil { // the wait may have been long
+		return v, err
+	}
+	if s.action.moves() {
+		err := m.reseal(ctx, en, h, o, d, s)
+		if err != nil && !d.action.moves() && classify(err) == faultDenied {
+			// Its own key need not be one that we may use: that stops nothing else.
+			s.refuse(ReasonRejected, "its data key stays under the old key: %s", words(err))
+			v = verdict{action: skip, version: en.version}
+			v.add(s, o, d)
+			err = nil
+		}
 		return v, err
 	}
 	return v, m.rules.method.move(ctx, m, en, h, o, d.action)
@@ -346,7 +390,7 @@ func wrap(operation string, err error) error {
 // refusal is asked again without.
 func (m *mover) head(ctx context.Context, key, version string) (*s3.HeadObjectOutput, error) {
 	in := &s3.HeadObjectInput{Bucket: &m.Bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: &m.e.opt.Account}
-	if m.rules.method.traits().checksums == yes {
+	if m.rules.method.traits().checksums == yes || m.Envelopes != "" {
 		in.ChecksumMode = types.ChecksumModeEnabled
 	}
 	h, err := m.e.opt.S3.HeadObject(ctx, in, m.e.throttlesBack)
@@ -438,15 +482,18 @@ func (t *tally) add(ctx context.Context, en entry, v verdict) error {
 		c.Refused = 1
 	default:
 		c.Moved, c.Bytes = 1, v.bytes
+		if v.reason != "" {
+			c.Partly = 1
+		}
 	}
 	t.counts.add(c)
-	if v.reason != "" {
-		t.counts.reason(v.reason, 1)
-	}
+	count(&t.counts.ByReason, v.reason, 1)
+	count(&t.counts.Envelopes, v.format, 1)
+	count(&t.counts.Rewrapped, v.rewrapped, 1)
 	if t.changed != nil {
 		t.changed(t.counts)
 	}
-	if c.Failed+c.Refused > 0 {
+	if c.Failed+c.Refused+c.Partly > 0 {
 		row := Refusal{Key: en.key, Version: v.version, Reason: v.reason, Detail: v.detail}
 		t.rows = append(t.rows, row)
 		if len(t.sample) < sampleSize {

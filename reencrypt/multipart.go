@@ -20,24 +20,24 @@ import (
 // copyParts copies an object that is too large for CopyObject onto itself, part
 // by part, and checks the copy. CreateMultipartUpload copies nothing, so
 // everything but the bytes is sent again. An upload that fails is aborted.
-func (m *mover) copyParts(ctx context.Context, en entry, h *s3.HeadObjectOutput, g grants) (err error) {
+func (m *mover) copyParts(ctx context.Context, en entry, h *s3.HeadObjectOutput, to goal, g grants) (err error) {
 	tags, err := m.tags(ctx, en.key, aws.ToString(h.VersionId))
 	if err != nil {
 		return err
 	}
 	in := &s3.CreateMultipartUploadInput{
 		Bucket: &m.Bucket, Key: &en.key, ExpectedBucketOwner: &m.e.opt.Account,
-		ServerSideEncryption: types.ServerSideEncryptionAwsKms, SSEKMSKeyId: &m.To, BucketKeyEnabled: h.BucketKeyEnabled,
-		Metadata: h.Metadata, Tagging: tags,
-		CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition, ContentEncoding: h.ContentEncoding,
-		ContentLanguage: h.ContentLanguage, ContentType: h.ContentType,
-		StorageClass: h.StorageClass, WebsiteRedirectLocation: h.WebsiteRedirectLocation, ChecksumAlgorithm: en.checksum,
+		ServerSideEncryption: to.ServerSideEncryption, SSEKMSKeyId: optional(to.key), BucketKeyEnabled: to.BucketKeyEnabled,
+		Metadata: to.Metadata, Tagging: tags,
+		CacheControl: to.CacheControl, ContentDisposition: to.ContentDisposition, ContentEncoding: to.ContentEncoding,
+		ContentLanguage: to.ContentLanguage, ContentType: to.ContentType,
+		StorageClass: to.StorageClass, WebsiteRedirectLocation: to.WebsiteRedirectLocation, ChecksumAlgorithm: en.checksum,
 		GrantFullControl: g.full, GrantRead: g.read, GrantReadACP: g.readACP, GrantWriteACP: g.writeACP,
 	}
 	if en.checksum != "" {
 		in.ChecksumType = h.ChecksumType
 	}
-	created, err := m.e.opt.S3.CreateMultipartUpload(ctx, in, verbatimExpires(h.ExpiresString))
+	created, err := m.e.opt.S3.CreateMultipartUpload(ctx, in, verbatimExpires(to.ExpiresString))
 	if err != nil {
 		return &operationError{"multipart copy", err}
 	}
@@ -68,7 +68,7 @@ func (m *mover) copyParts(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 	if err != nil {
 		return &operationError{"multipart copy", err}
 	}
-	_, err = m.checkCopy(ctx, en.key, h, aws.ToString(done.ETag), aws.ToString(done.VersionId))
+	_, err = m.checkCopy(ctx, en.key, to, aws.ToString(done.ETag), aws.ToString(done.VersionId))
 	return err
 }
 

@@ -56,6 +56,7 @@ const (
 	findingDefaultMoved    = "bucket-default-moved"
 	findingUploads         = "unfinished-uploads"
 	findingMethod          = "method"
+	findingEnvelopes       = "envelopes"
 )
 
 // Preflight finds out what would fail, or surprise, when o is run. It writes and
@@ -156,7 +157,7 @@ func (e *Engine) check(ctx context.Context, j jobDoc, p *planDoc, etag string) (
 func judge(f settings) []Finding {
 	var all []Finding
 	for _, judged := range [][]Finding{
-		judgeUnread(f), judgeTarget(f), judgeSources(f), judgePolicy(f), judgeDefault(f), f.method.judge(f),
+		judgeUnread(f), judgeTarget(f), judgeSources(f), judgePolicy(f), judgeDefault(f), f.method.judge(f), judgeEnvelopes(f),
 	} {
 		all = append(all, judged...)
 	}

@@ -438,7 +438,7 @@ func TestSurveyOfABusyBucket(t *testing.T) {
 			w.put(fmt.Sprintf("k%03d", i), w.a)
 		}
 		look := func() (Survey, error) {
-			return w.engine().Survey(t.Context(), Scope{Bucket: bucket}, w.a, nil)
+			return w.engine().Survey(t.Context(), Scope{Bucket: bucket}, w.a, EnvelopesOff, nil)
 		}
 		w.aws.SetFaults(localaws.Fault{Service: "s3", Operations: []string{"HeadObject"}, Effect: localaws.Throttle, Rate: 20})
 		s, err := look()

@@ -109,7 +109,9 @@ type Summary struct {
 	Prefix string   `json:"prefix"`
 	From   []string `json:"from"`
 	To     string   `json:"to"`
-	State  State    `json:"state"`
+	// EnvelopesIn is where data keys of client-side encryption were looked for; "" is nowhere.
+	EnvelopesIn Envelopes `json:"envelopes_in,omitempty"`
+	State       State     `json:"state"`
 	// Cause is why a job stopped or made no progress; "" otherwise.
 	Cause string `json:"cause,omitempty"`
 	// Passes is how many times the scope was gone through, the verifying pass included.
@@ -147,6 +149,15 @@ type Counts struct {
 	Bytes int64 `json:"bytes"`
 	// ByReason counts what did not move by its reason.
 	ByReason map[Reason]int64 `json:"by_reason,omitempty"`
+	// Partly are those of Moved whose data keys could not be moved too: a later pass
+	// counts them in Refused. ByReason has why.
+	Partly int64 `json:"partly,omitempty"`
+	// Rewrapped counts those of Moved whose data keys were moved, by what S3's own
+	// encryption of them is afterwards: ReasonOnTarget, ReasonOtherKey or ReasonSSES3.
+	Rewrapped map[Reason]int64 `json:"rewrapped,omitempty"`
+	// Envelopes counts the object versions in which client-side encryption was found, by
+	// its format, as far as it was looked for.
+	Envelopes map[string]int64 `json:"envelopes,omitempty"`
 }
 
 func (c *Counts) add(o Counts) {
@@ -156,17 +167,28 @@ func (c *Counts) add(o Counts) {
 	c.Refused += o.Refused
 	c.Failed += o.Failed
 	c.Bytes += o.Bytes
+	c.Partly += o.Partly
 	for reason, n := range o.ByReason {
-		c.reason(reason, n)
+		count(&c.ByReason, reason, n)
+	}
+	for reason, n := range o.Rewrapped {
+		count(&c.Rewrapped, reason, n)
+	}
+	for format, n := range o.Envelopes {
+		count(&c.Envelopes, format, n)
 	}
 }
 
-func (c *Counts) reason(r Reason, n int64) {
-	if c.ByReason == nil {
-		c.ByReason = map[Reason]int64{}
+// count adds n to what is counted under a name, "" for nothing.
+func count[K ~string](m *map[K]int64, name K, n int64) {
+	if name == "" || n == 0 {
+		return
 	}
-	if c.ByReason[r] += n; c.ByReason[r] <= 0 {
-		delete(c.ByReason, r)
+	if *m == nil {
+		*m = map[K]int64{}
+	}
+	if (*m)[name] += n; (*m)[name] <= 0 {
+		delete(*m, name)
 	}
 }
 
@@ -219,6 +241,10 @@ type Options struct {
 	Method Method
 	// Versions is what they move; "" is VersionsAll.
 	Versions Versions
+	// Envelopes is which data keys of client-side encryption they move too, "" for none,
+	// and RewriteFiles whether also where that takes another body; see RunOptions.
+	Envelopes    Envelopes
+	RewriteFiles bool
 	// Executor is who moves the objects of jobs first; "" is ExecutorFleet. Batch is
 	// needed for S3 Batch Operations, also to end those that others have begun;
 	// BatchRole is the ARN of the role that they take, and BatchThreshold how many
@@ -279,6 +305,7 @@ type Engine struct {
 	rate     *throttle
 	probe    probe
 	audit    copyAudit
+	bodies   chan struct{} // one for each whole object in memory
 	// throttlesBack is the option of all calls on objects.
 	throttlesBack func(*s3.Options)
 }
@@ -302,7 +329,7 @@ func New(o Options) (*Engine, error) {
 	}
 	o.Method = cmp.Or(o.Method, MethodAuto)
 	o.Versions = cmp.Or(o.Versions, VersionsAll)
-	errs = append(errs, checkChoices(o.Method, o.Versions))
+	errs = append(errs, checkChoices(spec{Method: o.Method, Versions: o.Versions, Envelopes: o.Envelopes, RewriteFiles: o.RewriteFiles}))
 	o.Executor = cmp.Or(o.Executor, ExecutorFleet)
 	errs = append(errs, checkOneOf("executor", o.Executor, Executors()...))
 	if o.Executor.NeedsRole() {
@@ -323,12 +350,18 @@ func New(o Options) (*Engine, error) {
 	if o.Meter == nil {
 		o.Meter = unmetered{}
 	}
-	e := &Engine{opt: o, slots: make(chan struct{}, o.Concurrency), limiters: limiters{bound: o.Concurrency}, throttlesBack: throttlesBack()}
+	o.Envelopes = o.Envelopes.orNone()
+	e := &Engine{opt: o, slots: make(chan struct{}, o.Concurrency), bodies: make(chan struct{}, maxBodies), limiters: limiters{bound: o.Concurrency}, throttlesBack: throttlesBack()}
 	e.rate = newThrottle(o.Rate, e.slicesInFlight)
 	e.probe.turn = make(chan struct{}, 1)
 	return e, nil
 }
 
-func checkChoices(m Method, v Versions) error {
-	return errors.Join(checkOneOf("method", m, Methods()...), checkOneOf("versions", v, VersionsAll, VersionsCurrent))
+func checkChoices(s spec) error {
+	var files error
+	if s.RewriteFiles && s.Envelopes != EnvelopesContent {
+		files = fmt.Errorf("files are rewritten only where envelopes is %s", EnvelopesContent)
+	}
+	return errors.Join(checkOneOf("method", s.Method, Methods()...), checkOneOf("versions", s.Versions, VersionsAll, VersionsCurrent),
+		checkOneOf("envelopes", cmp.Or(s.Envelopes, EnvelopesOff), AllEnvelopes()...), files)
 }

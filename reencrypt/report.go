@@ -35,8 +35,8 @@ func (e *Engine) report(ctx context.Context, j jobDoc, last resultDoc, totals []
 	}
 	s := j.summary()
 	s.State, s.Counts, s.Sample, s.Finished = StateComplete, withEarlier(last.Counts, j.Earlier), last.Sample, time.Now()
-	if last.Noted {
-		s.Notes = j.Method.notes()
+	if last.Noted || len(s.Rewrapped) > 0 {
+		s.Notes = j.notes(s.Counts)
 	}
 	if len(s.Batch) > 0 {
 		s.Notes = append(s.Notes, batchNote)

@@ -22,6 +22,12 @@ type RunOptions struct {
 	Versions Versions
 	// Method is how; "" is MethodAuto.
 	Method Method
+	// Envelopes is which data keys of client-side encryption are moved too; "" is none.
+	// RewriteFiles says that an object may be written anew for that, up to
+	// clientside.MaxBody bytes, where its body holds them: SOPS and Tink, messages of
+	// package envelope, ciphertexts of KMS. It needs EnvelopesContent.
+	Envelopes    Envelopes
+	RewriteFiles bool
 	// DryRun decides and counts and changes nothing in the bucket. (A
 	// Method that is Probed still puts its scratch object in the state bucket.)
 	DryRun bool
@@ -35,7 +41,7 @@ type RunOptions struct {
 type Progress struct {
 	// Pass counts from 1. The last pass is the one that moves nothing.
 	Pass int
-	// Counts are those of this pass, without ByReason.
+	// Counts are those of this pass, without those by name.
 	Counts
 }
 
@@ -54,12 +60,11 @@ func (e *Engine) Run(ctx context.Context, o RunOptions, progress func(Progress))
 	if err != nil {
 		return sum, err
 	}
-	sum.From, sum.To = s.From, s.To
+	sum.From, sum.To, sum.EnvelopesIn = s.From, s.To, s.Envelopes
 	m, err := e.newMover(ctx, s, o.DryRun, func(context.Context) error { return nil })
 	if err != nil {
 		return stopped(sum, err), fmt.Errorf("re-encrypt bucket %s: %w", s.Bucket, err)
 	}
-	sum.Notes = m.rules.method.traits().notes
 	var before Counts
 	for pass := 1; ; pass++ {
 		t := &tally{spill: func(_ context.Context, rows []Refusal) error {
@@ -71,7 +76,7 @@ func (e *Engine) Run(ctx context.Context, o RunOptions, progress func(Progress))
 			return nil
 		}}
 		if progress != nil {
-			t.changed = func(c Counts) { c.ByReason = nil; progress(Progress{pass, c}) }
+			t.changed = func(c Counts) { c.ByReason, c.Rewrapped, c.Envelopes = nil, nil, nil; progress(Progress{pass, c}) }
 		}
 		m.rules.now = time.Now()
 		err := m.run(ctx, m.entries(ctx, "", ""), t)
@@ -79,6 +84,7 @@ func (e *Engine) Run(ctx context.Context, o RunOptions, progress func(Progress))
 			err = t.flush(ctx)
 		}
 		sum.Passes, sum.Counts, sum.Sample, sum.Finished = pass, withEarlier(t.counts, before), t.sample, time.Now()
+		sum.Notes = spec{Method: m.rules.method.traits().name}.notes(sum.Counts)
 		switch {
 		case err != nil:
 			return stopped(sum, err), fmt.Errorf("re-encrypt bucket %s: %w", s.Bucket, err)
@@ -119,11 +125,11 @@ var errNeeds = errors.New("a bucket, a key to move from and a key to move to are
 
 // resolveSource is resolveSpec without the key to move to.
 func (e *Engine) resolveSource(ctx context.Context, o RunOptions) (spec, error) {
-	s := spec{Bucket: o.Bucket, Prefix: o.Prefix, Versions: cmp.Or(o.Versions, VersionsAll), Method: cmp.Or(o.Method, MethodAuto)}
+	s := spec{Bucket: o.Bucket, Prefix: o.Prefix, Versions: cmp.Or(o.Versions, VersionsAll), Method: cmp.Or(o.Method, MethodAuto), Envelopes: o.Envelopes.orNone(), RewriteFiles: o.RewriteFiles}
 	if s.Bucket == "" || len(o.From) == 0 {
 		return s, errNeeds
 	}
-	if err := checkChoices(s.Method, s.Versions); err != nil {
+	if err := checkChoices(s); err != nil {
 		return s, err
 	}
 	for _, from := range o.From {

@@ -36,9 +36,10 @@ type S3 interface {
 
 	settingsS3
 
-	// For the probe's scratch object only.
+	// For the probe's scratch object, and for files that hold data keys.
 	PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error)
 	GetObject(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
+	// For the probe's scratch object only.
 	DeleteObject(context.Context, *s3.DeleteObjectInput, ...func(*s3.Options)) (*s3.DeleteObjectOutput, error)
 }
 
@@ -133,6 +134,8 @@ var needs = map[string]string{
 	"GetBucketOwnershipControls": "s3:GetBucketOwnershipControls",
 	"GetObjectLockConfiguration": "s3:GetBucketObjectLockConfiguration",
 	"GetBucketAcl":               "s3:GetBucketAcl",
+	"ReEncrypt":                  "kms:ReEncryptFrom on the old key and kms:ReEncryptTo on the new one, with the data key's encryption context",
+	"PutObject":                  "s3:GetObject, s3:PutObject, s3:PutObjectTagging and s3:PutObjectAcl, and kms:Decrypt and kms:GenerateDataKey on the object's key",
 	"probe":                      "s3:PutObject, s3:GetObject, s3:GetObjectTagging, s3:PutObjectTagging, s3:DeleteObject and s3:UpdateObjectEncryption on the state bucket, and kms:Encrypt, kms:Decrypt, kms:GenerateDataKey and kms:ReEncrypt* on the new key",
 }
 
@@ -160,11 +163,14 @@ type facts struct {
 }
 
 // bucketFacts reads what a method needs to know about a bucket.
-func (e *Engine) bucketFacts(ctx context.Context, bucket string, m method) (f facts, err error) {
-	if f.versioned, err = e.versioned(ctx, bucket); err != nil {
+func (e *Engine) bucketFacts(ctx context.Context, s spec, m method) (f facts, err error) {
+	if f.versioned, err = e.versioned(ctx, s.Bucket); err != nil {
 		return f, err
 	}
-	return f, m.readBucket(ctx, e, bucket, &f)
+	if s.Envelopes != "" { // whatever the method is, they are moved by copies
+		m = copyMethod{}
+	}
+	return f, m.readBucket(ctx, e, s.Bucket, &f)
 }
 
 // versioned reports whether a bucket has versions, now or from earlier.

@@ -3,6 +3,7 @@ package reencrypt
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -39,23 +40,32 @@ type Group struct {
 	// Action is what a move does with them: skip, refuse, or the method's way to move
 	// them (update, copy, copy-parts).
 	Action string `json:"action"`
-	// Reason is why they are skipped or refused.
+	// Reason is why they are skipped or refused; of those that move, why their data keys do not.
 	Reason Reason `json:"reason,omitempty"`
+	// Envelope is the format of client-side encryption that was found in them; "" is none,
+	// or that it was not looked for. Sealed: a data key in them is under a key to move from
+	// (of Engine.Survey: the key that it is about), or nobody can say.
+	Envelope string `json:"envelope,omitempty"`
+	Sealed   bool   `json:"sealed,omitempty"`
 
 	Versions int64 `json:"versions"`
 	Bytes    int64 `json:"bytes"`
 }
 
 // Survey reads which keys a bucket's object versions are under, all of them, and
-// writes nothing. In a Group that is under keyARN the reason is ReasonOnTarget.
-// seen, where not nil, is called now and then with how many were read.
-func (e *Engine) Survey(ctx context.Context, scope Scope, keyARN string, seen func(int64)) (Survey, error) {
+// writes nothing. In a Group that is under keyARN the reason is ReasonOnTarget. envelopes
+// is where data keys under keyARN are looked for, of which Sealed tells. seen, where not
+// nil, is called now and then with how many were read.
+func (e *Engine) Survey(ctx context.Context, scope Scope, keyARN string, envelopes Envelopes, seen func(int64)) (Survey, error) {
+	if envelopes.orNone() != "" && e.opt.KMS == nil {
+		return Survey{}, errNoKMS
+	}
 	versioned, err := e.versioned(ctx, scope.Bucket)
 	if err != nil {
 		return Survey{}, err
 	}
 	m := &mover{
-		spec: spec{Bucket: scope.Bucket, Prefix: scope.Prefix, To: keyARN, Versions: VersionsAll},
+		spec: spec{Bucket: scope.Bucket, Prefix: scope.Prefix, From: []string{keyARN}, Versions: VersionsAll, Envelopes: envelopes.orNone()},
 		e:    e, facts: facts{versioned: versioned}, limiter: e.limiters.bucket(scope.Bucket), rules: rules{to: keyARN, method: updateMethod{}, maxCopy: e.opt.MaxCopySize, now: time.Now()},
 	}
 	return m.survey(ctx, 0, seen)
@@ -131,13 +141,28 @@ func (m *mover) visit(ctx context.Context, g *errgroup.Group, sample int, listed
 func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 	group := Group{StorageClass: string(types.StorageClassStandard), Size: sizeClass(0), Action: string(skip)}
 	var h *s3.HeadObjectOutput
+	var o object
+	var d decision
+	s := sealed{free: func() {}}
 	err := m.patiently(ctx, func() (err error) {
-		h, err = m.head(ctx, en.key, en.version)
+		if h, err = m.head(ctx, en.key, en.version); err != nil {
+			return err
+		}
+		if o, err = m.describe(ctx, en, h); err != nil {
+			return err
+		}
+		d = decide(o, m.rules)
+		s, err = m.sealed(ctx, en, h, o, d)
+		s.free()
 		return err
 	})
 	if err != nil {
+		failed, ok := errors.AsType[*operationError](err)
+		if !ok || failed.operation == "resolve key" { // nothing that S3 says of this object
+			return group, 0, err
+		}
 		switch classify(err) {
-		case faultGone:
+		case faultGone, faultChanged:
 			group.Reason = ReasonGone
 			return group, 0, nil
 		case faultUnsupported:
@@ -150,15 +175,13 @@ func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 			group.Action, group.Reason = string(refuse), ReasonError
 			return group, 0, ctx.Err() // which reads as one, too
 		default:
-			return group, 0, bucketError("HeadObject", m.Bucket, err)
+			return group, 0, bucketError(failed.operation, m.Bucket, err)
 		}
 	}
-	o, err := m.describe(ctx, en, h)
-	if err != nil {
-		return group, 0, err
-	}
-	d := decide(o, m.rules)
-	group.Key, group.Encryption, group.Action, group.Reason = o.keyARN, o.encryption, string(d.action), d.reason
+	v := verdict{action: d.action, reason: d.reason}
+	v.add(s, o, d)
+	group.Key, group.Encryption, group.Action, group.Reason = o.keyARN, o.encryption, string(v.action), v.reason
+	group.Envelope, group.Sealed = v.format, s.holds
 	group.StorageClass, group.Size = cmp.Or(o.storageClass, group.StorageClass), sizeClass(o.size)
 	switch {
 	case o.held:
@@ -224,7 +247,7 @@ func (c *census) scaled(listed int64) []Group {
 		groups = append(groups, scaled)
 	}
 	slices.SortFunc(groups, func(a, b Group) int {
-		return cmp.Or(cmp.Compare(b.Versions, a.Versions), cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Key, b.Key), cmp.Compare(a.StorageClass, b.StorageClass), cmp.Compare(a.Size, b.Size), cmp.Compare(a.Lock, b.Lock), cmp.Compare(a.Reason, b.Reason))
+		return cmp.Or(cmp.Compare(b.Versions, a.Versions), cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Key, b.Key), cmp.Compare(a.StorageClass, b.StorageClass), cmp.Compare(a.Size, b.Size), cmp.Compare(a.Lock, b.Lock), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Envelope, b.Envelope))
 	})
 	return groups
 }

@@ -35,7 +35,7 @@ type S3 interface {
 
 // Surveyor reads the key of every object version of a bucket; *reencrypt.Engine does.
 type Surveyor interface {
-	Survey(ctx context.Context, scope reencrypt.Scope, keyARN string, seen func(int64)) (reencrypt.Survey, error)
+	Survey(ctx context.Context, scope reencrypt.Scope, keyARN string, envelopes reencrypt.Envelopes, seen func(int64)) (reencrypt.Survey, error)
 }
 
 // Reports reads the jobs of the fleet; *reencrypt.Engine does.
@@ -238,7 +238,7 @@ func (c Checker) scan(ctx context.Context, f *facts, b *bucketFacts, verified ma
 		b.unscanned = "you chose not to scan it"
 		return nil
 	}
-	survey, err := c.Survey.Survey(ctx, reencrypt.Scope{Bucket: b.Name}, f.key.ARN, func(n int64) {
+	survey, err := c.Survey.Survey(ctx, reencrypt.Scope{Bucket: b.Name}, f.key.ARN, reencrypt.EnvelopesOff, func(n int64) {
 		if c.Seen != nil {
 			c.Seen(b.Name, n)
 		}

@@ -65,7 +65,8 @@ type Document interface {
 	// Schema names the kind of document ("alias") and the version that this build
 	// writes, from 1: stored as "cmkeeper.alias.v1". The version rises with every
 	// change that an older build would lose by rewriting the document. Older
-	// versions are decoded into today's type.
+	// versions are decoded into today's type. It may depend on what the document holds,
+	// so that older builds can go on with those that hold nothing new.
 	Schema() (name string, version int)
 }
 
@@ -387,13 +388,14 @@ func decode(body []byte, doc Document) error {
 	name, version := doc.Schema()
 	rest, ok := strings.CutPrefix(head.Schema, "cmkeeper."+name+".v")
 	stored, err := strconv.Atoi(rest)
-	switch {
-	case !ok || err != nil || stored < 1:
+	if !ok || err != nil || stored < 1 {
 		return fmt.Errorf("schema is %q, not %q", head.Schema, schema(name, version))
-	case stored > version:
+	}
+	malformed := json.Unmarshal(body, doc)
+	if _, version = doc.Schema(); stored > version {
 		return fmt.Errorf("schema is %q: %w", head.Schema, ErrNewerSchema)
 	}
-	return json.Unmarshal(body, doc)
+	return malformed
 }
 
 func decodeHead(body []byte) (h head, err error) {

@@ -68,7 +68,7 @@ var unset = map[string]string{
 // a fleet in which every part runs.
 func consumers(t *testing.T, variable, value string) map[string]any {
 	t.Helper()
-	env := environment("REENCRYPT_ALIASES", "alias/app-*", "BATCH_ROLE_ARN", "arn:aws:iam::111122223333:role/batch", "ACCESS_ROLE_ARN", "arn:aws:iam::111122223333:role/access")
+	env := environment("REENCRYPT_ALIASES", "alias/app-*", "REENCRYPT_ENVELOPES", "content", "BATCH_ROLE_ARN", "arn:aws:iam::111122223333:role/batch", "ACCESS_ROLE_ARN", "arn:aws:iam::111122223333:role/access")
 	if variable != "" {
 		env[envPrefix+variable] = value
 	}
@@ -123,7 +123,7 @@ func logged(t *testing.T, c Config) string {
 func otherValue(t *testing.T, v variable) string {
 	t.Helper()
 	for _, value := range []string{
-		"true", "enforce", "events", "low", "update", "weekly", "daily", "batch", "debug", "text", // a choice
+		"true", "enforce", "events", "low", "update", "weekly", "daily", "batch", "debug", "metadata", "text", // a choice
 		"15", "100", "0.5", "1m30s", "2d", // a number or a time
 		"123456789012", "o-a1b2c3d4e5", "alias/other-*", "role/other-*", "arn:aws:iam::111122223333:role/other", "arn:aws:kms:eu-west-1:111122223333:key/other", "https://sqs.eu-west-1.amazonaws.com/111122223333/other",
 		"arn:aws:sns:eu-west-1:111122223333:other", "arn:aws:sns:eu-west-1:111122223333:other=chat", "other-state", "other/", ":9090", "alias/x=bucket/prefix",

@@ -51,6 +51,9 @@ type Config struct {
 	ReencryptRate        int    `env:"REENCRYPT_RATE, default=500" about:"Objects per second over the whole fleet; 0 is unlimited."`
 	ReencryptMethod      string `env:"REENCRYPT_METHOD, default=auto" about:"{methods}."`
 
+	ReencryptEnvelopes    string `env:"REENCRYPT_ENVELOPES, default=off" about:"{envelopes}: where jobs look for data keys of client-side encryption under the old key, and move them too. content reads the beginning of each object. See [re-encryption](reencryption.md#client-side-encryption)."`
+	ReencryptRewriteFiles bool   `env:"REENCRYPT_REWRITE_FILES, default=false" about:"Whether an object whose body holds its data key, such as a SOPS file, is written anew for that, up to 16 MiB. Needs REENCRYPT_ENVELOPES=content."`
+
 	AlertGroupWait     time.Duration `env:"ALERT_GROUP_WAIT, default=30s" about:"How long the first alert below high of an actor waits for others, to be sent with them in one digest."`
 	AlertGroupInterval time.Duration `env:"ALERT_GROUP_INTERVAL, default=60s" about:"How long all further alerts of an actor are collected, to be sent in one digest; at most 10m. 0 sends each alert at once, and then there are no incidents."`
 
@@ -198,6 +201,8 @@ var checks = map[string]func(string) error{
 	"REENCRYPT_CONCURRENCY":        between(1, 1024),
 	"REENCRYPT_RATE":               between(0, 1_000_000),
 	"REENCRYPT_METHOD":             oneOf(reencrypt.Methods()...),
+	"REENCRYPT_ENVELOPES":          oneOf(reencrypt.AllEnvelopes()...),
+	"REENCRYPT_REWRITE_FILES":      boolean,
 	"REENCRYPT_FIX_BUCKET_DEFAULT": boolean,
 	"REENCRYPT_ENGINE":             oneOf(reencrypt.Executors()...),
 	"BATCH_ROLE_ARN":               roleARN,
@@ -300,6 +305,9 @@ func (c Config) missing() error {
 	}
 	if why := reencrypt.Executor(c.ReencryptEngine).Refuses(reencrypt.Method(c.ReencryptMethod)); why != "" {
 		problems = append(problems, fmt.Errorf("%sREENCRYPT_ENGINE=%s and %sREENCRYPT_METHOD=%s contradict each other: %s", envPrefix, c.ReencryptEngine, envPrefix, c.ReencryptMethod, why))
+	}
+	if c.ReencryptRewriteFiles && c.ReencryptEnvelopes != string(reencrypt.EnvelopesContent) {
+		problems = append(problems, fmt.Errorf("%sREENCRYPT_REWRITE_FILES=true needs %sREENCRYPT_ENVELOPES=%s: else no file is looked into", envPrefix, envPrefix, reencrypt.EnvelopesContent))
 	}
 	return errors.Join(problems...)
 }

@@ -71,37 +71,38 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		env  []string
 		want []string // in the error, all of them
 	}{
-		"missing":            {[]string{"EVENTS_QUEUE_URL", "<unset>", "STATE_BUCKET", "<unset>"}, []string{"CMKEEPER_EVENTS_QUEUE_URL is not set", "CMKEEPER_STATE_BUCKET is not set"}},
-		"modes":              {[]string{"ROTATION_MODE", "on", "POLICY_MODE", "restore"}, []string{`CMKEEPER_ROTATION_MODE="on": must be off, observe, enforce`, `CMKEEPER_POLICY_MODE="restore": must be off, observe, enforce`}},
-		"numbers":            {[]string{"ROTATION_PERIOD_DAYS", "30", "REENCRYPT_CONCURRENCY", "many", "REENCRYPT_RATE", "-1"}, []string{"from 90 to 2560", `"many"`, "from 0 to"}},
-		"look-ups":           {[]string{"CONFIRM_LOOKUPS_PER_SECOND", "2.1"}, []string{"above 0, up to 2"}},
-		"no look-ups":        {[]string{"CONFIRM_LOOKUPS_PER_SECOND", "0"}, []string{"above 0, up to 2"}},
-		"no number at all":   {[]string{"CONFIRM_LOOKUPS_PER_SECOND", "NaN"}, []string{"above 0, up to 2"}},
-		"drain too long":     {[]string{"DRAIN_TIMEOUT", "5m"}, []string{"1m50s"}},
-		"accounts":           {[]string{"TRUSTED_ACCOUNTS", "111122223333,abc"}, []string{"twelve digits"}},
-		"organizations":      {[]string{"TRUSTED_ORGS", "o-a1b2c3d4e5,ours"}, []string{"organization ids"}},
-		"batch needs a role": {[]string{"REENCRYPT_ENGINE", "auto"}, []string{"CMKEEPER_BATCH_ROLE_ARN is not set"}},
-		"batch never copies": {[]string{"REENCRYPT_ENGINE", "batch", "REENCRYPT_METHOD", "copy", "BATCH_ROLE_ARN", "arn:aws:iam::111122223333:role/b"}, []string{"contradict each other"}},
-		"review has no role": {[]string{"ACCESS_REVIEW", "daily"}, []string{"CMKEEPER_ACCESS_ROLE_ARN is not set: ACCESS_REVIEW=daily needs the role that reads IAM"}},
-		"access review":      {[]string{"ACCESS_REVIEW", "weekly", "ACCESS_ROLE_ARN", "cmkeeper-access"}, []string{"must be off, daily", "must be an IAM role's ARN"}},
-		"enforce needs list": {[]string{"REENCRYPT_MODE", "enforce"}, []string{"CMKEEPER_REENCRYPT_ALIASES is not set"}},
-		"alias patterns":     {[]string{"REENCRYPT_ALIASES", "app-*"}, []string{"alias/app-*"}},
-		"scope":              {[]string{"REENCRYPT_SCOPE", "alias/x"}, []string{"ALIAS=BUCKET"}},
-		"reminders":          {[]string{"DELETION_REMINDERS", "7d,soon"}, []string{`"soon" must be a time from 1m to 30d`}},
-		"waiting periods":    {[]string{"DELETION_MIN_WINDOW_DAYS", "3", "DELETION_APPROVAL_DAYS", "-1"}, []string{"from 7 to 30", "from 0 to 365"}},
-		"containment":        {[]string{"CONTAIN_MODE", "on", "CONTAIN_ALLOWED_ROLES", "key-admins", "CONTAIN_QUIET_DAYS", "0"}, []string{"must be off, observe, enforce", `"key-admins" is no pattern of roles or users`, "from 1 to 365"}},
-		"formats":            {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:alerts=slack"}, []string{"topic arn:aws:sns:eu-west-1:111122223333:alerts", "auto, text, json, chat"}},
-		"formats of what":    {[]string{"ALERT_FORMATS", "alerts=chat"}, []string{`"alerts=chat" must be an SNS topic's ARN`}},
-		"topics twice":       {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:a=chat,arn:aws:sns:eu-west-1:111122223333:a=text"}, []string{"named twice"}},
-		"unknown":            {[]string{"ROTATON_MODE", "enforce"}, []string{"CMKEEPER_ROTATON_MODE is not a variable of cmkeeper"}},
-		"keys":               {[]string{"SENSITIVE_KEYS", "alias/a,env=prod", "SANDBOX_KEYS", "tag env"}, []string{`"env=prod" is neither aliases nor a tag`, `"tag env" is neither aliases nor a tag`}},
-		"every key":          {[]string{"SENSITIVE_KEYS", "*", "CONTAIN_ALLOWED_ROLES", "*"}, []string{`"*" would be every key`, `alias/* for all that have an alias`, `"*" would be everybody`}},
-		"roles":              {[]string{"PIPELINE_ROLES", "role/a, deploy"}, []string{"CMKEEPER_PIPELINE_ROLES", "role/deploy-*"}},
-		"hours":              {[]string{"BUSINESS_HOURS", "9 to 5"}, []string{`CMKEEPER_BUSINESS_HOURS="9 to 5"`, "such as Mon-Fri"}},
-		"flap limit":         {[]string{"FLAP_LIMIT", "0"}, []string{"from 1 to 20"}},
-		"exemptions":         {[]string{"EXEMPTIONS", "rotation of alias/x; guard of alias/y until 2027-01-01: z"}, []string{`exemption "rotation of alias/x": must read`, `"guard" cannot be exempted: write rotation,`}},
-		"bucket":             {[]string{"STATE_BUCKET", "s3://x"}, []string{"without s3://"}},
-		"several at once":    {[]string{"LOG_LEVEL", "loud", "HTTP_ADDR", "8080", "STATE_PREFIX", "/x"}, []string{"LOG_LEVEL", "HTTP_ADDR", "STATE_PREFIX"}},
+		"missing":               {[]string{"EVENTS_QUEUE_URL", "<unset>", "STATE_BUCKET", "<unset>"}, []string{"CMKEEPER_EVENTS_QUEUE_URL is not set", "CMKEEPER_STATE_BUCKET is not set"}},
+		"modes":                 {[]string{"ROTATION_MODE", "on", "POLICY_MODE", "restore"}, []string{`CMKEEPER_ROTATION_MODE="on": must be off, observe, enforce`, `CMKEEPER_POLICY_MODE="restore": must be off, observe, enforce`}},
+		"numbers":               {[]string{"ROTATION_PERIOD_DAYS", "30", "REENCRYPT_CONCURRENCY", "many", "REENCRYPT_RATE", "-1"}, []string{"from 90 to 2560", `"many"`, "from 0 to"}},
+		"look-ups":              {[]string{"CONFIRM_LOOKUPS_PER_SECOND", "2.1"}, []string{"above 0, up to 2"}},
+		"no look-ups":           {[]string{"CONFIRM_LOOKUPS_PER_SECOND", "0"}, []string{"above 0, up to 2"}},
+		"no number at all":      {[]string{"CONFIRM_LOOKUPS_PER_SECOND", "NaN"}, []string{"above 0, up to 2"}},
+		"drain too long":        {[]string{"DRAIN_TIMEOUT", "5m"}, []string{"1m50s"}},
+		"accounts":              {[]string{"TRUSTED_ACCOUNTS", "111122223333,abc"}, []string{"twelve digits"}},
+		"organizations":         {[]string{"TRUSTED_ORGS", "o-a1b2c3d4e5,ours"}, []string{"organization ids"}},
+		"batch needs a role":    {[]string{"REENCRYPT_ENGINE", "auto"}, []string{"CMKEEPER_BATCH_ROLE_ARN is not set"}},
+		"files are looked into": {[]string{"REENCRYPT_REWRITE_FILES", "true"}, []string{"needs CMKEEPER_REENCRYPT_ENVELOPES=content"}},
+		"batch never copies":    {[]string{"REENCRYPT_ENGINE", "batch", "REENCRYPT_METHOD", "copy", "BATCH_ROLE_ARN", "arn:aws:iam::111122223333:role/b"}, []string{"contradict each other"}},
+		"review has no role":    {[]string{"ACCESS_REVIEW", "daily"}, []string{"CMKEEPER_ACCESS_ROLE_ARN is not set: ACCESS_REVIEW=daily needs the role that reads IAM"}},
+		"access review":         {[]string{"ACCESS_REVIEW", "weekly", "ACCESS_ROLE_ARN", "cmkeeper-access"}, []string{"must be off, daily", "must be an IAM role's ARN"}},
+		"enforce needs list":    {[]string{"REENCRYPT_MODE", "enforce"}, []string{"CMKEEPER_REENCRYPT_ALIASES is not set"}},
+		"alias patterns":        {[]string{"REENCRYPT_ALIASES", "app-*"}, []string{"alias/app-*"}},
+		"scope":                 {[]string{"REENCRYPT_SCOPE", "alias/x"}, []string{"ALIAS=BUCKET"}},
+		"reminders":             {[]string{"DELETION_REMINDERS", "7d,soon"}, []string{`"soon" must be a time from 1m to 30d`}},
+		"waiting periods":       {[]string{"DELETION_MIN_WINDOW_DAYS", "3", "DELETION_APPROVAL_DAYS", "-1"}, []string{"from 7 to 30", "from 0 to 365"}},
+		"containment":           {[]string{"CONTAIN_MODE", "on", "CONTAIN_ALLOWED_ROLES", "key-admins", "CONTAIN_QUIET_DAYS", "0"}, []string{"must be off, observe, enforce", `"key-admins" is no pattern of roles or users`, "from 1 to 365"}},
+		"formats":               {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:alerts=slack"}, []string{"topic arn:aws:sns:eu-west-1:111122223333:alerts", "auto, text, json, chat"}},
+		"formats of what":       {[]string{"ALERT_FORMATS", "alerts=chat"}, []string{`"alerts=chat" must be an SNS topic's ARN`}},
+		"topics twice":          {[]string{"ALERT_FORMATS", "arn:aws:sns:eu-west-1:111122223333:a=chat,arn:aws:sns:eu-west-1:111122223333:a=text"}, []string{"named twice"}},
+		"unknown":               {[]string{"ROTATON_MODE", "enforce"}, []string{"CMKEEPER_ROTATON_MODE is not a variable of cmkeeper"}},
+		"keys":                  {[]string{"SENSITIVE_KEYS", "alias/a,env=prod", "SANDBOX_KEYS", "tag env"}, []string{`"env=prod" is neither aliases nor a tag`, `"tag env" is neither aliases nor a tag`}},
+		"every key":             {[]string{"SENSITIVE_KEYS", "*", "CONTAIN_ALLOWED_ROLES", "*"}, []string{`"*" would be every key`, `alias/* for all that have an alias`, `"*" would be everybody`}},
+		"roles":                 {[]string{"PIPELINE_ROLES", "role/a, deploy"}, []string{"CMKEEPER_PIPELINE_ROLES", "role/deploy-*"}},
+		"hours":                 {[]string{"BUSINESS_HOURS", "9 to 5"}, []string{`CMKEEPER_BUSINESS_HOURS="9 to 5"`, "such as Mon-Fri"}},
+		"flap limit":            {[]string{"FLAP_LIMIT", "0"}, []string{"from 1 to 20"}},
+		"exemptions":            {[]string{"EXEMPTIONS", "rotation of alias/x; guard of alias/y until 2027-01-01: z"}, []string{`exemption "rotation of alias/x": must read`, `"guard" cannot be exempted: write rotation,`}},
+		"bucket":                {[]string{"STATE_BUCKET", "s3://x"}, []string{"without s3://"}},
+		"several at once":       {[]string{"LOG_LEVEL", "loud", "HTTP_ADDR", "8080", "STATE_PREFIX", "/x"}, []string{"LOG_LEVEL", "HTTP_ADDR", "STATE_PREFIX"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -306,7 +307,7 @@ func TestConfigurationDocument(t *testing.T) {
 }
 
 // lists puts names that other packages define into the documentation of variables.
-var lists = strings.NewReplacer("{methods}", joined(", ", reencrypt.Methods()), "{executors}", joined(", ", reencrypt.Executors()))
+var lists = strings.NewReplacer("{methods}", joined(", ", reencrypt.Methods()), "{executors}", joined(", ", reencrypt.Executors()), "{envelopes}", joined(", ", reencrypt.AllEnvelopes()))
 
 func configurationDocument() string {
 	var b strings.Builder

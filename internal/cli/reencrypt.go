@@ -56,7 +56,7 @@ It goes through the bucket until a whole pass finds nothing left to move, so it 
 	flags.StringVar(&c.options.Prefix, "prefix", "", "move only the keys that begin with this")
 	flags.StringArrayVar(&c.options.From, "from", nil, "`key` to move from; repeat it for several")
 	flags.StringVar(&c.options.To, "to", "", "`key` to move to")
-	howFlags(command, &c.options.Versions, &c.options.Method)
+	howFlags(command, &c.options.Versions, &c.options.Method, &c.options.Envelopes, &c.options.RewriteFiles)
 	c.add(command, p, 0)
 	flags.StringVar(&c.report, "report", "", "write each version that did not move, and why, to this `file`, one JSON object per line")
 	flags.BoolVar(&c.options.DryRun, "dry-run", false, "decide and count, and change nothing")
@@ -68,11 +68,19 @@ It goes through the bucket until a whole pass finds nothing left to move, so it 
 }
 
 // howFlags adds the flags that say which versions are moved, and how.
-func howFlags(command *cobra.Command, versions *reencrypt.Versions, method *reencrypt.Method) {
+func howFlags(command *cobra.Command, versions *reencrypt.Versions, method *reencrypt.Method, envelopes *reencrypt.Envelopes, rewriteFiles *bool) {
 	*versions, *method = reencrypt.VersionsAll, reencrypt.MethodAuto
 	flags := command.Flags()
 	flags.Var(choice[reencrypt.Versions]{versions, []reencrypt.Versions{reencrypt.VersionsAll, reencrypt.VersionsCurrent}}, "versions", "versions to move")
 	flags.Var(choice[reencrypt.Method]{method, reencrypt.Methods()}, "method", "how to move them: "+reencrypt.MethodHelp())
+	envelopeFlags(command, envelopes)
+	flags.BoolVar(rewriteFiles, "rewrite-files", false, "with --envelopes content: write objects of up to 16 MiB anew whose body holds their data key (SOPS, Tink, cmkeeper envelopes, KMS ciphertexts)")
+}
+
+// envelopeFlags adds the flag that says where data keys are looked for.
+func envelopeFlags(command *cobra.Command, envelopes *reencrypt.Envelopes) {
+	*envelopes = reencrypt.EnvelopesOff
+	command.Flags().Var(choice[reencrypt.Envelopes]{envelopes, reencrypt.AllEnvelopes()}, "envelopes", "where to look for data keys of client-side encryption: the objects' metadata, or also what each object begins with, which reads it")
 }
 
 // choice is a flag whose value is one of a few. It is a pflag.Value.

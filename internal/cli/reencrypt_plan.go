@@ -44,7 +44,7 @@ Every object version is asked for its key, or with --sample that many of each bu
 	flags.StringVar(&c.prefix, "prefix", "", "move only the keys that begin with this")
 	flags.StringArrayVar(&c.options.From, "from", nil, "`key` to move from; repeat it for several; by default the one that --alias points to")
 	flags.StringVar(&c.options.To, "to", "", "`key` to move to; by default the one that --alias points to")
-	howFlags(command, &c.options.Versions, &c.options.Method)
+	howFlags(command, &c.options.Versions, &c.options.Method, &c.options.Envelopes, &c.options.RewriteFiles)
 	flags.IntVar(&c.sample, "sample", 0, "ask only this many versions of each bucket for their key, at random, and scale up; 0 asks all")
 	c.add(command, p, 500)
 	flags.BoolVar(&c.json, "json", false, "print the plan as one JSON object, which reencrypt start --plan takes")

@@ -37,7 +37,7 @@ The same plan is the same jobs, however often it is started. Without a plan, a b
 	flags.StringVar(&c.order.Prefix, "prefix", "", "move only the keys that begin with this")
 	flags.StringArrayVar(&c.order.From, "from", nil, "`key` to move from; repeat it for several")
 	flags.StringVar(&c.order.To, "to", "", "`key` to move to")
-	howFlags(command, &c.order.Versions, &c.order.Method)
+	howFlags(command, &c.order.Versions, &c.order.Method, &c.order.Envelopes, &c.order.RewriteFiles)
 	c.add(command, "the jobs")
 	command.MarkFlagsOneRequired("plan", "bucket")
 	command.MarkFlagsMutuallyExclusive("plan", "bucket")

@@ -440,6 +440,7 @@ func (c Config) jobsPool() worker.Options {
 func (c Config) engine(o reencrypt.Options) reencrypt.Options {
 	o.StateBucket, o.StatePrefix, o.QueueURL = c.StateBucket, c.StatePrefix, c.JobsQueueURL
 	o.Method, o.Concurrency, o.Rate = reencrypt.Method(c.ReencryptMethod), c.ReencryptConcurrency, float64(c.ReencryptRate)
+	o.Envelopes, o.RewriteFiles = reencrypt.Envelopes(c.ReencryptEnvelopes), c.ReencryptRewriteFiles
 	o.Executor, o.BatchRole, o.BatchThreshold = reencrypt.Executor(c.ReencryptEngine), c.BatchRoleARN, int64(c.BatchThreshold)
 	o.FixBucketDefault = c.ReencryptFixBucketDefault
 	return o
