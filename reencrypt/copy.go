@@ -251,7 +251,7 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 func (m *mover) checkCopy(ctx context.Context, key string, to goal, etag, version string) (compared bool, err error) {
 	var after *s3.HeadObjectOutput
 	err = m.patiently(ctx, func() (err error) {
-		after, err = m.head(ctx, key, version)
+		after, err = m.head(ctx, key, version, true)
 		return err
 	})
 	switch {

@@ -239,7 +239,7 @@ func (m *mover) findInstruction(ctx context.Context, en entry, s *sealed) error 
 	if !en.latest { // which one was its own, nothing says
 		return nil
 	}
-	_, err := m.head(ctx, en.key+clientside.InstructionSuffix, "")
+	_, err := m.head(ctx, en.key+clientside.InstructionSuffix, "", false)
 	switch {
 	case err != nil && classify(err) == faultGone:
 		s.refuse(ReasonEnvelopeInstruction, "its data key is in an instruction file, and there is none at %s", en.key+clientside.InstructionSuffix)
@@ -331,17 +331,29 @@ func (m *mover) aliases(ctx context.Context, keys []clientside.Key) ([]string, e
 	return all, nil
 }
 
-// examineSealed reads of an object whose data keys are to move what HEAD does not show, and
-// settles it again.
-func (m *mover) examineSealed(ctx context.Context, en entry, h *s3.HeadObjectOutput, o *object, s *sealed) error {
-	err := (copyMethod{}).examine(ctx, m, en, h, o)
+// examineSealed reads of an object whose data keys are to move what is not known yet of it,
+// settles it again, and returns HEAD's answer with the checksum. errChanged: it is not the
+// object any more of which s is.
+func (m *mover) examineSealed(ctx context.Context, en *entry, h *s3.HeadObjectOutput, o *object, s *sealed) (*s3.HeadObjectOutput, error) {
+	if m.rules.method.traits().checksums != yes {
+		was := h
+		var err error
+		switch h, err = m.head(ctx, en.key, aws.ToString(was.VersionId), true); {
+		case err != nil:
+			return nil, err
+		case aws.ToString(h.ETag) != aws.ToString(was.ETag) || !aws.ToTime(h.LastModified).Equal(aws.ToTime(was.LastModified)):
+			return nil, &operationError{"HeadObject", errChanged}
+		}
+		en.sees(h)
+	}
+	err := (copyMethod{}).examine(ctx, m, *en, h, o)
 	if err == nil && s.action == rewrite {
 		o.annotated, err = m.annotated(ctx, en.key, aws.ToString(h.VersionId))
 	}
 	if err == nil {
 		s.settle(*o, m.rules)
 	}
-	return err
+	return h, err
 }
 
 // reseal writes the moved data keys, and with them the object under the new key where d
@@ -422,5 +434,8 @@ func (s spec) notes(c Counts) []string {
 	}
 	return append(all, "A data key that moved is the same data key: whoever has had it can still read what it encrypts, and older versions of the object keep it under the old key.")
 }
+
+// errChanged means that an object was written meanwhile.
+var errChanged = errors.New("it was written meanwhile")
 
 var errNoKMS = errors.New("moving data keys of client-side encryption needs a KMS client")

@@ -315,7 +315,7 @@ func (m *mover) object(ctx context.Context, en entry) (verdict, error) {
 // try is one reading, decision and action. Errors that are about the object are,
 // or wrap, an operationError or errDiffers.
 func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
-	h, err := m.head(ctx, en.key, en.version)
+	h, err := m.head(ctx, en.key, en.version, m.rules.method.traits().checksums == yes)
 	switch {
 	case err != nil && classify(err) == faultRejected:
 		return verdict{action: refuse, reason: ReasonUnreadableHead, version: en.version, detail: "HEAD answers " + words(err) + ", as it does for SSE-C"}, nil
@@ -327,9 +327,7 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 	if m.facts.versioned { // pin what HEAD saw
 		en.version = cmp.Or(aws.ToString(h.VersionId), en.version)
 	}
-	if shown := checksumOf(h); shown != "" { // it may have been written again since it was listed
-		en.checksum = shown
-	}
+	en.sees(h)
 	o, err := m.describe(ctx, en, h)
 	if err != nil {
 		return verdict{}, err
@@ -348,7 +346,7 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 	}
 	defer s.free()
 	if s.action.moves() {
-		if err := m.examineSealed(ctx, en, h, &o, &s); err != nil {
+		if h, err = m.examineSealed(ctx, &en, h, &o, &s); err != nil {
 			return verdict{}, err
 		}
 	}
@@ -385,12 +383,19 @@ func wrap(operation string, err error) error {
 	return &operationError{operation, err}
 }
 
-// head reads an object version's facts. Where the method compares checksums it asks
-// for the checksum too; that needs the object's key to be usable, so a
-// refusal is asked again without.
-func (m *mover) head(ctx context.Context, key, version string) (*s3.HeadObjectOutput, error) {
+// sees takes the algorithm of the checksum from HEAD: the object may have been written
+// again since it was listed.
+func (en *entry) sees(h *s3.HeadObjectOutput) {
+	if shown := checksumOf(h); shown != "" {
+		en.checksum = shown
+	}
+}
+
+// head reads an object version's facts, with its checksum where one is to be compared; that
+// needs the object's key to be usable, so a refusal is asked again without.
+func (m *mover) head(ctx context.Context, key, version string, checksum bool) (*s3.HeadObjectOutput, error) {
 	in := &s3.HeadObjectInput{Bucket: &m.Bucket, Key: &key, VersionId: optional(version), ExpectedBucketOwner: &m.e.opt.Account}
-	if m.rules.method.traits().checksums == yes || m.Envelopes != "" {
+	if checksum {
 		in.ChecksumMode = types.ChecksumModeEnabled
 	}
 	h, err := m.e.opt.S3.HeadObject(ctx, in, m.e.throttlesBack)

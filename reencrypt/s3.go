@@ -79,6 +79,9 @@ func classify(err error) fault {
 			return f
 		}
 	}
+	if errors.Is(err, errChanged) {
+		return faultChanged
+	}
 	e, ok := errors.AsType[*smithyhttp.ResponseError](err)
 	if !ok || e.HTTPStatusCode() == 0 {
 		return faultTransient // no answer

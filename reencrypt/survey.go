@@ -145,7 +145,7 @@ func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 	var d decision
 	s := sealed{free: func() {}}
 	err := m.patiently(ctx, func() (err error) {
-		if h, err = m.head(ctx, en.key, en.version); err != nil {
+		if h, err = m.head(ctx, en.key, en.version, false); err != nil {
 			return err
 		}
 		if o, err = m.describe(ctx, en, h); err != nil {
