@@ -297,16 +297,17 @@ func (m *mover) ask(ctx context.Context, s *sealed) error {
 		s.moved, err = s.Rewrap(ctx, m.e.opt.KMS, move)
 		s.holds = s.moved.Moved > 0
 	}
+	const cannot = "KMS does not move its data key, or say whether it is under an old key: "
 	switch fault := classify(err); {
 	case err == nil:
 	case fault == faultTransient || fault == faultThrottled:
 		return &operationError{"ReEncrypt", err}
 	case hasCode(err, "DisabledException"), hasCode(err, "KMSInvalidStateException"), hasCode(err, "NotFoundException"):
-		s.refuse(ReasonKeyUnusable, "%s", words(err))
+		s.refuse(ReasonKeyUnusable, cannot+"%s", words(err))
 	case fault == faultDenied, hasCode(err, "AccessDeniedException"):
-		s.refuse(ReasonEnvelopeKMS, "%s; needed: %s", words(err), needs["ReEncrypt"])
+		s.refuse(ReasonEnvelopeKMS, cannot+"%s; needed: %s", words(err), needs["ReEncrypt"])
 	default:
-		s.refuse(ReasonEnvelopeKMS, "%s", words(err))
+		s.refuse(ReasonEnvelopeKMS, cannot+"%s", words(err))
 	}
 	return nil
 }

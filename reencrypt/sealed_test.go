@@ -87,7 +87,9 @@ func fromInstruction(name string, about map[string]string) func(map[string]strin
 var sealings = map[string]sealing{
 	"v2": {
 		format: clientside.S3ClientV2,
-		write:  func(w *world, under string) (map[string]string, string, string) { return v2Metadata(w, under), ciphertext, "" },
+		write: func(w *world, under string) (map[string]string, string, string) {
+			return v2Metadata(w, under), ciphertext, ""
+		},
 		find: func(metadata map[string]string, _, _ string) ([]byte, map[string]string) {
 			return unb64(metadata["x-amz-key-v2"]), v2Context
 		},
@@ -119,8 +121,10 @@ var sealings = map[string]sealing{
 	},
 	"raw": {
 		format: clientside.KMSCiphertext,
-		write:  func(w *world, under string) (map[string]string, string, string) { return nil, string(w.dataKey(under, nil)), "" },
-		find:   func(_ map[string]string, body, _ string) ([]byte, map[string]string) { return []byte(body), nil },
+		write: func(w *world, under string) (map[string]string, string, string) {
+			return nil, string(w.dataKey(under, nil)), ""
+		},
+		find: func(_ map[string]string, body, _ string) ([]byte, map[string]string) { return []byte(body), nil },
 	},
 	"tink": {
 		format: clientside.Tink,
@@ -260,7 +264,9 @@ func TestDataKeysMoveWithTheObjects(t *testing.T) {
 				w.seal(name, "stays/"+name, w.other, everyHeader, layers(w)["other"].put)
 			}
 			all := w.snapshot()
-			of := func(key string) seen { return all[slices.IndexFunc(all, func(o seen) bool { return o.Key == key && o.Latest })] }
+			of := func(key string) seen {
+				return all[slices.IndexFunc(all, func(o seen) bool { return o.Key == key && o.Latest })]
+			}
 			was := map[string]seen{}
 			for _, o := range all {
 				was[o.Key] = o
