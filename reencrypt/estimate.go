@@ -69,10 +69,12 @@ func (a *Amount) add(g Group) { a.Versions, a.Bytes = a.Versions+g.Versions, a.B
 
 // Requests are the requests of a job, the verifying pass included.
 type Requests struct {
-	List  int64 `json:"list"`
-	Head  int64 `json:"head"`
+	List int64 `json:"list"`
+	Head int64 `json:"head"`
+	// Get are those that look for data keys in what objects begin with.
+	Get   int64 `json:"get,omitempty"`
 	Write int64 `json:"write"`
-	// KMS is what S3 asks of KMS at most, for objects without bucket keys.
+	// KMS is what is asked of KMS at most: by S3 for objects without bucket keys, and about data keys.
 	KMS int64 `json:"kms"`
 }
 
@@ -173,12 +175,18 @@ func (p *BucketPlan) estimate(m method, wishedPart int64) {
 	p.Requests = Requests{List: 3 * ((p.Listed + 999) / 1000), Head: 2 * p.Listed}
 	p.InScope, p.Move, p.Refuse = Amount{}, Amount{}, Amount{}
 	p.CostUSD, p.BatchUSD = float64(p.Requests.List)*priceList, 0
+	looks := int64(2)
+	if p.Envelopes == EnvelopesContent {
+		p.Requests.Get = p.Requests.Head
+		p.Requests.KMS = p.Requests.Get
+		looks = 4 // S3 bills a GET as it does a HEAD
+	}
 	for _, g := range p.Groups {
 		price, ok := classPrices[g.StorageClass]
 		if !ok {
 			price = standardPrice
 		}
-		p.CostUSD += float64(2*g.Versions) * price.head
+		p.CostUSD += float64(looks*g.Versions) * price.head
 		inScope := slices.Contains(p.From, g.Key) || g.Sealed
 		if inScope {
 			p.InScope.add(g)

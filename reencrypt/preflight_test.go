@@ -480,4 +480,14 @@ func TestEstimate(t *testing.T) {
 	if p.Requests.Write != 23 || fmt.Sprintf("%.2f", p.CostUSD) != "0.10" || p.BatchUSD != 0 { // 10 GiB read from Standard-IA
 		t.Errorf("%+v, $%f", p.Requests, p.CostUSD)
 	}
+	p = BucketPlan{From: []string{"old"}, Envelopes: EnvelopesContent, Survey: Survey{Listed: 3000, Groups: []Group{
+		{Key: "other", StorageClass: "STANDARD", Action: "re-wrap", Envelope: "s3-client-v3", Sealed: true, Versions: 1000, Bytes: 6000 << 30},
+		{Key: "other", StorageClass: "STANDARD", Action: "refuse", Envelope: "sops", Sealed: true, Versions: 1000, Bytes: 5},
+		{Key: "other", StorageClass: "STANDARD", Action: "skip", Envelope: "sops", Versions: 1000, Bytes: 5},
+	}}}
+	p.estimate(updateMethod{}, 512<<20) // what is re-wrapped is copied, here in 12 parts, with a beginning and an end
+	want := Requests{List: 9, Head: 6000, Get: 6000, Write: 15_000, KMS: 6000 + 30_000 + 6000}
+	if diff := cmp.Diff(want, p.Requests); diff != "" || p.InScope.Versions != 2000 || p.Move.Versions != 1000 || p.Refuse.Versions != 1000 {
+		t.Errorf("%s%+v", diff, p)
+	}
 }

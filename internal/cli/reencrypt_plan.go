@@ -172,7 +172,7 @@ func printPlan(w io.Writer, plan reencrypt.Plan, rate float64) {
 		fmt.Fprintf(w, ", %d under an old key: %d to move (%s), %d refused (%s)\n",
 			b.InScope.Versions, b.Move.Versions, bytesText(b.Move.Bytes), b.Refuse.Versions, bytesText(b.Refuse.Bytes))
 		printGroups(w, b)
-		fmt.Fprintf(w, "  estimate: %d LIST, %d HEAD and %d write requests, up to %d of KMS: $%.2f", b.Requests.List, b.Requests.Head, b.Requests.Write, b.Requests.KMS, b.CostUSD)
+		fmt.Fprintf(w, "  estimate: %d LIST, %d HEAD, %d GET and %d write requests, up to %d of KMS: $%.2f", b.Requests.List, b.Requests.Head, b.Requests.Get, b.Requests.Write, b.Requests.KMS, b.CostUSD)
 		if b.BatchUSD > 0 {
 			fmt.Fprintf(w, " ($%.2f more if S3 Batch Operations move it)", b.BatchUSD)
 		}
