@@ -278,8 +278,8 @@ func (m *mover) read(ctx context.Context, en entry, h *s3.HeadObjectOutput, n in
 // ask asks KMS whether data keys are under an old key, and has it move those that can be:
 // nothing is written yet.
 func (m *mover) ask(ctx context.Context, s *sealed) error {
-	if len(s.Keys) == 0 { // nobody can say what they are under
-		s.holds = true
+	if len(s.Keys) == 0 { // other services wrap them, or, where it is refused, nobody can say who does
+		s.holds = s.Refusal != ""
 		return nil
 	}
 	s.asked = true
@@ -360,6 +360,9 @@ func (m *mover) examineSealed(ctx context.Context, en *entry, h *s3.HeadObjectOu
 // reseal writes the moved data keys, and with them the object under the new key where d
 // moves it. All else stays what HEAD has shown.
 func (m *mover) reseal(ctx context.Context, en entry, h *s3.HeadObjectOutput, o object, d decision, s sealed) error {
+	if s.moved.Metadata == nil && s.moved.Body == nil { // this must not be: an object would be emptied
+		return fmt.Errorf("re-wrap %q: no data key has moved", en.key)
+	}
 	after := *h
 	to := goal{HeadObjectOutput: &after, key: m.To, resent: true}
 	if !d.action.moves() {

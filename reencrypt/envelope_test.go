@@ -118,6 +118,7 @@ func TestDataKeysThatCannotBeMovedAreNamed(t *testing.T) {
 	put("a/no-file", ReasonEnvelopeInstruction, "there is none at a/no-file.instruction", "s3-client-v3", text("x", "x-amz-c", "115", "x-amz-d", "x", "x-amz-i", "x"))
 	put("a/x.instruction", ReasonEnvelopeMalformed, "not a JSON object", "s3-client", text("[]", "x-amz-crypto-instr-file", ""))
 	put("a/y.instruction", "", "", "", text("how to build it"))
+	put("a/age", "", "", "sops", text(`{"a":"ENC[AES256_GCM,data:QQ==]","sops":{"lastmodified":"x","version":"1","age":[{"enc":"x"}]}}`))
 	put("a/context", ReasonEnvelopeKMS, "InvalidCiphertextException", "kms-ciphertext", text(string(w.dataKey(w.a, v2Context))))
 	put("a/other-context", "", "", "kms-ciphertext", text(string(w.dataKey(w.other, v2Context))))
 	put("a/archived", ReasonEnvelopeUnread, "InvalidObjectState", "", func(in *s3.PutObjectInput) { in.StorageClass = types.StorageClassGlacier })
@@ -126,6 +127,7 @@ func TestDataKeysThatCannotBeMovedAreNamed(t *testing.T) {
 	sealed("o/dsse", ReasonDSSE, stays, "tink", w.a, under(w.other), func(in *s3.PutObjectInput) { in.ServerSideEncryption = types.ServerSideEncryptionAwsKmsDsse })
 	sealed("o/other", "", "", "own", w.other, under(w.other))
 
+	before := w.snapshot()
 	rows := map[string]Refusal{}
 	s, err := w.engine().Run(t.Context(), RunOptions{
 		Bucket: bucket, From: []string{w.a}, To: w.b, Envelopes: EnvelopesContent, RewriteFiles: true,
@@ -143,13 +145,13 @@ func TestDataKeysThatCannotBeMovedAreNamed(t *testing.T) {
 	if d := cmp.Diff(formats, s.Envelopes); d != "" {
 		t.Error(d)
 	}
-	for _, o := range w.snapshot() {
+	for i, o := range w.snapshot() {
 		want := w.b
 		if strings.HasPrefix(o.Key, "o/") {
 			want = w.other
 		}
-		if o.KMSKey != want {
-			t.Errorf("%s is under %s, want %s", o.Key, o.KMSKey, want)
+		if o.KMSKey != want || o.Body != before[i].Body || fmt.Sprint(o.Metadata) != fmt.Sprint(before[i].Metadata) {
+			t.Errorf("%s is under %s, want %s, and was\n%+v, is\n%+v", o.Key, o.KMSKey, want, before[i], o)
 		}
 	}
 	if s.Scanned != int64(len(cases)) || s.Scanned != s.Moved+s.Skipped+s.Refused || s.Failed != 0 || int(s.Refused) != len(rows) {
