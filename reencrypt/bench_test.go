@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"golang.org/x/sync/errgroup"
@@ -84,6 +85,87 @@ func (w *world) plainLoop(method Method, to string, concurrency int) error {
 						ServerSideEncryption: types.ServerSideEncryptionAwsKms, SSEKMSKeyId: &to,
 					})
 				}
+				return err
+			})
+		}
+	}
+	return g.Wait()
+}
+
+// BenchmarkDataKeys compares a slice that moves data keys in metadata with a plain loop over
+// the SDK that does the same and checks nothing (list, HEAD, ReEncrypt, copy with other
+// metadata), and what looking for data keys takes where there are none.
+func BenchmarkDataKeys(b *testing.B) {
+	const objects, concurrency = 1000, 64
+	for _, c := range []struct {
+		who       string
+		sealed    bool
+		envelopes Envelopes
+	}{
+		{"sealed/plain", true, ""}, {"sealed/slice", true, EnvelopesMetadata},
+		{"others/off", false, ""}, {"others/metadata", false, EnvelopesMetadata}, {"others/content", false, EnvelopesContent},
+	} {
+		b.Run(c.who, func(b *testing.B) {
+			w := newWorld(b)
+			for i := range objects {
+				w.put(fmt.Sprintf("p/%05d", i), w.a, func(in *s3.PutObjectInput) {
+					if c.sealed {
+						in.Metadata = v2Metadata(w, w.a)
+					}
+				})
+			}
+			e := w.engine(func(o *Options) { o.Concurrency = concurrency })
+			from, to := w.a, w.b
+			_, err := e.probeUpdate(b.Context(), w.b)
+			w.must(err)
+			b.ResetTimer()
+			for b.Loop() {
+				if c.who == "sealed/plain" {
+					w.must(w.plainRewrap(from, to, concurrency))
+				} else {
+					m, err := e.newMover(b.Context(), spec{Bucket: bucket, From: []string{from}, To: to, Method: MethodUpdate, Versions: VersionsAll, Envelopes: c.envelopes}, false, func(context.Context) error { return nil })
+					w.must(err)
+					t := &tally{}
+					w.must(m.run(b.Context(), m.entries(b.Context(), "", ""), t))
+					if t.counts.Moved != objects || (t.counts.Rewrapped[ReasonOnTarget] == objects) != c.sealed {
+						b.Fatalf("moved %+v", t.counts)
+					}
+				}
+				from, to = to, from
+			}
+			b.ReportMetric(float64(objects*b.N)/b.Elapsed().Seconds(), "objects/s")
+		})
+	}
+}
+
+func (w *world) plainRewrap(from, to string, concurrency int) error {
+	client := w.client("worker")
+	g, ctx := errgroup.WithContext(w.t.Context())
+	g.SetLimit(concurrency)
+	pages := s3.NewListObjectsV2Paginator(client, &s3.ListObjectsV2Input{Bucket: aws.String(bucket)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return err
+		}
+		for _, o := range page.Contents {
+			g.Go(func() error {
+				h, err := client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: aws.String(bucket), Key: o.Key})
+				if err != nil {
+					return err
+				}
+				out, err := w.kms.ReEncrypt(ctx, &kms.ReEncryptInput{
+					CiphertextBlob: unb64(h.Metadata["x-amz-key-v2"]), SourceKeyId: &from, DestinationKeyId: &to,
+					SourceEncryptionContext: v2Context, DestinationEncryptionContext: v2Context,
+				})
+				if err != nil {
+					return err
+				}
+				h.Metadata["x-amz-key-v2"] = b64(out.CiphertextBlob)
+				_, err = client.CopyObject(ctx, &s3.CopyObjectInput{
+					Bucket: aws.String(bucket), Key: o.Key, CopySource: aws.String(bucket + "/" + *o.Key), MetadataDirective: types.MetadataDirectiveReplace,
+					Metadata: h.Metadata, ServerSideEncryption: types.ServerSideEncryptionAwsKms, SSEKMSKeyId: &to,
+				})
 				return err
 			})
 		}
