@@ -46,6 +46,15 @@ func (e Envelopes) orNone() Envelopes {
 	return e
 }
 
+// On reports whether data keys are looked for at all.
+func (e Envelopes) On() bool { return e.orNone() != "" }
+
+// Covers reports whether data keys are looked for everywhere that other says.
+func (e Envelopes) Covers(other Envelopes) bool {
+	depth := func(e Envelopes) int { return slices.Index(AllEnvelopes(), cmp.Or(e, EnvelopesOff)) }
+	return depth(e) >= depth(other)
+}
+
 // The actions that move data keys, whatever the method of a job is.
 const (
 	rewrap  action = "re-wrap" // a copy of the object with other metadata
@@ -67,8 +76,8 @@ const (
 // to be done about it. The zero value is none.
 type sealed struct {
 	clientside.Found
-	// holds: a data key is under a key to move from, or nobody can say.
-	holds bool
+	// holds: a data key is under a key to move from, or nobody can say. proved: KMS said so.
+	holds, proved bool
 	decision
 	detail string
 	moved  clientside.Rewrapped
@@ -297,6 +306,7 @@ func (m *mover) ask(ctx context.Context, s *sealed) error {
 		s.moved, err = s.Rewrap(ctx, m.e.opt.KMS, move)
 		s.holds = s.moved.Moved > 0
 	}
+	s.proved = s.holds
 	const cannot = "KMS does not move its data key, or say whether it is under an old key: "
 	switch fault := classify(err); {
 	case err == nil:

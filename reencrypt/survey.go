@@ -47,6 +47,8 @@ type Group struct {
 	// (of Engine.Survey: the key that it is about), or nobody can say.
 	Envelope string `json:"envelope,omitempty"`
 	Sealed   bool   `json:"sealed,omitempty"`
+	// Unsure, of what is Sealed: nobody can say. Reason has why.
+	Unsure bool `json:"unsure,omitempty"`
 
 	Versions int64 `json:"versions"`
 	Bytes    int64 `json:"bytes"`
@@ -57,7 +59,7 @@ type Group struct {
 // is where data keys under keyARN are looked for, of which Sealed tells. seen, where not
 // nil, is called now and then with how many were read.
 func (e *Engine) Survey(ctx context.Context, scope Scope, keyARN string, envelopes Envelopes, seen func(int64)) (Survey, error) {
-	if envelopes.orNone() != "" && e.opt.KMS == nil {
+	if envelopes.On() && e.opt.KMS == nil {
 		return Survey{}, errNoKMS
 	}
 	versioned, err := e.versioned(ctx, scope.Bucket)
@@ -181,7 +183,7 @@ func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 	v := verdict{action: d.action, reason: d.reason}
 	v.add(s, o, d)
 	group.Key, group.Encryption, group.Action, group.Reason = o.keyARN, o.encryption, string(v.action), v.reason
-	group.Envelope, group.Sealed = v.format, s.holds
+	group.Envelope, group.Sealed, group.Unsure = v.format, s.holds, s.holds && !s.proved
 	group.StorageClass, group.Size = cmp.Or(o.storageClass, group.StorageClass), sizeClass(o.size)
 	switch {
 	case o.held:

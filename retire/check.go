@@ -55,8 +55,12 @@ type Checker struct {
 	// Resources, if not nil, finds out which resources beside S3's need the key. Without it
 	// the notes say that these were not looked at.
 	Resources *dependents.Reader
+	// Envelopes is where data keys of client-side encryption are looked for. The notes say
+	// where they were not.
+	Envelopes reencrypt.Envelopes
 	// Reports, if not nil, replace the scan of a bucket whose last job moved all
-	// object versions off the key, is complete and left nothing behind.
+	// object versions off the key, is complete and left nothing behind, and looked for data
+	// keys wherever Envelopes says.
 	Reports Reports
 	// Trail, if not nil, is asked who used the key within Quiet, and Jobs whether that was the
 	// fleet.
@@ -106,7 +110,7 @@ func (c Checker) Check(ctx context.Context, key string) (Result, error) {
 // Short says in one line, for the report of a job, what other than objects depends
 // on a key, or why that could not be determined. It reads no object.
 func (c Checker) Short(ctx context.Context, keyARN string) []string {
-	advice := " Before you delete the key, run: " + command.Line("cmkeeper retire check %s", command.Key(keyARN))
+	advice := " Data keys of client-side encryption were not looked for. Before you delete the key, run: " + command.Line("cmkeeper retire check %s --envelopes content", command.Key(keyARN))
 	f, err := c.read(ctx, keyARN)
 	if err != nil {
 		return []string{fmt.Sprintf("Old key %s: what else depends on it could not be determined: %v.%s", keyARN, err, advice)}
@@ -149,7 +153,7 @@ const maxShort = 20
 
 // read reads everything but objects and uploads.
 func (c Checker) read(ctx context.Context, name string) (facts, error) {
-	var f facts
+	f := facts{envelopes: c.Envelopes}
 	var err error
 	if f.key, err = c.Facts.Key(ctx, name); err != nil {
 		return f, err
@@ -238,7 +242,7 @@ func (c Checker) scan(ctx context.Context, f *facts, b *bucketFacts, verified ma
 		b.unscanned = "you chose not to scan it"
 		return nil
 	}
-	survey, err := c.Survey.Survey(ctx, reencrypt.Scope{Bucket: b.Name}, f.key.ARN, reencrypt.EnvelopesOff, func(n int64) {
+	survey, err := c.Survey.Survey(ctx, reencrypt.Scope{Bucket: b.Name}, f.key.ARN, c.Envelopes, func(n int64) {
 		if c.Seen != nil {
 			c.Seen(b.Name, n)
 		}
@@ -290,14 +294,15 @@ func (c Checker) verified(ctx context.Context, keyARN string) (map[string]reencr
 		if err != nil {
 			return nil, err
 		}
-		if proves(status, report) {
+		if proves(status, report, c.Envelopes) {
 			found[j.Bucket] = report
 		}
 	}
 	return found, nil
 }
 
-// proves reports whether a complete job of a whole bucket left nothing on its old keys.
-func proves(s reencrypt.Status, report reencrypt.Summary) bool {
-	return s.Versions == reencrypt.VersionsAll && s.RetryOf == "" && report.Refused+report.Failed == 0
+// proves reports whether a complete job of a whole bucket left nothing on its old keys, and
+// no data keys where envelopes says.
+func proves(s reencrypt.Status, report reencrypt.Summary, envelopes reencrypt.Envelopes) bool {
+	return s.Versions == reencrypt.VersionsAll && s.RetryOf == "" && report.Refused+report.Failed == 0 && report.EnvelopesIn.Covers(envelopes)
 }

@@ -1,7 +1,8 @@
 // Package retire determines what in an account still depends on a KMS key, and
 // schedules the key's deletion only if nothing does.
 //
-// A [Checker] reads aliases, default encryptions, object versions, unfinished
+// A [Checker] reads aliases, default encryptions, object versions (with data keys of
+// client-side encryption where it is asked to), unfinished
 // uploads, replication rules, grants, related keys, the last use, and which other resources
 // need the key (package dependents). What it could
 // not determine proves nothing: it is reported as unknown and blocks the deletion
@@ -37,6 +38,9 @@ type Result struct {
 	// Free: nothing is known to depend on the key, and everything unknown was
 	// accepted.
 	Free bool `json:"free"`
+	// Envelopes is where data keys of client-side encryption were looked for. Where they were
+	// not is no tie, since nothing is known of it, but in Notes.
+	Envelopes reencrypt.Envelopes `json:"envelopes"`
 	// Ties are what is known to depend on the key.
 	Ties []Tie `json:"ties"`
 	// Unknown is what could not be determined and was not accepted, Accepted the IDs
@@ -84,7 +88,19 @@ func notes(f facts) []string {
 	if f.resources == nil {
 		not = "other Regions and accounts, and what S3 does not keep: EBS, databases, secrets, backups, logs, and data that applications encrypted themselves"
 	}
-	return []string{"Not looked at: " + not + ".", LastUseWarning}
+	return []string{"Not looked at: " + not + ".", envelopesNote(f.envelopes), LastUseWarning}
+}
+
+// envelopesNote says where data keys of client-side encryption were not looked for.
+func envelopesNote(e reencrypt.Envelopes) string {
+	switch {
+	case e.Covers(reencrypt.EnvelopesContent):
+		return "Client-side encryption was looked for in object versions, in the formats that are known. Data keys in other formats, or stored outside of S3, are not seen."
+	case e.On():
+		return "Client-side encryption was looked for in metadata and instruction files alone. --envelopes content looks also into objects (SOPS, Tink, KMS ciphertexts and others)."
+	default:
+		return "Client-side encryption was not looked for: objects may hold data keys that are under the key. --envelopes content looks for them (--envelopes metadata: without reading objects)."
+	}
 }
 
 // facts are what a check has read.
@@ -99,6 +115,8 @@ type facts struct {
 	// resources are what needs the key beside S3; nil if nobody looked.
 	resources *dependents.Result
 	unread    []Tie
+	// envelopes is where surveys looked for data keys.
+	envelopes reencrypt.Envelopes
 	// stateBucketSet: who asks has CMKEEPER_STATE_BUCKET set.
 	stateBucketSet bool
 }
@@ -123,7 +141,7 @@ type bucketFacts struct {
 // judge turns the facts into a result. The last use is a tie if it is less than
 // quiet ago. Accepted unknowns do not count.
 func judge(f facts, quiet time.Duration, accepted []string, now time.Time) Result {
-	r := Result{Schema: Schema, At: now, Key: f.key.ARN, State: f.key.State, Ties: []Tie{}, Unknown: []Tie{}, Buckets: []Bucket{}, Notes: notes(f)}
+	r := Result{Schema: Schema, At: now, Key: f.key.ARN, State: f.key.State, Envelopes: cmp.Or(f.envelopes, reencrypt.EnvelopesOff), Ties: []Tie{}, Unknown: []Tie{}, Buckets: []Bucket{}, Notes: notes(f)}
 	tie := func(id, what, fix string) { r.Ties = append(r.Ties, Tie{id, what, fix}) }
 	unknown := slices.Clone(f.unread)
 	maybe := func(id, what, fix string) { unknown = append(unknown, Tie{id, what, fix}) }
@@ -188,15 +206,81 @@ func judgeBucket(b bucketFacts, f facts, r *Result, tie, maybe func(id, what, fi
 			}
 		}
 		if under > 0 {
-			tie("objects:"+b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key (%d bytes).", under, b.Name, bytes), moveFix(b, f))
+			tie("objects:"+b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key (%d bytes).", under, b.Name, bytes), moveFix(b, f, ""))
 		}
 		if unreadable > 0 {
 			maybe("unreadable:"+b.Name, fmt.Sprintf("S3 did not return the key of %d object versions in bucket %s, for example because they use customer-provided keys.", unreadable, b.Name), "Check again, or find out what these objects are.")
 		}
+		judgeDataKeys(b, f, tie, maybe)
 	case b.unscanned != "":
 		maybe("objects:"+b.Name, "Nothing is known about the objects in bucket "+b.Name+": "+b.unscanned+".", "Scan it.")
 	}
 	r.Buckets = append(r.Buckets, seen)
+}
+
+// judgeDataKeys adds the data keys of client-side encryption that are in objects, by format.
+// S3's own encryption of these objects is another matter.
+func judgeDataKeys(b bucketFacts, f facts, tie, maybe func(id, what, fix string)) {
+	type sealed struct {
+		versions, stuck, files int64
+		reasons                map[reencrypt.Reason]int64
+	}
+	formats := map[string]*sealed{}
+	var unsure sealed
+	for _, g := range b.survey.Groups {
+		if !g.Sealed {
+			continue
+		}
+		s := &unsure
+		if !g.Unsure {
+			if s = formats[g.Envelope]; s == nil {
+				s = &sealed{}
+				formats[g.Envelope] = s
+			}
+		}
+		s.versions += g.Versions
+		switch g.Reason {
+		case "":
+		case reencrypt.ReasonEnvelopeFile:
+			s.files += g.Versions
+		default:
+			if s.reasons == nil {
+				s.reasons = map[reencrypt.Reason]int64{}
+			}
+			s.stuck, s.reasons[g.Reason] = s.stuck+g.Versions, s.reasons[g.Reason]+g.Versions
+		}
+	}
+	byReason := func(s sealed) string {
+		var all []string
+		for _, r := range slices.Sorted(maps.Keys(s.reasons)) {
+			all = append(all, fmt.Sprintf("%s: %d", r, s.reasons[r]))
+		}
+		return strings.Join(all, ", ")
+	}
+	for _, format := range slices.Sorted(maps.Keys(formats)) {
+		s := *formats[format]
+		what := fmt.Sprintf("%d object versions in bucket %s hold data keys of client-side encryption (%s) that are under the key.", s.versions, b.Name, format)
+		var fix string
+		if s.versions > s.stuck {
+			flags := command.Format(" --envelopes metadata")
+			if s.files > 0 {
+				flags = " --envelopes content --rewrite-files"
+			}
+			fix = moveFix(b, f, flags)
+		}
+		if s.stuck > 0 {
+			what += fmt.Sprintf(" %d of them cannot be re-wrapped (%s).", s.stuck, byReason(s))
+			again := "Decrypt what cannot be re-wrapped and encrypt it again under another key, or delete it."
+			if fix != "" { // a command stands at the end
+				again += " As for the rest: "
+			}
+			fix = again + fix
+		}
+		tie("envelopes:"+b.Name+":"+format, what, fix)
+	}
+	if unsure.versions > 0 {
+		maybe("envelopes-unknown:"+b.Name, fmt.Sprintf("%d object versions in bucket %s may hold data keys of client-side encryption that are under the key: nobody can say (%s).", unsure.versions, b.Name, byReason(unsure)), "The reasons are in docs/reencryption.md. Make the objects readable, or grant kms:ReEncryptFrom and kms:ReEncryptTo on the key, and check again; or find out what these objects are.")
+	}
 }
 
 // judgeResources adds the resources that need the key. What AWS Config has and what a grant
@@ -249,11 +333,12 @@ func judgeResources(r dependents.Result, buckets []bucketFacts, tie, maybe func(
 
 // moveFix says how the objects of a bucket get to another key: with the alias that points
 // to this one, or else to the key that the bucket names; or that somebody has to choose.
-func moveFix(b bucketFacts, f facts) string {
+// flags are more ones for each command.
+func moveFix(b bucketFacts, f facts, flags command.Format) string {
 	if i := slices.IndexFunc(f.aliases, func(a inventory.Alias) bool { return !a.AWSManaged }); i >= 0 {
-		return "Put a new key behind the alias, which moves them. See what that takes: " + command.Line("cmkeeper rotate %s --dry-run", command.Alias(f.aliases[i].Name))
+		return "Put a new key behind the alias, which moves them. See what that takes: " + command.Line("cmkeeper rotate %s --dry-run"+flags, command.Alias(f.aliases[i].Name))
 	}
-	format := command.Format("cmkeeper reencrypt plan --bucket %s --from %s --to %s")
+	format := command.Format("cmkeeper reencrypt plan --bucket %s --from %s --to %s") + flags
 	values := []command.Value{command.Bucket(b.Name), command.Key(f.key.ARN), command.BucketKey(b.moveTo).Or("KEY-ID")}
 	if !f.stateBucketSet {
 		format += " --state-bucket %s"

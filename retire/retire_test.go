@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/dependents"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -61,10 +62,22 @@ func TestJudge(t *testing.T) {
 		"ties are not accepted": {facts: facts{aliases: []inventory.Alias{{Name: "alias/app"}}}, accepted: []string{"alias:alias/app"}, ties: []string{"alias:alias/app"}},
 		"objects":               {facts: survey(reencrypt.Group{Key: key, Versions: 2, Bytes: 5}, reencrypt.Group{Key: "arn:other", Versions: 1}), ties: []string{"objects:data"}},
 		"objects of no key":     {facts: survey(reencrypt.Group{Reason: reencrypt.ReasonUnreadableHead, Versions: 2}), unknown: []string{"unreadable:data"}},
-		"by report":             {facts: bucket(func(b *bucketFacts) { b.survey, b.job = nil, "j1" })},
-		"not scanned":           {facts: bucket(func(b *bucketFacts) { b.survey, b.unscanned = nil, "denied" }), unknown: []string{"objects:data"}},
-		"unread":                {facts: facts{unread: []Tie{{ID: "last-use"}}}, unknown: []string{"last-use"}},
-		"a volume":              {facts: resources(func(r *dependents.Result) { r.Config.Found = found("ebs-volume", "vol-1") }), ties: []string{"dependent:ebs-volume:vol-1"}},
+		"data keys": {facts: survey(
+			reencrypt.Group{Key: "arn:other", Envelope: "s3-client-v2", Sealed: true, Versions: 2},
+			reencrypt.Group{Key: key, Envelope: "sops", Sealed: true, Reason: reencrypt.ReasonEnvelopeFile, Versions: 1},
+			reencrypt.Group{Key: "arn:other", Envelope: "tink", Versions: 1},
+		), ties: []string{"objects:data", "envelopes:data:s3-client-v2", "envelopes:data:sops"}},
+		"objects that cannot be read": {facts: survey(
+			reencrypt.Group{Sealed: true, Unsure: true, Reason: reencrypt.ReasonEnvelopeUnread, Versions: 2},
+			reencrypt.Group{Envelope: "sops", Sealed: true, Unsure: true, Reason: reencrypt.ReasonEnvelopeKMS, Versions: 1},
+		), unknown: []string{"envelopes-unknown:data"}},
+		"objects that cannot be read, accepted": {facts: survey(
+			reencrypt.Group{Sealed: true, Unsure: true, Reason: reencrypt.ReasonEnvelopeUnread, Versions: 2},
+		), accepted: []string{"envelopes-unknown:data"}},
+		"by report":   {facts: bucket(func(b *bucketFacts) { b.survey, b.job = nil, "j1" })},
+		"not scanned": {facts: bucket(func(b *bucketFacts) { b.survey, b.unscanned = nil, "denied" }), unknown: []string{"objects:data"}},
+		"unread":      {facts: facts{unread: []Tie{{ID: "last-use"}}}, unknown: []string{"last-use"}},
+		"a volume":    {facts: resources(func(r *dependents.Result) { r.Config.Found = found("ebs-volume", "vol-1") }), ties: []string{"dependent:ebs-volume:vol-1"}},
 		"very many volumes": {facts: resources(func(r *dependents.Result) {
 			r.Config.Found, r.Config.More = found("ebs-volume", "vol-1"), map[string]int{"ebs-volume": 9, "sqs-queue": 1}
 		}), ties: []string{"dependent:ebs-volume:vol-1", "dependents:ebs-volume", "dependents:sqs-queue"}},
@@ -263,18 +276,20 @@ func TestMoveFix(t *testing.T) {
 	for name, tt := range map[string]struct {
 		moveTo string
 		f      facts
+		flags  command.Format
 		want   string
 	}{
-		"an alias":         {to, facts{aliases: []inventory.Alias{{Name: "alias/aws/x", AWSManaged: true}, {Name: "alias/app"}}}, "cmkeeper rotate alias/app --dry-run"},
-		"another key":      {to, facts{stateBucketSet: true}, "cmkeeper reencrypt plan --bucket data --from " + key + " --to " + to},
-		"another alias":    {"alias/new", facts{stateBucketSet: true}, "cmkeeper reencrypt plan --bucket data --from " + key + " --to alias/new"},
-		"no state bucket":  {"alias/new", facts{}, "--to alias/new --state-bucket STATE-BUCKET"},
-		"no place to go":   {"", facts{stateBucketSet: true}, "cmkeeper reencrypt plan --bucket data --from " + key + " --to KEY-ID"},
-		"a hostile target": {"alias/$(x)", facts{}, "There is no command"},
+		"an alias":         {to, facts{aliases: []inventory.Alias{{Name: "alias/aws/x", AWSManaged: true}, {Name: "alias/app"}}}, "", "cmkeeper rotate alias/app --dry-run"},
+		"another key":      {to, facts{stateBucketSet: true}, "", "cmkeeper reencrypt plan --bucket data --from " + key + " --to " + to},
+		"another alias":    {"alias/new", facts{stateBucketSet: true}, "", "cmkeeper reencrypt plan --bucket data --from " + key + " --to alias/new"},
+		"no state bucket":  {"alias/new", facts{}, "", "--to alias/new --state-bucket STATE-BUCKET"},
+		"no place to go":   {"", facts{stateBucketSet: true}, "", "cmkeeper reencrypt plan --bucket data --from " + key + " --to KEY-ID"},
+		"a hostile target": {"alias/$(x)", facts{}, "", "There is no command"},
+		"data keys":        {"alias/new", facts{}, " --envelopes metadata", "--to alias/new --envelopes metadata --state-bucket STATE-BUCKET"},
 	} {
 		tt.f.key.ARN = key
 		b := bucketFacts{Bucket: inventory.Bucket{Name: "data"}, moveTo: tt.moveTo}
-		if got := moveFix(b, tt.f); !strings.HasSuffix(got, tt.want) && (name != "a hostile target" || !strings.Contains(got, tt.want)) {
+		if got := moveFix(b, tt.f, tt.flags); !strings.HasSuffix(got, tt.want) && (name != "a hostile target" || !strings.Contains(got, tt.want)) {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
@@ -296,18 +311,70 @@ func TestApprovalCovers(t *testing.T) {
 func TestProves(t *testing.T) {
 	whole := reencrypt.Status{Versions: reencrypt.VersionsAll}
 	for name, tt := range map[string]struct {
-		status reencrypt.Status
-		counts reencrypt.Counts
-		want   bool
+		status    reencrypt.Status
+		counts    reencrypt.Counts
+		in, asked reencrypt.Envelopes
+		want      bool
 	}{
-		"all moved":     {whole, reencrypt.Counts{Moved: 5}, true},
-		"one refused":   {whole, reencrypt.Counts{Moved: 4, Refused: 1}, false},
-		"one failed":    {whole, reencrypt.Counts{Moved: 4, Failed: 1}, false},
-		"current only":  {reencrypt.Status{Versions: reencrypt.VersionsCurrent}, reencrypt.Counts{Moved: 5}, false},
-		"only a report": {reencrypt.Status{Versions: reencrypt.VersionsAll, RetryOf: "j1"}, reencrypt.Counts{Moved: 5}, false},
+		"all moved":                {whole, reencrypt.Counts{Moved: 5}, "", reencrypt.EnvelopesOff, true},
+		"one refused":              {whole, reencrypt.Counts{Moved: 4, Refused: 1}, "", "", false},
+		"one failed":               {whole, reencrypt.Counts{Moved: 4, Failed: 1}, "", "", false},
+		"current only":             {reencrypt.Status{Versions: reencrypt.VersionsCurrent}, reencrypt.Counts{Moved: 5}, "", "", false},
+		"only a report":            {reencrypt.Status{Versions: reencrypt.VersionsAll, RetryOf: "j1"}, reencrypt.Counts{Moved: 5}, "", "", false},
+		"more than was asked":      {whole, reencrypt.Counts{}, reencrypt.EnvelopesContent, reencrypt.EnvelopesMetadata, true},
+		"as far as was asked":      {whole, reencrypt.Counts{}, reencrypt.EnvelopesContent, reencrypt.EnvelopesContent, true},
+		"not as far as was asked":  {whole, reencrypt.Counts{}, reencrypt.EnvelopesMetadata, reencrypt.EnvelopesContent, false},
+		"no data keys looked for":  {whole, reencrypt.Counts{}, "", reencrypt.EnvelopesMetadata, false},
+		"data keys, and not asked": {whole, reencrypt.Counts{}, reencrypt.EnvelopesMetadata, "", true},
 	} {
-		if got := proves(tt.status, reencrypt.Summary{Counts: tt.counts}); got != tt.want {
+		if got := proves(tt.status, reencrypt.Summary{Counts: tt.counts, EnvelopesIn: tt.in}, tt.asked); got != tt.want {
 			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+// TestDataKeys: what is said of data keys is what to do, and what was not looked at.
+func TestDataKeys(t *testing.T) {
+	const key = "arn:aws:kms:us-east-1:111122223333:key/1b2c3d4e-0000-4000-8000-000000000001"
+	group := func(format string, reason reencrypt.Reason, n int64) reencrypt.Group {
+		return reencrypt.Group{Key: "arn:other", Envelope: format, Sealed: true, Reason: reason, Versions: n}
+	}
+	unsure := func(g reencrypt.Group) reencrypt.Group { g.Unsure = true; return g }
+	plan := "See what that takes: cmkeeper reencrypt plan --bucket data --from " + key + " --to alias/new"
+	again := "Decrypt what cannot be re-wrapped and encrypt it again under another key, or delete it."
+	for name, tt := range map[string]struct {
+		groups       []reencrypt.Group
+		what, endsIn string
+	}{
+		"in metadata":          {[]reencrypt.Group{group("s3-client-v2", "", 2)}, "2 object versions in bucket data hold data keys of client-side encryption (s3-client-v2) that are under the key.", plan + " --envelopes metadata"},
+		"in bodies":            {[]reencrypt.Group{group("sops", reencrypt.ReasonEnvelopeFile, 1)}, "hold data keys of client-side encryption (sops)", plan + " --envelopes content --rewrite-files"},
+		"cannot be re-wrapped": {[]reencrypt.Group{group("aws-encryption-sdk", reencrypt.ReasonEnvelopeFormat, 3)}, "3 of them cannot be re-wrapped (envelope-format: 3).", again},
+		"some cannot": {
+			[]reencrypt.Group{group("sops", reencrypt.ReasonEnvelopeFile, 1), group("sops", reencrypt.ReasonNoncurrent, 3), group("sops", reencrypt.ReasonObjectLock, 2)},
+			"6 object versions in bucket data hold data keys of client-side encryption (sops) that are under the key. 5 of them cannot be re-wrapped (noncurrent: 3, object-lock: 2).", plan + " --envelopes content --rewrite-files",
+		},
+		"nobody can say": {
+			[]reencrypt.Group{unsure(group("", reencrypt.ReasonEnvelopeUnread, 1)), unsure(group("sops", reencrypt.ReasonEnvelopeFormat, 2))},
+			"3 object versions in bucket data may hold data keys of client-side encryption that are under the key: nobody can say (envelope-format: 2, envelope-unread: 1).", "find out what these objects are.",
+		},
+	} {
+		b := bucketFacts{Bucket: inventory.Bucket{Name: "data"}, moveTo: "alias/new", survey: &reencrypt.Survey{Groups: tt.groups}}
+		r := judge(facts{key: inventory.Key{ARN: key}, buckets: []bucketFacts{b}, stateBucketSet: true}, 0, nil, noon)
+		ties := slices.Concat(r.Ties, r.Unknown)
+		if len(ties) != 1 || !strings.Contains(ties[0].What, tt.what) || !strings.HasSuffix(ties[0].Fix, tt.endsIn) {
+			t.Errorf("%s: %q", name, ties)
+		}
+		if stuck := strings.Contains(ties[0].What, "cannot be re-wrapped"); stuck != strings.HasPrefix(ties[0].Fix, again) {
+			t.Errorf("%s: %q", name, ties)
+		}
+	}
+	for asked, want := range map[reencrypt.Envelopes]string{
+		"": "was not looked for", reencrypt.EnvelopesOff: "was not looked for", reencrypt.EnvelopesMetadata: "in metadata and instruction files alone", reencrypt.EnvelopesContent: "in the formats that are known",
+	} {
+		r := judge(facts{envelopes: asked}, 0, nil, noon)
+		named := strings.Contains(strings.Join(r.Notes, "\n"), "--envelopes content")
+		if !strings.Contains(strings.Join(r.Notes, "\n"), want) || !r.Free || r.Envelopes == "" || named != (asked != reencrypt.EnvelopesContent) {
+			t.Errorf("asked to look in %q: %+v", asked, r)
 		}
 	}
 }

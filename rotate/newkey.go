@@ -19,6 +19,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/finding"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/inventory"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
 )
 
@@ -50,6 +51,8 @@ func (s source) blocker(c Choices) string {
 		return "key " + s.key.ARN + " is a replica: rotate its primary, " + s.key.PrimaryARN + ", in that Region"
 	case !s.key.Enabled():
 		return "key " + s.key.ARN + " is " + s.key.State + ": its data cannot be moved before it is enabled"
+	case c.RewriteFiles && c.Envelopes != reencrypt.EnvelopesContent:
+		return "--rewrite-files goes with --envelopes content: only then is looked into objects"
 	case s.pending != "":
 		return ""
 	case s.key.Origin == originXKS && c.XksKey == "":

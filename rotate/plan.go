@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -88,11 +89,13 @@ func (r *Rotator) Plan(ctx context.Context, alias string, others []string, c Cho
 	}
 	p.Left = append(p.Left, left...)
 	if s.key.Spec == specSymmetric {
-		if err := r.forecast(ctx, &p, buckets, sample); err != nil {
+		if err := r.forecast(ctx, &p, buckets, c, sample); err != nil {
 			return p, err
 		}
 	}
-	beside, err := r.Check.Beside(ctx, s.key.ARN)
+	check := r.Check
+	check.Envelopes = c.Envelopes
+	beside, err := check.Beside(ctx, s.key.ARN)
 	if err != nil {
 		return p, err
 	}
@@ -112,9 +115,9 @@ func (r *Rotator) Plan(ctx context.Context, alias string, others []string, c Cho
 }
 
 // forecast plans the buckets' moves.
-func (r *Rotator) forecast(ctx context.Context, p *Plan, buckets []inventory.Bucket, sample int) error {
+func (r *Rotator) forecast(ctx context.Context, p *Plan, buckets []inventory.Bucket, c Choices, sample int) error {
 	for _, b := range buckets {
-		plan, err := r.Mover.Forecast(ctx, reencrypt.RunOptions{Bucket: b.Name, From: []string{p.Old}}, sample, func(n int64) {
+		plan, err := r.Mover.Forecast(ctx, c.options(b.Name, p.Old, ""), sample, func(n int64) {
 			if r.Seen != nil {
 				r.Seen(b.Name, n)
 			}
@@ -125,11 +128,47 @@ func (r *Rotator) forecast(ctx context.Context, p *Plan, buckets []inventory.Buc
 		if plan.InScope.Versions > 0 {
 			p.Buckets = append(p.Buckets, plan)
 		}
-		if n := plan.Refuse.Versions; n > 0 {
-			p.Left = append(p.Left, Left{"objects:" + b.Name, fmt.Sprintf("%s under the key in bucket %s cannot be moved.", versionsText(n), b.Name), ""})
-		}
+		p.Left = append(p.Left, stuck(plan, "", "")...)
 	}
 	return nil
+}
+
+// stuck is what of a bucket stays under the old key: objects, and data keys in objects. more
+// is what else is said of it.
+func stuck(p reencrypt.BucketPlan, more, fix string) (left []Left) {
+	var objects, dataKeys int64
+	for _, g := range p.Groups {
+		switch {
+		case g.Sealed && g.Reason != "":
+			dataKeys += g.Versions
+		case g.Action == "refuse" && slices.Contains(p.From, g.Key):
+			objects += g.Versions
+		}
+	}
+	if objects > 0 {
+		left = append(left, Left{"objects:" + p.Bucket, fmt.Sprintf("%s under the key in bucket %s cannot be moved.%s", versionsText(objects), p.Bucket, more), fix})
+	}
+	if dataKeys > 0 {
+		left = append(left, Left{"envelopes:" + p.Bucket, fmt.Sprintf("Data keys of client-side encryption in %s of bucket %s are under the key, or may be, and cannot be moved.%s", versionsText(dataKeys), p.Bucket, more), fix})
+	}
+	return left
+}
+
+// dataKeys says in how many object versions data keys move, by their format.
+func dataKeys(plans []reencrypt.BucketPlan) string {
+	formats := map[string]int64{}
+	for _, p := range plans {
+		for _, g := range p.Groups {
+			if g.Sealed && g.Reason == "" {
+				formats[g.Envelope] += g.Versions
+			}
+		}
+	}
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(formats)) {
+		all = append(all, fmt.Sprintf("%s in %s", name, versionsText(formats[name])))
+	}
+	return cmp.Or(strings.Join(all, ", "), "none")
 }
 
 // steps says what each step does.
@@ -152,6 +191,11 @@ func (s source) steps(aliases []string, c Choices, plans []reencrypt.BucketPlan,
 		{Step: StepMoveDefaults, What: "Changes the default encryption of buckets that name the key by its id or ARN: " + cmp.Or(strings.Join(defaults, ", "), "none") + "."},
 		{Step: StepMoveData, What: fmt.Sprintf("Moves %s (%d bytes) in %s, by jobs of the fleet, each verified by a pass of its own.", versionsText(versions), bytes, whole(len(plans), "bucket")), USD: usd},
 		{Step: StepCheckOldKey, What: "Checks what still needs the old key, which stays enabled."},
+	}
+	if c.Envelopes.On() {
+		steps[1].What += fmt.Sprintf(" Looks for data keys of client-side encryption (%s).", c.Envelopes)
+		steps[4].What += " Data keys of client-side encryption that move: " + dataKeys(plans) + "."
+		steps[4].Notes = []string{"An application that names the old key by its id or ARN to read data keys fails once they have moved. Let it name the alias, or the new key beside the old one."}
 	}
 	if c.DeleteOld {
 		steps = append(steps, PlanStep{Step: StepDeleteOldKey, What: fmt.Sprintf("Schedules the deletion of the old key %d days ahead, once nothing is known to need it, it was not used for %d days, and you have confirmed it.", deletionDays, c.UnusedDays)})

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cmkeeper/cmkeeper/internal/command"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/state"
 )
 
@@ -109,6 +111,35 @@ type Choices struct {
 	AcceptPolicy bool `json:"accept_policy,omitempty"`
 	// XksKey is the id of the external key of the new key, for a key in an external key store.
 	XksKey string `json:"xks_key_id,omitempty"`
+	// Envelopes is where data keys of client-side encryption are looked for, which move with
+	// the data, and RewriteFiles whether also where that takes another body; see
+	// reencrypt.RunOptions.
+	Envelopes    reencrypt.Envelopes `json:"envelopes,omitempty"`
+	RewriteFiles bool                `json:"rewrite_files,omitempty"`
+}
+
+// order is what moves the data of a bucket from one key to another.
+func (c Choices) order(bucket, from, to string) reencrypt.Order {
+	return reencrypt.Order{Bucket: bucket, From: []string{from}, To: to, Envelopes: c.Envelopes, RewriteFiles: c.RewriteFiles}
+}
+
+// options are order for a plan; to is "" for a key that is yet to be made.
+func (c Choices) options(bucket, from, to string) reencrypt.RunOptions {
+	return reencrypt.RunOptions{Bucket: bucket, From: []string{from}, To: to, Envelopes: c.Envelopes, RewriteFiles: c.RewriteFiles}
+}
+
+// flags are those of cmkeeper reencrypt plan for a move like those of the rotation.
+func (c Choices) flags() command.Format {
+	switch {
+	case !c.Envelopes.On():
+		return ""
+	case c.RewriteFiles:
+		return " --envelopes content --rewrite-files"
+	case c.Envelopes == reencrypt.EnvelopesContent:
+		return " --envelopes content"
+	default:
+		return " --envelopes metadata"
+	}
 }
 
 // unlike names the options that are given and are other ones than a rotation began with.
@@ -122,6 +153,8 @@ func (c Choices) unlike(began Choices) (options []string) {
 		{"--unused-days", c.DeleteOld && c.UnusedDays > 0, c.UnusedDays == began.UnusedDays},
 		{"--accept-policy", c.AcceptPolicy, began.AcceptPolicy},
 		{"--xks-key-id", c.XksKey != "", c.XksKey == began.XksKey},
+		{"--envelopes", c.Envelopes.On(), c.Envelopes == began.Envelopes},
+		{"--rewrite-files", c.RewriteFiles, began.RewriteFiles},
 	} {
 		if o.given && !o.same {
 			options = append(options, o.name)
@@ -169,8 +202,14 @@ type lease struct {
 	Until  time.Time `json:"until,omitzero"`
 }
 
-// Schema names the document for package state.
-func (*Record) Schema() (string, int) { return "rotation", 1 }
+// Schema names the document for package state. Builds of version 1 move no data keys, and
+// must not go on with a rotation that does.
+func (r *Record) Schema() (string, int) {
+	if r.Options.Envelopes.On() {
+		return "rotation", 2
+	}
+	return "rotation", 1
+}
 
 // Alias is the alias that was named by the person who began.
 func (r *Record) Alias() string {

@@ -172,18 +172,26 @@ func lateBuckets(rec Record) (names []string) {
 		return nil
 	}
 	for _, l := range rec.Left {
-		if name, ok := strings.CutPrefix(l.ID, "objects:"); ok {
+		if name, ok := dataIn(l.ID); ok {
 			names = append(names, name)
 		}
 	}
 	return names
 }
 
+// dataIn returns the bucket of a tie that is data under a key: objects:BUCKET, or the data
+// keys in them, envelopes:BUCKET:FORMAT. The names of buckets have no colon.
+func dataIn(id string) (bucket string, ok bool) {
+	kind, place, _ := strings.Cut(id, ":")
+	bucket, _, _ = strings.Cut(place, ":")
+	return bucket, kind == "objects" || kind == "envelopes"
+}
+
 // find finds the data under a key that can be moved to another one, in some buckets or in
-// all that are in scope, and the buckets whose default encryption names the key itself.
+// all of c, and the buckets whose default encryption names the key itself.
 // What stops a bucket with such data is an error.
-func (w *work) find(ctx context.Context, from, to string, scope Choices, only []string) (moves []Move, defaults []string, left []Left, err error) {
-	buckets, left, err := w.bucketsInScope(ctx, scope)
+func (w *work) find(ctx context.Context, from, to string, c Choices, only []string) (moves []Move, defaults []string, left []Left, err error) {
+	buckets, left, err := w.bucketsInScope(ctx, c)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -196,7 +204,7 @@ func (w *work) find(ctx context.Context, from, to string, scope Choices, only []
 		if b.DefaultKeyARN == from && b.DefaultAlias == "" {
 			defaults = append(defaults, b.Name)
 		}
-		p, err := w.Mover.Plan(ctx, reencrypt.RunOptions{Bucket: b.Name, From: []string{from}, To: to}, 0, func(n int64) {
+		p, err := w.Mover.Plan(ctx, c.options(b.Name, from, to), 0, func(n int64) {
 			if w.Seen != nil {
 				w.Seen(b.Name, n)
 			}
@@ -213,9 +221,7 @@ func (w *work) find(ctx context.Context, from, to string, scope Choices, only []
 		case p.Move.Versions > 0 || byDefault:
 			moves = append(moves, Move{Bucket: b.Name, Versions: p.Move.Versions, Bytes: p.Move.Bytes, Refused: p.Refuse.Versions})
 		}
-		if p.Refuse.Versions > 0 {
-			left = append(left, Left{"objects:" + b.Name, fmt.Sprintf("%s under the key in bucket %s cannot be moved. A plan says why.", versionsText(p.Refuse.Versions), b.Name), command.Line("cmkeeper reencrypt plan --bucket %s --from %s --to %s", command.Bucket(b.Name), command.Key(from), command.Key(to))})
-		}
+		left = append(left, stuck(p, " A plan says why.", command.Line("cmkeeper reencrypt plan --bucket %s --from %s --to %s"+c.flags(), command.Bucket(b.Name), command.Key(from), command.Key(to)))...)
 	}
 	if len(stops) > 0 {
 		return nil, nil, nil, fmt.Errorf("%w\nMend that and resume, or rotate with --bucket for the buckets that are to move", errors.Join(stops...))
@@ -336,7 +342,7 @@ func (w *work) moveData(ctx context.Context, from, to string, of func(*Record) [
 		}
 		if m.Job == "" {
 			// The same order of the same time is the same job, however often it is started.
-			ids, err := w.Mover.StartOrders(ctx, []reencrypt.Order{{Bucket: m.Bucket, From: []string{from}, To: to}}, m.Ordered)
+			ids, err := w.Mover.StartOrders(ctx, []reencrypt.Order{w.Options.order(m.Bucket, from, to)}, m.Ordered)
 			if err != nil {
 				return "", permission(err, "s3:PutObject in the state bucket and sqs:SendMessage to the jobs queue")
 			}
@@ -405,7 +411,7 @@ func (w *work) checkOldKey(ctx context.Context) (string, error) {
 	}
 	left := w.explain(leftOf(r))
 	late := slices.ContainsFunc(r.Ties, func(t retire.Tie) bool {
-		bucket, data := strings.CutPrefix(t.ID, "objects:")
+		bucket, data := dataIn(t.ID)
 		return data && bucket != w.StateBucket && inScope(w.Options, bucket) && !slices.ContainsFunc(w.Moves, func(m Move) bool { return m.Bucket == bucket })
 	})
 	if late && w.Round < maxRounds {
@@ -428,7 +434,7 @@ func (w *work) checkOldKey(ctx context.Context) (string, error) {
 func (w *work) explain(left []Left) []Left {
 	for i, l := range left {
 		for _, m := range w.Moves {
-			if l.ID == "objects:"+m.Bucket && m.Ended {
+			if bucket, data := dataIn(l.ID); data && bucket == m.Bucket && m.Ended {
 				left[i].What += " The report of their job says why they were not moved."
 				left[i].Fix = command.Line("cmkeeper reencrypt report %s", command.Job(m.Job))
 			}
@@ -452,7 +458,7 @@ func inScope(c Choices, bucket string) bool {
 // check checks what needs a key.
 func (w *work) check(ctx context.Context, key string, quiet time.Duration, reports retire.Reports) (retire.Result, error) {
 	c := w.Check
-	c.Quiet, c.Reports, c.Accepted = quiet, reports, w.Accepted
+	c.Quiet, c.Reports, c.Accepted, c.Envelopes = quiet, reports, w.Accepted, w.Options.Envelopes
 	c.Seen = w.Seen
 	// What a process that was killed has left there would count as data under the key.
 	if err := w.Mover.RemoveScratch(ctx); err != nil && ctx.Err() == nil {
@@ -538,7 +544,7 @@ func (w *work) restoreAliases(ctx context.Context) (string, error) {
 			continue
 		}
 		if m.Job == "" { // it may have been started, and its id not recorded
-			ids, err := w.Mover.StartOrders(ctx, []reencrypt.Order{{Bucket: m.Bucket, From: []string{w.Old}, To: w.New}}, m.Ordered)
+			ids, err := w.Mover.StartOrders(ctx, []reencrypt.Order{w.Options.order(m.Bucket, w.Old, w.New)}, m.Ordered)
 			if err != nil && !errors.Is(err, reencrypt.ErrRival) {
 				return "", err
 			}
@@ -582,8 +588,10 @@ func (w *work) restoreData(ctx context.Context) (string, error) {
 		return "", w.wait(ctx, time.Time{}, fmt.Sprintf("The new key is %s, and what is under it cannot be moved back. Make it usable (aws kms cancel-key-deletion, aws kms enable-key), and then resume.", key.State))
 	}
 	if w.Back == nil {
-		// Whatever is under the new key is there because the aliases moved.
-		moves, _, left, err := w.find(ctx, w.New, w.Old, Choices{}, nil)
+		// Whatever is under the new key is there because the aliases moved, in all buckets.
+		everywhere := w.Options
+		everywhere.Buckets = nil
+		moves, _, left, err := w.find(ctx, w.New, w.Old, everywhere, nil)
 		if err != nil {
 			return "", err
 		}
@@ -632,7 +640,7 @@ func (w *work) disableNewKey(ctx context.Context) (string, error) {
 	if err := retire.Disable(ctx, w.KMS, w.Store, w.New, w.Rotator.By); err != nil {
 		return "", permission(err, "kms:DisableKey")
 	}
-	return "The new key is disabled: nothing was found under it, it has no grants, and it was not used for a day.", w.save(ctx, func(rec *Record) { rec.Left = nil })
+	return "The new key is disabled: nothing was found under it, it has no grants, and it was not used for a day.", w.save(ctx, func(rec *Record) { rec.Left, rec.Notes = nil, r.Notes })
 }
 
 // waitUnused notes that the new key is disabled when it was not used for a day.

@@ -73,8 +73,13 @@ func howFlags(command *cobra.Command, versions *reencrypt.Versions, method *reen
 	flags := command.Flags()
 	flags.Var(choice[reencrypt.Versions]{versions, []reencrypt.Versions{reencrypt.VersionsAll, reencrypt.VersionsCurrent}}, "versions", "versions to move")
 	flags.Var(choice[reencrypt.Method]{method, reencrypt.Methods()}, "method", "how to move them: "+reencrypt.MethodHelp())
+	rewriteFlags(command, envelopes, rewriteFiles)
+}
+
+// rewriteFlags adds the flags that say which data keys are moved.
+func rewriteFlags(command *cobra.Command, envelopes *reencrypt.Envelopes, rewriteFiles *bool) {
 	envelopeFlags(command, envelopes)
-	flags.BoolVar(rewriteFiles, "rewrite-files", false, "with --envelopes content: write objects of up to 16 MiB anew whose body holds their data key (SOPS, Tink, cmkeeper envelopes, KMS ciphertexts)")
+	command.Flags().BoolVar(rewriteFiles, "rewrite-files", false, "with --envelopes content: write objects of up to 16 MiB anew whose body holds their data key (SOPS, Tink, cmkeeper envelopes, KMS ciphertexts)")
 }
 
 // envelopeFlags adds the flag that says where data keys are looked for.

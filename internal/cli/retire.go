@@ -15,12 +15,14 @@ import (
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
 	"github.com/cmkeeper/cmkeeper/internal/command"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
 )
 
 // retireFlags are what both commands have in common.
 type retireFlags struct {
 	byReports   bool
+	envelopes   reencrypt.Envelopes
 	accepted    []string
 	quietDays   int
 	concurrency int
@@ -30,6 +32,7 @@ type retireFlags struct {
 func (f *retireFlags) add(c *cobra.Command) {
 	flags := c.Flags()
 	flags.BoolVar(&f.byReports, "by-reports", false, "take the report of a complete job that moved a whole bucket, all versions, off the key and left nothing for a scan of that bucket")
+	envelopeFlags(c, &f.envelopes)
 	flags.StringArrayVar(&f.accepted, "accept", nil, "accept that something is `unknown`, by the name that the check gives it (uploads:my-bucket, objects:my-bucket, last-use); repeat it for several")
 	flags.IntVar(&f.quietDays, "quiet-days", 7, "days for which the key must not have been used")
 	flags.IntVar(&f.concurrency, "concurrency", 64, "objects asked at once")
@@ -44,7 +47,7 @@ func newRetireCommand(p *process) *cobra.Command {
 
 const retireCheckAbout = `Looks for everything in this account and Region that still depends on a key: aliases, buckets' default encryption, object versions, unfinished uploads, replication, grants, related keys, and the key's last use.
 
-It asks every object version of every bucket for its key, which takes a HEAD request each; --by-reports takes the reports of verified jobs instead where there are such. What cannot be checked counts as a dependency until it is accepted by name. Exit code 0 says that nothing is known to need the key.`
+It asks every object version of every bucket for its key, which takes a HEAD request each; --by-reports takes the reports of verified jobs instead where there are such. Applications may have encrypted what they store with a data key under the key, which S3 knows nothing of: --envelopes looks for such data keys. What cannot be checked counts as a dependency until it is accepted by name. Exit code 0 says that nothing is known to need the key.`
 
 func newRetireCheckCommand(p *process) *cobra.Command {
 	var f retireFlags
@@ -111,7 +114,7 @@ func (f *retireFlags) check(ctx context.Context, p *process, key string) (byHand
 	checker := retire.Checker{
 		S3: hand.s3, Facts: hand.facts, Account: hand.account, Survey: engine,
 		Resources: hand.dependents(), Trail: hand.trails, StateBucketSet: p.environment[envPrefix+"STATE_BUCKET"] != "",
-		Quiet: time.Duration(f.quietDays) * 24 * time.Hour, Accepted: f.accepted, Seen: show,
+		Envelopes: f.envelopes, Quiet: time.Duration(f.quietDays) * 24 * time.Hour, Accepted: f.accepted, Seen: show,
 	}
 	if f.byReports || p.environment[envPrefix+"STATE_BUCKET"] != "" && p.environment[envPrefix+"JOBS_QUEUE_URL"] != "" {
 		jobs, err := jobsEngine(ctx, p)

@@ -88,6 +88,7 @@ func newRotateCommand(p *process) *cobra.Command {
 	flags.BoolVar(&c.choices.DeleteOld, "delete-old", false, "schedule the old key's deletion, 30 days ahead, when nothing is known to need it, it was not used for --unused-days, and you confirm it")
 	flags.IntVar(&c.choices.UnusedDays, "unused-days", 30, "with --delete-old: days for which the old key must not have been used")
 	flags.BoolVar(&c.choices.AcceptPolicy, "accept-policy", false, "copy the key policy although it has findings of severity high or above")
+	rewriteFlags(command, &c.choices.Envelopes, &c.choices.RewriteFiles)
 	flags.StringVar(&c.choices.XksKey, "xks-key-id", "", "`id` of the external key for the new key, for a key in an external key store")
 	command.MarkFlagsMutuallyExclusive("dry-run", "until")
 	command.AddCommand(newRotateStatusCommand(p), newRotateResumeCommand(p), newRotateAbortCommand(p))
@@ -271,6 +272,9 @@ func (c *rotateCommand) run(ctx context.Context, p *process, alias string) error
 	}
 	if !c.choices.DeleteOld {
 		c.choices.UnusedDays = 0
+	}
+	if !c.choices.Envelopes.On() {
+		c.choices.Envelopes = ""
 	}
 	r, err := c.rotator(ctx, p)
 	if err != nil {

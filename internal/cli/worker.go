@@ -453,7 +453,7 @@ func (f fleetMember) ties(c retire.Checker) func(context.Context, string) []stri
 		return c.Short
 	}
 	return func(_ context.Context, keyARN string) []string {
-		return []string{"Before the old key goes, look for what else holds on to it: " + command.Line("cmkeeper retire check %s", command.Key(keyARN))}
+		return []string{"Before the old key goes, look for what else holds on to it: " + command.Line("cmkeeper retire check %s --envelopes content", command.Key(keyARN))}
 	}
 }
 
