@@ -117,6 +117,7 @@ func TestDataKeysThatCannotBeMovedAreNamed(t *testing.T) {
 	put("a/broken", ReasonEnvelopeMalformed, "not base64", "s3-client", text("x", "x-amz-key-v2", "!", "x-amz-iv", "eA==", "x-amz-wrap-alg", "kms+context"))
 	put("a/no-file", ReasonEnvelopeInstruction, "there is none at a/no-file.instruction", "s3-client-v3", text("x", "x-amz-c", "115", "x-amz-d", "x", "x-amz-i", "x"))
 	put("a/x.instruction", ReasonEnvelopeMalformed, "not a JSON object", "s3-client", text("[]", "x-amz-crypto-instr-file", ""))
+	put("a/age", "", "", "sops", text("a: ENC[AES256_GCM,data:QQ==,iv:QQ==,tag:QQ==,type:str]\nsops:\n  age:\n  - recipient: age1x\n    enc: x\n  lastmodified: x\n  version: 3.0.0\n"))
 	put("a/y.instruction", "", "", "", text("how to build it"))
 	put("a/age", "", "", "sops", text(`{"a":"ENC[AES256_GCM,data:QQ==]","sops":{"lastmodified":"x","version":"1","age":[{"enc":"x"}]}}`))
 	put("a/context", ReasonEnvelopeKMS, "InvalidCiphertextException", "kms-ciphertext", text(string(w.dataKey(w.a, v2Context))))
@@ -156,6 +157,50 @@ func TestDataKeysThatCannotBeMovedAreNamed(t *testing.T) {
 	}
 	if s.Scanned != int64(len(cases)) || s.Scanned != s.Moved+s.Skipped+s.Refused || s.Failed != 0 || int(s.Refused) != len(rows) {
 		t.Errorf("%+v, %d rows", s.Counts, len(rows))
+	}
+}
+
+// A survey tells what is under the key from what nobody can say.
+func TestSurveyOfDataKeys(t *testing.T) {
+	w := newWorld(t)
+	other := func(in *s3.PutObjectInput) { in.SSEKMSKeyId = &w.other }
+	w.seal("v2", "v2", w.a, other)
+	w.seal("sops", "sops", w.a, other)
+	w.seal("sops", "of-another", w.other, other)
+	w.put("unknown", w.other, func(in *s3.PutObjectInput) {
+		in.Metadata = map[string]string{"x-amz-key-v2": "eA==", "x-amz-iv": "eA==", "x-amz-wrap-alg": "new"}
+	})
+	w.put("archived", w.other, func(in *s3.PutObjectInput) { in.StorageClass = types.StorageClassGlacier })
+	type found struct {
+		format string
+		reason Reason
+		unsure bool
+	}
+	unknown := found{"s3-client-v2", ReasonEnvelopeFormat, true}
+	for envelopes, want := range map[Envelopes]map[found]int64{
+		EnvelopesOff:      {},
+		EnvelopesMetadata: {{"s3-client-v2", "", false}: 1, unknown: 1},
+		EnvelopesContent:  {{"s3-client-v2", "", false}: 1, unknown: 1, {"sops", ReasonEnvelopeFile, false}: 1, {"", ReasonEnvelopeUnread, true}: 1},
+	} {
+		s, err := w.engine().Survey(t.Context(), Scope{Bucket: bucket}, w.a, envelopes, nil)
+		w.must(err)
+		got := map[found]int64{}
+		for _, g := range s.Groups {
+			if g.Sealed {
+				got[found{g.Envelope, g.Reason, g.Unsure}] += g.Versions
+			}
+		}
+		if d := cmp.Diff(want, got, cmp.AllowUnexported(found{})); d != "" || s.Read != 5 {
+			t.Errorf("%s: of %d read (-want +got):\n%s", envelopes, s.Read, d)
+		}
+	}
+	w.disable(w.a)
+	s, err := w.engine().Survey(t.Context(), Scope{Bucket: bucket}, w.a, EnvelopesMetadata, nil)
+	w.must(err)
+	for _, g := range s.Groups {
+		if g.Sealed && !g.Unsure {
+			t.Errorf("of a disabled key: %+v", g)
+		}
 	}
 }
 

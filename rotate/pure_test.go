@@ -19,10 +19,12 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/keypolicy"
+	"github.com/cmkeeper/cmkeeper/reencrypt"
 	"github.com/cmkeeper/cmkeeper/retire"
 	"github.com/cmkeeper/cmkeeper/state"
 )
@@ -149,6 +151,8 @@ func TestBlocker(t *testing.T) {
 		"external":         {plain(func(s *source) { s.key.Origin = "EXTERNAL_KEY_STORE" }), Choices{}, "--xks-key-id"},
 		"external, named":  {plain(func(s *source) { s.key.Origin = "EXTERNAL_KEY_STORE" }), Choices{XksKey: "x"}, ""},
 		"not external":     {plain(nil), Choices{XksKey: "x"}, "is not"},
+		"files, unread":    {plain(nil), Choices{RewriteFiles: true, Envelopes: "metadata"}, "--envelopes content"},
+		"files":            {plain(nil), Choices{RewriteFiles: true, Envelopes: "content"}, ""},
 		"full of tags":     {plain(func(s *source) { s.tags = many }), Choices{}, "the 50 tags"},
 		"nearly full": {plain(func(s *source) {
 			s.tags = map[string]string{"aws:x": ""}
@@ -270,7 +274,7 @@ func TestGoesOn(t *testing.T) {
 
 // TestUnlike: an option that is given again has to be the one that the rotation began with.
 func TestUnlike(t *testing.T) {
-	began := Choices{Buckets: []string{"a"}, DeleteOld: true, UnusedDays: 30, XksKey: "x"}
+	began := Choices{Buckets: []string{"a"}, DeleteOld: true, UnusedDays: 30, XksKey: "x", Envelopes: "metadata"}
 	for _, tt := range []struct {
 		name string
 		c    Choices
@@ -278,13 +282,14 @@ func TestUnlike(t *testing.T) {
 	}{
 		{"none", Choices{UnusedDays: 30}, nil},
 		{"the same", began, nil},
-		{"others", Choices{Buckets: []string{"b"}, DeleteOld: true, UnusedDays: 60, AcceptPolicy: true, XksKey: "y"}, []string{"--bucket", "--unused-days", "--accept-policy", "--xks-key-id"}},
+		{"others", Choices{Buckets: []string{"b"}, DeleteOld: true, UnusedDays: 60, AcceptPolicy: true, XksKey: "y", Envelopes: "content", RewriteFiles: true}, []string{"--bucket", "--unused-days", "--accept-policy", "--xks-key-id", "--envelopes", "--rewrite-files"}},
+		{"off", Choices{Envelopes: reencrypt.EnvelopesOff}, nil},
 	} {
 		if got := tt.c.unlike(began); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %q", tt.name, got)
 		}
 	}
-	if got := began.unlike(Choices{}); !slices.Equal(got, []string{"--bucket", "--delete-old", "--unused-days", "--xks-key-id"}) {
+	if got := began.unlike(Choices{}); !slices.Equal(got, []string{"--bucket", "--delete-old", "--unused-days", "--xks-key-id", "--envelopes"}) {
 		t.Errorf("of one without options: %q", got)
 	}
 }
@@ -328,13 +333,60 @@ func TestWasInterrupted(t *testing.T) {
 }
 
 func TestLateBuckets(t *testing.T) {
-	left := []Left{{ID: "grant:g"}, {ID: "objects:b"}, {ID: "uploads:c"}, {ID: "objects:d"}}
+	left := []Left{{ID: "grant:g"}, {ID: "objects:b"}, {ID: "uploads:c"}, {ID: "envelopes:d:sops"}, {ID: "envelopes-unknown:e"}}
 	for _, tt := range []struct {
 		rec  Record
 		want []string
 	}{{Record{Left: left}, nil}, {Record{Round: 1, Left: left}, []string{"b", "d"}}, {Record{Round: 1, Left: left[:1]}, nil}} {
 		if diff := cmp.Diff(tt.want, lateBuckets(tt.rec)); diff != "" {
 			t.Errorf("round %d: %s", tt.rec.Round, diff)
+		}
+	}
+}
+
+// TestStuck: what stays is named, as objects and as data keys in objects, and what moves is not.
+func TestStuck(t *testing.T) {
+	p := reencrypt.BucketPlan{Bucket: "b", From: []string{"old"}, Survey: reencrypt.Survey{Groups: []reencrypt.Group{
+		{Key: "old", Action: "refuse", Reason: reencrypt.ReasonDSSE, Versions: 1},
+		{Key: "other", Action: "refuse", Reason: reencrypt.ReasonUnreadableHead, Versions: 2},
+		{Key: "old", Action: "update", Versions: 4},
+		{Key: "old", Action: "update", Reason: reencrypt.ReasonEnvelopeFile, Envelope: "sops", Sealed: true, Versions: 8},
+		{Key: "other", Action: "refuse", Reason: reencrypt.ReasonEnvelopeUnread, Sealed: true, Unsure: true, Versions: 16},
+		{Key: "other", Action: "re-wrap", Envelope: "s3-client-v2", Sealed: true, Versions: 32},
+		{Key: "other", Action: "skip", Reason: reencrypt.ReasonOtherKey, Envelope: "tink", Versions: 64},
+	}}}
+	want := []Left{
+		{"objects:b", "1 object version under the key in bucket b cannot be moved. Why.", "fix"},
+		{"envelopes:b", "Data keys of client-side encryption in 24 object versions of bucket b are under the key, or may be, and cannot be moved. Why.", "fix"},
+	}
+	if diff := cmp.Diff(want, stuck(p, " Why.", "fix")); diff != "" {
+		t.Error(diff)
+	}
+	if got := dataKeys([]reencrypt.BucketPlan{p, p}); got != "s3-client-v2 in 64 object versions" {
+		t.Error(got)
+	}
+	if got := dataKeys(nil); got != "none" {
+		t.Error(got)
+	}
+}
+
+// TestRecordSchema: only a rotation that moves data keys is not for builds before.
+func TestRecordSchema(t *testing.T) {
+	for envelopes, want := range map[reencrypt.Envelopes]int{"": 1, reencrypt.EnvelopesOff: 1, reencrypt.EnvelopesMetadata: 2, reencrypt.EnvelopesContent: 2} {
+		if _, got := (&Record{Options: Choices{Envelopes: envelopes}}).Schema(); got != want {
+			t.Errorf("%q: version %d, want %d", envelopes, got, want)
+		}
+	}
+}
+
+// TestFlags: the flags of a command that is advised say what the rotation does.
+func TestFlags(t *testing.T) {
+	for want, c := range map[command.Format]Choices{
+		"": {}, " --envelopes metadata": {Envelopes: "metadata"}, " --envelopes content": {Envelopes: "content"},
+		" --envelopes content --rewrite-files": {Envelopes: "content", RewriteFiles: true},
+	} {
+		if got := c.flags(); got != want {
+			t.Errorf("%+v: %q, want %q", c, got, want)
 		}
 	}
 }
