@@ -206,7 +206,7 @@ func judgeBucket(b bucketFacts, f facts, r *Result, tie, maybe func(id, what, fi
 			}
 		}
 		if under > 0 {
-			tie("objects:"+b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key (%d bytes).", under, b.Name, bytes), moveFix(b, f, ""))
+			tie("objects:"+b.Name, fmt.Sprintf("%d object versions in bucket %s are under the key (%d bytes).", under, b.Name, bytes), moveFix(b, f, reencrypt.EnvelopesOff))
 		}
 		if unreadable > 0 {
 			maybe("unreadable:"+b.Name, fmt.Sprintf("S3 did not return the key of %d object versions in bucket %s, for example because they use customer-provided keys.", unreadable, b.Name), "Check again, or find out what these objects are.")
@@ -262,11 +262,11 @@ func judgeDataKeys(b bucketFacts, f facts, tie, maybe func(id, what, fix string)
 		what := fmt.Sprintf("%d object versions in bucket %s hold data keys of client-side encryption (%s) that are under the key.", s.versions, b.Name, format)
 		var fix string
 		if s.versions > s.stuck {
-			flags := command.Format(" --envelopes metadata")
+			in := reencrypt.EnvelopesMetadata
 			if s.files > 0 {
-				flags = " --envelopes content --rewrite-files"
+				in = reencrypt.EnvelopesContent
 			}
-			fix = moveFix(b, f, flags)
+			fix = moveFix(b, f, in)
 		}
 		if s.stuck > 0 {
 			what += fmt.Sprintf(" %d of them cannot be re-wrapped (%s).", s.stuck, byReason(s))
@@ -333,12 +333,31 @@ func judgeResources(r dependents.Result, buckets []bucketFacts, tie, maybe func(
 
 // moveFix says how the objects of a bucket get to another key: with the alias that points
 // to this one, or else to the key that the bucket names; or that somebody has to choose.
-// flags are more ones for each command.
-func moveFix(b bucketFacts, f facts, flags command.Format) string {
+// Data keys move, too, where in says: which key is for them, no bucket names.
+func moveFix(b bucketFacts, f facts, in reencrypt.Envelopes) string {
 	if i := slices.IndexFunc(f.aliases, func(a inventory.Alias) bool { return !a.AWSManaged }); i >= 0 {
-		return "Put a new key behind the alias, which moves them. See what that takes: " + command.Line("cmkeeper rotate %s --dry-run"+flags, command.Alias(f.aliases[i].Name))
+		alias := f.aliases[i].Name
+		line := command.Line("cmkeeper rotate %s --dry-run", command.Alias(alias))
+		switch in {
+		case reencrypt.EnvelopesMetadata:
+			line = command.Line("cmkeeper rotate %s --dry-run --envelopes metadata", command.Alias(alias))
+		case reencrypt.EnvelopesContent:
+			line = command.Line("cmkeeper rotate %s --dry-run --envelopes content --rewrite-files", command.Alias(alias))
+		case reencrypt.EnvelopesOff:
+		}
+		return "Put a new key behind the alias, which moves them. See what that takes: " + line
 	}
-	format := command.Format("cmkeeper reencrypt plan --bucket %s --from %s --to %s") + flags
+	format := command.Format("cmkeeper reencrypt plan --bucket %s --from %s --to %s")
+	switch in {
+	case reencrypt.EnvelopesMetadata:
+		format += " --envelopes metadata"
+	case reencrypt.EnvelopesContent:
+		format += " --envelopes content --rewrite-files"
+	case reencrypt.EnvelopesOff:
+	}
+	if in.On() {
+		b.moveTo = ""
+	}
 	values := []command.Value{command.Bucket(b.Name), command.Key(f.key.ARN), command.BucketKey(b.moveTo).Or("KEY-ID")}
 	if !f.stateBucketSet {
 		format += " --state-bucket %s"

@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/dependents"
-	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
 )
@@ -276,20 +275,21 @@ func TestMoveFix(t *testing.T) {
 	for name, tt := range map[string]struct {
 		moveTo string
 		f      facts
-		flags  command.Format
+		in     reencrypt.Envelopes
 		want   string
 	}{
-		"an alias":         {to, facts{aliases: []inventory.Alias{{Name: "alias/aws/x", AWSManaged: true}, {Name: "alias/app"}}}, "", "cmkeeper rotate alias/app --dry-run"},
-		"another key":      {to, facts{stateBucketSet: true}, "", "cmkeeper reencrypt plan --bucket data --from " + key + " --to " + to},
-		"another alias":    {"alias/new", facts{stateBucketSet: true}, "", "cmkeeper reencrypt plan --bucket data --from " + key + " --to alias/new"},
-		"no state bucket":  {"alias/new", facts{}, "", "--to alias/new --state-bucket STATE-BUCKET"},
-		"no place to go":   {"", facts{stateBucketSet: true}, "", "cmkeeper reencrypt plan --bucket data --from " + key + " --to KEY-ID"},
-		"a hostile target": {"alias/$(x)", facts{}, "", "There is no command"},
-		"data keys":        {"alias/new", facts{}, " --envelopes metadata", "--to alias/new --envelopes metadata --state-bucket STATE-BUCKET"},
+		"an alias":         {to, facts{aliases: []inventory.Alias{{Name: "alias/aws/x", AWSManaged: true}, {Name: "alias/app"}}}, reencrypt.EnvelopesOff, "cmkeeper rotate alias/app --dry-run"},
+		"another key":      {to, facts{stateBucketSet: true}, reencrypt.EnvelopesOff, "cmkeeper reencrypt plan --bucket data --from " + key + " --to " + to},
+		"another alias":    {"alias/new", facts{stateBucketSet: true}, reencrypt.EnvelopesOff, "cmkeeper reencrypt plan --bucket data --from " + key + " --to alias/new"},
+		"no state bucket":  {"alias/new", facts{}, reencrypt.EnvelopesOff, "--to alias/new --state-bucket STATE-BUCKET"},
+		"no place to go":   {"", facts{stateBucketSet: true}, reencrypt.EnvelopesOff, "cmkeeper reencrypt plan --bucket data --from " + key + " --to KEY-ID"},
+		"a hostile target": {"alias/$(x)", facts{}, reencrypt.EnvelopesOff, "There is no command"},
+		"data keys":        {"alias/new", facts{}, reencrypt.EnvelopesMetadata, "--to KEY-ID --envelopes metadata --state-bucket STATE-BUCKET"},
+		"data keys, alias": {"", facts{aliases: []inventory.Alias{{Name: "alias/app"}}}, reencrypt.EnvelopesContent, "cmkeeper rotate alias/app --dry-run --envelopes content --rewrite-files"},
 	} {
 		tt.f.key.ARN = key
 		b := bucketFacts{Bucket: inventory.Bucket{Name: "data"}, moveTo: tt.moveTo}
-		if got := moveFix(b, tt.f, tt.flags); !strings.HasSuffix(got, tt.want) && (name != "a hostile target" || !strings.Contains(got, tt.want)) {
+		if got := moveFix(b, tt.f, tt.in); !strings.HasSuffix(got, tt.want) && (name != "a hostile target" || !strings.Contains(got, tt.want)) {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
@@ -340,7 +340,7 @@ func TestDataKeys(t *testing.T) {
 		return reencrypt.Group{Key: "arn:other", Envelope: format, Sealed: true, Reason: reason, Versions: n}
 	}
 	unsure := func(g reencrypt.Group) reencrypt.Group { g.Unsure = true; return g }
-	plan := "See what that takes: cmkeeper reencrypt plan --bucket data --from " + key + " --to alias/new"
+	plan := "see what that takes: cmkeeper reencrypt plan --bucket data --from " + key + " --to KEY-ID"
 	again := "Decrypt what cannot be re-wrapped and encrypt it again under another key, or delete it."
 	for name, tt := range map[string]struct {
 		groups       []reencrypt.Group

@@ -19,7 +19,6 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/cmkeeper/cmkeeper/internal/awsclient"
-	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
 	"github.com/cmkeeper/cmkeeper/internal/localaws/inprocess"
 	"github.com/cmkeeper/cmkeeper/inventory"
@@ -379,14 +378,15 @@ func TestRecordSchema(t *testing.T) {
 	}
 }
 
-// TestFlags: the flags of a command that is advised say what the rotation does.
-func TestFlags(t *testing.T) {
-	for want, c := range map[command.Format]Choices{
+// TestPlanCommand: the command that is advised plans what the rotation does.
+func TestPlanCommand(t *testing.T) {
+	for want, c := range map[string]Choices{
 		"": {}, " --envelopes metadata": {Envelopes: "metadata"}, " --envelopes content": {Envelopes: "content"},
 		" --envelopes content --rewrite-files": {Envelopes: "content", RewriteFiles: true},
 	} {
-		if got := c.flags(); got != want {
-			t.Errorf("%+v: %q, want %q", c, got, want)
+		want = "cmkeeper reencrypt plan --bucket data --from " + prefix + oldID + " --to " + prefix + newID + want
+		if got := c.plan("data", prefix+oldID, prefix+newID); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

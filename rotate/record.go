@@ -128,18 +128,18 @@ func (c Choices) options(bucket, from, to string) reencrypt.RunOptions {
 	return reencrypt.RunOptions{Bucket: bucket, From: []string{from}, To: to, Envelopes: c.Envelopes, RewriteFiles: c.RewriteFiles}
 }
 
-// flags are those of cmkeeper reencrypt plan for a move like those of the rotation.
-func (c Choices) flags() command.Format {
+// plan is the command that says what a move of a bucket's data would do.
+func (c Choices) plan(bucket, from, to string) string {
+	format := command.Format("cmkeeper reencrypt plan --bucket %s --from %s --to %s")
 	switch {
-	case !c.Envelopes.On():
-		return ""
 	case c.RewriteFiles:
-		return " --envelopes content --rewrite-files"
+		format += " --envelopes content --rewrite-files"
 	case c.Envelopes == reencrypt.EnvelopesContent:
-		return " --envelopes content"
-	default:
-		return " --envelopes metadata"
+		format += " --envelopes content"
+	case c.Envelopes.On():
+		format += " --envelopes metadata"
 	}
+	return command.Line(format, command.Bucket(bucket), command.Key(from), command.Key(to))
 }
 
 // unlike names the options that are given and are other ones than a rotation began with.

@@ -221,7 +221,7 @@ func (w *work) find(ctx context.Context, from, to string, c Choices, only []stri
 		case p.Move.Versions > 0 || byDefault:
 			moves = append(moves, Move{Bucket: b.Name, Versions: p.Move.Versions, Bytes: p.Move.Bytes, Refused: p.Refuse.Versions})
 		}
-		left = append(left, stuck(p, " A plan says why.", command.Line("cmkeeper reencrypt plan --bucket %s --from %s --to %s"+c.flags(), command.Bucket(b.Name), command.Key(from), command.Key(to)))...)
+		left = append(left, stuck(p, " A plan says why.", c.plan(b.Name, from, to))...)
 	}
 	if len(stops) > 0 {
 		return nil, nil, nil, fmt.Errorf("%w\nMend that and resume, or rotate with --bucket for the buckets that are to move", errors.Join(stops...))

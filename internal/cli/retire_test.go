@@ -2,7 +2,9 @@ package cli
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/cmkeeper/cmkeeper/alert"
 	"github.com/cmkeeper/cmkeeper/finding"
@@ -171,8 +174,9 @@ func TestRetire(t *testing.T) {
 		done := a.await("the job is complete", func(m alert.Alert) bool {
 			return tells(alert.KindReencryption, newKey, alert.StatusDone)(m) && strings.Contains(m.Title, "complete")
 		})
-		if i := slices.IndexFunc(done.Facts, func(f alert.Fact) bool { return f.Name == "notes" }); i < 0 || !strings.Contains(strings.Join(done.Facts[i].Values, "\n"), "bucket-default:by-key") {
-			t.Errorf("the alert does not say what still holds on to the old key: %+v", done.Facts)
+		if i := slices.IndexFunc(done.Facts, func(f alert.Fact) bool { return f.Name == "notes" }); i < 0 || !strings.Contains(strings.Join(done.Facts[i].Values, "\n"), "bucket-default:by-key") ||
+			!strings.Contains(strings.Join(done.Facts[i].Values, "\n"), "Data keys of client-side encryption were not looked for") {
+			t.Errorf("the alert does not say what still holds on to the old key, or what was not looked at: %+v", done.Facts)
 		}
 		if code, out, errs := a.command("reencrypt", "run", "--bucket", "by-key", "--from", oldKey, "--to", newKey); code != exitOK {
 			t.Fatalf("exit code %d, %s%s", code, out, errs)
@@ -330,6 +334,92 @@ func TestRetireDoesNotGuess(t *testing.T) {
 		if code, r := a.retireCheck(key, "--accept", "dependents:config"); code != exitOK || !slices.Equal(r.Accepted, []string{"dependents:config"}) {
 			t.Errorf("without a recorder, accepted: exit code %d, unknown %q", code, ids(r.Unknown))
 		}
+	})
+}
+
+// seal stores an object that an application has encrypted with a data key under a key of
+// KMS, as the S3 Encryption Client does, and another as a SOPS file.
+func (a *account) seal(bucket, under string) {
+	a.t.Helper()
+	wrapped := func(about map[string]string) string {
+		out := must(a.kms.GenerateDataKey(a.t.Context(), &kms.GenerateDataKeyInput{KeyId: &under, NumberOfBytes: aws.Int32(32), EncryptionContext: about}))(a.t)
+		return base64.StdEncoding.EncodeToString(out.CiphertextBlob)
+	}
+	must(a.s3.PutObject(a.t.Context(), &s3.PutObjectInput{Bucket: &bucket, Key: aws.String("sealed"), Body: strings.NewReader("encrypted"), Metadata: map[string]string{
+		"x-amz-key-v2": wrapped(map[string]string{"aws:x-amz-cek-alg": "AES/GCM/NoPadding"}), "x-amz-iv": "AAAAAAAAAAAAAAAA", "x-amz-wrap-alg": "kms+context",
+		"x-amz-cek-alg": "AES/GCM/NoPadding", "x-amz-matdesc": `{"aws:x-amz-cek-alg":"AES/GCM/NoPadding"}`, "x-amz-tag-len": "128",
+	}}))(a.t)
+	must(a.s3.PutObject(a.t.Context(), &s3.PutObjectInput{Bucket: &bucket, Key: aws.String("secrets.yaml"), Body: strings.NewReader(
+		"a: ENC[AES256_GCM,data:QQ==,iv:QQ==,tag:QQ==,type:str]\nsops:\n  kms:\n  - arn: " + under + "\n    enc: " + wrapped(nil) + "\n  lastmodified: x\n  version: 3.0.0\n",
+	)}))(a.t)
+}
+
+// TestRetireFindsDataKeys: a key under which nothing but data keys are is free for who does
+// not look for them, and is told that; and what cannot be read is not free.
+func TestRetireFindsDataKeys(t *testing.T) {
+	inAccount(t, func(t *testing.T, a *account) {
+		a.enter()
+		oldKey, newKey, s3Key := a.newKey(""), a.newKey(""), a.newKey("")
+		a.fill("data", s3Key, 3)
+		a.seal("data", oldKey)
+		const metadata, files, unknown = "envelopes:data:s3-client-v2", "envelopes:data:sops", "envelopes-unknown:data"
+		check := func(what string, ties, maybe []string, args ...string) retire.Result {
+			t.Helper()
+			// CloudTrail takes two look-ups a second, which these checks use up.
+			code, r := a.retireCheck(append([]string{oldKey, "--quiet-days", "0", "--accept", "dependents:cloudtrail"}, args...)...)
+			if free := len(ties)+len(maybe) == 0; (code == exitOK) != free || !slices.Equal(ids(r.Ties), ties) || !slices.Equal(ids(r.Unknown), maybe) {
+				t.Errorf("%s: exit code %d, ties %q, unknown %q", what, code, ids(r.Ties), ids(r.Unknown))
+			}
+			return r
+		}
+		r := check("not asked to look", nil, nil)
+		if r.Envelopes != reencrypt.EnvelopesOff || !slices.ContainsFunc(r.Notes, func(n string) bool { return strings.Contains(n, "Client-side encryption was not looked for") }) {
+			t.Errorf("it looked in %q, and says %q", r.Envelopes, r.Notes)
+		}
+		code, out, errs := a.command("retire", "check", oldKey, "--quiet-days", "0", "--accept", "dependents:cloudtrail")
+		if code != exitOK || !strings.Contains(out, "\nClient-side encryption was not looked for: ") || !strings.Contains(out, "--envelopes content") {
+			t.Errorf("exit code %d: %s%s", code, out, errs)
+		}
+		check("metadata", []string{metadata}, nil, "--envelopes", "metadata")
+		r = check("content", []string{metadata, files}, nil, "--envelopes", "content")
+		for i, flags := range []string{" --envelopes metadata", " --envelopes content --rewrite-files"} {
+			if !strings.Contains(r.Ties[i].Fix, "cmkeeper reencrypt plan --bucket data --from "+oldKey) || !strings.HasSuffix(r.Ties[i].Fix, flags) {
+				t.Errorf("advised is %q", r.Ties[i].Fix)
+			}
+		}
+		must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("data"), Key: aws.String("old"), Body: strings.NewReader("x"), StorageClass: s3types.StorageClassGlacier}))(t)
+		check("metadata of what is archived", []string{metadata}, nil, "--envelopes", "metadata")
+		check("content of what is archived", []string{metadata, files}, []string{unknown}, "--envelopes", "content")
+		check("the same, accepted", []string{metadata, files}, nil, "--envelopes", "content", "--accept", unknown, "--accept", metadata)
+
+		// A job that did not look as far does not stand for a scan.
+		a.start()
+		job := func(args ...string) {
+			t.Helper()
+			a.run(append([]string{"reencrypt", "start", "--bucket", "data", "--from", oldKey, "--to", newKey}, args...), a.fleetEnvironment(), io.Discard, io.Discard)
+			a.awaitQuiet()
+		}
+		byReport := func(r retire.Result) bool {
+			return r.Buckets[slices.IndexFunc(r.Buckets, func(b retire.Bucket) bool { return b.Name == "data" })].Job != ""
+		}
+		job()
+		if !byReport(check("by the report of a job", nil, nil, "--by-reports")) {
+			t.Error("the job's report was not taken")
+		}
+		if byReport(check("by the report of a job that did not look", []string{metadata}, nil, "--by-reports", "--envelopes", "metadata")) {
+			t.Error("the report was taken of a job that looked for no data keys")
+		}
+		job("--envelopes", "metadata")
+		if !byReport(check("by the report of a job that did", nil, nil, "--by-reports", "--envelopes", "metadata")) {
+			t.Error("the report of the job that looked was not taken")
+		}
+		if byReport(check("by the report of a job that looked less far", []string{files}, []string{unknown}, "--by-reports", "--envelopes", "content")) {
+			t.Error("the report was taken of a job that did not look into objects")
+		}
+		job("--envelopes", "content", "--rewrite-files")
+		check("all moved", nil, nil, "--envelopes", "content", "--accept", unknown)
+		a.deny(administrator, "kms:ReEncryptFrom")
+		check("KMS not asked", nil, []string{unknown}, "--envelopes", "metadata")
 	})
 }
 

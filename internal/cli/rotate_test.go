@@ -201,6 +201,8 @@ func TestRotateUsage(t *testing.T) {
 		"no such step":             {[]string{appAlias, "--until", "the-end"}, exitUsage, `"the-end"`},
 		"a step of a dry run":      {[]string{appAlias, "--dry-run", "--until", "move-data"}, exitUsage, "dry-run"},
 		"deleted at once":          {[]string{appAlias, "--delete-old", "--unused-days", "0"}, exitUsage, "--unused-days"},
+		"no such place to look":    {[]string{appAlias, "--envelopes", "everywhere"}, exitUsage, "--envelopes"},
+		"files without a look":     {[]string{appAlias, "--envelopes", "metadata", "--rewrite-files"}, exitError, "--rewrite-files goes with --envelopes content"},
 		"no concurrency":           {[]string{appAlias, "--concurrency", "0"}, exitUsage, "--concurrency"},
 		"no such flag":             {[]string{appAlias, "--force"}, exitUsage, "--force"},
 		"which to resume":          {[]string{"resume"}, exitUsage, "1 arg"},
