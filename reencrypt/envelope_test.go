@@ -117,7 +117,6 @@ func TestDataKeysThatCannotBeMovedAreNamed(t *testing.T) {
 	put("a/broken", ReasonEnvelopeMalformed, "not base64", "s3-client", text("x", "x-amz-key-v2", "!", "x-amz-iv", "eA==", "x-amz-wrap-alg", "kms+context"))
 	put("a/no-file", ReasonEnvelopeInstruction, "there is none at a/no-file.instruction", "s3-client-v3", text("x", "x-amz-c", "115", "x-amz-d", "x", "x-amz-i", "x"))
 	put("a/x.instruction", ReasonEnvelopeMalformed, "not a JSON object", "s3-client", text("[]", "x-amz-crypto-instr-file", ""))
-	put("a/age", "", "", "sops", text("a: ENC[AES256_GCM,data:QQ==,iv:QQ==,tag:QQ==,type:str]\nsops:\n  age:\n  - recipient: age1x\n    enc: x\n  lastmodified: x\n  version: 3.0.0\n"))
 	put("a/y.instruction", "", "", "", text("how to build it"))
 	put("a/age", "", "", "sops", text(`{"a":"ENC[AES256_GCM,data:QQ==]","sops":{"lastmodified":"x","version":"1","age":[{"enc":"x"}]}}`))
 	put("a/context", ReasonEnvelopeKMS, "InvalidCiphertextException", "kms-ciphertext", text(string(w.dataKey(w.a, v2Context))))
