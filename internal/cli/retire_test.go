@@ -368,7 +368,7 @@ func TestRetireFindsDataKeys(t *testing.T) {
 			// CloudTrail takes two look-ups a second, which these checks use up.
 			code, r := a.retireCheck(append([]string{oldKey, "--quiet-days", "0", "--accept", "dependents:cloudtrail"}, args...)...)
 			if free := len(ties)+len(maybe) == 0; (code == exitOK) != free || !slices.Equal(ids(r.Ties), ties) || !slices.Equal(ids(r.Unknown), maybe) {
-				t.Errorf("%s: exit code %d, ties %q, unknown %q", what, code, ids(r.Ties), ids(r.Unknown))
+				t.Fatalf("%s: exit code %d, ties %q, unknown %q", what, code, ids(r.Ties), ids(r.Unknown))
 			}
 			return r
 		}

@@ -110,7 +110,7 @@ func TestRotate(t *testing.T) {
 		}
 
 		half := a.rotated(appAlias, "--until", "move-aliases")
-		if half.State != rotate.StateRunning || half.Step != rotate.StepMoveDefaults || half.Old != oldKey || a.pointsTo(appAlias) != half.New {
+		if half.State != rotate.StateRunning || half.Step != rotate.StepMoveDefaults || half.Old != oldKey || a.pointsTo(appAlias) != half.New || half.Options.Envelopes != "" {
 			t.Errorf("half of it: %+v", half)
 		}
 		told := a.await("the alias's move is left to the rotation", func(m alert.Alert) bool {
