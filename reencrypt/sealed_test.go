@@ -281,7 +281,7 @@ func TestDataKeysMoveWithTheObjects(t *testing.T) {
 			var rows []Refusal
 			s, err := w.engine(changes...).Run(t.Context(), RunOptions{
 				Bucket: bucket, From: []string{w.a}, To: w.b, Method: c.method, Envelopes: EnvelopesContent, RewriteFiles: true,
-				Row: func(pass int, r Refusal) { rows = append(rows, r) },
+				Row: func(_ int, r Refusal) { rows = append(rows, r) },
 			}, nil)
 			w.must(err)
 			all = w.snapshot()
