@@ -130,7 +130,7 @@ func withDoubt(c *reaction.Case, d *reaction.Decision, live inventory.Alias) *re
 		a.Next = []string{"Find out who may send messages to the events queue: its policy has to deny it to everybody but the EventBridge rules and cmkeeper's role (docs/threat-model.md)."}
 		if live.TargetKeyARN != "" {
 			a.Next = append(a.Next, "If the alias did have the key, move the data by hand:")
-			a.Next = append(a.Next, reaction.ReencryptCommands([]string{c.Event.KeyARN}, live.TargetKeyARN, nil, c.Config.StateBucket)...)
+			a.Next = append(a.Next, reaction.ReencryptCommands([]string{c.Event.KeyARN}, live.TargetKeyARN, nil, c.Config.StateBucket, c.Config.EnvelopeFlags)...)
 		}
 		return append(alerts, a)
 	}

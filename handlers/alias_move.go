@@ -317,7 +317,7 @@ func (m *moveCase) tellRefusal(a *alert.Alert) {
 
 // runCommands move the data by hand.
 func (m *moveCase) runCommands() []string {
-	return reaction.ReencryptCommands(m.From, m.To, m.scope, m.Config.StateBucket)
+	return reaction.ReencryptCommands(m.From, m.To, m.scope, m.Config.StateBucket, m.Config.EnvelopeFlags)
 }
 
 func (m *moveCase) scopeFacts() []alert.Fact {

@@ -54,16 +54,30 @@ func (j JobAlerts) Completed(ctx context.Context, s reencrypt.Summary) error {
 	if left > 0 {
 		a.Severity = finding.Medium
 		a.Title += ", except for " + objectVersions(left)
-		a.Risk = "These object versions are still under an old key and are lost if it is deleted."
+		a.Risk = "These object versions, or data keys in them, are still under an old key and are lost if it is deleted."
 		a.Next = []string{
 			"Keep the old keys until every entry of the report is resolved: " + s.Report,
 			"See docs/reencryption.md for what to do about each reason. Then retry only these:",
 			command.Line("cmkeeper reencrypt retry %s", command.Job(s.Job)),
 		}
 	} else {
-		a.Next = []string{"Nothing in this scope needs the old keys any more. Check other uses (EBS, databases, secrets) before you disable them, and disable them long before you delete them."}
+		a.Next = []string{nothingLeft(s.EnvelopesIn) + " Check other uses (EBS, databases, secrets) before you disable them, and disable them long before you delete them."}
 	}
 	return j.publish(ctx, a)
+}
+
+// nothingLeft says what of a scope does not need the old keys any more, as far as data keys
+// were looked for.
+func nothingLeft(in reencrypt.Envelopes) string {
+	const own = "S3's own encryption of this scope does not need the old keys any more. "
+	switch in {
+	case reencrypt.EnvelopesContent:
+		return "Nothing in this scope needs the old keys any more, unless it has client-side encryption of a format that cmkeeper does not know."
+	case reencrypt.EnvelopesMetadata:
+		return own + "Data keys in the contents of objects may: only metadata and instruction files were looked at."
+	case reencrypt.EnvelopesOff:
+	}
+	return own + "Client-side encryption may: it was not looked for (cmkeeper reencrypt plan --envelopes content does)."
 }
 
 // Stalled alerts that a job made no progress for 30 minutes, once per hour while that
@@ -91,7 +105,7 @@ func (j JobAlerts) Stalled(ctx context.Context, s reencrypt.Summary) error {
 		command.Line("cmkeeper reencrypt resume %s", command.Job(s.Job)),
 		"Or move the rest by hand:",
 	}
-	a.Next = append(a.Next, reaction.ReencryptCommands(s.From, s.To, []reencrypt.Scope{{Bucket: s.Bucket, Prefix: s.Prefix}}, j.StateBucket)...)
+	a.Next = append(a.Next, reaction.ReencryptCommands(s.From, s.To, []reencrypt.Scope{{Bucket: s.Bucket, Prefix: s.Prefix}}, j.StateBucket, s.EnvelopeFlags())...)
 	return j.publish(ctx, a)
 }
 
@@ -129,6 +143,7 @@ func (j JobAlerts) alert(s reencrypt.Summary, what string) alert.Alert {
 		reasons = append(reasons, fmt.Sprintf("%s: %d", reason, s.ByReason[reason]))
 	}
 	add("not moved, by reason", reasons...)
+	add("client-side encryption", s.ClientSide(false)...)
 	var rows []string
 	for _, row := range s.Sample {
 		text := string(row.Reason) + " " + row.Key

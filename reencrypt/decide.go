@@ -2,6 +2,7 @@ package reencrypt
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -68,6 +69,9 @@ func (r Reason) Skips() bool {
 		return false
 	}
 }
+
+// aboutEnvelope reports whether a reason is about data keys alone.
+func (r Reason) aboutEnvelope() bool { return strings.HasPrefix(string(r), "envelope-") }
 
 // action is what is done with an object version: nothing, or what a method calls
 // its way to move it. Plans name it.

@@ -82,7 +82,7 @@ func (j *jobDoc) key() string { return "jobs/" + j.ID + "/job.json" }
 
 func (j *jobDoc) summary() Summary {
 	return Summary{
-		Job: j.ID, Alias: j.Alias, Bucket: j.Bucket, Prefix: j.Prefix, From: j.From, To: j.To, EnvelopesIn: j.Envelopes,
+		Job: j.ID, Alias: j.Alias, Bucket: j.Bucket, Prefix: j.Prefix, From: j.From, To: j.To, EnvelopesIn: j.Envelopes, RewriteFiles: j.RewriteFiles,
 		State: j.State, Cause: j.Cause, Passes: j.Pass, Counts: withEarlier(Counts{}, j.Earlier), By: j.by(), Batch: j.Batch.all(), Started: j.Started, Finished: j.Finished,
 	}
 }

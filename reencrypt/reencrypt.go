@@ -110,8 +110,10 @@ type Summary struct {
 	From   []string `json:"from"`
 	To     string   `json:"to"`
 	// EnvelopesIn is where data keys of client-side encryption were looked for; "" is nowhere.
-	EnvelopesIn Envelopes `json:"envelopes_in,omitempty"`
-	State       State     `json:"state"`
+	// RewriteFiles: also where that took another body.
+	EnvelopesIn  Envelopes `json:"envelopes_in,omitempty"`
+	RewriteFiles bool      `json:"rewrite_files,omitempty"`
+	State        State     `json:"state"`
 	// Cause is why a job stopped or made no progress; "" otherwise.
 	Cause string `json:"cause,omitempty"`
 	// Passes is how many times the scope was gone through, the verifying pass included.

@@ -60,7 +60,7 @@ func (e *Engine) Run(ctx context.Context, o RunOptions, progress func(Progress))
 	if err != nil {
 		return sum, err
 	}
-	sum.From, sum.To, sum.EnvelopesIn = s.From, s.To, s.Envelopes
+	sum.From, sum.To, sum.EnvelopesIn, sum.RewriteFiles = s.From, s.To, s.Envelopes, s.RewriteFiles
 	m, err := e.newMover(ctx, s, o.DryRun, func(context.Context) error { return nil })
 	if err != nil {
 		return stopped(sum, err), fmt.Errorf("re-encrypt bucket %s: %w", s.Bucket, err)

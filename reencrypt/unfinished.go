@@ -167,6 +167,7 @@ func startLine(s Summary, from []string, to string) string {
 		format += " --from %s"
 		values = append(values, command.Key(key))
 	}
+	format += s.EnvelopeFlags()
 	return command.Line(format, values...)
 }
 

@@ -37,6 +37,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/handlers/confirm"
 	"github.com/cmkeeper/cmkeeper/handlers/ledger"
 	"github.com/cmkeeper/cmkeeper/internal/arn"
+	"github.com/cmkeeper/cmkeeper/internal/command"
 	"github.com/cmkeeper/cmkeeper/internal/crowd"
 	"github.com/cmkeeper/cmkeeper/inventory"
 	"github.com/cmkeeper/cmkeeper/judgement"
@@ -380,6 +381,8 @@ type Config struct {
 	EventRules, Queues, Topics []string
 	// FixBucketDefault: re-encryption changes the default encryption of buckets.
 	FixBucketDefault bool
+	// EnvelopeFlags are of commands that re-encrypt by hand as the fleet does.
+	EnvelopeFlags command.Format
 	// WatchedTags are names of tags whose change is alerted, beside those that
 	// cmkeeper itself evaluates.
 	WatchedTags []string

@@ -125,8 +125,9 @@ func (c *Case) ImportAgain() []string {
 const ApprovalTag = "cmkeeper:deletion-approved"
 
 // ReencryptCommands move data by hand, to be pasted where cmkeeper's variables are not
-// set. What is not known is a word to be replaced.
-func ReencryptCommands(from []string, to string, scope []reencrypt.Scope, stateBucket string) []string {
+// set. What is not known is a word to be replaced. flags are further ones, such as
+// reencrypt.Summary.EnvelopeFlags.
+func ReencryptCommands(from []string, to string, scope []reencrypt.Scope, stateBucket string, flags command.Format) []string {
 	if len(from) == 0 {
 		from = []string{""}
 	}
@@ -151,7 +152,7 @@ func ReencryptCommands(from []string, to string, scope []reencrypt.Scope, stateB
 			format += " --state-bucket %s"
 			values = append(values, command.Bucket(stateBucket))
 		}
-		commands = append(commands, command.Line(format, values...))
+		commands = append(commands, command.Line(format+flags, values...))
 	}
 	return commands
 }

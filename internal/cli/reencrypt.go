@@ -156,19 +156,21 @@ func (c *reencryptRunCommand) print(w io.Writer, s reencrypt.Summary) error {
 	if c.json {
 		return printJSON(w, s)
 	}
-	if c.options.DryRun {
-		return printSummary(w, s, "would move")
-	}
-	return printSummary(w, s, "moved")
+	return printSummary(w, s, c.options.DryRun)
 }
 
-// printSummary writes a summary for people. moved is what became of what was moved.
-func printSummary(w io.Writer, s reencrypt.Summary, moved string) error {
+// printSummary writes a summary for people; dry: of what would be moved.
+func printSummary(w io.Writer, s reencrypt.Summary, dry bool) error {
+	moved := "moved"
+	if dry {
+		moved = "would move"
+	}
 	_, err := fmt.Fprintf(w, "%s: %d versions scanned, %d %s, %d skipped, %d refused, %d failed (%s, %d passes)\n",
 		s.Bucket+"/"+alert.Escape(s.Prefix), s.Scanned, s.Moved, moved, s.Skipped, s.Refused, s.Failed, s.Finished.Sub(s.Started).Round(time.Millisecond), s.Passes)
 	for _, reason := range slices.Sorted(maps.Keys(s.ByReason)) {
 		fmt.Fprintf(w, "  %8d  %s\n", s.ByReason[reason], reason)
 	}
+	printSentences(w, "  ", s.ClientSide(dry))
 	for _, row := range s.Sample {
 		fmt.Fprintf(w, "  %s  %s %s: %s\n", row.Reason, alert.Escape(row.Key), alert.Escape(row.Version), alert.Escape(row.Detail))
 	}
@@ -176,6 +178,13 @@ func printSummary(w io.Writer, s reencrypt.Summary, moved string) error {
 		fmt.Fprintf(w, "  note: %s\n", note)
 	}
 	return err
+}
+
+// printSentences writes each on lines of its own.
+func printSentences(w io.Writer, indent string, sentences []string) {
+	for _, s := range sentences {
+		fmt.Fprint(w, wrapTo(columns, s, indent, indent+"  "))
+	}
 }
 
 // progress returns a function that shows progress where w is a terminal, and

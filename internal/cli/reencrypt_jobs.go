@@ -96,9 +96,9 @@ func newReencryptListCommand(p *process) *cobra.Command {
 				}{append([]reencrypt.Summary{}, jobs...)}))
 			}
 			w := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "JOB\tSTATE\tPASS\tSTARTED\tPLACE\tALIAS\tTO")
+			fmt.Fprintln(w, "JOB\tSTATE\tPASS\tSTARTED\tPLACE\tALIAS\tENVELOPES\tTO")
 			for _, s := range jobs {
-				fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", s.Job, s.State, s.Passes, when(s.Started), place(s), cmp.Or(aliasOf(s), "-"), s.To)
+				fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", s.Job, s.State, s.Passes, when(s.Started), place(s), cmp.Or(aliasOf(s), "-"), cmp.Or(s.EnvelopesIn, reencrypt.EnvelopesOff), s.To)
 			}
 			return errors.Join(err, w.Flush())
 		}),
@@ -198,6 +198,9 @@ func printStatus(out io.Writer, s reencrypt.Status) error {
 	}
 	for _, reason := range slices.Sorted(maps.Keys(s.ByReason)) {
 		row(string(reason), fmt.Sprint(s.ByReason[reason]))
+	}
+	for _, sentence := range s.ClientSide(false) {
+		row("client-side", sentence)
 	}
 	row("report", s.Report)
 	if err := w.Flush(); err != nil {

@@ -172,6 +172,7 @@ func printPlan(w io.Writer, plan reencrypt.Plan, rate float64) {
 		fmt.Fprintf(w, ", %d under an old key: %d to move (%s), %d refused (%s)\n",
 			b.InScope.Versions, b.Move.Versions, bytesText(b.Move.Bytes), b.Refuse.Versions, bytesText(b.Refuse.Bytes))
 		printGroups(w, b)
+		printSentences(w, "  ", b.ClientSide())
 		fmt.Fprintf(w, "  estimate: %d LIST, %d HEAD, %d GET and %d write requests, up to %d of KMS: $%.2f", b.Requests.List, b.Requests.Head, b.Requests.Get, b.Requests.Write, b.Requests.KMS, b.CostUSD)
 		if b.BatchUSD > 0 {
 			fmt.Fprintf(w, " ($%.2f more if S3 Batch Operations move it)", b.BatchUSD)
@@ -197,7 +198,7 @@ func printPlan(w io.Writer, plan reencrypt.Plan, rate float64) {
 func printGroups(w io.Writer, b reencrypt.BucketPlan) {
 	others := map[reencrypt.Reason]int64{}
 	for _, g := range b.Groups {
-		if !slices.Contains(b.From, g.Key) {
+		if !slices.Contains(b.From, g.Key) && !g.Sealed {
 			others[g.Reason] += g.Versions
 			continue
 		}
@@ -207,6 +208,9 @@ func printGroups(w io.Writer, b reencrypt.BucketPlan) {
 		}
 		if g.Lock != "" {
 			what = append(what, "under "+g.Lock)
+		}
+		if g.Envelope != "" {
+			what = append(what, g.Envelope)
 		}
 		fmt.Fprintf(w, "  %10d  %9s  %-12s %-10s %s  %s\n", g.Versions, bytesText(g.Bytes), g.StorageClass, g.Size, strings.Join(what, ", "), g.Key)
 	}

@@ -44,7 +44,7 @@ func (c *reencryptReportCommand) run(ctx context.Context, p *process, e *reencry
 	case c.json:
 		return printJSON(p.stdout, s)
 	case !c.lines:
-		return errors.Join(printSummary(p.stdout, s, "moved"), printNext(p.stdout, s.Next()))
+		return errors.Join(printSummary(p.stdout, s, false), printNext(p.stdout, s.Next()))
 	}
 	out := bufio.NewWriter(p.stdout)
 	lines := newEncoder(out)

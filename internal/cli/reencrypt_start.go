@@ -69,6 +69,7 @@ func (c *reencryptStartCommand) run(ctx context.Context, p *process) error {
 	}
 	for i, id := range ids {
 		fmt.Fprintf(p.stdout, "%s  s3://%s/%s\n", id, orders[i].Bucket, alert.Escape(orders[i].Prefix))
+		printSentences(p.stdout, "  ", reencrypt.Summary{EnvelopesIn: orders[i].Envelopes}.ClientSide(false))
 	}
 	return nil
 }

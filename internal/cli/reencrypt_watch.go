@@ -130,6 +130,9 @@ func watchText(s reencrypt.Status, rate float64) string {
 	if len(refused) > 0 {
 		text += "; not moved: " + strings.Join(refused, ", ")
 	}
+	if s.EnvelopesIn != "" {
+		text += "; " + strings.TrimSuffix(strings.Join(s.ClientSide(false), " "), ".")
+	}
 	return text
 }
 

@@ -420,6 +420,7 @@ func (c Config) confirmations() confirm.Config {
 func (c Config) reactions(identity reaction.Identity, region string, topics []alert.Topic, queues []string) (reaction.Config, error) {
 	r, err := c.Common.reactions(identity, region, topics, queues)
 	r.Concurrency, r.SweepShare, r.Build = c.EventsConcurrency, c.SweepQuotaShare, versionString()
+	r.EnvelopeFlags = reencrypt.Envelopes(c.ReencryptEnvelopes).Flags(c.ReencryptRewriteFiles)
 	return r, err
 }
 
