@@ -1,6 +1,7 @@
 package handlers_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -90,5 +91,58 @@ func TestJobThatStopped(t *testing.T) {
 	}
 	if got := sink.take(); len(got) != 2 || !got[0].Ongoing || got[0].ID == got[1].ID {
 		t.Errorf("alerts:\n%s", texts(got))
+	}
+}
+
+// TestJobsSayClientSideEncryption: an alert says what was looked for, and does not say more
+// of the old keys than that shows.
+func TestJobsSayClientSideEncryption(t *testing.T) {
+	const key = "arn:aws:kms:" + region + ":" + account + ":key/1b2c3d4e-0000-4000-8000-00000000000"
+	sink := &memorySink{}
+	jobs := handlers.JobAlerts{Alerts: sink, Account: account, Region: region}
+	for in, want := range map[reencrypt.Envelopes]struct{ fact, before, next, flags string }{
+		"": {
+			"Client-side encryption was not looked for.", "Client-side encryption is not looked for.",
+			"S3's own encryption of this scope does not need the old keys any more. Client-side encryption may: it was not looked for (cmkeeper reencrypt plan --envelopes content does).", "",
+		},
+		reencrypt.EnvelopesMetadata: {
+			"Client-side encryption was found in 4 object versions (s3-client-v2: 4). Data keys were moved in 3 object versions. Contents were not looked at.",
+			"Client-side encryption is looked for in metadata and instruction files.",
+			"S3's own encryption of this scope does not need the old keys any more. Data keys in the contents of objects may: only metadata and instruction files were looked at.", " --envelopes metadata",
+		},
+		reencrypt.EnvelopesContent: {
+			"Client-side encryption was found in 4 object versions (s3-client-v2: 4). Data keys were moved in 3 object versions.",
+			"Client-side encryption is looked for in metadata, instruction files and contents.",
+			"Nothing in this scope needs the old keys any more, unless it has client-side encryption of a format that cmkeeper does not know.", " --envelopes content --rewrite-files",
+		},
+	} {
+		s := reencrypt.Summary{
+			Job: "j-" + string(in), Bucket: "orders-data", From: []string{key + "1"}, To: key + "2", EnvelopesIn: in, RewriteFiles: in == reencrypt.EnvelopesContent,
+			State: reencrypt.StateRunning, Preflight: []reencrypt.Finding{{Name: "envelopes", Severity: reencrypt.SeverityWarn, What: "Readers fail.", Fix: "Name the alias."}},
+		}
+		told := func(f func(context.Context, reencrypt.Summary) error) alert.Alert {
+			t.Helper()
+			if err := f(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			return sink.take()[0]
+		}
+		said := func(a alert.Alert) string { return strings.ReplaceAll(facts(a, "client-side encryption"), "\n", " ") }
+		if got := said(told(jobs.Warned)); got != want.before {
+			t.Errorf("%q: warned of %q, want %q", in, got, want.before)
+		}
+		s.Counts = reencrypt.Counts{Scanned: 9, Moved: 9}
+		if in != "" {
+			s.Envelopes, s.Rewrapped = map[string]int64{"s3-client-v2": 4}, map[reencrypt.Reason]int64{reencrypt.ReasonOnTarget: 3}
+		}
+		a := told(jobs.Completed)
+		if got := said(a); got != want.fact || !strings.HasPrefix(a.Next[0], want.next+" Check other uses") {
+			t.Errorf("%q: %q, next: %q", in, got, a.Next)
+		}
+		s.State = reencrypt.StateStopped
+		a = told(jobs.Stalled)
+		if got := said(a); got != want.fact || !strings.HasSuffix(a.Next[len(a.Next)-1], key+"2"+want.flags) {
+			t.Errorf("%q: %q, next: %q", in, got, a.Next)
+		}
 	}
 }

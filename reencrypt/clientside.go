@@ -62,9 +62,9 @@ func (p BucketPlan) ClientSide() []string {
 }
 
 func (e Envelopes) tell(c Counts, dry bool) []string {
-	is, did, refused, but := "was", "were moved", "were refused", "was moved, and its data key was not"
+	is, did, none, refused, but := "was", "were moved", "was moved", "were refused", "was moved, and its data key was not"
 	if dry {
-		did, refused, but = "would move", "would be refused", "would move, and its data key would not"
+		did, none, refused, but = "would move", "would move", "would be refused", "would move, and its data key would not"
 	}
 	if c.Scanned == 0 {
 		is = "is"
@@ -78,15 +78,16 @@ func (e Envelopes) tell(c Counts, dry bool) []string {
 	}
 	all := []string{"No client-side encryption was found in " + where + "."}
 	if len(c.Envelopes) > 0 {
-		all = []string{
-			fmt.Sprintf("Client-side encryption was found in %s: %s.", versionsText(sum(c.Envelopes)), byName(c.Envelopes)),
-			fmt.Sprintf("Data keys %s in %s.", did, versionsText(sum(c.Rewrapped))),
+		moved := "No data key " + none + "."
+		if n := sum(c.Rewrapped); n > 0 {
+			moved = fmt.Sprintf("Data keys %s in %s.", did, versionsText(n))
 		}
+		all = []string{fmt.Sprintf("Client-side encryption was found in %s (%s).", versionsText(sum(c.Envelopes)), byName(c.Envelopes)), moved}
 	}
 	reasons := maps.Clone(c.ByReason)
 	maps.DeleteFunc(reasons, func(r Reason, _ int64) bool { return !r.aboutEnvelope() })
 	if len(reasons) > 0 {
-		all = append(all, fmt.Sprintf("Data keys %s: %s.", refused, byName(reasons)))
+		all = append(all, fmt.Sprintf("Data keys %s (%s).", refused, byName(reasons)))
 	}
 	if c.Partly > 0 {
 		all = append(all, fmt.Sprintf("In %s the object %s.", versionsText(c.Partly), but))
@@ -109,9 +110,9 @@ func sum[K ~string](m map[K]int64) (n int64) {
 func byName[K ~string](m map[K]int64) string {
 	var all []string
 	for _, name := range slices.Sorted(maps.Keys(m)) {
-		all = append(all, fmt.Sprintf("%s %d", name, m[name]))
+		all = append(all, fmt.Sprintf("%s: %d", name, m[name]))
 	}
-	return strings.Join(all, ", ")
+	return strings.Join(all, "; ")
 }
 
 func versionsText(n int64) string {
