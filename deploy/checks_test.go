@@ -33,7 +33,7 @@ func place(parameters ...string) deploy.Place {
 // everything is a stack with every resource.
 var everything = []string{
 	"RotationMode", "enforce", "PolicyMode", "enforce", "DeletionMode", "enforce", "ContainMode", "enforce",
-	"ReencryptMode", "enforce", "ReencryptAliases", "alias/app-*", "ReencryptEngine", "auto", "FixBucketDefault", "true",
+	"ReencryptMode", "enforce", "ReencryptAliases", "alias/app-*", "ReencryptEngine", "auto", "FixBucketDefault", "true", "ReencryptEnvelopes", "content", "ReencryptRewriteFiles", "true",
 	"FailedUse", "true", "ReportSchedule", "weekly", "AccessReview", "daily", "AlertEmail", "keys@example.com", "VpcEndpoints", "true", "RouteTables", "rtb-0123456789abcdef0",
 	"TrustedAccounts", "222233334444", "SettingsFile", "arn:aws:s3:::settings/cmkeeper.env",
 }

@@ -131,7 +131,7 @@ var needs = map[string]string{
 	"UpdateObjectEncryption":     "s3:PutObject and s3:UpdateObjectEncryption, and kms:Encrypt, kms:Decrypt, kms:GenerateDataKey and kms:ReEncrypt* on both keys (an object lock that s3:GetObjectRetention and s3:GetObjectLegalHold do not let us see is denied in the same words)",
 	"CopyObject":                 "s3:GetObject, s3:GetObjectTagging, s3:GetObjectAnnotation, s3:PutObject, s3:PutObjectTagging, s3:PutObjectAcl and s3:PutObjectAnnotation, kms:Decrypt on the old key and kms:GenerateDataKey on the new one",
 	"multipart copy":             "s3:GetObject, s3:PutObject, s3:PutObjectTagging, s3:PutObjectAcl and s3:AbortMultipartUpload, kms:Decrypt on both keys and kms:GenerateDataKey on the new one",
-	"GetObjectAcl":               "s3:GetObjectAcl",
+	"GetObjectAcl":               "s3:GetObjectAcl, s3:GetObjectVersionAcl",
 	"GetObjectTagging":           "s3:GetObjectTagging, s3:GetObjectVersionTagging",
 	"ListObjectAnnotations":      "s3:ListObjectAnnotations",
 	"GetBucketOwnershipControls": "s3:GetBucketOwnershipControls",

@@ -177,6 +177,17 @@ variable "reencrypt_engine" {
   }
 }
 
+variable "reencrypt_envelopes" {
+  description = "Where jobs look for data keys of client-side encryption, to move them too. Content reads the beginning of each object."
+  type        = string
+  default     = "off"
+
+  validation {
+    condition     = contains(["off", "metadata", "content"], var.reencrypt_envelopes)
+    error_message = "reencrypt_envelopes must be one of off, metadata, content."
+  }
+}
+
 variable "reencrypt_mode" {
   description = "Move S3 objects when an alias moves. Off leaves out the service for jobs; enforce needs ReencryptAliases."
   type        = string
@@ -186,6 +197,12 @@ variable "reencrypt_mode" {
     condition     = contains(["off", "observe", "enforce"], var.reencrypt_mode)
     error_message = "reencrypt_mode must be one of off, observe, enforce."
   }
+}
+
+variable "reencrypt_rewrite_files" {
+  description = "Write objects of up to 16 MiB anew whose body holds their data key, such as SOPS files. Needs ReencryptEnvelopes=content."
+  type        = bool
+  default     = false
 }
 
 variable "report_schedule" {

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -270,6 +272,11 @@ func (d *deployed) play(settings ...string) {
 	d.bucket("app-versions", appAlias, 5, func(in *s3.CreateBucketInput) { in.ObjectLockEnabledForBucket = aws.Bool(true) })
 	d.bucket("app-shared", appAlias, 0, func(in *s3.CreateBucketInput) { in.ObjectOwnership = s3types.ObjectOwnershipObjectWriter })
 	must(d.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: aws.String("app-shared"), Key: aws.String("public"), Body: strings.NewReader("body"), ACL: s3types.ObjectCannedACLPublicRead}))(d.T)
+	d.bucket("app-acls", appAlias, 1, func(in *s3.CreateBucketInput) { in.ObjectOwnership = s3types.ObjectOwnershipObjectWriter })
+	must(d.s3.PutBucketVersioning(ctx, &s3.PutBucketVersioningInput{Bucket: aws.String("app-acls"), VersioningConfiguration: &s3types.VersioningConfiguration{Status: s3types.BucketVersioningStatusEnabled}}))(d.T)
+	for _, bucket := range sealedIn {
+		d.seal(bucket, app)
+	}
 
 	if _, ok := d.stack.Resources["JobsTask"]; ok {
 		d.start("JobsTask", "JobsRole", settings...)
@@ -302,6 +309,75 @@ func (d *deployed) play(settings ...string) {
 	time.Sleep(20 * time.Second) // and on, in the middle of what S3 does
 	must(d.kms.UpdateAlias(ctx, &kms.UpdateAliasInput{AliasName: aws.String(appAlias), TargetKeyId: &last}))(d.T)
 	time.Sleep(2 * time.Hour)
+	environment := d.stack.Environment("EventsTask")
+	moves, in := environment[envPrefix+"REENCRYPT_MODE"] == "enforce", environment[envPrefix+"REENCRYPT_ENVELOPES"]
+	for _, bucket := range sealedIn {
+		for name, under := range d.sealed(bucket) {
+			want := app
+			if moves && (in == "content" || in == "metadata" && name != "sops.yaml") {
+				want = last
+			}
+			if under != want {
+				d.Errorf("envelopes %s: the data key of %s in %s is under %s, want %s", in, name, bucket, under, want)
+			}
+		}
+	}
+}
+
+// sealedIn are the buckets with objects that an application has encrypted.
+var sealedIn = []string{"app-plain", "app-acls"}
+
+// sealContext is the encryption context of their data keys.
+var sealContext = map[string]string{"aws:x-amz-cek-alg": "AES/GCM/NoPadding", "tenant": "a"}
+
+// seal stores objects whose data keys are under a key: in their metadata, in an instruction
+// file, and in a file of SOPS.
+func (d *deployed) seal(bucket, key string) {
+	d.Helper()
+	wrapped := func() string {
+		out := must(d.kms.GenerateDataKey(d.Context(), &kms.GenerateDataKeyInput{KeyId: &key, KeySpec: kmstypes.DataKeySpecAes256, EncryptionContext: sealContext}))(d.T)
+		return base64.StdEncoding.EncodeToString(out.CiphertextBlob)
+	}
+	client := func() map[string]string {
+		return map[string]string{
+			"x-amz-key-v2": wrapped(), "x-amz-iv": "AAAAAAAAAAAAAAAA", "x-amz-wrap-alg": "kms+context", "x-amz-cek-alg": "AES/GCM/NoPadding", "x-amz-tag-len": "128",
+			"x-amz-matdesc": string(must(json.Marshal(sealContext))(d.T)),
+		}
+	}
+	put := func(name, body string, metadata map[string]string) {
+		must(d.s3.PutObject(d.Context(), &s3.PutObjectInput{Bucket: &bucket, Key: &name, Body: strings.NewReader(body), Metadata: metadata, Tagging: aws.String("class=internal"), ACL: map[bool]s3types.ObjectCannedACL{true: s3types.ObjectCannedACLPublicRead}[bucket == "app-acls"]}))(d.T)
+	}
+	put("metadata", "sealed", client())
+	put("file", "sealed", nil)
+	put("file.instruction", string(must(json.Marshal(client()))(d.T)), map[string]string{"x-amz-crypto-instr-file": ""})
+	put("sops.yaml", fmt.Sprintf("a: ENC[AES256_GCM,data:QQ==,iv:QQ==,tag:QQ==,type:str]\nsops:\n  kms:\n  - arn: %s\n    context:\n      aws:x-amz-cek-alg: AES/GCM/NoPadding\n      tenant: a\n    enc: %s\n  lastmodified: x\n  version: 3.0.0\n", key, wrapped()), nil)
+}
+
+// sealed returns the keys that the data keys of seal are under, by object.
+func (d *deployed) sealed(bucket string) map[string]string {
+	d.Helper()
+	under := map[string]string{}
+	for name, find := range map[string]func(map[string]string, string) string{
+		"metadata": func(metadata map[string]string, _ string) string { return metadata["x-amz-key-v2"] },
+		"file.instruction": func(_ map[string]string, body string) string {
+			members := map[string]string{}
+			if err := json.Unmarshal([]byte(body), &members); err != nil {
+				d.Fatal(err)
+			}
+			return members["x-amz-key-v2"]
+		},
+		"sops.yaml": func(_ map[string]string, body string) string {
+			_, enc, _ := strings.Cut(body, "enc: ")
+			enc, _, _ = strings.Cut(enc, "\n")
+			return enc
+		},
+	} {
+		out := must(d.s3.GetObject(d.Context(), &s3.GetObjectInput{Bucket: &bucket, Key: &name}))(d.T)
+		body := must(io.ReadAll(out.Body))(d.T)
+		blob := must(base64.StdEncoding.DecodeString(find(out.Metadata, string(body))))(d.T)
+		under[name] = *must(d.kms.Decrypt(d.Context(), &kms.DecryptInput{CiphertextBlob: blob, EncryptionContext: sealContext}))(d.T).KeyId
+	}
+	return under
 }
 
 // scope is in the middle of ARNs of the sandbox.
@@ -352,9 +428,11 @@ var factors = []struct {
 	{"FailedUse", []string{"false", "true"}},
 	{"ReportSchedule", []string{"off", "weekly"}},
 	{"AccessReview", []string{"off", "daily"}},
+	{"ReencryptEnvelopes", []string{"off", "metadata", "content"}}, // files are written anew, too
 }
 
-// combinations are runs with all modes off, all observing, and all enforcing by each engine.
+// combinations are runs with all modes off, all observing, and all enforcing by each engine
+// and with each way to look for data keys.
 // Pairwise, there are further ones until any two values of two factors have met.
 func combinations(pairwise bool) (all [][]string) {
 	type pair struct{ f, v, g, w int }
@@ -390,7 +468,7 @@ func combinations(pairwise bool) (all [][]string) {
 		}
 		all = append(all, values)
 	}
-	for _, run := range [][]int{{0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {1, 1, 1, 1, 1, 0, 0, 1, 1, 1}, {2, 2, 2, 2, 2, 2, 1, 1, 1, 1}, {2, 2, 2, 2, 2, 1, 0, 0, 0, 0}, {2, 2, 2, 2, 2, 0, 0, 0, 0, 0}} {
+	for _, run := range [][]int{{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 2}, {2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 2}, {2, 2, 2, 2, 2, 1, 0, 0, 0, 0, 2}, {2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 2}, {2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 1}, {2, 2, 2, 2, 2, 1, 0, 0, 0, 0, 0}} {
 		add(run)
 	}
 	for pairwise && len(left) > 0 {
@@ -437,6 +515,9 @@ func TestLeastPrivilege(t *testing.T) {
 						v, settings = "fleet", []string{"REENCRYPT_METHOD", "copy"}
 					}
 					parameters[factors[f].name] = v
+					if v == "content" {
+						parameters["ReencryptRewriteFiles"] = "true"
+					}
 				}
 				t.Logf("run %d: %s", i+1, strings.Join(says, " "))
 				inStack(t, parameters, func(d *deployed) {
@@ -461,6 +542,7 @@ func TestLeastPrivilege(t *testing.T) {
 	everything := map[string]string{
 		"RotationMode": "enforce", "PolicyMode": "enforce", "DeletionMode": "enforce", "ContainMode": "enforce", "ReencryptMode": "enforce",
 		"ReencryptEngine": "batch", "FixBucketDefault": "true", "FailedUse": "true", "ReportSchedule": "weekly", "AccessReview": "daily", "DataBuckets": "arn:aws:s3:::app-*",
+		"ReencryptEnvelopes": "content", "ReencryptRewriteFiles": "true",
 	}
 	actions, needless := unneeded(t, stackOf(t, everything), calls)
 	for _, one := range needless {
