@@ -1,8 +1,14 @@
 package reencrypt
 
 import (
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 const (
@@ -86,5 +92,66 @@ func TestPartSize(t *testing.T) {
 		if got := partSize(c.size, c.wished); got != c.want || (c.size+got-1)/got > 10_000 {
 			t.Errorf("partSize(%d, %d) = %d, want %d", c.size, c.wished, got, c.want)
 		}
+	}
+}
+
+// TestReasonsAreDocumented: the tables of docs/reencryption.md have each reason, in the one
+// that says whether it needs something, and each finding of a preflight; and no others.
+func TestReasonsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/reencryption.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// first is what stands in the first cells of a section's tables, by the header of the table.
+	first := func(section string) map[string][]string {
+		_, text, _ := strings.Cut(string(page), "\n## "+section+"\n")
+		text, _, _ = strings.Cut(text, "\n## ")
+		all, header := map[string][]string{}, ""
+		for line := range strings.Lines(text) {
+			cell, table := strings.CutPrefix(line, "|")
+			cell, _, _ = strings.Cut(cell, "|")
+			switch names := regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1); {
+			case !table:
+				header = ""
+			case header == "":
+				header = strings.TrimSpace(cell)
+			default:
+				for _, name := range names {
+					all[header] = append(all[header], name[1])
+				}
+			}
+		}
+		return all
+	}
+	want := map[string][]string{}
+	for _, value := range declared(t, "Reason") {
+		r := Reason(value)
+		result := "refused"
+		switch {
+		case r == ReasonBatchTask:
+			continue // no version's own: see the section on S3 Batch Operations
+		case r.Skips():
+			result = "skipped"
+		case r == ReasonChanging, r == ReasonError, r == ReasonDiffers:
+			result = "failed"
+		}
+		want[result] = append(want[result], value)
+	}
+	sorted := cmpopts.SortSlices(strings.Compare)
+	if d := cmp.Diff(want, first("Reasons"), sorted); d != "" {
+		t.Errorf("the reasons (-code +page):\n%s", d)
+	}
+	source, err := os.ReadFile("preflight.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var findings []string
+	for _, name := range regexp.MustCompile(`(?m)^\tfinding\w+\s+= "(.+)"`).FindAllStringSubmatch(string(source), -1) {
+		if name[1] != findingDefaultMoved { // in the row of bucket-default
+			findings = append(findings, name[1])
+		}
+	}
+	if d := cmp.Diff(findings, first("Before it: plan and preflight")["finding"], sorted); d != "" {
+		t.Errorf("the findings of a preflight (-code +page):\n%s", d)
 	}
 }
