@@ -330,27 +330,33 @@ var sealedIn = []string{"app-plain", "app-acls"}
 // sealContext is the encryption context of their data keys.
 var sealContext = map[string]string{"aws:x-amz-cek-alg": "AES/GCM/NoPadding", "tenant": "a"}
 
+// wrappedKey is a data key under a key of KMS.
+func wrappedKey(t *testing.T, client *kms.Client, key string) string {
+	t.Helper()
+	out := must(client.GenerateDataKey(t.Context(), &kms.GenerateDataKeyInput{KeyId: &key, KeySpec: kmstypes.DataKeySpecAes256, EncryptionContext: sealContext}))(t)
+	return base64.StdEncoding.EncodeToString(out.CiphertextBlob)
+}
+
+// sealedMetadata is what version 2 of the S3 Encryption Client stores with an object.
+func sealedMetadata(t *testing.T, client *kms.Client, key string) map[string]string {
+	t.Helper()
+	return map[string]string{
+		"x-amz-key-v2": wrappedKey(t, client, key), "x-amz-iv": "AAAAAAAAAAAAAAAA", "x-amz-wrap-alg": "kms+context", "x-amz-cek-alg": "AES/GCM/NoPadding", "x-amz-tag-len": "128",
+		"x-amz-matdesc": string(must(json.Marshal(sealContext))(t)),
+	}
+}
+
 // seal stores objects whose data keys are under a key: in their metadata, in an instruction
 // file, and in a file of SOPS.
 func (d *deployed) seal(bucket, key string) {
 	d.Helper()
-	wrapped := func() string {
-		out := must(d.kms.GenerateDataKey(d.Context(), &kms.GenerateDataKeyInput{KeyId: &key, KeySpec: kmstypes.DataKeySpecAes256, EncryptionContext: sealContext}))(d.T)
-		return base64.StdEncoding.EncodeToString(out.CiphertextBlob)
-	}
-	client := func() map[string]string {
-		return map[string]string{
-			"x-amz-key-v2": wrapped(), "x-amz-iv": "AAAAAAAAAAAAAAAA", "x-amz-wrap-alg": "kms+context", "x-amz-cek-alg": "AES/GCM/NoPadding", "x-amz-tag-len": "128",
-			"x-amz-matdesc": string(must(json.Marshal(sealContext))(d.T)),
-		}
-	}
 	put := func(name, body string, metadata map[string]string) {
 		must(d.s3.PutObject(d.Context(), &s3.PutObjectInput{Bucket: &bucket, Key: &name, Body: strings.NewReader(body), Metadata: metadata, Tagging: aws.String("class=internal"), ACL: map[bool]s3types.ObjectCannedACL{true: s3types.ObjectCannedACLPublicRead}[bucket == "app-acls"]}))(d.T)
 	}
-	put("metadata", "sealed", client())
+	put("metadata", "sealed", sealedMetadata(d.T, d.kms, key))
 	put("file", "sealed", nil)
-	put("file.instruction", string(must(json.Marshal(client()))(d.T)), map[string]string{"x-amz-crypto-instr-file": ""})
-	put("sops.yaml", fmt.Sprintf("a: ENC[AES256_GCM,data:QQ==,iv:QQ==,tag:QQ==,type:str]\nsops:\n  kms:\n  - arn: %s\n    context:\n      aws:x-amz-cek-alg: AES/GCM/NoPadding\n      tenant: a\n    enc: %s\n  lastmodified: x\n  version: 3.0.0\n", key, wrapped()), nil)
+	put("file.instruction", string(must(json.Marshal(sealedMetadata(d.T, d.kms, key)))(d.T)), map[string]string{"x-amz-crypto-instr-file": ""})
+	put("sops.yaml", fmt.Sprintf("a: ENC[AES256_GCM,data:QQ==,iv:QQ==,tag:QQ==,type:str]\nsops:\n  kms:\n  - arn: %s\n    context:\n      aws:x-amz-cek-alg: AES/GCM/NoPadding\n      tenant: a\n    enc: %s\n  lastmodified: x\n  version: 3.0.0\n", key, wrappedKey(d.T, d.kms, key)), nil)
 }
 
 // sealed returns the keys that the data keys of seal are under, by object.

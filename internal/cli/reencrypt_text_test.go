@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -121,4 +123,59 @@ func TestPlanSaysClientSideEncryption(t *testing.T) {
 	if !strings.Contains(got, want) {
 		t.Error(cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")))
 	}
+}
+
+// TestDataKeysFromPlanToReport moves data keys by the commands, in a plan, a dry run, a job
+// and a run, and reads in each what came of them.
+func TestDataKeysFromPlanToReport(t *testing.T) {
+	inAccount(t, func(t *testing.T, a *account) {
+		a.enter()
+		oldKey, newKey := a.newKey(appAlias), a.newKey("")
+		a.fill("app-data", appAlias, 3)
+		must(a.s3.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("app-data"), Key: aws.String("sealed"), Body: strings.NewReader("sealed"), Metadata: sealedMetadata(t, a.kms, oldKey)}))(t)
+		says := func(what, out string, wants ...string) {
+			t.Helper()
+			for _, want := range wants {
+				if !strings.Contains(out, want) {
+					t.Errorf("%s does not say %q:\n%s", what, want, out)
+				}
+			}
+		}
+		run := func(args ...string) string {
+			t.Helper()
+			code, out, errs := a.command(append([]string{"reencrypt", "run"}, args...)...)
+			if code != exitOK {
+				t.Fatalf("%q: exit code %d: %s%s", args, code, out, errs)
+			}
+			return out
+		}
+		const found, would, did = "Client-side encryption was found in 1 object version (s3-client-v2: 1).", "Data keys would move in 1 object version.", "Data keys were moved in 1 object version."
+		move := []string{"--bucket", "app-data", "--from", oldKey, "--to", newKey}
+		looking := append(move, "--envelopes", "metadata")
+		says("a plan that does not look", a.ok(append([]string{"plan"}, move...)...), "Client-side encryption was not looked for.")
+		says("a plan", a.ok(append([]string{"plan"}, looking...)...), "re-wrap, s3-client-v2", found, would, "warn envelopes: ")
+		says("a dry run", run(append(looking, "--dry-run")...), found, would)
+		a.expectUnder("app-data", oldKey, 4)
+
+		// A job that is cancelled before it begins names a command that looks as it did.
+		started := a.ok(append([]string{"start"}, looking...)...)
+		says("start", started, "Client-side encryption is looked for in metadata and instruction files.")
+		job := strings.Fields(started)[0]
+		says("a list", a.ok("list"), "ENVELOPES", "  metadata  ")
+		says("a cancelled job", a.ok("cancel", job), "--to "+newKey+" --envelopes metadata\n", "Client-side encryption is looked for in metadata and instruction files.")
+
+		time.Sleep(time.Second) // another order than that
+		job = strings.Fields(a.ok(append([]string{"start"}, looking...)...))[0]
+		a.start()
+		a.awaitQuiet()
+		says("watch", a.ok("watch", job), found, did)
+		says("status", a.ok("status", job), found, did)
+		says("a report", a.ok("report", job), found, did, "note: A data key that moved is the same data key")
+		a.expectUnder("app-data", newKey, 4)
+
+		back := run("--bucket", "app-data", "--from", newKey, "--to", oldKey, "--envelopes", "content")
+		says("a run", back, found, did)
+		says("a run that does not look", run(move...), "Client-side encryption was not looked for.")
+		says("a plan after it", a.ok("plan", "--bucket", "app-data", "--from", oldKey, "--to", newKey, "--envelopes", "metadata"), "re-wrap, s3-client-v2  "+newKey)
+	})
 }
