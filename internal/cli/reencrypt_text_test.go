@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -151,10 +152,10 @@ func TestDataKeysFromPlanToReport(t *testing.T) {
 		}
 		const found, would, did = "Client-side encryption was found in 1 object version (s3-client-v2: 1).", "Data keys would move in 1 object version.", "Data keys were moved in 1 object version."
 		move := []string{"--bucket", "app-data", "--from", oldKey, "--to", newKey}
-		looking := append(move, "--envelopes", "metadata")
+		looking := slices.Concat(move, []string{"--envelopes", "metadata"})
 		says("a plan that does not look", a.ok(append([]string{"plan"}, move...)...), "Client-side encryption was not looked for.")
 		says("a plan", a.ok(append([]string{"plan"}, looking...)...), "re-wrap, s3-client-v2", found, would, "warn envelopes: ")
-		says("a dry run", run(append(looking, "--dry-run")...), found, would)
+		says("a dry run", run(slices.Concat(looking, []string{"--dry-run"})...), found, would)
 		a.expectUnder("app-data", oldKey, 4)
 
 		// A job that is cancelled before it begins names a command that looks as it did.
