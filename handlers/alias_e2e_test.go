@@ -171,7 +171,7 @@ func TestAliasMoveThatIsNotForUs(t *testing.T) {
 		{name: "alias not listed", alias: "alias/web", says: "CMKEEPER_REENCRYPT_ALIASES", worst: finding.Medium},
 		{name: "public key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(public)}, says: "findings of severity high", worst: finding.High},
 		{name: "foreign key policy", alias: "alias/app-orders", to: kms.CreateKeyInput{Policy: aws.String(strings.ReplaceAll(partner, "kms:Decrypt", "kms:*"))}, says: "findings of severity high", worst: finding.High},
-		{name: "observe", alias: "alias/app-orders", config: func(c *reaction.Config) { c.Reencrypt = reaction.Observe }, says: "Would re-encrypt", worst: finding.Medium},
+		{name: "observe", alias: "alias/app-orders", config: func(c *reaction.Config) { c.Reencrypt, c.EnvelopeFlags = reaction.Observe, " --envelopes content" }, says: "Would re-encrypt", worst: finding.Medium},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -188,8 +188,8 @@ func TestAliasMoveThatIsNotForUs(t *testing.T) {
 				w.react()
 				w.wantStarted()
 				got := w.one()
-				want := fmt.Sprintf("cmkeeper reencrypt run --bucket orders-data --from %s --to %s", a, b)
-				if got.Severity != tt.worst || !strings.Contains(got.Action.Description, tt.says) || !strings.Contains(strings.Join(got.Next, "\n"), want) {
+				want := fmt.Sprintf("cmkeeper reencrypt run --bucket orders-data --from %s --to %s --state-bucket %s%s\n", a, b, stateBucket, c.EnvelopeFlags)
+				if got.Severity != tt.worst || !strings.Contains(got.Action.Description, tt.says) || !strings.Contains(strings.Join(got.Next, "\n")+"\n", want) {
 					t.Errorf("alert:\n%s", got.Text())
 				}
 			})
