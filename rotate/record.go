@@ -130,15 +130,7 @@ func (c Choices) options(bucket, from, to string) reencrypt.RunOptions {
 
 // plan is the command that says what a move of a bucket's data would do.
 func (c Choices) plan(bucket, from, to string) string {
-	format := command.Format("cmkeeper reencrypt plan --bucket %s --from %s --to %s")
-	switch {
-	case c.RewriteFiles:
-		format += " --envelopes content --rewrite-files"
-	case c.Envelopes == reencrypt.EnvelopesContent:
-		format += " --envelopes content"
-	case c.Envelopes.On():
-		format += " --envelopes metadata"
-	}
+	format := "cmkeeper reencrypt plan --bucket %s --from %s --to %s" + c.Envelopes.Flags(c.RewriteFiles)
 	return command.Line(format, command.Bucket(bucket), command.Key(from), command.Key(to))
 }
 
