@@ -1,8 +1,9 @@
 // Package demo plays what cmkeeper is for: somebody switches rotation off, opens a
 // key policy to everyone and schedules a deletion, and an operator moves an alias to
-// a new key. A worker reacts to the events. Then the operator reviews who may use the key
-// with cmkeeper access, replaces a key with cmkeeper rotate, twice, and undoes the second. The package's own verifier compares
-// the result with live state.
+// a new key. A worker reacts to the events, and moves the data: what S3 encrypts, and the
+// data keys of what an application has encrypted itself. Then the operator reviews who may
+// use the key with cmkeeper access, replaces a key with cmkeeper rotate, twice, and undoes
+// the second. The package's own verifier compares the result with live state.
 package demo
 
 import (
@@ -61,6 +62,17 @@ type Summary struct {
 		Refused int `json:"refused"`
 		Failed  int `json:"failed"`
 	} `json:"reencryption"`
+	// Envelopes are the objects that the application encrypted itself, with data keys under
+	// the old key.
+	Envelopes struct {
+		Objects int `json:"objects"`
+		// Rewrapped have another wrapping of their data key, Opened give what was encrypted
+		// with the new key alone. Left are the versions whose data key has to stay under
+		// the old key; the report names them.
+		Rewrapped int      `json:"rewrapped"`
+		Opened    int      `json:"opened"`
+		Left      []string `json:"left"`
+	} `json:"envelopes"`
 	// Replacement is the key that cmkeeper rotate has replaced, Abort the rotation that was
 	// undone.
 	Replacement struct {
@@ -129,8 +141,11 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	workerCtx, stopWorker := context.WithCancel(ctx)
 	defer stopWorker()
 	stopped, ready := make(chan error, 1), make(chan struct{})
+	environment := box.WorkerEnvironment("alias/demo-*")
+	environment["CMKEEPER_REENCRYPT_ENVELOPES"] = "content"
+	environment["CMKEEPER_REENCRYPT_REWRITE_FILES"] = "true"
 	go func() {
-		stopped <- o.Worker(workerCtx, box.WorkerEnvironment("alias/demo-*"), box.Config(sandbox.WorkerKey), func() { close(ready) })
+		stopped <- o.Worker(workerCtx, environment, box.Config(sandbox.WorkerKey), func() { close(ready) })
 	}()
 	if o.BeforeEvents != nil {
 		if err := o.BeforeEvents(ctx, box); err != nil {
@@ -201,6 +216,8 @@ func (s Summary) text() string {
 	mark(s.Policy.Restored, "the key policy is what it was")
 	mark(s.Alerts.Total > 0, "%d alerts arrived: %s", s.Alerts.Total, countsText(s.Alerts.ByKind))
 	mark(r.Failed == 0, "%d object versions: %d moved to the new key, %d under other keys untouched, %d refused and reported, %d wrong", r.Scanned, r.Moved, r.Skipped, r.Refused, r.Failed)
+	e := s.Envelopes
+	mark(e.Objects > 0 && e.Rewrapped == e.Objects && e.Opened == e.Objects, "%d objects that the application encrypted itself: %d data keys moved,\n        %d open with the new key alone; reported as left: %d older version", e.Objects, e.Rewrapped, e.Opened, len(e.Left))
 	mark(s.Replacement.NewKeys == 1 && s.Replacement.OldEnabled, "one new key for %s, like the old one, which is enabled: %d object versions moved; named as left: %s", ledgerAlias, s.Replacement.Moved, strings.Join(s.Replacement.Left, ", "))
 	mark(s.Abort.Restored == s.Replacement.Moved, "after the abort the alias, the bucket defaults and %d object versions are back; the third key stays enabled for a day without use", s.Abort.Restored)
 	mark(s.Usage.OfMallory > 0, "cmkeeper usage %s shows %s: %d of %d calls", policyAlias, mallory, s.Usage.OfMallory, s.Usage.Calls)

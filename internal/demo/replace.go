@@ -214,13 +214,13 @@ func (v *verifier) compareMoved(when string, all map[version]facts, key string) 
 		if was.key == v.stage.ledgerKey && at.key != lockedKey {
 			want = key
 		}
-		switch {
+		switch problem := difference(at, was, is); {
 		case !there:
 			v.problem("%s: %s is gone", when, at)
-		case is.body != was.body:
-			v.problem("%s: %s has other bytes", when, at)
-		case is.properties != was.properties:
-			v.problem("%s: %s was %s and is %s", when, at, was.properties, is.properties)
+		case problem != "":
+			v.problem("%s: %s", when, problem)
+		case is.latest != was.latest:
+			v.problem("%s: that %s is the current version is %t", when, at, is.latest)
 		case is.key != want:
 			v.problem("%s: %s is under %s; want %s", when, at, is.key, want)
 		case want == key:

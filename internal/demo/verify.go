@@ -33,6 +33,11 @@ type facts struct {
 	key        string
 	body       [sha256.Size]byte
 	properties string // every header, metadata, tag, lock and date, rendered in a fixed order
+	latest     bool
+	// wrapped is the data key that the application has stored with it, and lasting is all
+	// else but what a new wrapping changes: ETag and date.
+	wrapped string
+	lasting *facts
 }
 
 // snapshot records every version of every object in the buckets.
@@ -58,7 +63,7 @@ func (st *stage) snapshot(ctx context.Context, buckets []string) (map[version]fa
 					if err != nil {
 						return fmt.Errorf("%s: %w", v, err)
 					}
-					f.properties += fmt.Sprintf(" latest=%t", latest)
+					f.latest = latest
 					mu.Lock()
 					defer mu.Unlock()
 					all[v] = f
@@ -70,14 +75,24 @@ func (st *stage) snapshot(ctx context.Context, buckets []string) (map[version]fa
 	return all, g.Wait()
 }
 
-// read records one version.
-func (st *stage) read(ctx context.Context, v version) (facts, error) {
-	out, err := st.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &v.bucket, Key: &v.key, VersionId: &v.id})
+// get returns a version, or the current one where it has no id.
+func (st *stage) get(ctx context.Context, v version) (*s3.GetObjectOutput, []byte, error) {
+	in := s3.GetObjectInput{Bucket: &v.bucket, Key: &v.key}
+	if v.id != "" {
+		in.VersionId = &v.id
+	}
+	out, err := st.s3.GetObject(ctx, &in)
 	if err != nil {
-		return facts{}, err
+		return nil, nil, err
 	}
 	body, err := io.ReadAll(out.Body)
 	_ = out.Body.Close()
+	return out, body, err
+}
+
+// read records one version.
+func (st *stage) read(ctx context.Context, v version) (facts, error) {
+	out, body, err := st.get(ctx, v)
 	if err != nil {
 		return facts{}, err
 	}
@@ -92,19 +107,28 @@ func (st *stage) read(ctx context.Context, v version) (facts, error) {
 		}
 		slices.Sort(tags)
 	}
-	var metadata []string
-	for _, name := range slices.Sorted(maps.Keys(out.Metadata)) {
-		metadata = append(metadata, fmt.Sprintf("%q=%q", name, out.Metadata[name]))
+	render := func(body []byte, written string, all map[string]string) facts {
+		var metadata []string
+		for _, name := range slices.Sorted(maps.Keys(all)) {
+			metadata = append(metadata, fmt.Sprintf("%q=%q", name, all[name]))
+		}
+		return facts{
+			key:  aws.ToString(out.SSEKMSKeyId),
+			body: sha256.Sum256(body),
+			properties: fmt.Sprintf("%s sse=%s bucketkey=%t class=%s type=%q encoding=%q disposition=%q language=%q cache=%q expires=%q redirect=%q lock=%s/%s/%s metadata=%s tags=%s",
+				written, out.ServerSideEncryption, aws.ToBool(out.BucketKeyEnabled), out.StorageClass,
+				aws.ToString(out.ContentType), aws.ToString(out.ContentEncoding), aws.ToString(out.ContentDisposition), aws.ToString(out.ContentLanguage),
+				aws.ToString(out.CacheControl), aws.ToString(out.ExpiresString), aws.ToString(out.WebsiteRedirectLocation),
+				out.ObjectLockMode, aws.ToTime(out.ObjectLockRetainUntilDate).UTC(), out.ObjectLockLegalHoldStatus, metadata, tags),
+		}
 	}
-	return facts{
-		key:  aws.ToString(out.SSEKMSKeyId),
-		body: sha256.Sum256(body),
-		properties: fmt.Sprintf("etag=%s modified=%s sse=%s bucketkey=%t class=%s type=%q encoding=%q disposition=%q language=%q cache=%q expires=%q redirect=%q lock=%s/%s/%s metadata=%s tags=%s",
-			aws.ToString(out.ETag), aws.ToTime(out.LastModified).UTC(), out.ServerSideEncryption, aws.ToBool(out.BucketKeyEnabled), out.StorageClass,
-			aws.ToString(out.ContentType), aws.ToString(out.ContentEncoding), aws.ToString(out.ContentDisposition), aws.ToString(out.ContentLanguage),
-			aws.ToString(out.CacheControl), aws.ToString(out.ExpiresString), aws.ToString(out.WebsiteRedirectLocation),
-			out.ObjectLockMode, aws.ToTime(out.ObjectLockRetainUntilDate).UTC(), out.ObjectLockLegalHoldStatus, metadata, tags),
-	}, nil
+	f := render(body, fmt.Sprintf("etag=%s modified=%s", aws.ToString(out.ETag), aws.ToTime(out.LastModified).UTC()), out.Metadata)
+	if _, sealed := st.secretOf(v); sealed {
+		wrapped, rest, others := split(body, out.Metadata)
+		lasting := render(rest, "but for its data key", others)
+		f.wrapped, f.lasting = wrapped, &lasting
+	}
+	return f, nil
 }
 
 func countKey(all map[version]facts, key string) (n int) {
@@ -140,7 +164,7 @@ func (v *verifier) problem(format string, args ...any) {
 // verify reads everything back. The summary is OK only if there are no problems.
 func (v *verifier) verify(ctx context.Context) (Summary, error) {
 	v.checkAlerts()
-	for _, check := range []func(context.Context) error{v.checkKeys, v.checkObjects, v.checkReplacement, v.checkUsage, v.checkReadable, v.checkAccess} {
+	for _, check := range []func(context.Context) error{v.checkKeys, v.checkObjects, v.checkReplacement, v.checkUsage, v.checkReadable, v.checkSealed, v.checkAccess} {
 		if err := check(ctx); err != nil {
 			return v.summary, err
 		}
@@ -268,24 +292,29 @@ func (v *verifier) checkObjects(ctx context.Context) error {
 		counts.Scanned++
 		is, there := after[at]
 		locked := at.key == lockedKey
+		// A new wrapping of a data key is written in place, or as a new version.
+		_, sealed := v.stage.secretOf(at)
+		older := sealed && at.id != unversioned
+		refused := locked || older
 		want := was.key
 		if was.key == v.stage.oldKey && !locked {
 			want = v.stage.newKey
 		}
-		switch {
+		was, is := alike(at, was, is)
+		switch problem := difference(at, was, is); {
 		case !there:
 			v.problem("%s is gone", at)
-		case is.body != was.body:
-			v.problem("%s has other bytes", at)
-		case is.properties != was.properties:
-			v.problem("%s was %s and is %s", at, was.properties, is.properties)
+		case problem != "":
+			v.problem("%s", problem)
+		case is.latest != (was.latest && !older):
+			v.problem("%s: that it is the current version is %t", at, is.latest)
 		case is.key != want:
 			v.problem("%s is under %s; want %s", at, is.key, want)
-		case locked && !reported[at]:
-			v.problem("%s is locked, and no report names it", at)
-		case !locked && reported[at]:
+		case refused && !reported[at]:
+			v.problem("%s keeps what is under the old key, and no report names it", at)
+		case !refused && reported[at]:
 			v.problem("%s is reported as not moved", at)
-		case locked:
+		case refused:
 			counts.Refused++
 			continue
 		case was.key == v.stage.oldKey:
@@ -297,16 +326,55 @@ func (v *verifier) checkObjects(ctx context.Context) error {
 		}
 		counts.Failed++
 	}
-	for at := range after {
-		if _, was := v.before[at]; !was {
+	for at, is := range after {
+		if _, was := v.before[at]; was {
+			continue
+		}
+		if problem := v.anew(at, is); problem != "" {
 			counts.Failed++
-			v.problem("%s was not there before", at)
+			v.problem("%s", problem)
 		}
 	}
 	if counts.Moved == 0 {
 		v.problem("no object version had to move")
 	}
 	return nil
+}
+
+// alike returns of both what has to be the same. In a bucket without versions, a data key
+// of the application's may have another wrapping.
+func alike(at version, was, is facts) (facts, facts) {
+	if was.lasting != nil && is.lasting != nil && at.id == unversioned {
+		return *was.lasting, *is.lasting
+	}
+	return was, is
+}
+
+// difference says in what a version differs from what it was, but for its key: "" for
+// nothing.
+func difference(at version, was, is facts) string {
+	switch {
+	case is.body != was.body:
+		return fmt.Sprintf("%s has other bytes", at)
+	case is.properties != was.properties:
+		return fmt.Sprintf("%s was %s and is %s", at, was.properties, is.properties)
+	}
+	return ""
+}
+
+// anew says what is wrong with a version that was not there before: "" for the one that
+// has the data key of the version before it in another wrapping, and all else of it.
+func (v *verifier) anew(at version, is facts) string {
+	for older, was := range v.before {
+		if older.bucket != at.bucket || older.key != at.key || !was.latest || !is.latest || was.lasting == nil {
+			continue
+		}
+		if is.key != v.stage.newKey {
+			return fmt.Sprintf("%s is under %s; want %s", at, is.key, v.stage.newKey)
+		}
+		return difference(at, *was.lasting, *is.lasting)
+	}
+	return fmt.Sprintf("%s was not there before", at)
 }
 
 // reported reads the rows of every report that an alert names.
@@ -321,12 +389,7 @@ func (v *verifier) reported(ctx context.Context) (map[version]bool, error) {
 		if !ok {
 			return nil, fmt.Errorf("report address %q is not s3://BUCKET/KEY", address)
 		}
-		out, err := v.stage.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &bucket, Key: &key})
-		if err != nil {
-			return nil, fmt.Errorf("read report %s: %w", address, err)
-		}
-		body, err := io.ReadAll(out.Body)
-		_ = out.Body.Close()
+		_, body, err := v.stage.get(ctx, version{bucket: bucket, key: key})
 		if err != nil {
 			return nil, fmt.Errorf("read report %s: %w", address, err)
 		}
@@ -363,9 +426,11 @@ func (v *verifier) checkReadable(ctx context.Context) error {
 			g.Go(func() error {
 				is, err := v.stage.read(ctx, at)
 				refused := err != nil
-				if apiErr, ok := errors.AsType[smithy.APIError](err); refused && (!ok || !strings.HasPrefix(apiErr.ErrorCode(), "KMS.")) {
+				// That it is gone, checkObjects says, too.
+				if apiErr, ok := errors.AsType[smithy.APIError](err); refused && (!ok || !strings.HasPrefix(apiErr.ErrorCode(), "KMS.") && !strings.HasPrefix(apiErr.ErrorCode(), "NoSuch")) {
 					return err
 				}
+				was, is := alike(at, was, is)
 				mu.Lock()
 				defer mu.Unlock()
 				switch {
