@@ -110,7 +110,7 @@ func (c Checker) Check(ctx context.Context, key string) (Result, error) {
 // Short says in one line, for the report of a job, what other than objects depends
 // on a key, or why that could not be determined. It reads no object.
 func (c Checker) Short(ctx context.Context, keyARN string) []string {
-	advice := " Data keys of client-side encryption were not looked for. Before you delete the key, run: " + command.Line("cmkeeper retire check %s --envelopes content", command.Key(keyARN))
+	advice := " This says nothing of client-side encryption. Before you delete the key, run: " + command.Line("cmkeeper retire check %s --envelopes content", command.Key(keyARN))
 	f, err := c.read(ctx, keyARN)
 	if err != nil {
 		return []string{fmt.Sprintf("Old key %s: what else depends on it could not be determined: %v.%s", keyARN, err, advice)}
