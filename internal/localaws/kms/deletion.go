@@ -74,6 +74,19 @@ func (s *Service) deleteKey(k *key) {
 	s.announce(k, k.deletion, "DeleteKey", "KMS CMK Deletion", serviceEventDetails{})
 }
 
+// EndWaiting ends the waiting period of a key, which deletes it. A key whose deletion is not
+// scheduled stays.
+func (s *Service) EndWaiting(keyID string) {
+	s.mu.Lock()
+	if k := s.keys[keyID[strings.LastIndexByte(keyID, '/')+1:]]; k != nil && !k.deletion.IsZero() {
+		k.deletion = time.Now()
+		s.due = k.deletion
+		s.advance(s.due)
+	}
+	s.mu.Unlock()
+	s.trail.Flush()
+}
+
 // DeleteReplica is the end of the key's replica in another Region, which cannot be
 // seen from here. The window of a primary key that waits for the deletion of its
 // replicas begins with the last of them. An unknown key or Region changes nothing.

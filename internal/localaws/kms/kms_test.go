@@ -514,6 +514,24 @@ func TestDeletion(t *testing.T) {
 	})
 }
 
+func TestEndedWaitingDeletesTheKey(t *testing.T) {
+	w := newWorld(t, trail.Settings{})
+	c := w.as("ADA")
+	key := create(t, c)
+	w.EndWaiting(key) // which nobody has begun
+	if _, err := c.ScheduleKeyDeletion(t.Context(), &sdk.ScheduleKeyDeletionInput{KeyId: &key, PendingWindowInDays: aws.Int32(7)}); err != nil {
+		t.Fatal(err)
+	}
+	w.take()
+	w.EndWaiting(key)
+	if _, err := c.DescribeKey(t.Context(), &sdk.DescribeKeyInput{KeyId: &key}); code(err) != "NotFoundException" {
+		t.Errorf("the key is still there: %v", err)
+	}
+	if diff := cmp.Diff([]string{"AWS Service Event via CloudTrail DeleteKey", "KMS CMK Deletion"}, names(w.take())); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
 func TestCancelledDeletionLeavesTheKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, trail.Settings{})
