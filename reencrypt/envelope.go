@@ -421,8 +421,8 @@ func judgeEnvelopes(f settings) []Finding {
 		return nil
 	}
 	all := []Finding{{findingEnvelopes, SeverityWarn,
-		"Data keys of client-side encryption move to the new key with the objects. An application that names an old key by its id or ARN to read them fails then (IncorrectKeyException), and each reader needs kms:Decrypt on the new key.",
-		"Let readers name the alias, the new key beside the old one, or no key (the S3 Encryption Client for Go calls that KmsAnyKey keyring, and SOPS and Tink read the name from the file or follow the alias)."}}
+		"Data keys of client-side encryption move to the new key with the objects. An application that names an old key by its id or ARN to read them fails then (IncorrectKeyException). One that names the alias, and SOPS with a file that does, fails for each object between the moves of the alias and of the object. Each reader needs kms:Decrypt on the new key.",
+		"Let readers name no key (the S3 Encryption Client for Go calls that KmsAnyKey keyring), or both keys, one after the other, until the job is complete. From then on the alias or the new key will do."}}
 	for _, k := range f.from {
 		if k.dryRun != "" {
 			all = append(all, Finding{findingEnvelopes, SeverityWarn,

@@ -195,7 +195,7 @@ func (s source) steps(aliases []string, c Choices, plans []reencrypt.BucketPlan,
 	if c.Envelopes.On() {
 		steps[1].What += fmt.Sprintf(" Looks for data keys of client-side encryption (%s).", c.Envelopes)
 		steps[4].What += " Data keys of client-side encryption that move: " + dataKeys(plans) + "."
-		steps[4].Notes = []string{"An application that names the old key by its id or ARN to read data keys fails once they have moved. Let it name the alias, or the new key beside the old one."}
+		steps[4].Notes = []string{"An application that names the old key by its id or ARN to read data keys fails once they have moved, and one that names the alias fails until they have. Let it name no key, or both keys, one after the other."}
 	}
 	if c.DeleteOld {
 		steps = append(steps, PlanStep{Step: StepDeleteOldKey, What: fmt.Sprintf("Schedules the deletion of the old key %d days ahead, once nothing is known to need it, it was not used for %d days, and you have confirmed it.", deletionDays, c.UnusedDays)})
