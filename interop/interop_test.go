@@ -1,6 +1,7 @@
 // Package interop shows that what others wrote can be read by them after package
-// clientside has re-wrapped it: their own code writes over the in-process AWS, the data
-// key is moved, the old KMS key goes, their own code reads.
+// clientside has re-wrapped it, and after a job of package reencrypt has moved the bucket:
+// their own code writes over the in-process AWS, the data key is moved, the old KMS key
+// goes, their own code reads.
 package interop
 
 import (
@@ -18,8 +19,9 @@ import (
 )
 
 const (
-	region = "eu-west-1"
-	bucket = "data"
+	account = "111122223333"
+	region  = "eu-west-1"
+	bucket  = "data"
 )
 
 // world is an account with an alias that points to a KMS key, and another key to move to.
@@ -33,14 +35,14 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	server := localaws.New(localaws.Options{Account: "111122223333", Region: region})
+	server := localaws.New(localaws.Options{Account: account, Region: region})
 	t.Cleanup(server.Close)
 	listener := httptest.NewServer(server)
 	t.Cleanup(listener.Close)
 	// Libraries that make clients of their own take these from the environment.
 	for name, value := range map[string]string{
 		"AWS_ENDPOINT_URL": listener.URL, "AWS_ACCESS_KEY_ID": "app", "AWS_SECRET_ACCESS_KEY": "localaws", "AWS_REGION": region,
-		"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true",
+		"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CA_BUNDLE": "",
 	} {
 		t.Setenv(name, value)
 	}
@@ -52,16 +54,21 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{
 		server: server, kms: kms.NewFromConfig(cfg), s3: s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true }),
-		alias: "arn:aws:kms:" + region + ":111122223333:alias/app",
+		alias: "arn:aws:kms:" + region + ":" + account + ":alias/app",
 	}
 	w.old, w.new = w.createKey(t), w.createKey(t)
 	if _, err := w.kms.CreateAlias(t.Context(), &kms.CreateAliasInput{AliasName: aws.String("alias/app"), TargetKeyId: &w.old}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.s3.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String(bucket), CreateBucketConfiguration: &types.CreateBucketConfiguration{LocationConstraint: region}}); err != nil {
+	w.createBucket(t, bucket)
+	return w
+}
+
+func (w *world) createBucket(t *testing.T, name string) {
+	t.Helper()
+	if _, err := w.s3.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: &name, CreateBucketConfiguration: &types.CreateBucketConfiguration{LocationConstraint: region}}); err != nil {
 		t.Fatal(err)
 	}
-	return w
 }
 
 func (w *world) createKey(t *testing.T) string {
@@ -89,13 +96,19 @@ func (w *world) rewrap(t *testing.T, f clientside.Found, want int) clientside.Re
 
 type reEncryptOnly struct{ clientside.KMS }
 
-// retire moves the alias to the new key and schedules the deletion of the old one, under
-// which KMS decrypts nothing from then on.
-func (w *world) retire(t *testing.T) {
+// moveAlias moves the alias to the new key.
+func (w *world) moveAlias(t *testing.T) {
 	t.Helper()
 	if _, err := w.kms.UpdateAlias(t.Context(), &kms.UpdateAliasInput{AliasName: aws.String("alias/app"), TargetKeyId: &w.new}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// retire moves the alias to the new key and schedules the deletion of the old one, under
+// which KMS decrypts nothing from then on.
+func (w *world) retire(t *testing.T) {
+	t.Helper()
+	w.moveAlias(t)
 	if _, err := w.kms.ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: &w.old, PendingWindowInDays: aws.Int32(7)}); err != nil {
 		t.Fatal(err)
 	}

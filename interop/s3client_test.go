@@ -144,9 +144,9 @@ func (w *world) reader(t *testing.T, keyring materials.Keyring) func(key string)
 	}
 }
 
-// Version 3 of the client for Go writes and reads version 2 of the format.
-func TestS3ClientV2(t *testing.T) {
-	w := newWorld(t)
+// writeV2 has the S3 Encryption Client store an object.
+func (w *world) writeV2(t *testing.T, key, text string, about map[string]string) {
+	t.Helper()
 	manager, err := materials.NewCryptographicMaterialsManager(materials.NewKmsKeyring(w.kms, w.alias))
 	if err != nil {
 		t.Fatal(err)
@@ -155,17 +155,23 @@ func TestS3ClientV2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	about := context.WithValue(t.Context(), client.EncryptionContext, map[string]string{ //nolint:staticcheck // the key is the client's
-		"tenant": "a \"<&>\"", "number": "1"})
-	for _, key := range []string{"metadata", "instruction file", "with context", "left"} {
-		ctx := t.Context()
-		if key == "with context" {
-			ctx = about
-		}
-		if _, err := writer.PutObject(ctx, &s3.PutObjectInput{Bucket: aws.String(bucket), Key: &key, Body: strings.NewReader(plaintext), Metadata: map[string]string{"mine": "too"}}); err != nil {
-			t.Fatal(err)
-		}
+	ctx := t.Context()
+	if about != nil {
+		ctx = context.WithValue(ctx, client.EncryptionContext, about) //nolint:staticcheck // the key is the client's
 	}
+	if _, err := writer.PutObject(ctx, &s3.PutObjectInput{Bucket: aws.String(bucket), Key: &key, Body: strings.NewReader(text), Metadata: map[string]string{"mine": "too"}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Version 3 of the client for Go writes and reads version 2 of the format.
+func TestS3ClientV2(t *testing.T) {
+	w := newWorld(t)
+	about := map[string]string{"tenant": "a \"<&>\"", "number": "1"}
+	for _, key := range []string{"metadata", "instruction file", "left"} {
+		w.writeV2(t, key, plaintext, nil)
+	}
+	w.writeV2(t, "with context", plaintext, about)
 	w.legacy(t, "legacy")
 	w.intoInstructionFile(t, "instruction file")
 	w.move(t, "metadata", clientside.S3ClientV2, clientside.InMetadata)
@@ -249,7 +255,7 @@ func TestS3ClientV3(t *testing.T) {
 	w := newWorld(t)
 	for _, key := range []string{"metadata", "instruction file", "left"} {
 		w.writeV3(t, key)
-		if got, err := w.readV3(t, key); err != nil || got != plaintext {
+		if got, err := w.readV3(t, w.alias, key); err != nil || got != plaintext {
 			t.Fatal(got, err)
 		}
 	}
@@ -258,7 +264,7 @@ func TestS3ClientV3(t *testing.T) {
 	w.move(t, "instruction file", clientside.S3ClientV3, clientside.InInstructionFile)
 	w.retire(t)
 	for _, key := range []string{"metadata", "instruction file", "left"} {
-		if got, err := w.readV3(t, key); (err != nil || got != plaintext) != (key == "left") {
+		if got, err := w.readV3(t, w.alias, key); (err != nil || got != plaintext) != (key == "left") {
 			t.Errorf("%s: %q, %v", key, got, err)
 		}
 	}
@@ -302,7 +308,7 @@ func (w *world) writeV3(t *testing.T, key string) {
 	})
 }
 
-func (w *world) readV3(t *testing.T, key string) (string, error) {
+func (w *world) readV3(t *testing.T, keyID, key string) (string, error) {
 	t.Helper()
 	metadata := w.head(t, key)
 	if metadata["x-amz-3"] == "" {
@@ -323,7 +329,7 @@ func (w *world) readV3(t *testing.T, key string) (string, error) {
 	if err := json.Unmarshal([]byte(metadata["x-amz-t"]), &about); err != nil {
 		t.Fatal(err)
 	}
-	out, err := w.kms.Decrypt(t.Context(), &kms.DecryptInput{KeyId: &w.alias, CiphertextBlob: value("x-amz-3"), EncryptionContext: about})
+	out, err := w.kms.Decrypt(t.Context(), &kms.DecryptInput{KeyId: &keyID, CiphertextBlob: value("x-amz-3"), EncryptionContext: about})
 	if err != nil {
 		return "", err
 	}

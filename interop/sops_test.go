@@ -25,23 +25,66 @@ import (
 	"github.com/cmkeeper/cmkeeper/clientside"
 )
 
-func TestSOPS(t *testing.T) {
-	w := newWorld(t)
+// stores are SOPS's formats, each with a file to encrypt.
+var stores = map[string]struct {
+	store  common.Store
+	plain  string
+	format string
+}{
+	"YAML":            {yaml.NewStore(&config.YAMLStoreConfig{}), "# comment\nname: secret # other\nlist:\n    - 1\n    - true\ntext: |\n    sops:\n      kms: \"\nopen_unencrypted: \"sops: 'x\"\n", "yaml"},
+	"YAML, indent 2":  {yaml.NewStore(&config.YAMLStoreConfig{Indent: 2}), "name: secret\n", "yaml"},
+	"YAML, documents": {yaml.NewStore(&config.YAMLStoreConfig{}), "name: secret\n---\nother: one\n", "yaml"},
+	"JSON":            {json.NewStore(&config.JSONStoreConfig{Indent: -1}), `{"name": "secret", "list": [1, {"sops": null}], "open_unencrypted": "<&>"}`, "json"},
+	"JSON, indent 0":  {json.NewStore(&config.JSONStoreConfig{Indent: 0}), `{"name": "secret"}`, "json"},
+	"dotenv":          {dotenv.NewStore(&config.DotenvStoreConfig{}), "# comment\nNAME=secret\nTEXT=a\\nb\n", "dotenv"},
+	"INI":             {ini.NewStore(&config.INIStoreConfig{}), "; comment\n[section]\nname = secret\nother_unencrypted = \"\"\"\n[sops]\n\"\"\"\n", "ini"},
+	"binary":          {json.NewBinaryStore(&config.JSONBinaryStoreConfig{Indent: -1}), "\x01any {data\xc3\xbc}", "binary"},
+}
+
+// encrypt returns an encrypted SOPS file.
+func encrypt(t *testing.T, store common.Store, plain string, groups []sops.KeyGroup, service keyservice.KeyServiceClient) []byte {
+	t.Helper()
+	branches, err := store.LoadPlainFile([]byte(plain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := sops.Tree{Branches: branches, FilePath: filepath.Join(t.TempDir(), "x"), Metadata: sops.Metadata{
+		KeyGroups: groups, ShamirThreshold: min(2, len(groups)), UnencryptedSuffix: "_unencrypted", Version: "3.13.3", LastModified: time.Now().UTC(),
+	}}
+	dataKey, errs := tree.GenerateDataKeyWithKeyServices([]keyservice.KeyServiceClient{service})
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	if err := common.EncryptTree(common.EncryptTreeOpts{Tree: &tree, Cipher: aes.NewCipher(), DataKey: dataKey}); err != nil {
+		t.Fatal(err)
+	}
+	body, err := store.EmitEncryptedFile(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+// newAge returns an age key for SOPS, whose other half nobody has.
+func newAge(t *testing.T) *sopsage.MasterKey {
+	t.Helper()
 	t.Setenv("SOPS_AGE_KEY_FILE", os.DevNull)
 	t.Setenv("HOME", t.TempDir())
 	identity, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
 	}
+	keys, err := sopsage.MasterKeysFromRecipients(identity.Recipient().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys[0]
+}
+
+func TestSOPS(t *testing.T) {
+	w := newWorld(t)
 	foreign := w.createKey(t)
 	about := map[string]*string{"tenant": new("a"), "number": new("0123"), "odd": new("x: \"y\" #'z' ü")}
-	ageKey := func() *sopsage.MasterKey {
-		keys, err := sopsage.MasterKeysFromRecipients(identity.Recipient().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return keys[0]
-	}
 	// Each entry of a group by itself opens the group. The alias and the old key are moved.
 	groups := map[string]struct {
 		of    func() []sops.KeyGroup
@@ -49,27 +92,13 @@ func TestSOPS(t *testing.T) {
 	}{
 		"one key":  {func() []sops.KeyGroup { return []sops.KeyGroup{{kms.NewMasterKey(w.old, "", nil)}} }, 1},
 		"an alias": {func() []sops.KeyGroup { return []sops.KeyGroup{{kms.NewMasterKey(w.alias, "", about)}} }, 1},
-		"with age": {func() []sops.KeyGroup { return []sops.KeyGroup{{kms.NewMasterKey(w.old, "", about), ageKey()}} }, 1},
+		"with age": {func() []sops.KeyGroup { return []sops.KeyGroup{{kms.NewMasterKey(w.old, "", about), newAge(t)}} }, 1},
 		"with more": {func() []sops.KeyGroup {
 			return []sops.KeyGroup{{kms.NewMasterKey(w.old, "", nil), kms.NewMasterKey(foreign, "", about), kms.NewMasterKey(w.alias, "", about)}}
 		}, 2},
 		"shares": {func() []sops.KeyGroup {
-			return []sops.KeyGroup{{kms.NewMasterKey(w.old, "", about), ageKey()}, {kms.NewMasterKey(w.alias, "", nil)}, {ageKey()}}
+			return []sops.KeyGroup{{kms.NewMasterKey(w.old, "", about), newAge(t)}, {kms.NewMasterKey(w.alias, "", nil)}, {newAge(t)}}
 		}, 2},
-	}
-	stores := map[string]struct {
-		store  common.Store
-		plain  string
-		format string
-	}{
-		"YAML":            {yaml.NewStore(&config.YAMLStoreConfig{}), "# comment\nname: secret # other\nlist:\n    - 1\n    - true\ntext: |\n    sops:\n      kms: \"\nopen_unencrypted: \"sops: 'x\"\n", "yaml"},
-		"YAML, indent 2":  {yaml.NewStore(&config.YAMLStoreConfig{Indent: 2}), "name: secret\n", "yaml"},
-		"YAML, documents": {yaml.NewStore(&config.YAMLStoreConfig{}), "name: secret\n---\nother: one\n", "yaml"},
-		"JSON":            {json.NewStore(&config.JSONStoreConfig{Indent: -1}), `{"name": "secret", "list": [1, {"sops": null}], "open_unencrypted": "<&>"}`, "json"},
-		"JSON, indent 0":  {json.NewStore(&config.JSONStoreConfig{Indent: 0}), `{"name": "secret"}`, "json"},
-		"dotenv":          {dotenv.NewStore(&config.DotenvStoreConfig{}), "# comment\nNAME=secret\nTEXT=a\\nb\n", "dotenv"},
-		"INI":             {ini.NewStore(&config.INIStoreConfig{}), "; comment\n[section]\nname = secret\nother_unencrypted = \"\"\"\n[sops]\n\"\"\"\n", "ini"},
-		"binary":          {json.NewBinaryStore(&config.JSONBinaryStoreConfig{Indent: -1}), "\x01any {data\xc3\xbc}", "binary"},
 	}
 	type file struct {
 		name, format  string
@@ -81,24 +110,7 @@ func TestSOPS(t *testing.T) {
 		for groupName, g := range groups {
 			t.Run(storeName+"/"+groupName, func(t *testing.T) {
 				moved := g.moved
-				branches, err := s.store.LoadPlainFile([]byte(s.plain))
-				if err != nil {
-					t.Fatal(err)
-				}
-				tree := sops.Tree{Branches: branches, FilePath: filepath.Join(t.TempDir(), "x"), Metadata: sops.Metadata{
-					KeyGroups: g.of(), ShamirThreshold: min(2, len(g.of())), UnencryptedSuffix: "_unencrypted", Version: "3.13.3", LastModified: time.Now().UTC(),
-				}}
-				dataKey, errs := tree.GenerateDataKeyWithKeyServices([]keyservice.KeyServiceClient{keyservice.NewLocalClient()})
-				if len(errs) > 0 {
-					t.Fatal(errs)
-				}
-				if err := common.EncryptTree(common.EncryptTreeOpts{Tree: &tree, Cipher: aes.NewCipher(), DataKey: dataKey}); err != nil {
-					t.Fatal(err)
-				}
-				body, err := s.store.EmitEncryptedFile(tree)
-				if err != nil {
-					t.Fatal(err)
-				}
+				body := encrypt(t, s.store, s.plain, g.of(), keyservice.NewLocalClient())
 				want, err := decrypt.Data(body, s.format)
 				if err != nil {
 					t.Fatal(err)
