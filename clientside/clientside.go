@@ -33,6 +33,7 @@ const (
 	EncryptionSDK Format = "aws-encryption-sdk" // a message of the AWS Encryption SDK
 	SOPS          Format = "sops"               // a SOPS file: YAML, JSON, dotenv, INI or binary
 	Tink          Format = "tink"               // a ciphertext of Tink's KMS envelope AEAD
+	TinkKeyset    Format = "tink-keyset"        // a keyset that Tink encrypted, JSON or binary
 	Envelope      Format = "cmkeeper-envelope"  // a message of package envelope
 	KMSCiphertext Format = "kms-ciphertext"     // what KMS Encrypt returned, and nothing else
 )

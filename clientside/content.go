@@ -20,7 +20,7 @@ func ByContent(head []byte, size int64) Found {
 	if size < int64(len(head)) {
 		return Found{}
 	}
-	for _, recognise := range []func([]byte, int64) Found{ofEnvelope, ofEncryptionSDK, ofTink, ofKMS, ofSOPS} {
+	for _, recognise := range []func([]byte, int64) Found{ofEnvelope, ofEncryptionSDK, ofTink, ofKMS, ofSOPS, ofKeyset} {
 		f := recognise(head, size)
 		if f.Format == None {
 			continue

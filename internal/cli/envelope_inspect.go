@@ -215,24 +215,31 @@ func inspected(name string, f clientside.Found, size int64, err error) inspected
 
 // howToMove says how something is moved to another key.
 func howToMove(f clientside.Found) string {
+	rewrap := "rewrap"
+	if !f.Sure {
+		rewrap += " --unsure"
+	}
+	unknown := slices.ContainsFunc(f.Keys, func(k clientside.Key) bool { return k.ContextUnknown })
 	switch {
 	case f.Place == clientside.InMetadata:
 		return "by a copy of the object with another wrapped key in its metadata"
 	case f.Format == clientside.Envelope:
 		return "rewrap replaces its header; its data stay as they are"
+	case unknown && f.Format == clientside.TinkKeyset:
+		return rewrap + " replaces the encrypted keyset in it; associated data, which it does not show, are given as --context associatedData=HEX"
+	case unknown:
+		return rewrap + " replaces all of it, with the encryption context, which it does not show, as --context"
 	case f.Sure:
-		return "rewrap replaces the wrapped key in it"
-	case slices.ContainsFunc(f.Keys, func(k clientside.Key) bool { return k.ContextUnknown }):
-		return "rewrap --unsure replaces all of it, with the encryption context, which it does not show, as --context"
+		return rewrap + " replaces the wrapped key in it"
 	}
-	return "rewrap --unsure replaces the wrapped key in it, if it is what it looks like"
+	return rewrap + " replaces the wrapped key in it, if it is what it looks like"
 }
 
 // formatNames are the formats for people.
 var formatNames = map[clientside.Format]string{
 	clientside.None: "none that is known", clientside.S3ClientV1: "object of the S3 Encryption Client, version 1", clientside.S3ClientV2: "object of the S3 Encryption Client, version 2",
 	clientside.S3ClientV3: "object of the S3 Encryption Client, version 3", clientside.EncryptionSDK: "message of the AWS Encryption SDK", clientside.SOPS: "SOPS file",
-	clientside.Tink: "ciphertext of Tink's KMS envelope AEAD", clientside.Envelope: "message of cmkeeper", clientside.KMSCiphertext: "ciphertext of KMS",
+	clientside.Tink: "ciphertext of Tink's KMS envelope AEAD", clientside.TinkKeyset: "keyset encrypted by Tink", clientside.Envelope: "message of cmkeeper", clientside.KMSCiphertext: "ciphertext of KMS",
 }
 
 // text is the result for people.

@@ -24,7 +24,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
-const rewrapAbout = `Moves files to another KMS key: messages of cmkeeper of any length, and SOPS files, instruction files of the S3 Encryption Client, ciphertexts of Tink and of KMS up to 16 MiB. KMS ReEncrypt moves their data keys, so that neither these nor the data are decrypted here. All else of a file stays as it is, its owner and mode too.
+const rewrapAbout = `Moves files to another KMS key: messages of cmkeeper of any length, and SOPS files, instruction files of the S3 Encryption Client, ciphertexts of Tink and of KMS and keysets of Tink up to 16 MiB. KMS ReEncrypt moves their data keys, so that neither these nor the data are decrypted here. All else of a file stays as it is, its owner and mode too.
 
 Without --from, data keys under any key of the caller's account are moved, where the file says by ARN which that is. A file that names another account's key is not moved before --from names that key: who made it may be anybody, and under your own key it would be trusted. Aliases that a file names stay if they are the new key's, and become its ARN otherwise.
 
@@ -51,8 +51,8 @@ func newRewrapCommand(p *process) *cobra.Command {
 	flags := command.Flags()
 	flags.StringVar(&c.to, "to", "", "KMS `key` to move to: an alias, or a key's id or ARN")
 	flags.StringArrayVar(&c.from, "from", nil, "move only data keys under this `key`, of whatever account; repeat it for several")
-	flags.BoolVar(&c.unsure, "unsure", false, "move also what only looks like a ciphertext of Tink or KMS; KMS tells")
-	flags.StringArrayVar(&c.context, "context", nil, "for ciphertexts of KMS, which do not say theirs: "+contextUsage)
+	flags.BoolVar(&c.unsure, "unsure", false, "move also what only looks like one of Tink or KMS; KMS tells")
+	flags.StringArrayVar(&c.context, "context", nil, "for ciphertexts of KMS and keysets of Tink, which do not say theirs: "+contextUsage)
 	flags.BoolVar(&c.dryRun, "dry-run", false, "ask KMS whether it would do it, and change nothing")
 	_ = command.MarkFlagRequired("to")
 	return command
