@@ -262,6 +262,9 @@ func TestRewrap(t *testing.T) {
 		"cmkeeper's own":            {find: content(sealed), format: Envelope, place: InBody, sure: true, about: aboutTenant, label: c.old},
 		"Tink":                      {find: content(tink), format: Tink, place: InBody},
 		"Tink with a key's prefix":  {find: content(append([]byte{1, 2, 3, 4, 5}, tink...)), format: Tink, place: InBody},
+		"Tink keyset":               {find: content([]byte(`{"encryptedKeyset": "` + b64(c.wrap(t, c.old, aboutTenant)) + `"` + keysetInfo + "}")), format: TinkKeyset, place: InBody, sure: true},
+		"Tink keyset in binary":     {find: content([]byte(protoBytes("\x12", string(c.wrap(t, c.old, aboutTenant))))), format: TinkKeyset, place: InBody},
+		"Tink keyset by envelope":   {find: content([]byte(protoBytes("\x12", string(tink)))), format: TinkKeyset, place: InBody},
 		"KMS ciphertext":            {find: content(c.wrap(t, c.old, aboutTenant)), format: KMSCiphertext, place: InBody},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -364,6 +367,7 @@ func TestRewrapErrors(t *testing.T) {
 		"nothing to move from":       {found: f, client: c, move: Move{To: c.fresh}, want: "From is empty"},
 		"all that is wrong":          {found: f, client: c, move: Move{From: []string{"alias/app", c.old}, To: "x"}, want: `From has "alias/app": give ARNs of KMS keys; To is "x"`},
 		"onto itself":                {found: f, client: c, move: Move{From: []string{c.fresh}, To: c.fresh}, want: "in both From and To"},
+		"a keyset's context unknown": {found: whole([]byte(protoBytes("\x12", string(c.wrap(t, c.old, aboutTenant))))), client: c, move: good, want: "InvalidCiphertext"},
 		"another context":            {found: f, client: c, move: Move{From: good.From, To: c.fresh, Context: aboutTenant}, want: "InvalidCiphertext"},
 		"refused":                    {found: Found{Refusal: "reason"}, client: c, move: good, want: "cannot be re-wrapped: reason"},
 		"part of it":                 {found: ByContent(append([]byte("ENC[AES256_GCM,data:"), blob...), 10_000), client: c, move: good, want: "only the beginning"},

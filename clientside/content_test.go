@@ -3,6 +3,7 @@ package clientside
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,44 @@ func sdkMessage(version byte, keys ...string) string {
 	}
 	aad := "\x00\x02" + sized("a") + sized("1") + sized("b") + sized("2")
 	return header + sized(aad) + string(binary.BigEndian.AppendUint16(nil, uint16(len(keys)))) + strings.Join(keys, "") + "\x02\x00\x00\x10\x00"
+}
+
+// keysetInfo is what follows in a keyset of Tink's in JSON.
+const keysetInfo = `,"keysetInfo":{"primaryKeyId":1,"keyInfo":[{"typeUrl":"type.googleapis.com/google.crypto.tink.AesGcmKey","status":"ENABLED","keyId":1,"outputPrefixType":"TINK"}]}`
+
+// protoBytes is a field of Protocol Buffers.
+func protoBytes(tag, value string) string {
+	return tag + string(binary.AppendUvarint(nil, uint64(len(value)))) + value
+}
+
+// kmsLike is what looks like a ciphertext of KMS, with so many bytes after its beginning.
+func kmsLike(more int) string {
+	rest := "\x30\x20\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x06" + strings.Repeat("k", more)
+	return "\x01\x02\x02\x00\x78" + string(binary.BigEndian.AppendUint32(nil, uint32(len(rest)))) + rest
+}
+
+// What KMS returns may have another length. The field's changes with it, and all else stays.
+func TestKeysetOfAnotherLength(t *testing.T) {
+	const key = "arn:aws:kms:eu-west-1:111122223333:key/"
+	before, after := kmsLike(80), kmsLike(300)
+	grow := fakeKMS(func(in *kms.ReEncryptInput) (*kms.ReEncryptOutput, error) {
+		return &kms.ReEncryptOutput{SourceKeyId: in.SourceKeyId, KeyId: in.DestinationKeyId, CiphertextBlob: []byte(after)}, nil
+	})
+	length := func(s string) string { return string(binary.BigEndian.AppendUint32(nil, uint32(len(s)))) + s }
+	for name, of := range map[string]func(string) string{
+		"JSON": func(s string) string {
+			return "{ \"encryptedKeyset\" :\t\"" + b64([]byte(s)) + `"` + keysetInfo + "}\n"
+		},
+		"binary":       func(s string) string { return protoBytes("\x12", s) },
+		"with info":    func(s string) string { return protoBytes("\x12", s) + protoBytes("\x1a", "info") },
+		"by envelope":  func(s string) string { return protoBytes("\x12", length(s)+"data") + protoBytes("\x1a", "") },
+		"and its JSON": func(s string) string { return `{"encryptedKeyset":"` + b64([]byte(length(s)+"data")) + `"}` },
+	} {
+		out, err := whole([]byte(of(before))).Rewrap(t.Context(), grow, Move{From: []string{key + "old"}, To: key + "new"})
+		if diff := cmp.Diff(of(after), string(out.Body)); err != nil || diff != "" || out.Moved != 1 {
+			t.Errorf("%s: moved %d, %v: %s", name, out.Moved, err, diff)
+		}
+	}
 }
 
 func TestByContent(t *testing.T) {
@@ -79,6 +118,29 @@ func TestByContent(t *testing.T) {
 		"SOPS, keys twice":       {head: strings.Replace(string(header), `"pgp": null`, `"kms": [{"arn": "x"}]`, 1)},
 		"SOPS twice":             {head: strings.Replace(string(header), `"n":`, `"sops":{},"n":`, 1)},
 		"size that cannot be":    {head: blob, size: 3},
+
+		"keyset":                    {head: `{"encryptedKeyset":"` + b64([]byte(blob)) + `"` + keysetInfo + "}", want: Found{Format: TinkKeyset, Sure: true, Keys: []Key{{Wrapped: []byte(blob), ContextUnknown: true}}}},
+		"keyset, more of it":        {head: " {\n \"n\": [1]" + keysetInfo + `, "encryptedKeyset" : "` + strings.ReplaceAll(b64([]byte(blob)), "/", `\/`) + "\"\n}\n", want: Found{Format: TinkKeyset, Sure: true, Keys: []Key{{Wrapped: []byte(blob), ContextUnknown: true}}}},
+		"keyset without its info":   {head: `{"encryptedKeyset":"` + b64([]byte(blob)) + `","keysetInfo":null}`, want: Found{Format: TinkKeyset, Keys: []Key{{Wrapped: []byte(blob), ContextUnknown: true}}}},
+		"keyset by Tink's envelope": {head: `{"encryptedKeyset":"` + b64([]byte(length+blob+"x")) + `"` + keysetInfo + "}", want: Found{Format: TinkKeyset, Sure: true, Keys: []Key{{Wrapped: []byte(blob)}}}},
+		"keyset, its beginning":     {head: `{"encryptedKeyset":"` + b64([]byte(blob)), size: 64 << 10, want: Found{Format: TinkKeyset, Partial: true}},
+		"keyset, too large":         {head: `{"encryptedKeyset":"` + b64([]byte(blob)), size: 64<<10 + 1},
+		"keyset, too large, whole":  {head: `{"encryptedKeyset":"` + b64([]byte(blob)) + `"` + keysetInfo + "}" + strings.Repeat(" ", 64<<10)},
+		"keyset, text about it":     {head: `The member "encryptedKeyset" of`, size: 64 << 10},
+		"keyset of another KMS":     {head: `{"encryptedKeyset":"` + b64([]byte("another KMS's")) + `"` + keysetInfo + "}"},
+		"keyset, no base64":         {head: `{"encryptedKeyset":"?` + b64([]byte(blob)) + `"` + keysetInfo + "}"},
+		"keyset twice":              {head: `{"encryptedKeyset":"` + b64([]byte(blob)) + `","encryptedKeyset":"QUJD"` + keysetInfo + "}"},
+		"keyset of a keyset":        {head: `{"a":{"encryptedKeyset":"` + b64([]byte(blob)) + `"` + keysetInfo + "}}"},
+		"keyset in a list":          {head: `{"encryptedKeyset":["` + b64([]byte(blob)) + `"]` + keysetInfo + "}"},
+		"keyset cut off":            {head: `{"encryptedKeyset":"` + b64([]byte(blob)) + `"` + keysetInfo},
+		"keyset in binary":          {head: protoBytes("\x12", blob), want: Found{Format: TinkKeyset, Keys: []Key{{Wrapped: []byte(blob), ContextUnknown: true}}}},
+		"keyset in binary, info":    {head: protoBytes("\x12", blob) + protoBytes("\x1a", "info"), want: Found{Format: TinkKeyset, Keys: []Key{{Wrapped: []byte(blob), ContextUnknown: true}}}},
+		"keyset in binary, in Tink": {head: protoBytes("\x12", length+blob+"x"), want: Found{Format: TinkKeyset, Keys: []Key{{Wrapped: []byte(blob)}}}},
+		"keyset in binary, more":    {head: protoBytes("\x12", blob) + protoBytes("\x1a", "info") + "x"},
+		"keyset in binary, other":   {head: protoBytes("\x12", blob) + protoBytes("\x22", "info")},
+		"keyset in binary, cut off": {head: protoBytes("\x12", blob)[:100]},
+		"keyset in binary, length":  {head: "\x12" + strings.Repeat("\xff", 9) + "\x02" + blob},
+		"keyset in binary, part":    {head: protoBytes("\x12", blob), size: 1000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			size := tc.size
@@ -211,6 +273,9 @@ func checkContent(t *testing.T, body []byte) {
 		if err != nil {
 			t.Fatalf("%q: %v", body, err)
 		}
+		if f.Format == TinkKeyset && out.Moved > 0 {
+			sameKeyset(t, body, out.Body)
+		}
 		if f.Format != SOPS || body[0] == '{' || !bytes.Contains(body, []byte("sops:")) {
 			continue
 		}
@@ -229,6 +294,23 @@ func checkContent(t *testing.T, body []byte) {
 		if out.Moved > 0 {
 			sameYAML(t, body, f, out)
 		}
+	}
+}
+
+// sameKeyset checks that other readers of JSON find the same keyset but for what is encrypted.
+func sameKeyset(t *testing.T, before, after []byte) {
+	t.Helper()
+	var was, is map[string]any
+	if json.Unmarshal(before, &was) != nil {
+		return // in binary
+	}
+	if err := json.Unmarshal(after, &is); err != nil || was[keysetMember] == is[keysetMember] {
+		t.Fatalf("%q: %v", after, err)
+	}
+	delete(was, keysetMember)
+	delete(is, keysetMember)
+	if diff := cmp.Diff(was, is); diff != "" {
+		t.Fatalf("%q: %s", before, diff)
 	}
 }
 
@@ -276,7 +358,11 @@ func seeds(t testing.TB) [][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := [][]byte{[]byte(sdkMessage(1, sized("aws-kms")+sized("arn")+sized("wrapped"))), []byte(tail)}
+	all := [][]byte{[]byte(sdkMessage(1, sized("aws-kms")+sized("arn")+sized("wrapped"))), []byte(tail),
+		[]byte(`{"encryptedKeyset":"` + b64([]byte(kmsLike(80))) + `"` + keysetInfo + "}\n"),
+		[]byte(protoBytes("\x12", kmsLike(80)) + protoBytes("\x1a", "\x08\x01")),
+		[]byte(protoBytes("\x12", string(appendSized(nil, []byte(kmsLike(80))))+"data")),
+	}
 	for _, name := range names {
 		text, err := os.ReadFile(name)
 		if err != nil {

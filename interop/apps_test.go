@@ -22,6 +22,7 @@ import (
 	"github.com/getsops/sops/v3/cmd/sops/common"
 	"github.com/getsops/sops/v3/keyservice"
 	sopskms "github.com/getsops/sops/v3/kms"
+	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/cmkeeper/cmkeeper/envelope"
 	"github.com/cmkeeper/cmkeeper/reencrypt"
@@ -186,6 +187,27 @@ func (w *world) appsOfTink(t *testing.T, all map[string]stored) {
 			s.readers = append(s.readers, w.new, w.old)
 		}
 		all[key] = s
+	}
+	for form := range keysetForms {
+		for name, about := range map[string]string{"": "", " with associated data": "tenant a"} {
+			remote := func(kmsKey string) tink.AEAD {
+				by, err := client.GetAEAD("aws-kms://" + kmsKey)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return by
+			}
+			body, sealed := writeKeyset(t, form, remote(w.alias), []byte(about))
+			key := "tink, keyset in " + form + name
+			w.put(t, written+key, body, nil)
+			s := stored{want: plaintext, asks: 1, readers: []string{w.alias, w.new, w.old}, read: func(key, kmsKey string) (string, error) {
+				return readKeyset(form, w.body(t, key), remote(kmsKey), []byte(about), sealed)
+			}}
+			if about != "" { // it is asked whether it is under the new key already, too
+				s.asks, s.stays, s.readers = 2, reencrypt.ReasonEnvelopeKMS, []string{w.old}
+			}
+			all[key] = s
+		}
 	}
 }
 

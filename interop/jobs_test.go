@@ -343,7 +343,7 @@ func TestJobs(t *testing.T) {
 			}
 			w.readAll(t, all, other, func(s stored, name string) string {
 				switch {
-				case s.stays == reencrypt.ReasonEnvelopeKMS: // its reader names no key
+				case s.stays == reencrypt.ReasonEnvelopeKMS && name == "":
 					return "AccessDenied"
 				case s.stays != "" || name == w.old:
 					return "NotFoundException"
