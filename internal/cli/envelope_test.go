@@ -257,9 +257,10 @@ func (a *account) sealedFiles(key string) (names []string) {
 	writeTemp(a.t, "b.instruction", must(json.Marshal(instruction))(a.t))
 	writeTemp(a.t, "tink", slices.Concat(binary.BigEndian.AppendUint32(nil, uint32(len(wrapped))), wrapped, bytes.Repeat([]byte{7}, 40)))
 	writeTemp(a.t, "raw", blob(map[string]string{"tenant": "a"}))
+	writeTemp(a.t, "keyset.json", must(json.Marshal(map[string]any{"encryptedKeyset": blob(map[string]string{"associatedData": "74656e616e742061"}), "keysetInfo": map[string]any{"primaryKeyId": 1}}))(a.t))
 	writeTemp(a.t, "plain", []byte("nothing of the kind"))
 	a.expectCommand(exitOK, "", "seal", "--key", key, "--context", ctxA, "plain", "sealed")
-	return []string{"sealed", "config.sops.json", "b.instruction", "tink", "raw", "plain"}
+	return []string{"sealed", "config.sops.json", "b.instruction", "tink", "raw", "keyset.json", "plain"}
 }
 
 // TestInspect: it knows all formats, without any environment.
@@ -317,6 +318,7 @@ func TestInspect(t *testing.T) {
 		"config.sops.json sops sure=true body keys=1 moves=true label=true ",
 		"b.instruction s3-client-v2 sure=true instruction-file keys=1 moves=true label=false " + gcm,
 		"tink tink sure=false body keys=1 moves=true label=false ", "raw kms-ciphertext sure=false body keys=1 moves=true label=false ",
+		"keyset.json tink-keyset sure=true body keys=1 moves=true label=false ",
 		"plain  sure=false  keys=0 moves=false",
 		"v2.json s3-client-v2 sure=true metadata keys=1 moves=true label=false " + gcm,
 		"v3.json s3-client-v3 sure=true instruction-file keys=0 moves=false", "list.json  sure=false  keys=0 moves=false problem",
@@ -334,7 +336,7 @@ func TestInspect(t *testing.T) {
 	}
 	text := a.expectCommand(exitError, "KMS key   "+key, append([]string{"inspect", "newer", "damaged", "large", "--metadata", "v3.json"}, names...)...)
 	expectNarrow(t, text)
-	for _, want := range []string{"use a newer cmkeeper", "context   purpose=backups\n            tenant=a\n", "can move  no: it has none of the formats"} {
+	for _, want := range []string{"use a newer cmkeeper", "context   purpose=backups\n            tenant=a\n", "can move  no: it has none of the formats", "--context associatedData=HEX\n"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in %s", want, text)
 		}
@@ -428,6 +430,8 @@ tink: NOT re-wrapped: it looks like a ciphertext of Tink's KMS envelope AEAD,
     which may be chance: if it is one, say --unsure
 raw: NOT re-wrapped: it looks like a ciphertext of KMS, which may be chance: if
     it is one, say --unsure
+keyset.json: NOT re-wrapped: it does not say by ARN under which key it is: name
+    that key with --from
 plain: NOT re-wrapped: it has none of the formats that are known
 `)
 	if got := changed(); got != nil {
@@ -456,7 +460,9 @@ b.instruction: re-wrapped
 tink: re-wrapped
 raw: re-wrapped
 `)
-	if diff := cmp.Diff(names[:5], changed()); diff != "" {
+	a.expectCommand(exitError, "as --context", "rewrap", "--to", newKey, "--from", oldKey, "keyset.json")
+	expect(rewrap(exitOK, "--from", oldKey, "--context", "associatedData=74656e616e742061", "keyset.json"), "To NEW\nkeyset.json: re-wrapped\n")
+	if diff := cmp.Diff(names[:6], changed()); diff != "" {
 		t.Errorf("changed: %s", diff)
 	}
 	for name, mode := range map[string]fs.FileMode{"sealed": 0o640, "tink": 0o600, "link": fs.ModeSymlink | 0o777} {
