@@ -27,7 +27,7 @@ func ofKeyset(head []byte, size int64) Found {
 	}
 	named := bytes.Contains(head, []byte(`"`+keysetMember+`"`))
 	if size > int64(len(head)) {
-		if named && bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n"), []byte("{")) {
+		if named {
 			return Found{Format: TinkKeyset}
 		}
 		return Found{}
@@ -36,7 +36,7 @@ func ofKeyset(head []byte, size int64) Found {
 	if named {
 		find = jsonKeyset
 	}
-	sealed, put, sure := find(head)
+	sealed, at, sure := find(head)
 	f := ofKMS(sealed, int64(len(sealed)))
 	if f.Format == None {
 		f = ofTink(sealed, int64(len(sealed)))
@@ -48,17 +48,22 @@ func ofKeyset(head []byte, size int64) Found {
 	f.Format, f.Sure = TinkKeyset, sure
 	f.slots[0] = func(k Key) ([]edit, error) {
 		edits, err := within(k)
-		return []edit{put(apply(sealed, edits))}, err
+		b := apply(sealed, edits)
+		text := encode(b)
+		if !named {
+			text = string(binary.AppendUvarint([]byte{keysetTag}, uint64(len(b)))) + string(b)
+		}
+		return []edit{at.replace(text)}, err
 	}
 	return f
 }
 
-// jsonKeyset returns what is encrypted in the JSON form, how other bytes get into its
-// place, and whether the keyset tells of its keys.
-func jsonKeyset(body []byte) (sealed []byte, put func([]byte) edit, sure bool) {
+// jsonKeyset returns what is encrypted in the JSON form, where its base64 stands, and
+// whether the keyset tells of its keys.
+func jsonKeyset(body []byte) (sealed []byte, at span, sure bool) {
 	all, err := scanJSON(body, "")
 	if err != nil {
-		return nil, nil, false
+		return nil, at, false
 	}
 	for _, v := range all {
 		switch {
@@ -66,40 +71,28 @@ func jsonKeyset(body []byte) (sealed []byte, put func([]byte) edit, sure bool) {
 			sure = true
 		case v.path[0] == keysetMember && len(v.path) == 1:
 			if sealed, err = base64.StdEncoding.DecodeString(v.text); err != nil {
-				return nil, nil, false
+				return nil, at, false
 			}
-			put = func(b []byte) edit { return v.replace(encode(b)) }
+			at = v.span
 		}
 	}
-	return sealed, put, sure
+	return sealed, at, sure
 }
 
-// binaryKeyset is jsonKeyset for the binary form, of which it is never sure.
-func binaryKeyset(body []byte) (sealed []byte, put func([]byte) edit, sure bool) {
-	sealed, rest := protoField(body, keysetTag)
-	if end := len(body) - len(rest); sealed != nil {
-		put = func(b []byte) edit {
-			return edit{0, end, string(append(binary.AppendUvarint([]byte{keysetTag}, uint64(len(b))), b...))}
-		}
+// binaryKeyset is jsonKeyset for the binary form, of which it is never sure. What it
+// returns stands in a field that has the tag and the length, too.
+func binaryKeyset(body []byte) (sealed []byte, at span, sure bool) {
+	if len(body) == 0 || body[0] != keysetTag {
+		return nil, at, false
 	}
-	if len(rest) > 0 {
-		if _, rest = protoField(rest, infoTag); len(rest) > 0 {
-			return nil, nil, false
-		}
-	}
-	return sealed, put, false
-}
-
-// protoField returns the field of Protocol Buffers that b begins with, and what follows it;
-// no field and b where b does not begin with one of that tag.
-func protoField(b []byte, tag byte) (value, rest []byte) {
-	if len(b) == 0 || b[0] != tag {
-		return nil, b
-	}
-	n, width := binary.Uvarint(b[1:])
+	n, width := binary.Uvarint(body[1:])
 	start := 1 + width
-	if width <= 0 || n > uint64(len(b)-start) {
-		return nil, b
+	if width <= 0 || n > uint64(len(body)-start) {
+		return nil, at, false
 	}
-	return b[start : start+int(n)], b[start+int(n):]
+	at.end = start + int(n)
+	if at.end < len(body) && body[at.end] != infoTag {
+		return nil, at, false
+	}
+	return body[start:at.end], at, false
 }

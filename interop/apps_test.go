@@ -189,7 +189,7 @@ func (w *world) appsOfTink(t *testing.T, all map[string]stored) {
 		all[key] = s
 	}
 	for form := range keysetForms {
-		for name, about := range map[string]string{"": "", " with associated data": "tenant a"} {
+		for _, about := range []string{"", "tenant a"} {
 			remote := func(kmsKey string) tink.AEAD {
 				by, err := client.GetAEAD("aws-kms://" + kmsKey)
 				if err != nil {
@@ -198,7 +198,7 @@ func (w *world) appsOfTink(t *testing.T, all map[string]stored) {
 				return by
 			}
 			body, sealed := writeKeyset(t, form, remote(w.alias), []byte(about))
-			key := "tink, keyset in " + form + name
+			key := fmt.Sprintf("tink, keyset in %s, about %q", form, about)
 			w.put(t, written+key, body, nil)
 			s := stored{want: plaintext, asks: 1, readers: []string{w.alias, w.new, w.old}, read: func(key, kmsKey string) (string, error) {
 				return readKeyset(form, w.body(t, key), remote(kmsKey), []byte(about), sealed)
