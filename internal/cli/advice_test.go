@@ -218,8 +218,9 @@ func (c *collector) recorded(name, text string) {
 }
 
 // wrappers are the functions that make commands of formats, by their names. LookupCommand
-// takes an attribute.
-var wrappers = []string{"PolicyCommand", "KMSCommand", "LookupCommand"}
+// takes an attribute, and ReencryptCommands flags of reencrypt.Envelopes, which are added to
+// a format that is collected.
+var wrappers = []string{"PolicyCommand", "KMSCommand", "LookupCommand", "ReencryptCommands"}
 
 // source adds what the literals of a source file advise.
 func (c *collector) source(t *testing.T, path, name string) {
