@@ -77,7 +77,7 @@ func nothingLeft(in reencrypt.Envelopes) string {
 		return own + "Data keys in the contents of objects may: only metadata and instruction files were looked at."
 	case reencrypt.EnvelopesOff:
 	}
-	return own + "Client-side encryption may: it was not looked for (cmkeeper reencrypt plan --envelopes content does)."
+	return own + "Client-side encryption may: it was not looked for (a plan with --envelopes content does)."
 }
 
 // Stalled alerts that a job made no progress for 30 minutes, once per hour while that

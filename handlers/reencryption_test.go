@@ -103,7 +103,7 @@ func TestJobsSayClientSideEncryption(t *testing.T) {
 	for in, want := range map[reencrypt.Envelopes]struct{ fact, before, next, flags string }{
 		"": {
 			"Client-side encryption was not looked for.", "Client-side encryption is not looked for.",
-			"S3's own encryption of this scope does not need the old keys any more. Client-side encryption may: it was not looked for (cmkeeper reencrypt plan --envelopes content does).", "",
+			"S3's own encryption of this scope does not need the old keys any more. Client-side encryption may: it was not looked for (a plan with --envelopes content does).", "",
 		},
 		reencrypt.EnvelopesMetadata: {
 			"Client-side encryption was found in 4 object versions (s3-client-v2: 4). Data keys were moved in 3 object versions. Contents were not looked at.",
