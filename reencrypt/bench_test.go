@@ -110,7 +110,7 @@ func BenchmarkDataKeys(b *testing.B) {
 			for i := range objects {
 				w.put(fmt.Sprintf("p/%05d", i), w.a, func(in *s3.PutObjectInput) {
 					if c.sealed {
-						in.Metadata = v2Metadata(w, w.a)
+						in.Metadata = v2Metadata(w.keys(), w.a)
 					}
 				})
 			}

@@ -21,12 +21,12 @@ import (
 
 // survived is what the seeds of a run have gone through.
 type survived struct {
-	seeds, kills, restarts, freezes, faults, lost, duplicated, late, foreign atomic.Int64
+	seeds, kills, restarts, freezes, faults, lost, duplicated, late, foreign, denied, rewraps, byS3 atomic.Int64
 }
 
 func (s *survived) String() string {
-	return fmt.Sprintf("%d seeds survived: %d kills, %d restarts, %d freezes beyond the lease, %d failed requests, %d lost, %d duplicated and %d late messages, %d writes and deletes by others",
-		s.seeds.Load(), s.kills.Load(), s.restarts.Load(), s.freezes.Load(), s.faults.Load(), s.lost.Load(), s.duplicated.Load(), s.late.Load(), s.foreign.Load())
+	return fmt.Sprintf("%d seeds survived: %d kills, %d restarts, %d freezes beyond the lease, %d failed requests, %d lost, %d duplicated and %d late messages, %d writes and deletes by others, %d re-wraps of data keys and %d denied; no data key was asked for, but %d by S3",
+		s.seeds.Load(), s.kills.Load(), s.restarts.Load(), s.freezes.Load(), s.faults.Load(), s.lost.Load(), s.duplicated.Load(), s.late.Load(), s.foreign.Load(), s.rewraps.Load(), s.denied.Load(), s.byS3.Load())
 }
 
 // TestChaos re-encrypts a bucket with a fleet to which everything happens that can
@@ -76,6 +76,9 @@ type scenario struct {
 	method    reencrypt.Method
 	versioned bool
 	objects   int
+	sealed    int // how many besides have data keys
+	envelopes reencrypt.Envelopes
+	rewrite   bool // files
 	sliceSize int
 	rate      float64 // of the fleet; 0 is unlimited
 	// again is the key that the alias moves to after the first move, "" where it
@@ -89,6 +92,8 @@ type scenario struct {
 	kills                       int // how many workers die before the others live on
 	skew                        time.Duration
 	lossy                       bool // messages are lost, doubled and late
+	twins                       bool // two engines work on each message at once
+	denials                     bool // now and then the fleet may not re-encrypt data keys
 	// The world around it.
 	weather time.Duration // how long requests fail
 	latency time.Duration // the mean of a request
@@ -127,6 +132,10 @@ func draw(seed uint64) scenario {
 	if r.IntN(3) == 0 {
 		s.pauses = 1 + r.IntN(2)
 	}
+	s.sealed = len(sealingNames) + r.IntN(2*len(sealingNames))
+	s.envelopes = []reencrypt.Envelopes{reencrypt.EnvelopesOff, reencrypt.EnvelopesMetadata, reencrypt.EnvelopesContent, reencrypt.EnvelopesContent, reencrypt.EnvelopesContent}[r.IntN(5)]
+	s.rewrite = s.envelopes == reencrypt.EnvelopesContent && r.IntN(4) > 0
+	s.twins, s.denials = s.rate == 0 && r.IntN(3) == 0, r.IntN(3) == 0
 	return s
 }
 
@@ -151,6 +160,7 @@ func play(t *testing.T, s scenario, all *survived) {
 	defer w.server.Close()
 	truth := newTruth(w, s)
 	truth.populate()
+	truth.populateSealed()
 	f := &fleet{account: w, scenario: s, survived: all, random: &dice{r: rand.New(rand.NewPCG(s.seed, 2))}}
 	f.kills.Store(int64(s.kills))
 
@@ -218,11 +228,13 @@ func (f *fleet) storm(ctx context.Context) {
 	r := f.random.fork()
 	delay := localaws.Fault{Caller: "worker", Effect: localaws.Delay, Latency: localaws.Latency{Min: 5 * time.Millisecond, Mean: f.latency}}
 	defer f.server.SetFaults(delay)
+	defer f.denying.Store(false)
 	effects := []localaws.Effect{localaws.FailBefore, localaws.FailAfter, localaws.DropBefore, localaws.DropAfter}
 	for ctx.Err() == nil {
 		faults := []localaws.Fault{delay}
 		effect := effects[r.IntN(len(effects))]
 		service := []string{"", "s3", "s3", "sqs", "kms"}[r.IntN(5)]
+		f.denying.Store(f.denials && r.IntN(3) == 0)
 		switch r.IntN(5) {
 		case 0: // a nice day
 		case 1: // now and then
@@ -234,7 +246,7 @@ func (f *fleet) storm(ctx context.Context) {
 		case 3: // too much
 			faults = append(faults, localaws.Fault{Caller: "worker", Service: service, Effect: localaws.Throttle, Rate: 1 + 10*r.Float64(), PerPrefix: r.IntN(2) == 0})
 		case 4: // one operation does not come through at all
-			writes := []string{"UpdateObjectEncryption", "CopyObject", "PutObject", "HeadObject", "ListObjectsV2", "ListObjectVersions", "SendMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch"}
+			writes := []string{"UpdateObjectEncryption", "CopyObject", "PutObject", "HeadObject", "ListObjectsV2", "ListObjectVersions", "GetObject", "ReEncrypt", "SendMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch"}
 			faults = append(faults, localaws.Fault{Caller: "worker", Operations: []string{writes[r.IntN(len(writes))]}, Effect: effect, Probability: 0.5 + 0.5*r.Float64()})
 		}
 		f.server.SetFaults(faults...)

@@ -27,16 +27,20 @@ import (
 
 // facts are all that can be seen of an object version.
 type facts struct {
-	Body                   string // "" where it is archived
-	Size                   int64
-	Encryption, KMSKey     string
-	BucketKey              bool
-	StorageClass, Checksum string
-	Headers                [7]string
-	Metadata               map[string]string
-	Tags                   []string
-	Lock                   [3]string
-	ETag, LastModified     string
+	Body               string // "" where it is archived
+	Size               int64
+	Encryption, KMSKey string
+	BucketKey          bool
+	StorageClass       string
+	Checksum           [2]string
+	Headers            [7]string
+	Metadata           map[string]string
+	Tags               []string
+	Lock               [3]string
+	ETag, LastModified string
+	// Of the data key in it, where it has one; what a re-wrap may change is not in Body,
+	// Metadata and Checksum then.
+	Sealing, Secret, Under string
 }
 
 // record is an object version, or a delete marker, as it was before the fleet
@@ -56,7 +60,6 @@ type truth struct {
 	scenario
 	r    *rand.Rand
 	want map[string][]*record // by object key, the oldest first; one at most where there are no versions
-	ever map[string][]facts   // everything that was ever stored
 	// underOld counts what others write under the old key: a job gives up when that
 	// does not end.
 	underOld int
@@ -65,7 +68,7 @@ type truth struct {
 }
 
 func newTruth(a *account, s scenario) *truth {
-	return &truth{account: a, scenario: s, r: rand.New(rand.NewPCG(s.seed, 4)), want: map[string][]*record{}, ever: map[string][]facts{}}
+	return &truth{account: a, scenario: s, r: rand.New(rand.NewPCG(s.seed, 4)), want: map[string][]*record{}}
 }
 
 var oddNames = []string{"sp ace", "pl+us", "per%41cent", "ümlaut/ü", "a//b", "q?x=1&y=2#z", "ctrl\x01\x1f", "dot/./..", "\U0001F511", "quote\"'<>"}
@@ -112,9 +115,17 @@ func (w *truth) meddle(ctx context.Context) {
 		switch n := w.r.IntN(10); {
 		case strings.HasPrefix(key, "locked/"), n < 2:
 			w.put(fmt.Sprintf("%c/new-%d", 'a'+rune(w.r.IntN(4)), w.foreign), under, time.Now())
-		case n < 7:
+		case n < 5:
 			w.put(key, under, time.Now())
-		case n < 9 || !w.versioned || w.method == reencrypt.MethodCopy:
+		case n < 7:
+			dataKeyUnder := []string{"a", "b", "other"}[w.r.IntN(3)]
+			if dataKeyUnder == "a" {
+				if w.underOld++; w.underOld > 5 {
+					dataKeyUnder = "b"
+				}
+			}
+			w.seal(sealingNames[w.r.IntN(len(sealingNames))], key, under, dataKeyUnder, time.Now())
+		case n < 9 || !w.versioned || w.copies():
 			w.remove(key)
 		default:
 			w.erase(key)
@@ -123,7 +134,7 @@ func (w *truth) meddle(ctx context.Context) {
 }
 
 // put stores an object version under a key, "" for a key of S3's own.
-func (w *truth) put(key, under string, written time.Time, change ...func(*s3.PutObjectInput)) {
+func (w *truth) put(key, under string, written time.Time, change ...func(*s3.PutObjectInput)) *record {
 	w.now++
 	in := &s3.PutObjectInput{
 		Bucket: aws.String(dataBucket), Key: &key, Body: strings.NewReader(strings.Repeat(fmt.Sprintf("body %d ", w.now), w.r.IntN(4))),
@@ -164,13 +175,12 @@ func (w *truth) put(key, under string, written time.Time, change ...func(*s3.Put
 	got := w.read(key, version)
 	// The fleet may have been quicker than this reading.
 	got.Encryption, got.KMSKey = string(in.ServerSideEncryption), aws.ToString(in.SSEKMSKeyId)
-	w.add(&record{key: key, version: version, facts: got, written: written})
+	o := &record{key: key, version: version, facts: got, written: written}
+	w.add(o)
+	return o
 }
 
 func (w *truth) add(o *record) {
-	if !o.marker {
-		w.ever[o.key] = append(w.ever[o.key], o.facts)
-	}
 	if !w.versioned {
 		w.want[o.key] = nil
 	}
@@ -210,7 +220,7 @@ func (a *account) read(key, version string) facts {
 	a.must(err)
 	f := facts{
 		Size: aws.ToInt64(h.ContentLength), Encryption: string(h.ServerSideEncryption), KMSKey: aws.ToString(h.SSEKMSKeyId), BucketKey: aws.ToBool(h.BucketKeyEnabled),
-		StorageClass: string(h.StorageClass), Checksum: aws.ToString(h.ChecksumCRC32) + "/" + aws.ToString(h.ChecksumSHA256), Metadata: h.Metadata,
+		StorageClass: string(h.StorageClass), Checksum: [2]string{aws.ToString(h.ChecksumCRC32), aws.ToString(h.ChecksumSHA256)}, Metadata: h.Metadata,
 		Lock: [3]string{string(h.ObjectLockMode), string(h.ObjectLockLegalHoldStatus), fmt.Sprint(aws.ToTime(h.ObjectLockRetainUntilDate))},
 		ETag: aws.ToString(h.ETag), LastModified: h.LastModified.String(),
 	}
@@ -231,6 +241,7 @@ func (a *account) read(key, version string) facts {
 		f.Tags = append(f.Tags, *tag.Key+"="+*tag.Value)
 	}
 	slices.Sort(f.Tags)
+	a.open(&f)
 	return f
 }
 
@@ -368,14 +379,16 @@ func check(t *testing.T, f *fleet, w *truth) {
 		if have == nil {
 			have = &found{}
 		}
-		if w.versioned && w.method == reencrypt.MethodCopy {
+		if w.versioned && w.copies() {
 			w.checkCopied(t, key, have, jobs)
 		} else {
 			w.checkInPlace(t, key, have, jobs)
 		}
+		w.checkNamed(t, key, have, last)
 	}
 	w.checkRows(t, now, last)
 	f.checkBounds(t)
+	f.checkTrail(t)
 }
 
 // checkState checks that everything is told and nothing is left open.
@@ -404,20 +417,21 @@ func (f *fleet) checkState(t *testing.T, jobs []finished) {
 	}
 }
 
-// allowed returns the keys under which an object version may be now.
-func (w *truth) allowed(o *record, jobs []finished) []string {
+// allowed returns the keys under which an object version may be now, or those of its copies
+// whose versions are given.
+func (w *truth) allowed(o *record, jobs []finished, copies ...string) []string {
 	at, tos := []string{o.facts.KMSKey}, []string{w.keys["b"], w.keys[cmp.Or(w.again, "b")]}
 	for _, j := range jobs {
 		var next []string
 		for _, key := range at {
-			reason, late := j.rows[[2]string{o.key, o.version}].Reason, o.written.After(j.began)
-			copied := w.method == reencrypt.MethodCopy && reason == reencrypt.ReasonNoncurrent
+			row, late := j.row(o.key, o.version, copies), o.written.After(j.began)
+			copied := w.method == reencrypt.MethodCopy && row.Reason == reencrypt.ReasonNoncurrent
 			switch {
 			case !slices.Contains(j.From, key):
 				next = append(next, key)
-			case late, reason == reencrypt.ReasonError, reason == reencrypt.ReasonChanging, reason == reencrypt.ReasonDiffers:
-				next = append(next, key, j.To) // an answer that is lost does not say what was done
-			case reason != "" && !copied:
+			case late, slices.Contains(unsure, row.Reason):
+				next = append(next, key, j.To)
+			case row.Reason != "" && !copied && !ofDataKeys(row):
 				next = append(next, key)
 			default:
 				next = append(next, j.To)
@@ -439,12 +453,15 @@ func (w *truth) raced(o *record) bool {
 }
 
 // same compares an object version with what it must be.
-func (w *truth) same(t *testing.T, what string, o *record, have facts, allowed []string, copied bool) {
+func (w *truth) same(t *testing.T, what string, o *record, have facts, allowed, dataKeyAllowed []string, copied bool) {
 	if !slices.Contains(allowed, have.KMSKey) {
 		t.Errorf("%q version %s: %s is under %q, was written under %q (at %s): may be under %q", o.key, o.version, what, have.KMSKey, o.facts.KMSKey, o.written, allowed)
 	}
+	if !slices.Contains(dataKeyAllowed, have.Under) {
+		t.Errorf("%q version %s: %s has its data key (%s) under %q, was written under %q (at %s): may be under %q", o.key, o.version, what, o.facts.Sealing, have.Under, o.facts.Under, o.written, dataKeyAllowed)
+	}
 	want := o.facts
-	want.KMSKey = have.KMSKey
+	want.KMSKey, want.Under = have.KMSKey, have.Under
 	if copied {
 		want.ETag, want.LastModified = have.ETag, have.LastModified
 	}
@@ -454,6 +471,13 @@ func (w *truth) same(t *testing.T, what string, o *record, have facts, allowed [
 	if d := gocmp.Diff(want, have); d != "" {
 		t.Errorf("%q version %s: %s: %s", o.key, o.version, what, d)
 	}
+}
+
+func ids(list []*record) (ids []string) {
+	for _, o := range list {
+		ids = append(ids, o.version)
+	}
+	return ids
 }
 
 // checkInPlace checks an object whose versions are what they were.
@@ -466,12 +490,6 @@ func (w *truth) checkInPlace(t *testing.T, key string, have *found, jobs []finis
 			versions = append(versions, o)
 		}
 	}
-	ids := func(list []*record) (ids []string) {
-		for _, o := range list {
-			ids = append(ids, o.version)
-		}
-		return ids
-	}
 	if !slices.Equal(ids(versions), ids(have.versions)) || !slices.Equal(ids(markers), ids(have.markers)) {
 		t.Errorf("%q has versions %q and markers %q, want %q and %q", key, ids(have.versions), ids(have.markers), ids(versions), ids(markers))
 		return
@@ -480,38 +498,46 @@ func (w *truth) checkInPlace(t *testing.T, key string, have *found, jobs []finis
 		t.Errorf("%q: the current version is %s, was %s", key, have.current.version, w.want[key][n-1].version)
 	}
 	for i, o := range versions {
-		w.same(t, "it", o, have.versions[i].facts, w.allowed(o, jobs), w.method == reencrypt.MethodCopy)
+		w.same(t, "it", o, have.versions[i].facts, w.allowed(o, jobs), w.dataKeyAllowed(o, jobs), w.method == reencrypt.MethodCopy || w.looked(o.facts))
 	}
 }
 
 // checkCopied checks an object whose current version may have been copied: all
 // versions that were there are as they were, in their order, and whatever came in
-// between is a copy.
+// between is a copy of what it came after.
 func (w *truth) checkCopied(t *testing.T, key string, have *found, jobs []finished) {
-	before := slices.Clone(have.versions)
+	var originals []*record
+	var markers, copies []string // of the newest original
 	for _, o := range w.want[key] {
 		if o.marker {
-			continue
+			markers = append(markers, o.version)
+		} else {
+			originals = append(originals, o)
 		}
-		i := slices.IndexFunc(before, func(h *record) bool { return h.version == o.version })
-		if i < 0 {
-			t.Errorf("%q: version %s is gone, or out of order", key, o.version)
-			continue
-		}
-		w.same(t, "the original", o, before[i].facts, []string{o.facts.KMSKey}, false)
-		before = before[i+1:]
 	}
+	if d := gocmp.Diff(markers, ids(have.markers)); d != "" {
+		t.Errorf("%q: delete markers: %s", key, d)
+	}
+	seen := 0 // of the originals
 	for _, h := range have.versions {
-		if slices.ContainsFunc(w.want[key], func(o *record) bool { return o.version == h.version }) {
-			continue
+		switch {
+		case seen < len(originals) && originals[seen].version == h.version:
+			o := originals[seen]
+			seen, copies = seen+1, nil
+			allowed := []string{o.facts.KMSKey}
+			if w.method != reencrypt.MethodCopy {
+				allowed = w.allowed(o, jobs)
+			}
+			w.same(t, "the original", o, h.facts, allowed, []string{o.facts.Under}, false)
+		case seen == 0:
+			t.Errorf("%q: version %s is a copy of nothing: %+v", key, h.version, h.facts)
+		default:
+			copies = append(copies, h.version)
+			w.copied(t, originals[seen-1], h)
 		}
-		copied := func(f facts) bool {
-			f.KMSKey, f.ETag, f.LastModified = h.facts.KMSKey, h.facts.ETag, h.facts.LastModified
-			return gocmp.Diff(f, h.facts) == ""
-		}
-		if !slices.ContainsFunc(w.ever[key], copied) || h.facts.KMSKey != w.keys["b"] && h.facts.KMSKey != w.keys[cmp.Or(w.again, "b")] {
-			t.Errorf("%q: version %s is no copy of anything: %+v", key, h.version, h.facts)
-		}
+	}
+	if seen < len(originals) {
+		t.Errorf("%q: version %s is gone, or out of order", key, originals[seen].version)
 	}
 	if len(w.want[key]) == 0 {
 		return
@@ -523,7 +549,20 @@ func (w *truth) checkCopied(t *testing.T, key string, have *found, jobs []finish
 		}
 		return
 	}
-	w.same(t, "the current version", o, have.current.facts, w.allowed(o, jobs), true)
+	w.same(t, "the current version", o, have.current.facts, w.allowed(o, jobs, copies...), w.dataKeyAllowed(o, jobs, copies...), len(copies) > 0)
+}
+
+// copied checks that a version is a copy of an original that a job had a reason to make.
+func (w *truth) copied(t *testing.T, o, h *record) {
+	f, tos := o.facts, []string{w.keys["b"], w.keys[cmp.Or(w.again, "b")]}
+	moved := w.method == reencrypt.MethodCopy && slices.Contains(tos, h.facts.KMSKey) || w.looked(f) && slices.Contains(tos, h.facts.Under)
+	if h.facts.KMSKey != f.KMSKey && !slices.Contains(tos, h.facts.KMSKey) || h.facts.Under != f.Under && !slices.Contains(tos, h.facts.Under) {
+		moved = false
+	}
+	f.KMSKey, f.Under, f.ETag, f.LastModified = h.facts.KMSKey, h.facts.Under, h.facts.ETag, h.facts.LastModified
+	if d := gocmp.Diff(f, h.facts); d != "" || !moved {
+		t.Errorf("%q: version %s is no copy of %s: %+v, %s", h.key, h.version, o.version, h.facts, d)
+	}
 }
 
 // checkRows checks that the last job's report names what is there, for a reason
@@ -548,10 +587,17 @@ func (w *truth) checkRows(t *testing.T, now map[string]*found, job finished) {
 			}
 			continue
 		}
+		if slices.Contains(unsure, row.Reason) {
+			continue // nothing is claimed
+		}
+		if ofDataKeys(row) {
+			if !w.fits(o, row, now[o.key].current.version == o.version, job) {
+				t.Errorf("the report says %s of %q (%s), which is %+v", row.Reason, id, row.Detail, o.facts)
+			}
+			continue
+		}
 		fits := false
 		switch row.Reason {
-		case reencrypt.ReasonError, reencrypt.ReasonChanging, reencrypt.ReasonDiffers:
-			continue // nothing is claimed
 		case reencrypt.ReasonObjectLock:
 			fits = o.facts.Lock[0]+o.facts.Lock[1] != ""
 		case reencrypt.ReasonDSSE:
@@ -572,6 +618,9 @@ func (w *truth) checkRows(t *testing.T, now map[string]*found, job finished) {
 	if int(job.Scanned) != versions {
 		t.Errorf("the job has seen %d versions, there are %d", job.Scanned, versions)
 	}
+	if w.envelopes != reencrypt.EnvelopesOff {
+		return // what is on the new key may be refused for its data key
+	}
 	if n := int(job.Moved + job.ByReason[reencrypt.ReasonOnTarget]); n != onTarget && job.Failed == 0 {
 		t.Errorf("the job says that %d versions are on the new key, there are %d", n, onTarget)
 	}
@@ -581,8 +630,12 @@ func (w *truth) checkRows(t *testing.T, now map[string]*found, job finished) {
 // held up between the rate's leave and its request is at most what a worker may
 // have in hand.
 func (f *fleet) checkBounds(t *testing.T) {
-	if f.busiest > int64(f.concurrency) {
-		t.Errorf("a worker had %d objects in hand, %d are allowed", f.busiest, f.concurrency)
+	allowed := int64(f.concurrency)
+	if f.twins {
+		allowed *= 2
+	}
+	if f.busiest > allowed {
+		t.Errorf("a worker had %d objects in hand, %d are allowed", f.busiest, allowed)
 	}
 	for _, still := range f.still {
 		for _, at := range f.writes {

@@ -50,6 +50,7 @@ type account struct {
 	server      *localaws.Server
 	s3          *s3.Client
 	sqs         *sqs.Client
+	secrets     *reencrypt.Keys
 	queue, dead string
 	keys        map[string]string // ARNs by name
 }
@@ -64,6 +65,7 @@ func newAccount(t *testing.T, s scenario) *account {
 	}
 	a.queue, a.dead = a.makeQueue("jobs", "jobs-dead")
 	keys := kms.NewFromConfig(cfg)
+	a.secrets = &reencrypt.Keys{T: t, KMS: keys}
 	for _, name := range []string{"a", "b", "c", "other"} {
 		out, err := keys.CreateKey(t.Context(), &kms.CreateKeyInput{})
 		a.must(err)
@@ -101,6 +103,7 @@ type fleet struct {
 	survived *survived
 	random   *dice
 	kills    atomic.Int64 // how many more may die
+	denying  atomic.Bool  // data keys may not be re-encrypted
 
 	mu        sync.Mutex
 	completed []reencrypt.Summary
@@ -184,7 +187,10 @@ func (p *process) Do(request *http.Request) (*http.Response, error) {
 		}
 	}
 	defer p.watch(request)()
-	answer, err := p.next.Do(request)
+	answer, err := p.denied(request), error(nil)
+	if answer == nil {
+		answer, err = p.next.Do(request)
+	}
 	p.standStill()
 	switch {
 	case p.dead.Load():
@@ -207,7 +213,7 @@ func (p *process) watch(r *http.Request) (served func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.busiest = max(p.busiest, p.inHand.Add(1))
-	write := r.Method == http.MethodPut && (r.URL.Query().Has("encryption") || r.Header.Get("X-Amz-Copy-Source") != "")
+	write := r.Method == http.MethodPut
 	if write && strings.Contains(r.Header.Get("Amz-Sdk-Request"), "attempt=1") {
 		p.writes = append(p.writes, time.Now())
 	}
@@ -223,7 +229,7 @@ func (p *process) engine() *reencrypt.Engine {
 		S3: buckets, KMS: keys, Resolver: inventory.New(keys, buckets, accountID, "us-east-1"), Account: accountID,
 		Store: state.New(skewed{buckets, p.skew}, stateBucket, statePrefix, accountID), StateBucket: stateBucket, StatePrefix: statePrefix,
 		SQS: lossy{sqs.NewFromConfig(cfg), p}, QueueURL: p.queue, Observer: p,
-		Method: p.method, Concurrency: p.concurrency, Rate: p.rate, SliceSize: p.sliceSize,
+		Method: p.method, Envelopes: p.envelopes, RewriteFiles: p.rewrite, Concurrency: p.concurrency, Rate: p.rate, SliceSize: p.sliceSize,
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -236,8 +242,13 @@ func (p *process) engine() *reencrypt.Engine {
 func (p *process) work() {
 	cfg := inprocess.Config(p.server, "us-east-1", "worker")
 	cfg.HTTPClient = p
-	e := p.engine()
+	e, twin := p.engine(), p.engine()
 	pool, err := worker.New(p.ctx, sqs.NewFromConfig(cfg), worker.HandlerFunc(func(ctx context.Context, m worker.Message) error {
+		if p.twins {
+			var second sync.WaitGroup
+			second.Go(func() { _ = twin.Handle(ctx, []byte(m.Body)) })
+			defer second.Wait()
+		}
 		return e.Handle(ctx, []byte(m.Body))
 	}), worker.Options{QueueURL: p.queue, Concurrency: p.slots, DrainTimeout: 10 * time.Second})
 	if err != nil {

@@ -92,7 +92,7 @@ func TestDataKeysThatCannotBeMovedAreNamed(t *testing.T) {
 	under := func(key string) func(*s3.PutObjectInput) {
 		return func(in *s3.PutObjectInput) { in.SSEKMSKeyId = &key }
 	}
-	_, file, _ := sealings["sops"].write(w, w.a)
+	_, file, _ := Sealings["sops"].Write(w.keys(), w.a, "x")
 	message := "\x01\x80\x03\x78" + strings.Repeat("i", 16) + "\x00\x00\x00\x01\x00\x07aws-kms\x00" + string(rune(len(w.a))) + w.a + "\x00\x07wrapped\x02\x00\x00\x10\x00"
 	cases := map[string]struct {
 		reason Reason // "" is none
@@ -106,7 +106,7 @@ func TestDataKeysThatCannotBeMovedAreNamed(t *testing.T) {
 		cases[key] = c
 	}
 	sealed := func(key string, reason Reason, detail, name, wrappedUnder string, change ...func(*s3.PutObjectInput)) {
-		put(key, reason, detail, string(sealings[name].format))
+		put(key, reason, detail, string(Sealings[name].Format))
 		w.seal(name, key, wrappedUnder, change...)
 	}
 	const stays = "its data key stays under the old key"
@@ -119,8 +119,8 @@ func TestDataKeysThatCannotBeMovedAreNamed(t *testing.T) {
 	put("a/x.instruction", ReasonEnvelopeMalformed, "not a JSON object", "s3-client", text("[]", "x-amz-crypto-instr-file", ""))
 	put("a/y.instruction", "", "", "", text("how to build it"))
 	put("a/age", "", "", "sops", text(`{"a":"ENC[AES256_GCM,data:QQ==]","sops":{"lastmodified":"x","version":"1","age":[{"enc":"x"}]}}`))
-	put("a/context", ReasonEnvelopeKMS, "InvalidCiphertextException", "kms-ciphertext", text(string(w.dataKey(w.a, v2Context))))
-	put("a/other-context", "", "", "kms-ciphertext", text(string(w.dataKey(w.other, v2Context))))
+	put("a/context", ReasonEnvelopeKMS, "InvalidCiphertextException", "kms-ciphertext", text(string(w.keys().dataKey(w.a, v2Context))))
+	put("a/other-context", "", "", "kms-ciphertext", text(string(w.keys().dataKey(w.other, v2Context))))
 	put("a/archived", ReasonEnvelopeUnread, "InvalidObjectState", "", func(in *s3.PutObjectInput) { in.StorageClass = types.StorageClassGlacier })
 	put("a/large", ReasonEnvelopeLarge, "has 16777217 bytes", "sops", text(file+strings.Repeat("#", 16<<20+1-len(file))))
 	sealed("a/metadata", ReasonMetadata, "s3-client-v2): "+stays, "v2", w.a, func(in *s3.PutObjectInput) { in.Metadata["odd"] = "=?UTF-8?B?w7w=?=" })
@@ -242,7 +242,7 @@ func TestDataKeysThatAreNotAllowedToMove(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			for name := range sealings {
+			for name := range Sealings {
 				w.seal(name, name, w.a, func(in *s3.PutObjectInput) { in.SSEKMSKeyId = &w.other })
 			}
 			before := w.snapshot()

@@ -2,9 +2,6 @@ package reencrypt
 
 import (
 	"crypto/sha256"
-	"encoding/base64"
-	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,165 +9,18 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/cmkeeper/cmkeeper/clientside"
-	"github.com/cmkeeper/cmkeeper/envelope"
 )
 
-// sealing is a way in which an application stores a data key with what it encrypts. The
-// tests read it without package clientside. That the programs whose formats these are can
-// read it is shown in module interop.
-type sealing struct {
-	format clientside.Format
-	// write returns an object, and its instruction file where there is one.
-	write func(w *world, under string) (metadata map[string]string, body, instruction string)
-	// find returns the wrapped data key of what write wrote, and its encryption context.
-	find func(metadata map[string]string, body, instruction string) ([]byte, map[string]string)
-}
-
-var (
-	v2Context = map[string]string{"aws:x-amz-cek-alg": "AES/GCM/NoPadding", "tenant": "a"}
-	v3Context = map[string]string{"aws:x-amz-cek-alg": "115"}
-)
-
-const ciphertext = "what the application has encrypted"
-
-func (w *world) dataKey(under string, about map[string]string) []byte {
-	w.t.Helper()
-	out, err := w.kms.GenerateDataKey(w.t.Context(), &kms.GenerateDataKeyInput{KeyId: &under, NumberOfBytes: aws.Int32(32), EncryptionContext: about})
-	w.must(err)
-	return out.CiphertextBlob
-}
-
-func b64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
-
-func unb64(text string) []byte {
-	b, err := base64.StdEncoding.DecodeString(text)
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
-
-func object2json(v any) string {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return string(b)
-}
-
-func v2Metadata(w *world, under string) map[string]string {
-	return map[string]string{
-		"x-amz-key-v2": b64(w.dataKey(under, v2Context)), "x-amz-iv": "AAAAAAAAAAAAAAAA", "x-amz-wrap-alg": "kms+context", "x-amz-cek-alg": "AES/GCM/NoPadding",
-		"x-amz-matdesc": object2json(v2Context), "x-amz-tag-len": "128", "x-amz-unencrypted-content-length": "18", "of-the-application": "stays",
-	}
-}
-
-func v3Wrapped(w *world, under string) map[string]string {
-	return map[string]string{"x-amz-3": b64(w.dataKey(under, v3Context)), "x-amz-w": "12", "x-amz-t": object2json(v3Context)}
-}
-
-func fromInstruction(name string, about map[string]string) func(map[string]string, string, string) ([]byte, map[string]string) {
-	return func(_ map[string]string, _, instruction string) ([]byte, map[string]string) {
-		var members map[string]string
-		if err := json.Unmarshal([]byte(instruction), &members); err != nil {
-			panic(err)
-		}
-		return unb64(members[name]), about
-	}
-}
-
-var sealings = map[string]sealing{
-	"v2": {
-		format: clientside.S3ClientV2,
-		write: func(w *world, under string) (map[string]string, string, string) {
-			return v2Metadata(w, under), ciphertext, ""
-		},
-		find: func(metadata map[string]string, _, _ string) ([]byte, map[string]string) {
-			return unb64(metadata["x-amz-key-v2"]), v2Context
-		},
-	},
-	"v3": {
-		format: clientside.S3ClientV3,
-		write: func(w *world, under string) (map[string]string, string, string) {
-			metadata := v3Wrapped(w, under)
-			maps.Copy(metadata, map[string]string{"x-amz-c": "115", "x-amz-d": "commitment", "x-amz-i": "message id"})
-			return metadata, ciphertext, ""
-		},
-		find: func(metadata map[string]string, _, _ string) ([]byte, map[string]string) {
-			return unb64(metadata["x-amz-3"]), v3Context
-		},
-	},
-	"v2-instruction": {
-		format: clientside.S3ClientV2,
-		write: func(w *world, under string) (map[string]string, string, string) {
-			return map[string]string{"of-the-application": "stays"}, ciphertext, object2json(v2Metadata(w, under))
-		},
-		find: fromInstruction("x-amz-key-v2", v2Context),
-	},
-	"v3-instruction": {
-		format: clientside.S3ClientV3,
-		write: func(w *world, under string) (map[string]string, string, string) {
-			return map[string]string{"x-amz-c": "115", "x-amz-d": "commitment", "x-amz-i": "message id"}, ciphertext, object2json(v3Wrapped(w, under))
-		},
-		find: fromInstruction("x-amz-3", v3Context),
-	},
-	"raw": {
-		format: clientside.KMSCiphertext,
-		write: func(w *world, under string) (map[string]string, string, string) {
-			return nil, string(w.dataKey(under, nil)), ""
-		},
-		find: func(_ map[string]string, body, _ string) ([]byte, map[string]string) { return []byte(body), nil },
-	},
-	"tink": {
-		format: clientside.Tink,
-		write: func(w *world, under string) (map[string]string, string, string) {
-			blob := w.dataKey(under, nil)
-			return nil, string(binary.BigEndian.AppendUint32(nil, uint32(len(blob)))) + string(blob) + ciphertext, ""
-		},
-		find: func(_ map[string]string, body, _ string) ([]byte, map[string]string) {
-			return []byte(body)[4 : 4+binary.BigEndian.Uint32([]byte(body))], nil
-		},
-	},
-	"sops": {
-		format: clientside.SOPS,
-		write: func(w *world, under string) (map[string]string, string, string) {
-			return nil, fmt.Sprintf("a: ENC[AES256_GCM,data:QQ==,iv:QQ==,tag:QQ==,type:str]\nsops:\n  kms:\n  - arn: %s\n    context:\n      tenant: a\n    enc: %s\n  lastmodified: x\n  version: 3.0.0\n",
-				under, b64(w.dataKey(under, map[string]string{"tenant": "a"}))), ""
-		},
-		find: func(_ map[string]string, body, _ string) ([]byte, map[string]string) {
-			_, enc, _ := strings.Cut(body, "enc: ")
-			enc, _, _ = strings.Cut(enc, "\n")
-			return unb64(enc), map[string]string{"tenant": "a"}
-		},
-	},
-	"own": {
-		format: clientside.Envelope,
-		write: func(w *world, under string) (map[string]string, string, string) {
-			sealer, err := envelope.New(w.kms, under, envelope.Options{})
-			w.must(err)
-			message, err := sealer.Seal(w.t.Context(), []byte(ciphertext), map[string]string{"tenant": "a"})
-			w.must(err)
-			return nil, string(message), ""
-		},
-		find: func(_ map[string]string, body, _ string) ([]byte, map[string]string) {
-			h, err := envelope.ReadHeader(strings.NewReader(body))
-			if err != nil {
-				panic(err)
-			}
-			return h.WrappedKey, h.Context
-		},
-	},
-}
+func (w *world) keys() *Keys { return &Keys{w.t, w.kms} }
 
 // seal stores an object whose data key is under a key of KMS.
 func (w *world) seal(name, key, under string, change ...func(*s3.PutObjectInput)) {
 	w.t.Helper()
-	metadata, body, instruction := sealings[name].write(w, under)
+	metadata, body, instruction := Sealings[name].Write(w.keys(), under, "what the application has encrypted")
 	put := func(key, text string, metadata map[string]string) {
 		w.put(key, w.a, append([]func(*s3.PutObjectInput){func(in *s3.PutObjectInput) { in.Metadata, in.Body = metadata, strings.NewReader(text) }}, change...)...)
 	}
@@ -197,15 +47,13 @@ func (w *world) open(name string, all []seen, key string) opened {
 			instruction = s
 		}
 	}
-	blob, about := sealings[name].find(o.Metadata, o.Body, instruction.Body)
-	out, err := w.kms.Decrypt(w.t.Context(), &kms.DecryptInput{CiphertextBlob: blob, EncryptionContext: about})
-	w.must(err)
-	text := fmt.Sprintf("%q %q %q", o.Metadata, o.Body, instruction.Body)
-	quoted := func(b []byte) string { q := fmt.Sprintf("%q", string(b)); return q[1 : len(q)-1] }
-	for _, changes := range []string{b64(blob), quoted(blob), quoted(binary.BigEndian.AppendUint32(nil, uint32(len(blob)))), *out.KeyId} {
-		text = strings.ReplaceAll(text, changes, "…")
+	wrapped, about := Sealings[name].Find(o.Metadata, o.Body, instruction.Body)
+	secret, under := w.keys().Secret(wrapped, about)
+	text := fmt.Sprintf("%q %q", Blank(o.Body, wrapped, under), Blank(instruction.Body, wrapped, under))
+	for _, member := range slices.Sorted(maps.Keys(o.Metadata)) {
+		text += fmt.Sprintf(" %q %q", member, Blank(o.Metadata[member], wrapped, under))
 	}
-	return opened{string(out.Plaintext), *out.KeyId, fmt.Sprintf("%x", sha256.Sum256([]byte(text)))}
+	return opened{secret, under, fmt.Sprintf("%x", sha256.Sum256([]byte(text)))}
 }
 
 // layers are what S3 itself does with the objects of the tests, and what it does afterwards.
@@ -252,10 +100,10 @@ func TestDataKeysMoveWithTheObjects(t *testing.T) {
 				w.versioning(types.BucketVersioningStatusEnabled)
 			}
 			before := map[string]opened{}
-			for name := range sealings {
+			for name := range Sealings {
 				for layer, l := range layers(w) {
 					large := func(in *s3.PutObjectInput) {
-						if c.change != nil && sealings[name].format == clientside.S3ClientV3 && !strings.HasSuffix(*in.Key, ".instruction") {
+						if c.change != nil && Sealings[name].Format == clientside.S3ClientV3 && !strings.HasSuffix(*in.Key, ".instruction") {
 							in.Body = bodyOf(6 << 20)
 						}
 					}
@@ -270,7 +118,7 @@ func TestDataKeysMoveWithTheObjects(t *testing.T) {
 			was := map[string]seen{}
 			for _, o := range all {
 				was[o.Key] = o
-				if layer, name, _ := strings.Cut(o.Key, "/"); layer != "" && sealings[name].find != nil {
+				if layer, name, _ := strings.Cut(o.Key, "/"); layer != "" && Sealings[name].Find != nil {
 					before[o.Key] = w.open(name, all, o.Key)
 				}
 			}
