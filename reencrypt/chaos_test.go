@@ -93,12 +93,21 @@ type scenario struct {
 	skew                        time.Duration
 	lossy                       bool // messages are lost, doubled and late
 	twins                       bool // two engines work on each message at once
-	denials                     bool // now and then the fleet may not re-encrypt data keys
+	denials                     denials
 	// The world around it.
 	weather time.Duration // how long requests fail
 	latency time.Duration // the mean of a request
 	writes  int           // what others write and delete meanwhile
 }
+
+// denials is when the fleet may not re-encrypt data keys.
+type denials int
+
+const (
+	never denials = iota
+	nowAndThen
+	always
+)
 
 // draw draws a scenario.
 func draw(seed uint64) scenario {
@@ -135,7 +144,7 @@ func draw(seed uint64) scenario {
 	s.sealed = len(sealingNames) + r.IntN(2*len(sealingNames))
 	s.envelopes = []reencrypt.Envelopes{reencrypt.EnvelopesOff, reencrypt.EnvelopesMetadata, reencrypt.EnvelopesContent, reencrypt.EnvelopesContent, reencrypt.EnvelopesContent}[r.IntN(5)]
 	s.rewrite = s.envelopes == reencrypt.EnvelopesContent && r.IntN(4) > 0
-	s.twins, s.denials = s.rate == 0 && r.IntN(3) == 0, r.IntN(3) == 0
+	s.twins, s.denials = s.rate == 0 && r.IntN(3) == 0, []denials{never, never, never, nowAndThen, nowAndThen, always}[r.IntN(6)]
 	return s
 }
 
@@ -158,11 +167,13 @@ func play(t *testing.T, s scenario, all *survived) {
 	})
 	w := newAccount(t, s)
 	defer w.server.Close()
-	truth := newTruth(w, s)
+	touched := make(chan string)
+	truth := newTruth(w, s, touched)
 	truth.populate()
 	truth.populateSealed()
-	f := &fleet{account: w, scenario: s, survived: all, random: &dice{r: rand.New(rand.NewPCG(s.seed, 2))}}
+	f := &fleet{account: w, scenario: s, survived: all, touched: touched, random: &dice{r: rand.New(rand.NewPCG(s.seed, 2))}}
 	f.kills.Store(int64(s.kills))
+	f.denying.Store(s.denials == always)
 
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
@@ -228,13 +239,13 @@ func (f *fleet) storm(ctx context.Context) {
 	r := f.random.fork()
 	delay := localaws.Fault{Caller: "worker", Effect: localaws.Delay, Latency: localaws.Latency{Min: 5 * time.Millisecond, Mean: f.latency}}
 	defer f.server.SetFaults(delay)
-	defer f.denying.Store(false)
+	defer f.denying.Store(f.denials == always)
 	effects := []localaws.Effect{localaws.FailBefore, localaws.FailAfter, localaws.DropBefore, localaws.DropAfter}
 	for ctx.Err() == nil {
 		faults := []localaws.Fault{delay}
 		effect := effects[r.IntN(len(effects))]
 		service := []string{"", "s3", "s3", "sqs", "kms"}[r.IntN(5)]
-		f.denying.Store(f.denials && r.IntN(3) == 0)
+		f.denying.Store(f.denials == always || f.denials == nowAndThen && r.IntN(3) == 0)
 		switch r.IntN(5) {
 		case 0: // a nice day
 		case 1: // now and then

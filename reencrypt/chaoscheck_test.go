@@ -64,11 +64,13 @@ type truth struct {
 	// does not end.
 	underOld int
 	now      int // makes bodies different
-	foreign  int
+	// touched has the key of an object of which a worker has just read something.
+	touched <-chan string
+	foreign int
 }
 
-func newTruth(a *account, s scenario) *truth {
-	return &truth{account: a, scenario: s, r: rand.New(rand.NewPCG(s.seed, 4)), want: map[string][]*record{}}
+func newTruth(a *account, s scenario, touched <-chan string) *truth {
+	return &truth{account: a, scenario: s, touched: touched, r: rand.New(rand.NewPCG(s.seed, 4)), want: map[string][]*record{}}
 }
 
 var oddNames = []string{"sp ace", "pl+us", "per%41cent", "ümlaut/ü", "a//b", "q?x=1&y=2#z", "ctrl\x01\x1f", "dot/./..", "\U0001F511", "quote\"'<>"}
@@ -106,6 +108,18 @@ func (w *truth) meddle(ctx context.Context) {
 		w.foreign++
 		names := slices.Sorted(maps.Keys(w.want))
 		key := names[w.r.IntN(len(names))]
+		if w.r.IntN(3) > 0 { // between a worker's reading and its writing
+			timer := time.NewTimer(10 * time.Second)
+			select {
+			case touched := <-w.touched:
+				if _, ok := w.want[touched]; ok {
+					key = touched
+				}
+			case <-timer.C:
+			case <-ctx.Done():
+			}
+			timer.Stop()
+		}
 		under := []string{"a", "a", "b", "c", "other", ""}[w.r.IntN(6)]
 		if under == "a" {
 			if w.underOld++; w.underOld > 5 {

@@ -104,6 +104,7 @@ type fleet struct {
 	random   *dice
 	kills    atomic.Int64 // how many more may die
 	denying  atomic.Bool  // data keys may not be re-encrypted
+	touched  chan<- string
 
 	mu        sync.Mutex
 	completed []reencrypt.Summary
@@ -217,7 +218,16 @@ func (p *process) watch(r *http.Request) (served func()) {
 	if write && strings.Contains(r.Header.Get("Amz-Sdk-Request"), "attempt=1") {
 		p.writes = append(p.writes, time.Now())
 	}
-	return func() { p.inHand.Add(-1) }
+	return func() {
+		p.inHand.Add(-1)
+		if r.Method == http.MethodPut {
+			return
+		}
+		select {
+		case p.touched <- strings.TrimPrefix(r.URL.Path, "/"+dataBucket+"/"):
+		default: // nobody waits for it
+		}
+	}
 }
 
 // engine returns the process's engine.

@@ -190,7 +190,7 @@ func (w *truth) fits(o *record, row reencrypt.Refusal, current bool, job finishe
 	case reencrypt.ReasonEnvelopeFile:
 		return old && !w.rewrite && o.facts.inBody()
 	case reencrypt.ReasonEnvelopeKMS:
-		return w.denials
+		return w.denials != never
 	case reencrypt.ReasonEnvelopeUnread:
 		return o.facts.StorageClass == "GLACIER" && (w.envelopes == reencrypt.EnvelopesContent || strings.HasSuffix(o.key, ".instruction"))
 	case reencrypt.ReasonEnvelopeInstruction:
