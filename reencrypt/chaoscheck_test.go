@@ -109,16 +109,7 @@ func (w *truth) meddle(ctx context.Context) {
 		names := slices.Sorted(maps.Keys(w.want))
 		key := names[w.r.IntN(len(names))]
 		if w.r.IntN(3) > 0 { // between a worker's reading and its writing
-			timer := time.NewTimer(10 * time.Second)
-			select {
-			case touched := <-w.touched:
-				if _, ok := w.want[touched]; ok {
-					key = touched
-				}
-			case <-timer.C:
-			case <-ctx.Done():
-			}
-			timer.Stop()
+			key = cmp.Or(w.wait(ctx, []string{"", "sealed/"}[w.r.IntN(2)]), key)
 		}
 		under := []string{"a", "a", "b", "c", "other", ""}[w.r.IntN(6)]
 		if under == "a" {
@@ -143,6 +134,23 @@ func (w *truth) meddle(ctx context.Context) {
 			w.remove(key)
 		default:
 			w.erase(key)
+		}
+	}
+}
+
+// wait waits until a worker has read something of an object with the prefix, and returns
+// its key; "" where none does soon.
+func (w *truth) wait(ctx context.Context, prefix string) string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		select {
+		case key := <-w.touched:
+			if _, ok := w.want[key]; ok && strings.HasPrefix(key, prefix) {
+				return key
+			}
+		case <-ctx.Done():
+			return ""
 		}
 	}
 }
