@@ -115,8 +115,8 @@ func TestByContent(t *testing.T) {
 		"SOPS perhaps":           {head: "a: ENC[AES256_GCM,data:x", size: 30_000, want: Found{Format: SOPS, Partial: true}},
 		"SOPS perhaps, large":    {head: "a: ENC[AES256_GCM,data:x", size: MaxBody + 1, want: Found{Format: SOPS, Partial: true, Refusal: large}},
 		"SOPS without KMS":       {head: `{"sops":{"lastmodified":"x","version":"1","age":[{"enc":"x"}]}}`, want: Found{Format: SOPS, Sure: true}},
-		"SOPS, keys twice":       {head: strings.Replace(string(header), `"pgp": null`, `"kms": [{"arn": "x"}]`, 1)},
-		"SOPS twice":             {head: strings.Replace(string(header), `"n":`, `"sops":{},"n":`, 1)},
+		"SOPS, keys twice":       {head: strings.Replace(string(header), `"pgp": null`, `"kms": [{"arn": "x"}]`, 1), want: Found{Format: SOPS, Refusal: `it looks like a SOPS file, but it has "sops.kms.[0].arn" twice`}},
+		"SOPS twice":             {head: strings.Replace(string(header), `"n":`, `"sops":{},"n":`, 1), want: Found{Format: SOPS, Refusal: `it looks like a SOPS file, but it has "sops" twice`}},
 		"size that cannot be":    {head: blob, size: 3},
 
 		"keyset":                    {head: `{"encryptedKeyset":"` + b64([]byte(blob)) + `"` + keysetInfo + "}", want: Found{Format: TinkKeyset, Sure: true, Keys: []Key{{Wrapped: []byte(blob), ContextUnknown: true}}}},

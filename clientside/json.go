@@ -60,10 +60,13 @@ func index(i int) string { return "[" + strconv.Itoa(i) + "]" }
 // below is the path to what has that name, or place, in what path leads to.
 func below(path []string, name string) []string { return slices.Concat(path, []string{name}) }
 
-// scanJSON returns the scalars below the member of a JSON object, or all where it is "".
+var errNotJSON = errors.New("it is not JSON")
+
+// scanJSON returns the scalars below the member of a JSON object, or all where it is "". The
+// error is errNotJSON, or says why what is wanted is not to be read.
 func scanJSON(body []byte, member string) ([]field, error) {
 	if !json.Valid(body) { // which also bounds the depth
-		return nil, errors.New("it is not JSON")
+		return nil, errNotJSON
 	}
 	s := jsonScan{body: body, member: member}
 	if s.space(); s.body[s.pos] != '{' {

@@ -2,6 +2,7 @@ package clientside
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -28,7 +29,7 @@ func ofSOPS(head []byte, size int64) Found {
 	switch text := bytes.TrimLeft(head, "\ufeff \t\r\n"); {
 	case bytes.HasPrefix(text, []byte("{")):
 		all, err = scanJSON(head, sopsMember)
-		if err != nil {
+		if errors.Is(err, errNotJSON) {
 			return Found{} // by far most that begin like that are no SOPS files
 		}
 		for i := range all {

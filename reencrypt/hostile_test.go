@@ -46,7 +46,7 @@ func TestHostileObjects(t *testing.T) {
 			strings.Repeat("  - arn: "+w.a+"\n    created_at: x\n    enc: "+entry["enc"]+"\n", n) + "  lastmodified: x\n  version: 3.0.0\n"
 		return yaml, object2json(map[string]any{"a": "ENC[AES256_GCM,data:QQ==,iv:QQ==,tag:QQ==,type:str]", "sops": map[string]any{"kms": all, "lastmodified": "x", "version": "3.0.0"}})
 	}
-	manyYAML, _ := many(10_000)
+	manyYAML, manyJSON := many(10_000)
 	instruction := object2json(v2Metadata(w.keys(), w.a))
 	padded := func(size int) string { return instruction + strings.Repeat(" ", size-len(instruction)) }
 	twice := strings.Replace(instruction, "{", `{"x-amz-iv":"AAAA",`, 1)
@@ -73,26 +73,28 @@ func TestHostileObjects(t *testing.T) {
 		reason Reason // "" is none
 		detail string // and no longer than a line
 	}{
-		"metadata, context twice":   {metadata: v2("x-amz-matdesc", `{"a":"b","a":"c"}`), reason: ReasonEnvelopeMalformed, detail: `"a" twice`},
-		"metadata, context deep":    {metadata: v2("x-amz-matdesc", strings.Repeat(`{"a":`, 200)+"1"+strings.Repeat("}", 200)), reason: ReasonEnvelopeKMS, detail: "InvalidCiphertextException"},
-		"metadata, other context":   {metadata: v2("x-amz-matdesc", `{"tenant":"b"}`), reason: ReasonEnvelopeKMS, detail: "InvalidCiphertextException"},
-		"metadata, algorithm":       {metadata: v2("x-amz-wrap-alg", "kms+context\t"+strings.Repeat("x", 500)), reason: ReasonEnvelopeFormat, detail: `("kms+context\t`},
-		"metadata, no vector":       {metadata: map[string]string{"x-amz-key-v2": "QQ=="}, reason: ReasonEnvelopeMalformed, detail: "x-amz-key-v2 is there without x-amz-iv"},
-		"metadata, no commitment":   {metadata: v3Wrapped(w.keys(), w.a), reason: ReasonEnvelopeMalformed, detail: "x-amz-3 is there without x-amz-d or x-amz-i"},
-		"metadata, large":           {metadata: map[string]string{"x-amz-key-v2": strings.Repeat("QUFB", 480), "x-amz-iv": "QQ==", "x-amz-wrap-alg": "kms+context"}, reason: ReasonEnvelopeKMS, detail: "InvalidCiphertextException"},
-		"below 64 KiB.instruction":  {body: padded(64<<10 - 1), moves: find},
-		"64 KiB.instruction":        {body: padded(64 << 10), metadata: marked, moves: find},
-		"large and no.instruction":  {body: padded(64<<10 + 1)},
-		"twice.instruction":         {body: twice, metadata: marked, reason: ReasonEnvelopeMalformed, detail: `"x-amz-iv" twice`},
-		"twice and no.instruction":  {body: twice},
-		".instruction":              {body: instruction, moves: find},
-		"\n\x1b[2J\n.instruction":   {body: instruction, moves: find},
-		"x.instruction":             {body: instruction, moves: find},
-		"x.instruction.instruction": {body: instruction, moves: find},
-		"\n\x1b[2J without":         {metadata: map[string]string{"x-amz-c": "115", "x-amz-d": "x", "x-amz-i": "x"}, reason: ReasonEnvelopeInstruction, detail: "without.instruction"},
-		"SOPS, 10,000 keys":         {body: manyYAML, reason: ReasonEnvelopeFormat, detail: "it has more than 10000 values"},
-		"Tink, no length":           {body: "\x00\x00\x00\x00" + string(w.keys().dataKey(w.a, nil)) + "x"},
-		"Tink, the greatest length": {body: "\xff\xff\xff\xff" + string(w.keys().dataKey(w.a, nil)) + "x"},
+		"metadata, context twice":      {metadata: v2("x-amz-matdesc", `{"a":"b","a":"c"}`), reason: ReasonEnvelopeMalformed, detail: `"a" twice`},
+		"metadata, context deep":       {metadata: v2("x-amz-matdesc", strings.Repeat(`{"a":`, 200)+"1"+strings.Repeat("}", 200)), reason: ReasonEnvelopeKMS, detail: "InvalidCiphertextException"},
+		"metadata, other context":      {metadata: v2("x-amz-matdesc", `{"tenant":"b"}`), reason: ReasonEnvelopeKMS, detail: "InvalidCiphertextException"},
+		"metadata, algorithm":          {metadata: v2("x-amz-wrap-alg", "kms+context\t"+strings.Repeat("x", 500)), reason: ReasonEnvelopeFormat, detail: `("kms+context\t`},
+		"metadata, no vector":          {metadata: map[string]string{"x-amz-key-v2": "QQ=="}, reason: ReasonEnvelopeMalformed, detail: "x-amz-key-v2 is there without x-amz-iv"},
+		"metadata, no commitment":      {metadata: v3Wrapped(w.keys(), w.a), reason: ReasonEnvelopeMalformed, detail: "x-amz-3 is there without x-amz-d or x-amz-i"},
+		"metadata, large":              {metadata: map[string]string{"x-amz-key-v2": strings.Repeat("QUFB", 480), "x-amz-iv": "QQ==", "x-amz-wrap-alg": "kms+context"}, reason: ReasonEnvelopeKMS, detail: "InvalidCiphertextException"},
+		"below 64 KiB.instruction":     {body: padded(64<<10 - 1), moves: find},
+		"64 KiB.instruction":           {body: padded(64 << 10), metadata: marked, moves: find},
+		"large and no.instruction":     {body: padded(64<<10 + 1)},
+		"twice.instruction":            {body: twice, metadata: marked, reason: ReasonEnvelopeMalformed, detail: `"x-amz-iv" twice`},
+		"twice and no.instruction":     {body: twice},
+		".instruction":                 {body: instruction, moves: find},
+		"\n\x1b[2J\n.instruction":      {body: instruction, moves: find},
+		"x.instruction":                {body: instruction, moves: find},
+		"x.instruction.instruction":    {body: instruction, moves: find},
+		"\n\x1b[2J without":            {metadata: map[string]string{"x-amz-c": "115", "x-amz-d": "x", "x-amz-i": "x"}, reason: ReasonEnvelopeInstruction, detail: "without.instruction"},
+		"SOPS, 10,000 keys":            {body: manyYAML, reason: ReasonEnvelopeFormat, detail: "it has more than 10000 values"},
+		"SOPS in JSON, 10,000 keys":    {body: manyJSON, reason: ReasonEnvelopeFormat, detail: "it has more than 10000 values"},
+		"SOPS in JSON, metadata twice": {body: strings.Replace(sops(w.a), "{", `{"sops":{},`, 1), reason: ReasonEnvelopeFormat, detail: `it has "sops" twice`},
+		"Tink, no length":              {body: "\x00\x00\x00\x00" + string(w.keys().dataKey(w.a, nil)) + "x"},
+		"Tink, the greatest length":    {body: "\xff\xff\xff\xff" + string(w.keys().dataKey(w.a, nil)) + "x"},
 		// Nothing authenticates a label. One of another account is believed, see Key.sources.
 		"label of another account":   {body: sops("arn:aws:kms:us-east-1:444455556666:key/x")},
 		"label of the new key":       {body: sops(w.b), moves: enc},
