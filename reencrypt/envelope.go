@@ -200,13 +200,18 @@ func (m *mover) find(ctx context.Context, en entry, h *s3.HeadObjectOutput, s *s
 		return nil
 	}
 	size := aws.ToInt64(h.ContentLength)
-	if strings.HasSuffix(en.key, clientside.InstructionSuffix) && size <= maxInstruction {
+	_, marked := h.Metadata[instructionMark]
+	switch instruction := strings.HasSuffix(en.key, clientside.InstructionSuffix); {
+	case instruction && size > maxInstruction && marked:
+		s.Format = "s3-client"
+		s.refuse(ReasonEnvelopeMalformed, "the instruction file has %d bytes, and %d is the most that is read", size, maxInstruction)
+		return nil
+	case instruction && size <= maxInstruction:
 		body, err := m.read(ctx, en, h, size, s)
 		if err != nil || s.action == refuse {
 			return err
 		}
 		found, err := clientside.ByInstructionFile(body)
-		_, marked := h.Metadata[instructionMark]
 		switch {
 		case err == nil:
 			s.Found = found

@@ -82,6 +82,7 @@ func TestHostileObjects(t *testing.T) {
 		"metadata, large":              {metadata: map[string]string{"x-amz-key-v2": strings.Repeat("QUFB", 480), "x-amz-iv": "QQ==", "x-amz-wrap-alg": "kms+context"}, reason: ReasonEnvelopeKMS, detail: "InvalidCiphertextException"},
 		"below 64 KiB.instruction":     {body: padded(64<<10 - 1), moves: find},
 		"64 KiB.instruction":           {body: padded(64 << 10), metadata: marked, moves: find},
+		"above 64 KiB.instruction":     {body: padded(64<<10 + 1), metadata: marked, reason: ReasonEnvelopeMalformed, detail: "65537 bytes, and 65536 is the most"},
 		"large and no.instruction":     {body: padded(64<<10 + 1)},
 		"twice.instruction":            {body: twice, metadata: marked, reason: ReasonEnvelopeMalformed, detail: `"x-amz-iv" twice`},
 		"twice and no.instruction":     {body: twice},
