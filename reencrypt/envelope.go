@@ -67,6 +67,8 @@ const (
 	maxBodies = 4
 	// maxInstruction is how large an instruction file may be: ByInstructionFile reads no more.
 	maxInstruction = 64 << 10
+	// maxAlias is the most characters of an alias (AliasName of KMS's API reference).
+	maxAlias = 256
 	// instructionMark is in the metadata of instruction files that the S3 Encryption Client
 	// for Java writes (content-metadata.md of the client's specification).
 	instructionMark = "x-amz-crypto-instr-file"
@@ -327,20 +329,22 @@ func (m *mover) ask(ctx context.Context, s *sealed) error {
 	return nil
 }
 
-// aliases returns the labels of data keys that are aliases of the key to move to.
+// aliases returns the labels of data keys that are aliases of the key to move to. A label
+// is what a writer likes: where KMS rejects one, or does not say what it is, the key to move
+// to is named in its place.
 func (m *mover) aliases(ctx context.Context, keys []clientside.Key) ([]string, error) {
 	var all []string
 	to := arn.Parse(m.To)
 	for _, k := range keys {
 		label := arn.Parse(k.Label)
-		if !strings.HasPrefix(label.Resource, "alias/") || label.Account != to.Account || label.Region != to.Region {
+		if !strings.HasPrefix(label.Resource, "alias/") || len(label.Resource) > maxAlias || label.Account != to.Account || label.Region != to.Region {
 			continue
 		}
 		keyARN, err := m.resolve(ctx, k.Label)
-		if err != nil {
+		if fault := classify(err); err != nil && (fault == faultTransient || fault == faultThrottled) {
 			return nil, err
 		}
-		if keyARN == m.To {
+		if err == nil && keyARN == m.To {
 			all = append(all, k.Label)
 		}
 	}

@@ -101,6 +101,7 @@ func TestHostileObjects(t *testing.T) {
 		"label of the new key":       {body: sops(w.b), moves: enc},
 		"label that is an odd alias": {body: sops(alias + "\n\x1b[2J"), moves: enc},
 		"label of a long alias":      {body: sops(alias + strings.Repeat("x", 1_000_000)), moves: enc},
+		"label of a forbidden alias": {body: sops(alias + "secret"), moves: enc},
 		"label that is no name":      {body: sops("\u202e\n" + strings.Repeat("x", 10_000)), moves: enc},
 	}
 	secrets := map[string]string{}
@@ -116,7 +117,7 @@ func TestHostileObjects(t *testing.T) {
 	rows := map[string]Refusal{}
 	s, err := w.engine(func(o *Options) {
 		o.KMS = kms.NewFromConfig(cfg)
-		o.Resolver = inventory.New(kms.NewFromConfig(cfg), w.s3, account, "us-east-1")
+		o.Resolver = asked{inventory.New(kms.NewFromConfig(cfg), w.s3, account, "us-east-1"), t}
 	}).Run(t.Context(), RunOptions{
 		Bucket: bucket, From: []string{w.a}, To: w.b, Envelopes: EnvelopesContent, RewriteFiles: true,
 		Row: func(_ int, r Refusal) { rows[r.Key] = r },
@@ -149,6 +150,20 @@ func TestHostileObjects(t *testing.T) {
 			t.Errorf("%q: more has changed: %.1000q, was %.1000q", o.Key, got, want)
 		}
 	}
+}
+
+// asked is a Resolver that is asked for names only that KMS may know: KeyId of its API
+// reference has 2048 characters at most.
+type asked struct {
+	Resolver
+	t *testing.T
+}
+
+func (r asked) Resolve(ctx context.Context, name string) (string, error) {
+	if len(name) > 2048 {
+		r.t.Errorf("KMS is asked for a name of %d characters", len(name))
+	}
+	return r.Resolver.Resolve(ctx, name)
 }
 
 // TestFormatsThatChangeMeanwhile: an object is of another format when it is read, or
