@@ -218,6 +218,13 @@ func (m *mover) copyWhole(ctx context.Context, en entry, h *s3.HeadObjectOutput,
 		in.CacheControl, in.ContentDisposition, in.ContentEncoding = to.CacheControl, to.ContentDisposition, to.ContentEncoding
 		in.ContentLanguage, in.ContentType = to.ContentLanguage, to.ContentType
 		options = append(options, verbatimExpires(to.ExpiresString))
+		if h.ServerSideEncryption != types.ServerSideEncryptionAwsKms {
+			// The ETag is the MD5 of the body then (S3 API Reference, Object), and does not show
+			// that others have given it other metadata. S3 ignores this condition beside
+			// CopySourceIfMatch; IfMatch stands for that.
+			in.CopySource = aws.String(copySource(m.Bucket, en.key, ""))
+			in.CopySourceIfMatch, in.CopySourceIfUnmodifiedSince = nil, h.LastModified
+		}
 	}
 	out, err := m.e.opt.S3.CopyObject(ctx, in, options...)
 	if err != nil {

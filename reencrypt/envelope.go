@@ -401,7 +401,8 @@ func (m *mover) reseal(ctx context.Context, en entry, h *s3.HeadObjectOutput, o 
 }
 
 // putBody puts another body in place of an object that is still what HEAD has shown, and
-// checks it.
+// checks it. S3 has no condition by which tags, or metadata of an object under a key of
+// S3's own, are kept that others change in the moment between.
 func (m *mover) putBody(ctx context.Context, en entry, h *s3.HeadObjectOutput, to goal, g grants, body []byte) error {
 	tags, err := m.tags(ctx, en.key, aws.ToString(h.VersionId))
 	if err != nil {

@@ -10,10 +10,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/cmkeeper/cmkeeper/clientside"
 	"github.com/cmkeeper/cmkeeper/internal/localaws"
@@ -205,6 +208,42 @@ func TestFormatsThatChangeMeanwhile(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestMetadataThatChangeMeanwhile: the ETag of an object under a key of S3's own is the MD5
+// of its body, and does not show that others have given it other metadata.
+func TestMetadataThatChangeMeanwhile(t *testing.T) {
+	for _, versioned := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			defer w.aws.Close()
+			if versioned {
+				w.versioning(types.BucketVersioningStatusEnabled)
+			}
+			bySSES3 := layers(w)["sse-s3"].put
+			w.seal("v3", "key", w.a, bySSES3)
+			time.Sleep(time.Second) // what S3 tells times by
+			var written atomic.Bool
+			var want opened
+			stop := w.aws.Observe(func(r localaws.Request) {
+				if r.Operation == "CopyObject" && written.CompareAndSwap(false, true) {
+					w.seal("v3", "key", w.a, bySSES3, func(in *s3.PutObjectInput) { in.CacheControl = aws.String("no-cache") })
+					want = w.open("v3", w.snapshot(), "key")
+				}
+			})
+			s, err := w.engine().Run(t.Context(), RunOptions{Bucket: bucket, From: []string{w.a}, To: w.b, Envelopes: EnvelopesMetadata}, nil)
+			stop()
+			w.must(err)
+			all := w.snapshot()
+			want.under = w.b
+			if now := w.open("v3", all, "key"); now != want || s.Moved != 1 {
+				t.Errorf("%+v, want %+v; %+v", now, want, s.Counts)
+			}
+			if i := slices.IndexFunc(all, func(o seen) bool { return o.Latest }); all[i].Headers[0] != "no-cache" {
+				t.Errorf("what others have written is lost: %+v", all[i])
+			}
+		})
 	}
 }
 
