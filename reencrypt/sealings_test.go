@@ -125,7 +125,7 @@ var Sealings = map[string]Sealing{
 	},
 	"raw": {
 		Format: clientside.KMSCiphertext,
-		Write: func(k *Keys, under, text string) (map[string]string, string, string) {
+		Write: func(k *Keys, under, _ string) (map[string]string, string, string) {
 			return nil, string(k.dataKey(under, nil)), ""
 		},
 		Find: func(_ map[string]string, body, _ string) ([]byte, map[string]string) { return []byte(body), nil },
