@@ -132,6 +132,9 @@ var unsure = []reencrypt.Reason{reencrypt.ReasonError, reencrypt.ReasonChanging,
 // now, or that of its copies, whose versions are given.
 func (w *truth) dataKeyAllowed(o *record, jobs []finished, copies ...string) []string {
 	at := []string{o.facts.Under}
+	if first := w.keys["b"]; jobs[0].To != first && o.facts.Under == w.keys["a"] && w.looked(o.facts) {
+		at = append(at, first) // by the job before, which was superseded
+	}
 	for _, j := range jobs {
 		var next []string
 		for _, key := range at {
