@@ -221,14 +221,21 @@ func TestRefusedSOPSFiles(t *testing.T) {
 		"sops_lastmodified=x\nsops_version=y\nsops_kms__list_0__map_arn=a\nsops_kms__list_0__map_enc=" + strings.Repeat("A", 70_000): "is too long",
 		"sops_lastmodified=x\nsops_version=y\n" + manyKeys(300):                                                                      "more than 256 keys",
 		"sops_lastmodified=x\nsops_version=y\n" + lots:                                                                               "more than 10000 values",
+		`{"sops":{"lastmodified":"x","` + long + `":[` + strings.Repeat("1,", 100) + `1]}}`:                                          "names with more than 1048576 bytes",
+		`{"sops":{"lastmodified":"x","kms":[{"context":{"` + long + `":{"a":"b"}}}]}}`:                                               "is no list of names and values",
+		`{"sops":{"lastmodified":"x","version":"y","key_groups":{"` + long + `":{"kms":[{"arn":"a","enc":"!"}]}}}}`:                  "the wrapped key is not base64",
 	} {
 		f := whole([]byte(body))
 		switch {
 		case want == "" && (!f.Sure || f.Refusal != ""), want == "-" && f.Format != None, len(want) > 1 && (f.Format != SOPS || f.Refusal == "" || !strings.Contains(f.Refusal, want)):
 			t.Errorf("%.300q: %s %t %q, want %q", body, f.Format, f.Sure, f.Refusal, want)
+		case len(f.Refusal) > 500:
+			t.Errorf("%.300q: a refusal of %d characters", body, len(f.Refusal))
 		}
 	}
 }
+
+var long = strings.Repeat("k", 64<<10)
 
 func manyKeys(n int) string {
 	var b strings.Builder

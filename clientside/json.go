@@ -10,10 +10,12 @@ import (
 )
 
 const (
-	// maxFields and maxDepth bound what is recorded of a document, not what it may have
-	// elsewhere. The context of a SOPS file's key is six deep.
+	// maxFields, maxDepth and maxNames bound what is recorded of a document, not what it may
+	// have elsewhere. The context of a SOPS file's key is six deep. Each field is recorded
+	// with all names that lead to it, which a document has only once: maxNames is bytes.
 	maxFields = 10_000
 	maxDepth  = 8
+	maxNames  = 1 << 20
 )
 
 // field is a scalar of a document, such as a string.
@@ -34,13 +36,20 @@ const isNull = "is nothing"
 
 // fields are those of a document, each path once.
 type fields struct {
-	all  []field
-	seen map[string]bool
+	all   []field
+	seen  map[string]bool
+	names int // bytes of those in seen
 }
 
 func (fs *fields) add(f field) error {
 	if len(fs.all) == maxFields {
 		return fmt.Errorf("it has more than %d values", maxFields)
+	}
+	for _, name := range f.path {
+		fs.names += len(name) + 1
+	}
+	if fs.names > maxNames {
+		return fmt.Errorf("it has values that are below names with more than %d bytes", maxNames)
 	}
 	if fs.seen == nil {
 		fs.seen = map[string]bool{}

@@ -106,7 +106,7 @@ func (f *Found) sops(all []field) error {
 		case name == "context" && len(at) == 4:
 			e.context[at[3]], err = v.text, v.usable()
 		case name == "context" && v.bad != isNull:
-			err = fmt.Errorf("its %s is no list of names and values", strings.Join(v.path, "."))
+			err = fmt.Errorf("its %.80s is no list of names and values", strings.Join(v.path, "."))
 		}
 		if err != nil {
 			return err
@@ -119,7 +119,7 @@ func (f *Found) sops(all []field) error {
 		}
 		wrapped, err := decode(e.wrapped.text)
 		if err != nil {
-			return fmt.Errorf("in %s, %w", strings.Join(e.wrapped.path, "."), err)
+			return fmt.Errorf("in %.80s, %w", strings.Join(e.wrapped.path, "."), err)
 		}
 		f.Keys = append(f.Keys, Key{Wrapped: wrapped, Context: e.context, Label: e.label.text})
 		f.slots = append(f.slots, func(k Key) ([]edit, error) {
