@@ -76,6 +76,12 @@ func TestCountsOfDataKeysAddUp(t *testing.T) {
 	if got := withEarlier(last, carry(Counts{}, first)); got.Scanned != got.Moved+got.Skipped+got.Refused+got.Failed || got.Moved != 6 {
 		t.Errorf("%+v", got)
 	}
+	// One that was moved and of which KMS says nothing in the last pass is refused, and not
+	// moved too.
+	last = Counts{Scanned: 10, Skipped: 6, Refused: 4, ByReason: map[Reason]int64{ReasonOnTarget: 3, ReasonOtherKey: 3, ReasonEnvelopeFormat: 3, ReasonEnvelopeKMS: 1}}
+	if got := withEarlier(last, carry(Counts{}, first)); got.Scanned != 10 || got.Moved != 5 || got.Skipped != 1 || got.Refused != 4 {
+		t.Errorf("%+v", got)
+	}
 }
 
 // What cannot be moved is named, and S3's own encryption of it is moved all the same.

@@ -464,7 +464,8 @@ func carry(earlier, c Counts) Counts {
 // what was moved before counts as moved and not as on-target. What was moved
 // before and has been deleted or overwritten since was
 // scanned too, so that the counts add up. Where the last pass could not look at
-// something it may be what is missing: it counts as failed, and not as moved too.
+// something it may be what is missing: it counts as failed, or as refused where it is
+// data keys that were not to be looked at, and not as moved too.
 //
 // What was moved is on-target in the last pass, but for data keys in objects whose own
 // encryption is another.
@@ -481,7 +482,11 @@ func withEarlier(last, earlier Counts) Counts {
 		}
 	}
 	again += sum.repeated(ReasonOnTarget, onTarget)
-	unproven := min(earlier.Moved, done-again, last.Failed-last.ByReason[ReasonDiffers])
+	unseen := last.Failed - last.ByReason[ReasonDiffers]
+	for _, reason := range []Reason{ReasonKeyUnusable, ReasonEnvelopeKMS, ReasonEnvelopeUnread, ReasonEnvelopeInstruction} {
+		unseen += last.ByReason[reason]
+	}
+	unproven := min(earlier.Moved, done-again, unseen)
 	sum.Moved -= unproven
 	sum.Scanned += done - again - unproven
 	sum.Skipped -= again
