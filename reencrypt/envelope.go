@@ -299,7 +299,7 @@ func (m *mover) ask(ctx context.Context, s *sealed) error {
 		return nil
 	}
 	s.asked = true
-	if err := m.e.rate.wait(ctx); err != nil {
+	if err := m.rate.wait(ctx); err != nil {
 		return err
 	}
 	var err error

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -301,4 +302,43 @@ func TestDataKeysOfWhatIsWrittenMeanwhile(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A survey moves nothing, and yet does not ask KMS about more data keys a second than the
+// engine moves objects.
+func TestSurveysAskAtTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.aws.Close()
+		for i := range 60 {
+			w.seal("v2", fmt.Sprint(i), w.a)
+		}
+		e := w.engine(func(o *Options) { o.Rate = 20 })
+		for name, look := range map[string]func() (Survey, error){
+			"survey": func() (Survey, error) {
+				return e.Survey(t.Context(), Scope{Bucket: bucket}, w.a, EnvelopesMetadata, nil)
+			},
+			"plan": func() (Survey, error) {
+				p, err := e.Plan(t.Context(), RunOptions{Bucket: bucket, From: []string{w.a}, To: w.b, Envelopes: EnvelopesMetadata}, 0, nil)
+				return p.Survey, err
+			},
+			"forecast": func() (Survey, error) {
+				p, err := e.Forecast(t.Context(), RunOptions{Bucket: bucket, From: []string{w.a}, Envelopes: EnvelopesMetadata}, 0, nil)
+				return p.Survey, err
+			},
+		} {
+			began := time.Now()
+			s, err := look()
+			w.must(err)
+			sealed := int64(0)
+			for _, g := range s.Groups {
+				if g.Sealed && !g.Unsure {
+					sealed += g.Versions
+				}
+			}
+			if took := time.Since(began); sealed != 60 || took < 2900*time.Millisecond || took > 4*time.Second {
+				t.Errorf("%s: %d of 60 in %s", name, sealed, took)
+			}
+		}
+	})
 }

@@ -51,7 +51,8 @@ type mover struct {
 	e       *Engine
 	rules   rules
 	facts   facts
-	limiter *limiter // of the bucket
+	limiter *limiter  // of the bucket
+	rate    *throttle // of moves, and of what is asked of KMS
 	dry     bool
 	// gate is asked now and then whether to go on; its error ends the slice.
 	gate func(context.Context) error
@@ -121,7 +122,7 @@ func (e *Engine) moverBy(ctx context.Context, s spec, method method) (*mover, er
 		return nil, err
 	}
 	return &mover{
-		spec: s, e: e, facts: f, limiter: e.limiters.bucket(s.Bucket),
+		spec: s, e: e, facts: f, limiter: e.limiters.bucket(s.Bucket), rate: e.rate,
 		rules: rules{from: s.From, to: s.To, method: method, defaultLock: f.defaultLock, maxCopy: e.opt.MaxCopySize, rewriteFiles: s.RewriteFiles, now: time.Now()},
 	}, nil
 }
@@ -134,7 +135,7 @@ func (m *mover) entries(ctx context.Context, after, through string) iter.Seq2[en
 // run moves the entries, which are in scope, and counts them. Repeating it does no
 // harm. It returns the cause of ctx when that ends.
 func (m *mover) run(ctx context.Context, entries iter.Seq2[entry, error], t *tally) error {
-	leave, err := m.e.rate.enter(ctx)
+	leave, err := m.rate.enter(ctx)
 	if err != nil {
 		return err
 	}
@@ -355,7 +356,7 @@ func (m *mover) try(ctx context.Context, en entry) (verdict, error) {
 		return v, nil
 	}
 	if !s.asked {
-		if err := m.e.rate.wait(ctx); err != nil {
+		if err := m.rate.wait(ctx); err != nil {
 			return v, err
 		}
 	}

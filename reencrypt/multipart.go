@@ -80,7 +80,7 @@ func (m *mover) copyRanges(ctx context.Context, key string, h *s3.HeadObjectOutp
 	parts := make([]types.CompletedPart, (size+step-1)/step)
 	source := copySource(m.Bucket, key, aws.ToString(h.VersionId))
 	one := func(ctx context.Context, i int) error {
-		if err := m.e.rate.wait(ctx); err != nil {
+		if err := m.rate.wait(ctx); err != nil {
 			return err
 		}
 		from := int64(i) * step

@@ -74,12 +74,19 @@ func (e *Engine) Survey(ctx context.Context, scope Scope, keyARN string, envelop
 }
 
 // survey reads the scope, or a random sample of it where sample is not 0, at the
-// rate that the bucket takes.
+// rate that the bucket takes. What it asks KMS is bounded by the engine's rate, of which it
+// takes nothing from the fleet.
 func (m *mover) survey(ctx context.Context, sample int, seen func(int64)) (Survey, error) {
 	var s Survey
+	m.rate = newThrottle(m.e.opt.Rate, func(context.Context) (int, error) { return 0, nil })
+	leave, err := m.rate.enter(ctx)
+	if err != nil {
+		return s, err
+	}
+	defer leave()
 	count := &census{groups: map[Group]*Group{}, seen: seen}
 	g, gctx := errgroup.WithContext(ctx)
-	err := m.visit(gctx, g, sample, &s.Listed, count)
+	err = m.visit(gctx, g, sample, &s.Listed, count)
 	if first := g.Wait(); first != nil { // then all that visit says is that it was cancelled
 		err = first
 	}

@@ -113,6 +113,10 @@ func (b byHand) engine(stateBucket string, concurrency int, rate float64) (*reen
 	})
 }
 
+// askRate is how many objects a second a command that moves nothing asks KMS about, whose
+// quota the account's applications share; it is the fleet's default for moves.
+const askRate = 500
+
 // moveFlags are what reencrypt run and plan have in common.
 type moveFlags struct {
 	account, stateBucket string

@@ -48,8 +48,8 @@ func fleetEngine(ctx context.Context, p *process, concurrency int) (byHand, *sta
 		StateBucket: c.StateBucket, StatePrefix: c.StatePrefix,
 		SQS: ownMessages{hand.sqs, c.fleet(hand.account, hand.region)}, QueueURL: c.JobsQueueURL,
 		Observer:    handlers.JobAlerts{}, // told by workers only
-		Concurrency: concurrency,
-		Logger:      c.logger(p.stderr),
+		Concurrency: concurrency, Rate: askRate,
+		Logger: c.logger(p.stderr),
 	})
 	return hand, store, e, err
 }

@@ -46,7 +46,7 @@ Every object version is asked for its key, or with --sample that many of each bu
 	flags.StringVar(&c.options.To, "to", "", "`key` to move to; by default the one that --alias points to")
 	howFlags(command, &c.options.Versions, &c.options.Method, &c.options.Envelopes, &c.options.RewriteFiles)
 	flags.IntVar(&c.sample, "sample", 0, "ask only this many versions of each bucket for their key, at random, and scale up; 0 asks all")
-	c.add(command, p, 500)
+	c.add(command, p, askRate)
 	flags.BoolVar(&c.json, "json", false, "print the plan as one JSON object, which reencrypt start --plan takes")
 	command.MarkFlagsMutuallyExclusive("alias", "bucket")
 	command.MarkFlagsOneRequired("alias", "bucket")

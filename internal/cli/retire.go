@@ -106,7 +106,7 @@ func (f *retireFlags) check(ctx context.Context, p *process, key string) (byHand
 	if err != nil {
 		return hand, retire.Result{}, err
 	}
-	engine, err := hand.engine("", f.concurrency, 0)
+	engine, err := hand.engine("", f.concurrency, askRate)
 	if err != nil {
 		return hand, retire.Result{}, err
 	}
