@@ -439,6 +439,9 @@ func judgeEnvelopes(f settings) []Finding {
 				fmt.Sprintf("KMS refuses kms:ReEncrypt from %s to the new key (%s): data keys in objects are refused then.", k.arn, k.dryRun), "Grant " + needs["ReEncrypt"] + "."})
 		}
 	}
+	if f.Envelopes == EnvelopesContent {
+		all = append(all, Finding{findingEnvelopes, SeverityNote, "The beginning of each object is read, in each pass. In Intelligent-Tiering that counts as access: the object goes back to the frequent access tier.", ""})
+	}
 	if f.method.traits().name == MethodCopy {
 		return all
 	}
