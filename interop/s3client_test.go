@@ -249,8 +249,9 @@ func aesGCM(t *testing.T, key []byte) cipher.AEAD {
 }
 
 // Version 4 of the client for Go, which writes version 3 of the format, is no module that
-// everybody can get. So writer and reader are ours here, after its source at v4.0.0
-// (internal/key_derivation.go, aes_gcm_committing_content_cipher.go, object_metadata.go).
+// everybody can get, so that module s3clientv4 has it. Writer and reader are ours here, after
+// its source at v4.0.0 (internal/key_derivation.go, aes_gcm_committing_content_cipher.go,
+// object_metadata.go).
 func TestS3ClientV3(t *testing.T) {
 	w := newWorld(t)
 	for _, key := range []string{"metadata", "instruction file", "left"} {
