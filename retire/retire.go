@@ -335,26 +335,12 @@ func judgeResources(r dependents.Result, buckets []bucketFacts, tie, maybe func(
 // to this one, or else to the key that the bucket names; or that somebody has to choose.
 // Data keys move, too, where in says: which key is for them, no bucket names.
 func moveFix(b bucketFacts, f facts, in reencrypt.Envelopes) string {
+	flags := in.Flags(in == reencrypt.EnvelopesContent)
 	if i := slices.IndexFunc(f.aliases, func(a inventory.Alias) bool { return !a.AWSManaged }); i >= 0 {
-		alias := f.aliases[i].Name
-		line := command.Line("cmkeeper rotate %s --dry-run", command.Alias(alias))
-		switch in {
-		case reencrypt.EnvelopesMetadata:
-			line = command.Line("cmkeeper rotate %s --dry-run --envelopes metadata", command.Alias(alias))
-		case reencrypt.EnvelopesContent:
-			line = command.Line("cmkeeper rotate %s --dry-run --envelopes content --rewrite-files", command.Alias(alias))
-		case reencrypt.EnvelopesOff:
-		}
-		return "Put a new key behind the alias, which moves them. See what that takes: " + line
+		return "Put a new key behind the alias, which moves them. See what that takes: " + command.Line("cmkeeper rotate %s --dry-run"+flags, command.Alias(f.aliases[i].Name))
 	}
 	format := command.Format("cmkeeper reencrypt plan --bucket %s --from %s --to %s")
-	switch in {
-	case reencrypt.EnvelopesMetadata:
-		format += " --envelopes metadata"
-	case reencrypt.EnvelopesContent:
-		format += " --envelopes content --rewrite-files"
-	case reencrypt.EnvelopesOff:
-	}
+	format += flags
 	if in.On() {
 		b.moveTo = ""
 	}
