@@ -135,7 +135,7 @@ func (m *mover) sealed(ctx context.Context, en entry, h *s3.HeadObjectOutput, o 
 	if s.Format == clientside.None || s.action == refuse || s.NotKMS || s.Place == clientside.InInstructionFile && s.Partial {
 		return s, nil
 	}
-	if err := m.ask(ctx, &s); err != nil {
+	if err := m.ask(ctx, o, &s); err != nil {
 		s.free()
 		return s, err
 	}
@@ -293,7 +293,7 @@ func (m *mover) read(ctx context.Context, en entry, h *s3.HeadObjectOutput, n in
 
 // ask asks KMS whether data keys are under an old key, and has it move those that can be:
 // nothing is written yet.
-func (m *mover) ask(ctx context.Context, s *sealed) error {
+func (m *mover) ask(ctx context.Context, o object, s *sealed) error {
 	if len(s.Keys) == 0 { // other services wrap them, or, where it is refused, nobody can say who does
 		s.holds = s.Refusal != ""
 		return nil
@@ -314,6 +314,13 @@ func (m *mover) ask(ctx context.Context, s *sealed) error {
 		s.holds = s.moved.Moved > 0
 	}
 	s.proved = s.holds
+	if err != nil && m.To == "" && len(s.Keys) == 1 && o.keyARN != "" && !slices.Contains(m.From, o.keyARN) {
+		// KMS says nothing of a key that is disabled. Where the data key is under the key of
+		// the object, as after a job, it is under no other.
+		if elsewhere, failed := s.Under(ctx, m.e.opt.KMS, []string{o.keyARN}, nil); failed == nil && elsewhere {
+			err = nil
+		}
+	}
 	const cannot = "KMS does not move its data key, or say whether it is under an old key: "
 	switch fault := classify(err); {
 	case err == nil:

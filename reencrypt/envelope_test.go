@@ -228,6 +228,22 @@ func TestDataKeysUnderADisabledKey(t *testing.T) {
 	if now := w.open("v2", w.snapshot(), "a"); now.under != w.b {
 		t.Error("what can be moved was not")
 	}
+	// A survey of the disabled key knows what is under the key of the object itself.
+	w.seal("v2", "d", w.b, func(in *s3.PutObjectInput) { in.SSEKMSKeyId = &w.b })
+	survey, err := w.engine().Survey(t.Context(), Scope{Bucket: bucket}, w.c, EnvelopesMetadata, nil)
+	w.must(err)
+	unsure := map[string]int64{}
+	for _, g := range survey.Groups {
+		if g.Sealed != g.Unsure {
+			t.Errorf("%+v", g)
+		}
+		if g.Unsure {
+			unsure[g.Key] += g.Versions
+		}
+	}
+	if d := cmp.Diff(map[string]int64{w.other: 3}, unsure); d != "" {
+		t.Error(d)
+	}
 }
 
 // Without RewriteFiles a body stays what it is, and a permission of KMS that is missing
