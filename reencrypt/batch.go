@@ -459,7 +459,10 @@ func (e *Engine) batchLook(ctx context.Context, j *jobDoc) error {
 		if j.State != StateRunning && !now.ended() && now.Status != batchCancelling {
 			query := url.Values{"requestedJobStatus": {batchCancelled}, "statusUpdateReason": {"cmkeeper job " + j.ID + " is " + string(j.State)}}
 			err := e.opt.Batch.Call(ctx, http.MethodPost, batchPath+"/"+b.ID+"/status?"+query.Encode(), nil, nil)
-			if err := batchError("UpdateJobStatus", "s3:UpdateJobStatus", err); err != nil && !hasCode(err, "JobStatusException") {
+			if hasCode(err, "JobStatusException") { // it has ended, or another worker has cancelled it, since it was described
+				err = nil
+			}
+			if err := batchError("UpdateJobStatus", "s3:UpdateJobStatus", err); err != nil {
 				return err
 			}
 			now.Ours = true

@@ -388,7 +388,7 @@ func (f *fleet) handleOne() {
 }
 
 // TestBatchOfASupersededJobEndsFirst moves the alias again while S3 works, and
-// then back.
+// then back, and while another worker cancels the batch job at the same time.
 func TestBatchOfASupersededJobEndsFirst(t *testing.T) {
 	for _, back := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -407,6 +407,19 @@ func TestBatchOfASupersededJobEndsFirst(t *testing.T) {
 			to := w.c
 			if back {
 				to = w.a
+				rival := s3control.NewFromConfig(inprocess.Config(w.aws, "us-east-1", "rival"))
+				var once atomic.Bool
+				defer w.aws.Observe(func(r localaws.Request) {
+					if r.Operation != "UpdateJobStatus" || !once.CompareAndSwap(false, true) {
+						return
+					}
+					out, err := rival.ListJobs(t.Context(), &s3control.ListJobsInput{AccountId: aws.String(account), JobStatuses: []types.JobStatus{types.JobStatusActive}})
+					w.must(err)
+					for _, j := range out.Jobs {
+						_, err := rival.UpdateJobStatus(t.Context(), &s3control.UpdateJobStatusInput{AccountId: aws.String(account), JobId: j.JobId, RequestedJobStatus: types.RequestedJobStatusCancelled})
+						w.must(err)
+					}
+				})()
 			}
 			_, err = f.engines[1].Start(t.Context(), w.move(time.Now(), to, w.b))
 			w.must(err)
