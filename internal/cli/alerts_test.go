@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,19 +101,31 @@ func TestAlertsListShowsWhatIsCollected(t *testing.T) {
 	a := newAccount(t)
 	a.enter()
 	m := a.start("ALERT_GROUP_INTERVAL", "10m", "ALERT_GROUP_WAIT", "10m")
-	first, second := a.newRotatingKey(), a.newRotatingKey()
+	first, second, third := a.newRotatingKey(), a.newRotatingKey(), a.newRotatingKey()
 	a.eventually("the keys are known", func() bool {
 		_, out, _ := a.alerts("list")
-		return strings.Contains(out, "alerts of arn:aws:iam::"+sandbox.Account+":user/"+operator) && len(m.log.lines("alert collected")) == 4
+		return strings.Contains(out, "alerts of arn:aws:iam::"+sandbox.Account+":user/"+operator) && len(m.log.lines("alert collected")) == 6
 	})
 	a.disableRotation(first)
 	a.await("the first is told at once", tells(alert.KindRotation, first, alert.StatusDone))
-	a.disableRotation(second)
-	a.eventually("the second is collected", func() bool {
+	// An actor who is only claimed has a group of his own: where the sender of the messages
+	// becomes known just now, the next alert is the first one of its group, too.
+	told := 1
+	isCollected := func() bool {
 		_, out, _ := a.alerts("list")
-		return strings.Contains(out, " alerts of arn:aws:iam::"+sandbox.Account+":user/"+operator) && len(m.log.lines("alert collected")) == 5
+		return strings.Contains(out, " alerts of arn:aws:iam::"+sandbox.Account+":user/"+operator) && len(m.log.lines("alert collected")) == 7
+	}
+	a.disableRotation(second)
+	a.eventually("the second is collected, or told", func() bool {
+		a.collect()
+		return isCollected() || slices.ContainsFunc(a.inbox, tells(alert.KindRotation, second, alert.StatusDone))
 	})
-	if len(a.inbox) != 1 {
+	if !isCollected() {
+		told++
+		a.disableRotation(third)
+		a.eventually("the third is collected", isCollected)
+	}
+	if len(a.inbox) != told {
 		t.Errorf("told at once:\n%s", titles(a.inbox))
 	}
 }
