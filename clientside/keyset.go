@@ -6,9 +6,10 @@ import (
 	"encoding/binary"
 )
 
-// Where a keyset that Tink encrypted has what KMS returned, and what it tells of its keys
-// in plain text (EncryptedKeyset of tink.proto). All of Tink's writers of JSON use these
-// names and base64 with padding; some of those of the binary form leave the latter out.
+// The members of an encrypted keyset of Tink (EncryptedKeyset of tink.proto): the ciphertext
+// that KMS returned, and a description of the keys in plain text. All of Tink's writers of
+// JSON use these names and base64 with padding; some of those of the binary form leave the
+// description out.
 const (
 	keysetMember = "encryptedKeyset"
 	infoMember   = "keysetInfo"
@@ -59,7 +60,7 @@ func ofKeyset(head []byte, size int64) Found {
 }
 
 // jsonKeyset returns what is encrypted in the JSON form, where its base64 stands, and
-// whether the keyset tells of its keys.
+// whether the keyset has a description of its keys.
 func jsonKeyset(body []byte) (sealed []byte, at span, sure bool) {
 	all, err := scanJSON(body, "")
 	if err != nil {

@@ -69,6 +69,9 @@ const (
 	maxInstruction = 64 << 10
 	// maxAlias is the most characters of an alias (AliasName of KMS's API reference).
 	maxAlias = 256
+	// maxLabels is how many aliases that labels name are looked up in a slice: writers of
+	// objects choose them, and each takes a request and is remembered.
+	maxLabels = 100
 	// instructionMark is in the metadata of instruction files that the S3 Encryption Client
 	// for Java writes (content-metadata.md of the client's specification).
 	instructionMark = "x-amz-crypto-instr-file"
@@ -299,8 +302,10 @@ func (m *mover) ask(ctx context.Context, o object, s *sealed) error {
 		return nil
 	}
 	s.asked = true
-	if err := m.rate.wait(ctx); err != nil {
-		return err
+	for range s.Keys { // how many a body claims to have is its writer's choice
+		if err := m.rate.wait(ctx); err != nil {
+			return err
+		}
 	}
 	var err error
 	if s.Refusal != "" || m.To == "" {
@@ -337,14 +342,17 @@ func (m *mover) ask(ctx context.Context, o object, s *sealed) error {
 }
 
 // aliases returns the labels of data keys that are aliases of the key to move to. A label
-// is what a writer likes: where KMS rejects one, or does not say what it is, the key to move
-// to is named in its place.
+// is its writer's choice: where KMS rejects one, does not say what it is, or is not asked any
+// more (maxLabels), the key to move to is named in its place.
 func (m *mover) aliases(ctx context.Context, keys []clientside.Key) ([]string, error) {
 	var all []string
 	to := arn.Parse(m.To)
 	for _, k := range keys {
 		label := arn.Parse(k.Label)
 		if !strings.HasPrefix(label.Resource, "alias/") || len(label.Resource) > maxAlias || label.Account != to.Account || label.Region != to.Region {
+			continue
+		}
+		if _, known := m.keys.Load(k.Label); !known && m.labels.Add(1) > maxLabels {
 			continue
 		}
 		keyARN, err := m.resolve(ctx, k.Label)
@@ -466,7 +474,7 @@ func (s spec) notes(c Counts) []string {
 			all = append(all, "Where data keys were moved: "+note)
 		}
 	}
-	return append(all, "A data key that moved is the same data key: whoever has had it can still read what it encrypts, and older versions of the object keep it under the old key.")
+	return append(all, "Moving a data key does not change it: whoever has had it can still read what it encrypts, and older versions of the object keep it under the old key.")
 }
 
 // errChanged means that an object was written meanwhile.

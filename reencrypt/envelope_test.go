@@ -71,17 +71,19 @@ func TestCountsOfDataKeysAddUp(t *testing.T) {
 	if d := cmp.Diff(want, withEarlier(last, carry(Counts{}, first))); d != "" {
 		t.Error(d)
 	}
-	// One that was moved and is gone in the last pass was scanned and moved all the same.
+	// One that was moved and is gone in the last pass counts as moved all the same. Which of
+	// those under another key it was, the counts do not say: one skipped is missing.
 	last.Scanned, last.Skipped, last.ByReason = 9, 6, map[Reason]int64{ReasonOnTarget: 4, ReasonOtherKey: 2, ReasonEnvelopeFormat: 3}
-	want.Skipped, want.ByReason = 0, map[Reason]int64{ReasonEnvelopeFormat: 3}
-	if got := withEarlier(last, carry(Counts{}, first)); got.Scanned != got.Moved+got.Skipped+got.Refused+got.Failed || got.Moved != 6 {
-		t.Errorf("%+v", got)
+	want.Scanned, want.Skipped, want.ByReason = 9, 0, map[Reason]int64{ReasonEnvelopeFormat: 3}
+	if d := cmp.Diff(want, withEarlier(last, carry(Counts{}, first))); d != "" {
+		t.Error(d)
 	}
 	// One that was moved and of which KMS says nothing in the last pass is refused, and not
 	// moved too.
 	last = Counts{Scanned: 10, Skipped: 6, Refused: 4, ByReason: map[Reason]int64{ReasonOnTarget: 3, ReasonOtherKey: 3, ReasonEnvelopeFormat: 3, ReasonEnvelopeKMS: 1}}
-	if got := withEarlier(last, carry(Counts{}, first)); got.Scanned != 10 || got.Moved != 5 || got.Skipped != 1 || got.Refused != 4 {
-		t.Errorf("%+v", got)
+	want = Counts{Scanned: 10, Moved: 5, Skipped: 1, Refused: 4, Bytes: 80, ByReason: map[Reason]int64{ReasonOtherKey: 1, ReasonEnvelopeFormat: 3, ReasonEnvelopeKMS: 1}, Rewrapped: want.Rewrapped}
+	if d := cmp.Diff(want, withEarlier(last, carry(Counts{}, first))); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -24,7 +24,7 @@ import (
 	"github.com/cmkeeper/cmkeeper/inventory"
 )
 
-// TestHostileObjects: whoever may write an object says what he likes of its data key. What
+// TestHostileObjects: anybody who can write an object chooses what it says of its data key. What
 // is sound moves, what is not is named or not claimed and stays what it was, and S3's own
 // encryption of all of it moves.
 func TestHostileObjects(t *testing.T) {
@@ -221,7 +221,7 @@ func TestMetadataThatChangeMeanwhile(t *testing.T) {
 			}
 			bySSES3 := layers(w)["sse-s3"].put
 			w.seal("v3", "key", w.a, bySSES3)
-			time.Sleep(time.Second) // what S3 tells times by
+			time.Sleep(time.Second) // fake time: S3's dates have no fractions of a second
 			var written atomic.Bool
 			var want opened
 			stop := w.aws.Observe(func(r localaws.Request) {
@@ -295,5 +295,26 @@ func TestBodiesInMemory(t *testing.T) {
 	w.must(err)
 	if h.most != maxBodies || h.now != 0 || s.Moved != 128 || s.Rewrapped[ReasonOnTarget] != 128 {
 		t.Errorf("%d bodies were in memory at once, %d are allowed; %d still are; %+v", h.most, maxBodies, h.now, s.Counts)
+	}
+}
+
+// TestLabelsAreLookedUpWithinABound: each object names aliases of its own, and all of their
+// data keys move.
+func TestLabelsAreLookedUpWithinABound(t *testing.T) {
+	w := newWorld(t)
+	for i := range 30 {
+		var keys []any
+		for j := range 10 {
+			keys = append(keys, map[string]string{"arn": fmt.Sprintf("arn:aws:kms:us-east-1:%s:alias/a-%d-%d", account, i, j), "enc": b64(w.keys().dataKey(w.a, nil))})
+		}
+		w.put(fmt.Sprint(i), w.a, func(in *s3.PutObjectInput) {
+			in.Body = strings.NewReader(object2json(map[string]any{"a": "ENC[AES256_GCM,data:QQ==]", "sops": map[string]any{"kms": keys, "lastmodified": "x", "version": "3.0.0"}}))
+		})
+	}
+	asked := w.aws.Requests("kms", "DescribeKey")
+	s, err := w.engine().Run(t.Context(), RunOptions{Bucket: bucket, From: []string{w.a}, To: w.b, Envelopes: EnvelopesContent, RewriteFiles: true}, nil)
+	w.must(err)
+	if asked = w.aws.Requests("kms", "DescribeKey") - asked; asked > maxLabels+10 || asked < maxLabels || s.Rewrapped[ReasonOnTarget] != 30 {
+		t.Errorf("%d aliases were looked up; %+v", asked, s.Counts)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -57,6 +58,8 @@ type mover struct {
 	// gate is asked now and then whether to go on; its error ends the slice.
 	gate func(context.Context) error
 	keys sync.Map // what S3 calls a key → its ARN, "" where there is none
+	// labels counts the aliases named by labels that were looked up.
+	labels atomic.Int64
 }
 
 // verdict is what became of an object version.

@@ -165,13 +165,13 @@ func TestDataKeysFromPlanToReport(t *testing.T) {
 		says("a list", a.ok("list"), "ENVELOPES", "  metadata  ")
 		says("a cancelled job", a.ok("cancel", job), "--to "+newKey+" --envelopes metadata\n", "Client-side encryption is looked for in metadata and instruction files.")
 
-		time.Sleep(time.Second) // another order than that
+		time.Sleep(time.Second) // fake time: an order's id has the second in which it was given
 		job = strings.Fields(a.ok(append([]string{"start"}, looking...)...))[0]
 		a.start()
 		a.awaitQuiet()
 		says("watch", a.ok("watch", job), found, did)
 		says("status", a.ok("status", job), found, did)
-		says("a report", a.ok("report", job), found, did, "note: A data key that moved is the same data key")
+		says("a report", a.ok("report", job), found, did, "note: Moving a data key does not change it")
 		a.expectUnder("app-data", newKey, 4)
 
 		back := run("--bucket", "app-data", "--from", newKey, "--to", oldKey, "--envelopes", "content")
