@@ -127,20 +127,21 @@ func (v *verdict) add(s sealed, o object, d decision) {
 // sealed finds data keys in an object version of which d moves S3's own encryption, or
 // leaves it as it is, and says what is to be done with them. The caller has to call free.
 func (m *mover) sealed(ctx context.Context, en entry, h *s3.HeadObjectOutput, o object, d decision) (sealed, error) {
-	s := sealed{decision: decision{action: skip}, free: func() {}}
+	none := sealed{decision: decision{action: skip}, free: func() {}}
+	s := none
 	if m.Envelopes == "" || d.action == refuse {
 		return s, nil
 	}
 	if err := m.find(ctx, en, h, &s); err != nil {
 		s.free()
-		return s, err
+		return none, err
 	}
 	if s.Format == clientside.None || s.action == refuse || s.NotKMS || s.Place == clientside.InInstructionFile && s.Partial {
 		return s, nil
 	}
 	if err := m.ask(ctx, o, &s); err != nil {
 		s.free()
-		return s, err
+		return none, err
 	}
 	if s.holds && s.action != refuse {
 		s.settle(o, m.rules)

@@ -360,3 +360,45 @@ func TestSurveysAskAtTheRate(t *testing.T) {
 		}
 	})
 }
+
+// What others write while a survey looks at it is looked at again, and not taken for gone.
+func TestSurveyOfWhatIsWrittenMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.aws.Close()
+		write := func() {
+			_, file, _ := Sealings["sops"].Write(w.keys(), w.a, "x")
+			w.put("key", w.other, func(in *s3.PutObjectInput) {
+				in.Body = strings.NewReader(file + "#" + strings.Repeat("x", clientside.HeadSize))
+			})
+		}
+		write()
+		for name, tc := range map[string]struct {
+			writes         int32
+			sealed, unread int64
+		}{"once": {1, 1, 0}, "always": {100, 0, 1}} {
+			var reads, written atomic.Int32
+			stop := w.aws.Observe(func(r localaws.Request) {
+				// The second reading is of the whole.
+				if r.Operation == "GetObject" && reads.Add(1)%2 == 0 && written.Add(1) <= tc.writes {
+					write()
+				}
+			})
+			survey, err := w.engine().Survey(t.Context(), Scope{Bucket: bucket}, w.a, EnvelopesContent, nil)
+			stop()
+			w.must(err)
+			var sealed, unread int64
+			for _, g := range survey.Groups {
+				if g.Sealed {
+					sealed += g.Versions
+				}
+				if g.Reason == ReasonError {
+					unread += g.Versions
+				}
+			}
+			if sealed != tc.sealed || unread != tc.unread {
+				t.Errorf("%s: %d hold a data key, %d are not known; %+v", name, sealed, unread, survey.Groups)
+			}
+		}
+	})
+}

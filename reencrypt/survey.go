@@ -153,7 +153,7 @@ func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 	var o object
 	var d decision
 	s := sealed{free: func() {}}
-	err := m.patiently(ctx, func() (err error) {
+	look := func() (err error) {
 		if h, err = m.head(ctx, en.key, en.version, false); err != nil {
 			return err
 		}
@@ -164,14 +164,18 @@ func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 		s, err = m.sealed(ctx, en, h, o, d)
 		s.free()
 		return err
-	})
+	}
+	err := m.patiently(ctx, look)
+	for n := 1; err != nil && classify(err) == faultChanged && n < maxTries; n++ { // what is there now may be under the key
+		err = m.patiently(ctx, look)
+	}
 	if err != nil {
 		failed, ok := errors.AsType[*operationError](err)
 		if !ok || failed.operation == "resolve key" { // nothing that S3 says of this object
 			return group, 0, err
 		}
 		switch classify(err) {
-		case faultGone, faultChanged:
+		case faultGone:
 			group.Reason = ReasonGone
 			return group, 0, nil
 		case faultUnsupported:
@@ -180,7 +184,7 @@ func (m *mover) classify(ctx context.Context, en entry) (Group, int64, error) {
 		case faultRejected:
 			group.Action, group.Reason = string(refuse), ReasonUnreadableHead
 			return group, 0, nil
-		case faultTransient:
+		case faultTransient, faultChanged:
 			group.Action, group.Reason = string(refuse), ReasonError
 			return group, 0, ctx.Err() // which reads as one, too
 		default:
